@@ -1,0 +1,129 @@
+"""
+What is checked before anything is sent.
+
+Each check returns the error to raise, or `None`; no message quotes what it was given.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final, TypeAlias, TypeVar
+
+import attrs
+
+from ._models import PasswordCredentials, Token
+from ._wire import TOKEN_LIMIT, completed, is_header_safe
+
+T = TypeVar("T")
+
+BadArgument: TypeAlias = ValueError | TypeError
+
+TIMEOUT_LIMIT: Final = 1_000_000
+"""Seconds; sockets and locks overflow beyond some number of them, which depends on the platform."""
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def checked(value: T | ValueError | TypeError) -> T:
+    """Return what was found right, or raise what is wrong; this frame holds no secret."""
+    if isinstance(value, ValueError | TypeError):
+        raise value
+    return value
+
+
+def adopted(token: Token | str, wall: float) -> Token | BadArgument:
+    """Check a token that is given to us, and complete it from what it says of itself."""
+    if not isinstance(token, Token | str):
+        return TypeError(f"token must be a Token or a str, not {type(token).__name__}")
+    token = Token(token) if isinstance(token, str) else token
+    if not isinstance(token.id, str) or not is_header_safe(token.id):
+        return ValueError(
+            "token must be visible ASCII, not empty, without spaces or line breaks, and at most "
+            f"{TOKEN_LIMIT} characters long"
+        )
+    wrong = _wrong_time("expires_at", token.expires_at) or _wrong_time("issued_at", token.issued_at)
+    if wrong:
+        return wrong
+    token = completed(token)
+    if token.expires_at is None:
+        return token
+    if token.expires_at.timestamp() <= wall:
+        return ValueError("token has expired; sign in again for a new one")
+    return attrs.evolve(
+        token,
+        expires_at=token.expires_at.astimezone(UTC),
+        issued_at=token.issued_at or datetime.fromtimestamp(wall, UTC),
+    )
+
+
+def _wrong_time(name: str, at: object) -> BadArgument | None:
+    if not isinstance(at, datetime | None):
+        return TypeError(f"token.{name} must be a datetime, not {type(at).__name__}")
+    if at is not None and at.tzinfo is None:
+        return ValueError(f"token.{name} must be aware: give it a time zone")
+    return None
+
+
+def wrong_kind(name: str, value: object, kind: type) -> TypeError | None:
+    """Check an optional argument that has to be of one class."""
+    if value is None or isinstance(value, kind):
+        return None
+    wanted = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return TypeError(f"{name} must be of class {wanted}, not {type(value).__name__}")
+
+
+def wrong_credentials(credentials: object) -> BadArgument | None:
+    """Check what a session is to sign in with."""
+    if credentials is None:
+        return None
+    if isinstance(credentials, PasswordCredentials):
+        return (
+            wrong_text("credentials.email", credentials.email)
+            or wrong_text("credentials.password", credentials.password)
+            or (credentials.organization_id is not None and wrong_id(credentials.organization_id))
+            or None
+        )
+    if not callable(credentials):
+        return TypeError("credentials must be PasswordCredentials, or a callable without arguments")
+    return None
+
+
+def wrong_timeout(timeout: object) -> BadArgument | None:
+    """Check a number of seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        return TypeError("timeout must be a number of seconds")
+    if not 0 < timeout <= TIMEOUT_LIMIT:
+        return ValueError(f"timeout must be above 0 and at most {TIMEOUT_LIMIT} s, not {timeout}")
+    return None
+
+
+def wrong_text(name: str, text: object) -> BadArgument | None:
+    """Check a text that may be anything but empty."""
+    if not isinstance(text, str):
+        return TypeError(f"{name} must be a str, not {type(text).__name__}")
+    if not text.strip():
+        return ValueError(f"{name} must not be empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ValueError(f"{name} must be text that can be written as UTF-8")
+    return None
+
+
+def wrong_id(organization_id: object) -> BadArgument | None:
+    """Check what becomes a part of a path."""
+    if not isinstance(organization_id, str):
+        return TypeError(f"organization_id must be a str, not {type(organization_id).__name__}")
+    if not _IDENTIFIER.fullmatch(organization_id):
+        return ValueError("organization_id must be an id: letters, digits, '-' and '_', not empty")
+    return None
+
+
+def wrong_header(name: str, value: object) -> BadArgument | None:
+    """Check what becomes a header, if it is there."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return None if is_header_safe(value) else ValueError(f"{name} must be visible ASCII")

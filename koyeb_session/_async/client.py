@@ -1,0 +1,506 @@
+"""The client: the operations of the service, and the life of a session."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+
+from .. import _operations as operations
+from .._arguments import adopted, checked, wrong_credentials, wrong_kind, wrong_timeout
+from .._errors import AuthenticationError, unwrap
+from .._models import Token
+from .._origins import origins
+from .._policy import Obtained, RefreshPolicy, RetryPolicy, Snapshot
+from .._state import SessionState
+from .auth import AsyncSessionAuth
+from .exchange import AsyncExchange
+from .keeper import AsyncTokenKeeper
+from .sender import AsyncSender
+from .transport import AsyncConnections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from .._errors import KoyebSessionError
+    from .._models import Clock, Credentials, LoginMethod
+    from .._operations import Operation
+    from .stores import AsyncTokenStore
+
+T = TypeVar("T")
+
+
+class AsyncSessionClient:
+    """
+    Signs in to Koyeb, and keeps signed in.
+
+    One object serves any number of callers. Close it, or use it in an ``async with`` block: that
+    waits for a renewal under way.
+
+    Example:
+        .. code-block:: python
+
+            async with AsyncSessionClient() as session:
+                await session.login("me@example.com", "correct horse")
+                apps = await session.http.get("/v1/apps")
+
+    Every operation can raise :class:`TransportError`, :class:`TransportTimeoutError`,
+    :class:`ApiError` and its subclasses, and :class:`WireError`; `ValueError` and `TypeError` for
+    wrong arguments, before anything is sent; and `RuntimeError` once the client is closed.
+
+    Args:
+        base_url: The service, https; http on loopback only.
+        token: A token to begin with. A `str` may be a JWT or an API access token; the latter is
+            never renewed. `None`: none.
+        credentials: How to sign in again when a refresh cannot help. `None`: that is an error.
+        store: Where the token is kept between processes. `None`: in memory only.
+        refresh_policy: When to renew. `None`: the defaults of :class:`RefreshPolicy`.
+        retry_policy: What to send again. `None`: the defaults of :class:`RetryPolicy`.
+        timeout: Seconds that one operation may take in all; for :attr:`http`, each phase of a
+            request.
+        allowed_origins: More origins that may see the token, beside ``base_url``'s own.
+        http_client: The user's own client, to send the operations with. It stays the user's to
+            close; its auth and its redirects are not used.
+        transport: What to send everything on. `None`: httpx's own, with the environment's proxies.
+            Excludes ``http_client``. The client closes it.
+        clock: The wall clock and the monotonic clock. `None`: the `time` module.
+
+    Raises:
+        ValueError: An argument has an impossible value; the message names it.
+        TypeError: An argument is of the wrong type; the message names it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_auth",
+        "_connections",
+        "_http",
+        "_keeper",
+        "_operating",
+        "_origins",
+        "_policy",
+        "_sender",
+        "_state",
+    )
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "https://app.koyeb.com",
+        token: Token | str | None = None,
+        credentials: Credentials | None = None,
+        store: AsyncTokenStore | None = None,
+        refresh_policy: RefreshPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
+        timeout: float = 10.0,
+        allowed_origins: Iterable[str] = (),
+        http_client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        clock = clock or time
+        first = None if token is None else adopted(token, clock.time())
+        del token
+        checked(
+            wrong_timeout(timeout)
+            or wrong_credentials(credentials)
+            or wrong_kind("refresh_policy", refresh_policy, RefreshPolicy)
+            or wrong_kind("retry_policy", retry_policy, RetryPolicy)
+            or wrong_kind("http_client", http_client, httpx.AsyncClient)
+            or wrong_kind("transport", transport, httpx.AsyncBaseTransport)
+        )
+        if http_client is not None and transport is not None:
+            message = "give http_client or transport, not both"
+            raise ValueError(message)
+        first = checked(first)
+        self._origins = checked(origins(base_url, allowed_origins))
+        # The exchange has connections of its own: a full pool must not keep it from renewing.
+        self._connections = AsyncConnections(transport)
+        self._operating: AsyncConnections | None = (
+            self._connections if transport else AsyncConnections()
+        )
+        self._sender = AsyncSender(
+            self._origins.base_url,
+            self._operating,
+            http_client,
+            retry=retry_policy or RetryPolicy(),
+            timeout=float(timeout),
+            clock=clock,
+        )
+        self._policy = refresh_policy or RefreshPolicy()
+        self._begin(AsyncExchange(self._sender, credentials, store, clock), clock, renew=True)
+        if first is not None:
+            unwrap(self._state.commit(Obtained(first, minted=False)))
+
+    def _begin(self, exchange: AsyncExchange, clock: Clock, *, renew: bool) -> None:
+        self._state = SessionState(self._policy, clock, renew=renew)
+        self._keeper = AsyncTokenKeeper(self._state, exchange, self._sender.timeout)
+        self._auth: AsyncSessionAuth | None = None
+        self._http: httpx.AsyncClient | None = None
+
+    # Signing in and out
+
+    async def login(
+        self,
+        email: str,
+        password: str,
+        *,
+        organization_id: str | None = None,
+        seon_fp: str | None = None,
+        timeout: float | None = None,
+    ) -> Token:
+        """
+        Sign in with a password, in place of whatever session there was.
+
+        It is never sent twice once it may have arrived: accounts lock.
+
+        Args:
+            email: The account's address.
+            password: Its password; it is not kept.
+            organization_id: The organization to act in; `None`: the account's default.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token.
+
+        Raises:
+            InvalidCredentialsError: The address or the password is wrong.
+            AccountLockedError: The account is locked.
+            PermissionDeniedError: The user is not a member of the organization.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/account/login``, operation ``Login``.
+        """
+        operation = operations.login(email, password, organization_id, seon_fp)
+        del password
+        self._check(timeout)
+        outcome = await self._sender.send(checked(operation), timeout=timeout)
+        return await self._adopt(Obtained(unwrap(outcome), minted=True))
+
+    async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
+        """
+        Have the service mail a sign-in link; hand its token to :meth:`use_token`.
+
+        Koyeb withdrew this operation in 2023.
+
+        Args:
+            email: The account's address.
+            timeout: Seconds in all; `None`: the client's.
+
+        Raises:
+            EndpointGoneError: The service has withdrawn the operation.
+            NotFoundError: There is no such account.
+
+        Source: ``POST /v1/account/passwordless_login`` of the description of 2021.
+        """
+        operation = operations.passwordless_login(email)
+        self._check(timeout)
+        unwrap(await self._sender.send(checked(operation), timeout=timeout))
+
+    async def use_token(self, token: Token | str) -> Token:
+        """
+        Go on with a token from elsewhere, in place of whatever session there was.
+
+        Args:
+            token: A :class:`Token`, or a `str`: a JWT or an API access token.
+
+        Returns:
+            The token, with what its id says of its life filled in.
+
+        Raises:
+            ValueError: It has expired, or cannot be sent in a header.
+        """
+        given = adopted(token, self._state.clock.time())
+        del token
+        self._check(None)
+        return await self._adopt(Obtained(checked(given), minted=False))
+
+    async def refresh(self, *, timeout: float | None = None) -> Token:
+        """
+        Renew the token now, or join the renewal that is under way.
+
+        When the service refuses, it signs in again through ``credentials``, if there are any. If
+        the caller is cancelled, the renewal goes on.
+
+        Args:
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            EndpointGoneError: The service has withdrawn it, and there are no credentials.
+
+        Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
+        """
+        self._check(timeout)
+        outcome = await self._keeper.renewed(self._state.snapshot, patient=True, timeout=timeout)
+        return unwrap(outcome).token
+
+    async def logout(self, *, timeout: float | None = None) -> None:
+        """
+        End the session: here, in the store, and at the service.
+
+        Here it has ended at once, whatever the service answers; a token that a renewal under way
+        still brings is revoked. If the caller is cancelled, the rest goes on. A service that does
+        not know the token any more is success. Afterwards ``credentials`` are not used until
+        :meth:`login`, :meth:`use_token` or :meth:`refresh`.
+
+        Args:
+            timeout: Seconds in all; `None`: the client's.
+
+        Raises:
+            StoreError: The store still holds the token.
+
+        Source: ``DELETE /v1/account/logout``, operation ``Logout``.
+        """
+        self._check(timeout)
+        unwrap(await self._keeper.sign_out(timeout))
+
+    # Other operations
+
+    async def new_session(self, *, timeout: float | None = None) -> Token:
+        """
+        Mint a token for one more session of this user, without an organization.
+
+        This client keeps its own token; use the new one with :meth:`for_token`.
+
+        Args:
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The other session's token.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/account/session``, operation ``NewSession``.
+        """
+        self._check(timeout)
+        return unwrap(await self._signed(operations.new_session, timeout))
+
+    async def switch_organization(
+        self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
+    ) -> Token:
+        """
+        Act in another organization from now on.
+
+        Args:
+            organization_id: Its id (a UUID).
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token, for that organization; the client goes on with it.
+
+        Raises:
+            NotSignedInError: There is no token and no credentials, or the session was signed out
+                meanwhile.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The user is not a member of the organization.
+            NotFoundError: There is no such organization.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
+        """
+        checked(operations.wrong_switch(organization_id, seon_fp))
+        self._check(timeout)
+        fence = self._state.fence
+        outcome = await self._signed(
+            lambda token: operations.switch_organization(token, organization_id, seon_fp), timeout
+        )
+        return await self._adopt(Obtained(unwrap(outcome), minted=True), fence)
+
+    async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
+        """
+        Ask how an address signs in.
+
+        Args:
+            email: The account's address.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            With a password here, or at WorkOS.
+
+        Raises:
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``GET /v1/account/login_method``, operation ``LoginMethod``.
+        """
+        operation = operations.login_method(email)
+        self._check(timeout)
+        return unwrap(await self._sender.send(checked(operation), timeout=timeout))
+
+    # The token
+
+    @property
+    def token(self) -> Token | None:
+        """The token as it was last known, maybe expired; a plain read. `None`: not signed in."""
+        snapshot = self._state.snapshot
+        return None if snapshot is None else snapshot.token
+
+    async def current_token(self) -> Token:
+        """
+        Return a token that may be used now; renew it first if need be.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+        """
+        self._check(None)
+        return unwrap(await self._keeper.current()).token
+
+    async def keep_current(self) -> None:
+        """
+        Renew ahead of need, also while no requests are made, until cancelled or closed.
+
+        It waits for somebody to sign in when there is no token, and raises nothing: what goes wrong
+        is in the log, and is tried again.
+        """
+        self._check(None)
+        await self._keeper.keep(lambda: not self._state.closed)
+
+    def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+        """
+        Have ``listener`` called after each change of the token.
+
+        It is given the new token, or `None` after a logout; the calls are in order, and one at a
+        time. It may be an ``async def``, and may use the client. What it raises is logged.
+
+        Returns:
+            What takes the listener away again.
+        """
+        return self._keeper.listen(listener)
+
+    def for_token(self, token: Token | str, *, renew: bool = False) -> AsyncSessionClient:
+        """
+        Make one more session, for somebody else's token, on the same connections.
+
+        It takes microseconds, and need not be closed. It can be used until this client is closed.
+
+        Args:
+            token: The other session's token.
+            renew: Whether it is renewed when it is due. That may kill its owner's copy.
+
+        Raises:
+            ValueError: It has expired, or cannot be sent in a header.
+        """
+        clock = self._state.clock
+        given = adopted(token, clock.time())
+        del token
+        self._check(None)
+        first = checked(given)
+        other = object.__new__(type(self))
+        other._origins = self._origins
+        other._connections = self._connections
+        other._operating = None
+        other._sender = self._sender
+        other._policy = self._policy
+        other._begin(AsyncExchange(self._sender, None, None, clock), clock, renew=renew)
+        unwrap(other._state.commit(Obtained(first, minted=False)))
+        return other
+
+    # What it plugs into
+
+    @property
+    def auth(self) -> AsyncSessionAuth:
+        """An `httpx.Auth` that signs the requests of any `httpx.AsyncClient` to the service."""
+        if self._auth is None:
+            self._auth = AsyncSessionAuth(self._keeper, self._origins)
+        return self._auth
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """An authorised client for the service: ``await session.http.get("/v1/apps")``."""
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                auth=self.auth,
+                base_url=self._origins.base_url,
+                timeout=self._sender.timeout,
+                transport=self._connections,
+            )
+        return self._http
+
+    # Life cycle
+
+    async def aclose(self) -> None:
+        """
+        Wait for a renewal under way, at most for its deadline, then close the connections.
+
+        A given ``http_client`` is left open, and so are the connections of :meth:`for_token`.
+        Closing twice is closing once.
+        """
+        if self._state.closed:
+            return
+        self._state.close()
+        await self._keeper.drain()
+        if self._operating is not None:
+            await self._operating.shut()
+            await self._connections.shut()
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._check(None)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
+
+    def __reduce__(self) -> str:
+        message = (
+            f"{type(self).__name__} cannot be copied or pickled; for_token() makes another one"
+        )
+        raise TypeError(message)
+
+    def __del__(self) -> None:
+        operating: AsyncConnections | None = getattr(self, "_operating", None)
+        if operating is None or self._state.closed:
+            return
+        if operating.opened or self._connections.opened:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    # Shared by the above
+
+    def _check(self, timeout: float | None) -> None:
+        self._state.check_open()
+        if self._connections.shut_down:
+            message = "the client that this session was made by is closed"
+            raise RuntimeError(message)
+        if timeout is not None:
+            checked(wrong_timeout(timeout))
+
+    async def _adopt(self, obtained: Obtained, fence: int | None = None) -> Token:
+        return unwrap(await self._keeper.adopt(obtained, fence)).token
+
+    async def _signed(
+        self, build: Callable[[Token], Operation[T]], timeout: float | None
+    ) -> T | KoyebSessionError:
+        """Send an operation with the current token; once more with a newer one if it is refused."""
+        signed = await self._keeper.current(settled=True)
+        if not isinstance(signed, Snapshot):
+            return signed
+        outcome = await self._sender.send(build(signed.token), timeout=timeout)
+        if not isinstance(outcome, AuthenticationError):
+            return outcome
+        newer = await self._keeper.replacement(signed)
+        if not isinstance(newer, Snapshot):
+            return outcome if newer is None else newer
+        return await self._sender.send(build(newer.token), timeout=timeout)

@@ -1,0 +1,167 @@
+"""How a newer token is had: from the store, by a refresh, or by signing in again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .. import _operations as operations
+from .._arguments import adopted
+from .._concurrency import async_call_blocking
+from .._errors import (
+    AuthenticationError,
+    EndpointGoneError,
+    KoyebSessionError,
+    NotFoundError,
+    NotSignedInError,
+    PermissionDeniedError,
+    SessionExpiredError,
+    StoreError,
+    bare,
+    caused,
+)
+from .._models import PasswordCredentials, Token
+from .._policy import Obtained, Phase
+from .._timestamps import from_epoch
+from .stores import async_no_store
+
+if TYPE_CHECKING:
+    from .._models import Clock, Credentials
+    from .._policy import Snapshot
+    from .sender import AsyncSender
+    from .stores import AsyncTokenStore
+
+_REFUSED = (AuthenticationError, PermissionDeniedError, NotFoundError, EndpointGoneError)
+"""What says that a refresh will not help, now or later."""
+
+
+class AsyncExchange:
+    """Knows where tokens come from, and nothing of who holds them."""
+
+    __slots__ = ("_clock", "_credentials", "_sender", "store")
+
+    def __init__(
+        self,
+        sender: AsyncSender,
+        credentials: Credentials | None,
+        store: AsyncTokenStore | None,
+        clock: Clock,
+    ) -> None:
+        self._sender = sender
+        self._credentials = credentials
+        self._clock = clock
+        self.store: AsyncTokenStore = async_no_store if store is None else store
+
+    @property
+    def has_store(self) -> bool:
+        """Whether there is anything to save a token in."""
+        return self.store is not async_no_store
+
+    async def saved(self, old: Snapshot | None) -> Obtained | None:
+        """
+        Load the store's token if it is newer than ``old``, and good.
+
+        Raises:
+            Exception: Whatever the store raises.
+        """
+        token = await self.store.load()
+        if token is None or (old is not None and token.id == old.token.id):
+            return None
+        found = adopted(token, self._clock.time())
+        if isinstance(found, Exception) or (old is not None and _is_earlier(found, old.token)):
+            return None
+        return Obtained(found, minted=False)
+
+    async def newer(self, old: Snapshot | None, *, patient: bool) -> Obtained | KoyebSessionError:
+        """
+        Ask the service for a token in place of ``old``.
+
+        A refresh whose reply was lost is not repeated: it may have been carried out. What comes
+        next, a request with the old token or another renewal, finds out.
+
+        Args:
+            old: What there is; `None` when there is nothing.
+            patient: Whether callers have nothing else to use, so that a refresh is worth retrying.
+        """
+        refused: KoyebSessionError | None = None
+        if old is not None and old.phase(self._clock) is not Phase.EXPIRED:
+            outcome = await self._sender.send(operations.refresh(old.token), retry=patient)
+            if isinstance(outcome, Token):
+                return Obtained(outcome, minted=True)
+            if not isinstance(outcome, _REFUSED):
+                return outcome
+            refused = outcome
+        if self._credentials is not None:
+            return await self._sign_in(self._credentials)
+        if old is None:
+            return NotSignedInError("not signed in: call login(), or give token= or credentials=")
+        if refused is not None and not isinstance(refused, AuthenticationError):
+            return refused
+        return caused(SessionExpiredError("the session has ended: sign in again"), refused)
+
+    async def revoke(self, token: Token, timeout: float | None = None) -> KoyebSessionError | None:
+        """Make the service forget a token; one that it does not know any more is success."""
+        if token.expires_at is not None and token.expires_at.timestamp() <= self._clock.time():
+            return None
+        outcome = await self._sender.send(operations.logout(token), timeout=timeout)
+        return None if isinstance(outcome, AuthenticationError) else outcome
+
+    async def forget(self, old: Snapshot | None, timeout: float) -> KoyebSessionError | None:
+        """Empty the store, and revoke what it held if that is not ``old``."""
+        saved: Token | None = None
+        try:
+            async with self.store.lock():
+                saved = await self.store.load()
+                await self.store.delete()
+        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            error = store_error("emptied", exc)
+            try:
+                await self.store.delete()  # better without the lock than not at all
+            except Exception:  # noqa: BLE001 - see above; the first error says why
+                return error
+        if saved is None or (old is not None and saved.id == old.token.id):
+            return None
+        return await self.revoke(saved, timeout)
+
+    async def _sign_in(self, credentials: Credentials) -> Obtained | KoyebSessionError:
+        if isinstance(credentials, PasswordCredentials):
+            operation = operations.login(*attrs.astuple(credentials))
+            if isinstance(operation, Exception):
+                return _unusable(operation)
+            outcome = await self._sender.send(operation)
+            return Obtained(outcome, minted=True) if isinstance(outcome, Token) else outcome
+        try:
+            given = await async_call_blocking(credentials)
+        except KoyebSessionError as exc:
+            return exc.with_traceback(None)
+        except Exception as exc:  # noqa: BLE001 - the user's code; whatever it raises is the cause
+            return _unusable(exc.with_traceback(None))
+        wall = self._clock.time()
+        token = adopted(given, wall)
+        if isinstance(token, Exception):
+            return _unusable(token)
+        if token.issued_at is None:  # which tells it from an API token, given once for all
+            token = attrs.evolve(token, issued_at=from_epoch(wall))
+        return Obtained(token, minted=False)
+
+
+def _is_earlier(token: Token, other: Token) -> bool:
+    if token.issued_at is None or other.issued_at is None:
+        return False
+    return token.issued_at < other.issued_at
+
+
+def store_error(what: str, exc: Exception) -> StoreError:
+    """Tell that the store failed; a custom one may raise anything."""
+    if isinstance(exc, StoreError):
+        return exc
+    text = f"the token store could not be {what}: {type(exc).__name__}"
+    error = StoreError(text)
+    error.__cause__ = bare(exc, str(exc))
+    return error
+
+
+def _unusable(cause: Exception) -> KoyebSessionError:
+    text = f"signing in again failed: the credentials gave no usable token ({type(cause).__name__})"
+    return caused(SessionExpiredError(text), cause)

@@ -1,0 +1,127 @@
+"""Sends operations and reads their replies; every failure comes back as a value."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+
+from .._concurrency import async_deadline, async_sleep
+from .._errors import KoyebSessionError, TransportError, TransportTimeoutError, bare, caused, scrub
+from .._operations import Reply
+from .._wire import BODY_LIMIT, decoded
+
+if TYPE_CHECKING:
+    from .._errors import WireError
+    from .._models import Clock
+    from .._operations import Operation
+    from .._policy import RetryPolicy
+
+T = TypeVar("T")
+
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+
+class AsyncSender:
+    """
+    Sends one operation at a time, each with its own deadline.
+
+    It sends on ``transport`` itself: an `httpx.AsyncClient` around it would add cookies, redirects
+    and its own auth, none of which an operation may have. A client that the user has given is used
+    as a whole, for its event hooks.
+    """
+
+    __slots__ = ("_base_url", "_client", "_clock", "_retry", "_transport", "timeout")
+
+    def __init__(
+        self,
+        base_url: str,
+        transport: httpx.AsyncBaseTransport,
+        client: httpx.AsyncClient | None,
+        *,
+        retry: RetryPolicy,
+        timeout: float,
+        clock: Clock,
+    ) -> None:
+        self._base_url = base_url
+        self._transport = transport
+        self._client = client
+        self._retry = retry
+        self._clock = clock
+        self.timeout = timeout
+
+    async def send(
+        self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True
+    ) -> T | KoyebSessionError:
+        """
+        Send an operation, again where the policy allows it, and tell what came of it.
+
+        Args:
+            operation: What to send.
+            timeout: Seconds for all of it; `None`: the client's.
+            retry: Whether it may be sent more than once.
+        """
+        ends = time.monotonic() + (self.timeout if timeout is None else timeout)
+        attempt = 1
+        while True:
+            outcome = await self._attempt(operation, ends - time.monotonic())
+            if not retry or not isinstance(outcome, KoyebSessionError):
+                return outcome
+            wait = self._retry.wait(
+                outcome,
+                attempt,
+                random.random(),  # noqa: S311 - spreads load
+                sent=not isinstance(outcome.__cause__, _NEVER_SENT),
+                repeat=operation.repeat,
+            )
+            if wait is None or wait >= ends - time.monotonic():
+                return outcome
+            await async_sleep(wait)
+            attempt += 1
+
+    async def _attempt(self, operation: Operation[T], seconds: float) -> T | KoyebSessionError:
+        """Send it once."""
+        request = operation.request(self._base_url, seconds)
+        try:
+            with async_deadline(seconds):
+                reply = await self._exchange(request)
+        except (httpx.TransportError, OSError) as exc:  # a TimeoutError is an OSError
+            failure = exc
+        else:
+            return operation.outcome(reply, self._clock.time())
+        late = isinstance(failure, TimeoutError | httpx.TimeoutException)
+        kind = TransportTimeoutError if late else TransportError
+        what = scrub(str(failure), operation.secrets) or type(failure).__name__
+        text = f"{operation.name}: no reply from {self._base_url}: {what}"
+        return caused(kind(text), bare(failure, what))
+
+    async def _exchange(self, request: httpx.Request) -> Reply:
+        if self._client is None:
+            response = await self._transport.handle_async_request(request)
+        else:
+            response = await self._client.send(
+                request, auth=None, follow_redirects=False, stream=True
+            )
+        try:
+            body = await _body(response)
+        except httpx.TransportError as exc:
+            if response.is_success or isinstance(exc, httpx.TimeoutException):
+                raise
+            body = b""  # an error is told by its status; what else it says can be missed
+        finally:
+            await response.aclose()
+        return Reply(response.status_code, response.headers, body)
+
+
+async def _body(response: httpx.Response) -> bytes | WireError:
+    """Read a body, and no more of it than a reply of this API can have."""
+    if response.is_stream_consumed:  # by an event hook, or made with its content
+        return decoded(response.content, None)
+    raw = bytearray()
+    async for chunk in response.aiter_raw():
+        raw += chunk
+        if len(raw) > BODY_LIMIT:
+            break
+    return decoded(bytes(raw), response.headers.get("content-encoding"))

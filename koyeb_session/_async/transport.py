@@ -1,0 +1,76 @@
+"""The connections of a client, for whichever event loop it is used from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from .._concurrency import async_http_transport, async_place, atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class AsyncConnections(httpx.AsyncBaseTransport):
+    """
+    httpx's own transports: one for each place and proxy, made when first needed.
+
+    What was opened in another place is dead there (an event loop that has ended, the parent of a
+    fork) and is dropped without being closed. A transport that was given is used everywhere.
+    """
+
+    def __init__(self, given: httpx.AsyncBaseTransport | None = None) -> None:
+        self._given: Final = given
+        self._proxies: Final[Mapping[str, str]] = {} if given else getproxies()
+        self._place: object = None
+        self._opened: dict[str | None, httpx.AsyncBaseTransport] = {}
+        self.shut_down = False
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is anything to close."""
+        return bool(self._opened)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request on a connection of this place."""
+        return await self._transport(request.url).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Do nothing: an httpx client only borrows the connections."""
+
+    async def shut(self) -> None:
+        """Close what was opened in this place, or the transport that was given, for good."""
+        self.shut_down = True
+        if self._given is not None:
+            await self._given.aclose()
+        opened, self._opened = self._opened, {}
+        if opened and self._place is async_place():
+            for transport in opened.values():
+                await transport.aclose()
+
+    def _transport(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
+        if self.shut_down:
+            message = "the session client that owns these connections is closed"
+            raise RuntimeError(message)
+        if self._given is not None:
+            return self._given
+        here = async_place()
+        if self._place is not here:
+            with atomic:
+                if self._place is not here:
+                    self._opened, self._place = {}, here
+        proxy = self._proxy(url) if self._proxies else None
+        transport = self._opened.get(proxy)
+        if transport is None:
+            # setdefault: of two threads that make one, both use the first.
+            transport = self._opened.setdefault(proxy, async_http_transport(proxy))
+        return transport
+
+    def _proxy(self, url: httpx.URL) -> str | None:
+        """Read the environment's proxies, as httpx does."""
+        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+        if not proxy or proxy_bypass(url.host):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"

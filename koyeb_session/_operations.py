@@ -1,0 +1,256 @@
+"""
+The operations of the service, each a pure pair: what to send, and what the reply means.
+
+Nothing here waits or sends. Wrong arguments and wrong replies come back as values, since a frame
+that raises would show the password among its locals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from urllib.parse import urlencode
+
+import attrs
+import httpx
+
+from . import _wire
+from ._arguments import BadArgument, wrong_header, wrong_id, wrong_text
+from ._errors import (
+    ApiError,
+    BadRequestError,
+    EndpointGoneError,
+    KoyebSessionError,
+    WireError,
+    error_class,
+    scrub,
+)
+from ._models import LoginMethod, LoginRequest, PasswordlessLoginRequest, Token
+from ._policy import minted_at
+from ._timestamps import retry_after, service_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_MESSAGE_LIMIT: Final = 500
+
+_HEADERS: Final = (
+    ("Accept", "application/json"),
+    ("Accept-Encoding", "identity"),
+    ("User-Agent", "koyeb-session"),
+)
+_NOT_DONE: Final = frozenset({429, 503})
+"""What says that nothing was done."""
+_NO_ANSWER: Final = _NOT_DONE | {502, 504}
+"""What says nothing about whether it was done: for operations that may be done twice."""
+
+
+@attrs.frozen
+class Reply:
+    """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes | WireError = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Operation(Generic[T_co]):
+    """
+    One call of the service.
+
+    Attributes:
+        read: Makes the result of a body that came with success.
+        secrets: What the request carries that no error may show.
+        instead: What to use when the service has withdrawn the operation.
+        repeat: The statuses after which it may be sent again.
+    """
+
+    name: str
+    method: str
+    path: str
+    read: Callable[[bytes], T_co | WireError] = attrs.field(repr=False)
+    instead: str = attrs.field(repr=False)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    body: bytes | None = attrs.field(default=None, repr=False)
+    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    repeat: frozenset[int] = frozenset()
+    signs_in: bool = False
+
+    def request(self, base_url: str, timeout: float) -> httpx.Request:
+        """Build the request; each phase of it may take ``timeout`` seconds."""
+        return httpx.Request(
+            self.method,
+            base_url + self.path,
+            headers=_HEADERS + self.headers,
+            content=self.body,
+            extensions={"timeout": httpx.Timeout(timeout).as_dict()},
+        )
+
+    def outcome(self, reply: Reply, wall: float) -> T_co | KoyebSessionError:
+        """Tell what a reply means that arrived at ``wall``."""
+        if not 200 <= reply.status < 300:
+            return self._error(reply, wall)
+        result = reply.body if isinstance(reply.body, WireError) else self.read(reply.body)
+        if isinstance(result, WireError):
+            return WireError(f"{self.name}: {result.message}")
+        if isinstance(result, Token):
+            return minted_at(result, service_time(reply.headers.get("date"), wall))  # type: ignore[return-value]
+        return result
+
+    def _error(self, reply: Reply, wall: float) -> ApiError:
+        body = _wire.error_body(b"" if isinstance(reply.body, WireError) else reply.body)
+        message = body.message or "no message"
+        kind = error_class(reply.status, body.code, message, signs_in=self.signs_in)
+        text = f"{self.name}: {self._clean(message)} (status {reply.status})"
+        if kind is EndpointGoneError:
+            text = f"{self.name}: the service no longer has this operation; {self.instead}"
+        request_id = reply.headers.get("x-request-id")
+        error = kind(
+            text,
+            status=reply.status,
+            code=self._clean(body.code) if isinstance(body.code, str) else body.code,
+            request_id=None if request_id is None else self._clean(request_id),
+            retry_after=retry_after(reply.headers.get("retry-after"), wall),
+        )
+        if isinstance(error, BadRequestError):
+            error.fields = {self._clean(k): self._clean(v) for k, v in body.fields.items()}
+        return error
+
+    def _clean(self, text: str) -> str:
+        text = scrub(text, self.secrets)[:_MESSAGE_LIMIT]
+        return text.encode(errors="replace").decode()  # JSON can spell half a character
+
+
+# What each one sends
+
+
+def login(
+    email: str, password: str, organization_id: str | None = None, seon_fp: str | None = None
+) -> Operation[Token] | BadArgument:
+    """``POST /v1/account/login``."""
+    wrong = (
+        wrong_text("email", email)
+        or wrong_text("password", password)
+        or (organization_id is not None and wrong_id(organization_id))
+        or wrong_header("seon_fp", seon_fp)
+    )
+    if wrong:
+        return wrong
+    return Operation(
+        "login",
+        "POST",
+        "/v1/account/login",
+        read=_token,
+        instead="sign in at WorkOS and bring the token with use_token() or credentials=",
+        headers=(("Content-Type", "application/json"), *_fingerprint(seon_fp)),
+        body=_wire.dumped(LoginRequest(email, password, organization_id)),
+        secrets=(password,),
+        signs_in=True,
+    )
+
+
+def passwordless_login(email: str) -> Operation[None] | BadArgument:
+    """``POST /v1/account/passwordless_login``."""
+    return wrong_text("email", email) or Operation(
+        "passwordless_login",
+        "POST",
+        "/v1/account/passwordless_login",
+        read=_wire.empty_reply,
+        instead="Koyeb withdrew passwordless login in 2023: use login() or credentials=",
+        headers=(("Content-Type", "application/json"),),
+        body=_wire.dumped(PasswordlessLoginRequest(email)),
+    )
+
+
+def refresh(token: Token) -> Operation[Token]:
+    """``PUT /v1/account/refresh``, with the current token."""
+    return Operation(
+        "refresh",
+        "PUT",
+        "/v1/account/refresh",
+        read=_token,
+        instead="give the client credentials= that bring a new token",
+        headers=_bearer(token),
+        secrets=(token.id,),
+        repeat=_NOT_DONE,
+    )
+
+
+def logout(token: Token) -> Operation[None]:
+    """``DELETE /v1/account/logout``."""
+    return Operation(
+        "logout",
+        "DELETE",
+        "/v1/account/logout",
+        read=_wire.empty_reply,
+        instead="the token works until it expires; revoke it in the control panel",
+        headers=_bearer(token),
+        secrets=(token.id,),
+        repeat=_NO_ANSWER,
+    )
+
+
+def new_session(token: Token) -> Operation[Token]:
+    """``POST /v1/account/session``."""
+    return Operation(
+        "new_session",
+        "POST",
+        "/v1/account/session",
+        read=_token,
+        instead="sign in once more with login() or credentials=",
+        headers=_bearer(token),
+        secrets=(token.id,),
+    )
+
+
+def switch_organization(
+    token: Token, organization_id: str, seon_fp: str | None = None
+) -> Operation[Token]:
+    """``POST /v1/organizations/{id}/switch``; the arguments are checked by :func:`wrong_switch`."""
+    return Operation(
+        "switch_organization",
+        "POST",
+        f"/v1/organizations/{organization_id}/switch",
+        read=_token,
+        instead="sign in to the organization with login(organization_id=...) or credentials=",
+        headers=(*_bearer(token), ("Content-Type", "application/json"), *_fingerprint(seon_fp)),
+        body=b"{}",
+        secrets=(token.id,),
+    )
+
+
+def wrong_switch(organization_id: str, seon_fp: str | None) -> BadArgument | None:
+    """Check the arguments of :func:`switch_organization`."""
+    return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)
+
+
+def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
+    """``GET /v1/account/login_method``."""
+    return wrong_text("email", email) or Operation(
+        "login_method",
+        "GET",
+        f"/v1/account/login_method?{urlencode({'email': email})}",
+        read=_wire.login_method,
+        instead="try login(), and sign in at WorkOS if that is refused",
+        repeat=_NO_ANSWER,
+    )
+
+
+# Shared by them
+
+
+def _bearer(token: Token) -> tuple[tuple[str, str], ...]:
+    return (("Authorization", f"Bearer {token.id}"),)
+
+
+def _fingerprint(seon_fp: str | None) -> tuple[tuple[str, str], ...]:
+    return () if seon_fp is None else (("seon-fp", seon_fp),)
+
+
+def _token(body: bytes) -> Token | WireError:
+    reply = _wire.login_reply(body)
+    return reply if isinstance(reply, WireError) else reply.token

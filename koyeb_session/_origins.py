@@ -1,0 +1,113 @@
+"""Where a token may go: the service's own origin, those that the user names, and nowhere else."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+import attrs
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MISLEADING: Final = re.compile(r"[\s?#]")
+"""What turns the path that is put behind a base URL into something else."""
+
+Origin: TypeAlias = tuple[str, str, int | None]
+
+
+class _Url(Protocol):
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int | None: ...
+    @property
+    def userinfo(self) -> bytes: ...
+    @property
+    def netloc(self) -> bytes: ...
+
+
+class _Request(Protocol):
+    """What there is to know of a request, be it from httpx or from httpx2."""
+
+    @property
+    def url(self) -> _Url: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+@attrs.frozen
+class Origins:
+    """The service's base URL and the set of origins that may see the token."""
+
+    base_url: str
+    trusted: frozenset[Origin]
+
+    def trusts(self, request: _Request) -> bool:
+        """
+        Tell whether a request may carry the token.
+
+        A `Host` header that is not the URL's own would let a shared front end route the request to
+        somebody else, and user information in a URL is a disguise: neither gets the token.
+        """
+        url = request.url
+        return (
+            (url.scheme, url.host, url.port) in self.trusted
+            and not url.userinfo
+            and request.headers.get("host", "").lower() == url.netloc.decode("ascii")
+        )
+
+
+def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | TypeError:
+    """Check the URLs that a client is made with."""
+    if isinstance(allowed, str) or not isinstance(allowed, Iterable):
+        return TypeError("allowed_origins must be a collection of URLs")
+    trusted: set[Origin] = set()
+    for name, text in [("base_url", base_url), *(("allowed_origins", url) for url in allowed)]:
+        url = _checked(name, text)
+        if isinstance(url, Exception):
+            return url
+        if name == "allowed_origins" and url.path != "/":
+            return ValueError("allowed_origins takes origins (scheme, host and port), no paths")
+        trusted.add((url.scheme, url.host, url.port))
+    return Origins(base_url.rstrip("/"), frozenset(trusted))
+
+
+def _checked(name: str, text: object) -> httpx.URL | ValueError | TypeError:
+    """Parse a URL that tokens may be sent to; what is wrong with it is said without quoting it."""
+    if not isinstance(text, str):
+        return TypeError(f"{name} must be a str, not {type(text).__name__}")
+    if _MISLEADING.search(text):
+        return ValueError(f"{name} must have no query, no fragment and no spaces")
+    try:
+        url = httpx.URL(text)
+        problem = _problem(url)
+    except (httpx.InvalidURL, ValueError):  # an internationalised name is decoded when it is read
+        return ValueError(f"{name} is not a URL")
+    return url if problem is None else ValueError(f"{name} must {problem}")
+
+
+def _problem(url: httpx.URL) -> str | None:
+    if url.scheme not in {"https", "http"} or not url.host or "%" in url.host:
+        return "begin with https:// and a host name"
+    if url.userinfo:
+        return "hold no user name or password"
+    if url.port is not None and url.port > 65_535:
+        return "have a port up to 65535"
+    if url.scheme == "http" and not _is_loopback(url.host):
+        return "be https: tokens go over http to loopback only"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,198 @@
+"""What a session knows, and how that changes: one swap of one immutable snapshot."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from ._concurrency import atomic
+from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError, caused
+from ._log import log, spell
+from ._policy import Obtained, Snapshot, Verdict, usable, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._models import Clock, Token
+    from ._policy import RefreshPolicy, Trouble
+
+SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
+"""Stands for a token that came too late to be used."""
+
+
+class SessionState:
+    """
+    Holds a session's snapshot; knows nothing of how a newer one is had.
+
+    ``snapshot`` is read without a lock, and only ever replaced as a whole. ``fence`` counts
+    sign-ins and sign-outs: a renewal that began before one may not commit.
+    """
+
+    __slots__ = (
+        "_policy",
+        "_refused",
+        "_renew",
+        "clock",
+        "closed",
+        "fence",
+        "on_change",
+        "signed_out",
+        "snapshot",
+        "trouble",
+    )
+
+    def __init__(self, policy: RefreshPolicy, clock: Clock, *, renew: bool = True) -> None:
+        self._policy = policy
+        self._renew = renew
+        self._refused: Snapshot | None = None
+        self.clock = clock
+        self.closed = False
+        self.fence = 0
+        self.on_change: Callable[[Token | None], None] | None = None
+        self.signed_out = False
+        self.snapshot: Snapshot | None = None
+        self.trouble: Trouble | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to do when a token is asked for."""
+        return verdict(self.snapshot, self.trouble, self.clock)
+
+    @property
+    def usable(self) -> Snapshot | None:
+        """The snapshot, if its token may be sent."""
+        snapshot = self.snapshot
+        return snapshot if usable(snapshot, self.trouble, self.clock) else None
+
+    @property
+    def summary(self) -> str:
+        """Say for a person where the session stands; no secret."""
+        snapshot = self.snapshot
+        if self.closed:
+            return "closed"
+        if snapshot is None:
+            return "not signed in"
+        who = f" as {snapshot.token.user_id}" if snapshot.token.user_id else ""
+        left = snapshot.expiry - snapshot.age(self.clock)
+        return f"signed in{who}, token " + (f"good for {spell(left)}" if left > 0 else "expired")
+
+    def close(self) -> None:
+        """Let the token be read, but not used any more."""
+        self.closed = True
+        snapshot = self.snapshot
+        if snapshot is not None:
+            self.snapshot = attrs.evolve(snapshot, soft=-math.inf)
+
+    def check_open(self) -> None:
+        """
+        Refuse to go on after :meth:`close`.
+
+        Raises:
+            RuntimeError: The session is closed.
+        """
+        if self.closed:
+            message = "the session client is closed: make another one"
+            raise RuntimeError(message)
+
+    def commit(
+        self, obtained: Obtained, fence: int | None = None, *, begins: bool = False
+    ) -> Snapshot | KoyebSessionError:
+        """
+        Check a token and swap it in.
+
+        Args:
+            obtained: The token.
+            fence: What ``self.fence`` was when the exchange began; `None` if that does not matter.
+            begins: Whether this begins a session, rather than going on with one.
+
+        Returns:
+            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the fence has
+            moved.
+        """
+        token, minted = obtained
+        snapshot = self._policy.snapshot(token, self.clock, minted=minted, renew=self._renew)
+        if snapshot.expiry <= 0:
+            return WireError("the service handed out a token that has expired")
+        with atomic:
+            if fence is not None and fence != self.fence:
+                return SUPERSEDED
+            if _is_shorter(token, self.snapshot):
+                return WireError("the service handed out the same token with less time left")
+            self.fence += begins
+            self._swap(snapshot)
+        return snapshot
+
+    def clear(self) -> Snapshot | None:
+        """Sign out, and return what there was."""
+        with atomic:
+            old = self.snapshot
+            self.fence += 1
+            self._swap(None)
+        return old
+
+    def failed(self, error: KoyebSessionError) -> None:
+        """Note that a renewal has failed, so that the next one waits."""
+        if isinstance(error, NotSignedInError) or (
+            isinstance(error, SessionExpiredError) and error.__cause__ is None
+        ):
+            return  # nothing was sent: there is nobody to spare
+        chance = random.random()  # noqa: S311 - spreads load
+        self.trouble = trouble = self._policy.trouble(error, self.clock, chance, last=self.trouble)
+        snapshot = self.usable
+        if snapshot is None:
+            log.error(
+                "renewal failed: %s; no token is left; next try in %s", error, spell(trouble.wait)
+            )
+        else:
+            left = spell(snapshot.expiry - snapshot.age(self.clock))
+            log.warning(
+                "renewal failed: %s; the token is good for %s; next try in %s",
+                error,
+                left,
+                spell(trouble.wait),
+            )
+
+    def refuse(self, minted: Snapshot) -> None:
+        """Remember that a token was refused when it was new: another one will not help."""
+        self._refused = minted
+
+    def is_final(self, snapshot: Snapshot) -> bool:
+        """Tell whether a refusal of this token is simply the answer."""
+        return not snapshot.renewable or self._refused is snapshot
+
+    def blocked(self) -> KoyebSessionError | None:
+        """Return the last failure, while it is too early for another attempt."""
+        trouble = self.trouble
+        return trouble.error if trouble is not None and trouble.blocks(self.clock) else None
+
+    def ended(self, old: Snapshot | None, error: KoyebSessionError | None) -> KoyebSessionError:
+        """Make the error for callers who are left without a token."""
+        if error is None:
+            return SessionExpiredError("the token has expired, and is not renewed by this session")
+        if old is None or isinstance(error, SessionExpiredError | NotSignedInError):
+            return error
+        ago = "" if self.trouble is None else f" {spell(self.trouble.age(self.clock))} ago"
+        ended = SessionExpiredError(f"the token could not be renewed{ago}: {error.message}")
+        ended.retryable = error.retryable
+        return caused(ended, error)
+
+    def _swap(self, snapshot: Snapshot | None) -> None:
+        if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
+            snapshot = attrs.evolve(snapshot, soft=-math.inf)
+        self.snapshot = snapshot
+        self.trouble = self._refused = None
+        self.signed_out = snapshot is None
+        if self.on_change is not None:
+            self.on_change(None if snapshot is None else snapshot.token)
+
+
+def _is_shorter(token: Token, old: Snapshot | None) -> bool:
+    """Tell whether this is the old token again with an earlier expiry."""
+    if old is None or token.id != old.token.id:
+        return False
+    if token.expires_at is None or old.token.expires_at is None:
+        return False
+    return token.expires_at < old.token.expires_at

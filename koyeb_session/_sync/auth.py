@@ -1,0 +1,71 @@
+# Generated from koyeb_session/_async/auth.py by .ci/generate_sync.py: edit that, not this.
+
+"""Signs requests with the session's current token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from .._concurrency import AuthBase
+from .._errors import unwrap
+
+if TYPE_CHECKING:
+    from .._concurrency import AuthFlow
+    from .._origins import Origins
+    from .keeper import TokenKeeper
+
+_UNAUTHORIZED: Final = 401
+
+
+class SessionAuth(AuthBase):
+    """
+    An `httpx.Auth` that keeps requests signed with a current token, for any `httpx.Client`.
+
+    The token goes to the session's origins only; a request to another one goes out without it, and
+    a 401 from there is its own affair. A request that is refused with 401 is sent once more, with
+    a newer token, if its body is in memory.
+
+    No lock, cancel scope or task group is open across a ``yield``.
+    """
+
+    _replayable: type = httpx.ByteStream
+
+    def __init__(self, keeper: TokenKeeper, origins: Origins) -> None:
+        self._keeper = keeper
+        self._state = keeper.state
+        self._origins = origins
+
+    def sync_auth_flow(self, request: httpx.Request) -> AuthFlow:
+        """
+        Sign a request, and answer for it if it is refused.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and cannot be renewed.
+            KoyebSessionError: What signing in with the credentials met with.
+        """
+        if not self._origins.trusts(request):
+            yield request
+            return
+        state = self._state
+        can_replay = isinstance(request.stream, self._replayable)
+        signed = state.snapshot
+        if signed is None or signed.age(state.clock) >= signed.soft:
+            state.check_open()
+            signed = unwrap(self._keeper.current(settled=not can_replay))
+        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        response = yield request
+
+        if response.status_code != _UNAUTHORIZED or not self._origins.trusts(response.request):
+            return
+        moved_on = state.snapshot is not signed
+        newer = unwrap(self._keeper.replacement(signed))
+        if newer is None or not can_replay:
+            return
+        request.headers["Authorization"] = f"Bearer {newer.token.id}"
+        response = yield request
+
+        if response.status_code == _UNAUTHORIZED and not moved_on:
+            state.refuse(newer)

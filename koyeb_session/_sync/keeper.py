@@ -1,0 +1,282 @@
+# Generated from koyeb_session/_async/keeper.py by .ci/generate_sync.py: edit that, not this.
+
+"""The one exchange at a time that keeps a session's token current."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, TypeAlias
+
+from .._concurrency import Flight, Pulse, atomic, deadline
+from .._errors import (
+    KoyebSessionError,
+    NotSignedInError,
+    TransportError,
+    TransportTimeoutError,
+    bare,
+    caused,
+)
+from .._log import log, spell
+from .._policy import Obtained, Phase, Snapshot, Verdict, next_look
+from .._state import SUPERSEDED
+from .exchange import store_error
+from .listeners import Listeners
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._concurrency import Work
+    from .._models import Token
+    from .._state import SessionState
+    from .exchange import Exchange
+
+Outcome: TypeAlias = Snapshot | KoyebSessionError
+
+
+class TokenKeeper:
+    """
+    Renews a session's token by one exchange that all callers share.
+
+    "Newer than the one that I signed with" is ``state.snapshot is not signed``. The exchange is a
+    flight: no caller owns it, so cancelling one neither stops nor loses it.
+    """
+
+    __slots__ = ("_exchange", "_flight", "_pulse", "_settling", "_timeout", "listeners", "state")
+
+    def __init__(self, state: SessionState, exchange: Exchange, timeout: float) -> None:
+        self._exchange = exchange
+        self._flight: Flight[Outcome] | None = None
+        self._pulse: Pulse | None = None
+        self._settling: tuple[Flight[KoyebSessionError | None], ...] = ()
+        self._timeout = timeout
+        self.listeners: Listeners | None = None
+        self.state = state
+        state.on_change = self._changed
+
+    # What requests ask
+
+    def current(self, *, settled: bool = False) -> Outcome:
+        """
+        Return a snapshot that may be used now; renew it first where there is need.
+
+        Args:
+            settled: Wait even for a renewal that is only ahead of need: it may revoke the token.
+        """
+        state = self.state
+        while True:
+            old = state.snapshot
+            match state.verdict:
+                case Verdict.USE if old is not None:
+                    return old
+                case Verdict.RENEW if old is not None and not settled:
+                    flight, first = self._board(old)
+                    if first:
+                        flight.start()
+                    return old
+                case Verdict.FAIL:
+                    return state.ended(old, state.blocked())
+                case _:
+                    outcome = self.renewed(old)
+            if isinstance(outcome, KoyebSessionError):
+                return state.usable or state.ended(old, outcome)
+
+    def replacement(self, signed: Snapshot) -> Outcome | None:
+        """
+        Return what to replay a request with whose token was refused.
+
+        `None`: the refusal is the answer. That is so for a token that is not ours to renew, and for
+        one that was refused when it was new.
+        """
+        state = self.state
+        if state.snapshot is signed:
+            if state.is_final(signed):
+                return None
+            outcome = state.blocked() or self.renewed(signed, patient=True)
+            if isinstance(outcome, KoyebSessionError):
+                return state.ended(signed, outcome)
+        return state.usable
+
+    # The one exchange
+
+    def renewed(
+        self, old: Snapshot | None, *, patient: bool = False, timeout: float | None = None
+    ) -> Outcome:
+        """
+        Run, or join, the one exchange that replaces ``old``, unless that has happened already.
+
+        Args:
+            old: The snapshot that the caller has seen.
+            patient: Whether a refresh may be sent again when the service is busy.
+            timeout: Seconds; `None`: the client's.
+        """
+        if old is None and self.state.signed_out and not patient:
+            return NotSignedInError("signed out: call login()")
+        seconds = self._timeout if timeout is None else timeout
+        while self.state.snapshot is old:
+            flight, first = self._board(old, patient=patient, seconds=seconds)
+            outcome = flight.lead() if first else flight.join(seconds)
+            if outcome is None and flight.alive:
+                return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+            if outcome is None:
+                return TransportError("the renewal was cut off: its event loop or thread ended")
+            if flight.about is old:
+                return outcome
+        return self._moved_on()
+
+    def _board(
+        self, old: Snapshot | None, *, patient: bool = False, seconds: float | None = None
+    ) -> tuple[Flight[Outcome], bool]:
+        """Return the flight that is under way, or else a new one, and whether it is new."""
+        with atomic:
+            flight = self._flight
+            if flight is not None and flight.alive:
+                return flight, False
+            renew = functools.partial(
+                self._renew,
+                old,
+                self.state.fence,
+                patient=patient or self.state.usable is None,
+                seconds=self._timeout if seconds is None else seconds,
+            )
+            self._flight = flight = Flight(renew, self._tell, about=old)
+            return flight, True
+
+    def _renew(self, old: Snapshot | None, fence: int, *, patient: bool, seconds: float) -> Outcome:
+        """Do the work of a flight; whatever happens comes back as a value."""
+        outcome: Outcome
+        try:
+            with deadline(seconds):
+                outcome = self._exchanged(old, fence, patient=patient)
+        except TimeoutError:
+            outcome = TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+        except Exception as exc:  # noqa: BLE001 - from a transport or an event hook of the user's
+            text = f"the token was not renewed: {type(exc).__name__}"
+            outcome = caused(TransportError(text), bare(exc, str(exc)))
+        if fence != self.state.fence or self.state.snapshot is not old:
+            return self._moved_on()
+        if isinstance(outcome, KoyebSessionError):
+            self.state.failed(outcome)
+        return outcome
+
+    def _exchanged(self, old: Snapshot | None, fence: int, *, patient: bool) -> Outcome:
+        """Lock the store, read it again, exchange, commit, save, unlock."""
+        store = self._exchange.store
+        try:
+            with store.lock():
+                saved = self._exchange.saved(old)
+                outcome = self._committed(old, fence, saved, patient=patient)
+                if saved is None and isinstance(outcome, Snapshot):
+                    store.save(outcome.token)
+                return outcome
+        except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
+            error = store_error("used", exc)
+        if self.state.snapshot is not old:
+            log.warning("the renewed token is kept in memory only: %s", error)
+            return self._moved_on()
+        if old is not None and old.phase(self.state.clock) < Phase.HARD and not patient:
+            return error  # others may be renewing it behind the same lock, and there is time
+        log.warning("the token is renewed without its store: %s", error)
+        return self._committed(old, fence, None, patient=patient)
+
+    def _committed(
+        self, old: Snapshot | None, fence: int, saved: Obtained | None, *, patient: bool
+    ) -> Outcome:
+        """Commit the token that the store has, or else a new one."""
+        obtained = saved or self._exchange.newer(old, patient=patient)
+        if isinstance(obtained, KoyebSessionError):
+            return obtained
+        outcome = self.state.commit(obtained, fence)
+        if outcome is SUPERSEDED and saved is None:
+            self._exchange.revoke(obtained.token)
+        if isinstance(outcome, Snapshot):
+            log.info("token renewed; it is good for %s", spell(outcome.expiry))
+        return outcome
+
+    def _moved_on(self) -> Outcome:
+        return self.state.snapshot or SUPERSEDED
+
+    # Signing in and out
+
+    def adopt(self, obtained: Obtained, fence: int | None = None) -> Outcome:
+        """Begin a session with a token, in place of the one that there was."""
+        outcome = self.state.commit(obtained, fence, begins=True)
+        if outcome is SUPERSEDED and obtained.minted:
+            self._exchange.revoke(obtained.token)
+        if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
+            self._settle(functools.partial(self._save, outcome))
+        return outcome
+
+    def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
+        """End the session: here at once, at the service, and in the store, whatever fails."""
+        old = self.state.clear()
+        seconds = self._timeout if timeout is None else timeout
+        return self._settle(functools.partial(self._leave, old, seconds))
+
+    def _settle(self, work: Work[KoyebSessionError | None]) -> KoyebSessionError | None:
+        """Do what a change of session entails; cancelling the caller does not cut it off."""
+        flight = Flight(work, self._tell)
+        self._settling = (*(other for other in self._settling if other.alive), flight)
+        return flight.lead()
+
+    def _save(self, snapshot: Snapshot) -> None:
+        store = self._exchange.store
+        try:
+            with deadline(self._timeout):
+                with store.lock():
+                    if self.state.snapshot is snapshot:
+                        store.save(snapshot.token)
+        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            log.warning("the new token is kept in memory only: %s", store_error("written", exc))
+
+    def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
+        problem: KoyebSessionError | None = None
+        flight = self._flight
+        try:
+            with deadline(seconds):
+                if old is not None:
+                    problem = self._exchange.revoke(old.token, seconds)
+                forgotten = self._exchange.forget(old, seconds)
+                if flight is not None:  # what it still mints, it revokes
+                    flight.join(seconds)
+        except TimeoutError:
+            forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")
+        log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
+        return problem or forgotten
+
+    # Life cycle
+
+    def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+        """Tell ``listener`` of each change of the token."""
+        if self.listeners is None:
+            self.listeners = Listeners()
+        return self.listeners.add(listener)
+
+    def keep(self, running: Callable[[], bool]) -> None:
+        """Renew ahead of need while ``running()``."""
+        pulse = self._pulse = Pulse()
+        state = self.state
+        while running():
+            self.current(settled=True)
+            pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
+
+    def drain(self) -> None:
+        """Wait for what is under way, each at most for its deadline."""
+        for flight in (self._flight, *self._settling):
+            if flight is not None and flight.alive:
+                flight.join(self._timeout)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let :meth:`keep` look again."""
+        if self._pulse is not None:
+            self._pulse.beat()
+
+    def _changed(self, token: Token | None) -> None:
+        """Note a change, as a part of its swap; listeners are told after it."""
+        if self.listeners is not None:
+            self.listeners.post(token)
+        self.wake()
+
+    def _tell(self) -> None:
+        if self.listeners is not None:
+            self.listeners.tell()

@@ -1,0 +1,70 @@
+# Generated from koyeb_session/_async/listeners.py by .ci/generate_sync.py: edit that, not this.
+
+"""Tells those who asked of each change of the token, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .._concurrency import atomic, call, place
+from .._log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._models import Token
+
+
+class Listeners:
+    """
+    Calls listeners after the change, outside of all locks, one change after the other.
+
+    Whoever brings news tells all that there is, unless somebody is telling already, who then goes
+    on with it. So a listener may call the client, and is not told of a change inside of another.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: dict[object, Callable[[Token | None], object]] = {}
+        self._news: deque[Token | None] = deque()
+        self._teller: object = None
+
+    def add(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+        """Add a listener; what is returned takes it away, and may be called twice."""
+        key = object()
+        self._listeners[key] = listener
+
+        def unsubscribe() -> None:
+            self._listeners.pop(key, None)
+
+        return unsubscribe
+
+    def post(self, token: Token | None) -> None:
+        """Note a change, to be told of soon."""
+        self._news.append(token)
+
+    def tell(self) -> None:
+        """Tell all news, unless somebody in this place is telling."""
+        here = place()
+        with atomic:
+            if self._teller is here:
+                return
+            self._teller = here
+        try:
+            while True:
+                with atomic:
+                    if not self._news:
+                        self._teller = None
+                        return
+                    token = self._news.popleft()
+                for listener in tuple(self._listeners.values()):
+                    self._call(listener, token)
+        finally:
+            if self._teller is here:
+                self._teller = None
+
+    def _call(self, listener: Callable[[Token | None], object], token: Token | None) -> None:
+        try:
+            call(listener, token)
+        except Exception:  # noqa: BLE001 - the user's code may raise anything
+            log.exception("a listener for token changes raised; the session goes on")

@@ -1,0 +1,79 @@
+"""The three ways in which the service and its tokens write a time."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+_TIMESTAMP: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
+)
+_DELAY: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+
+
+def timestamp(text: str) -> datetime | None:
+    """
+    Read an RFC 3339 timestamp, with any number of fractional digits, as Go prints them.
+
+    The year 1 is Go's zero time and means "none". A missing offset is taken as UTC.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
+        message = "not an RFC 3339 timestamp"
+        raise ValueError(message)
+    date, time, fraction, offset = match.groups()
+    if date.startswith("0001-"):
+        return None
+    offset = "+00:00" if offset is None or offset in "Zz" else offset
+    at = datetime.fromisoformat(f"{date}T{time}.{(fraction or '0')[:6]:0<6}{offset}")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        message = "a timestamp out of range"
+        raise ValueError(message) from None
+
+
+def from_epoch(seconds: object) -> datetime | None:
+    """Read a JWT's ``NumericDate`` (RFC 7519); `None` for anything that is not one."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def http_date(text: str) -> float | None:
+    """Read an HTTP date (RFC 9110) as seconds since the epoch; `None` if it is none."""
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def retry_after(text: str | None, wall: float) -> float | None:
+    """Read ``Retry-After`` (RFC 9110): seconds, or a date. `None` for what cannot be waited for."""
+    if text is None:
+        return None
+    text = text.strip()
+    if _DELAY.fullmatch(text):
+        return float(text)
+    at = http_date(text)
+    return None if at is None else max(0.0, at - wall)
+
+
+def service_time(date: str | None, wall: float) -> float:
+    """
+    Tell the service's wall clock at the arrival of a reply, from its ``Date`` header.
+
+    Up to two seconds apart are the header's own resolution and the way here, and our clock is
+    taken. Beyond that the header is, a second ahead: the second that it was rounded down by.
+    """
+    at = None if date is None else http_date(date)
+    return wall if at is None or abs(at - wall) < 2 or from_epoch(at + 1) is None else at + 1

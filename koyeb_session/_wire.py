@@ -1,0 +1,234 @@
+"""Between bytes and models: the only module that knows the API's spelling and its quirks."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+
+import attrs
+
+from ._errors import WireError
+from ._models import LoginMethod, LoginReply, LoginRequest, PasswordlessLoginRequest, Token
+from ._timestamps import from_epoch, timestamp
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cattrs import Converter
+
+M = TypeVar("M")
+
+BODY_LIMIT: Final = 1 << 20
+"""Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
+TOKEN_LIMIT: Final = 16 << 10
+"""Characters of a token; a longer one does not fit into the header of a common server."""
+
+_HEADER_SAFE: Final = re.compile(r"[\x21-\x7e]+")
+
+
+class _Unfit(Exception):  # noqa: N818 - a signal inside this module; the name says what is wrong
+    """A value that the API does not promise; the message never quotes it."""
+
+
+def is_header_safe(text: str) -> bool:
+    """Tell whether ``text`` can be sent in a header as it is."""
+    return _HEADER_SAFE.fullmatch(text) is not None and len(text) <= TOKEN_LIMIT
+
+
+# Tokens
+
+
+class Claims(NamedTuple):
+    """What a JWT says of its own life; unverified, as only the service can verify it."""
+
+    expires_at: datetime | None
+    issued_at: datetime | None
+
+
+def jwt_claims(token_id: str) -> Claims | None:
+    """Read ``exp`` and ``iat`` of a JWT (RFC 7519); `None` if ``token_id`` is no JWT."""
+    parts = token_id.split(".")
+    if len(parts) != 3:
+        return None
+    header, claims = (_jwt_part(part) for part in parts[:2])
+    if header is None or claims is None:
+        return None
+    return Claims(from_epoch(claims.get("exp")), from_epoch(claims.get("iat")))
+
+
+def _jwt_part(part: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def completed(token: Token) -> Token:
+    """Fill what a token does not say of its life from its id, where that is a JWT."""
+    if token.expires_at is not None and token.issued_at is not None:
+        return token
+    claims = jwt_claims(token.id)
+    if claims is None:
+        return token
+    return attrs.evolve(
+        token,
+        expires_at=token.expires_at or claims.expires_at,
+        issued_at=token.issued_at or claims.issued_at,
+    )
+
+
+def is_api_token(token: Token) -> bool:
+    """Tell an API access token: it has no known expiry, is no JWT, and no sign-in minted it."""
+    return token.expires_at is None and token.issued_at is None and jwt_claims(token.id) is None
+
+
+# Bodies
+
+
+def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
+    """Undo a ``Content-Encoding`` that nobody asked for, within the limit."""
+    if len(raw) > BODY_LIMIT:
+        return WireError(f"the reply is larger than {BODY_LIMIT} bytes")
+    if encoding is None or encoding.strip().lower() in {"", "identity"}:
+        return raw
+    if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        return WireError("the reply's content encoding was not asked for")
+    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header, told apart by zlib
+    try:
+        body = inflate.decompress(raw, BODY_LIMIT + 1)
+    except zlib.error:
+        return WireError("the reply cannot be decompressed")
+    if len(body) > BODY_LIMIT:
+        return WireError(f"the reply is larger than {BODY_LIMIT} bytes")
+    return body if inflate.eof or not raw else WireError("the reply is compressed but cut off")
+
+
+def json_object(body: bytes) -> dict[str, Any] | WireError:
+    """Read a body as a JSON object (RFC 8259: in UTF-8)."""
+    try:
+        value = json.loads(body.decode())
+    except UnicodeDecodeError:
+        return WireError("the reply is not UTF-8")
+    except (ValueError, RecursionError):
+        return WireError("the reply is not JSON")
+    if not isinstance(value, dict):
+        return WireError("the reply is not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+class ErrorBody(NamedTuple):
+    """What an error reply says, whichever of the API's three shapes it has."""
+
+    code: str | int | None = None
+    message: str | None = None
+    fields: Mapping[str, str] = {}
+
+
+def error_body(body: bytes) -> ErrorBody:
+    """Read ``Error``, ``ErrorWithFields`` or ``google.rpc.Status``; nothing from anything else."""
+    value = json_object(body)
+    if isinstance(value, WireError):
+        return ErrorBody()
+    code, message, fields = value.get("code"), value.get("message"), value.get("fields")
+    return ErrorBody(
+        code if isinstance(code, str | int) and not isinstance(code, bool) else None,
+        message if isinstance(message, str) and message else None,
+        dict(_error_fields(cast("list[object]", fields) if isinstance(fields, list) else [])),
+    )
+
+
+def _error_fields(entries: list[object]) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        match entry:
+            case {"field": str(name), "description": str(description)}:
+                yield name, description
+            case _:
+                pass
+
+
+def dumped(request: LoginRequest | PasswordlessLoginRequest) -> bytes:
+    """Write a request's body; what is `None` is left out."""
+    fields = cast("dict[str, Any]", _converter().unstructure(request))
+    return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
+
+
+def login_reply(body: bytes) -> LoginReply | WireError:
+    """Read a reply that carries a token."""
+    return _structured(body, LoginReply)
+
+
+def login_method(body: bytes) -> LoginMethod | WireError:
+    """Read a login method; a missing one is the description's default, ``KOYEB``."""
+    value = json_object(body)
+    if isinstance(value, WireError):
+        return value
+    try:
+        return LoginMethod(value.get("method") or LoginMethod.KOYEB)
+    except ValueError:
+        return WireError("method: not a login method that is known here")
+
+
+def empty_reply(body: bytes) -> WireError | None:
+    """Accept ``{}``, which is promised, and no body at all."""
+    value = json_object(body) if body.strip() else {}
+    return value if isinstance(value, WireError) else None
+
+
+def _structured(body: bytes, model: type[M]) -> M | WireError:
+    value = json_object(body)
+    if isinstance(value, WireError):
+        return value
+    try:
+        return _converter().structure(value, model)
+    except _Unfit as exc:
+        return WireError(str(exc))
+    except Exception:  # noqa: BLE001 - whatever cattrs raises quotes the reply, secrets and all
+        return WireError("the reply has no token")
+
+
+@functools.cache
+def _converter() -> Converter:
+    """Make the one converter, at the first reply rather than at import."""
+    from cattrs import Converter  # noqa: PLC0415 - importing cattrs takes longer than a login
+
+    converter = Converter(detailed_validation=False)
+    converter.register_structure_hook(Token, _token)
+    return converter
+
+
+def _token(value: object, _: type[Token]) -> Token:
+    if not isinstance(value, Mapping):
+        message = "token: not an object"
+        raise _Unfit(message)
+    fields = cast("Mapping[str, object]", value)
+    token_id = _text(fields, "id")
+    if token_id is None or not is_header_safe(token_id):
+        message = "token.id: empty, or not fit for a header"
+        raise _Unfit(message)
+    # The schema says `expires_at`; the description's example, and older replies, `expires`.
+    expires = _text(fields, "expires_at") or _text(fields, "expires")
+    try:
+        expires_at = None if expires is None else timestamp(expires)
+    except ValueError:
+        message = "token.expires_at: not an RFC 3339 timestamp"
+        raise _Unfit(message) from None
+    return completed(
+        Token(token_id, _text(fields, "user_id"), _text(fields, "organization_id"), expires_at)
+    )
+
+
+def _text(fields: Mapping[str, object], name: str) -> str | None:
+    """Read a string; absent, null and empty mean the same, as in protobuf."""
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        message = f"token.{name}: not a string"
+        raise _Unfit(message)
+    return value

@@ -1,0 +1,51 @@
+"""A Koyeb sign-in service for tests: in memory, on a clock of its own, and failing on demand."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._clock import FakeClock
+    from ._faults import Fault
+    from ._gate import Gate
+    from ._koyeb import FakeKoyeb
+    from ._requests import Request
+    from ._secrets import assert_no_secret
+
+__all__ = [  # noqa: RUF022 - grouped by role
+    # the service
+    "FakeKoyeb",
+    "Request",
+    # what goes wrong
+    "Fault",
+    "Gate",
+    # time
+    "FakeClock",
+    # what must not show
+    "assert_no_secret",
+]
+
+_HOMES = {
+    "FakeClock": "_clock",
+    "FakeKoyeb": "_koyeb",
+    "Fault": "_faults",
+    "Gate": "_gate",
+    "Request": "_requests",
+    "assert_no_secret": "_secrets",
+}
+
+
+# Imported when asked for: pytest loads the plugin, and with it this module, in every run of an
+# environment that has the package.
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value.__module__ = __name__
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

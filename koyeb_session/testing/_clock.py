@@ -1,0 +1,90 @@
+"""Time that a test moves by hand, so that no test has to wait for a token to grow old."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_MONOTONIC_START = 1_000.0
+_NANOSECOND = 1_000_000_000
+
+
+class Clock(Protocol):
+    """Anything that tells the time as the standard library's ``time`` module does, in seconds."""
+
+    def time(self) -> float:
+        """Return the wall time, in seconds since 1970."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return the time since some fixed moment, in seconds; it never goes back."""
+        ...
+
+
+class FakeClock:
+    """
+    A clock that stands still until the test moves it.
+
+    Args:
+        start: the wall time to begin at; an aware datetime, 2026-01-01T00:00:00Z unless given.
+
+    Example:
+        >>> clock = FakeClock()
+        >>> before = clock.time()
+        >>> clock.advance(timedelta(hours=1))
+        >>> clock.time() - before
+        3600.0
+    """
+
+    def __init__(self, start: datetime = _START) -> None:
+        # Whole nanoseconds: a thousand steps of 0.1 s add up to 100 s exactly.
+        self._wall = _nanoseconds(start - datetime(1970, 1, 1, tzinfo=UTC))
+        self._monotonic = _nanoseconds(_MONOTONIC_START)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<FakeClock {datetime.fromtimestamp(self.time(), UTC).isoformat()}>"
+
+    def time(self) -> float:
+        """Return the wall time, in seconds since 1970."""
+        return self._wall / _NANOSECOND
+
+    def monotonic(self) -> float:
+        """Return the monotonic time, in seconds."""
+        return self._monotonic / _NANOSECOND
+
+    def advance(self, by: float | timedelta) -> None:
+        """
+        Let time pass: both the wall and the monotonic time move on.
+
+        Args:
+            by: how much, in seconds or as a timedelta; not negative.
+
+        Raises:
+            ValueError: ``by`` is negative. Use ``step_wall`` to set the wall clock back.
+        """
+        step = _nanoseconds(by)
+        if step < 0:
+            raise ValueError("time does not go back; step_wall() sets the wall clock back")
+        with self._lock:
+            self._wall += step
+            self._monotonic += step
+
+    def step_wall(self, by: float | timedelta) -> None:
+        """
+        Move the wall time alone, as a correction by NTP does, or a suspended machine.
+
+        Args:
+            by: how much, in seconds or as a timedelta; negative to set the clock back.
+        """
+        step = _nanoseconds(by)
+        with self._lock:
+            self._wall += step
+
+
+def _nanoseconds(value: float | timedelta) -> int:
+    if isinstance(value, timedelta):
+        return value // timedelta(microseconds=1) * 1_000
+    return round(value * _NANOSECOND)

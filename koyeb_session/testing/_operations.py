@@ -1,0 +1,220 @@
+"""What each operation does: from a request and the state of the service to a reply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, NoReturn, cast
+from urllib.parse import parse_qs
+
+from . import _replies
+from ._accounts import Accounts
+from ._apps import Apps
+from ._replies import Refusal, Reply
+from ._requests import Request
+from ._tokens import IssuedToken, Ledger
+
+_WRONG_CREDENTIALS = (
+    "There is no Koyeb account associated with this email address or your password is incorrect"
+)
+_ORGANIZATION_STATUSES = frozenset(
+    ("WARNING", "LOCKED", "ACTIVE", "DEACTIVATING", "DEACTIVATED", "DELETING", "DELETED")
+)
+
+
+class Operations:
+    """
+    The operations, and the state that they work on. Not safe for threads: the service locks.
+
+    Attributes:
+        exchanges: how many refreshes have issued a token.
+        mailbox: email -> the tokens that passwordless links carried.
+    """
+
+    def __init__(self, accounts: Accounts, ledger: Ledger, *, refresh_revokes: bool) -> None:
+        self._accounts = accounts
+        self._ledger = ledger
+        self._apps = Apps()
+        self._refresh_revokes = refresh_revokes
+        self.exchanges = 0
+        self.mailbox: dict[str, list[str]] = {email: [] for email in accounts.organizations}
+        self._handlers: Mapping[str, Callable[[Request, str], Reply]] = {
+            "login": self._login,
+            "logout": self._logout,
+            "passwordless_login": self._passwordless_login,
+            "refresh": self._refresh,
+            "new_session": self._new_session,
+            "login_method": self._login_method,
+            "switch_organization": self._switch_organization,
+            "profile": self._profile,
+            "organization": self._organization,
+            "organizations": self._organizations,
+            "apps": self._use_apps,
+        }
+
+    def carry_out(self, operation: str, request: Request, argument: str) -> Reply:
+        """
+        Do what the request asks for.
+
+        Args:
+            operation: its name, one of ``OPERATIONS``.
+            request: the request.
+            argument: what the path names, e.g. the id of an organisation.
+        """
+        try:
+            return self._handlers[operation](request, argument)
+        except Refusal as refusal:
+            return refusal.reply
+
+    def _login(self, request: Request, _: str) -> Reply:
+        fields = _text_fields(request.content, "email", "password", optional="organization_id")
+        account = self._accounts.find(fields["email"])
+        if account is not None and account.is_locked:
+            _refuse(HTTPStatus.FORBIDDEN, "Account is locked")
+        if account is None or not account.accepts(fields["password"]):
+            _refuse(HTTPStatus.UNAUTHORIZED, _WRONG_CREDENTIALS)
+        wanted = fields.get("organization_id")
+        if wanted and not self._accounts.is_member(account.email, wanted):
+            _refuse(HTTPStatus.FORBIDDEN, "User is not a member of the organization")
+        organization = wanted or self._accounts.default_organization(account.email)
+        return _token_reply(self._ledger.issue(account.email, account.user_id, organization))
+
+    def _logout(self, request: Request, _: str) -> Reply:
+        self._signed_in(request).revoked = True
+        return _replies.success({})
+
+    def _passwordless_login(self, request: Request, _: str) -> Reply:
+        # The reply is the same for unknown addresses: nobody learns here who has an account.
+        account = self._accounts.find(_text_fields(request.content, "email")["email"])
+        if account is not None and not account.is_locked:
+            organization = self._accounts.default_organization(account.email)
+            token = self._ledger.issue(account.email, account.user_id, organization)
+            self.mailbox[account.email].append(token.id)
+        return _replies.success({})
+
+    def _refresh(self, request: Request, _: str) -> Reply:
+        known = self._ledger.find(request.bearer or "")
+        if known is not None and known.exchanged and not self._ledger.is_expired(known):
+            # RFC 9700, 4.14.2: who presents an exchanged token again may have stolen it.
+            self._ledger.revoke_family(known.family)
+        old = self._signed_in(request)
+        if old.is_api_token:
+            _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
+        new = self._descend(old, old.organization_id)
+        old.exchanged = old.revoked = self._refresh_revokes
+        self.exchanges += 1
+        return _token_reply(new)
+
+    def _new_session(self, request: Request, _: str) -> Reply:
+        token = self._signed_in(request)
+        return _token_reply(self._ledger.issue(token.email, token.user_id, ""))
+
+    def _login_method(self, request: Request, _: str) -> Reply:
+        email = _query(request).get("email", "")
+        return _replies.success({"method": self._accounts.login_methods.get(email, "KOYEB")})
+
+    def _switch_organization(self, request: Request, organization_id: str) -> Reply:
+        token = self._signed_in(request)
+        _json_object(request.content)
+        if not self._accounts.exists(organization_id):
+            _refuse(HTTPStatus.NOT_FOUND, "Organization not found")
+        if not self._accounts.is_member(token.email, organization_id):
+            _refuse(HTTPStatus.FORBIDDEN, "User is not a member of the organization")
+        return _token_reply(self._descend(token, organization_id))
+
+    def _profile(self, request: Request, _: str) -> Reply:
+        token = self._signed_in(request)
+        user = {
+            "id": token.user_id,
+            "email": token.email,
+            "name": token.email.partition("@")[0],
+            "two_factor_authentication": False,
+            "email_validated": True,
+            "flags": ["ACTIVE"],
+        }
+        return _replies.success({"user": user})
+
+    def _organization(self, request: Request, _: str) -> Reply:
+        token = self._signed_in(request)
+        if not token.organization_id:
+            _refuse(HTTPStatus.NOT_FOUND, "The session has no organization")
+        return _replies.success({"organization": _organization_json(token.organization_id)})
+
+    def _organizations(self, request: Request, _: str) -> Reply:
+        token = self._signed_in(request)
+        statuses = set(parse_qs(request.query, keep_blank_values=True).get("statuses", ["ACTIVE"]))
+        if statuses - _ORGANIZATION_STATUSES:
+            raise Refusal(_replies.invalid({"statuses": "no such status"}))
+        listed = self._accounts.organizations.get(token.email, [])
+        found = [_organization_json(organization) for organization in listed]
+        payload = {
+            "organizations": found if "ACTIVE" in statuses else [],
+            "limit": len(listed),
+            "offset": 0,
+            "has_next": False,
+        }
+        return _replies.success(payload)
+
+    def _use_apps(self, request: Request, app_id: str) -> Reply:
+        self._signed_in(request)
+        return self._apps.use(request, app_id)
+
+    def _signed_in(self, request: Request) -> IssuedToken:
+        bearer = request.bearer
+        token = None if bearer is None else self._ledger.find_live(bearer)
+        if token is None:
+            _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
+        return token
+
+    def _descend(self, token: IssuedToken, organization_id: str) -> IssuedToken:
+        return self._ledger.issue(token.email, token.user_id, organization_id, family=token.family)
+
+
+def _refuse(status: int, message: str) -> NoReturn:
+    raise Refusal(_replies.error(status, message))
+
+
+def _token_reply(token: IssuedToken) -> Reply:
+    return _replies.success({"token": token.as_json()})
+
+
+def _organization_json(organization_id: str) -> dict[str, Any]:
+    return {
+        "id": organization_id,
+        "name": f"organization-{organization_id[:8]}",
+        "plan": "starter",
+        "status": "ACTIVE",
+        "status_message": "VALID",
+    }
+
+
+def _query(request: Request) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(request.query).items()}
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Refusal(_replies.invalid({"body": "must be a JSON object"}))
+    return cast("dict[str, Any]", value)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and Infinity, which Python reads and JSON does not have
+
+
+def _text_fields(content: bytes, *required: str, optional: str | None = None) -> dict[str, str]:
+    value = _json_object(content)
+    wanted = [*required, *([optional] if optional in value else [])]
+    wrong = {
+        name: "must be a string" if value.get(name) else "is required"
+        for name in wanted
+        if not isinstance(value.get(name), str) or (name in required and not value[name])
+    }
+    if wrong:
+        raise Refusal(_replies.invalid(wrong))
+    return {name: value[name] for name in wanted}

@@ -1,0 +1,148 @@
+"""
+The service on a real socket, for what only a network shows.
+
+One thread with an event loop of its own serves all connections: a thread for each of them would
+cost more than the client under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Coroutine, Generator
+from typing import cast
+
+from . import _replies
+from ._http1 import Malformed, RequestReader, WireRequest, encode
+from ._replies import Reply
+from ._service import Service, Visit
+from ._visits import aplay, play
+
+_BACKLOG = 4096
+_STEPS_OF_AN_ACCEPT = 4  # of the event loop, until an accepted connection is known here
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # l_onoff, l_linger
+
+
+@contextlib.contextmanager
+def serving(service: Service) -> Generator[str]:
+    """
+    Serve on a free port of the loopback interface, and yield the base URL.
+
+    On leaving, connections that are still open are ended, and the thread is waited for.
+    """
+    listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    thread = threading.Thread(
+        target=_run, args=(loop, _serve(service, listener, stop)), name="FakeKoyeb", daemon=True
+    )
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+def _run(loop: asyncio.AbstractEventLoop, main: Coroutine[None, None, None]) -> None:
+    with contextlib.closing(loop):
+        loop.run_until_complete(main)
+
+
+async def _serve(service: Service, listener: socket.socket, stop: asyncio.Event) -> None:
+    connections: set[_Connection] = set()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Connection(service, connections), sock=listener, backlog=_BACKLOG
+    )
+    await stop.wait()
+    server.close()
+    for _ in range(_STEPS_OF_AN_ACCEPT):
+        await asyncio.sleep(0)
+    for connection in [*connections]:
+        await connection.abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: its requests are answered one after another."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, service: Service, connections: set[_Connection]) -> None:
+        self._service = service
+        self._connections = connections
+        self._reader = RequestReader()
+        self._held: asyncio.Task[None] | None = None
+        self._is_deaf = False
+        self._lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._connections.discard(self)
+        self._lost.set()
+        if self._held is not None:
+            self._held.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_deaf:
+            self._reader.feed(data)
+            self._go_on()
+
+    async def abort(self) -> None:
+        """End the connection and what it waits for, and wait for both."""
+        self._transport.abort()
+        await self._lost.wait()
+        if self._held is not None:
+            await asyncio.wait([self._held])
+
+    def _go_on(self) -> None:
+        try:
+            while self._held is None and not self._transport.is_closing():
+                request = self._reader.next_request()
+                if request is None:
+                    break
+                self._take(request)
+        except Malformed as malformed:
+            self._refuse(malformed)
+        if self._reader.take_continue():
+            self._transport.write(_CONTINUE)
+
+    def _take(self, request: WireRequest) -> None:
+        visit = self._service.admit(
+            request.method, request.target, request.headers, request.body.content
+        )
+        if visit.fault is None:
+            self._answer(play(self._service, visit), keep_alive=request.keep_alive)
+        else:
+            self._held = asyncio.create_task(self._hold(visit, keep_alive=request.keep_alive))
+
+    async def _hold(self, visit: Visit, *, keep_alive: bool) -> None:
+        reply = await aplay(self._service, visit)
+        self._held = None
+        self._answer(reply, keep_alive=keep_alive)
+        self._go_on()
+
+    def _answer(self, reply: Reply | None, *, keep_alive: bool) -> None:
+        if reply is None:
+            connection: socket.socket = self._transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._transport.abort()
+            return
+        keep_alive = keep_alive and (b"connection", b"close") not in reply.headers
+        self._transport.write(encode(reply, keep_alive=keep_alive))
+        if reply.is_truncated or not keep_alive:
+            self._transport.close()
+
+    def _refuse(self, malformed: Malformed) -> None:
+        # The rest of what the client sends is read and dropped: to close on it would be a reset,
+        # which could overtake the reply.
+        self._is_deaf = True
+        reply = self._service.complete(_replies.rpc_status(malformed.status))
+        self._transport.write(encode(reply, keep_alive=False))
+        self._transport.write_eof()

@@ -1,0 +1,165 @@
+"""The service without any connection: it takes requests in and says what becomes of them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Collection
+from email.utils import formatdate
+from http import HTTPStatus
+
+import attrs
+
+from . import _replies
+from ._bodies import MAX_BODY
+from ._clock import Clock
+from ._faults import Fault
+from ._operations import Operations
+from ._replies import Reply
+from ._requests import RawHeaders, Request
+from ._routes import OPERATIONS, Route, find_route
+
+
+@attrs.define(eq=False)
+class Visit:
+    """One request inside the service, from its arrival to its reply."""
+
+    request: Request
+    route: Route
+    fault: Fault | None
+
+
+class Service:
+    """
+    Decides; the transport, the ASGI application and the server only carry bytes. Thread-safe.
+
+    Attributes:
+        requests: what arrived, in order.
+        lock: to be held by whoever reads or changes the state behind ``operations``.
+    """
+
+    def __init__(self, operations: Operations, withdrawn: Collection[str], clock: Clock) -> None:
+        self.requests: list[Request] = []
+        self.lock = threading.Lock()
+        self._operations = operations
+        self._withdrawn = known_operations(withdrawn)
+        self._clock = clock
+        self._faults: dict[str, deque[tuple[Fault, int]]] = {}
+        self._serials = itertools.count(1)
+        self._date: tuple[int, bytes] = (0, b"")
+
+    def fail(self, operation: str, fault: Fault, times: int) -> None:
+        """Queue a fault for the next ``times`` requests of one operation."""
+        if times < 1:
+            raise ValueError(f"times is a number from 1, not {times}")
+        (name,) = known_operations((operation,))
+        with self.lock:
+            self._faults.setdefault(name, deque()).append((fault, times))
+
+    def recover(self, operation: str | None) -> None:
+        """Drop the faults that have not been played, for one operation or for all."""
+        names = OPERATIONS if operation is None else known_operations((operation,))
+        with self.lock:
+            for name in names:
+                self._faults.pop(name, None)
+
+    def admit(self, method: str, target: str, headers: RawHeaders, content: bytes) -> Visit:
+        """
+        Let a request in: log it, and find the fault that it meets.
+
+        Args:
+            method: the HTTP method.
+            target: path and query as they were sent.
+            headers: the headers, with names in any case.
+            content: the whole body.
+        """
+        path, _, query = target.partition("?")
+        route = find_route(method, path)
+        request = Request(route.operation, method, path, query, headers, content)
+        with self.lock:
+            fault = self._next_fault(route.operation)
+            if fault is None or not fault.refuse:
+                self.requests.append(request)
+        return Visit(request, route, fault)
+
+    def answer(self, visit: Visit) -> Reply | None:
+        """
+        Carry the operation out, unless the fault forbids it, and word the reply.
+
+        Returns:
+            The reply with all its headers; ``None`` if the connection breaks instead.
+        """
+        fault = visit.fault
+        reply = None
+        if fault is None or fault.carries_out:
+            with self.lock:
+                reply = self._carry_out(visit)
+        if fault is not None:
+            reply = _spoil(reply, fault)
+        if reply is not None and visit.request.method == "HEAD":
+            reply = attrs.evolve(reply, body=b"")
+        return None if reply is None else self.complete(reply)
+
+    def complete(self, reply: Reply) -> Reply:
+        """Add the headers that every reply carries."""
+        added = {b"date": self._date_header(), b"x-request-id": b"%032x" % next(self._serials)}
+        if reply.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            added[b"content-length"] = b"%d" % len(reply.body)
+        for name, _ in reply.headers:
+            added.pop(name, None)
+        return attrs.evolve(reply, headers=(*added.items(), *reply.headers))
+
+    def _next_fault(self, operation: str | None) -> Fault | None:
+        queue = self._faults.get(operation or "")
+        if not queue:
+            return None
+        fault, times = queue.popleft()
+        if times > 1:
+            queue.appendleft((fault, times - 1))
+        return fault
+
+    def _carry_out(self, visit: Visit) -> Reply:
+        route, request = visit.route, visit.request
+        if not route.allowed or route.operation in self._withdrawn:
+            return _replies.rpc_status(404)
+        if route.operation is None:
+            allowed = ", ".join(route.allowed).encode()
+            return _replies.rpc_status(405, ((b"allow", allowed),))
+        if len(request.content) > MAX_BODY:
+            return _replies.rpc_status(413)
+        return self._operations.carry_out(route.operation, request, route.argument)
+
+    def _date_header(self) -> bytes:
+        now = int(self._clock.time())
+        if now != self._date[0]:
+            self._date = (now, formatdate(now, usegmt=True).encode())
+        return self._date[1]
+
+
+def known_operations(names: Collection[str]) -> frozenset[str]:
+    """
+    Return the names, if they are operations.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if unknown := set(names) - OPERATIONS:
+        known = ", ".join(sorted(OPERATIONS))
+        raise ValueError(f"no such operation: {', '.join(sorted(unknown))}; there are {known}")
+    return frozenset(names)
+
+
+def _spoil(reply: Reply | None, fault: Fault) -> Reply | None:
+    if fault.breaks_connection:
+        return None
+    if reply is None or fault.replaces_reply:
+        reply = _replies.expected(200 if fault.status is None else fault.status)
+    changed = {name.lower().encode(): value.encode() for name, value in fault.headers.items()}
+    kept = tuple(pair for pair in reply.headers if pair[0] not in changed)
+    return attrs.evolve(
+        reply,
+        body=reply.body if fault.content is None else fault.content,
+        headers=(*kept, *changed.items()),
+        sent=fault.truncate,
+    )

@@ -1,0 +1,151 @@
+"""The tokens that the service has issued, and which of them it accepts now."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import itertools
+import json
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from ._clock import Clock
+
+_NANOSECOND = 1_000_000_000
+# Go cannot print a later year, and neither can Python.
+_LAST_MOMENT = 253_402_300_799 * _NANOSECOND
+_JWT_HEADER = {"alg": "HS256", "typ": "JWT"}
+_API_TOKEN_BYTES = 48  # 64 characters of base64
+
+
+@attrs.define(eq=False)
+class IssuedToken:
+    """One token and what became of it."""
+
+    id: str = attrs.field(repr=False)
+    email: str
+    user_id: str
+    organization_id: str
+    family: int  # the sign-in that it descends from
+    expires_at: int  # nanoseconds since 1970
+    is_api_token: bool = False
+    exchanged: bool = False
+    revoked: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the ``Token`` of the API; it has no ``organization_id`` if it is for none."""
+        organization = {"organization_id": self.organization_id} if self.organization_id else {}
+        return {
+            "id": self.id,
+            "user_id": self.user_id,
+            **organization,
+            "expires_at": _rfc3339(self.expires_at),
+        }
+
+
+class Ledger:
+    """Issues tokens and remembers them."""
+
+    def __init__(self, clock: Clock, lifetime: timedelta) -> None:
+        self._clock = clock
+        self._lifetime = lifetime
+        self._key = secrets.token_bytes(32)
+        self._families = itertools.count(1)
+        self._serials = itertools.count(1)
+        self._tokens: dict[str, IssuedToken] = {}
+
+    def issue(
+        self,
+        email: str,
+        user_id: str,
+        organization_id: str,
+        *,
+        family: int | None = None,
+        lifetime: timedelta | None = None,
+    ) -> IssuedToken:
+        """Issue a session token; it starts a family of its own unless it is given one."""
+        issued_at = int(self._clock.time() * _NANOSECOND)
+        lived = (self._lifetime if lifetime is None else lifetime) // timedelta(microseconds=1)
+        expires_at = max(0, min(issued_at + lived * 1_000, _LAST_MOMENT))
+        claims = {
+            "sub": user_id,
+            "iat": issued_at // _NANOSECOND,
+            "exp": expires_at // _NANOSECOND,
+            "jti": f"{next(self._serials):032x}",
+            "organization": organization_id,
+        }
+        return self._add(
+            IssuedToken(
+                id=self._sign(claims),
+                email=email,
+                user_id=user_id,
+                organization_id=organization_id,
+                family=next(self._families) if family is None else family,
+                expires_at=expires_at,
+            )
+        )
+
+    def issue_api_token(self, email: str, user_id: str, organization_id: str) -> IssuedToken:
+        """Issue an API access token: opaque, and good until it is revoked."""
+        return self._add(
+            IssuedToken(
+                id=secrets.token_urlsafe(_API_TOKEN_BYTES),
+                email=email,
+                user_id=user_id,
+                organization_id=organization_id,
+                family=next(self._families),
+                expires_at=_LAST_MOMENT,
+                is_api_token=True,
+            )
+        )
+
+    def find(self, token_id: str) -> IssuedToken | None:
+        """Return the token by this id, live or not."""
+        return self._tokens.get(token_id)
+
+    def is_expired(self, token: IssuedToken) -> bool:
+        """Return whether the token's time is over."""
+        return self._clock.time() * _NANOSECOND >= token.expires_at
+
+    def find_live(self, token_id: str) -> IssuedToken | None:
+        """Return the token by this id if the service accepts it now."""
+        token = self._tokens.get(token_id)
+        return None if token is None or token.revoked or self.is_expired(token) else token
+
+    def live(self) -> list[IssuedToken]:
+        """Return the tokens that the service accepts now, the oldest first."""
+        return [t for t in self._tokens.values() if not t.revoked and not self.is_expired(t)]
+
+    def revoke_family(self, family: int) -> None:
+        """Revoke all tokens that descend from one sign-in."""
+        for token in self._tokens.values():
+            token.revoked |= token.family == family
+
+    def _add(self, token: IssuedToken) -> IssuedToken:
+        self._tokens[token.id] = token
+        return token
+
+    def _sign(self, claims: dict[str, Any]) -> str:
+        signed = f"{_base64url(_compact(_JWT_HEADER))}.{_base64url(_compact(claims))}"
+        signature = hmac.digest(self._key, signed.encode(), hashlib.sha256)
+        return f"{signed}.{_base64url(signature)}"
+
+
+def _compact(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _base64url(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def _rfc3339(nanoseconds: int) -> str:
+    """Print a time as Go does: up to nine fractional digits, and none that are zero at the end."""
+    seconds, fraction = divmod(nanoseconds, _NANOSECOND)
+    whole = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%FT%T")
+    digits = f".{fraction:09d}".rstrip("0").rstrip(".")
+    return f"{whole}{digits}Z"

@@ -1,0 +1,132 @@
+"""The service behind an ``httpx`` transport: no network, and all that a connection can do wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio.lowlevel
+import httpx
+
+from ._bodies import Body
+from ._replies import Reply
+from ._service import Service, Visit
+from ._visits import aplay, play
+
+
+class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
+    """
+    A transport for ``httpx.AsyncClient`` and for ``httpx.Client``, for any number of them.
+
+    It reads the request's stream as a connection does, so that a body that cannot be sent twice
+    is seen to fail. The reply comes as a stream that nobody has read yet. A held reply ends with
+    ``httpx.ReadTimeout`` when the request's read timeout is over. Closing the transport does
+    nothing: clients that share it close it one after another.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._lock = threading.Lock()
+        self._open_replies = 0
+
+    def __repr__(self) -> str:
+        return f"<FakeTransport, {self._open_replies} replies open>"
+
+    @property
+    def open_replies(self) -> int:
+        """How many replies nobody has closed yet; a client that leaks none leaves 0."""
+        return self._open_replies
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request of an ``httpx.Client``."""
+        if not isinstance(request.stream, httpx.SyncByteStream):
+            raise TypeError("an httpx.Client cannot send a body that has to be awaited")
+        body = Body()
+        for chunk in request.stream:
+            body.add(chunk)
+        visit = self._admit(request, body)
+        try:
+            reply = play(self._service, visit, _patience(request))
+        except TimeoutError:
+            raise httpx.ReadTimeout("timed out") from None
+        return self._respond(visit, reply)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request of an ``httpx.AsyncClient``."""
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise TypeError("an httpx.AsyncClient cannot send a body that has to block")
+        body = Body()
+        async for chunk in request.stream:
+            body.add(chunk)
+        # A connection gives way twice: as the request leaves and before the reply is there. So
+        # other tasks come in between, and a cancellation may lose the reply.
+        await anyio.lowlevel.checkpoint()
+        visit = self._admit(request, body)
+        try:
+            reply = await aplay(self._service, visit, _patience(request))
+        except TimeoutError:
+            raise httpx.ReadTimeout("timed out") from None
+        await anyio.lowlevel.checkpoint()
+        return self._respond(visit, reply)
+
+    def close(self) -> None:
+        """Do nothing: others may use the transport."""
+
+    async def aclose(self) -> None:
+        """Do nothing: others may use the transport."""
+
+    def _admit(self, request: httpx.Request, body: Body) -> Visit:
+        target = request.url.raw_path.decode("ascii")
+        return self._service.admit(request.method, target, request.headers.raw, body.content)
+
+    def _respond(self, visit: Visit, reply: Reply | None) -> httpx.Response:
+        if visit.fault is not None and visit.fault.refuse:
+            raise httpx.ConnectError("[Errno 111] Connection refused")
+        if reply is None:
+            raise httpx.ReadError("[Errno 104] Connection reset by peer")
+        with self._lock:
+            self._open_replies += 1
+        return httpx.Response(
+            reply.status,
+            headers=list(reply.headers),
+            stream=_ReplyStream(reply, self._closed),
+            extensions={"http_version": b"HTTP/1.1"},
+        )
+
+    def _closed(self) -> None:
+        with self._lock:
+            self._open_replies -= 1
+
+
+class _ReplyStream(httpx.AsyncByteStream, httpx.SyncByteStream):
+    def __init__(self, reply: Reply, on_close: Callable[[], None]) -> None:
+        self._reply = reply
+        self._on_close = on_close
+        self._is_open = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._reply.received_body
+        self._end()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._reply.received_body
+        self._end()
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._on_close()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def _end(self) -> None:
+        if self._reply.is_truncated:
+            raise httpx.RemoteProtocolError(self._reply.cut_short)
+
+
+def _patience(request: httpx.Request) -> float | None:
+    timeouts: dict[str, Any] = request.extensions.get("timeout", {})
+    patience: float | None = timeouts.get("read")
+    return patience

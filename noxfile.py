@@ -1,0 +1,179 @@
+"""
+Every check of the project: ``nox`` runs what a pull request needs, ``nox -s NAME`` one of them.
+
+The wheel is built once in a run, and whatever imports the package imports that wheel.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from itertools import chain
+from pathlib import Path
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+DIST = Path(".nox/dist").absolute()
+WHEEL_ONLY = {"PYTHONSAFEPATH": "1"}  # keeps the checkout off sys.path
+# The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
+SDIST = {
+    *{".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md"},
+    *{"examples", "koyeb_session", "noxfile.py", "pyproject.toml", "tests"},
+}
+ALONE = """
+from koyeb_session import SessionClient
+from koyeb_session.testing import FakeKoyeb
+
+with FakeKoyeb().serve() as url, SessionClient(base_url=url) as session:
+    token = session.login("me@example.com", "correct horse")
+    assert session.refresh() != token
+    assert session.http.get("/v1/apps").status_code == 200
+    session.logout()
+"""
+
+# Nox's own Python is there for sure: it measures the coverage, so the tests run at least once
+# although a Python that is missing is skipped.
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+if OWN not in PYTHONS:
+    sys.exit(f"Run nox on one of Python {', '.join(PYTHONS)}; this is {OWN}.")
+
+
+def is_installed(version: str) -> bool:
+    """Tell whether a Python starts; pyenv has names for those that do not."""
+    program = shutil.which(f"python{version}")
+    return version == OWN or (
+        program is not None
+        and subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0
+    )
+
+
+INSTALLED = [version for version in PYTHONS if is_installed(version)]
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = [
+    "lint",
+    "generate",
+    "build",
+    "typing",
+    *(f"tests-{version}" for version in PYTHONS),
+    f"minimum-{INSTALLED[-1]}",  # where old versions are the most likely to fail
+    "coverage",
+]
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Read a dependency group; pip itself can do so only since 25.1."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def wheel() -> str:
+    """Give the path of the wheel that the session ``build`` made in this run."""
+    (path,) = DIST.glob("*.whl")
+    return str(path)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Look for mistakes and for untidy code."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def generate(session: nox.Session) -> None:
+    """Compare the blocking half with what the generator makes of the async half."""
+    session.install(*group("generate"))
+    session.run("python", ".ci/generate_sync.py", "--check")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel, look at what is in them, and use the wheel on its own."""
+    session.install(*PYPROJECT["build-system"]["requires"], "build", "twine")
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(DIST))
+    session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
+    check_contents(session)
+    for version in INSTALLED:
+        use_alone(session, version)
+
+
+def check_contents(session: nox.Session) -> None:
+    """Fail unless the archives hold what they should and no more."""
+    (sdist,) = DIST.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        in_sdist = {Path(*Path(member.name).parts[1:]) for member in archive if member.isfile()}
+    with zipfile.ZipFile(wheel()) as archive:
+        in_wheel = {Path(name) for name in archive.namelist()}
+    package = {
+        path
+        for path in Path("koyeb_session").rglob("*.*")
+        if not any(part == "__pycache__" or part.startswith(".") for part in path.parts)
+    }
+    for what, names, wanted in (
+        ("sdist", {path.parts[0] for path in in_sdist}, SDIST),
+        ("sdist", {path for path in in_sdist if path.parts[0] == "koyeb_session"}, package),
+        ("wheel", {path for path in in_wheel if "dist-info" not in path.parts[0]}, package),
+    ):
+        if names != wanted:
+            session.error(f"{what}: unlike what is listed: {sorted(map(str, names ^ wanted))}")
+
+
+def use_alone(session: nox.Session, version: str) -> None:
+    """Sign in with nothing but the wheel and what it asks for."""
+    place = Path(session.create_tmp()) / version
+    session.run(f"python{version}", "-m", "venv", "--clear", str(place), external=True)
+    python = str(place / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", wheel(), external=True)
+    session.run(python, "-I", "-W", "error", "-c", ALONE, external=True)
+
+
+@nox.session(requires=["build"])
+def typing(session: nox.Session) -> None:
+    """Check the types of everything, and that all public names of the wheel have one."""
+    session.install(wheel(), *group("typing"))
+    session.run("mypy")
+    session.run("pyright")
+    session.chdir(session.create_tmp())  # the checkout would be taken for the wheel
+    session.run("pyright", "--verifytypes", "koyeb_session", "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS, requires=["build"])
+def tests(session: nox.Session) -> None:
+    """Run the tests on the wheel; arguments after ``--`` go to pytest."""
+    session.install(wheel(), *group("tests"))
+    if session.python == OWN:
+        session.run("coverage", "erase")
+        session.run("coverage", "run", "-m", "pytest", *session.posargs, env=WHEEL_ONLY)
+    else:
+        session.run("pytest", *session.posargs, env=WHEEL_ONLY)
+
+
+@nox.session(python=PYTHONS, requires=["build"])
+def minimum(session: nox.Session) -> None:
+    """Run the tests on the lowest versions that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    bounds = chain(project["dependencies"], *project["optional-dependencies"].values())
+    lowest = [re.sub(r">=([^,]+).*", r"==\1", bound) for bound in bounds]
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    constraints.write_text("\n".join(lowest), "utf-8")
+    session.install(wheel(), *group("tests"), "--constraint", str(constraints))
+    session.run("pytest", *session.posargs, env=WHEEL_ONLY)
+
+
+@nox.session(requires=[f"tests-{OWN}"])
+def coverage(session: nox.Session) -> None:
+    """Fail unless the tests took every branch of the package."""
+    session.install("coverage")
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")

@@ -1,0 +1,25 @@
+"""What all tests share: the event loops of the async tests, and a guard against blocking them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run each async test on asyncio and on trio."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture(autouse=True)
+def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which the package blocks a running asyncio loop."""
+    if request.node.get_closest_marker("blocks_loop"):
+        yield
+    else:
+        with blockbuster_ctx("koyeb_session"):
+            yield

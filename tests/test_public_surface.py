@@ -1,0 +1,105 @@
+"""What users may import: it is complete, documented, and brings in nothing they did not ask for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import koyeb_session
+
+EDGES = [name for _, name, _ in pkgutil.iter_modules(koyeb_session.__path__) if name[0] != "_"]
+PUBLIC = ["koyeb_session", *(f"koyeb_session.{name}" for name in EDGES)]
+# The packages that only an extra, or a test, brings in, as they are imported. Not trio, which
+# httpcore imports wherever it is installed.
+OPTIONAL = {
+    *{"aiohttp", "fastapi", "filelock", "httpx2", "httpx_aiohttp", "keyring", "koyeb"},
+    *{"platformdirs", "redis", "starlette", "yaml"},
+    *{"_pytest", "coverage", "hypothesis", "pytest", "uvicorn"},
+}
+# The public modules that exist for one of them.
+ALLOWED = {
+    "koyeb_session.fastapi": {"fastapi", "starlette"},
+    "koyeb_session.httpx2": {"httpx2"},
+    "koyeb_session.koyeb_sdk": {"koyeb"},
+}
+
+
+def members(module: ModuleType) -> Iterator[tuple[str, object]]:
+    """Give the public names of a module and what they stand for."""
+    for name in module.__all__:
+        yield name, getattr(module, name)
+
+
+def methods(cls: type) -> Iterator[tuple[str, object]]:
+    """Give the public methods and properties that a class defines itself."""
+    for name, value in vars(cls).items():
+        if not name.startswith("_") and (
+            callable(value) or isinstance(value, property | classmethod)
+        ):
+            yield name, value
+
+
+@pytest.mark.skipif(
+    "NOX_CURRENT_SESSION" not in os.environ, reason="outside nox the checkout may be under test"
+)
+def test_tests_import_the_wheel() -> None:
+    """The package under test is the installed one, not the folder beside the tests."""
+    checkout = Path(__file__).resolve().parent.parent / "koyeb_session"
+    assert Path(koyeb_session.__path__[0]).resolve() != checkout
+
+
+@pytest.mark.parametrize("module_name", PUBLIC)
+def test_all_is_complete(module_name: str) -> None:
+    """``__all__`` names each public thing once, and nothing that is not there."""
+    module = importlib.import_module(module_name)
+    own = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", "").startswith("koyeb_session")
+    }
+    assert own <= set(module.__all__) <= {*dir(module), *vars(module)}
+    assert len(module.__all__) == len(set(module.__all__))
+
+
+@pytest.mark.parametrize("module_name", PUBLIC)
+def test_public_name_tells_where_to_import_it(module_name: str) -> None:
+    """A class or function says that it comes from the public module, not from a private one."""
+    for name, value in members(importlib.import_module(module_name)):
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__module__ in PUBLIC, name
+            assert value.__qualname__ == name
+            assert getattr(sys.modules[value.__module__], name) is value
+
+
+@pytest.mark.parametrize("module_name", PUBLIC)
+def test_public_name_is_documented(module_name: str) -> None:
+    """Each public module, class, function and method has a docstring."""
+    module = importlib.import_module(module_name)
+    assert module.__doc__
+    for name, value in members(module):
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), name
+        if inspect.isclass(value):
+            for method_name, method in methods(value):
+                assert inspect.getdoc(method), f"{name}.{method_name}"
+
+
+@pytest.mark.parametrize("module_name", PUBLIC)
+def test_import_brings_in_no_extra(module_name: str) -> None:
+    """A public module imports neither a test tool nor an extra other than its own."""
+    program = f"import sys, {module_name}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert set(done.stdout.split()) & OPTIONAL <= ALLOWED.get(module_name, set())
