@@ -29,7 +29,6 @@ RULES = [  # in order
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\baclose\b", "close"),
-    (r"\baiter_(?=(?:bytes|lines|raw|text)\b)", "iter_"),
     (r"(?<=[a-z])_async(?=_[a-z])", ""),  # handle_async_request, enter_async_context
     (r"\b(_*)async_(?=[a-z])", r"\1"),  # async_thing -> thing
     (r"Async(?=[A-Z])", ""),  # AsyncThing -> Thing, AbstractAsyncThing -> AbstractThing

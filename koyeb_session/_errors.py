@@ -29,12 +29,16 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
+E = TypeVar("E", bound="KoyebSessionError")
+
+_QUOTED_BYTES: Final = re.compile(r"(?:\bbytearray\()?\bb['\"].*", re.DOTALL)
 
 
 class KoyebSessionError(Exception):
@@ -255,6 +259,23 @@ def bare(exc: BaseException, text: str) -> BaseException:
         return type(exc)(text)
     except Exception:  # noqa: BLE001 - a class whose constructor wants more than a text
         return Exception(f"{type(exc).__name__}: {text}")
+
+
+def said(exc: BaseException) -> str:
+    """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
+    return _QUOTED_BYTES.sub("...", str(exc))
+
+
+def detached(error: E) -> E:
+    """Copy an error of this package that came out of user code, without the frames on its way."""
+    cause = error.__cause__
+    if isinstance(cause, KoyebSessionError):
+        cause = detached(cause)
+    elif cause is not None:
+        cause = bare(cause, str(cause))
+    error = copy.copy(error)
+    error.__cause__ = cause
+    return error
 
 
 def unwrap(outcome: T | KoyebSessionError) -> T:

@@ -49,6 +49,23 @@ def http_transport(proxy: str | None) -> httpx.HTTPTransport:
     return transport
 
 
+def read_raw(response: httpx.Response, limit: int) -> bytes:
+    """
+    Read a body as it comes; stop once there is more of it than ``limit`` bytes.
+
+    On a user's own connections the deadline is kept here, between reads.
+    """
+    raw = bytearray()
+    for chunk in response.iter_raw():
+        raw += chunk
+        if len(raw) > limit:
+            break
+        if time.monotonic() > _ends.get():
+            message = "the body took too long"
+            raise httpx.ReadTimeout(message)
+    return bytes(raw)
+
+
 @functools.cache
 def tls_context() -> ssl.SSLContext:
     """Make the one TLS context of the process; reading the certificates takes 20 ms."""

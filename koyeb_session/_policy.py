@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import zlib
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ._errors import (
-    AuthenticationError,
-    KoyebSessionError,
-    RateLimitedError,
-    ServerError,
-    TransportError,
-    WireError,
-)
+from ._errors import KoyebSessionError, RateLimitedError, ServerError, TransportError, WireError
+from ._snapshot import Snapshot, Trouble
 from ._wire import is_api_token
 
 if TYPE_CHECKING:
@@ -27,131 +20,14 @@ REFUSAL_FACTOR: Final = 60
 """How much longer than after an outage to wait after a refusal: repeating those locks accounts."""
 RETRY_AFTER_LIMIT: Final = 3600.0
 """Seconds; a service that asks for more is asked again after this."""
-LONGEST_SLEEP: Final = 60.0
-"""Seconds; after a suspend the clocks are looked at again this soon."""
-SHORTEST_SLEEP: Final = 0.05
 
 
-class Phase(enum.IntEnum):
-    """Where a token is in its life."""
-
-    FRESH = 0
-    """Use it."""
-    SOFT = 1
-    """Use it, and renew it meanwhile."""
-    HARD = 2
-    """Renew it first; use it if that fails."""
-    EXPIRED = 3
-    """Do not use it."""
-
-
-@attrs.frozen(eq=False)
-class Snapshot:
-    """
-    What a session knows at one moment; its identity says whether the session has moved on.
-
-    The times are ages in seconds since ``wall`` and ``mono``. The age is the larger one of what the
-    two clocks say: one of them stands still in suspend, the other one may be set.
-    """
-
-    token: Token
-    wall: float
-    mono: float
-    soft: float
-    hard: float
-    expiry: float
-    floor: float
-    renewable: bool
-
-    def age(self, clock: Clock) -> float:
-        """Tell how many seconds this has been held."""
-        return max(clock.time() - self.wall, clock.monotonic() - self.mono)
-
-    def phase(self, clock: Clock) -> Phase:
-        """Tell where the token is in its life."""
-        age = self.age(clock)
-        if age < self.soft:
-            return Phase.FRESH
-        if age < self.hard:
-            return Phase.SOFT
-        return Phase.HARD if age < self.expiry else Phase.EXPIRED
-
-
-class Obtained(NamedTuple):
-    """A token that was had, and whether the service minted it for us this moment."""
-
-    token: Token
-    minted: bool
-
-
-@attrs.frozen
-class Trouble:
-    """The last attempt to renew has failed; the next one has to wait."""
-
-    error: KoyebSessionError
-    failures: int
-    wall: float
-    mono: float
-    wait: float
-
-    def age(self, clock: Clock) -> float:
-        """Tell how many seconds ago that was; never negative."""
-        return max(0.0, clock.time() - self.wall, clock.monotonic() - self.mono)
-
-    def blocks(self, clock: Clock) -> bool:
-        """Tell whether it is too early for another attempt."""
-        return self.age(clock) < self.wait
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the service has said that the token is no good, rather than nothing useful."""
-        return isinstance(self.error, AuthenticationError)
-
-
-class Verdict(enum.Enum):
-    """What to do when a token is asked for."""
-
-    USE = enum.auto()
-    """Use the one that is there."""
-    RENEW = enum.auto()
-    """Use it, and renew it meanwhile."""
-    WAIT = enum.auto()
-    """Renew it first."""
-    FAIL = enum.auto()
-    """There is none that can be used, and it is too early to try again."""
-
-
-def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> bool:
-    """Tell whether a token may be sent: not expired, and not just refused by the service."""
-    if snapshot is None or snapshot.phase(clock) is Phase.EXPIRED:
-        return False
-    return trouble is None or not (trouble.is_refusal and trouble.blocks(clock))
-
-
-def verdict(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> Verdict:
-    """Decide what to do when a token is asked for; a back-off never makes an old one usable."""
-    blocked = trouble is not None and trouble.blocks(clock)
-    if snapshot is None or not usable(snapshot, trouble, clock):
-        renewable = snapshot is None or snapshot.renewable
-        return Verdict.WAIT if renewable and not blocked else Verdict.FAIL
-    phase = snapshot.phase(clock)
-    if phase is Phase.FRESH or blocked or snapshot.age(clock) < snapshot.floor:
-        return Verdict.USE
-    return Verdict.RENEW if phase is Phase.SOFT else Verdict.WAIT
-
-
-def next_look(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> float:
-    """Tell in how many seconds there may be something to renew; a minute at most."""
-    wait = LONGEST_SLEEP
-    if snapshot is not None and snapshot.phase(clock) is not Phase.EXPIRED:
-        wait = min(wait, max(snapshot.soft, snapshot.floor) - snapshot.age(clock))
-    if trouble is not None:
-        wait = max(wait, trouble.wait - trouble.age(clock))
-    return min(max(wait, SHORTEST_SLEEP), LONGEST_SLEEP)
-
-
-def _seconds(value: float | timedelta | None) -> float | None:
+def _seconds(value: float | timedelta) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _window(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds(value)
 
 
 def _check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -188,15 +64,6 @@ def _check_unless_none(_: object, attribute: attrs.Attribute[Any], value: object
         _check(_, attribute, value)
 
 
-def _span(default: float) -> float:
-    """Make a field for a span of time."""
-    return attrs.field(default=default, converter=_seconds, validator=_check)
-
-
-def _optional_span(default: float) -> float | None:
-    return attrs.field(default=default, converter=_seconds, validator=_check_unless_none)
-
-
 @attrs.frozen(kw_only=True)
 class RefreshPolicy:
     """
@@ -215,12 +82,17 @@ class RefreshPolicy:
         backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
     """
 
-    soft_window: float | None = _optional_span(12 * 3600.0)
-    hard_window: float | None = _optional_span(60.0)
-    min_interval: float = _span(10.0)
+    # Written out, field by field: type checkers see no converter in a field that a function makes.
+    soft_window: float | None = attrs.field(
+        default=12 * 3600.0, converter=_window, validator=_check_unless_none
+    )
+    hard_window: float | None = attrs.field(
+        default=60.0, converter=_window, validator=_check_unless_none
+    )
+    min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_check)
     jitter: float = attrs.field(default=0.1, validator=_check_share)
-    backoff: float = _span(1.0)
-    backoff_max: float = _span(60.0)
+    backoff: float = attrs.field(default=1.0, converter=_seconds, validator=_check)
+    backoff_max: float = attrs.field(default=60.0, converter=_seconds, validator=_check)
 
     def snapshot(self, token: Token, clock: Clock, *, minted: bool, renew: bool = True) -> Snapshot:
         """
@@ -244,6 +116,7 @@ class RefreshPolicy:
         hard = _capped(self.hard_window, life / 10)
         soft = _capped(self.soft_window, life / 2)
         soft *= 1 - self.jitter * _share(token)
+        floor = min(self.min_interval, life / 20) - max(0.0, life - left)  # since it was issued
         return Snapshot(
             token,
             wall,
@@ -251,7 +124,7 @@ class RefreshPolicy:
             left - max(soft, hard),
             left - hard,
             left,
-            min(self.min_interval, life / 20),
+            floor,
             renewable,
         )
 
@@ -287,9 +160,9 @@ class RetryPolicy:
     """
 
     attempts: int = attrs.field(default=3, validator=_check_count)
-    delay: float = _span(0.2)
-    delay_max: float = _span(2.0)
-    retry_after_max: float = _span(5.0)
+    delay: float = attrs.field(default=0.2, converter=_seconds, validator=_check)
+    delay_max: float = attrs.field(default=2.0, converter=_seconds, validator=_check)
+    retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_check)
 
     def wait(
         self,

@@ -11,13 +11,14 @@ import attrs
 from ._concurrency import atomic
 from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError, caused
 from ._log import log, spell
-from ._policy import Obtained, Snapshot, Verdict, usable, verdict
+from ._snapshot import Obtained, Snapshot, Verdict, usable, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._models import Clock, Token
-    from ._policy import RefreshPolicy, Trouble
+    from ._policy import RefreshPolicy
+    from ._snapshot import Trouble
 
 SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
 """Stands for a token that came too late to be used."""
@@ -138,6 +139,8 @@ class SessionState:
         if isinstance(error, NotSignedInError) or (
             isinstance(error, SessionExpiredError) and error.__cause__ is None
         ):
+            if self.trouble is not None:
+                error.__cause__ = self.trouble.error
             return  # nothing was sent: there is nobody to spare
         chance = random.random()  # noqa: S311 - spreads load
         self.trouble = trouble = self._policy.trouble(error, self.clock, chance, last=self.trouble)

@@ -27,15 +27,17 @@ LONGEST = 250
 # or a folder right below koyeb_session/; what has no underscore is a public edge.
 RANKS = (
     {"_errors", "_models", "_concurrency", "_log", "_network", "_origins", "_timestamps"},
-    {"_wire", "_policy", "_arguments"},
-    {"_operations", "_state"},
+    {"_snapshot", "_wire", "_policy", "_arguments"},
+    {"_operations", "_state", "_records", "_environment"},
+    {"_files"},
     {"_async", "_sync"},
+    {"_following", "_problems"},
     {"__init__"},
 )
 HALVES = {"_async", "_sync"}
 # What only some parts may import.
 OWNERS = {
-    "anyio": {"_concurrency"},
+    "anyio": {"_concurrency", "_following"},
     "asyncio": {"_concurrency"},
     "trio": {"_concurrency"},
     "threading": {"_concurrency"},

@@ -35,6 +35,11 @@ class AsyncSessionAuth(AsyncAuthBase):
         self._state = keeper.state
         self._origins = origins
 
+    @property
+    def shared(self) -> tuple[AsyncTokenKeeper, Origins]:
+        """What another auth of the same session is made with; not for users."""
+        return self._keeper, self._origins
+
     async def async_auth_flow(self, request: httpx.Request) -> AsyncAuthFlow:
         """
         Sign a request, and answer for it if it is refused.

@@ -8,7 +8,7 @@ import attrs
 
 from .. import _operations as operations
 from .._arguments import adopted
-from .._concurrency import async_call_blocking
+from .._concurrency import async_call_blocking, async_deadline
 from .._errors import (
     AuthenticationError,
     EndpointGoneError,
@@ -20,15 +20,18 @@ from .._errors import (
     StoreError,
     bare,
     caused,
+    detached,
 )
+from .._log import log, spell
 from .._models import PasswordCredentials, Token
-from .._policy import Obtained, Phase
+from .._snapshot import Obtained, Phase, Snapshot
+from .._state import SUPERSEDED
 from .._timestamps import from_epoch
 from .stores import async_no_store
 
 if TYPE_CHECKING:
     from .._models import Clock, Credentials
-    from .._policy import Snapshot
+    from .._state import SessionState
     from .sender import AsyncSender
     from .stores import AsyncTokenStore
 
@@ -37,9 +40,9 @@ _REFUSED = (AuthenticationError, PermissionDeniedError, NotFoundError, EndpointG
 
 
 class AsyncExchange:
-    """Knows where tokens come from, and nothing of who holds them."""
+    """Knows where tokens come from and go to, and nothing of who waits for them."""
 
-    __slots__ = ("_clock", "_credentials", "_sender", "store")
+    __slots__ = ("_clock", "_credentials", "_sender", "store", "unsaved")
 
     def __init__(
         self,
@@ -52,13 +55,77 @@ class AsyncExchange:
         self._credentials = credentials
         self._clock = clock
         self.store: AsyncTokenStore = async_no_store if store is None else store
+        self.unsaved: Snapshot | None = None
+        """What the store could not be told of; the keeper tells it later."""
 
     @property
     def has_store(self) -> bool:
         """Whether there is anything to save a token in."""
         return self.store is not async_no_store
 
-    async def saved(self, old: Snapshot | None) -> Obtained | None:
+    async def renew(
+        self,
+        state: SessionState,
+        old: Snapshot | None,
+        fence: int,
+        *,
+        patient: bool,
+        timeout: float,
+    ) -> Snapshot | KoyebSessionError:
+        """
+        Lock the store, read it again, exchange, commit, save, unlock.
+
+        Args:
+            state: Whose token it is.
+            old: The snapshot to replace; `None` when there is none.
+            fence: What ``state.fence`` was when this was decided.
+            patient: Whether callers have nothing else to use, so that a refresh is worth retrying.
+            timeout: Seconds that each operation may take.
+        """
+        store = self.store
+        try:
+            async with store.lock():
+                saved = await self._saved(old)
+                outcome = await self._committed(state, old, fence, saved, patient=patient, timeout=timeout)
+                if saved is None and isinstance(outcome, Snapshot):
+                    await store.save(outcome.token)
+                return outcome
+        except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
+            error = store_error("used", exc)
+        if state.snapshot is not old:
+            self.unsaved = state.snapshot
+            log.warning("the renewed token is kept in memory only: %s", error)
+            return state.snapshot or error
+        if old is not None and old.phase(self._clock) < Phase.HARD and not patient:
+            return error  # others may be renewing it behind the same lock, and there is time
+        log.warning("the token is renewed without its store: %s", error)
+        outcome = await self._committed(state, old, fence, None, patient=patient, timeout=timeout)
+        self.unsaved = outcome if isinstance(outcome, Snapshot) else None
+        return outcome
+
+    async def _committed(
+        self,
+        state: SessionState,
+        old: Snapshot | None,
+        fence: int,
+        saved: Obtained | None,
+        *,
+        patient: bool,
+        timeout: float,
+    ) -> Snapshot | KoyebSessionError:
+        """Commit the token that the store has, or else a new one."""
+        obtained = saved or await self._newer(old, patient=patient, timeout=timeout)
+        if isinstance(obtained, KoyebSessionError):
+            return obtained
+        outcome = state.commit(obtained, fence)
+        if outcome is SUPERSEDED and saved is None:
+            await self.revoke(obtained.token)
+        if isinstance(outcome, Snapshot):
+            how = "renewed" if saved is None else "taken over from the store"
+            log.info("token %s; it is good for %s", how, spell(outcome.expiry))
+        return outcome
+
+    async def _saved(self, old: Snapshot | None) -> Obtained | None:
         """
         Load the store's token if it is newer than ``old``, and good.
 
@@ -73,27 +140,25 @@ class AsyncExchange:
             return None
         return Obtained(found, minted=False)
 
-    async def newer(self, old: Snapshot | None, *, patient: bool) -> Obtained | KoyebSessionError:
+    async def _newer(
+        self, old: Snapshot | None, *, patient: bool, timeout: float
+    ) -> Obtained | KoyebSessionError:
         """
         Ask the service for a token in place of ``old``.
 
         A refresh whose reply was lost is not repeated: it may have been carried out. What comes
         next, a request with the old token or another renewal, finds out.
-
-        Args:
-            old: What there is; `None` when there is nothing.
-            patient: Whether callers have nothing else to use, so that a refresh is worth retrying.
         """
         refused: KoyebSessionError | None = None
         if old is not None and old.phase(self._clock) is not Phase.EXPIRED:
-            outcome = await self._sender.send(operations.refresh(old.token), retry=patient)
+            outcome = await self._sender.send(operations.refresh(old.token), timeout=timeout, retry=patient)
             if isinstance(outcome, Token):
                 return Obtained(outcome, minted=True)
             if not isinstance(outcome, _REFUSED):
                 return outcome
             refused = outcome
         if self._credentials is not None:
-            return await self._sign_in(self._credentials)
+            return await self._sign_in(self._credentials, timeout)
         if old is None:
             return NotSignedInError("not signed in: call login(), or give token= or credentials=")
         if refused is not None and not isinstance(refused, AuthenticationError):
@@ -111,9 +176,10 @@ class AsyncExchange:
         """Empty the store, and revoke what it held if that is not ``old``."""
         saved: Token | None = None
         try:
-            async with self.store.lock():
-                saved = await self.store.load()
-                await self.store.delete()
+            with async_deadline(timeout / 2):  # the service has to be told too
+                async with self.store.lock():
+                    saved = await self.store.load()
+                    await self.store.delete()
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             error = store_error("emptied", exc)
             try:
@@ -124,19 +190,19 @@ class AsyncExchange:
             return None
         return await self.revoke(saved, timeout)
 
-    async def _sign_in(self, credentials: Credentials) -> Obtained | KoyebSessionError:
+    async def _sign_in(self, credentials: Credentials, timeout: float) -> Obtained | KoyebSessionError:
         if isinstance(credentials, PasswordCredentials):
             operation = operations.login(*attrs.astuple(credentials))
             if isinstance(operation, Exception):
                 return _unusable(operation)
-            outcome = await self._sender.send(operation)
+            outcome = await self._sender.send(operation, timeout=timeout)
             return Obtained(outcome, minted=True) if isinstance(outcome, Token) else outcome
         try:
             given = await async_call_blocking(credentials)
         except KoyebSessionError as exc:
-            return exc.with_traceback(None)
+            return detached(exc)
         except Exception as exc:  # noqa: BLE001 - the user's code; whatever it raises is the cause
-            return _unusable(exc.with_traceback(None))
+            return _unusable(bare(exc, str(exc)))
         wall = self._clock.time()
         token = adopted(given, wall)
         if isinstance(token, Exception):
@@ -153,15 +219,17 @@ def _is_earlier(token: Token, other: Token) -> bool:
 
 
 def store_error(what: str, exc: Exception) -> StoreError:
-    """Tell that the store failed; a custom one may raise anything."""
+    """Tell that the store failed; a custom one may raise anything, and quote what it holds."""
     if isinstance(exc, StoreError):
-        return exc
+        return detached(exc)
     text = f"the token store could not be {what}: {type(exc).__name__}"
     error = StoreError(text)
-    error.__cause__ = bare(exc, str(exc))
+    error.__cause__ = bare(exc, "")
+    if isinstance(exc, OSError) and exc.errno is not None:  # of the system, and names a file at most
+        error.__cause__ = OSError(exc.errno, exc.strerror, exc.filename)
     return error
 
 
-def _unusable(cause: Exception) -> KoyebSessionError:
+def _unusable(cause: BaseException) -> KoyebSessionError:
     text = f"signing in again failed: the credentials gave no usable token ({type(cause).__name__})"
     return caused(SessionExpiredError(text), cause)

@@ -14,8 +14,8 @@ from .._errors import (
     bare,
     caused,
 )
-from .._log import log, spell
-from .._policy import Obtained, Phase, Snapshot, Verdict, next_look
+from .._log import log
+from .._snapshot import Obtained, Snapshot, Verdict, next_look
 from .._state import SUPERSEDED
 from .exchange import store_error
 from .listeners import AsyncListeners
@@ -68,7 +68,7 @@ class AsyncTokenKeeper:
                     return old
                 case Verdict.RENEW if old is not None and not settled:
                     flight, first = self._board(old)
-                    if first:
+                    if flight is not None and first:
                         flight.start()
                     return old
                 case Verdict.FAIL:
@@ -110,8 +110,10 @@ class AsyncTokenKeeper:
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
         seconds = self._timeout if timeout is None else timeout
-        while self.state.snapshot is old:
+        while True:
             flight, first = self._board(old, patient=patient, seconds=seconds)
+            if flight is None:
+                return self.state.snapshot or SUPERSEDED
             outcome = await flight.lead() if first else await flight.join(seconds)
             if outcome is None and flight.alive:
                 return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
@@ -119,22 +121,21 @@ class AsyncTokenKeeper:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             if flight.about is old:
                 return outcome
-        return self._moved_on()
 
     def _board(
         self, old: Snapshot | None, *, patient: bool = False, seconds: float | None = None
-    ) -> tuple[AsyncFlight[Outcome], bool]:
+    ) -> tuple[AsyncFlight[Outcome] | None, bool]:
         """Return the flight that is under way, or else a new one, and whether it is new."""
+        patient = patient or self.state.usable is None
+        seconds = self._timeout if seconds is None else seconds
         with atomic:
+            if self.state.snapshot is not old:
+                return None, False  # exchanging an old token again would look like theft
             flight = self._flight
             if flight is not None and flight.alive:
                 return flight, False
             renew = functools.partial(
-                self._renew,
-                old,
-                self.state.fence,
-                patient=patient or self.state.usable is None,
-                seconds=self._timeout if seconds is None else seconds,
+                self._renew, old, self.state.fence, patient=patient, seconds=seconds
             )
             self._flight = flight = AsyncFlight(renew, self._tell, about=old)
             return flight, True
@@ -146,54 +147,19 @@ class AsyncTokenKeeper:
         outcome: Outcome
         try:
             with async_deadline(seconds):
-                outcome = await self._exchanged(old, fence, patient=patient)
+                outcome = await self._exchange.renew(
+                    self.state, old, fence, patient=patient, timeout=seconds
+                )
         except TimeoutError:
             outcome = TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
         except Exception as exc:  # noqa: BLE001 - from a transport or an event hook of the user's
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = caused(TransportError(text), bare(exc, str(exc)))
         if fence != self.state.fence or self.state.snapshot is not old:
-            return self._moved_on()
+            return self.state.snapshot or SUPERSEDED
         if isinstance(outcome, KoyebSessionError):
             self.state.failed(outcome)
         return outcome
-
-    async def _exchanged(self, old: Snapshot | None, fence: int, *, patient: bool) -> Outcome:
-        """Lock the store, read it again, exchange, commit, save, unlock."""
-        store = self._exchange.store
-        try:
-            async with store.lock():
-                saved = await self._exchange.saved(old)
-                outcome = await self._committed(old, fence, saved, patient=patient)
-                if saved is None and isinstance(outcome, Snapshot):
-                    await store.save(outcome.token)
-                return outcome
-        except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
-            error = store_error("used", exc)
-        if self.state.snapshot is not old:
-            log.warning("the renewed token is kept in memory only: %s", error)
-            return self._moved_on()
-        if old is not None and old.phase(self.state.clock) < Phase.HARD and not patient:
-            return error  # others may be renewing it behind the same lock, and there is time
-        log.warning("the token is renewed without its store: %s", error)
-        return await self._committed(old, fence, None, patient=patient)
-
-    async def _committed(
-        self, old: Snapshot | None, fence: int, saved: Obtained | None, *, patient: bool
-    ) -> Outcome:
-        """Commit the token that the store has, or else a new one."""
-        obtained = saved or await self._exchange.newer(old, patient=patient)
-        if isinstance(obtained, KoyebSessionError):
-            return obtained
-        outcome = self.state.commit(obtained, fence)
-        if outcome is SUPERSEDED and saved is None:
-            await self._exchange.revoke(obtained.token)
-        if isinstance(outcome, Snapshot):
-            log.info("token renewed; it is good for %s", spell(outcome.expiry))
-        return outcome
-
-    def _moved_on(self) -> Outcome:
-        return self.state.snapshot or SUPERSEDED
 
     # Signing in and out
 
@@ -226,6 +192,7 @@ class AsyncTokenKeeper:
                     if self.state.snapshot is snapshot:
                         await store.save(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            self._exchange.unsaved = snapshot
             log.warning("the new token is kept in memory only: %s", store_error("written", exc))
 
     async def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
@@ -233,9 +200,10 @@ class AsyncTokenKeeper:
         flight = self._flight
         try:
             with async_deadline(seconds):
+                # First, as a service that hangs must not keep the store from being emptied.
+                forgotten = await self._exchange.forget(old, seconds)
                 if old is not None:
                     problem = await self._exchange.revoke(old.token, seconds)
-                forgotten = await self._exchange.forget(old, seconds)
                 if flight is not None:  # what it still mints, it revokes
                     await flight.join(seconds)
         except TimeoutError:
@@ -257,13 +225,22 @@ class AsyncTokenKeeper:
         state = self.state
         while running():
             await self.current(settled=True)
+            await self.catch_up()
             await pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
 
+    async def catch_up(self) -> None:
+        """Save what the store could not be told of, if it is still the session's token."""
+        missed, self._exchange.unsaved = self._exchange.unsaved, None
+        snapshot = self.state.snapshot  # another one of the same token once the session is closed
+        if missed is not None and snapshot is not None and snapshot.token is missed.token:
+            await self._settle(functools.partial(self._save, snapshot))
+
     async def drain(self) -> None:
-        """Wait for what is under way, each at most for its deadline."""
+        """Wait for what is under way, each at most for its deadline; save what is not saved yet."""
         for flight in (self._flight, *self._settling):
             if flight is not None and flight.alive:
                 await flight.join(self._timeout)
+        await self.catch_up()
         self.wake()
 
     def wake(self) -> None:

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from .._concurrency import async_deadline, async_sleep
-from .._errors import KoyebSessionError, TransportError, TransportTimeoutError, bare, caused, scrub
+from .._concurrency import async_deadline, async_read_raw, async_sleep
+from .._errors import (
+    KoyebSessionError,
+    TransportError,
+    TransportTimeoutError,
+    bare,
+    caused,
+    said,
+    scrub,
+)
 from .._operations import Reply
 from .._wire import BODY_LIMIT, decoded
 
@@ -87,23 +95,18 @@ class AsyncSender:
         try:
             with async_deadline(seconds):
                 reply = await self._exchange(request)
-        except (httpx.TransportError, OSError) as exc:  # a TimeoutError is an OSError
+        except Exception as exc:  # noqa: BLE001 - transports and event hooks may be the user's
             failure = exc
         else:
             return operation.outcome(reply, self._clock.time())
         late = isinstance(failure, TimeoutError | httpx.TimeoutException)
         kind = TransportTimeoutError if late else TransportError
-        what = scrub(str(failure), operation.secrets) or type(failure).__name__
+        what = scrub(said(failure), operation.secrets) or type(failure).__name__
         text = f"{operation.name}: no reply from {self._base_url}: {what}"
         return caused(kind(text), bare(failure, what))
 
     async def _exchange(self, request: httpx.Request) -> Reply:
-        if self._client is None:
-            response = await self._transport.handle_async_request(request)
-        else:
-            response = await self._client.send(
-                request, auth=None, follow_redirects=False, stream=True
-            )
+        response = await self._dispatch(request)
         try:
             body = await _body(response)
         except httpx.TransportError as exc:
@@ -114,14 +117,20 @@ class AsyncSender:
             await response.aclose()
         return Reply(response.status_code, response.headers, body)
 
+    async def _dispatch(self, request: httpx.Request) -> httpx.Response:
+        if self._client is None:
+            return await self._transport.handle_async_request(request)
+        try:
+            return await self._client.send(request, auth=None, follow_redirects=False, stream=True)
+        except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()
+            return exc.response
+
 
 async def _body(response: httpx.Response) -> bytes | WireError:
     """Read a body, and no more of it than a reply of this API can have."""
     if response.is_stream_consumed:  # by an event hook, or made with its content
         return decoded(response.content, None)
-    raw = bytearray()
-    async for chunk in response.aiter_raw():
-        raw += chunk
-        if len(raw) > BODY_LIMIT:
-            break
-    return decoded(bytes(raw), response.headers.get("content-encoding"))
+    if response.is_closed:  # by httpx, after an event hook has raised
+        return b""
+    raw = await async_read_raw(response, BODY_LIMIT)
+    return decoded(raw, response.headers.get("content-encoding"))

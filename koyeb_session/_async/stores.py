@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from .._concurrency import AsyncLock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from .._models import Token
@@ -16,17 +16,37 @@ if TYPE_CHECKING:
 
 class AsyncTokenStore(Protocol):
     """
-    Keeps one session's token.
+    Keeps one session's token. A store of your own has these four methods and no base class.
 
-    Any error that a method raises is logged, and the session goes on in memory.
+    All of them are called by whoever renews, logs in or logs out; requests with a fresh token ask
+    no store. Any error that a method raises is logged, and the session goes on in memory: raise
+    soon rather than wait for a database that is away. ``koyeb_session.testing`` has
+    ``async_check_store``, which checks all that is said here.
+
+    Example:
+        With a table of one row for each session, and its row lock as the lock:
+
+        .. code-block:: python
+
+            class DatabaseTokenStore:
+                @contextlib.asynccontextmanager
+                async def lock(self):
+                    async with database.transaction() as self._connection:
+                        await self._connection.execute("SELECT ... FOR UPDATE")
+                        yield
     """
 
     async def load(self) -> Token | None:
-        """Return what was saved last, `None` when there is nothing."""
+        """Return what was saved last with all its fields, `None` when there is nothing."""
         ...
 
     async def save(self, token: Token) -> None:
-        """Keep ``token`` in place of what was there."""
+        """
+        Keep ``token`` in place of what was there, whole or not at all.
+
+        Its ``id`` is a secret. Keep ``issued_at``, too: who finds a token here that was minted
+        before its own passes it over.
+        """
         ...
 
     async def delete(self) -> None:
@@ -34,8 +54,24 @@ class AsyncTokenStore(Protocol):
         ...
 
     def lock(self) -> AbstractAsyncContextManager[None]:
-        """Keep all others who use this store from renewing the token until the block ends."""
+        """
+        Keep all others who use this store from renewing the token until the block ends.
+
+        It is held over `load`, the exchange at the service and `save`, for as long as the session's
+        ``timeout`` at most. It is free again however the block ends, and some time after its
+        holder was killed. It need not be reentrant. Waiting for it must have an end.
+        """
         ...
+
+
+@contextlib.contextmanager
+def needed(extra: str) -> Iterator[None]:
+    """Say which extra brings what cannot be imported."""
+    try:
+        yield
+    except ImportError as exc:
+        message = f"this store needs an extra: pip install koyeb-session[{extra}]"
+        raise ImportError(message, name=exc.name) from exc
 
 
 class AsyncMemoryTokenStore:

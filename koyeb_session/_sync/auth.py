@@ -37,6 +37,11 @@ class SessionAuth(AuthBase):
         self._state = keeper.state
         self._origins = origins
 
+    @property
+    def shared(self) -> tuple[TokenKeeper, Origins]:
+        """What another auth of the same session is made with; not for users."""
+        return self._keeper, self._origins
+
     def sync_auth_flow(self, request: httpx.Request) -> AuthFlow:
         """
         Sign a request, and answer for it if it is refused.

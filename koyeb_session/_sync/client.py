@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
 from .. import _operations as operations
 from .._arguments import adopted, checked, wrong_credentials, wrong_kind, wrong_timeout
+from .._environment import settings
 from .._errors import AuthenticationError, unwrap
 from .._models import Token
 from .._origins import origins
-from .._policy import Obtained, RefreshPolicy, RetryPolicy, Snapshot
+from .._policy import RefreshPolicy, RetryPolicy
+from .._snapshot import Obtained, Snapshot
 from .._state import SessionState
 from .auth import SessionAuth
 from .exchange import Exchange
@@ -135,6 +137,27 @@ class SessionClient:
         self._begin(Exchange(self._sender, credentials, store, clock), clock, renew=True)
         if first is not None:
             unwrap(self._state.commit(Obtained(first, minted=False)))
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """
+        Make a client with what the environment says.
+
+        The first of these signs in: ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with
+        ``KOYEB_PASSWORD`` (in ``KOYEB_ORGANIZATION``, if set), the Koyeb CLI's file: the one that
+        ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. ``KOYEB_URL`` is the service; the CLI's file
+        may name it, too, and counts only for its own token.
+
+        Args:
+            overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
+                nothing else that signs in is looked at; with a ``store`` there need be nothing.
+
+        Raises:
+            NotSignedInError: There is nothing to sign in with; the message says what was looked at.
+            ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
+            ValueError: A variable has an impossible value.
+        """
+        return cls(**unwrap(settings(overrides)))
 
     def _begin(self, exchange: Exchange, clock: Clock, *, renew: bool) -> None:
         self._state = SessionState(self._policy, clock, renew=renew)

@@ -16,8 +16,8 @@ from .._errors import (
     bare,
     caused,
 )
-from .._log import log, spell
-from .._policy import Obtained, Phase, Snapshot, Verdict, next_look
+from .._log import log
+from .._snapshot import Obtained, Snapshot, Verdict, next_look
 from .._state import SUPERSEDED
 from .exchange import store_error
 from .listeners import Listeners
@@ -70,7 +70,7 @@ class TokenKeeper:
                     return old
                 case Verdict.RENEW if old is not None and not settled:
                     flight, first = self._board(old)
-                    if first:
+                    if flight is not None and first:
                         flight.start()
                     return old
                 case Verdict.FAIL:
@@ -112,8 +112,10 @@ class TokenKeeper:
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
         seconds = self._timeout if timeout is None else timeout
-        while self.state.snapshot is old:
+        while True:
             flight, first = self._board(old, patient=patient, seconds=seconds)
+            if flight is None:
+                return self.state.snapshot or SUPERSEDED
             outcome = flight.lead() if first else flight.join(seconds)
             if outcome is None and flight.alive:
                 return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
@@ -121,22 +123,21 @@ class TokenKeeper:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             if flight.about is old:
                 return outcome
-        return self._moved_on()
 
     def _board(
         self, old: Snapshot | None, *, patient: bool = False, seconds: float | None = None
-    ) -> tuple[Flight[Outcome], bool]:
+    ) -> tuple[Flight[Outcome] | None, bool]:
         """Return the flight that is under way, or else a new one, and whether it is new."""
+        patient = patient or self.state.usable is None
+        seconds = self._timeout if seconds is None else seconds
         with atomic:
+            if self.state.snapshot is not old:
+                return None, False  # exchanging an old token again would look like theft
             flight = self._flight
             if flight is not None and flight.alive:
                 return flight, False
             renew = functools.partial(
-                self._renew,
-                old,
-                self.state.fence,
-                patient=patient or self.state.usable is None,
-                seconds=self._timeout if seconds is None else seconds,
+                self._renew, old, self.state.fence, patient=patient, seconds=seconds
             )
             self._flight = flight = Flight(renew, self._tell, about=old)
             return flight, True
@@ -146,54 +147,19 @@ class TokenKeeper:
         outcome: Outcome
         try:
             with deadline(seconds):
-                outcome = self._exchanged(old, fence, patient=patient)
+                outcome = self._exchange.renew(
+                    self.state, old, fence, patient=patient, timeout=seconds
+                )
         except TimeoutError:
             outcome = TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
         except Exception as exc:  # noqa: BLE001 - from a transport or an event hook of the user's
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = caused(TransportError(text), bare(exc, str(exc)))
         if fence != self.state.fence or self.state.snapshot is not old:
-            return self._moved_on()
+            return self.state.snapshot or SUPERSEDED
         if isinstance(outcome, KoyebSessionError):
             self.state.failed(outcome)
         return outcome
-
-    def _exchanged(self, old: Snapshot | None, fence: int, *, patient: bool) -> Outcome:
-        """Lock the store, read it again, exchange, commit, save, unlock."""
-        store = self._exchange.store
-        try:
-            with store.lock():
-                saved = self._exchange.saved(old)
-                outcome = self._committed(old, fence, saved, patient=patient)
-                if saved is None and isinstance(outcome, Snapshot):
-                    store.save(outcome.token)
-                return outcome
-        except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
-            error = store_error("used", exc)
-        if self.state.snapshot is not old:
-            log.warning("the renewed token is kept in memory only: %s", error)
-            return self._moved_on()
-        if old is not None and old.phase(self.state.clock) < Phase.HARD and not patient:
-            return error  # others may be renewing it behind the same lock, and there is time
-        log.warning("the token is renewed without its store: %s", error)
-        return self._committed(old, fence, None, patient=patient)
-
-    def _committed(
-        self, old: Snapshot | None, fence: int, saved: Obtained | None, *, patient: bool
-    ) -> Outcome:
-        """Commit the token that the store has, or else a new one."""
-        obtained = saved or self._exchange.newer(old, patient=patient)
-        if isinstance(obtained, KoyebSessionError):
-            return obtained
-        outcome = self.state.commit(obtained, fence)
-        if outcome is SUPERSEDED and saved is None:
-            self._exchange.revoke(obtained.token)
-        if isinstance(outcome, Snapshot):
-            log.info("token renewed; it is good for %s", spell(outcome.expiry))
-        return outcome
-
-    def _moved_on(self) -> Outcome:
-        return self.state.snapshot or SUPERSEDED
 
     # Signing in and out
 
@@ -226,6 +192,7 @@ class TokenKeeper:
                     if self.state.snapshot is snapshot:
                         store.save(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            self._exchange.unsaved = snapshot
             log.warning("the new token is kept in memory only: %s", store_error("written", exc))
 
     def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
@@ -233,9 +200,10 @@ class TokenKeeper:
         flight = self._flight
         try:
             with deadline(seconds):
+                # First, as a service that hangs must not keep the store from being emptied.
+                forgotten = self._exchange.forget(old, seconds)
                 if old is not None:
                     problem = self._exchange.revoke(old.token, seconds)
-                forgotten = self._exchange.forget(old, seconds)
                 if flight is not None:  # what it still mints, it revokes
                     flight.join(seconds)
         except TimeoutError:
@@ -257,13 +225,22 @@ class TokenKeeper:
         state = self.state
         while running():
             self.current(settled=True)
+            self.catch_up()
             pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
 
+    def catch_up(self) -> None:
+        """Save what the store could not be told of, if it is still the session's token."""
+        missed, self._exchange.unsaved = self._exchange.unsaved, None
+        snapshot = self.state.snapshot  # another one of the same token once the session is closed
+        if missed is not None and snapshot is not None and snapshot.token is missed.token:
+            self._settle(functools.partial(self._save, snapshot))
+
     def drain(self) -> None:
-        """Wait for what is under way, each at most for its deadline."""
+        """Wait for what is under way, each at most for its deadline; save what is not saved yet."""
         for flight in (self._flight, *self._settling):
             if flight is not None and flight.alive:
                 flight.join(self._timeout)
+        self.catch_up()
         self.wake()
 
     def wake(self) -> None:

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from .._concurrency import deadline, sleep
-from .._errors import KoyebSessionError, TransportError, TransportTimeoutError, bare, caused, scrub
+from .._concurrency import deadline, read_raw, sleep
+from .._errors import (
+    KoyebSessionError,
+    TransportError,
+    TransportTimeoutError,
+    bare,
+    caused,
+    said,
+    scrub,
+)
 from .._operations import Reply
 from .._wire import BODY_LIMIT, decoded
 
@@ -89,21 +97,18 @@ class Sender:
         try:
             with deadline(seconds):
                 reply = self._exchange(request)
-        except (httpx.TransportError, OSError) as exc:  # a TimeoutError is an OSError
+        except Exception as exc:  # noqa: BLE001 - transports and event hooks may be the user's
             failure = exc
         else:
             return operation.outcome(reply, self._clock.time())
         late = isinstance(failure, TimeoutError | httpx.TimeoutException)
         kind = TransportTimeoutError if late else TransportError
-        what = scrub(str(failure), operation.secrets) or type(failure).__name__
+        what = scrub(said(failure), operation.secrets) or type(failure).__name__
         text = f"{operation.name}: no reply from {self._base_url}: {what}"
         return caused(kind(text), bare(failure, what))
 
     def _exchange(self, request: httpx.Request) -> Reply:
-        if self._client is None:
-            response = self._transport.handle_request(request)
-        else:
-            response = self._client.send(request, auth=None, follow_redirects=False, stream=True)
+        response = self._dispatch(request)
         try:
             body = _body(response)
         except httpx.TransportError as exc:
@@ -114,14 +119,20 @@ class Sender:
             response.close()
         return Reply(response.status_code, response.headers, body)
 
+    def _dispatch(self, request: httpx.Request) -> httpx.Response:
+        if self._client is None:
+            return self._transport.handle_request(request)
+        try:
+            return self._client.send(request, auth=None, follow_redirects=False, stream=True)
+        except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()
+            return exc.response
+
 
 def _body(response: httpx.Response) -> bytes | WireError:
     """Read a body, and no more of it than a reply of this API can have."""
     if response.is_stream_consumed:  # by an event hook, or made with its content
         return decoded(response.content, None)
-    raw = bytearray()
-    for chunk in response.iter_raw():
-        raw += chunk
-        if len(raw) > BODY_LIMIT:
-            break
-    return decoded(bytes(raw), response.headers.get("content-encoding"))
+    if response.is_closed:  # by httpx, after an event hook has raised
+        return b""
+    raw = read_raw(response, BODY_LIMIT)
+    return decoded(raw, response.headers.get("content-encoding"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._clock import FakeClock
+    from ._conformance import async_check_store, check_store
     from ._faults import Fault
     from ._gate import Gate
     from ._koyeb import FakeKoyeb
@@ -22,6 +23,9 @@ __all__ = [  # noqa: RUF022 - grouped by role
     "Gate",
     # time
     "FakeClock",
+    # what a store has to do
+    "async_check_store",
+    "check_store",
     # what must not show
     "assert_no_secret",
 ]
@@ -33,6 +37,8 @@ _HOMES = {
     "Gate": "_gate",
     "Request": "_requests",
     "assert_no_secret": "_secrets",
+    "async_check_store": "_conformance",
+    "check_store": "_conformance",
 }
 
 

@@ -31,6 +31,7 @@ class FakeClock:
         start: the wall time to begin at; an aware datetime, 2026-01-01T00:00:00Z unless given.
 
     Example:
+        >>> from datetime import timedelta
         >>> clock = FakeClock()
         >>> before = clock.time()
         >>> clock.advance(timedelta(hours=1))
@@ -40,8 +41,8 @@ class FakeClock:
 
     def __init__(self, start: datetime = _START) -> None:
         # Whole nanoseconds: a thousand steps of 0.1 s add up to 100 s exactly.
-        self._wall = _nanoseconds(start - datetime(1970, 1, 1, tzinfo=UTC))
-        self._monotonic = _nanoseconds(_MONOTONIC_START)
+        self._wall = nanoseconds(start - datetime(1970, 1, 1, tzinfo=UTC))
+        self._monotonic = nanoseconds(_MONOTONIC_START)
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -65,7 +66,7 @@ class FakeClock:
         Raises:
             ValueError: ``by`` is negative. Use ``step_wall`` to set the wall clock back.
         """
-        step = _nanoseconds(by)
+        step = nanoseconds(by)
         if step < 0:
             raise ValueError("time does not go back; step_wall() sets the wall clock back")
         with self._lock:
@@ -79,12 +80,15 @@ class FakeClock:
         Args:
             by: how much, in seconds or as a timedelta; negative to set the clock back.
         """
-        step = _nanoseconds(by)
+        step = nanoseconds(by)
         with self._lock:
             self._wall += step
 
 
-def _nanoseconds(value: float | timedelta) -> int:
+def nanoseconds(value: float | timedelta) -> int:
+    """Return seconds, or a timedelta, in whole nanoseconds."""
     if isinstance(value, timedelta):
         return value // timedelta(microseconds=1) * 1_000
-    return round(value * _NANOSECOND)
+    # Apart: a float of nanoseconds since 1970 is off by hundreds of them.
+    seconds, fraction = divmod(value, 1)
+    return int(seconds) * _NANOSECOND + round(fraction * _NANOSECOND)

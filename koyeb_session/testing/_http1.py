@@ -85,8 +85,8 @@ class RequestReader:
         lines: list[bytes] = []
         left = _MAX_HEAD
         while True:
-            line = yield from self._read_line(left)
-            left -= len(line)
+            line = yield from self._read_line(left, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            left -= len(line) + 2
             if line:
                 lines.append(line)
             elif lines:  # RFC 9112, 2.2: empty lines before a request are ignored
@@ -115,12 +115,13 @@ class RequestReader:
                 return
             yield
 
-    def _read_line(self, limit: int) -> Generator[None, None, bytes]:
+    def _read_line(
+        self, limit: int, too_long: HTTPStatus = HTTPStatus.BAD_REQUEST
+    ) -> Generator[None, None, bytes]:
         while (end := self._buffer.find(b"\r\n")) < 0 and len(self._buffer) <= limit + 1:
             yield
         if not 0 <= end <= limit:
-            too_long = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise Malformed(too_long if limit else HTTPStatus.BAD_REQUEST)
+            raise Malformed(too_long)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return line

@@ -20,6 +20,7 @@ _FIXED: Mapping[str, Mapping[str, str]] = {
 }
 _SWITCH: Mapping[str, str] = {"POST": "switch_organization"}
 _APPS: Mapping[str, str] = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), "apps")
+_NONE: Mapping[str, str] = {}
 
 OPERATIONS = frozenset(
     name for methods in (*_FIXED.values(), _SWITCH, _APPS) for name in methods.values()
@@ -34,23 +35,22 @@ class Route:
     Attributes:
         operation: the operation; ``None`` if there is none by this method and path.
         argument: what the path names, e.g. the id of an organisation.
-        allowed: the methods that the path knows; empty if there is no such path.
+        methods: the methods that the path knows, with their operations; empty if there is no such
+            path.
     """
 
     operation: str | None
     argument: str = ""
-    allowed: tuple[str, ...] = ()
+    methods: Mapping[str, str] = _NONE
 
 
 def find_route(method: str, path: str) -> Route:
     """Find the operation for a method and a path as it was sent, without the query."""
     methods, argument = _find_path(path)
-    if methods is None:
-        return Route(None)
-    return Route(methods.get(method), argument, tuple(methods))
+    return Route(methods.get(method), argument, methods)
 
 
-def _find_path(path: str) -> tuple[Mapping[str, str] | None, str]:
+def _find_path(path: str) -> tuple[Mapping[str, str], str]:
     if path in _FIXED:
         return _FIXED[path], ""
     match path.split("/"):
@@ -61,4 +61,4 @@ def _find_path(path: str) -> tuple[Mapping[str, str] | None, str]:
         case ["", "v1", "organizations", argument, "switch"]:
             return _SWITCH, unquote(argument)
         case _:
-            return None, ""
+            return _NONE, ""

@@ -58,11 +58,12 @@ def assert_no_secret(
         raise ValueError("give at least one secret, and no empty one")
     caller = traceback.extract_stack(limit=2)[0].filename
     search = _Search(_frame_filter(caller, packages))
+    forms = [_forms(secret) for secret in wanted]
     found = {
         f"secret {number} of {len(wanted)} found in {where}": None
         for where, text in search.walk("things", things)
-        for number, secret in enumerate(wanted, start=1)
-        if any(form in text for form in _forms(secret))
+        for number, ways in enumerate(forms, start=1)
+        if any(form in text for form in ways)
     }
     if found:
         raise AssertionError("\n".join(found))
@@ -119,9 +120,8 @@ class _Search:
         with contextlib.suppress(Exception):  # not every exception can be pickled
             yield from self.walk(f"the pickle of {where}", pickle.dumps(error))
         yield from self._walk_traceback(where, error)
-        # ``exceptions`` are the members of a group.
-        for name in ("__cause__", "__context__", "exceptions"):
-            yield from self.walk(f"{where}.{name}", getattr(error, name, None))
+        for name in ("__cause__", "__context__"):  # a group has its members in ``args``
+            yield from self.walk(f"{where}.{name}", getattr(error, name))
 
     def _walk_attributes(self, where: str, thing: object) -> _Texts:
         for name, value in vars(thing).items():

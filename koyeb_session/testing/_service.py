@@ -121,10 +121,10 @@ class Service:
 
     def _carry_out(self, visit: Visit) -> Reply:
         route, request = visit.route, visit.request
-        if not route.allowed or route.operation in self._withdrawn:
+        if self._withdrawn.issuperset(route.methods.values()):
             return _replies.rpc_status(404)
         if route.operation is None:
-            allowed = ", ".join(route.allowed).encode()
+            allowed = ", ".join(route.methods).encode()
             return _replies.rpc_status(405, ((b"allow", allowed),))
         if len(request.content) > MAX_BODY:
             return _replies.rpc_status(413)

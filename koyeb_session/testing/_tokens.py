@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ._clock import Clock
+from ._clock import Clock, nanoseconds
 
 _NANOSECOND = 1_000_000_000
 # Go cannot print a later year, and neither can Python.
@@ -68,9 +68,9 @@ class Ledger:
         lifetime: timedelta | None = None,
     ) -> IssuedToken:
         """Issue a session token; it starts a family of its own unless it is given one."""
-        issued_at = int(self._clock.time() * _NANOSECOND)
-        lived = (self._lifetime if lifetime is None else lifetime) // timedelta(microseconds=1)
-        expires_at = max(0, min(issued_at + lived * 1_000, _LAST_MOMENT))
+        issued_at = nanoseconds(self._clock.time())
+        lived = nanoseconds(self._lifetime if lifetime is None else lifetime)
+        expires_at = max(0, min(issued_at + lived, _LAST_MOMENT))
         claims = {
             "sub": user_id,
             "iat": issued_at // _NANOSECOND,
@@ -109,7 +109,7 @@ class Ledger:
 
     def is_expired(self, token: IssuedToken) -> bool:
         """Return whether the token's time is over."""
-        return self._clock.time() * _NANOSECOND >= token.expires_at
+        return nanoseconds(self._clock.time()) >= token.expires_at
 
     def find_live(self, token_id: str) -> IssuedToken | None:
         """Return the token by this id if the service accepts it now."""

@@ -1,0 +1,56 @@
+"""Calling the user's functions, plain ones and async ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+import anyio.to_thread
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def async_call(function: Callable[..., Any], *args: object) -> Any:
+    """Call a plain or an async function."""
+    result = function(*args)
+    return await result if inspect.isawaitable(result) else result
+
+
+def call(function: Callable[..., Any], *args: object) -> Any:
+    """Blocking twin: an async function cannot be waited for here."""
+    result = function(*args)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        message = "an async function was given to the blocking half: give it a plain one"
+        raise TypeError(message)
+    return result
+
+
+async def async_call_blocking(function: Callable[[], Any]) -> Any:
+    """Call a plain function, which may block, in a worker thread; await an async one."""
+    if _is_async(function):
+        return await function()
+    result = await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+    return await result if inspect.isawaitable(result) else result
+
+
+call_blocking = call
+
+
+async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+    """Call what blocks for a moment in a worker thread, to its end: its effect is never lost."""
+    return await anyio.to_thread.run_sync(function, *args)
+
+
+def in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+    """Blocking twin: call it here."""
+    return function(*args)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+    )

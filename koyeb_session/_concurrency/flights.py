@@ -1,0 +1,134 @@
+"""Work that everyone waits for, and no waiter owns."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
+
+import anyio
+
+from .places import async_place, in_trio, place
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
+Work: TypeAlias = Callable[[], T]
+
+_tasks: Final[set[asyncio.Task[None]]] = set()
+"""Strong references: an event loop holds its tasks weakly."""
+
+
+def _start_task(work: Callable[[], Awaitable[None]]) -> None:
+    """Run ``work``, which raises no `Exception`, in a task of the event loop itself."""
+    if in_trio():
+        import trio  # noqa: PLC0415 - only where it is running
+
+        trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
+        return
+    import asyncio  # noqa: PLC0415 - the blocking half does without
+
+    async def run() -> None:
+        await work()
+
+    task = asyncio.get_running_loop().create_task(run())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+class AsyncFlight(Generic[T]):
+    """
+    One run of ``work`` that any number of callers wait for.
+
+    Cancelling a waiter neither stops nor loses it. ``work`` returns its errors. ``then`` runs after
+    the waiters have been let go. ``about`` is whatever its owner wants to know it by.
+    """
+
+    def __init__(
+        self, work: AsyncWork[T], then: AsyncWork[None] | None = None, *, about: object = None
+    ) -> None:
+        self.about = about
+        self._work = work
+        self._then = then
+        self._place = async_place()
+        self._landed = anyio.Event()
+        self.outcome: T | None = None
+        """What ``work`` returned; `None` while under way, and if its event loop ended first."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is under way, here."""
+        return not self._landed.is_set() and self._place is async_place()
+
+    def start(self) -> None:
+        """Let it run by itself."""
+        _start_task(self._run)
+
+    async def lead(self) -> T | None:
+        """Start it and wait for it."""
+        self.start()
+        await self._landed.wait()
+        return self.outcome
+
+    async def join(self, timeout: float) -> T | None:
+        """Wait for it, for at most ``timeout`` seconds."""
+        with anyio.move_on_after(timeout):
+            await self._landed.wait()
+        return self.outcome
+
+    async def _run(self) -> None:
+        try:
+            self.outcome = await self._work()
+        finally:
+            self._landed.set()
+        if self._then is not None:
+            await self._then()
+
+
+class Flight(Generic[T]):
+    """Blocking twin: who leads it runs it in the calling thread, `start` in a daemon thread."""
+
+    def __init__(
+        self, work: Work[T], then: Work[None] | None = None, *, about: object = None
+    ) -> None:
+        self.about = about
+        self._work = work
+        self._then = then
+        self._place = place()
+        self._landed = threading.Event()
+        self.outcome: T | None = None
+        """What ``work`` returned; `None` while under way, and if its thread was interrupted."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is under way, here."""
+        return not self._landed.is_set() and self._place is place()
+
+    def start(self) -> None:
+        """Let it run by itself."""
+        context = contextvars.copy_context()
+        threading.Thread(
+            target=context.run, args=(self._run,), name="koyeb-session", daemon=True
+        ).start()
+
+    def lead(self) -> T | None:
+        """Run it here."""
+        self._run()
+        return self.outcome
+
+    def join(self, timeout: float) -> T | None:
+        """Wait for it, for at most ``timeout`` seconds."""
+        self._landed.wait(timeout)
+        return self.outcome
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self._work()
+        finally:
+            self._landed.set()
+        if self._then is not None:
+            self._then()

@@ -1,0 +1,60 @@
+"""What of httpx is not the same in both halves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from typing import TypeAlias
+
+import anyio
+import httpx
+
+from .._network import tls_context
+
+AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
+AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
+
+async_deadline = anyio.fail_after
+
+
+def async_http_transport(proxy: str | None) -> httpx.AsyncBaseTransport:
+    """Make httpx's own transport; its blocking twin is in ``_network``."""
+    return httpx.AsyncHTTPTransport(verify=tls_context(), proxy=proxy)
+
+
+async def async_read_raw(response: httpx.Response, limit: int) -> bytes:
+    """Read a body as it comes; stop once there is more of it than ``limit`` bytes."""
+    raw = bytearray()
+    # A body comes through several generators. Cancelling the read ends them all; leaving the loop
+    # would leave the inner ones to the garbage collector, of which trio warns.
+    with anyio.CancelScope() as enough:
+        async for chunk in response.aiter_raw():
+            raw += chunk
+            if len(raw) > limit:
+                enough.cancel()
+            if len(raw) > 2 * limit:  # from a transport that never gives way
+                break
+    return bytes(raw)
+
+
+class AsyncAuthBase(httpx.Auth):
+    """Refuses ``httpx.Client``, which would send unauthenticated requests."""
+
+    def sync_auth_flow(self, request: httpx.Request) -> AuthFlow:  # noqa: ARG002 - httpx's signature
+        """Raise `TypeError`."""
+        message = (
+            f"{type(self).__name__} needs an httpx.AsyncClient; "
+            "for an httpx.Client use the auth of a SessionClient"
+        )
+        raise TypeError(message)
+
+
+class AuthBase(httpx.Auth):
+    """Blocking twin: refuses ``httpx.AsyncClient``."""
+
+    def async_auth_flow(self, request: httpx.Request) -> AsyncAuthFlow:  # noqa: ARG002 - httpx's signature
+        """Raise `TypeError`."""
+        message = (
+            f"{type(self).__name__} needs an httpx.Client; "
+            "for an httpx.AsyncClient use the auth of an AsyncSessionClient"
+        )
+        raise TypeError(message)

@@ -1,0 +1,49 @@
+"""Where work lives, the one lock, and what a fork changes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Final
+
+atomic: Final = threading.Lock()
+"""Guards each check-then-set of a session's state, for the whole process."""
+
+_process = object()
+
+
+def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603 - the one thing that a fork changes
+    _process = object()
+    atomic.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=atomic.acquire,
+        after_in_parent=atomic.release,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def in_trio() -> bool:
+    """Tell whether trio runs this task."""
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_task()
+
+
+def async_place() -> object:
+    """Name the running event loop."""
+    if in_trio():
+        import trio  # noqa: PLC0415 - only where it is running
+
+        return trio.lowlevel.current_trio_token()
+    import asyncio  # noqa: PLC0415 - the blocking half does without
+
+    return asyncio.get_running_loop()
+
+
+def place() -> object:
+    """Name the process since its last fork."""
+    return _process

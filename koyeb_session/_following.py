@@ -1,0 +1,149 @@
+"""What an application needs: work beside it, and a blocking session that follows the async one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+
+from ._concurrency import AsyncFlight, async_place
+from ._errors import KoyebSessionError
+from ._snapshot import Obtained, Snapshot
+from ._sync.client import SessionClient
+from ._sync.exchange import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    from ._async.client import AsyncSessionClient
+    from ._models import Clock, Token
+    from ._state import SessionState
+    from ._sync.sender import Sender
+
+_GRACE: Final = 5.0
+"""Seconds that cancelled work has to end."""
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+    """
+    Run ``work`` in a task of its own until the block ends.
+
+    No task group is open meanwhile: it would wrap what the block raises.
+    """
+    scope = anyio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await work()
+
+    flight = AsyncFlight(run)
+    flight.start()
+    try:
+        yield
+    finally:
+        scope.cancel()
+        await flight.join(_GRACE)
+
+
+@contextlib.asynccontextmanager
+async def following(
+    leader: AsyncSessionClient, session: SessionClient, clock: Clock
+) -> AsyncGenerator[SessionClient]:
+    """Make ``session`` another way to use ``leader``'s token, and close it after the block."""
+    exchange = _Following(leader, _sender(session), clock)
+    session._begin(exchange, clock, renew=True)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - made for this
+    state = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
+
+    def follow(token: Token | None) -> None:
+        if token is None:
+            state.clear()
+        else:
+            state.commit(Obtained(token, minted=False))
+
+    unfollow = leader.on_token_change(follow)
+    if leader.token is not None:
+        follow(leader.token)
+    try:
+        yield session
+    finally:
+        unfollow()
+        await anyio.to_thread.run_sync(session.close)
+
+
+def _sender(session: SessionClient) -> Sender:
+    return session._sender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
+
+
+class _Following(Exchange):
+    """Has the session of the event loop renew, so that there is one exchange for both."""
+
+    __slots__ = ("_leader", "_store")
+
+    def __init__(self, leader: AsyncSessionClient, sender: Sender, clock: Clock) -> None:
+        self._store = _LeaderStore(leader)
+        super().__init__(sender, None, self._store, clock)
+        self._leader = leader
+
+    def renew(
+        self, state: SessionState, old: Snapshot | None, fence: int, *, patient: bool
+    ) -> Snapshot | KoyebSessionError:
+        """Take over what the leader has, once that is newer than ``old``."""
+        outcome = self._store.ask(self._newer_than, old, patient)
+        if isinstance(outcome, KoyebSessionError):
+            return outcome
+        return state.commit(Obtained(outcome.token, minted=False), fence)
+
+    async def _newer_than(self, old: Snapshot | None, patient: bool) -> Any:  # noqa: FBT001 - passed on to another thread by position
+        leader = self._leader
+        keeper = leader._keeper  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
+        snapshot = keeper.state.snapshot
+        if old is None or snapshot is None or snapshot.token.id != old.token.id:
+            return await keeper.current(settled=True)
+        return await keeper.renewed(snapshot, patient=patient)
+
+
+class _LeaderStore:
+    """Makes a sign-in or a sign-out by the blocking session the leader's, too."""
+
+    def __init__(self, leader: AsyncSessionClient) -> None:
+        self._leader = leader
+        self._place = async_place()
+        self._token = anyio.lowlevel.current_token()
+
+    def ask(self, function: Callable[..., Any], *args: object) -> Any:
+        """
+        Call ``function`` in the event loop, and wait for what it returns.
+
+        Raises:
+            RuntimeError: This is the thread of that event loop: it would wait for itself.
+        """
+        here: object = None
+        with contextlib.suppress(RuntimeError):
+            here = async_place()
+        if here is self._place:
+            message = "service_sync is for `def` endpoints: in an `async def` one use service"
+            raise RuntimeError(message)
+        return anyio.from_thread.run(function, *args, token=self._token)
+
+    def load(self) -> Token | None:
+        """Return the leader's token."""
+        return self._leader.token
+
+    def save(self, token: Token) -> None:
+        """Let the leader go on with this token."""
+        if self._leader.token != token:
+            self.ask(self._leader.use_token, token)
+
+    def delete(self) -> None:
+        """Sign the leader out."""
+        self.ask(self._leader.logout)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Do nothing: the leader has locks of its own."""
+        return contextlib.nullcontext()

@@ -1,0 +1,125 @@
+"""What stores write: a versioned JSON record of a token, and the scripts that Redis runs."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Final, cast
+
+from ._models import Token
+from ._wire import is_header_safe
+
+VERSION: Final = 1
+_TEXTS: Final = ("user_id", "organization_id")
+_TIMES: Final = ("expires_at", "issued_at")
+
+
+def write_record(token: Token) -> str:
+    """Write a token with all its fields."""
+    fields: dict[str, str | None] = {"id": token.id}
+    fields |= {name: getattr(token, name) for name in _TEXTS}
+    for name in _TIMES:
+        at: datetime | None = getattr(token, name)
+        fields[name] = None if at is None else at.isoformat()
+    return json.dumps({"format": "koyeb-session", "version": VERSION, "token": fields})
+
+
+def read_record(text: str | bytes) -> Token | ValueError:
+    """Read a token back; the error says what is wrong and quotes nothing."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ValueError("it is not JSON, or is cut off")
+    record = _object(value)
+    if record.get("format") != "koyeb-session":
+        return ValueError("something else wrote it")
+    if record.get("version") != VERSION:
+        return ValueError("another version of koyeb-session wrote it")
+    try:
+        return _token(_object(record.get("token")))
+    except (TypeError, ValueError):
+        return ValueError("it holds no token")
+
+
+def _token(fields: dict[str, Any]) -> Token:
+    token_id = fields["id"] if isinstance(fields.get("id"), str) else ""
+    if not is_header_safe(token_id):
+        raise ValueError
+    texts = [fields.get(name) for name in _TEXTS]
+    if not all(isinstance(text, str | None) for text in texts):
+        raise TypeError
+    expires_at, issued_at = (
+        None if fields.get(name) is None else datetime.fromisoformat(fields[name])
+        for name in _TIMES
+    )
+    if any(at is not None and at.tzinfo is None for at in (expires_at, issued_at)):
+        raise ValueError
+    return Token(token_id, *texts, expires_at, issued_at=issued_at)
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+# Redis. One hash for each session, so that a cluster keeps all of it in one slot:
+#   record  the token                      saved   the fencing value that it was written with
+#   fence   grows with each lock           owner, until   who holds the lock, and how long (ms)
+
+_NOW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '0') end
+local function keep(ms)
+  local ttl = redis.call('PTTL', KEYS[1])
+  if redis.call('HEXISTS', KEYS[1], 'record') == 0 or (ttl >= 0 and ttl < ms) then
+    redis.call('PEXPIRE', KEYS[1], ms)
+  end
+end
+"""
+
+LOCK: Final = (
+    _NOW
+    + """
+if number('until') > now then return 0 end
+local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', string.format('%.0f', now + ARGV[2]))
+keep(tonumber(ARGV[2]))
+return fence
+"""
+)
+"""``owner, lease in ms`` -> the fencing value, 0 while somebody else holds the lock."""
+
+UNLOCK: Final = """
+if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then
+  redis.call('HDEL', KEYS[1], 'owner', 'until')
+end
+return 1
+"""
+"""``owner`` -> 1; the lock of another owner stays."""
+
+SAVE: Final = (
+    _NOW
+    + """
+local fence = tonumber(ARGV[2])
+if fence == 0 then fence = redis.call('HINCRBY', KEYS[1], 'fence', 1) end
+if number('saved') > fence then return 0 end
+redis.call('HSET', KEYS[1], 'record', ARGV[1], 'saved', fence)
+if ARGV[3] == '0' then return redis.call('PERSIST', KEYS[1]) and 1 end
+redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), number('until') - now))
+return 1
+"""
+)
+"""``record, fencing value (0: none), ms to live (0: for ever)`` -> 0 if it came too late."""
+
+DELETE: Final = (
+    _NOW
+    + """
+redis.call('HDEL', KEYS[1], 'record')
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'saved', number('fence'))
+  keep(math.max(tonumber(ARGV[1]), number('until') - now))
+end
+return 1
+"""
+)
+"""``ms to remember`` -> 1; a writer whose lock is older than the deletion comes too late."""

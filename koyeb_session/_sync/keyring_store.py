@@ -1,0 +1,91 @@
+# Generated from koyeb_session/_async/keyring_store.py by .ci/generate_sync.py: edit that, not this.
+
+"""A session in the keyring of the person who is logged in."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .. import _records as records
+from .._concurrency import Lock, in_thread
+from .._errors import StoreError, bare
+from .._log import log
+from .stores import needed
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from .._models import Token
+
+
+class KeyringTokenStore:
+    """
+    Keeps the token in the operating system's keyring, on a person's own machine.
+
+    A keyring has no lock: only clients that share this object renew one after another. Where many
+    processes share a session, use a file or Redis.
+
+    Example:
+        .. code-block:: python
+
+            session = SessionClient(store=KeyringTokenStore())
+
+    Args:
+        service: The entry's service.
+        name: The entry's user name; one for each session.
+
+    Raises:
+        ImportError: The extra ``keyring`` is not installed.
+    """
+
+    def __init__(self, service: str = "koyeb-session", name: str = "default") -> None:
+        with needed("keyring"):
+            self._keyring: Any = import_module("keyring")
+        self._entry = (service, name)
+        self._lock = Lock()
+
+    def load(self) -> Token | None:
+        """
+        Return what was saved last; what cannot be read counts as nothing, with a warning.
+
+        Raises:
+            StoreError: The keyring cannot be used.
+        """
+        record = self._call("get_password")
+        found = None if record is None else records.read_record(record)
+        if isinstance(found, ValueError):
+            log.warning("the entry in the keyring is passed over: %s", found)
+            return None
+        return found
+
+    def save(self, token: Token) -> None:
+        """
+        Keep ``token``.
+
+        Raises:
+            StoreError: The keyring cannot be used.
+        """
+        self._call("set_password", records.write_record(token))
+
+    def delete(self) -> None:
+        """
+        Forget the token.
+
+        Raises:
+            StoreError: The keyring cannot be used.
+        """
+        if self._call("get_password") is not None:
+            self._call("delete_password")
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep the other clients of this object from renewing the token meanwhile."""
+        return self._lock.held()
+
+    def _call(self, method: str, *arguments: str) -> Any:
+        try:
+            return in_thread(getattr(self._keyring, method), *self._entry, *arguments)
+        except Exception as exc:  # noqa: BLE001 - each back end has errors of its own
+            error = StoreError(f"the keyring cannot be used: {type(exc).__name__}")
+            error.__cause__ = bare(exc, "")
+        raise error

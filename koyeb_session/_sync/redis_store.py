@@ -1,0 +1,167 @@
+# Generated from koyeb_session/_async/redis_store.py by .ci/generate_sync.py: edit that, not this.
+
+"""A session in Redis or Valkey, shared by the machines of a fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import secrets
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from .. import _records as records
+from .._concurrency import Flight, call, sleep
+from .._errors import StoreError, bare
+from .._log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .._models import Token
+
+_COMMAND_TIMEOUT: Final = 2.0
+"""Seconds for one command; a Redis that takes longer counts as away."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for somebody else's renewal."""
+_PAUSE: Final = 0.02
+
+_held: ContextVar[tuple[object, int] | None] = ContextVar("koyeb_session_redis_fence", default=None)
+"""The store whose lock is held in this context, and the fencing value it came with."""
+
+
+class RedisClient(Protocol):
+    """What is asked of a client: ``redis.asyncio.Redis`` and ``valkey.asyncio.Valkey`` have it."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command and return its reply."""
+        ...
+
+
+class RedisTokenStore:
+    """
+    Keeps the token under one key of Redis or Valkey, so that a whole fleet shares one session.
+
+    The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
+    a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
+    key expires with the token. A Redis that is away, or hangs, is a `StoreError` within 2 seconds.
+
+    Example:
+        .. code-block:: python
+
+            store = RedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
+            session = SessionClient(store=store)
+
+    Args:
+        client: A constructed client; it stays the user's to close. Not of a cluster's replica.
+        key: Where the session is kept; one for each session. Whoever may read it is signed in.
+        lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
+
+    Raises:
+        ValueError: ``key`` is empty, or ``lease`` is not above 0.
+    """
+
+    def __init__(self, client: RedisClient, *, key: str, lease: float = 15.0) -> None:
+        if not key:
+            raise ValueError("key must not be empty")
+        if not lease > 0:
+            raise ValueError("lease must be above 0 seconds")
+        self._client = client
+        self._key = key
+        self._lease = max(1, int(lease * 1000))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(key={self._key!r})"
+
+    def load(self) -> Token | None:
+        """
+        Return what was saved last; what cannot be read counts as nothing, with a warning.
+
+        Raises:
+            StoreError: Redis is away.
+        """
+        record = self._send("HGET", self._key, "record")
+        if record is None:
+            return None
+        found = records.read_record(record)
+        if isinstance(found, ValueError):
+            log.warning("the record under the key %s is passed over: %s", self._key, found)
+            return None
+        return found
+
+    def save(self, token: Token) -> None:
+        """
+        Keep ``token`` until it expires.
+
+        Raises:
+            StoreError: Redis is away, or somebody else has saved a newer one: the lease was over.
+        """
+        held = _held.get()
+        fence = held[1] if held is not None and held[0] is self else 0
+        life = 0
+        if token.expires_at is not None:
+            left = token.expires_at - datetime.now(UTC)
+            life = max(1, int(left.total_seconds() * 1000))
+        if not self._run(records.SAVE, records.write_record(token), fence, life):
+            raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
+
+    def delete(self) -> None:
+        """
+        Forget the token.
+
+        Raises:
+            StoreError: Redis is away.
+        """
+        self._run(records.DELETE, self._lease)
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """
+        Keep the fleet from renewing the token, for ``lease`` seconds at most.
+
+        Raises:
+            StoreError: Redis is away, or somebody else holds it for too long.
+        """
+        owner = secrets.token_hex(16)
+        try:
+            _held.set((self, self._fence(owner)))
+            yield
+        finally:
+            _held.set(None)
+            with contextlib.suppress(StoreError):  # the lease ends it
+                self._run(records.UNLOCK, owner)
+
+    def _fence(self, owner: str) -> int:
+        waited = 0.0
+        while waited < _PATIENCE:
+            fence = int(self._run(records.LOCK, owner, self._lease))
+            if fence:
+                return fence
+            pause = _PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
+            sleep(pause)
+            waited += pause
+        raise StoreError(f"the lock of the key {self._key} is held for over {_PATIENCE:g} s")
+
+    def _run(self, script: str, *arguments: str | int) -> Any:
+        return self._send("EVAL", script, 1, self._key, *arguments)
+
+    def _send(self, *command: str | int) -> Any:
+        """Send a command, as a flight: a client without a timeout of its own may hang."""
+        flight = Flight(functools.partial(self._reply, command))
+        flight.start()
+        reply = flight.join(_COMMAND_TIMEOUT)
+        if reply is None:
+            raise StoreError(f"Redis did not answer within {_COMMAND_TIMEOUT:g} s")
+        if isinstance(reply[0], Exception):
+            error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
+            error.__cause__ = bare(reply[0], str(reply[0]))
+            raise error
+        return reply[0]
+
+    def _reply(self, command: tuple[str | int, ...]) -> tuple[Any]:
+        try:
+            return (call(self._client.execute_command, *command),)
+        except Exception as exc:  # noqa: BLE001 - of whichever client library
+            return (exc,)

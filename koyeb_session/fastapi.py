@@ -1,0 +1,237 @@
+"""Sessions as dependencies of a FastAPI application: the service's own, and one for each caller."""
+# No `from __future__ import annotations`: FastAPI reads the annotations of dependencies.
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import Annotated, Any, Final, cast
+
+import httpx
+
+from . import (
+    AsyncSessionClient,
+    AsyncTokenStore,
+    Clock,
+    Credentials,
+    KoyebSessionError,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+    Token,
+)
+from ._following import beside, following
+
+try:
+    from fastapi import Depends, FastAPI, Request, WebSocketException
+    from fastapi.responses import Response
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from starlette.requests import HTTPConnection
+
+    from ._problems import CHALLENGE, POLICY_VIOLATION, Refused, answer
+except ImportError as exc:
+    raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from exc
+
+__all__ = ["KoyebSessions"]
+
+
+class _Bearer(HTTPBearer):
+    """Reads the caller's bearer, also of a WebSocket, whose browser cannot set headers."""
+
+    async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials | None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not scheme and request.scope["type"] == "websocket":
+            offered = request.headers.get("sec-websocket-protocol", "").split(",")
+            scheme, token = [*map(str.strip, offered), "", ""][:2]
+        if scheme.lower() != "bearer" or not token.strip():
+            return None
+        return HTTPAuthorizationCredentials(scheme=scheme, credentials=token.strip())
+
+
+_BEARER: Final = _Bearer(
+    scheme_name="KoyebToken", description="A Koyeb session or API token", auto_error=False
+)
+
+
+class KoyebSessions:
+    """
+    The sessions of an application; a configuration, which opens nothing until ``lifespan`` runs.
+
+    It takes the arguments of :class:`AsyncSessionClient`, and fails on wrong ones when it is made.
+
+    Example:
+        .. code-block:: python
+
+            sessions = KoyebSessions(credentials=PasswordCredentials("me@example.com", "..."))
+            app = FastAPI(lifespan=sessions.lifespan)
+            sessions.add_exception_handlers(app)
+
+
+            @app.get("/apps")
+            async def apps(session: sessions.Service) -> Any:
+                return (await session.http.get("/v1/apps")).json()
+
+    ``Service``, ``ServiceSync`` and ``Caller`` are short for the three dependencies. FastAPI reads
+    them; type checkers want ``Annotated[AsyncSessionClient, Depends(sessions.service)]``.
+
+    Args:
+        base_url: As of :class:`AsyncSessionClient`, and so are all others.
+        token: See there.
+        credentials: See there.
+        store: See there.
+        refresh_policy: See there.
+        retry_policy: See there.
+        timeout: See there.
+        allowed_origins: See there.
+        http_client: See there; ``service_sync`` does not use it.
+        transport: See there; ``service_sync`` uses it if it is an `httpx.BaseTransport` as well.
+        clock: See there.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "https://app.koyeb.com",
+        token: Token | str | None = None,
+        credentials: Credentials | None = None,
+        store: AsyncTokenStore | None = None,
+        refresh_policy: RefreshPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
+        timeout: float = 10.0,
+        allowed_origins: Iterable[str] = (),
+        http_client: httpx.AsyncClient | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if not isinstance(allowed_origins, str) and isinstance(allowed_origins, Iterable):
+            allowed_origins = tuple(allowed_origins)  # it is read once for each client
+
+        def make() -> AsyncSessionClient:
+            return AsyncSessionClient(
+                base_url=base_url,
+                token=token,
+                credentials=credentials,
+                store=store,
+                refresh_policy=refresh_policy,
+                retry_policy=retry_policy,
+                timeout=timeout,
+                allowed_origins=allowed_origins,
+                http_client=http_client,
+                transport=transport,
+                clock=clock,
+            )
+
+        def make_sync() -> SessionClient:
+            return SessionClient(
+                base_url=base_url,
+                refresh_policy=refresh_policy,
+                retry_policy=retry_policy,
+                timeout=timeout,
+                allowed_origins=allowed_origins,
+                transport=transport if isinstance(transport, httpx.BaseTransport) else None,
+                clock=clock,
+            )
+
+        make()  # for its checks
+        self._make = make
+        self._make_sync = make_sync
+        self._clock: Clock = clock or time
+        self._running: tuple[AsyncSessionClient, SessionClient] | None = None
+        self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
+        self.ServiceSync: Any = Annotated[SessionClient, Depends(self.service_sync)]
+        self.Caller: Any = Annotated[AsyncSessionClient, Depends(self.caller)]
+
+    def __repr__(self) -> str:
+        state = "not running" if self._running is None else repr(self._running[0])
+        return f"<{type(self).__name__}: {state}>"
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None]:  # noqa: ARG002 - FastAPI's signature
+        """
+        Open the sessions, keep the service's token current, and close them in the end.
+
+        ``FastAPI(lifespan=sessions.lifespan)``, or in a lifespan of yours ``async with
+        sessions.lifespan(app):``. At its end it waits for a renewal under way. Where it runs
+        already, as in a sub-application that shares it, it does nothing.
+        """
+        if self._running is not None:
+            yield
+            return
+        async with (
+            self._make() as service,
+            following(service, self._make_sync(), self._clock) as service_sync,
+            beside(service.keep_current),
+        ):
+            self._running = service, service_sync
+            try:
+                yield
+            finally:
+                self._running = None
+
+    def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
+        if self._running is None:
+            message = "KoyebSessions is not running: use FastAPI(lifespan=sessions.lifespan)"
+            raise RuntimeError(message)
+        return self._running
+
+    async def service(self) -> AsyncSessionClient:
+        """
+        Give the service's own session; a dependency for ``async def`` endpoints.
+
+        Raises:
+            RuntimeError: ``lifespan`` is not running.
+        """
+        return self._sessions()[0]
+
+    async def service_sync(self) -> SessionClient:
+        """
+        Give the same session for ``def`` endpoints, which FastAPI runs in threads.
+
+        It shares the token, its renewals, and sign-in and sign-out with :meth:`service`.
+
+        Raises:
+            RuntimeError: ``lifespan`` is not running.
+        """
+        return self._sessions()[1]
+
+    async def caller(
+        self,
+        connection: HTTPConnection,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+    ) -> AsyncSessionClient:
+        """
+        Give a session for the caller's own bearer, on the service's connections.
+
+        It is never renewed by itself, and need not be closed. A WebSocket may bring its token as
+        the subprotocols ``Bearer, <token>``; accept it with ``subprotocol="Bearer"``. Whether Koyeb
+        accepts a token shows when it is used.
+
+        Raises:
+            HTTPException: 401, with a challenge: there is no bearer, or it is malformed or expired.
+            WebSocketException: 1008, for the same reasons.
+            RuntimeError: ``lifespan`` is not running.
+        """
+        service = self._sessions()[0]
+        problem = "a bearer token is needed"
+        if bearer is not None:
+            try:
+                return service.for_token(bearer.credentials)
+            except ValueError:
+                problem = "the bearer token is malformed or has expired"
+        if connection.scope["type"] == "websocket":
+            raise WebSocketException(POLICY_VIOLATION, problem)
+        invalid = {} if bearer is None else {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        raise Refused(HTTPStatus.UNAUTHORIZED, problem, {**CHALLENGE, **invalid})
+
+    def add_exception_handlers(self, app: FastAPI) -> None:
+        """
+        Have ``app`` answer this package's errors with problem details (RFC 9457), without secrets.
+
+        401, with a challenge, when a sign-in or a token is refused, has expired or is missing; 400,
+        403, 404 and 429, with ``Retry-After``, as Koyeb said; 503 and 504 when Koyeb says so, or a
+        store fails, or there is no answer in time; 502 for all else. A WebSocket is closed with
+        1008 or 1011. A sub-application needs handlers of its own.
+        """
+        handler = cast("Callable[[Request, Exception], Awaitable[Response]]", answer)
+        app.add_exception_handler(KoyebSessionError, handler)
+        app.add_exception_handler(Refused, handler)

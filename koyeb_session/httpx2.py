@@ -1,0 +1,97 @@
+"""The session's auth for `httpx2`, which refuses the auth of `httpx`: the same flow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast, overload
+
+from . import AsyncSessionAuth, AsyncSessionClient, SessionAuth, SessionClient
+
+try:
+    import httpx2
+except ImportError as exc:
+    raise ImportError("httpx2 is missing: pip install 'koyeb-session[httpx2]'") from exc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+__all__ = ["AsyncHttpx2Auth", "Httpx2Auth", "auth_for"]
+
+
+class _AsyncFlow(AsyncSessionAuth):
+    _replayable = httpx2.ByteStream
+
+
+class _Flow(SessionAuth):
+    _replayable = httpx2.ByteStream
+
+
+class AsyncHttpx2Auth(httpx2.Auth):
+    """An `httpx2.Auth` for any `httpx2.AsyncClient`, as :class:`AsyncSessionAuth` is for httpx."""
+
+    def __init__(self, session: AsyncSessionClient) -> None:
+        self._flow: Any = _AsyncFlow(*session.auth.shared)
+
+    def async_auth_flow(
+        self, request: httpx2.Request
+    ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Sign a request, and answer for it if it is refused."""
+        return cast(
+            "AsyncGenerator[httpx2.Request, httpx2.Response]", self._flow.async_auth_flow(request)
+        )
+
+    def sync_auth_flow(
+        self,
+        request: httpx2.Request,  # noqa: ARG002 - httpx2's signature
+    ) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Raise `TypeError`: an `httpx2.Client` needs the auth of a `SessionClient`."""
+        raise TypeError("this auth is for an httpx2.AsyncClient; use auth_for(a SessionClient)")
+
+
+class Httpx2Auth(httpx2.Auth):
+    """An `httpx2.Auth` for any `httpx2.Client`, as :class:`SessionAuth` is for httpx."""
+
+    def __init__(self, session: SessionClient) -> None:
+        self._flow: Any = _Flow(*session.auth.shared)
+
+    def sync_auth_flow(
+        self, request: httpx2.Request
+    ) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Sign a request, and answer for it if it is refused."""
+        return cast(
+            "Generator[httpx2.Request, httpx2.Response, None]", self._flow.sync_auth_flow(request)
+        )
+
+    def async_auth_flow(
+        self,
+        request: httpx2.Request,  # noqa: ARG002 - httpx2's signature
+    ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Raise `TypeError`: an `httpx2.AsyncClient` needs the auth of an `AsyncSessionClient`."""
+        raise TypeError("this auth is for an httpx2.Client; use auth_for(an AsyncSessionClient)")
+
+
+@overload
+def auth_for(session: AsyncSessionClient) -> AsyncHttpx2Auth: ...
+@overload
+def auth_for(session: SessionClient) -> Httpx2Auth: ...
+def auth_for(session: AsyncSessionClient | SessionClient) -> AsyncHttpx2Auth | Httpx2Auth:
+    """
+    Make an auth for an httpx2 client of the session's own half.
+
+    The guarantees are those of ``session.auth``: a current token, for the session's origins only,
+    and one replay of a request that was refused, if its body is in memory.
+
+    Example:
+        .. code-block:: python
+
+            async with httpx2.AsyncClient(auth=auth_for(session)) as client:
+                await client.get("https://app.koyeb.com/v1/apps")
+
+    Raises:
+        TypeError: It is no session.
+    """
+    if isinstance(session, AsyncSessionClient):
+        return AsyncHttpx2Auth(session)
+    if isinstance(session, SessionClient):
+        return Httpx2Auth(session)
+    message = f"session must be a session client, not {type(session).__name__}"
+    raise TypeError(message)

@@ -1,0 +1,93 @@
+"""A current token for the official ``koyeb-sdk``, by the hook that its configuration has for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpiredError
+
+try:
+    import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport] - untyped, and only looked for
+except ImportError as exc:
+    raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from exc
+
+if TYPE_CHECKING:
+    from ._origins import Origins
+    from ._state import SessionState
+
+__all__ = ["bind"]
+
+_SCHEME = "Bearer"
+"""The name of the security scheme in the SDK."""
+
+
+def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> None:
+    """
+    Have the official SDK send the session's token, whenever it makes a call.
+
+    A :class:`SessionClient` renews the token first if need be; with the SDK's async client that
+    blocks the event loop for the length of an exchange. An :class:`AsyncSessionClient` cannot be
+    awaited by the SDK's hook: it hands out its token as it is, so keep it current with
+    ``keep_current()`` in a task of its own. Either raises rather than send an expired token. The
+    SDK does not send a refused request again.
+
+    Args:
+        session: Whose token to send.
+        configuration: A ``koyeb.api.Configuration`` or a ``koyeb.api_async.Configuration``. Its
+            hook and its bearer are replaced. Clients made with it before send the token, too.
+
+    Raises:
+        ValueError: The configuration's host is not one that the session trusts with its token. A
+            call raises it as well, if the host was changed later.
+        TypeError: ``session`` is no session.
+
+    Example:
+        .. code-block:: python
+
+            configuration = koyeb.api.Configuration()
+            bind(session, configuration)
+            apps = koyeb.api.AppsApi(koyeb.api.ApiClient(configuration)).list_apps()
+    """
+    if not isinstance(session, SessionClient | AsyncSessionClient):
+        message = f"session must be a session client, not {type(session).__name__}"
+        raise TypeError(message)
+    origins: Origins = session._origins  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
+
+    def sign(configuration: Any) -> None:
+        _check(origins, configuration)
+        token = session.current_token() if isinstance(session, SessionClient) else _held(session)
+        configuration.api_key = {**configuration.api_key, _SCHEME: token.id}
+
+    _check(origins, configuration)
+    # The SDK asks the hook only where there is some key; this one never leaves.
+    configuration.api_key = {**configuration.api_key, _SCHEME: "from-the-session"}
+    configuration.api_key_prefix = {**configuration.api_key_prefix, _SCHEME: "Bearer"}
+    configuration.refresh_api_key_hook = sign
+
+
+def _held(session: AsyncSessionClient) -> Any:
+    """Return the token as it is, unless it must not be sent."""
+    state: SessionState = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
+    state.check_open()
+    if state.snapshot is None:
+        raise NotSignedInError("not signed in: await login() or current_token() first")
+    if state.usable is None:
+        raise SessionExpiredError("the token has expired: run keep_current() beside the SDK")
+    return state.snapshot.token
+
+
+def _check(origins: Origins, configuration: Any) -> None:
+    try:
+        url = httpx.URL(configuration.host)
+        headers = {"host": url.netloc.decode("ascii")}
+        trusted = origins.trusts(SimpleNamespace(url=url, headers=headers))
+    except (httpx.InvalidURL, TypeError, ValueError):
+        trusted = False
+    if not trusted:
+        raise ValueError(
+            "the configuration's host is not one that the session trusts: it is neither base_url's "
+            "nor among allowed_origins"
+        )

@@ -1,0 +1,129 @@
+"""What every token store has to do, as a check that its author can run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from .._models import Token
+
+if TYPE_CHECKING:
+    from .._async.stores import AsyncTokenStore
+    from .._sync.stores import TokenStore
+
+_AT: Final = datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+_FULL: Final = Token("a.b.c", "user", "organization", _AT, issued_at=_AT.replace(year=2099))
+_BARE: Final = Token("d")
+_HELD: Final = 0.1
+"""Seconds for which a second taker must not get the lock."""
+_PATIENCE: Final = 5.0
+
+
+class _Failure(Exception):  # noqa: N818 - stands for any error inside the lock
+    """What the check raises inside the lock."""
+
+
+def check_store(make_store: Callable[[], TokenStore]) -> None:
+    """
+    Check a blocking store against all that :class:`~koyeb_session.stores.TokenStore` says.
+
+    Args:
+        make_store: Makes a store; all that it makes keep the same session. Their session is
+            deleted, before and after.
+
+    Raises:
+        AssertionError: The store does not do what the message says.
+
+    Example:
+        >>> from koyeb_session.stores import MemoryTokenStore
+        >>> store = MemoryTokenStore()
+        >>> check_store(lambda: store)
+    """
+    one, other = make_store(), make_store()
+    one.delete()
+    one.delete()
+    _expect(one.load(), None, "delete() makes load() return None, also when there is nothing")
+    for token in (_FULL, _BARE, _FULL):
+        with one.lock():
+            one.save(token)
+        _expect(other.load(), token, "load() returns what another store saved last")
+    try:
+        with one.lock():
+            raise _Failure
+    except _Failure:
+        pass
+    _check_lock(one, other)
+    other.delete()
+    _expect(one.load(), None, "load() returns None after delete() by another store")
+
+
+def _check_lock(one: TokenStore, other: TokenStore) -> None:
+    taken = threading.Event()
+
+    def take() -> None:
+        with other.lock():
+            taken.set()
+
+    thread = threading.Thread(target=take, daemon=True)
+    with one.lock():
+        thread.start()
+        assert not taken.wait(_HELD), "lock() keeps others out until the block ends"
+    assert taken.wait(_PATIENCE), "lock() is free again when the block has ended"
+    thread.join(_PATIENCE)
+
+
+async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
+    """
+    Check an async store against all that :class:`~koyeb_session.stores.AsyncTokenStore` says.
+
+    Args:
+        make_store: Makes a store; all that it makes keep the same session. Their session is
+            deleted, before and after.
+
+    Raises:
+        AssertionError: The store does not do what the message says.
+    """
+    one, other = make_store(), make_store()
+    await one.delete()
+    await one.delete()
+    _expect(await one.load(), None, "delete() makes load() return None, also when there is nothing")
+    for token in (_FULL, _BARE, _FULL):
+        async with one.lock():
+            await one.save(token)
+        _expect(await other.load(), token, "load() returns what another store saved last")
+    try:
+        async with one.lock():
+            raise _Failure
+    except _Failure:
+        pass
+    await _async_check_lock(one, other)
+    await other.delete()
+    _expect(await one.load(), None, "load() returns None after delete() by another store")
+
+
+async def _async_check_lock(one: AsyncTokenStore, other: AsyncTokenStore) -> None:
+    taken = anyio.Event()
+
+    async def take() -> None:
+        async with other.lock():
+            taken.set()
+
+    async with anyio.create_task_group() as tasks:
+        async with one.lock():
+            tasks.start_soon(take)
+            with anyio.move_on_after(_HELD):
+                await taken.wait()
+            assert not taken.is_set(), "lock() keeps others out until the block ends"
+        with anyio.move_on_after(_PATIENCE):
+            await taken.wait()
+        assert taken.is_set(), "lock() is free again when the block has ended"
+
+
+def _expect(found: Token | None, wanted: Token | None, what: str) -> None:
+    assert found == wanted, what
+    if found is not None and wanted is not None:  # no part of a token's equality
+        assert found.issued_at == wanted.issued_at, f"{what}, issued_at included"

@@ -1,0 +1,59 @@
+"""A service on a clock that the test moves, and clients of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Make a clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for a day, and die when they are refreshed."""
+    return FakeKoyeb(clock=clock)
+
+
+@pytest.fixture
+def url(fake: FakeKoyeb) -> Iterator[str]:
+    """Serve on a real socket."""
+    with fake.serve() as url:
+        yield url
+
+
+@pytest.fixture
+async def connect(
+    fake: FakeKoyeb, clock: FakeClock
+) -> AsyncIterator[Callable[..., AsyncSessionClient]]:
+    """Make clients of the service that wait for nothing in vain, and close them after the test."""
+    made: list[AsyncSessionClient] = []
+
+    def connect(**arguments: Any) -> AsyncSessionClient:
+        arguments.setdefault("retry_policy", RetryPolicy(delay=0))
+        arguments.setdefault("refresh_policy", RefreshPolicy(jitter=0))
+        if "http_client" not in arguments and "base_url" not in arguments:
+            arguments.setdefault("transport", fake.transport)
+        session = AsyncSessionClient(**{"clock": clock, **arguments})
+        made.append(session)
+        return session
+
+    yield connect
+    for session in made:
+        await session.aclose()
+
+
+@pytest.fixture
+async def client(fake: FakeKoyeb) -> AsyncIterator[httpx.AsyncClient]:
+    """Make a user's own client of the service, without any auth."""
+    async with httpx.AsyncClient(transport=fake.transport, base_url=fake.base_url) as client:
+        yield client

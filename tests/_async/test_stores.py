@@ -1,0 +1,77 @@
+"""The stores that need nothing but memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, AsyncTokenStore, Token
+from koyeb_session.testing import FakeKoyeb, Gate
+
+from ..concurrency import AsyncBackground, async_arrived, async_pass_through
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+async def test_memory_keeps_what_was_saved_last() -> None:
+    """A token is there from save to delete; deleting nothing is fine."""
+    store: AsyncTokenStore = AsyncMemoryTokenStore()
+    assert await store.load() is None
+    await store.delete()
+    first, second = Token("first"), Token("second")
+    await store.save(first)
+    await store.save(second)
+    assert await store.load() is second
+    await store.delete()
+    assert await store.load() is None
+
+
+async def test_memory_is_locked_for_one_at_a_time() -> None:
+    """Who holds the lock keeps all others out until the block ends."""
+    store = AsyncMemoryTokenStore()
+    gate = Gate()
+    order: list[str] = []
+
+    async def first() -> None:
+        async with store.lock():
+            await async_pass_through(gate)
+            order.append("first")
+
+    async def second() -> None:
+        async with store.lock():
+            order.append("second")
+
+    async with AsyncBackground() as background:
+        background.start(first)
+        await async_arrived(gate)
+        background.start(second)
+        await background.settled()
+        assert order == []
+        gate.open()
+    assert order == ["first", "second"]
+
+
+async def test_memory_is_free_again_when_the_block_raises() -> None:
+    """An error in the block does not leave the lock behind."""
+    store = AsyncMemoryTokenStore()
+    with pytest.raises(KeyError):
+        async with store.lock():
+            raise KeyError
+    async with store.lock():
+        assert await store.load() is None
+
+
+async def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect: Connect) -> None:
+    """What stands in for no store loads nothing, and takes all calls."""
+    session = connect(token=fake.issue_token())
+    exchange = session._keeper._exchange
+    assert not exchange.has_store
+    await exchange.store.save(Token("t"))
+    assert await exchange.store.load() is None
+    await exchange.store.delete()
+    lock: AbstractAsyncContextManager[None] = exchange.store.lock()
+    async with lock, exchange.store.lock():
+        pass
+    assert connect(store=AsyncMemoryTokenStore())._keeper._exchange.has_store

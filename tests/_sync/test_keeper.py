@@ -1,0 +1,1274 @@
+# Generated from tests/_async/test_keeper.py by .ci/generate_sync.py: edit that, not this.
+
+"""The keeper: when a token is renewed, by whom, and what becomes of the session when that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from koyeb_session import (
+    AccountLockedError,
+    AuthenticationError,
+    EndpointGoneError,
+    InvalidCredentialsError,
+    KoyebSessionError,
+    MemoryTokenStore,
+    NotFoundError,
+    NotSignedInError,
+    PasswordCredentials,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefreshPolicy,
+    ServerError,
+    SessionClient,
+    SessionExpiredError,
+    StoreError,
+    Token,
+    TransportError,
+    TransportTimeoutError,
+    WireError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    Background,
+    arrived,
+    gather,
+    idle,
+    until,
+)
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+DAY = timedelta(hours=24)
+Connect = Callable[..., SessionClient]
+PASSWORDS = PasswordCredentials(ME, PASSWORD)
+
+
+def log(fake: FakeKoyeb) -> list[tuple[str | None, int | None]]:
+    """List what was asked for and how that was answered, in order."""
+    return [(request.operation, request.status) for request in fake.requests]
+
+
+def held(session: SessionClient) -> str:
+    """Give the id of the token that a session holds."""
+    assert session.token is not None
+    return session.token.id
+
+
+# The two windows
+
+
+def test_nobody_waits_for_a_renewal_in_the_soft_window(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The old token is handed out at once, while one exchange runs by itself."""
+    session = connect(token=fake.issue_token())
+    old = held(session)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(DAY / 2)
+    assert (session.current_token()).id == old
+    arrived(gate)
+    assert (session.current_token()).id == old
+    assert (session.current_token()).id == old
+    gate.open()
+    idle()
+    assert (session.current_token()).id == held(session) != old
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [held(session)]
+
+
+def test_everybody_waits_for_one_renewal_in_the_hard_window(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """All who come share one exchange, and get its token."""
+    session = connect(token=fake.issue_token())
+    old = held(session)
+    clock.advance(DAY - timedelta(seconds=60))
+    tokens = gather(*[session.current_token] * 20)
+    assert {token.id for token in tokens} == {held(session)}
+    assert held(session) != old
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "before", "what"),
+    [
+        (RefreshPolicy(jitter=0), DAY / 2 + timedelta(seconds=1), "use"),
+        (RefreshPolicy(jitter=0), DAY / 2, "renew"),
+        (RefreshPolicy(jitter=0), timedelta(seconds=60), "wait"),
+        (RefreshPolicy(jitter=0, soft_window=3600), timedelta(seconds=3601), "use"),
+        (RefreshPolicy(jitter=0, soft_window=3600), timedelta(seconds=3600), "renew"),
+        (RefreshPolicy(jitter=0, soft_window=0), timedelta(seconds=61), "use"),
+        (RefreshPolicy(jitter=0, soft_window=0), timedelta(seconds=60), "wait"),
+        (RefreshPolicy(jitter=0, hard_window=None), DAY / 10, "wait"),
+        (RefreshPolicy(jitter=0, hard_window=0), timedelta(seconds=1), "renew"),
+    ],
+)
+def test_windows_are_those_of_the_policy(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    policy: RefreshPolicy,
+    before: timedelta,
+    what: str,
+) -> None:
+    """So long before its expiry a token is used, renewed meanwhile, or renewed first."""
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    old = held(session)
+    clock.advance(DAY - before)
+    token = session.current_token()
+    assert (token.id == old) is (what != "wait")
+    idle()
+    assert fake.exchanges() == (what != "use")
+
+
+def test_a_renewed_token_has_its_life_before_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The next renewal comes half a lifetime after the one before."""
+    session = connect(token=fake.issue_token())
+    for exchange in range(1, 5):
+        clock.advance(DAY / 2 - timedelta(seconds=1))
+        session.current_token()
+        idle()
+        assert fake.exchanges() == exchange - 1
+        clock.advance(1)
+        session.current_token()
+        idle()
+        assert fake.exchanges() == exchange
+
+
+def test_a_short_token_is_not_renewed_at_every_turn(clock: FakeClock, connect: Connect) -> None:
+    """Windows give way to the lifetime: half of it is soft, a tenth of it hard."""
+    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=20))
+    session = connect(token=fake.issue_token(), transport=fake.transport)
+    for _ in range(100):
+        clock.advance(1)
+        assert (session.http.get("/v1/apps")).status_code == 200
+        idle()
+    assert 5 <= fake.exchanges() <= 12
+
+
+def test_an_unknown_expiry_is_renewed_on_refusal_only(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A token that does not say how long it lives is used until it is refused."""
+    session = connect()
+    fake.fail("login", Fault(body={"token": {"id": "opaque"}}))
+    session.login(ME, PASSWORD)
+    clock.advance(DAY * 365)
+    assert (session.current_token()).id == "opaque"
+    good = fake.issue_token()
+    fake.fail("refresh", Fault(body={"token": {"id": good}}))
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert held(session) == good
+
+
+def test_an_adopted_token_that_is_nearly_expired_is_renewed_at_once(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The floor between two renewals counts from the token's issue: an old token is not lost to it."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(seconds=8))
+    session = connect(token=old)
+    token = session.current_token()
+    assert token.id != old
+    assert fake.live_tokens() == [token.id]
+
+
+def test_the_same_token_again_is_not_renewed_before_the_floor(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A service that hands out a token that it had before is not asked again at every request."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(seconds=30))
+    session = connect(token=old)
+    assert session.token is not None
+    expires = f"{session.token.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+    fake.fail("refresh", Fault(body={"token": {"id": old, "expires_at": expires}}), times=100)
+    for _ in range(30):
+        assert (session.http.get("/v1/apps")).status_code == 200
+        clock.advance(0.99)
+    assert 2 <= len([1 for operation, _ in log(fake) if operation == "refresh"]) <= 30
+
+
+# One exchange at a time
+
+
+def test_refresh_joins_the_exchange_under_way(fake: FakeKoyeb, connect: Connect) -> None:
+    """Whoever asks for a renewal while one runs gets that one's token."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        first = background.start(session.refresh)
+        arrived(gate)
+        others = [background.start(session.refresh) for _ in range(5)]
+        background.settled()
+        gate.open()
+        tokens = {(job.result()).id for job in (first, *others)}
+    assert tokens == {held(session)}
+    assert fake.exchanges() == 1
+
+
+def test_refresh_joins_a_renewal_that_nobody_waits_for(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A renewal in the soft window is everybody's, too."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(DAY / 2)
+    session.current_token()
+    arrived(gate)
+    with Background() as background:
+        job = background.start(session.refresh)
+        background.settled()
+        assert not job.done
+        gate.open()
+        assert (job.result()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect) -> None:
+    """A refresh that is asked for after another has ended is one of its own."""
+    session = connect(token=fake.issue_token())
+    first, second = session.refresh(), session.refresh()
+    assert first.id != second.id
+    assert fake.exchanges() == 2
+    assert fake.requests[1].bearer == first.id
+
+
+def test_followers_of_a_failed_exchange_fail_with_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """All who waited get the error, each a copy of its own; nobody tries again at once."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, status=500))
+    with Background() as background:
+        jobs = [background.start(session.refresh) for _ in range(3)]
+        arrived(gate)
+        background.settled()
+        gate.open()
+        errors: list[KoyebSessionError] = []
+        for job in jobs:
+            with pytest.raises(ServerError) as caught:
+                job.result()
+            errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 3
+    assert log(fake) == [("refresh", 500)]
+
+
+def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A refresh of a session that began during the exchange of another one is not lost."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        first = background.start(session.refresh)
+        arrived(gate)
+        adopted = session.use_token(fake.issue_token())
+        second = background.start(session.refresh)
+        background.settled()
+        gate.open()
+        new = second.result()
+        first.result()
+    assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
+        adopted.id
+    ]
+    assert new.id == held(session)
+    assert fake.exchanges() == 2
+    assert fake.live_tokens() == [new.id]
+
+
+def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A refresh that a new session has overtaken brings that session's token."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        job = background.start(session.refresh)
+        arrived(gate)
+        adopted = session.use_token(fake.issue_token())
+        gate.open()
+        assert (job.result()).id == adopted.id
+    assert held(session) == adopted.id
+    assert fake.live_tokens() == [adopted.id]
+
+
+def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A follower gives up after its own time; the exchange goes on."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        first = background.start(session.refresh)
+        arrived(gate)
+        with pytest.raises(TransportTimeoutError, match=r"within 0\.01 s") as caught:
+            session.refresh(timeout=0.01)
+        assert caught.value.retryable
+        gate.open()
+        assert (first.result()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Connect) -> None:
+    """A service that never answers costs the client's timeout, and the token stays."""
+    session = connect(token=fake.issue_token(), timeout=0.02)
+    old = held(session)
+    fake.fail("refresh", Fault(gate=Gate()))
+    with pytest.raises(TransportTimeoutError):
+        session.refresh()
+    assert held(session) == old
+
+
+def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
+    """A shorter timeout than the client's ends the exchange that this call has begun."""
+    session = connect(token=fake.issue_token(), timeout=60)
+    fake.fail("refresh", Fault(gate=Gate()))
+    with pytest.raises(TransportTimeoutError):
+        session.refresh(timeout=0.02)
+
+
+def test_refresh_may_take_longer_than_other_operations(fake: FakeKoyeb, connect: Connect) -> None:
+    """A longer timeout than the client's is granted, too."""
+    session = connect(token=fake.issue_token(), timeout=0.02)
+    fake.fail("refresh", Fault(latency=0.06))
+    assert (session.refresh(timeout=5)).id == held(session)
+
+
+# When it fails
+
+
+FAILURES = [
+    (Fault(status=500), ServerError),
+    (Fault(status=503), ServerError),
+    (Fault(status=429), RateLimitedError),
+    (Fault(reset=True), TransportError),
+    (Fault(body="nonsense"), WireError),
+    (Fault(body={"token": None}), WireError),
+    (Fault(body={"token": {"id": "a\r\nb"}}), WireError),
+    (Fault(body={"token": {"id": "old", "expires_at": "2020-01-01T00:00:00Z"}}), WireError),
+]
+
+
+@pytest.mark.parametrize(("fault", "cause"), FAILURES)
+def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+) -> None:
+    """Requests go on with the old token, and the service is asked once in each back-off."""
+    policy = RefreshPolicy(jitter=0, backoff=8, backoff_max=8)
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    old = held(session)
+    fake.fail("refresh", fault, times=100)
+    clock.advance(DAY - timedelta(seconds=59))
+    for _ in range(3):
+        responses = gather(*[lambda: session.http.get("/v1/apps")] * 5)
+        assert [response.status_code for response in responses] == [200] * 5
+    assert {request.bearer for request in fake.requests} == {old}
+    sent = [request for request in fake.requests if request.operation == "refresh"]
+    assert len(sent) == 1
+    clock.advance(3.9)
+    session.current_token()
+    assert len([request for request in fake.requests if request.operation == "refresh"]) == 1
+    clock.advance(4.2)
+    session.current_token()
+    assert len([request for request in fake.requests if request.operation == "refresh"]) == 2
+    assert held(session) == old
+    with pytest.raises(cause):
+        session.refresh()
+
+
+@pytest.mark.parametrize(("fault", "cause"), FAILURES)
+def test_a_failed_renewal_raises_once_no_token_is_left(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+) -> None:
+    """When the token has expired, the last failure is the cause, and nothing more is sent."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", fault, times=100)
+    clock.advance(DAY - timedelta(seconds=30))
+    assert (session.http.get("/v1/apps")).status_code == 200
+    sent = len(fake.requests)
+    clock.advance(30)
+    for _ in range(3):
+        with pytest.raises(SessionExpiredError) as caught:
+            session.http.get("/v1/apps")
+        assert isinstance(caught.value.__cause__, cause)
+    assert len(fake.requests) == sent
+
+
+def test_a_failure_during_the_back_off_tells_its_age(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Who is left without a token in a back-off learns what went wrong and when."""
+    policy = RefreshPolicy(jitter=0, backoff=60)
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY - timedelta(seconds=10))
+    session.current_token()
+    clock.advance(10)
+    with pytest.raises(SessionExpiredError, match="10 s ago: refresh") as caught:
+        session.current_token()
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, ServerError)
+
+
+def test_a_renewal_succeeds_after_failures(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Once the service is back, the session goes on, and the trouble is forgotten."""
+    session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(jitter=0, backoff=4))
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY - timedelta(seconds=50))
+    session.current_token()
+    clock.advance(4)
+    assert (session.current_token()).id == held(session)
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [held(session)]
+
+
+def test_back_off_honours_what_the_service_asks_for(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """``Retry-After`` is longer than the back-off, and nobody waits for it while there is a token."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=429, headers={"retry-after": "600"}))
+    clock.advance(DAY / 2)
+    session.current_token()
+    idle()
+    clock.advance(599)
+    session.current_token()
+    idle()
+    assert fake.exchanges() == 0
+    clock.advance(1)
+    session.current_token()
+    idle()
+    assert fake.exchanges() == 1
+
+
+def test_a_lost_reply_is_not_repeated_blindly(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A refresh that may have been carried out is not sent again in the same breath."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(reset=True, processed=True))
+    with pytest.raises(TransportError):
+        session.refresh()
+    assert log(fake) == [("refresh", None)]
+
+
+def test_a_session_whose_token_was_lost_signs_in_again(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """When the reply with the new token is lost, the next request finds out, and credentials help."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", Fault(reset=True, processed=True))
+    with pytest.raises(TransportError):
+        session.refresh()
+    clock.advance(1)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [
+        *[("refresh", None), ("apps", 401), ("refresh", 401)],
+        *[("login", 200), ("apps", 200)],
+    ]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_service_is_asked_again_when_callers_wait(
+    fake: FakeKoyeb, connect: Connect, status: int
+) -> None:
+    """Nothing was done, so that a refresh that is waited for may be sent again."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=status), times=2)
+    session.refresh()
+    assert log(fake) == [("refresh", status), ("refresh", status), ("refresh", 200)]
+
+
+def test_a_busy_service_is_not_asked_again_while_nobody_waits(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """In the soft window there is time until the next attempt."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=503))
+    clock.advance(DAY / 2)
+    session.current_token()
+    idle()
+    assert log(fake) == [("refresh", 503)]
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [(401, AuthenticationError), (403, PermissionDeniedError)]
+)
+def test_a_refused_refresh_is_told_as_it_is(
+    fake: FakeKoyeb, connect: Connect, status: int, cause: type[Exception]
+) -> None:
+    """Without credentials a refusal ends the session, or says what is not allowed."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=status))
+    with pytest.raises((SessionExpiredError, cause)) as caught:
+        session.refresh()
+    assert isinstance(caught.value, cause)
+    if status == 401:
+        assert isinstance(caught.value, SessionExpiredError)
+        assert isinstance(caught.value.__cause__, AuthenticationError)
+        assert caught.value.__cause__.status == 401
+
+
+def test_a_refused_token_is_not_used_any_more(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """After the service has refused to renew it, a token is not sent, and the service is spared."""
+    session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(jitter=0, backoff=1))
+    fake.revoke_all()
+    clock.advance(DAY / 2)
+    session.current_token()
+    idle()
+    for _ in range(3):
+        with pytest.raises(SessionExpiredError):
+            session.http.get("/v1/apps")
+        clock.advance(9.9)
+    assert log(fake) == [("refresh", 401)]
+    clock.advance(60)
+    with pytest.raises(SessionExpiredError):
+        session.http.get("/v1/apps")
+    assert {operation for operation, _ in log(fake)[1:]} <= {"refresh", "apps"}
+
+
+def test_an_expired_token_is_never_sent(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """An expired token is not worth a refresh; only signing in helps."""
+    session = connect(token=fake.issue_token())
+    clock.advance(DAY)
+    for call in (session.current_token, session.refresh, session.new_session):
+        with pytest.raises(SessionExpiredError, match="sign in again"):
+            call()
+    assert fake.requests == []
+
+
+def test_an_expiry_long_after_a_failure_still_names_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The last failure is the cause even when its back-off is over."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY - timedelta(seconds=10))
+    session.current_token()
+    clock.advance(10)
+    with pytest.raises(SessionExpiredError) as caught:
+        session.current_token()
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert log(fake) == [("refresh", 500)]
+
+
+# Signing in again
+
+
+def test_credentials_sign_in_at_the_first_request(fake: FakeKoyeb, connect: Connect) -> None:
+    """A session that has credentials needs no login."""
+    session = connect(credentials=PASSWORDS)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("login", 200), ("apps", 200)]
+    assert fake.requests[0].json == {"email": ME, "password": PASSWORD}
+
+
+def test_credentials_name_their_organization(fake: FakeKoyeb, connect: Connect) -> None:
+    """A session signs in to the organization of its credentials."""
+    organization = fake.organizations[ME][1]
+    session = connect(credentials=PasswordCredentials(ME, PASSWORD, organization))
+    assert (session.refresh()).organization_id == organization
+
+
+def test_credentials_sign_in_after_expiry(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """An expired token is replaced by a sign-in, and not refreshed."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    clock.advance(DAY)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("login", 200), ("apps", 200)]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 410, 501])
+def test_credentials_sign_in_when_a_refresh_is_refused(
+    fake: FakeKoyeb, connect: Connect, status: int
+) -> None:
+    """What says that a refresh will not help leads to a sign-in, in the same exchange."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", Fault(status=status))
+    session.refresh()
+    assert log(fake) == [("refresh", status), ("login", 200)]
+
+
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(reset=True), Fault(body="?")])
+def test_credentials_are_not_used_when_the_refresh_was_not_refused(
+    fake: FakeKoyeb, connect: Connect, fault: Fault
+) -> None:
+    """An outage is no reason to sign in."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", fault)
+    with pytest.raises(KoyebSessionError):
+        session.refresh()
+    assert [operation for operation, _ in log(fake)] == ["refresh"]
+
+
+def test_a_withdrawn_refresh_says_so_without_credentials(fake: FakeKoyeb, connect: Connect) -> None:
+    """The user learns what to bring instead."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=410))
+    with pytest.raises(EndpointGoneError, match="credentials="):
+        session.refresh()
+
+
+def test_credentials_that_are_refused_are_not_tried_again_soon(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Repeating a wrong password locks the account: the wait is sixty times as long."""
+    policy = RefreshPolicy(backoff=2, backoff_max=2)
+    session = connect(credentials=PasswordCredentials(ME, "wrong"), refresh_policy=policy)
+    for _ in range(3):
+        with pytest.raises(InvalidCredentialsError):
+            session.current_token()
+        clock.advance(29)
+    assert log(fake) == [("login", 401)]
+    clock.advance(34)
+    with pytest.raises(InvalidCredentialsError):
+        session.current_token()
+    assert log(fake) == [("login", 401)] * 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_sign_in_is_never_sent_twice(fake: FakeKoyeb, connect: Connect, status: int) -> None:
+    """Accounts lock: a login that may have arrived is not repeated."""
+    session = connect(credentials=PASSWORDS)
+    fake.fail("login", Fault(status=status))
+    with pytest.raises((RateLimitedError, ServerError)):
+        session.http.get("/v1/apps")
+    assert log(fake) == [("login", status)]
+
+
+def test_a_locked_account_is_told(fake: FakeKoyeb, connect: Connect) -> None:
+    """What signing in met with is what the user gets."""
+    fake.lock_account(ME)
+    with pytest.raises(AccountLockedError):
+        connect(credentials=PASSWORDS).current_token()
+
+
+def test_a_callable_brings_tokens(fake: FakeKoyeb, clock: FakeClock, connect: Connect) -> None:
+    """Any callable without arguments can sign in, as often as it is needed."""
+    session = connect(credentials=lambda: fake.issue_token(lifetime=timedelta(hours=1)))
+    first = session.current_token()
+    assert first.expires_at is not None
+    assert first.expires_at.timestamp() == clock.time() + 3600
+    clock.advance(timedelta(hours=1))
+    second = session.current_token()
+    assert second.id != first.id
+    assert fake.requests == []
+
+
+def test_a_callable_may_return_a_token(fake: FakeKoyeb, clock: FakeClock, connect: Connect) -> None:
+    """What the provider knows of a token is kept."""
+    expires = datetime.fromtimestamp(clock.time() + 600, UTC)
+    given = Token("opaque", "user", "organization", expires)
+    session = connect(credentials=lambda: given)
+    token = session.current_token()
+    assert token == given
+
+
+def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A provider's token is not an API token: after a refusal the provider is asked again."""
+    tokens = iter([fake.issue_api_token(), fake.issue_api_token()])
+    session = connect(credentials=lambda: next(tokens))
+    first = session.current_token()
+    fake.revoke(first.id)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("apps", 401), ("refresh", 401), ("apps", 200)]
+    assert held(session) != first.id
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ("", ValueError),
+        ("a b", ValueError),
+        (None, TypeError),
+        (7, TypeError),
+        (Token("t", expires_at=datetime(2020, 1, 1, tzinfo=UTC)), ValueError),
+        (Token("t", expires_at=datetime(2030, 1, 1)), ValueError),  # noqa: DTZ001 - naive
+        (Token("t", expires_at="tomorrow"), Exception),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - as a careless provider might
+    ],
+)
+def test_a_callable_that_returns_nonsense_ends_the_session(
+    connect: Connect, given: object, cause: type[Exception]
+) -> None:
+    """What is no usable token is told as such, and the provider is asked once."""
+    asked: list[None] = []
+
+    def provider() -> object:
+        asked.append(None)
+        return given
+
+    with pytest.raises(SessionExpiredError, match="no usable token") as caught:
+        connect(credentials=provider).current_token()
+    assert isinstance(caught.value.__cause__, cause)
+    assert len(asked) == 1
+
+
+def test_what_a_callable_raises_is_the_cause(connect: Connect) -> None:
+    """The provider's own error is kept, without the frames that may hold its secrets."""
+
+    def provider() -> str:
+        message = "the vault is sealed"
+        raise PermissionError(message)
+
+    with pytest.raises(SessionExpiredError, match="PermissionError") as caught:
+        connect(credentials=provider).current_token()
+    assert isinstance(caught.value.__cause__, PermissionError)
+    assert str(caught.value.__cause__) == "the vault is sealed"
+    assert caught.value.__cause__.__traceback__ is None
+
+
+def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Connect) -> None:
+    """A provider that uses another session need not translate its errors."""
+
+    def provider() -> str:
+        message = "busy"
+        raise RateLimitedError(message, retry_after=7)
+
+    with pytest.raises(RateLimitedError, match="busy") as caught:
+        connect(credentials=provider).current_token()
+    assert caught.value.retry_after == 7
+
+
+def test_credentials_that_were_changed_to_nonsense_are_told(connect: Connect) -> None:
+    """A password that cannot be sent is found before it is."""
+    credentials = PasswordCredentials(ME, PASSWORD)
+    session = connect(credentials=credentials)
+    object.__setattr__(credentials, "password", "")
+    with pytest.raises(SessionExpiredError, match="no usable token"):
+        session.current_token()
+
+
+def test_credentials_rest_after_a_logout(fake: FakeKoyeb, connect: Connect) -> None:
+    """Signed out stays signed out, until somebody asks for more."""
+    session = connect(credentials=PASSWORDS)
+    session.current_token()
+    session.logout()
+    fake.requests.clear()
+    for call in (session.current_token, session.new_session):
+        with pytest.raises(NotSignedInError, match="signed out"):
+            call()
+    assert fake.requests == []
+    session.refresh()
+    assert log(fake) == [("login", 200)]
+    assert (session.http.get("/v1/apps")).status_code == 200
+
+
+# Beginning and ending a session
+
+
+def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect: Connect) -> None:
+    """The new token is used from then on, and the old one is left alone."""
+    session = connect(token=fake.issue_token())
+    old = held(session)
+    new = session.use_token(fake.issue_token())
+    session.http.get("/v1/apps")
+    assert fake.requests[-1].bearer == new.id == held(session)
+    assert set(fake.live_tokens()) == {old, new.id}
+
+
+def test_use_token_refuses_the_same_token_with_less_time_left(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The same id with an earlier expiry is not newer."""
+    session = connect()
+    late = datetime.fromtimestamp(clock.time() + 600, UTC)
+    token = session.use_token(Token("same", expires_at=late))
+    with pytest.raises(WireError, match="less time"):
+        session.use_token(Token("same", expires_at=late - timedelta(seconds=1)))
+    assert session.token == token
+    session.use_token(Token("other", expires_at=late - timedelta(seconds=1)))
+    assert held(session) == "other"
+
+
+@pytest.mark.parametrize("hold", ["request", "reply"])
+def test_a_logout_during_a_renewal_is_final(fake: FakeKoyeb, connect: Connect, hold: str) -> None:
+    """What the exchange still mints is revoked, and nothing brings the session back."""
+    store = MemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request" if hold == "request" else "reply"))
+    with Background() as background:
+        job = background.start(session.refresh)
+        arrived(gate)
+        leaving = background.start(session.logout)
+        until(lambda: session.token is None)
+        gate.open()
+        with pytest.raises(NotSignedInError, match="signed out"):
+            job.result()
+        with contextlib.suppress(NotSignedInError):
+            leaving.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
+    assert store.load() is None
+    with pytest.raises(NotSignedInError):
+        session.current_token()
+
+
+def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
+    """What another process has renewed meanwhile is ended as well."""
+    store = MemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store)
+    store.save(Token(fake.issue_token()))
+    session.logout()
+    assert fake.live_tokens() == []
+    assert store.load() is None
+    assert [operation for operation, _ in log(fake)] == ["logout", "logout"]
+
+
+def test_a_logout_leaves_a_service_that_fails_behind(fake: FakeKoyeb, connect: Connect) -> None:
+    """Here the session ends whatever the service answers; then its error is raised."""
+    store = MemoryTokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    fake.fail("logout", Fault(status=500))
+    with pytest.raises(ServerError):
+        session.logout()
+    assert session.token is None
+    assert store.load() is None
+    assert log(fake) == [("login", 200), ("logout", 500)]
+
+
+def test_a_logout_is_tried_again_where_that_is_safe(fake: FakeKoyeb, connect: Connect) -> None:
+    """To sign out twice does no harm."""
+    session = connect(token=fake.issue_token())
+    fake.fail("logout", Fault(status=503), times=2)
+    session.logout()
+    assert log(fake) == [("logout", 503), ("logout", 503), ("logout", 200)]
+
+
+def test_a_logout_that_the_service_refuses_is_a_success(fake: FakeKoyeb, connect: Connect) -> None:
+    """A token that the service does not know any more needs no revoking."""
+    session = connect(token=fake.issue_token())
+    fake.revoke_all()
+    session.logout()
+    assert log(fake) == [("logout", 401)]
+    assert session.token is None
+
+
+def test_a_logout_ends_with_its_timeout_and_clears_the_store(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A service that hangs keeps neither the caller nor the token."""
+    store = MemoryTokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    fake.fail("logout", Fault(gate=Gate()), times=2)
+    with pytest.raises(TransportTimeoutError):
+        session.logout(timeout=0.05)
+    assert session.token is None
+    assert store.load() is None
+
+
+def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
+    """The renewal of the old session does not replace the new one's token."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        job = background.start(session.refresh)
+        arrived(gate)
+        token = session.login(ME, PASSWORD)
+        gate.open()
+        assert (job.result()).id == token.id
+    assert fake.live_tokens() == [held(session)] == [token.id]
+
+
+def test_trouble_of_the_old_session_does_not_bother_the_new_one(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A back-off ends with the session that it was for."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=429, headers={"retry-after": "3000"}))
+    clock.advance(DAY / 2)
+    session.current_token()
+    idle()
+    session.logout()
+    session.login(ME, PASSWORD)
+    clock.advance(DAY / 2)
+    session.current_token()
+    idle()
+    assert fake.exchanges() == 1
+
+
+# Renewing ahead of need
+
+
+def test_keep_current_renews_without_requests(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The token stays current although nobody asks for it; it ends when the client is closed."""
+    session = connect(token=fake.issue_token())
+    with Background() as background:
+        job = background.start(session.keep_current)
+        until(lambda: session._keeper._pulse is not None)
+        for exchange in range(1, 4):
+            clock.advance(DAY / 2)
+            session._keeper.wake()
+            until(lambda: fake.exchanges() == exchange)  # noqa: B023 - used at once
+        session.close()
+        job.result()
+    assert fake.exchanges() == 3
+    assert fake.live_tokens() == [held(session)]
+
+
+def test_keep_current_waits_for_somebody_to_sign_in(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Without a token it raises nothing; after a login it renews."""
+    session = connect()
+    with Background() as background:
+        job = background.start(session.keep_current)
+        until(lambda: session._keeper._pulse is not None)
+        session.login(ME, PASSWORD)
+        clock.advance(DAY / 2)
+        session._keeper.wake()
+        until(lambda: fake.exchanges() == 1)
+        assert not job.done
+        session.close()
+        job.result()
+
+
+def test_keep_current_goes_on_after_a_failure(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What goes wrong is in the log, and is tried again."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY / 2)
+    with Background() as background:
+        job = background.start(session.keep_current)
+        until(lambda: session._state.trouble is not None)
+        assert log(fake) == [("refresh", 500)]
+        clock.advance(3600)
+        session._keeper.wake()
+        until(lambda: fake.exchanges() == 1)
+        session.close()
+        job.result()
+
+
+# The store
+
+
+class BrokenStore(MemoryTokenStore):
+    """Fails where it is told to."""
+
+    def __init__(self, *broken: str, error: Exception | None = None) -> None:
+        super().__init__()
+        self.broken = set(broken)
+        self.error = error or OSError("disk full")
+
+    def fail(self, name: str) -> None:
+        """Raise, if this is to fail."""
+        if name in self.broken:
+            raise self.error
+
+    def load(self) -> Token | None:
+        """Load, or fail."""
+        self.fail("load")
+        return super().load()
+
+    def save(self, token: Token) -> None:
+        """Save, or fail."""
+        self.fail("save")
+        super().save(token)
+
+    def delete(self) -> None:
+        """Delete, or fail."""
+        self.fail("delete")
+        super().delete()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock, or fail on entering."""
+        return self.locked()
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold the lock, or fail."""
+        self.fail("lock")
+        with super().lock():
+            yield
+
+
+def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connect) -> None:
+    """What another process has saved is taken over without an exchange."""
+    store = MemoryTokenStore()
+    store.save(Token(fake.issue_token()))
+    session = connect(store=store, credentials=PASSWORDS)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("apps", 200)]
+
+
+def test_a_renewal_by_others_is_taken_over(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Two sessions on one store make one exchange; the loser uses the winner's token."""
+    store = MemoryTokenStore()
+    first = connect(store=store)
+    first.login(ME, PASSWORD)
+    second = connect(store=store)
+    second.current_token()
+    clock.advance(DAY - timedelta(seconds=30))
+    gather(first.current_token, second.current_token)
+    assert fake.exchanges() == 1
+    assert held(first) == held(second)
+    assert fake.live_tokens() == [held(first)]
+
+
+def test_a_refused_token_is_looked_up_in_the_store_first(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Whose token was renewed by others is replayed with theirs, without an exchange."""
+    store = MemoryTokenStore()
+    first = connect(store=store)
+    first.login(ME, PASSWORD)
+    second = connect(store=store)
+    second.current_token()
+    clock.advance(1)
+    first.refresh()
+    assert (second.http.get("/v1/apps")).status_code == 200
+    assert fake.exchanges() == 1
+    assert held(second) == held(first)
+
+
+@pytest.mark.parametrize("seconds", [0, -60])
+def test_an_older_token_in_the_store_is_passed_over(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, seconds: int
+) -> None:
+    """What is in the store is not taken over when it is expired, or older than one's own."""
+    store = MemoryTokenStore()
+    lifetime = timedelta(hours=1) if seconds else timedelta(0)
+    store.save(Token(fake.issue_token(lifetime=lifetime)))
+    clock.advance(-seconds)
+    session = connect(token=fake.issue_token(), store=store)
+    session.refresh()
+    assert fake.exchanges() == 1
+    saved = store.load()
+    assert saved is not None
+    assert saved.id == held(session)
+
+
+def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
+    """Login, refresh, switch and use_token reach the store."""
+    store = MemoryTokenStore()
+    session = connect(store=store)
+    calls: list[Callable[[], object]] = []
+    session.login(ME, PASSWORD)
+    assert store.load() is session.token
+    session.refresh()
+    assert store.load() is session.token
+    session.switch_organization(fake.organizations[ME][1])
+    assert store.load() is session.token
+    session.use_token(fake.issue_token())
+    assert store.load() is session.token
+    session.new_session()
+    assert store.load() is session.token
+    assert calls == []
+
+
+@pytest.mark.parametrize("broken", ["load", "lock"])
+def test_a_store_that_cannot_be_read_does_not_keep_callers_waiting(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    broken: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When callers need a token, it is renewed without the store, and that is in the log."""
+    session = connect(token=fake.issue_token(), store=BrokenStore(broken))
+    clock.advance(DAY - timedelta(seconds=30))
+    session.current_token()
+    assert fake.exchanges() == 1
+    assert (
+        "the token is renewed without its store: the token store could not be used" in caplog.text
+    )
+
+
+def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the soft window others may be renewing the token: no exchange without the store."""
+    store = BrokenStore("lock")
+    session = connect(token=fake.issue_token(), store=store)
+    clock.advance(DAY / 2)
+    session.current_token()
+    idle()
+    assert fake.requests == []
+    assert "renewal failed: the token store could not be used: OSError" in caplog.text
+    store.broken.clear()
+    clock.advance(5)
+    session.current_token()
+    idle()
+    assert fake.exchanges() == 1
+
+
+def test_a_token_that_cannot_be_saved_stays_in_memory(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed save is reported, and the session goes on with the new token."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    token = session.refresh()
+    assert session.token is token
+    assert fake.live_tokens() == [token.id]
+    assert fake.exchanges() == 1
+    wanted = "kept in memory only: the token store could not be used: OSError"
+    assert wanted in caplog.text
+    assert (session.http.get("/v1/apps")).status_code == 200
+
+
+def test_a_login_that_cannot_be_saved_stays_in_memory(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed save of a new session is reported, and the session is there."""
+    session = connect(store=BrokenStore("save", error=StoreError("no room")))
+    token = session.login(ME, PASSWORD)
+    assert session.token is token
+    assert "the new token is kept in memory only: no room" in caplog.text
+
+
+def test_a_save_that_failed_is_made_up_for_on_close(fake: FakeKoyeb, connect: Connect) -> None:
+    """Whatever the store missed is told to it before the client closes."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    session.refresh()
+    store.broken.clear()
+    session.close()
+    saved = store.load()
+    assert saved is not None
+    assert saved.id == held(session)
+
+
+@pytest.mark.parametrize("broken", [("load",), ("lock",), ("load", "lock")])
+def test_a_logout_empties_a_store_that_cannot_be_read(
+    fake: FakeKoyeb, connect: Connect, broken: tuple[str, ...]
+) -> None:
+    """Deleting without the lock is better than not at all."""
+    store = BrokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.broken.update(broken)
+    session.logout()
+    store.broken.clear()
+    assert store.load() is None
+    assert fake.live_tokens() == []
+
+
+def test_a_logout_tells_when_the_store_still_holds_the_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A token that nobody can delete is worth an error; the service has forgotten it."""
+    store = BrokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.broken.add("delete")
+    with pytest.raises(StoreError, match="could not be emptied: OSError") as caught:
+        session.logout()
+    assert isinstance(caught.value.__cause__, OSError)
+    assert str(caught.value.__cause__) == ""  # its text may quote what it could not write
+    assert session.token is None
+    assert fake.live_tokens() == []
+
+
+def test_the_store_is_locked_over_the_whole_exchange(fake: FakeKoyeb, connect: Connect) -> None:
+    """Read, exchange and save are one step for all who share the store."""
+    events: list[str] = []
+
+    class Watched(MemoryTokenStore):
+        def load(self) -> Token | None:
+            events.append("load")
+            return super().load()
+
+        def save(self, token: Token) -> None:
+            events.append(f"save after {len(fake.requests)}")
+            super().save(token)
+
+        @contextlib.contextmanager
+        def watched(self) -> Generator[None]:
+            with super().lock():
+                events.append("lock")
+                yield
+                events.append("unlock")
+
+        def lock(self) -> AbstractContextManager[None]:
+            return self.watched()
+
+    session = connect(token=fake.issue_token(), store=Watched())
+    session.refresh()
+    assert events == ["lock", "load", "save after 1", "unlock"]
+
+
+# What an operator reads
+
+
+def test_the_log_tells_of_a_bad_night(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Renewed, failed and when it is tried again, signed out: each is one line without a secret."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    policy = RefreshPolicy(jitter=0, backoff=60)
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    session.refresh()
+    fake.fail("refresh", Fault(status=500), times=2)
+    with pytest.raises(ServerError):
+        session.refresh()
+    session.logout()
+    messages = [record.getMessage() for record in caplog.records if record.name == "koyeb_session"]
+    renewed, failed, signed_out = messages
+    assert renewed == "token renewed; it is good for 1 d 0 h"
+    assert failed.startswith("renewal failed: refresh: Internal Server Error (status 500)")
+    assert "the token is good for 1 d 0 h; next try in" in failed
+    assert signed_out == "signed out"
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
+
+
+def test_the_log_tells_when_no_token_is_left(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure that leaves the session without a token is an error."""
+    session = connect(credentials=PASSWORDS)
+    fake.fail("login", Fault(status=500))
+    with pytest.raises(ServerError):
+        session.current_token()
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "no token is left" in record.getMessage()
+
+
+def test_the_log_tells_how_a_logout_failed(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator learns that the service may still honour the token."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    session = connect(token=fake.issue_token())
+    fake.fail("logout", Fault(status=404, body={"code": "not_found", "message": "what?"}))
+    with pytest.raises(NotFoundError):
+        session.logout()
+    assert "signed out; at the service: logout: what? (status 404)" in caplog.text

@@ -1,0 +1,177 @@
+# Generated from tests/_async/test_listeners.py by .ci/generate_sync.py: edit that, not this.
+
+"""Listeners for token changes: what they are told, and that they can break nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from koyeb_session import SessionClient, Token
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+from ..concurrency import idle
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+Connect = Callable[..., SessionClient]
+
+
+def test_a_listener_is_told_of_each_change_in_order(fake: FakeKoyeb, connect: Connect) -> None:
+    """Login, refresh, switch, adoption and logout are told, one after the other."""
+    session = connect()
+    heard: list[Token | None] = []
+    session.on_token_change(heard.append)
+    expected: list[Token | None] = [
+        session.login(ME, PASSWORD),
+        session.refresh(),
+        session.switch_organization(fake.organizations[ME][1]),
+        session.use_token(fake.issue_token()),
+    ]
+    session.logout()
+    idle()
+    assert heard == [*expected, None]
+
+
+def test_a_listener_may_be_async(fake: FakeKoyeb, connect: Connect) -> None:
+    """The listener of this half is called as the half calls everything."""
+    session = connect()
+    heard: list[Token | None] = []
+
+    def listener(token: Token | None) -> None:
+        idle()
+        heard.append(token)
+
+    session.on_token_change(listener)
+    token = session.login(ME, PASSWORD)
+    idle()
+    assert heard == [token]
+
+
+def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A change in the background is a change."""
+    session = connect(token=fake.issue_token())
+    heard: list[Token | None] = []
+    session.on_token_change(heard.append)
+    clock.advance(timedelta(hours=12))
+    session.current_token()
+    idle()
+    assert heard == [session.token]
+
+
+def test_a_listener_is_called_after_the_change(fake: FakeKoyeb, connect: Connect) -> None:
+    """What the listener is told is what the session has by then."""
+    session = connect()
+    seen: list[bool] = []
+    session.on_token_change(lambda token: seen.append(token is session.token))
+    session.login(ME, PASSWORD)
+    session.logout()
+    idle()
+    assert seen == [True, True]
+
+
+def test_an_unsubscribed_listener_hears_nothing(fake: FakeKoyeb, connect: Connect) -> None:
+    """Taking a listener away works once, and does no harm twice."""
+    session = connect()
+    heard: list[Token | None] = []
+    unsubscribe = session.on_token_change(heard.append)
+    session.on_token_change(lambda _: None)
+    session.login(ME, PASSWORD)
+    idle()
+    unsubscribe()
+    unsubscribe()
+    session.refresh()
+    idle()
+    assert len(heard) == 1
+
+
+def test_the_same_listener_twice_is_two_listeners(fake: FakeKoyeb, connect: Connect) -> None:
+    """Each subscription has its own end."""
+    session = connect()
+    heard: list[Token | None] = []
+    first = session.on_token_change(heard.append)
+    session.on_token_change(heard.append)
+    session.login(ME, PASSWORD)
+    idle()
+    assert len(heard) == 2
+    first()
+    session.refresh()
+    idle()
+    assert len(heard) == 3
+
+
+def test_a_listener_that_raises_is_in_the_log(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are told all the same, and the session goes on."""
+    session = connect()
+    heard: list[Token | None] = []
+
+    def broken(token: Token | None) -> None:
+        message = "broken listener"
+        raise ValueError(message)
+
+    session.on_token_change(broken)
+    session.on_token_change(heard.append)
+    token = session.login(ME, PASSWORD)
+    idle()
+    assert heard == [token]
+    assert session.token is token
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "a listener for token changes raised" in record.getMessage()
+    assert "broken listener" in caplog.text
+
+
+def test_a_listener_may_take_itself_and_others_away(fake: FakeKoyeb, connect: Connect) -> None:
+    """A listener that unsubscribes while it is told disturbs nobody."""
+    session = connect()
+    heard: list[str] = []
+    taken: list[Callable[[], None]] = []
+
+    def once(token: Token | None) -> None:
+        heard.append("once")
+        for unsubscribe in taken:
+            unsubscribe()
+
+    taken.append(session.on_token_change(once))
+    taken.append(session.on_token_change(lambda _: heard.append("other")))
+    session.login(ME, PASSWORD)
+    session.refresh()
+    idle()
+    assert heard == ["once", "other"]
+
+
+def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect) -> None:
+    """A listener that changes the token is told of that afterwards, not inside of itself."""
+    session = connect()
+    heard: list[str] = []
+
+    def listener(token: Token | None) -> None:
+        heard.append("begin")
+        assert (session.http.get("/v1/apps")).status_code == 200
+        if len(heard) < 3:
+            session.refresh()
+        heard.append("end")
+
+    session.on_token_change(listener)
+    session.login(ME, PASSWORD)
+    idle()
+    assert heard == ["begin", "end", "begin", "end"]
+    assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
+
+
+def test_a_session_without_listeners_settles_nothing(fake: FakeKoyeb, connect: Connect) -> None:
+    """A login with neither listeners nor a store starts nothing of its own."""
+    session = connect()
+    session.login(ME, PASSWORD)
+    assert session._keeper._settling == ()
+    session.on_token_change(lambda _: None)
+    session.login(ME, PASSWORD)
+    assert len(session._keeper._settling) == 1
+    session.login(ME, PASSWORD)
+    assert len(session._keeper._settling) == 1

@@ -1,0 +1,155 @@
+# Generated from tests/_async/test_transport.py by .ci/generate_sync.py: edit that, not this.
+
+"""The connections of a client: proxies from the environment, places, and their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from koyeb_session import SessionClient, TransportError
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+from ..concurrency import gather
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+Connect = Callable[..., SessionClient]
+VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the proxies of the machine that the tests run on."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "proxy"),
+    [
+        ({}, "https://app.koyeb.com", None),
+        ({"https_proxy": "http://proxy:1"}, "https://app.koyeb.com", "http://proxy:1"),
+        ({"https_proxy": "proxy:1"}, "https://app.koyeb.com", "http://proxy:1"),
+        ({"http_proxy": "http://proxy:1"}, "https://app.koyeb.com", None),
+        ({"http_proxy": "http://proxy:1"}, "http://localhost", "http://proxy:1"),
+        ({"all_proxy": "http://proxy:2"}, "https://app.koyeb.com", "http://proxy:2"),
+        (
+            {"https_proxy": "http://proxy:1", "all_proxy": "http://proxy:2"},
+            "https://app.koyeb.com",
+            "http://proxy:1",
+        ),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "koyeb.com"}, "https://app.koyeb.com", None),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "*"}, "https://app.koyeb.com", None),
+        (
+            {"https_proxy": "http://proxy:1", "no_proxy": "example.com"},
+            "https://app.koyeb.com",
+            "http://proxy:1",
+        ),
+    ],
+)
+def test_proxies_are_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    connect: Connect,
+    environment: dict[str, str],
+    url: str,
+    proxy: str | None,
+) -> None:
+    """The proxy for a URL is chosen as httpx does it."""
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    connections = connect(transport=None)._connections
+    assert connections._proxy(httpx.URL(url)) == proxy
+
+
+def test_requests_and_operations_go_through_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock, fake: FakeKoyeb, url: str
+) -> None:
+    """The service plays the proxy: it is asked for what the client wants of another host."""
+    monkeypatch.setenv("http_proxy", url)
+    with SessionClient(base_url="http://127.0.0.2:9", clock=clock) as session:
+        session.login(ME, PASSWORD)
+        assert (session.http.get("/v1/apps")).status_code == 200
+        assert set(session._connections._opened) == {url}
+    assert [request.headers["host"] for request in fake.requests] == ["127.0.0.2:9"] * 2
+
+
+def test_a_given_transport_knows_no_proxies(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who gives a transport decides where it leads."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    session = connect()
+    session.login(ME, PASSWORD)
+    assert not session._connections.opened
+
+
+def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> None:
+    """Callers share the connections of their place, and the exchange has its own."""
+    with SessionClient(base_url=url, clock=clock) as session:
+        session.login(ME, PASSWORD)
+        operating = session._operating
+        assert operating is not None
+        assert operating is not session._connections
+        before = dict(operating._opened)
+        gather(*[lambda: session.http.get("/v1/apps")] * 8)
+        session.refresh()
+        assert operating._opened == before
+        assert len(session._connections._opened) == 1
+
+
+def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> None:
+    """What was opened elsewhere is neither used nor closed."""
+    with SessionClient(base_url=url, clock=clock) as session:
+        assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
+        connections = session._connections
+        (old,) = connections._opened.values()
+        connections._place = object()
+        assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
+        (new,) = connections._opened.values()
+        assert new is not old
+        old.close()
+
+
+def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:
+    """A client that is closed elsewhere leaves alone what it opened here."""
+    session = SessionClient(base_url=url, clock=clock)
+    session.login(ME, PASSWORD)
+    operating = session._operating
+    assert operating is not None
+    (transport,) = operating._opened.values()
+    operating._place = object()
+    session.close()
+    assert not operating.opened
+    response = transport.handle_request(httpx.Request("GET", f"{url}/v1/apps"))
+    assert response.status_code == 401
+    response.close()
+    transport.close()
+
+
+def test_a_closed_http_client_leaves_the_connections_open(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An httpx client only borrows them."""
+    session = connect()
+    session.http.close()
+    session.login(ME, PASSWORD)
+    assert session.token is not None
+
+
+def test_a_refused_connection_is_tried_again(connect: Connect, clock: FakeClock) -> None:
+    """Nothing was sent: even a login is sent again, and the cause is httpx's error."""
+    tries: list[str] = []
+
+    def count(request: httpx.Request) -> None:
+        tries.append(request.url.path)
+
+    with httpx.Client(event_hooks={"request": [count]}) as client:
+        session = connect(base_url="http://127.0.0.1:1", http_client=client)
+        with pytest.raises(TransportError, match="no reply from http://127") as caught:
+            session.login(ME, PASSWORD)
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    assert tries == ["/v1/account/login"] * 3

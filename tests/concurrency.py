@@ -1,0 +1,266 @@
+"""Everything that differs between the two halves of the tests, as twins: `AsyncX`/`X`, `async_x`/`x`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from koyeb_session.testing import Gate
+
+T = TypeVar("T")
+
+PATIENCE = 5.0
+"""Seconds after which what a test waits for will not happen any more."""
+_TURNS = 200
+"""How often a task gives way until all that is ready to run has run; a request takes ten."""
+_WAITING = {threading.Condition.wait.__code__, threading.Event.wait.__code__}
+
+
+class AsyncJob(Generic[T]):
+    """One piece of work in the background, and what came of it."""
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._done = anyio.Event()
+        self._result: T | None = None
+        self._error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._done.is_set()
+
+    async def run(self) -> None:
+        """Do the work, and keep its result or its error."""
+        try:
+            self._result = await self._work()
+        except Exception as exc:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = exc
+        self._done.set()
+
+    async def result(self) -> T:
+        """Wait for the result, or for the error that stands in its place."""
+        with anyio.fail_after(PATIENCE):
+            await self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+
+class Job(Generic[T]):
+    """Blocking twin."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._done = threading.Event()
+        self._result: T | None = None
+        self._error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._done.is_set()
+
+    def run(self) -> None:
+        """Do the work, and keep its result or its error."""
+        try:
+            self._result = self._work()
+        except Exception as exc:  # noqa: BLE001 - raised again where the result is asked for
+            self._error = exc
+        self._done.set()
+
+    def result(self) -> T:
+        """Wait for the result, or for the error that stands in its place."""
+        if not self._done.wait(PATIENCE):
+            raise TimeoutError
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+
+class AsyncBackground:
+    """Runs work beside the test, each piece in a task; the block ends when all have."""
+
+    def __init__(self) -> None:
+        self._tasks = anyio.create_task_group()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:  # the test has failed: what it would have let go will never come
+            self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(kind, exc, traceback)
+
+    def start(self, work: Callable[[], Awaitable[T]]) -> AsyncJob[T]:
+        """Start ``work``, as soon as the test gives way."""
+        job = AsyncJob(work)
+        self._tasks.start_soon(job.run)
+        return job
+
+    async def settled(self) -> None:
+        """Let all go as far as they get without the test."""
+        await async_idle()
+
+
+class Background:
+    """Blocking twin: each piece in a thread."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            _join(self._threads)
+
+    def start(self, work: Callable[[], T]) -> Job[T]:
+        """Start ``work``."""
+        job = Job(work)
+        thread = threading.Thread(target=job.run, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return job
+
+    def settled(self) -> None:
+        """Let all go as far as they get without the test: each has ended, or waits for another."""
+        until(lambda: all(map(_waits, self._threads)))
+
+
+async def async_gather(*works: Callable[[], Awaitable[T]]) -> list[T]:
+    """Do all at once, and return the results in order."""
+    async with AsyncBackground() as background:
+        jobs = [background.start(work) for work in works]
+    return [await job.result() for job in jobs]
+
+
+def gather(*works: Callable[[], T]) -> list[T]:
+    """Blocking twin."""
+    with Background() as background:
+        jobs = [background.start(work) for work in works]
+    return [job.result() for job in jobs]
+
+
+async def async_arrived(gate: Gate, n: int = 1) -> None:
+    """Wait until ``n`` requests stand at the gate."""
+    await gate.await_arrived(n, PATIENCE)
+
+
+def arrived(gate: Gate, n: int = 1) -> None:
+    """Blocking twin."""
+    gate.wait_arrived(n, PATIENCE)
+
+
+async def async_pass_through(gate: Gate) -> None:
+    """Stand at the gate until it opens."""
+    with anyio.fail_after(PATIENCE):
+        await gate.apass_through()
+
+
+def pass_through(gate: Gate) -> None:
+    """Blocking twin."""
+    gate.pass_through(PATIENCE)
+
+
+async def async_idle() -> None:
+    """Let the session's own tasks go as far as they get."""
+    for _ in range(_TURNS):
+        await anyio.lowlevel.checkpoint()
+
+
+def idle() -> None:
+    """Blocking twin: wait until the session's own threads have ended; none may stand at a gate."""
+    _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
+
+
+async def async_until(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened, be it in another thread."""
+    with anyio.fail_after(PATIENCE):
+        while not happened():
+            await anyio.sleep(0.001)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Blocking twin."""
+    ends = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > ends:
+            raise TimeoutError
+        time.sleep(0.001)
+
+
+async def async_read(response: httpx.Response) -> bytes:
+    """Read a reply's body."""
+    return await response.aread()
+
+
+def read(response: httpx.Response) -> bytes:
+    """Blocking twin."""
+    return response.read()
+
+
+AsyncFlow = AsyncGenerator[httpx.Request, httpx.Response]
+Flow = Generator[httpx.Request, httpx.Response, None]
+
+
+async def async_advance(
+    flow: AsyncFlow, response: httpx.Response | None = None
+) -> httpx.Request | None:
+    """Take an auth flow to its next request, as httpx does; `None` when it has ended."""
+    try:
+        if response is None:
+            return await flow.__anext__()
+        return await flow.asend(response)
+    except StopAsyncIteration:
+        return None
+
+
+def advance(flow: Flow, response: httpx.Response | None = None) -> httpx.Request | None:
+    """Blocking twin."""
+    try:
+        if response is None:
+            return next(flow)
+        return flow.send(response)
+    except StopIteration:
+        return None
+
+
+def _waits(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None:
+        return True
+    for _ in range(4):  # blockbuster puts a frame of its own on top
+        if frame is None or frame.f_code in _WAITING:
+            break
+        frame = frame.f_back
+    return frame is not None and frame.f_code in _WAITING
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(PATIENCE)
+    stuck: Any = [thread.name for thread in threads if thread.is_alive()]
+    if stuck:
+        message = f"threads that did not end: {stuck}"
+        raise TimeoutError(message)

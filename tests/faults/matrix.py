@@ -1,0 +1,282 @@
+"""
+The matrix, as data: what each fault comes to, for each operation.
+
+The three rules behind the numbers: an operation is sent again only if nothing was sent, or after a
+status that says that it may be (`SENT_AGAIN`); whatever is no success leaves the session as it
+was; and after a logout there is none, whatever the service answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+import pytest
+
+from koyeb_session import (
+    ApiError,
+    KoyebSessionError,
+    RateLimitedError,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+    TransportTimeoutError,
+    WireError,
+)
+
+from . import replies
+from .replies import ORGANIZATION, busy, busy_until, error, redirect, reply, to_another, to_itself
+from .server import Behaviour
+
+EMAIL: Final = "me@example.com"
+PASSWORD_CORE: Final = "canary-password-3e5d81"
+"""What no way of escaping changes."""
+PASSWORD: Final = f"{PASSWORD_CORE} ÿ\"'%"
+RETRY: Final = RetryPolicy(delay=0)
+TRIES: Final = RETRY.attempts
+YEAR: Final = 365 * 86_400
+
+Operations: TypeAlias = frozenset[str]
+
+ACTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "login": lambda session: session.login(EMAIL, PASSWORD),
+    "passwordless_login": lambda session: session.passwordless_login(EMAIL),
+    "refresh": lambda session: session.refresh(),
+    "logout": lambda session: session.logout(),
+    "new_session": lambda session: session.new_session(),
+    "switch_organization": lambda session: session.switch_organization(ORGANIZATION),
+    "login_method": lambda session: session.login_method(EMAIL),
+}
+
+ALL: Final[Operations] = frozenset(ACTIONS)
+PROMISES_NOTHING: Final[Operations] = frozenset({"passwordless_login", "logout"})
+"""The reply is `{}`, so that a body of any shape, or none, will do."""
+SENT_AGAIN: Final[Operations] = frozenset({"logout", "login_method"})
+"""May be done twice."""
+SENT_AGAIN_UNDONE: Final[Operations] = SENT_AGAIN | {"refresh"}
+"""May be sent again after a status that says that nothing was done: 429 and 503."""
+RENEWS: Final[Operations] = frozenset({"login", "refresh", "switch_organization"})
+"""The session goes on with the token that comes back."""
+
+
+@attrs.frozen
+class Expected:
+    """
+    What a cell comes to.
+
+    Attributes:
+        error: The error's class; `None`: the operation succeeds.
+        requests: How many requests reach a server.
+        shows: Attributes of the error.
+        connects: How often a connection is tried; `None`: as it comes.
+    """
+
+    error: type[KoyebSessionError] | None = None
+    requests: int = 1
+    shows: Mapping[str, object] = attrs.field(factory=dict)
+    connects: int | None = None
+
+
+def good(requests: int = 1) -> Expected:
+    """Expect success."""
+    return Expected(None, requests)
+
+
+def bad(
+    kind: type[KoyebSessionError],
+    requests: int = 1,
+    *,
+    connects: int | None = None,
+    **shows: object,
+) -> Expected:
+    """Expect an error."""
+    return Expected(kind, requests, shows, connects)
+
+
+@attrs.frozen
+class Fault:
+    """
+    One row of the matrix.
+
+    Attributes:
+        behaviours: What the server does to the first request, the second one and so on.
+        expected: What comes of it; each operation is in one of the sets.
+        server: Whether there is one, and whose certificate it shows.
+        timeout: The operation's deadline in seconds.
+        warm_ups: How many good requests come before it on the same connection.
+        megabytes: What neither the memory used nor the bytes taken may exceed; `None`: not measured.
+    """
+
+    name: str
+    expected: Mapping[Operations, Expected]
+    behaviours: tuple[Behaviour, ...] = ()
+    server: Literal["plain", "nobody", "trusted", "other name", "other issuer"] = "plain"
+    timeout: float = 5.0
+    warm_ups: int = 0
+    megabytes: int | None = None
+
+    def expects(self, operation: str) -> Expected:
+        """Find what an operation comes to."""
+        (expected,) = (e for operations, e in self.expected.items() if operation in operations)
+        return expected
+
+
+def everywhere(expected: Expected) -> Mapping[Operations, Expected]:
+    """Expect the same of all operations."""
+    return {ALL: expected}
+
+
+def needs_a_reply(kind: type[KoyebSessionError]) -> Mapping[Operations, Expected]:
+    """Expect success of those that want nothing of the reply's body, and an error of all others."""
+    return {ALL - PROMISES_NOTHING: bad(kind), PROMISES_NOTHING: good()}
+
+
+def repeated(
+    kind: type[KoyebSessionError], by: Operations, **shows: object
+) -> Mapping[Operations, Expected]:
+    """Expect an error, after all tries for some operations and at once for the others."""
+    return {by: bad(kind, TRIES, **shows), ALL - by: bad(kind, **shows)}
+
+
+SHORT: Final = 0.15
+"""Seconds: the deadline where there is nothing to wait for but that."""
+
+
+def _no_reply(name: str, *behaviours: Behaviour, warm_ups: int = 0) -> Fault:
+    return Fault(name, everywhere(bad(TransportError)), behaviours, warm_ups=warm_ups)
+
+
+def _late(name: str, behaviour: Behaviour) -> Fault:
+    return Fault(name, everywhere(bad(TransportTimeoutError)), (behaviour,), timeout=SHORT)
+
+
+def _redirected(
+    name: str,
+    behaviour: Behaviour,
+    status: int,
+    server: Literal["plain", "trusted"] = "plain",
+) -> Fault:
+    return Fault(name, everywhere(bad(ApiError, status=status)), (behaviour,), server=server)
+
+
+def _busy(name: str, behaviour: Behaviour, *, repeats: bool, retry_after: object) -> Fault:
+    by = SENT_AGAIN_UNDONE if repeats else frozenset[str]()
+    expected = repeated(RateLimitedError, by, status=429, retry_after=retry_after)
+    return Fault(name, expected, (behaviour,))
+
+
+FAULTS: Final = (
+    # nobody there, or nobody who answers
+    Fault(
+        "connection refused",
+        everywhere(bad(TransportError, requests=0, connects=TRIES)),
+        server="nobody",
+    ),
+    _no_reply("reset before the reply", replies.reset),
+    _no_reply("closed before the reply", replies.hang_up),
+    _no_reply("reset inside the headers", replies.reset_in_headers),
+    _no_reply("reset inside the body", replies.reset_in_body),
+    _no_reply("chunked body cut off", replies.cut_chunks),
+    _no_reply("another protocol", replies.not_http),
+    _late("a hang", replies.hang),
+    _late("a hang inside the body", replies.hang_in_body),
+    _late("headers that drip for ever", replies.drip_headers),
+    _late("a body that drips for ever", replies.drip_body),
+    Fault("one byte at a time", everywhere(good()), (replies.one_byte_at_a_time,)),
+    # a reply, but not the one that was promised
+    Fault("JSON cut off", everywhere(bad(WireError)), (reply(content=replies.cut_json),)),
+    Fault("JSON array", everywhere(bad(WireError)), (reply(content=replies.array),)),
+    Fault("JSON of wrong types", needs_a_reply(WireError), (reply(content=replies.wrong_types),)),
+    Fault("invalid UTF-8", everywhere(bad(WireError)), (reply(content=replies.not_utf8),)),
+    Fault("HTML with 200", everywhere(bad(WireError)), (reply(content=replies.html),)),
+    Fault("empty 200", needs_a_reply(WireError), (reply(content=b""),)),
+    Fault("204", needs_a_reply(WireError), (reply(204, b""),)),
+    Fault(
+        "gzip that is none",
+        everywhere(bad(WireError)),
+        (reply(headers=("Content-Encoding: gzip",)),),
+    ),
+    Fault(
+        "gzip bomb",
+        everywhere(bad(WireError)),
+        (reply(content=lambda _: replies.bomb(), headers=("Content-Encoding: gzip",)),),
+        megabytes=8,
+    ),
+    Fault("100 MiB", everywhere(bad(WireError)), (replies.huge(200),), megabytes=12),
+    # errors
+    Fault(
+        "HTML with 502",
+        repeated(ServerError, SENT_AGAIN, status=502),
+        (reply(502, replies.html, headers=("Content-Type: text/html",)),),
+    ),
+    Fault("500", everywhere(bad(ServerError, status=500)), (error(500),)),
+    Fault("503", repeated(ServerError, SENT_AGAIN_UNDONE, status=503), (error(503),)),
+    Fault("504", repeated(ServerError, SENT_AGAIN, status=504), (error(504),)),
+    Fault(
+        "503 once",
+        {
+            SENT_AGAIN_UNDONE: good(requests=2),
+            ALL - SENT_AGAIN_UNDONE: bad(ServerError, status=503),
+        },
+        (error(503), reply()),
+    ),
+    Fault(
+        "503 cut off",
+        repeated(ServerError, SENT_AGAIN_UNDONE, status=503),
+        (replies.cut_error,),
+    ),
+    Fault(
+        "500 with 100 MiB",
+        everywhere(bad(ServerError, status=500)),
+        (replies.huge(500),),
+        megabytes=12,
+    ),
+    # asked to wait
+    _busy("429", busy(), repeats=True, retry_after=None),
+    _busy("429, Retry-After: 0", busy("0"), repeats=True, retry_after=0.0),
+    _busy("429, Retry-After: 30", busy("30"), repeats=False, retry_after=30.0),
+    _busy("429, Retry-After: a year", busy(str(YEAR)), repeats=False, retry_after=float(YEAR)),
+    _busy("429, Retry-After: -1", busy("-1"), repeats=True, retry_after=None),
+    _busy("429, Retry-After: NaN", busy("NaN"), repeats=True, retry_after=None),
+    _busy(
+        "429, Retry-After: a date to come",
+        busy_until(3600),
+        repeats=False,
+        retry_after=pytest.approx(3600, abs=30),
+    ),
+    _busy("429, Retry-After: a past date", busy_until(-60), repeats=True, retry_after=0.0),
+    # sent elsewhere
+    _redirected("redirect to the same origin", redirect(307, origin=to_itself, path="/new"), 307),
+    _redirected("redirect in a loop", redirect(308, origin=to_itself), 308),
+    _redirected("redirect to another host", redirect(302, origin=to_another), 302),
+    _redirected("redirect to http", redirect(301, origin=to_another), 301, "trusted"),
+    # TLS
+    Fault("TLS", everywhere(good()), (reply(),), server="trusted"),
+    Fault(
+        "certificate of another name",
+        everywhere(bad(TransportError, requests=0)),
+        (reply(),),
+        server="other name",
+    ),
+    Fault(
+        "certificate of an unknown issuer",
+        everywhere(bad(TransportError, requests=0)),
+        (reply(),),
+        server="other issuer",
+    ),
+    # the end of a connection
+    Fault(
+        "Connection: close on every reply",
+        everywhere(good()),
+        (reply(headers=("Content-Type: application/json", "Connection: close")),),
+        warm_ups=2,
+    ),
+    Fault(
+        "half-closed keep-alive connection",
+        everywhere(good()),
+        (replies.half_close, reply()),
+        warm_ups=1,
+    ),
+    _no_reply("keep-alive connection closed on use", reply(), replies.hang_up, warm_ups=1),
+)

@@ -1,0 +1,170 @@
+"""What the halves' runners share: a cell's servers, its client's arguments, and its judgement."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tracemalloc
+import warnings
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import attrs
+import httpx
+import pytest
+
+from koyeb_session import KoyebSessionError, PasswordCredentials, Token, TransportError
+from koyeb_session.testing import assert_no_secret
+
+from .certificates import client_context, server_context
+from .matrix import EMAIL, PASSWORD, PASSWORD_CORE, RENEWS, RETRY, Expected, Fault
+from .replies import MIB, MINTED, reply
+from .server import HOST, Server, nobody
+
+HELD: Final = "canary-held-9b07c4"
+"""The id of the token that the session and its store hold at first."""
+SECRETS: Final = (PASSWORD, PASSWORD_CORE, HELD, MINTED)
+MARGIN: Final = 1.0
+"""Seconds that a late operation may end after its deadline, on a machine that is busy."""
+PATIENCE: Final = 10.0
+
+_CERTIFICATES: Final = {"trusted": HOST, "other name": "elsewhere.example", "other issuer": HOST}
+
+
+def held_token() -> Token:
+    """Make the token that the session starts with."""
+    return Token(HELD, "a-user", None, datetime.now(UTC) + timedelta(hours=2))
+
+
+@attrs.define
+class Run:
+    """What one half has seen in a cell."""
+
+    error: KoyebSessionError | None = None
+    seconds: float = 0.0
+    token: Token | None = None
+    current: Token | None = None
+    stored: Token | None = None
+    shown: tuple[str, ...] = ()
+
+
+@attrs.define
+class Stage:
+    """A cell: a fault, an operation, and servers that play the fault."""
+
+    fault: Fault
+    operation: str
+    base_url: str
+    servers: tuple[Server, ...]
+    records: list[logging.LogRecord]
+    warned: list[warnings.WarningMessage]
+
+    def arguments(self, transport: type[Any]) -> dict[str, Any]:
+        """Make the client's arguments; ``transport`` is httpx's class of the half."""
+        arguments: dict[str, Any] = {
+            "base_url": self.base_url,
+            "token": held_token(),
+            "credentials": PasswordCredentials(EMAIL, PASSWORD),
+            "retry_policy": RETRY,
+            "timeout": self.fault.timeout,
+        }
+        if self.fault.server in {"trusted", "other name"}:
+            arguments["transport"] = transport(verify=client_context())
+        return arguments
+
+    def warmed_up(self) -> None:
+        """Wait until the server has done what comes before the fault."""
+        if "half-closed" in self.fault.name:
+            assert self.servers[0].half_closed.wait(PATIENCE)
+
+    @property
+    def requests(self) -> int:
+        """How many requests have reached a server, the warm-ups left out."""
+        return sum(len(server.requests) for server in self.servers) - self.fault.warm_ups
+
+    @property
+    def connects(self) -> int:
+        """How often a connection was tried, as httpcore logs it."""
+        return sum("connect_tcp.started" in record.getMessage() for record in self.records)
+
+    def summary(self, run: Run) -> str:
+        """Say in a few characters what came of it."""
+        kind = "ok" if run.error is None else type(run.error).__name__.removesuffix("Error")
+        session = "-"
+        if run.token is not None:
+            session = "+" if run.token.id == MINTED else "="
+        return f"{kind.removeprefix('Transport') or 'Transport'} {self.requests}{session}"
+
+    def judge(self, run: Run) -> None:
+        """Compare what was seen with what is right."""
+        expected = self.fault.expects(self.operation)
+        self._judge_error(run, expected)
+        assert self.requests == expected.requests
+        if expected.connects is not None:
+            assert self.connects == expected.connects
+        self._judge_session(run, expected)
+        assert run.seconds < self.fault.timeout + MARGIN
+        if self.fault.megabytes is not None:
+            assert sum(server.sent for server in self.servers) < (
+                expected.requests * self.fault.megabytes * MIB
+            )
+        assert not self.warned
+        things = (run.error, self.records, self.warned, run.shown)
+        assert_no_secret(SECRETS, *things)
+
+    def _judge_error(self, run: Run, expected: Expected) -> None:
+        assert type(run.error) is (expected.error or type(None)), run.error
+        for name, value in expected.shows.items():
+            assert getattr(run.error, name) == value
+        if isinstance(run.error, TransportError):
+            assert isinstance(run.error.__cause__, httpx.TransportError | TimeoutError | None)
+
+    def _judge_session(self, run: Run, expected: Expected) -> None:
+        """A renewal that succeeds replaces the token, a logout ends it, and all else keeps it."""
+        wanted: str | None = HELD
+        if self.operation == "logout":
+            wanted = None
+        elif self.operation in RENEWS and expected.error is None:
+            wanted = MINTED
+        for found in (run.token, run.current, run.stored):
+            assert (None if found is None else found.id) == wanted
+
+
+@contextlib.contextmanager
+def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Generator[Stage]:
+    """Play a fault for an operation; what is logged and warned is kept."""
+    caplog.set_level(logging.DEBUG)
+    with contextlib.ExitStack() as stack:
+        warned = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        servers: tuple[Server, ...] = ()
+        if fault.server == "nobody":
+            base_url = stack.enter_context(nobody())
+        else:
+            other = stack.enter_context(Server([reply()]))
+            name = _CERTIFICATES.get(fault.server)
+            server = Server(
+                fault.behaviours,
+                tls=None if name is None else server_context(name),
+                elsewhere=f"http://localhost:{other.port}",
+            )
+            servers = (stack.enter_context(server), other)
+            base_url = server.url
+        yield Stage(fault, operation, base_url, servers, caplog.records, warned)
+
+
+@contextlib.contextmanager
+def bounded_memory(megabytes: int | None) -> Generator[None]:
+    """Fail if the block uses more memory at once than that."""
+    if megabytes is None:
+        yield
+        return
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < megabytes * MIB

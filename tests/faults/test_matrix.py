@@ -1,0 +1,120 @@
+"""The fault matrix: each operation meets each fault on asyncio, on trio and in a thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    KoyebSessionError,
+    MemoryTokenStore,
+    NotSignedInError,
+    SessionClient,
+)
+
+from .matrix import ACTIONS, ALL, EMAIL, FAULTS, Fault
+from .replies import bomb
+from .stage import Run, Stage, bounded_memory, held_token, staged
+
+each_cell = pytest.mark.parametrize("operation", ACTIONS)
+each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def big_things_are_made() -> None:
+    """Make what takes a while before any deadline runs."""
+    bomb()
+
+
+@each_fault
+@each_cell
+async def test_async_half_meets_a_fault(
+    fault: Fault,
+    operation: str,
+    anyio_backend: str,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """An awaited operation comes to what the matrix says, the session too, and no secret shows."""
+    with staged(fault, operation, caplog) as stage:
+        run = await _run_async(stage)
+    record_property("cell", (fault.name, operation, anyio_backend, stage.summary(run)))
+    stage.judge(run)
+
+
+@each_fault
+@each_cell
+def test_blocking_half_meets_a_fault(
+    fault: Fault,
+    operation: str,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """A blocking operation comes to what the matrix says, the session too, and no secret shows."""
+    with staged(fault, operation, caplog) as stage:
+        run = _run_blocking(stage)
+    record_property("cell", (fault.name, operation, "thread", stage.summary(run)))
+    stage.judge(run)
+
+
+@each_fault
+def test_a_fault_says_what_each_operation_comes_to(fault: Fault) -> None:
+    """A row of the matrix names each operation once."""
+    assert sorted(ALL) == sorted(name for names in fault.expected for name in names)
+
+
+async def _run_async(stage: Stage) -> Run:
+    run = Run()
+    store = AsyncMemoryTokenStore()
+    await store.save(held_token())
+    arguments = stage.arguments(httpx.AsyncHTTPTransport)
+    async with AsyncSessionClient(store=store, **arguments) as session:
+        for _ in range(stage.fault.warm_ups):
+            await session.login_method(EMAIL)
+        stage.warmed_up()
+        begun = time.monotonic()
+        try:
+            with bounded_memory(stage.fault.megabytes):
+                await ACTIONS[stage.operation](session)
+        except KoyebSessionError as exc:
+            run.error = exc
+        run.seconds = time.monotonic() - begun
+        run.token = session.token
+        try:
+            run.current = await session.current_token()
+        except NotSignedInError:
+            run.current = None
+        run.shown = (repr(session), str(session), f"{session}")
+    run.stored = await store.load()
+    return run
+
+
+def _run_blocking(stage: Stage) -> Run:
+    run = Run()
+    store = MemoryTokenStore()
+    store.save(held_token())
+    arguments = stage.arguments(httpx.HTTPTransport)
+    with SessionClient(store=store, **arguments) as session:
+        for _ in range(stage.fault.warm_ups):
+            session.login_method(EMAIL)
+        stage.warmed_up()
+        begun = time.monotonic()
+        try:
+            with bounded_memory(stage.fault.megabytes):
+                ACTIONS[stage.operation](session)
+        except KoyebSessionError as exc:
+            run.error = exc
+        run.seconds = time.monotonic() - begun
+        run.token = session.token
+        try:
+            run.current = session.current_token()
+        except NotSignedInError:
+            run.current = None
+        run.shown = (repr(session), str(session), f"{session}")
+    run.stored = store.load()
+    return run

@@ -1,0 +1,284 @@
+"""No password, token or store content shows, however the service, a store or a logger behaves."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import httpx
+import pytest
+
+import koyeb_session
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    KoyebSessionError,
+    LoginReply,
+    LoginRequest,
+    MemoryTokenStore,
+    PasswordCredentials,
+    PasswordlessLoginRequest,
+    SessionClient,
+    SessionExpiredError,
+    StoreError,
+    Token,
+)
+from koyeb_session.testing import assert_no_secret
+
+from .certificates import client_context, server_context
+from .http2 import http2
+from .matrix import ACTIONS, EMAIL, PASSWORD, PASSWORD_CORE, RETRY
+from .replies import MINTED, head, reply
+from .server import Behaviour, Exchange, Server
+from .stage import HELD, SECRETS, held_token
+
+STORED: Final = "canary-stored-51aa0e"
+
+
+def _echo(request_text: Callable[[Exchange], str], shape: Callable[[str], bytes]) -> Behaviour:
+    def behave(exchange: Exchange) -> None:
+        exchange.send(shape(request_text(exchange)))
+        exchange.close()
+
+    return behave
+
+
+def _told(exchange: Exchange) -> str:
+    """Collect what the request has kept secret: its bearer, and what its body holds."""
+    bearer = re.search("(?mi)^authorization: Bearer (.*?)\r?$", exchange.request.head)
+    parts = [bearer[1]] if bearer else []
+    if exchange.request.body:
+        parts += [value for value in json.loads(exchange.request.body).values() if value != EMAIL]
+    return " ".join(parts)
+
+
+def _raw(exchange: Exchange) -> str:
+    """Collect the same as it came over the wire, on one line."""
+    request = exchange.request
+    return request.head.replace("\r\n", " ") + request.body.decode("latin-1")
+
+
+def _json_error(status: int) -> Callable[[str], bytes]:
+    def shape(text: str) -> bytes:
+        fields = [{"field": text, "description": text}]
+        body = json.dumps({"code": text, "message": f"you sent {text}, wrong", "fields": fields})
+        return head(status, f"Content-Length: {len(body)}") + body.encode()
+
+    return shape
+
+
+def _latin(text: str) -> bytes:
+    return text.encode("latin-1", "replace")
+
+
+ECHOES: Final[dict[str, Behaviour]] = {
+    **{f"error {status}": _echo(_told, _json_error(status)) for status in (400, 401, 403, 404, 500)},
+    "error with the raw request": _echo(_raw, _json_error(400)),
+    "request id": _echo(
+        _told,
+        lambda text: b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text),
+    ),
+    "retry-after": _echo(
+        _told,
+        lambda text: b"HTTP/1.1 429 Oh\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text),
+    ),
+    "location": _echo(
+        _raw,
+        lambda text: b"HTTP/1.1 302 Oh\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % _latin(text),
+    ),
+    "reason": _echo(
+        _raw, lambda text: b"HTTP/1.1 500 %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
+    ),
+    "broken status line": _echo(_raw, lambda text: b"HTTP/9.9 %s\r\n\r\n" % _latin(text)),
+    "broken header": _echo(_raw, lambda text: b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % _latin(text)),
+    "broken length": _echo(
+        _raw, lambda text: b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % _latin(text)
+    ),
+    "broken chunk": _echo(
+        _raw,
+        lambda text: (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n\r\n" % _latin(text)
+        ),
+    ),
+    "broken encoding": _echo(
+        _raw,
+        lambda text: (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
+        ),
+    ),
+    "login method": _echo(_raw, _json_error(200)),
+}
+
+
+@pytest.mark.parametrize("operation", ACTIONS)
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+def test_service_that_echoes_a_secret(
+    echo: Behaviour, operation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the service sends back of our secrets gets into no error and no log line of ours."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    error: Exception | None = None
+    with Server([echo]) as server, _session(server.url, token=held_token()) as session:
+        try:
+            ACTIONS[operation](session)
+        except KoyebSessionError as exc:
+            error = exc
+    ours = [record for record in caplog.records if record.name == "koyeb_session"]
+    assert_no_secret(SECRETS, error, ours, repr(session))
+
+
+@pytest.mark.parametrize("operation", ACTIONS)
+async def test_service_that_echoes_a_secret_to_the_async_half(operation: str) -> None:
+    """The errors of the async half, whose frames are others, hold no echo either."""
+    for echo in ECHOES.values():
+        error: Exception | None = None
+        with Server([echo]) as server:
+            async with AsyncSessionClient(
+                base_url=server.url, token=held_token(), retry_policy=RETRY
+            ) as session:
+                try:
+                    await ACTIONS[operation](session)
+                except KoyebSessionError as exc:
+                    error = exc
+        assert_no_secret(SECRETS, error)
+
+
+def test_public_objects_show_no_secret() -> None:
+    """The repr, str and format of all that holds a secret are free of it."""
+    store, async_store = MemoryTokenStore(), AsyncMemoryTokenStore()
+    token = held_token()
+    store.save(token)
+    credentials = PasswordCredentials(EMAIL, PASSWORD)
+    with SessionClient(token=token, store=store, credentials=credentials) as session:
+        other = AsyncSessionClient(token=token, store=async_store, credentials=credentials)
+        models: list[Any] = [
+            token,
+            credentials,
+            LoginRequest(EMAIL, PASSWORD),
+            LoginReply(token),
+            PasswordlessLoginRequest(EMAIL),
+        ]
+        holders: list[Any] = [
+            *(store, async_store),
+            *(session, session.auth, session.http),
+            *(session.for_token(token), session.token),
+            *(other, other.auth, other.http, other.for_token(token)),
+        ]
+        signed = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
+        next(session.auth.sync_auth_flow(signed))
+        assert_no_secret(SECRETS, models, holders, signed, session.http.__dict__)
+    shown = {type(thing).__name__ for thing in [*models, *holders]}
+    classes = {
+        name
+        for name in koyeb_session.__all__
+        if isinstance(getattr(koyeb_session, name), type) and not name.endswith("Error")
+    }
+    without = {"Clock", "LoginMethod", "RefreshPolicy", "RetryPolicy", "AsyncTokenStore", "TokenStore"}
+    assert classes - shown <= without
+
+
+def test_refused_request_shows_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """An error that the auth hook raises in the middle of httpx holds no secret in any frame."""
+    caplog.set_level(logging.DEBUG)
+    refused = reply(401, b'{"code": "unauthorized", "message": "no"}')
+    with (
+        Server([refused]) as server,
+        _session(server.url, token=held_token()) as session,
+        pytest.raises(SessionExpiredError) as caught,
+    ):
+        session.http.post("/v1/apps", content=b"{}")
+    assert_no_secret(SECRETS, caught.value, caplog.records)
+
+
+async def test_refused_async_request_shows_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """An error that the async auth hook raises in the middle of httpx holds no secret either."""
+    caplog.set_level(logging.DEBUG)
+    refused = reply(401, b'{"code": "unauthorized", "message": "no"}')
+    with Server([refused]) as server:
+        async with AsyncSessionClient(base_url=server.url, token=held_token()) as session:
+            with pytest.raises(SessionExpiredError) as caught:
+                await session.http.post("/v1/apps", content=b"{}")
+    assert_no_secret(SECRETS, caught.value, caplog.records)
+
+
+class _BrokenStore(MemoryTokenStore):
+    """Fails in a way that tells all that it holds."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__()
+        super().save(Token(STORED))
+        self._broken = broken
+
+    def _fail(self, method: str) -> None:
+        if method == self._broken:
+            text = f"not JSON: {super().load()!r} {STORED}"
+            raise json.JSONDecodeError(text, STORED, 0) if method == "load" else OSError(text)
+
+    def load(self) -> Token | None:
+        self._fail("load")
+        return None
+
+    def save(self, token: Token) -> None:
+        self._fail("save")
+
+    def delete(self) -> None:
+        self._fail("delete")
+
+
+@pytest.mark.parametrize("broken", ["load", "save", "delete"])
+def test_store_that_tells_what_it_holds(broken: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What a store's error says of its contents gets into no error and no log line of ours."""
+    caplog.set_level(logging.DEBUG)
+    errors: list[Exception] = []
+    store = _BrokenStore(broken)
+    with Server([reply()]) as server, _session(server.url, token=held_token(), store=store) as session:
+        for operation in ("refresh", "login", "logout"):
+            try:
+                ACTIONS[operation](session)
+            except StoreError as exc:
+                errors.append(exc)
+    assert bool(errors) is (broken == "delete")
+    assert_no_secret([STORED, *SECRETS], errors, caplog.records)
+
+
+def test_unclosed_client_shows_no_secret() -> None:
+    """The warning about a client that was not closed is free of secrets."""
+    with Server([reply()]) as server:
+        session = SessionClient(base_url=server.url, credentials=PasswordCredentials(EMAIL, PASSWORD))
+        session.login(EMAIL, PASSWORD)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            del session
+            gc.collect()
+    assert any(issubclass(warning.category, ResourceWarning) for warning in warned)
+    assert_no_secret(SECRETS, warned)
+
+
+async def test_http2_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """Over HTTP/2, whose layers log at DEBUG too, neither headers nor bodies are logged."""
+    caplog.set_level(logging.DEBUG)
+    with Server([], tls=server_context(http2=True), speak=http2) as server:
+        transport = httpx.AsyncHTTPTransport(verify=client_context(), http2=True)
+        async with AsyncSessionClient(base_url=server.url, transport=transport) as session:
+            await session.login(EMAIL, PASSWORD)
+            await session.refresh()
+            response = await session.http.get("/v1/apps")
+            await session.logout()
+    assert response.http_version == "HTTP/2"
+    assert len(server.requests) == 4
+    assert f"Bearer {MINTED}" in server.requests[2].head
+    assert PASSWORD_CORE in server.requests[0].body.decode()
+    assert {"httpcore.http2", "hpack.hpack", "httpx"} <= {record.name for record in caplog.records}
+    assert_no_secret(SECRETS, caplog.records)
+
+
+@contextmanager
+def _session(base_url: str, **arguments: Any) -> Iterator[SessionClient]:
+    with SessionClient(base_url=base_url, retry_policy=RETRY, **arguments) as session:
+        yield session

@@ -1,0 +1,309 @@
+"""What is wrong with an argument is said before anything is sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from koyeb_session import PasswordCredentials, RefreshPolicy, Token
+from koyeb_session._arguments import (
+    TIMEOUT_LIMIT,
+    adopted,
+    checked,
+    wrong_credentials,
+    wrong_header,
+    wrong_id,
+    wrong_kind,
+    wrong_text,
+    wrong_timeout,
+)
+
+WALL = 1_800_000_000.0
+NOW = datetime.fromtimestamp(WALL, UTC)
+HOUR = timedelta(hours=1)
+
+
+def jwt(**claims: float) -> str:
+    """Write a JWT with these claims."""
+    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({}, claims))
+    return ".".join([*(part.decode().rstrip("=") for part in parts), "sig"])
+
+
+def text(error: object, kind: type[Exception]) -> str:
+    """Give the message of an error that came as a value; no message quotes what was given."""
+    assert type(error) is kind
+    assert "canary" not in str(error)
+    return str(error)
+
+
+def test_checked_returns_what_is_right() -> None:
+    """A value that is no error comes through."""
+    assert checked("value") == "value"
+    assert checked(None) is None
+
+
+@pytest.mark.parametrize("error", [ValueError("v"), TypeError("t")], ids=repr)
+def test_checked_raises_what_is_wrong(error: ValueError | TypeError) -> None:
+    """An error that came as a value is raised as it is."""
+    with pytest.raises((ValueError, TypeError)) as info:
+        checked(error)
+    assert info.value is error
+
+
+# Tokens
+
+
+def test_token_is_adopted_as_it_is_when_it_is_opaque() -> None:
+    """An API token says nothing of its life, and nothing is made up."""
+    assert adopted("x" * 64, WALL) == Token("x" * 64)
+    token = Token("x", "u", "o")
+    found = adopted(token, WALL)
+    assert found == token
+    assert isinstance(found, Token)
+    assert found.issued_at is None
+
+
+def test_token_is_completed_when_it_is_a_jwt() -> None:
+    """A JWT's ``exp`` and ``iat`` are its life."""
+    found = adopted(jwt(exp=WALL + 60, iat=WALL - 60), WALL)
+    assert isinstance(found, Token)
+    assert found.expires_at == NOW + timedelta(seconds=60)
+    assert found.issued_at == NOW - timedelta(seconds=60)
+
+
+def test_token_is_taken_as_new_when_only_its_expiry_is_known() -> None:
+    """Without a birth, a life begins with the adoption."""
+    for token in (Token("x", expires_at=NOW + HOUR), Token(jwt(exp=WALL + 3600))):
+        found = adopted(token, WALL)
+        assert isinstance(found, Token)
+        assert (found.expires_at, found.issued_at) == (NOW + HOUR, NOW)
+
+
+def test_token_keeps_its_birth_when_that_is_known() -> None:
+    """What a store noted is believed."""
+    token = Token("x", expires_at=NOW + HOUR, issued_at=NOW - HOUR)
+    found = adopted(token, WALL)
+    assert isinstance(found, Token)
+    assert found.issued_at == NOW - HOUR
+    unknown = adopted(Token("x", issued_at=NOW - HOUR), WALL)
+    assert isinstance(unknown, Token)
+    assert (unknown.expires_at, unknown.issued_at) == (None, NOW - HOUR)
+
+
+def test_token_is_utc_when_its_expiry_was_in_another_zone() -> None:
+    """The expiry is the same moment, in UTC."""
+    there = (NOW + HOUR).astimezone(timezone(timedelta(hours=2)))
+    found = adopted(Token("x", "u", "o", there), WALL)
+    assert isinstance(found, Token)
+    assert found == Token("x", "u", "o", NOW + HOUR)
+    assert found.expires_at is not None
+    assert found.expires_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize("past", [0, 1e-6, 3600])
+def test_token_is_refused_when_it_has_expired(past: float) -> None:
+    """A token that ends this moment is no token any more."""
+    message = "token has expired; sign in again for a new one"
+    at = NOW - timedelta(seconds=past)
+    assert text(adopted(Token("x", expires_at=at), WALL), ValueError) == message
+    assert text(adopted(jwt(exp=WALL - past), WALL), ValueError) == message
+    assert isinstance(
+        adopted(Token("x", expires_at=at + timedelta(microseconds=1)), WALL - past), Token
+    )
+
+
+HEADER_RULE = (
+    "token must be visible ASCII, not empty, without spaces or line breaks, and at most 16384 "
+    "characters long"
+)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", " ", "canary canary", "canary\r\n", "canary\n", "\tcanary", "canäry", "x" * 16_385],
+    ids=lambda token: ascii(token)[:20],
+)
+def test_token_is_refused_when_it_is_not_fit_for_a_header(token: str) -> None:
+    """The rule is said in full, for a str and for a Token."""
+    assert text(adopted(token, WALL), ValueError) == HEADER_RULE
+    assert text(adopted(Token(token), WALL), ValueError) == HEADER_RULE
+
+
+def test_token_is_refused_when_its_id_is_no_str() -> None:
+    """A Token is not checked when it is made, so it is here."""
+    token = Token(b"canary")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+    assert text(adopted(token, WALL), ValueError) == HEADER_RULE
+
+
+@pytest.mark.parametrize("token", [None, 5, b"canary", {"id": "canary"}], ids=repr)
+def test_token_is_refused_when_it_is_neither_token_nor_str(token: object) -> None:
+    """What came instead is named by its class."""
+    message = text(adopted(token, WALL), TypeError)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+    assert message == f"token must be a Token or a str, not {type(token).__name__}"
+
+
+@pytest.mark.parametrize("name", ["expires_at", "issued_at"])
+def test_token_is_refused_when_a_time_of_it_is_naive_or_none_at_all(name: str) -> None:
+    """A naive time would be local time to some and UTC to others."""
+    naive = (NOW + HOUR).replace(tzinfo=None)
+    error = adopted(Token("x", **{name: naive}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - by name
+    assert text(error, ValueError) == f"token.{name} must be aware: give it a time zone"
+    error = adopted(Token("x", **{name: "2030-01-01"}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+    assert text(error, TypeError) == f"token.{name} must be a datetime, not str"
+
+
+# Everything else
+
+
+def test_kind_is_right_when_it_is_none_or_an_instance() -> None:
+    """Optional arguments may be left out."""
+    assert wrong_kind("refresh_policy", None, RefreshPolicy) is None
+    assert wrong_kind("refresh_policy", RefreshPolicy(), RefreshPolicy) is None
+    with httpx.Client() as client:
+        assert wrong_kind("http_client", client, httpx.Client) is None
+
+
+def test_kind_is_wrong_when_it_is_another_class() -> None:
+    """The message names the argument, the public name of the class, and what came instead."""
+    assert text(wrong_kind("http_client", 5, httpx.AsyncClient), TypeError) == (
+        "http_client must be of class httpx.AsyncClient, not int"
+    )
+    assert text(wrong_kind("refresh_policy", {}, RefreshPolicy), TypeError) == (
+        "refresh_policy must be of class koyeb_session.RefreshPolicy, not dict"
+    )
+    assert text(wrong_kind("refresh_policy", RefreshPolicy, RefreshPolicy), TypeError).endswith(
+        "not type"
+    )
+
+
+def test_credentials_are_right_when_they_can_be_used() -> None:
+    """Nothing, a password, or anything that can be called."""
+    assert wrong_credentials(None) is None
+    assert wrong_credentials(PasswordCredentials("a@b.c", "pw")) is None
+    assert wrong_credentials(PasswordCredentials("a@b.c", "pw", "org")) is None
+    assert wrong_credentials(lambda: "token") is None
+
+
+@pytest.mark.parametrize(
+    ("credentials", "kind", "message"),
+    [
+        (PasswordCredentials("", "canary"), ValueError, "credentials.email must not be empty"),
+        (PasswordCredentials("a", " "), ValueError, "credentials.password must not be empty"),
+        (
+            PasswordCredentials("a", b"canary"),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+            TypeError,
+            "credentials.password must be a str, not bytes",
+        ),
+        (
+            PasswordCredentials("a", "canary", ""),
+            ValueError,
+            "organization_id must be an id: letters, digits, '-' and '_', not empty",
+        ),
+        (
+            "canary",
+            TypeError,
+            "credentials must be PasswordCredentials, or a callable without arguments",
+        ),
+        (
+            ("a", "canary"),
+            TypeError,
+            "credentials must be PasswordCredentials, or a callable without arguments",
+        ),
+    ],
+)  # fmt: skip
+def test_credentials_are_wrong_when_they_could_not_be_used(
+    credentials: object, kind: type[Exception], message: str
+) -> None:
+    """Each part of them is named, and what they may be is said."""
+    assert text(wrong_credentials(credentials), kind) == message
+
+
+@pytest.mark.parametrize("timeout", [1, 0.5, 1e-9, TIMEOUT_LIMIT], ids=repr)
+def test_timeout_is_right_when_it_is_above_zero(timeout: float) -> None:
+    """Any number of seconds that can be waited for."""
+    assert wrong_timeout(timeout) is None
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [0, 0.0, -1, -1e-9, math.nan, math.inf, -math.inf, TIMEOUT_LIMIT + 1, 1e10, 10**400],
+    ids=lambda timeout: repr(timeout)[:12],
+)
+def test_timeout_is_wrong_when_it_cannot_be_waited_for(timeout: float) -> None:
+    """Zero, negative, endless, and what a socket cannot count."""
+    message = text(wrong_timeout(timeout), ValueError)
+    assert message == f"timeout must be above 0 and at most 1000000 s, not {timeout}"
+
+
+@pytest.mark.parametrize(
+    "timeout", [None, "10", True, False, timedelta(seconds=1), Decimal(1)], ids=repr
+)
+def test_timeout_is_wrong_when_it_is_no_number(timeout: object) -> None:
+    """The unit is said, since a `timedelta` is a good guess too."""
+    assert text(wrong_timeout(timeout), TypeError) == "timeout must be a number of seconds"
+
+
+def test_text_is_right_when_it_is_not_empty() -> None:
+    """Anything but nothing: the service judges the rest."""
+    for value in ("a", " a ", "ü\n", "\U0001f600"):
+        assert wrong_text("password", value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ("", ValueError, "password must not be empty"),
+        (" \t\n", ValueError, "password must not be empty"),
+        ("canary\ud800", ValueError, "password must be text that can be written as UTF-8"),
+        (None, TypeError, "password must be a str, not NoneType"),
+        (b"canary", TypeError, "password must be a str, not bytes"),
+        (["canary"], TypeError, "password must be a str, not list"),
+    ],
+)
+def test_text_is_wrong_when_it_is_empty_or_none(
+    value: object, kind: type[Exception], message: str
+) -> None:
+    """The argument is named, and its value is not shown."""
+    assert text(wrong_text("password", value), kind) == message
+
+
+@pytest.mark.parametrize("value", ["a", "A-9_z", "-", "6f1b2c3d-0000-4000-8000-000000000000"])
+def test_id_is_right_when_it_is_one_segment_of_a_path(value: str) -> None:
+    """Letters, digits, dashes and underscores."""
+    assert wrong_id(value) is None
+
+
+@pytest.mark.parametrize("value", ["", "a/b", "..", "a b", "a?b", "a%2Fb", "ü", "a\n", "a.b", "٥"])  # noqa: RUF001 - a digit that is not ASCII
+def test_id_is_wrong_when_it_would_change_the_path(value: str) -> None:
+    """A slash or a dot would call another operation with the user's token."""
+    message = "organization_id must be an id: letters, digits, '-' and '_', not empty"
+    assert text(wrong_id(value), ValueError) == message
+
+
+def test_id_is_wrong_when_it_is_no_str() -> None:
+    """A UUID object is a good guess, and told what to be."""
+    assert text(wrong_id(5), TypeError) == "organization_id must be a str, not int"
+    assert text(wrong_id(None), TypeError) == "organization_id must be a str, not NoneType"
+
+
+def test_header_is_right_when_it_is_left_out_or_visible() -> None:
+    """The fingerprint may be left out."""
+    assert wrong_header("seon_fp", None) is None
+    assert wrong_header("seon_fp", "abc/+=") is None
+
+
+@pytest.mark.parametrize("value", ["", " ", "a b", "a\r\nb", "ü"])
+def test_header_is_wrong_when_it_is_not_visible_ascii(value: str) -> None:
+    """A line break would begin another header."""
+    assert text(wrong_header("seon_fp", value), ValueError) == "seon_fp must be visible ASCII"
+
+
+def test_header_is_wrong_when_it_is_no_str() -> None:
+    """Bytes are not taken."""
+    assert text(wrong_header("seon_fp", b"canary"), TypeError) == "seon_fp must be a str, not bytes"

@@ -1,0 +1,71 @@
+"""Every example runs as its reader would run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SAYS = {
+    "quickstart.py": [
+        "this plays on a pretend Koyeb at http://127.0.0.1:",
+        "Signed in as me@example.com; its token is good until",
+        "Asked for the apps: 200 OK.",
+        "Twenty requests at once: 20 answered, by 1 exchange of the token.",
+        "Signed out, here and at the service.",
+    ],
+    "quickstart_sync.py": [
+        "this plays on a pretend Koyeb at http://127.0.0.1:",
+        "Twenty threads asked for the apps: 20 answered, and the token is renewed on the way.",
+        "Signed out, here and at the service.",
+    ],
+    "httpx_auth.py": ["async: 200", "sync: 200", "signed in as"],
+}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python without the environment's Koyeb account, warnings being errors."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KOYEB_")}
+    return subprocess.run(
+        [sys.executable, "-W", "error", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_example_says_what_happens(name: str) -> None:
+    """A reader who runs an example sees each step of it, and no secret."""
+    done = run(str(EXAMPLES / name))
+    assert done.returncode == 0, done.stderr
+    for line in SAYS[name]:
+        assert line in done.stdout
+    assert "correct horse" not in done.stdout + done.stderr
+
+
+def test_example_for_tests_passes() -> None:
+    """The example of a user's own test suite passes, with the plugin as it is installed."""
+    done = run(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *("-c", os.devnull),
+        str(EXAMPLES / "test_with_fake_koyeb.py"),
+    )
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+def test_examples_are_short() -> None:
+    """An example is at most 40 lines."""
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text("utf-8").splitlines()) <= 40, path.name

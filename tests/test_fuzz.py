@@ -1,0 +1,393 @@
+"""Whatever bytes the service sends: only the documented errors come out, and no secret."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import zlib
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+import httpx
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from koyeb_session import ApiError, KoyebSessionError, LoginMethod, LoginReply, Token, WireError
+from koyeb_session import _operations as operations
+from koyeb_session._arguments import adopted
+from koyeb_session._errors import error_class
+from koyeb_session._operations import Operation, Reply
+from koyeb_session._origins import Origins, origins
+from koyeb_session._timestamps import from_epoch, http_date, retry_after, service_time, timestamp
+from koyeb_session._wire import (
+    BODY_LIMIT,
+    ErrorBody,
+    completed,
+    decoded,
+    empty_reply,
+    error_body,
+    is_header_safe,
+    json_object,
+    jwt_claims,
+    login_method,
+    login_reply,
+)
+from koyeb_session.testing import assert_no_secret
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+WALL = 1_800_000_000.0
+NOW = datetime.fromtimestamp(WALL, UTC)
+
+# Password and token are unlike anything that the strategies make up by themselves.
+PASSWORD = 'canary "pässword" \\ /'
+TOKEN = Token("canary.token.0123456789")
+
+
+def every_operation() -> dict[str, Operation[object]]:
+    """Make each of the seven operations."""
+    made: tuple[object, ...] = (
+        operations.login("me@example.com", PASSWORD),
+        operations.logout(TOKEN),
+        operations.passwordless_login("me@example.com"),
+        operations.refresh(TOKEN),
+        operations.new_session(TOKEN),
+        operations.login_method("me@example.com"),
+        operations.switch_organization(TOKEN, "org-1"),
+    )
+    return {made.name: made for made in made if isinstance(made, Operation)}
+
+
+OPERATIONS = every_operation()
+fuzzed = settings(max_examples=60, deadline=None)
+
+# What a service may send
+
+# All of Unicode, the halves of characters that JSON can spell included.
+texts = st.text(st.characters(exclude_categories=()), max_size=30)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | texts
+    | st.sampled_from(["0001-01-01T00:00:00Z", "2027-06-01T00:00:00.123456789Z", "KOYEB", "a.b.c"])
+    | st.datetimes().map(lambda at: f"{at.isoformat()}Z")
+)
+values: st.SearchStrategy[JSON] = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def objects(*names: str) -> st.SearchStrategy[dict[str, JSON]]:
+    """Make objects that have some of these keys, and any values."""
+    known = st.fixed_dictionaries({}, optional=dict.fromkeys(names, values))
+    return st.tuples(st.dictionaries(texts, values, max_size=2), known).map(
+        lambda parts: {**parts[0], **parts[1]}
+    )
+
+
+tokens = objects("id", "user_id", "organization_id", "expires_at", "expires")
+error_fields = st.lists(objects("field", "description") | values, max_size=4)
+bodies = (
+    st.binary(max_size=200)
+    | texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | values.map(lambda value: json.dumps(value).encode())
+    | values.map(
+        lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )
+    | tokens.map(lambda token: json.dumps({"token": token}).encode())
+    | objects("method").map(lambda reply: json.dumps(reply).encode())
+    | st.tuples(objects("status", "code", "message", "details"), error_fields).map(
+        lambda parts: json.dumps({**parts[0], "fields": parts[1]}).encode()
+    )
+    | st.sampled_from([b"", b"{}", b"[" * 5000, b'{"a":' * 5000, b"<html>", b"1" * 5000])
+)
+encodings = st.none() | st.sampled_from(["identity", "gzip", "deflate", "br", "gzip, gzip"]) | texts
+dates = (
+    st.sampled_from(
+        [
+            "Fri, 15 Jan 2027 08:00:00 GMT",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            "Mon, 01 Jan 0001 00:00:00 +2359",
+            "1 Jan 1 0:0:0 -9999999999999999999",
+        ]
+    )
+    | st.datetimes().map(lambda at: f"{at:%a, %d %b %Y %H:%M:%S} GMT")
+    | st.from_regex(r"[A-Z][a-z]{2}, -?\d{1,20} [A-Z][a-z]{2} \d{1,20} \d{1,9}:\d+:?\d* ?[-+\w]*")
+    | texts
+)
+header_texts = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=40) | dates
+headers = st.fixed_dictionaries(
+    {},
+    optional={
+        "date": header_texts,
+        "retry-after": header_texts | st.floats().map(str) | st.integers().map(str),
+        "x-request-id": header_texts,
+    },
+)
+
+
+def is_clean_wire_error(value: object) -> bool:
+    """Tell a `WireError` in words of ours, which came of nothing."""
+    return type(value) is WireError and value.message.isascii() and value.__cause__ is None
+
+
+# The wire
+
+
+@fuzzed
+@given(raw=bodies, encoding=encodings, pack=st.sampled_from(["as it is", "gzip", "zlib", "cut"]))
+def test_decoding_gives_bytes_or_a_wire_error(raw: bytes, encoding: str | None, pack: str) -> None:
+    """Any bytes under any encoding come out as bytes within the limit, or as an error."""
+    sent = {
+        "as it is": raw,
+        "gzip": gzip.compress(raw),
+        "zlib": zlib.compress(raw),
+        "cut": gzip.compress(raw)[: len(raw) // 2],
+    }[pack]
+    found = decoded(sent, encoding)
+    assert is_clean_wire_error(found) or (isinstance(found, bytes) and len(found) <= BODY_LIMIT)
+    if encoding in {"gzip", "deflate"} and pack in {"gzip", "zlib"}:
+        assert found == raw
+    if encoding in {None, "identity"}:
+        assert found == sent
+
+
+@fuzzed
+@given(body=bodies)
+def test_reading_gives_a_value_or_a_wire_error(body: bytes) -> None:
+    """No body makes a reader raise, and what it gives is of the promised type."""
+    assert isinstance(json_object(body), dict) or is_clean_wire_error(json_object(body))
+    assert isinstance(login_method(body), LoginMethod) or is_clean_wire_error(login_method(body))
+    assert empty_reply(body) is None or is_clean_wire_error(empty_reply(body))
+    error = error_body(body)
+    assert type(error) is ErrorBody
+    assert error.code is None or type(error.code) in {str, int}
+    assert error.message is None or error.message
+    reply = login_reply(body)
+    if isinstance(reply, LoginReply):
+        token = reply.token
+        assert is_header_safe(token.id)
+        assert token.expires_at is None or token.expires_at.tzinfo is UTC
+        for text in (token.user_id, token.organization_id):
+            assert text is None or (isinstance(text, str) and text)
+    else:
+        assert is_clean_wire_error(reply)
+
+
+@fuzzed
+@given(token=tokens)
+@example(token={"id": "t", "expires_at": "9999-12-31T23:59:59-23:59"})
+@example(token={"id": "t", "expires_at": "0000-00-00T99:99:99+99:99"})
+@example(token={"id": "a.b.c"})
+def test_reading_never_quotes_the_reply_when_it_refuses(token: dict[str, JSON]) -> None:
+    """An error about a token's field is one of a few sentences."""
+    reply = login_reply(json.dumps({"token": token}).encode())
+    if isinstance(reply, WireError):
+        assert reply.message in {
+            "the reply is not JSON",
+            "token.id: not a string",
+            "token.id: empty, or not fit for a header",
+            "token.user_id: not a string",
+            "token.organization_id: not a string",
+            "token.expires_at: not a string",
+            "token.expires: not a string",
+            "token.expires_at: not an RFC 3339 timestamp",
+        }
+
+
+@fuzzed
+@given(text=texts | header_texts, value=values)
+def test_times_are_read_or_not_whatever_they_are(text: str, value: JSON) -> None:
+    """No text and no number makes a time raise anything that is not documented."""
+    try:
+        at = timestamp(text)
+    except ValueError:
+        at = None
+    assert at is None or at.tzinfo is UTC
+    epoch = from_epoch(value)
+    assert epoch is None or epoch.tzinfo is UTC
+    assert http_date(text) is None or isinstance(http_date(text), float)
+    wait = retry_after(text, WALL)
+    assert wait is None or 0 <= wait < 1e12
+    assert from_epoch(service_time(text, WALL)) is not None
+
+
+@fuzzed
+@given(parts=st.lists(texts | values.map(json.dumps), max_size=4), claims=objects("exp", "iat"))
+def test_claims_are_read_or_not_whatever_the_token_is(
+    parts: list[str], claims: dict[str, JSON]
+) -> None:
+    """Any text is a JWT or none; adopting it is right or a clear mistake."""
+    encoded = [
+        "e30",
+        base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("="),
+        *parts,
+    ]
+    for text in (".".join(parts), ".".join(encoded)):
+        assert jwt_claims(text) is None or len(text.split(".")) == 3
+        assert completed(Token(text)).id == text
+        found = adopted(text, WALL)
+        assert isinstance(found, Token) or type(found) is ValueError
+
+
+# The operations
+
+
+@fuzzed
+@pytest.mark.parametrize("name", OPERATIONS)
+@given(status=st.integers(100, 599), body=bodies, headers=headers, encoding=encodings)
+def test_outcome_is_a_result_or_a_documented_error(
+    name: str, status: int, body: bytes, headers: dict[str, str], encoding: str | None
+) -> None:
+    """Nothing that a service sends makes an operation raise."""
+    operation = OPERATIONS[name]
+    reply = Reply(status, httpx.Headers(latin(headers)), decoded(body, encoding))
+    outcome = operation.outcome(reply, WALL)
+    if 200 <= status < 300:
+        assert outcome is None or isinstance(outcome, Token | LoginMethod | WireError)
+        assert not isinstance(outcome, Token) or outcome.issued_at is not None
+    else:
+        assert isinstance(outcome, ApiError)
+        assert outcome.status == status
+        assert outcome.retry_after is None or outcome.retry_after >= 0
+    if isinstance(outcome, KoyebSessionError):
+        assert type(outcome).__module__ == "koyeb_session"
+        assert outcome.message.startswith(f"{name}: ")
+        assert len(outcome.message) < 700
+        assert outcome.__cause__ is None
+        str(outcome).encode()  # it can be printed
+
+
+def latin(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """Write headers as they come over the wire."""
+    return [(name.encode(), text.encode("latin-1", "replace")) for name, text in headers.items()]
+
+
+SECRETS = [name for name, operation in OPERATIONS.items() if operation.secrets]
+
+
+@fuzzed
+@pytest.mark.parametrize("name", SECRETS)
+@given(
+    status=st.sampled_from(
+        [*range(200, 206), *range(300, 310), *range(400, 431), *range(500, 512)]
+    ),
+    around=st.tuples(texts, texts),
+    long=st.integers(0, 520),
+    how=st.sampled_from(["message", "code", "fields", "request id", "body", "json", "method"]),
+)
+def test_secret_does_not_come_back_when_the_service_echoes_it(
+    name: str, status: int, around: tuple[str, str], long: int, how: str
+) -> None:
+    """A secret that the service repeats, anywhere in its reply, shows in no error."""
+    operation = OPERATIONS[name]
+    (secret,) = operation.secrets
+    before, after = around
+    echo = f"{before}{'.' * long}{secret}{after}"
+    reply: dict[str, object] = {"message": "m", "code": "c", "fields": []}
+    headers = httpx.Headers()
+    match how:
+        case "message" | "code" | "method":
+            reply[how] = echo
+        case "fields":
+            reply["fields"] = [{"field": echo, "description": echo}]
+        case "request id":
+            headers = httpx.Headers({b"x-request-id": secret.encode()})
+        case "json":
+            reply["message"] = f"cannot read: {json.dumps({'password': secret})}{after}"
+        case _:
+            reply = {"token": {"id": f"{secret} {secret}", "user_id": 5, "expires_at": echo}}
+    outcome = operation.outcome(Reply(status, headers, json.dumps(reply).encode()), WALL)
+    assert isinstance(outcome, KoyebSessionError) or outcome is None
+    if outcome is not None:
+        assert_no_secret(secret, outcome)
+
+
+@fuzzed
+@given(password=st.text(min_size=1).filter(str.strip), text=texts)
+def test_secret_does_not_come_back_whatever_the_password_is(password: str, text: str) -> None:
+    """Any password is taken out of an echo, however JSON spells it."""
+    operation = operations.login("me@example.com", password)
+    if not isinstance(operation, Operation):
+        return  # half a character
+    body = json.dumps({"message": f"{text}{password}{json.dumps(password)}"}).encode()
+    error = operation.outcome(Reply(500, {}, body), WALL)
+    assert isinstance(error, ApiError)
+    rest = error.message.removeprefix("login: ").removesuffix(" (status 500)")
+    assert password not in rest.replace("[secret]", "")
+
+
+# What users give
+
+
+@fuzzed
+@given(status=st.integers(300, 999), code=st.none() | texts | st.integers(), message=texts)
+def test_error_class_is_one_of_the_tree(status: int, code: str | int | None, message: str) -> None:
+    """Every status has a class, for both kinds of operations."""
+    for signs_in in (True, False):
+        assert issubclass(error_class(status, code, message, signs_in=signs_in), ApiError)
+
+
+@fuzzed
+@given(
+    url=texts | texts.map(lambda text: f"https://{text}") | texts.map(lambda t: f"https://a.b:{t}")
+)
+def test_base_url_is_right_or_a_clear_mistake(url: str) -> None:
+    """Any text is a base URL that a request can be made with, or a `ValueError` that hides it."""
+    found = origins(url, ())
+    if isinstance(found, Origins):
+        request = operations.refresh(TOKEN).request(found.base_url, 1)
+        assert request.url.path.endswith("/v1/account/refresh")
+        assert request.url.query == b""
+        assert found.trusts(request)
+    else:
+        assert type(found) is ValueError
+        assert str(found).startswith("base_url ")
+
+
+@fuzzed
+@given(email=texts, password=texts, organization_id=st.none() | texts, seon_fp=st.none() | texts)
+def test_login_is_an_operation_or_a_clear_mistake(
+    email: str, password: str, organization_id: str | None, seon_fp: str | None
+) -> None:
+    """Whatever texts a user gives: a request that can be sent, or a `ValueError` that names one."""
+    made = operations.login(email, password, organization_id, seon_fp)
+    if isinstance(made, Operation):
+        sent = json.loads(made.request("https://app.koyeb.com", 1).content)
+        assert sent["email"] == email
+        assert sent["password"] == password
+        assert sent.get("organization_id") == organization_id
+    else:
+        assert type(made) is ValueError
+        assert str(made).split()[0] in {"email", "password", "organization_id", "seon_fp"}
+    method = operations.login_method(email)
+    if isinstance(method, Operation):
+        url = method.request("https://app.koyeb.com", 1).url
+        assert dict(url.params) == {"email": email}
+        assert url.path == "/v1/account/login_method"
+
+
+@fuzzed
+@given(
+    life=st.timedeltas(timedelta(days=-1), timedelta(days=60)),
+    age=st.none() | st.timedeltas(timedelta(days=-1), timedelta(days=60)),
+    offset=st.timezones(),
+)
+def test_adopted_token_is_alive_and_in_utc(
+    life: timedelta, age: timedelta | None, offset: object
+) -> None:
+    """A token in any zone is adopted if, and only if, it has not expired."""
+    zone = offset if isinstance(offset, type(UTC)) else UTC
+    issued_at = None if age is None else NOW - age
+    found = adopted(Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL)
+    if life > timedelta(0):
+        assert isinstance(found, Token)
+        assert found.expires_at == NOW + life
+        assert found.issued_at == (NOW if issued_at is None else issued_at)
+    else:
+        assert type(found) is ValueError

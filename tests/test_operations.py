@@ -1,0 +1,479 @@
+"""What each operation sends, byte for byte, and what a reply to it means."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import attrs
+import httpx
+import pytest
+
+from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
+from koyeb_session import _operations as operations
+from koyeb_session._operations import Operation, Reply
+from koyeb_session._wire import BODY_LIMIT, decoded
+from koyeb_session.testing import assert_no_secret
+
+BASE = "https://app.koyeb.com"
+TOKEN = Token("canary-token")
+WALL = 1_800_000_000.0
+NOW = datetime.fromtimestamp(WALL, UTC)
+EXPIRES = NOW + timedelta(hours=24)
+REPLY = json.dumps({"token": {"id": "new", "user_id": "u", "expires_at": EXPIRES.isoformat()}})
+
+
+def made(operation: object) -> Operation[object]:
+    """Narrow an operation whose arguments were right."""
+    assert isinstance(operation, Operation)
+    return cast("Operation[object]", operation)
+
+
+def outcome(
+    operation: object, body: bytes | WireError, status: int = 200, **headers: str
+) -> object:
+    """Let an operation read a reply that arrived at `WALL`."""
+    return made(operation).outcome(Reply(status, httpx.Headers(headers), body), WALL)
+
+
+# What is sent
+
+ALWAYS = {
+    "host": "app.koyeb.com",
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": "koyeb-session",
+}
+BEARER = {"authorization": "Bearer canary-token"}
+JSON = {"content-type": "application/json"}
+NO_BODY = {"content-length": "0"}
+BUSY = {429, 503}
+NO_ANSWER = {429, 502, 503, 504}
+
+Sent = tuple[str, str, dict[str, str], bytes, set[int], bool, tuple[str, ...]]
+
+SENT: dict[str, tuple[Callable[[], object], Sent]] = {
+    # what is called: method, path, headers of its own, body, repeated after, signs in, secrets
+    "login": (
+        lambda: operations.login("me@example.com", "pässword"),
+        (
+            "POST",
+            "/v1/account/login",
+            {**JSON},
+            b'{"email": "me@example.com", "password": "p\\u00e4ssword"}',
+            set(),
+            True,
+            ("pässword",),
+        ),
+    ),
+    "login with all": (
+        lambda: operations.login("me@example.com", "pw", "org_1-A", "finger-print"),
+        (
+            "POST",
+            "/v1/account/login",
+            {**JSON, "seon-fp": "finger-print"},
+            b'{"email": "me@example.com", "password": "pw", "organization_id": "org_1-A"}',
+            set(),
+            True,
+            ("pw",),
+        ),
+    ),
+    "passwordless_login": (
+        lambda: operations.passwordless_login("me@example.com"),
+        (
+            "POST",
+            "/v1/account/passwordless_login",
+            {**JSON},
+            b'{"email": "me@example.com"}',
+            set(),
+            False,
+            (),
+        ),
+    ),
+    "refresh": (
+        lambda: operations.refresh(TOKEN),
+        (
+            "PUT",
+            "/v1/account/refresh",
+            {**BEARER, **NO_BODY},
+            b"",
+            BUSY,
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "logout": (
+        lambda: operations.logout(TOKEN),
+        ("DELETE", "/v1/account/logout", BEARER, b"", NO_ANSWER, False, ("canary-token",)),
+    ),
+    "new_session": (
+        lambda: operations.new_session(TOKEN),
+        (
+            "POST",
+            "/v1/account/session",
+            {**BEARER, **NO_BODY},
+            b"",
+            set(),
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "switch_organization": (
+        lambda: operations.switch_organization(TOKEN, "org-1"),
+        (
+            "POST",
+            "/v1/organizations/org-1/switch",
+            {**BEARER, **JSON},
+            b"{}",
+            set(),
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "switch_organization with a fingerprint": (
+        lambda: operations.switch_organization(TOKEN, "org-1", "fp"),
+        (
+            "POST",
+            "/v1/organizations/org-1/switch",
+            {**BEARER, **JSON, "seon-fp": "fp"},
+            b"{}",
+            set(),
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "login_method": (
+        lambda: operations.login_method("me+you@example.com&x=1 ü"),
+        (
+            "GET",
+            "/v1/account/login_method?email=me%2Byou%40example.com%26x%3D1+%C3%BC",
+            {},
+            b"",
+            NO_ANSWER,
+            False,
+            (),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SENT)
+def test_request_is_exactly_the_promised_one(case: str) -> None:
+    """Each operation sends its method, path, headers and body, and nothing else."""
+    make, (method, path, headers, body, repeat, signs_in, secrets) = SENT[case]
+    operation = made(make())
+    request = operation.request(BASE, 7.5)
+    if body:
+        headers = {**headers, "content-length": str(len(body))}
+    assert operation.name == case.partition(" ")[0]
+    assert operation.method == request.method == method
+    assert str(request.url) == BASE + path
+    assert dict(request.headers) == {**ALWAYS, **headers}
+    assert len(request.headers.raw) == len(request.headers)
+    assert request.read() == body
+    assert request.extensions == {
+        "timeout": dict.fromkeys(("connect", "read", "write", "pool"), 7.5)
+    }
+    assert operation.repeat == repeat
+    assert operation.signs_in is signs_in
+    assert operation.secrets == secrets
+
+
+def test_request_goes_below_the_base_url_when_that_has_a_path() -> None:
+    """A gateway that serves the API below a path is possible."""
+    request = operations.refresh(TOKEN).request("https://gate.example/koyeb", 1)
+    assert str(request.url) == "https://gate.example/koyeb/v1/account/refresh"
+
+
+@pytest.mark.parametrize("case", SENT)
+def test_operation_hides_its_secrets_when_shown(case: str) -> None:
+    """No repr of an operation shows a password or a token."""
+    operation = made(SENT[case][0]())
+    assert_no_secret(operation.secrets or ("nothing to hide",), operation)
+    assert operation.name in repr(operation)
+
+
+def test_reply_hides_its_body_when_shown() -> None:
+    """A reply's body and headers may hold a token."""
+    assert_no_secret("canary", Reply(200, {"set-cookie": "canary"}, b"canary"))
+
+
+# What is wrong before anything is sent
+
+
+Wrong = tuple[Callable[[], object], type[Exception], str]
+
+
+def odd(value: object) -> Any:
+    """Hide from the type checkers that a value is of the wrong type."""
+    return value
+
+
+ID_RULE = "organization_id must be an id: letters, digits, '-' and '_', not empty"
+WRONG: dict[str, Wrong] = {
+    "no email": (lambda: operations.login("", "pw"), ValueError, "email must not be empty"),
+    "blank email": (lambda: operations.login(" \t", "pw"), ValueError, "email must not be empty"),
+    "email None": (
+        lambda: operations.login(odd(None), "pw"),
+        TypeError,
+        "email must be a str, not NoneType",
+    ),
+    "no password": (
+        lambda: operations.login("a@b.c", ""),
+        ValueError,
+        "password must not be empty",
+    ),
+    "password in bytes": (
+        lambda: operations.login("a@b.c", odd(b"pw")),
+        TypeError,
+        "password must be a str, not bytes",
+    ),
+    "password of half a character": (
+        lambda: operations.login("a@b.c", "\ud800"),
+        ValueError,
+        "password must be text that can be written as UTF-8",
+    ),
+    "no organization": (lambda: operations.login("a@b.c", "pw", ""), ValueError, ID_RULE),
+    "organization with a slash": (
+        lambda: operations.login("a@b.c", "pw", "a/b"),
+        ValueError,
+        ID_RULE,
+    ),
+    "organization as a number": (
+        lambda: operations.login("a@b.c", "pw", odd(5)),
+        TypeError,
+        "organization_id must be a str, not int",
+    ),
+    "fingerprint with a space": (
+        lambda: operations.login("a@b.c", "pw", None, "a b"),
+        ValueError,
+        "seon_fp must be visible ASCII",
+    ),
+    "fingerprint with a line break": (
+        lambda: operations.login("a@b.c", "pw", None, "a\r\nb"),
+        ValueError,
+        "seon_fp must be visible ASCII",
+    ),
+    "empty fingerprint": (
+        lambda: operations.login("a@b.c", "pw", None, ""),
+        ValueError,
+        "seon_fp must be visible ASCII",
+    ),
+    "fingerprint as a number": (
+        lambda: operations.login("a@b.c", "pw", None, odd(1)),
+        TypeError,
+        "seon_fp must be a str, not int",
+    ),
+    "passwordless without email": (
+        lambda: operations.passwordless_login(""),
+        ValueError,
+        "email must not be empty",
+    ),
+    "login method without email": (
+        lambda: operations.login_method(""),
+        ValueError,
+        "email must not be empty",
+    ),
+    "email of half a character": (
+        lambda: operations.login_method("\udfff"),
+        ValueError,
+        "email must be text that can be written as UTF-8",
+    ),
+    "switch to nothing": (lambda: operations.wrong_switch("", None), ValueError, ID_RULE),
+    "switch to another path": (lambda: operations.wrong_switch("../x", None), ValueError, ID_RULE),
+    "switch with an odd fingerprint": (
+        lambda: operations.wrong_switch("a", "ü"),
+        ValueError,
+        "seon_fp must be visible ASCII",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_argument_is_refused_when_it_is_wrong(case: str) -> None:
+    """A wrong argument comes back as the error to raise, which names it."""
+    call, kind, message = WRONG[case]
+    error = call()
+    assert type(error) is kind
+    assert str(error) == message
+
+
+def test_switch_is_right_when_its_arguments_are() -> None:
+    """Right arguments give no error."""
+    assert operations.wrong_switch("org-1", None) is None
+    assert operations.wrong_switch("org-1", "fp") is None
+
+
+# What a success means
+
+
+MINTING = ["login", "refresh", "new_session", "switch_organization"]
+
+
+@pytest.mark.parametrize("name", MINTING)
+def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
+    """Four operations answer with a token, which is young from its arrival."""
+    token = outcome(SENT[name][0](), REPLY.encode())
+    assert token == Token("new", "u", None, EXPIRES)
+    assert isinstance(token, Token)
+    assert token.issued_at == NOW
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_reply_is_a_success_when_its_status_is_2xx(status: int) -> None:
+    """Any 2xx is success; what it is worth says the body."""
+    assert isinstance(outcome(SENT["login"][0](), REPLY.encode(), status), Token)
+
+
+@pytest.mark.parametrize("status", [199, 300, 304])
+def test_reply_is_an_error_when_its_status_is_beside_2xx(status: int) -> None:
+    """No redirect is followed, and nothing else is success either."""
+    assert type(outcome(SENT["login"][0](), REPLY.encode(), status)) is ApiError
+
+
+@pytest.mark.parametrize(
+    ("date", "issued"),
+    [
+        ("Fri, 15 Jan 2027 08:00:00 GMT", NOW),  # the very second
+        ("Fri, 15 Jan 2027 08:00:01 GMT", NOW),
+        ("Fri, 15 Jan 2027 07:59:59 GMT", NOW),
+        ("Fri, 15 Jan 2027 09:00:00 GMT", NOW + timedelta(hours=1, seconds=1)),
+        ("Fri, 15 Jan 2027 07:00:00 GMT", NOW - timedelta(hours=1, seconds=-1)),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", NOW),
+        ("yesterday", NOW),
+    ],
+)
+def test_token_is_dated_by_the_service_when_it_says_its_time(date: str, issued: datetime) -> None:
+    """A wall clock that is wrong here does not make a new token's life longer or shorter."""
+    token = outcome(SENT["refresh"][0](), REPLY.encode(), date=date)
+    assert isinstance(token, Token)
+    assert token.issued_at == issued
+
+
+@pytest.mark.parametrize("name", MINTING)
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"", "the reply is not JSON"),
+        (b"{}", "the reply has no token"),
+        (b'{"token": null}', "token: not an object"),
+        (b'{"token": {}}', "token.id: empty, or not fit for a header"),
+        (b"<html>", "the reply is not JSON"),
+        (b"[]", "the reply is not a JSON object"),
+        (b"\xff", "the reply is not UTF-8"),
+    ],
+)
+def test_garbage_is_a_wire_error_when_a_token_was_promised(
+    name: str, body: bytes, problem: str
+) -> None:
+    """A 2xx that holds no token never becomes one, and the error says which operation it was."""
+    error = outcome(SENT[name][0](), body)
+    assert type(error) is WireError
+    assert error.message == f"{name}: {problem}"
+
+
+@pytest.mark.parametrize("case", SENT)
+def test_body_is_not_read_when_it_could_not_be_decoded(case: str) -> None:
+    """What is wrong with the transfer of a success is told as it is."""
+    operation = made(SENT[case][0]())
+    error = outcome(operation, WireError("the reply is larger than 1048576 bytes"))
+    assert type(error) is WireError
+    assert error.message == f"{operation.name}: the reply is larger than 1048576 bytes"
+
+
+def test_error_is_told_by_its_status_when_its_body_could_not_be_decoded() -> None:
+    """A huge or broken body does not hide that the service said no."""
+    error = outcome(operations.refresh(TOKEN), decoded(b"x" * (BODY_LIMIT + 1), None), 503)
+    assert isinstance(error, ApiError)
+    assert error.message == "refresh: no message (status 503)"
+
+
+@pytest.mark.parametrize("name", ["logout", "passwordless_login"])
+def test_nothing_is_promised_when_an_operation_only_acts(name: str) -> None:
+    """Logout and passwordless login take ``{}`` and an empty body, and no page of HTML."""
+    operation = made(SENT[name][0]())
+    for body in (b"{}", b"", b" \n", b'{"more": 1}'):
+        assert outcome(operation, body) is None
+    assert outcome(operation, b"", 204) is None
+    error = outcome(operation, b"<html>")
+    assert type(error) is WireError
+    assert error.message == f"{name}: the reply is not JSON"
+
+
+def test_login_method_is_read_when_the_service_names_it() -> None:
+    """The two methods that there are, and the default."""
+    operation = operations.login_method("me@example.com")
+    assert outcome(operation, b'{"method": "KOYEB"}') is LoginMethod.KOYEB
+    assert outcome(operation, b'{"method": "WORKOS"}') is LoginMethod.WORKOS
+    assert outcome(operation, b"{}") is LoginMethod.KOYEB
+    error = outcome(operation, b'{"method": "canary"}')
+    assert type(error) is WireError
+    assert error.message == "login_method: method: not a login method that is known here"
+
+
+# What an error says
+
+
+def test_texts_are_cut_when_the_service_is_verbose() -> None:
+    """500 characters of a text are kept, after its secrets are out."""
+    operation = operations.refresh(TOKEN)
+    for length, kept in ((499, 499), (500, 500), (501, 500)):
+        long = "m" * length
+        entries = [{"field": long, "description": long}]
+        body = json.dumps({"message": long, "code": long, "fields": entries}).encode()
+        error = outcome(operation, body, 400, **{"x-request-id": long})
+        assert isinstance(error, BadRequestError)
+        assert error.message == f"refresh: {'m' * kept} (status 400)"
+        assert error.code == error.request_id == "m" * kept
+        assert error.fields == {"m" * kept: "m" * kept}
+
+
+def test_secret_is_out_when_the_cut_would_go_through_it() -> None:
+    """Half a secret at the cut is a secret too."""
+    body = json.dumps({"message": "m" * 495 + TOKEN.id}).encode()
+    error = outcome(operations.refresh(TOKEN), body, 500)
+    assert isinstance(error, ApiError)
+    assert "canar" not in error.message
+    assert error.message == f"refresh: {'m' * 495}[secr (status 500)"
+
+
+def test_text_can_be_printed_when_json_spells_half_a_character() -> None:
+    """A lone surrogate would break the log that it is written to."""
+    body = b'{"message": "a\\ud800b", "code": "\\udfff", "fields": []}'
+    error = outcome(operations.refresh(TOKEN), body, 400)
+    assert isinstance(error, ApiError)
+    assert error.message == "refresh: a?b (status 400)"
+    assert error.code == "?"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b'{"code": 16, "message": "m"}', 16, "m"),
+        (b'{"code": "", "message": "m"}', "", "m"),
+        (b'{"code": true, "message": "m"}', None, "m"),
+        (b'{"code": 1.5, "message": "m"}', None, "m"),
+        (b'{"code": "c", "message": ""}', "c", "no message"),
+        (b'{"code": "c", "message": 5}', "c", "no message"),
+        (b'{"message": null}', None, "no message"),
+        (b'["message"]', None, "no message"),
+        (gzip.compress(b'{"message": "m"}'), None, "no message"),
+    ],
+)
+def test_error_says_what_it_can_when_its_body_is_odd(
+    body: bytes, code: str | int | None, message: str
+) -> None:
+    """What is no code or no message is left out, and the status stays."""
+    error = outcome(operations.refresh(TOKEN), body, 500)
+    assert isinstance(error, ApiError)
+    assert (error.code, error.message) == (code, f"refresh: {message} (status 500)")
+
+
+def test_operations_are_frozen() -> None:
+    """An operation may be sent more than once: nothing of it changes."""
+    operation = operations.refresh(TOKEN)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        operation.name = "other"  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue] - on purpose

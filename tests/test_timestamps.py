@@ -1,0 +1,222 @@
+"""The ways in which times are written, and those in which they are not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from koyeb_session._timestamps import from_epoch, http_date, retry_after, service_time, timestamp
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
+def microseconds(count: int) -> datetime:
+    """Give the moment that many microseconds after `AT`."""
+    return AT + timedelta(microseconds=count)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-01-02T03:04:05Z", AT),
+        ("2026-01-02t03:04:05z", AT),
+        ("2026-01-02 03:04:05Z", AT),
+        ("2026-01-02T03:04:05", AT),  # no offset: UTC
+        ("2026-01-02T03:04:05+00:00", AT),
+        ("2026-01-02T03:04:05-00:00", AT),
+        ("2026-01-02T05:34:05+02:30", AT),
+        ("2026-01-01T22:04:05-05:00", AT),
+        ("2026-01-02T03:04:05.0Z", AT),
+        ("2026-01-02T03:04:05.1Z", microseconds(100_000)),
+        ("2026-01-02T03:04:05.123Z", microseconds(123_000)),
+        ("2026-01-02T03:04:05.000001Z", microseconds(1)),
+        ("2026-01-02T03:04:05.123456Z", microseconds(123_456)),
+        ("2026-01-02T03:04:05.1234567Z", microseconds(123_456)),
+        ("2026-01-02T03:04:05.123456789Z", microseconds(123_456)),
+        ("2026-01-02T03:04:05.999999999Z", microseconds(999_999)),
+        ("2026-01-02T03:04:05.123456789+00:00", microseconds(123_456)),
+        ("2026-01-02T03:04:05.5", microseconds(500_000)),
+        ("2024-02-29T00:00:00Z", datetime(2024, 2, 29, tzinfo=UTC)),
+        ("9999-12-31T23:59:59Z", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("0002-01-01T00:00:00Z", datetime(2, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_timestamp_is_read_when_it_is_rfc_3339(text: str, at: datetime) -> None:
+    """Each number of fractional digits, each offset and none, in upper and lower case."""
+    read = timestamp(text)
+    assert read == at
+    assert read is not None
+    assert read.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000Z", "0001-01-01T00:00:00+01:00"]
+)
+def test_timestamp_is_none_when_it_is_gos_zero_time(text: str) -> None:
+    """Go prints a time that was never set as the year 1."""
+    assert timestamp(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "1767323045",
+        "2026-01-02",
+        "2026-01-02T03:04Z",
+        "2026-01-02T03:04:05.Z",
+        "2026-01-02T03:04:05,5Z",
+        "2026-01-02T03:04:05X",
+        "2026-01-02T03:04:05+02",
+        "2026-01-02T03:04:05+0230",
+        "2026-01-02T03:04:05ZZ",
+        " 2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05Z\n",
+        "26-01-02T03:04:05Z",
+        "2026-1-2T03:04:05Z",
+        "2026/01/02T03:04:05Z",
+        "٢٠٢٦-01-02T03:04:05Z",
+    ],
+)
+def test_timestamp_is_refused_when_it_is_of_another_form(text: str) -> None:
+    """Nothing is guessed, and what was given is not quoted."""
+    with pytest.raises(ValueError, match=r"^not an RFC 3339 timestamp$"):
+        timestamp(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-13-02T03:04:05Z",
+        "2026-02-30T03:04:05Z",
+        "2026-01-02T25:04:05Z",
+        "2026-01-02T03:60:05Z",
+        "2026-01-02T03:04:61Z",
+        "2026-01-02T03:04:05+24:00",
+        "0000-01-01T00:00:00Z",
+    ],
+)
+def test_timestamp_is_refused_when_there_is_no_such_time(text: str) -> None:
+    """The form alone makes no time."""
+    with pytest.raises(ValueError, match=r"\w"):
+        timestamp(text)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-00:01", "9999-12-31T20:00:00-05:00"])
+def test_timestamp_is_refused_when_utc_would_be_past_the_last_year(text: str) -> None:
+    """The last hours of the year 9999, west of Greenwich, are out of range."""
+    with pytest.raises(ValueError, match=r"^a timestamp out of range$") as info:
+        timestamp(text)
+    assert info.value.__cause__ is None
+    assert info.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at"),
+    [
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (1.5, datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)),
+        (-1, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (1_767_323_045, AT),
+        (253_402_300_799, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        (253_402_300_800, None),
+        (1_767_323_045_000, None),  # milliseconds
+        (-62_135_596_801, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (10**400, None),
+        (True, None),
+        (False, None),
+        ("1767323045", None),
+        (None, None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_epoch_is_read_when_it_is_a_number_of_seconds(seconds: object, at: datetime | None) -> None:
+    """A NumericDate is a number that is a time; all else is unknown, and no error."""
+    assert from_epoch(seconds) == at
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (EPOCH, 0.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777.0),
+        ("Sun, 06 Nov 1994 09:49:37 +0100", 784_111_777.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777.0),  # RFC 850
+        ("Sun Nov  6 08:49:37 1994", 784_111_777.0),  # asctime, without a zone
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799.0),
+        ("Fri, 99 Dec 2026 23:59:59 GMT", None),
+        ("Mon, 01 Jan 2026 00:00:00 +99999999999999", None),
+        ("soon", None),
+        ("", None),
+        ("-5", None),
+        ("NaN", None),
+    ],
+)
+def test_http_date_is_read_when_it_is_one(text: str, seconds: float | None) -> None:
+    """The three forms of RFC 9110 are read; anything else is none."""
+    assert http_date(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "wait"),
+    [
+        (None, None),
+        ("0", 0.0),
+        ("5", 5.0),
+        ("2.5", 2.5),
+        (" 5 ", 5.0),
+        ("999999999", 999_999_999.0),
+        ("9999999999", None),
+        ("0.123456789", 0.123_456_789),
+        ("0.1234567891", None),
+        ("31536000", 31_536_000.0),  # a year: it is for the policies to cap
+        ("-5", None),
+        ("+5", None),
+        ("NaN", None),
+        ("inf", None),
+        ("1e3", None),
+        ("5s", None),
+        ("", None),
+        (".5", None),
+        ("5.", None),
+        ("٥", None),  # noqa: RUF001 - a digit that is not ASCII
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        (" Thu, 01 Jan 1970 00:01:40 GMT ", 40.0),
+        ("Thu, 01 Jan 1970 00:01:00 GMT", 0.0),
+        ("Thu, 01 Jan 1970 00:00:59 GMT", 0.0),  # past
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_739.0),
+    ],
+)
+def test_retry_after_is_read_when_it_can_be_waited_for(
+    text: str | None, wait: float | None
+) -> None:
+    """Seconds and dates are read at 60 s past the epoch; what is neither asks for nothing."""
+    assert retry_after(text, 60.0) == wait
+
+
+@pytest.mark.parametrize(
+    ("date", "wall", "time"),
+    [
+        (None, 100.0, 100.0),
+        ("garbage", 100.0, 100.0),
+        (EPOCH, 0.0, 0.0),
+        (EPOCH, 0.5, 0.5),
+        (EPOCH, 1.999, 1.999),
+        (EPOCH, 2.0, 1.0),  # our clock is two seconds ahead, or more: the service's is taken
+        (EPOCH, 3600.0, 1.0),
+        (EPOCH, -1.999, -1.999),
+        (EPOCH, -2.0, 1.0),
+        (EPOCH, -3600.0, 1.0),
+        ("Fri, 31 Dec 9999 23:59:58 GMT", 0.0, 253_402_300_799.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 7.0, 7.0),  # a second later there is no time any more
+    ],
+)
+def test_service_time_is_ours_when_both_agree(date: str | None, wall: float, time: float) -> None:
+    """Two seconds apart, the service's clock goes before ours: it is the one that judges tokens."""
+    assert service_time(date, wall) == time

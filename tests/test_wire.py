@@ -1,0 +1,488 @@
+"""Every quirk of the service's JSON, its tokens and its encodings."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import tracemalloc
+import zlib
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from koyeb_session import (
+    LoginMethod,
+    LoginReply,
+    LoginRequest,
+    PasswordlessLoginRequest,
+    Token,
+    WireError,
+)
+from koyeb_session._wire import (
+    BODY_LIMIT,
+    TOKEN_LIMIT,
+    Claims,
+    ErrorBody,
+    completed,
+    decoded,
+    dumped,
+    empty_reply,
+    error_body,
+    is_api_token,
+    is_header_safe,
+    json_object,
+    jwt_claims,
+    login_method,
+    login_reply,
+)
+
+EXPIRES = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+ISSUED = datetime(2030, 1, 1, 3, 4, 5, tzinfo=UTC)
+
+
+def part(value: object) -> str:
+    """Write one part of a JWT."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def jwt(claims: object, header: object = None) -> str:
+    """Write a JWT with these claims, and a signature that nobody verifies."""
+    return f"{part({'alg': 'HS256'} if header is None else header)}.{part(claims)}.c2ln"
+
+
+def wire_error(value: object) -> str:
+    """Give the message of a wire error."""
+    assert type(value) is WireError
+    return value.message
+
+
+def reply(**fields: object) -> bytes:
+    """Write a login reply with these fields of the token."""
+    return json.dumps({"token": fields}).encode()
+
+
+def read(**fields: object) -> Token:
+    """Read the token of a login reply that has these fields."""
+    result = login_reply(reply(**{"id": "t", **fields}))
+    assert isinstance(result, LoginReply)
+    return result.token
+
+
+def refused(**fields: object) -> str:
+    """Tell what is wrong with a login reply that has these fields."""
+    return wire_error(login_reply(reply(**{"id": "t", **fields})))
+
+
+# Header-safe
+
+
+def test_character_is_header_safe_when_it_is_visible_ascii() -> None:
+    """Nothing but ``!`` to ``~`` goes into a header, wherever in the token it stands."""
+    for code in (*range(0x100), 0x20AC, 0xD800, 0xFF21, 0x1F600):
+        safe = 0x21 <= code <= 0x7E
+        for text in (chr(code), f"a{chr(code)}", f"{chr(code)}a", f"a{chr(code)}a"):
+            assert is_header_safe(text) is safe
+
+
+def test_token_is_header_safe_when_it_is_no_longer_than_the_limit() -> None:
+    """No token is empty, or longer than common servers take."""
+    assert TOKEN_LIMIT == 16_384
+    assert not is_header_safe("")
+    assert is_header_safe("x" * TOKEN_LIMIT)
+    assert not is_header_safe("x" * (TOKEN_LIMIT + 1))
+
+
+# JWTs
+
+
+def test_claims_are_read_when_the_token_is_a_jwt() -> None:
+    """``exp`` and ``iat`` say when it ends and when it began."""
+    token = jwt({"exp": EXPIRES.timestamp(), "iat": ISSUED.timestamp(), "sub": "me"})
+    assert jwt_claims(token) == Claims(EXPIRES, ISSUED)
+
+
+@pytest.mark.parametrize("filler", ["", "a", "ab", "abc", "ü?>", "~~~"])
+def test_claims_are_read_when_the_base64_is_of_any_length(filler: str) -> None:
+    """A JWT leaves the padding of its base64 out and uses the alphabet that is safe in URLs."""
+    claims = jwt({"exp": 2, "x": filler}, {"alg": "none", "kid": filler})
+    assert jwt_claims(claims) == Claims(datetime(1970, 1, 1, 0, 0, 2, tzinfo=UTC), None)
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ({}, Claims(None, None)),
+        ({"exp": 1}, Claims(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), None)),
+        ({"iat": 1}, Claims(None, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))),
+        ({"exp": 0}, Claims(datetime(1970, 1, 1, tzinfo=UTC), None)),
+        ({"exp": 1.5}, Claims(datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC), None)),
+        ({"exp": "1"}, Claims(None, None)),
+        ({"exp": True, "iat": False}, Claims(None, None)),
+        ({"exp": None, "iat": []}, Claims(None, None)),
+        ({"exp": 1e300, "iat": 10**400}, Claims(None, None)),
+        ({"exp": float("nan"), "iat": float("inf")}, Claims(None, None)),
+    ],
+)
+def test_claims_are_unknown_when_they_are_no_times(
+    claims: dict[str, object], expected: Claims
+) -> None:
+    """A JWT is one whatever its claims say; what is no NumericDate says nothing."""
+    assert jwt_claims(jwt(claims)) == expected
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "opaque",
+        "a.b",
+        "a.b.c",
+        "..",
+        f"{part({})}.{part({})}",
+        f"{part({})}.{part({})}.sig.more",
+        f"{part([])}.{part({})}.sig",
+        f"{part({})}.{part([])}.sig",
+        f"{part({})}.{part('not json')}.sig",
+        f"{part('null')}.{part({})}.sig",
+        f"{part({})}.x.sig",  # one character is no base64
+        f"{part({})}.ü.sig",
+        f"{part({})}.{part('[' * 100_000)}.sig",
+        f"{part({})}.{base64.urlsafe_b64encode(bytes([255, 254])).decode()}.sig",
+    ],
+)
+def test_claims_are_none_when_the_token_is_no_jwt(token: str) -> None:
+    """Two JSON objects and a signature make a JWT; anything else is opaque, and no error."""
+    assert jwt_claims(token) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "expires_at", "issued_at"),
+    [
+        ({}, EXPIRES, ISSUED),
+        ({"expires_at": ISSUED}, ISSUED, ISSUED),
+        ({"issued_at": EXPIRES}, EXPIRES, EXPIRES),
+        ({"expires_at": ISSUED, "issued_at": EXPIRES}, ISSUED, EXPIRES),
+    ],
+)
+def test_token_is_completed_when_its_id_says_more(
+    known: dict[str, datetime], expires_at: datetime, issued_at: datetime
+) -> None:
+    """What a token says itself goes before what its JWT says."""
+    claims = jwt({"exp": EXPIRES.timestamp(), "iat": ISSUED.timestamp()})
+    token = completed(
+        Token(claims, "u", "o", known.get("expires_at"), issued_at=known.get("issued_at"))
+    )
+    assert (token.expires_at, token.issued_at) == (expires_at, issued_at)
+    assert (token.id, token.user_id, token.organization_id) == (claims, "u", "o")
+
+
+def test_token_stays_as_it_is_when_there_is_nothing_to_complete() -> None:
+    """An opaque token, and one whose life is known, are not copied."""
+    for token in (Token("opaque"), Token(jwt({"exp": 1}), expires_at=EXPIRES, issued_at=ISSUED)):
+        assert completed(token) is token
+
+
+def test_api_token_is_told_by_all_three_marks() -> None:
+    """An API access token has no expiry, no birth and no claims."""
+    assert is_api_token(Token("x" * 64))
+    assert not is_api_token(Token("x", expires_at=EXPIRES))
+    assert not is_api_token(Token("x", issued_at=ISSUED))
+    assert not is_api_token(Token(jwt({})))
+
+
+# Bodies
+
+
+def test_body_is_taken_when_it_is_within_the_limit() -> None:
+    """1 MiB is read, a byte more is not."""
+    assert BODY_LIMIT == 1_048_576
+    assert decoded(b"x" * BODY_LIMIT, None) == b"x" * BODY_LIMIT
+    message = wire_error(decoded(b"x" * (BODY_LIMIT + 1), None))
+    assert message == "the reply is larger than 1048576 bytes"
+
+
+@pytest.mark.parametrize("encoding", [None, "", " ", "identity", "Identity ", " IDENTITY"])
+def test_body_is_taken_as_it_is_when_it_is_not_encoded(encoding: str | None) -> None:
+    """No encoding, and ``identity``, mean the bytes themselves."""
+    assert decoded(b"{}", encoding) == b"{}"
+    assert decoded(b"", encoding) == b""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", " gzip ", "deflate", "Deflate"])
+def test_body_is_decoded_when_it_is_compressed_all_the_same(encoding: str) -> None:
+    """A proxy may compress unasked; each header of the two is taken under each name."""
+    assert decoded(gzip.compress(b"{}"), encoding) == b"{}"
+    assert decoded(zlib.compress(b"{}"), encoding) == b"{}"
+    assert decoded(b"", encoding) == b""
+
+
+@pytest.mark.parametrize(
+    "encoding", ["br", "zstd", "gzip, gzip", "compress", "identity, gzip", "*"]
+)
+def test_body_is_refused_when_its_encoding_is_another(encoding: str) -> None:
+    """What cannot be decoded is said, without quoting the header."""
+    message = wire_error(decoded(b"{}", encoding))
+    assert message == "the reply's content encoding was not asked for"
+
+
+def test_body_is_refused_when_it_does_not_decompress() -> None:
+    """Broken and cut-off streams are told apart from JSON that is broken."""
+    packed = gzip.compress(b'{"token": {}}' * 100)
+    assert wire_error(decoded(b"{}", "gzip")) == "the reply cannot be decompressed"
+    broken = packed[:12] + b"\xff" + packed[13:]
+    assert wire_error(decoded(broken, "gzip")) == "the reply cannot be decompressed"
+    for end in (1, 8, len(packed) // 2, len(packed) - 1):
+        assert wire_error(decoded(packed[:end], "gzip")) == "the reply is compressed but cut off"
+    assert decoded(packed, "gzip") == b'{"token": {}}' * 100
+
+
+def test_body_is_refused_when_it_is_a_bomb() -> None:
+    """Decompression stops at the limit: 1 MiB comes out, and a byte more does not."""
+    assert decoded(gzip.compress(b"x" * BODY_LIMIT), "gzip") == b"x" * BODY_LIMIT
+    for size in (BODY_LIMIT + 1, 50 * BODY_LIMIT):
+        packed = gzip.compress(b"x" * size)
+        tracemalloc.start()
+        message = wire_error(decoded(packed, "gzip"))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert message == "the reply is larger than 1048576 bytes"
+        assert peak < 5 * BODY_LIMIT
+    assert wire_error(decoded(b"x" * (BODY_LIMIT + 1), "gzip")).startswith("the reply is larger")
+
+
+def test_json_is_an_object_or_a_wire_error() -> None:
+    """Each way of not being a JSON object in UTF-8 has its own words."""
+    assert json_object('{"a": "ü"}'.encode()) == {"a": "ü"}
+    assert json_object(b" {}\n") == {}
+    assert wire_error(json_object('{"a": "ü"}'.encode("latin-1"))) == "the reply is not UTF-8"
+    assert wire_error(json_object("{}".encode("utf-16"))) == "the reply is not UTF-8"
+    for body in (b"", b"<html>", b'{"a": ', b"{'a': 1}", b"\xef\xbb\xbf{}", b"{} {}"):
+        assert wire_error(json_object(body)) == "the reply is not JSON"
+    assert wire_error(json_object(b"[" * 100_000)) == "the reply is not JSON"
+    assert wire_error(json_object(b'{"a": 1' + b"0" * 5000 + b"}")) == "the reply is not JSON"
+    for body in (b"[]", b"null", b"1", b'"{}"', b"true"):
+        assert wire_error(json_object(body)) == "the reply is not a JSON object"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", ErrorBody(None, None, {})),
+        (b"<html>", ErrorBody(None, None, {})),
+        (b"{}", ErrorBody(None, None, {})),
+        (b'{"status": 404, "code": "not_found", "message": "m"}', ErrorBody("not_found", "m", {})),
+        (b'{"code": 5, "message": "m", "details": []}', ErrorBody(5, "m", {})),
+        (b'{"code": 0}', ErrorBody(0, None, {})),
+        (b'{"code": false, "message": false}', ErrorBody(None, None, {})),
+        (b'{"code": null, "message": null, "fields": null}', ErrorBody(None, None, {})),
+        (b'{"code": [], "message": {}, "fields": {}}', ErrorBody(None, None, {})),
+        (b'{"message": ""}', ErrorBody(None, None, {})),
+        (b'{"fields": "email"}', ErrorBody(None, None, {})),
+        (
+            b'{"fields": [{"field": "a", "description": "x"}, {"field": "b", "description": "y"}]}',
+            ErrorBody(None, None, {"a": "x", "b": "y"}),
+        ),
+        (
+            (
+                b'{"fields": [null, 1, "a", [], {}, {"field": "a"}, {"description": "x"},'
+                b' {"field": 1, "description": "x"}, {"field": "a", "description": null},'
+                b' {"field": "b", "description": "y", "more": 1}]}'
+            ),
+            ErrorBody(None, None, {"b": "y"}),
+        ),
+        (b'{"fields": [{"field": "", "description": ""}]}', ErrorBody(None, None, {"": ""})),
+    ],
+)
+def test_error_body_is_read_when_it_has_one_of_the_three_forms(
+    body: bytes, expected: ErrorBody
+) -> None:
+    """What an error says is taken where it has the promised type, and left out where not."""
+    assert error_body(body) == expected
+
+
+# Requests
+
+
+def test_request_leaves_out_what_is_none_when_it_is_written() -> None:
+    """Null is not sent: the service of 2021 does not know the field."""
+    assert dumped(LoginRequest("a@b.c", "pw")) == b'{"email": "a@b.c", "password": "pw"}'
+    assert dumped(LoginRequest("a", "b", "o")) == (
+        b'{"email": "a", "password": "b", "organization_id": "o"}'
+    )
+    assert dumped(PasswordlessLoginRequest("a@b.c")) == b'{"email": "a@b.c"}'
+
+
+def test_request_is_read_back_when_its_text_is_odd() -> None:
+    """Quotes, line breaks and all of Unicode are written as JSON."""
+    odd = 'ü"\\\n\u2028\U0001f600\x00'
+    assert json.loads(dumped(LoginRequest(odd, odd))) == {"email": odd, "password": odd}
+
+
+# Tokens
+
+
+def test_token_is_read_when_the_reply_is_as_promised() -> None:
+    """All fields of the description, and those it does not know beside them."""
+    body = reply(
+        id="t", user_id="u", organization_id="o", expires_at="2030-01-02T03:04:05Z", new=[1]
+    )
+    assert login_reply(body) == LoginReply(Token("t", "u", "o", EXPIRES))
+    assert login_reply(body[:-1] + b', "more": {}}') == LoginReply(Token("t", "u", "o", EXPIRES))
+
+
+@pytest.mark.parametrize("nothing", [{}, {"v": None}, {"v": ""}])
+@pytest.mark.parametrize("name", ["user_id", "organization_id", "expires_at", "expires"])
+def test_field_is_none_when_it_is_missing_null_or_empty(
+    name: str, nothing: dict[str, object]
+) -> None:
+    """Protobuf writes nothing in three ways."""
+    assert read(**dict.fromkeys([name] * len(nothing), nothing.get("v"))) == Token("t")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expires_at"),
+    [
+        ({"expires_at": "2030-01-02T03:04:05Z"}, EXPIRES),
+        ({"expires": "2030-01-02T03:04:05Z"}, EXPIRES),
+        ({"expires_at": None, "expires": "2030-01-02T03:04:05Z"}, EXPIRES),
+        ({"expires_at": "", "expires": "2030-01-02T03:04:05Z"}, EXPIRES),
+        ({"expires_at": "2030-01-02T03:04:05Z", "expires": "2031-01-01T00:00:00Z"}, EXPIRES),
+        ({"expires_at": "2030-01-02T03:04:05Z", "expires": 5}, EXPIRES),
+        ({"expires_at": "2030-01-02T05:04:05+02:00"}, EXPIRES),
+        (
+            {"expires_at": "2030-01-02T03:04:05.123456789Z"},
+            EXPIRES + timedelta(microseconds=123_456),
+        ),
+        ({"expires_at": "0001-01-01T00:00:00Z"}, None),
+        ({"expires": "0001-01-01T00:00:00Z"}, None),
+    ],
+)
+def test_expiry_is_read_when_it_has_either_name(
+    fields: dict[str, object], expires_at: datetime | None
+) -> None:
+    """The schema's name goes before the example's, and Go's zero time is none."""
+    assert read(**fields).expires_at == expires_at
+    assert read(**fields).issued_at is None
+
+
+@pytest.mark.parametrize(
+    "missing", [{}, {"expires_at": None}, {"expires_at": "0001-01-01T00:00:00Z"}]
+)
+def test_expiry_is_the_jwts_when_the_reply_has_none(missing: dict[str, object]) -> None:
+    """``expires_at`` if given, else the JWT's ``exp``, else unknown."""
+    token_id = jwt({"exp": EXPIRES.timestamp()})
+    assert read(id=token_id, **missing).expires_at == EXPIRES
+    assert read(id=jwt({}), **missing).expires_at is None
+
+
+def test_expiry_is_the_replys_when_the_jwt_has_another() -> None:
+    """What the service says goes before what its token says."""
+    token_id = jwt({"exp": ISSUED.timestamp()})
+    assert read(id=token_id, expires_at="2030-01-02T03:04:05Z").expires_at == EXPIRES
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"id": None}, "token.id: empty, or not fit for a header"),
+        ({"id": ""}, "token.id: empty, or not fit for a header"),
+        ({"id": " "}, "token.id: empty, or not fit for a header"),
+        ({"id": "a b"}, "token.id: empty, or not fit for a header"),
+        ({"id": "a\r\nX-Evil: 1"}, "token.id: empty, or not fit for a header"),
+        ({"id": "ü"}, "token.id: empty, or not fit for a header"),
+        ({"id": "\x00"}, "token.id: empty, or not fit for a header"),
+        ({"id": "x" * (TOKEN_LIMIT + 1)}, "token.id: empty, or not fit for a header"),
+        ({"id": 5}, "token.id: not a string"),
+        ({"id": ["t"]}, "token.id: not a string"),
+        ({"user_id": 5}, "token.user_id: not a string"),
+        ({"user_id": False}, "token.user_id: not a string"),
+        ({"organization_id": {}}, "token.organization_id: not a string"),
+        ({"expires_at": 1_900_000_000}, "token.expires_at: not a string"),
+        ({"expires_at": 0}, "token.expires_at: not a string"),
+        ({"expires": 1_900_000_000}, "token.expires: not a string"),
+        ({"expires_at": "tomorrow"}, "token.expires_at: not an RFC 3339 timestamp"),
+        ({"expires": "2030-13-01T00:00:00Z"}, "token.expires_at: not an RFC 3339 timestamp"),
+    ],
+)
+def test_token_is_refused_when_a_field_is_not_as_promised(
+    fields: dict[str, object], problem: str
+) -> None:
+    """The error names the field, and never quotes what is in it."""
+    assert refused(**fields) == problem
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"{}", "the reply has no token"),
+        (b'{"Token": {"id": "t"}}', "the reply has no token"),
+        (b'{"token": null}', "token: not an object"),
+        (b'{"token": "eyJ"}', "token: not an object"),
+        (b'{"token": [{"id": "t"}]}', "token: not an object"),
+        (b'{"token": {}}', "token.id: empty, or not fit for a header"),
+        (b'[{"token": {"id": "t"}}]', "the reply is not a JSON object"),
+        (b"{", "the reply is not JSON"),
+        (b"\xfe", "the reply is not UTF-8"),
+    ],
+)
+def test_reply_is_refused_when_it_has_no_token(body: bytes, problem: str) -> None:
+    """No body but the promised one becomes a token, and the error is bare of the reply."""
+    error = login_reply(body)
+    assert wire_error(error) == problem
+    assert isinstance(error, WireError)
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert error.__traceback__ is None
+
+
+def test_timestamp_in_another_zone_is_utc_when_read() -> None:
+    """All times of a token are aware and in UTC."""
+    token = read(expires_at="2030-01-02T05:04:05+02:00")
+    assert token.expires_at is not None
+    assert token.expires_at.tzinfo is UTC
+    assert token.expires_at == EXPIRES.astimezone(timezone(timedelta(hours=2)))
+
+
+# The other replies
+
+
+@pytest.mark.parametrize(
+    ("body", "method"),
+    [
+        (b'{"method": "KOYEB"}', LoginMethod.KOYEB),
+        (b'{"method": "WORKOS", "more": 1}', LoginMethod.WORKOS),
+        (b"{}", LoginMethod.KOYEB),
+        (b'{"method": null}', LoginMethod.KOYEB),
+        (b'{"method": ""}', LoginMethod.KOYEB),
+    ],
+)
+def test_login_method_is_read_when_it_is_known(body: bytes, method: LoginMethod) -> None:
+    """A missing method is the default of the description."""
+    assert login_method(body) is method
+
+
+@pytest.mark.parametrize("value", ["koyeb", "SAML", 1, True, ["KOYEB"], {"KOYEB": 1}])
+def test_login_method_is_refused_when_it_is_unknown(value: object) -> None:
+    """A method that came after this version is said to be one."""
+    error = wire_error(login_method(json.dumps({"method": value}).encode()))
+    assert error == "method: not a login method that is known here"
+
+
+def test_login_method_is_refused_when_the_reply_is_no_object() -> None:
+    """A page of HTML is no answer."""
+    assert wire_error(login_method(b"")) == "the reply is not JSON"
+    assert wire_error(login_method(b"[]")) == "the reply is not a JSON object"
+
+
+def test_empty_reply_is_accepted_when_it_is_an_object_or_nothing() -> None:
+    """``{}`` is promised; nothing at all says as much."""
+    for body in (b"{}", b"", b" \r\n", b'{"more": []}'):
+        assert empty_reply(body) is None
+    assert wire_error(empty_reply(b"<html>")) == "the reply is not JSON"
+    assert wire_error(empty_reply(b"null")) == "the reply is not a JSON object"
+    assert wire_error(empty_reply(b"\xff")) == "the reply is not UTF-8"

@@ -1,0 +1,125 @@
+"""The gate that holds replies back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from koyeb_session.testing import Gate
+
+
+def test_open_gate_lets_through() -> None:
+    """What comes to an open gate is counted and not held."""
+    gate = Gate()
+    assert repr(gate) == "<Gate closed, 0 arrived>"
+    gate.open()
+    gate.pass_through()
+    assert (gate.is_open, gate.arrived) == (True, 1)
+    assert repr(gate) == "<Gate open, 1 arrived>"
+
+
+def test_gate_holds_threads_until_it_opens() -> None:
+    """Threads at a closed gate stay there, and all go on when it opens."""
+    gate, passed = Gate(), threading.Semaphore(0)
+
+    def pass_through() -> None:
+        gate.pass_through()
+        passed.release()
+
+    threads = [threading.Thread(target=pass_through) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    gate.wait_arrived(3)
+    assert not passed.acquire(blocking=False)
+    gate.open()
+    for thread in threads:
+        thread.join()
+    assert all(passed.acquire(blocking=False) for _ in threads)
+
+
+def test_closed_gate_ends_patience() -> None:
+    """Who waits for a limited time at a closed gate goes away with a timeout."""
+    with pytest.raises(TimeoutError):
+        Gate().pass_through(timeout=0.001)
+
+
+def test_wait_arrived_says_how_many_came() -> None:
+    """When fewer arrive than expected, the error tells how many did."""
+    gate = Gate()
+    gate.open()
+    gate.pass_through()
+    with pytest.raises(TimeoutError, match=r"1 of 2 arrived at the gate within 0\.001 s"):
+        gate.wait_arrived(2, timeout=0.001)
+
+
+async def test_await_arrived_says_how_many_came() -> None:
+    """The awaiting twin gives the same error."""
+    with pytest.raises(TimeoutError, match=r"0 of 1 arrived at the gate within 0\.001 s"):
+        await Gate().await_arrived(timeout=0.001)
+
+
+async def test_gate_holds_tasks_until_it_opens() -> None:
+    """Tasks at a closed gate wait without blocking the loop, and all go on when it opens."""
+    gate, passed = Gate(), 0
+
+    async def pass_through() -> None:
+        nonlocal passed
+        await gate.apass_through()
+        passed += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(pass_through)
+        await gate.await_arrived(3)
+        assert passed == 0
+        gate.open()
+    assert passed == 3
+
+
+async def test_gate_is_opened_from_another_thread() -> None:
+    """A thread can open the gate for tasks of a running loop."""
+    gate = Gate()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(gate.apass_through)
+        await gate.await_arrived()
+        await anyio.to_thread.run_sync(gate.open)
+    assert gate.is_open
+
+
+async def test_await_arrived_sees_arrivals_from_another_thread() -> None:
+    """A task is told about arrivals in threads, each of them."""
+    gate = Gate()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(anyio.to_thread.run_sync, gate.pass_through, None)
+        await gate.await_arrived(3)
+        gate.open()
+
+
+async def test_cancelled_task_leaves_the_gate() -> None:
+    """A task that is cancelled at the gate goes at once, and the gate still works."""
+    gate = Gate()
+    with anyio.move_on_after(0):
+        await gate.apass_through()
+    gate.open()
+    await gate.apass_through()
+    assert gate.arrived == 2
+
+
+def test_dead_loop_does_not_hinder_opening() -> None:
+    """A loop that was closed under a waiting task is no obstacle for anybody else."""
+    gate = Gate()
+    loop = asyncio.new_event_loop()
+    waiting = gate.apass_through()
+    task = loop.create_task(waiting)
+    loop.run_until_complete(asyncio.wait([task], timeout=0))
+    task.get_loop().close()
+    gate.open()
+    assert gate.is_open
+    # Ended by hand: no loop is left to do it, and a pending task would warn.
+    waiting.close()
+    task.cancelled()

@@ -1,0 +1,232 @@
+"""The search for secrets."""
+
+from __future__ import annotations
+
+import logging
+import types
+import warnings
+from collections.abc import Callable
+from traceback import TracebackException
+from typing import Any
+
+import httpx
+import pytest
+
+from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
+
+SECRET = "c4nary b1rd"
+FAILS = "def f(password):\n    raise ValueError"
+
+
+class Shown:
+    """Shows the secret in one way, and only in that way."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def __repr__(self) -> str:
+        return SECRET if self.way == "repr" else "<Shown>"
+
+    def __str__(self) -> str:
+        return SECRET if self.way == "str" else "shown"
+
+    def __format__(self, spec: str) -> str:
+        return SECRET if self.way == "format" else "shown"
+
+
+class Dumb:
+    """Cannot be shown at all."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+class PickledError(Exception):
+    """Hides a value everywhere but in its pickle."""
+
+    def __init__(self, hidden: str = "") -> None:
+        super().__init__()
+        self.__hidden: Callable[[], str] = lambda: hidden
+
+    def __reduce__(self) -> tuple[type[PickledError], tuple[str]]:
+        return PickledError, (self.__hidden(),)
+
+
+def elsewhere(source: str, filename: str = "/lib/client.py") -> Callable[..., Any]:
+    """Compile a function into another file, for frames that are not the test's own."""
+    module = types.ModuleType("elsewhere")
+    exec(compile(source, filename, "exec"), module.__dict__)  # noqa: S102 - it is this test's own
+    function: Callable[..., Any] = module.__dict__["f"]
+    return function
+
+
+def caught(call: Callable[..., object], *arguments: object) -> BaseException:
+    """Give the exception that a call raises."""
+    with pytest.raises(BaseException) as info:  # noqa: PT011 - whatever it is
+        call(*arguments)
+    return info.value
+
+
+def raises(source: str) -> Callable[..., Any]:
+    """Give a function of another file that ends with an error."""
+    return elsewhere(f"def f(password):\n    {source}")
+
+
+def with_note(error: Exception) -> Exception:
+    """Add the secret as a note."""
+    error.add_note(SECRET)
+    return error
+
+
+def with_attribute(error: Exception, value: object) -> Exception:
+    """Add an attribute."""
+    vars(error)["detail"] = value
+    return error
+
+
+def chained(*, cause: bool) -> BaseException:
+    """Give an error that hangs on one with the secret."""
+    source = "try: raise KeyError(password)\n    except KeyError as e: raise ValueError"
+    return caught(raises(f"{source} from {'e' if cause else 'None'}"), SECRET)
+
+
+def record(*arguments: object, **extra: object) -> logging.LogRecord:
+    """Give a log record."""
+    return logging.makeLogRecord({"msg": "%s", "args": arguments, **extra})
+
+
+LEAKS: dict[str, tuple[object, str]] = {
+    "text": (f"a {SECRET} b", "things[0]"),
+    "bytes": (SECRET.encode(), "things[0]"),
+    "bytearray": (bytearray(SECRET.encode()), "things[0]"),
+    "url": ("q=c4nary%20b1rd", "things[0]"),
+    "form": ("q=c4nary+b1rd", "things[0]"),
+    "list": ([1, (SECRET,)], "things[0][1][0]"),
+    "key": ({SECRET: 1}, "things[0][0]"),
+    "value": ({"a": {SECRET}}, "things[0][1][0]"),
+    "repr": (Shown("repr"), "repr() of things[0]"),
+    "str": (Shown("str"), "str() of things[0]"),
+    "format": (Shown("format"), "format() of things[0]"),
+    "record": (record(SECRET), "things[0].getMessage()"),
+    "extra": (record(1, 2, detail=SECRET), "things[0].detail"),
+    "exc_info": (
+        record("x", exc_info=(KeyError, KeyError(SECRET), None)),
+        "things[0].exc_info[1] (KeyError)",
+    ),
+    "warning": (
+        warnings.WarningMessage(UserWarning(SECRET), UserWarning, "f", 1),
+        "things[0].message (UserWarning)",
+    ),
+    "argument": (KeyError(SECRET), "things[0] (KeyError).args[0]"),
+    "note": (with_note(KeyError()), "things[0] (KeyError).__notes__[0]"),
+    "attribute": (with_attribute(KeyError(), [SECRET]), "things[0] (KeyError).detail[0]"),
+    "pickle": (PickledError(SECRET), "the pickle of things[0] (PickledError)"),
+    "member": (
+        ExceptionGroup("g", [ValueError(SECRET)]),
+        "things[0] (ExceptionGroup).args[1][0] (ValueError)",
+    ),
+    "cause": (chained(cause=True), "things[0] (ValueError).__cause__ (KeyError)"),
+    "context": (chained(cause=False), "things[0] (ValueError).__context__ (KeyError)"),
+    "local": (
+        caught(raises("raise ValueError"), SECRET),
+        "the local 'password' in f, /lib/client.py:2, of things[0] (ValueError)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("thing", "where"), LEAKS.values(), ids=LEAKS)
+def test_secret_is_found(thing: object, where: str) -> None:
+    """Wherever the secret shows, the error says where, and does not show it."""
+    with pytest.raises(AssertionError) as info:
+        assert_no_secret(SECRET, thing)
+    assert f"secret 1 of 1 found in {where}" in str(info.value)
+    assert SECRET not in str(info.value)
+    assert info.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        pytest.param("nothing", id="text"),
+        pytest.param(None, id="None"),
+        pytest.param(Dumb(), id="no repr"),
+        pytest.param(record(1, 2), id="no message"),
+        pytest.param(PickledError(), id="innocent pickle"),
+        pytest.param(with_attribute(ValueError(), lambda: None), id="no pickle"),
+        pytest.param(caught(raises("raise ValueError"), "another"), id="innocent local"),
+        pytest.param(caught(elsewhere(FAILS, __file__), SECRET), id="own frame"),
+        pytest.param(caught(elsewhere(FAILS, "/x/_pytest/a.py"), SECRET), id="pytest's frame"),
+    ],
+)
+def test_innocent_thing_passes(thing: object) -> None:
+    """What shows no secret passes, and what cannot be shown, and frames that know it by right."""
+    assert_no_secret([SECRET, "0ther"], thing)
+
+
+def test_kits_own_frames_know_the_secrets() -> None:
+    """The kit plays the service: what its frames hold is not the client's leak."""
+    fake = FakeKoyeb()
+    fake.fail("login", Fault(reset=True))
+    url = f"{fake.base_url}/v1/account/login"
+    request = httpx.Request("POST", url, json={"password": SECRET})
+    error = caught(fake.transport.handle_request, request)
+    shown = "".join(TracebackException.from_exception(error, capture_locals=True).format())
+    assert f'chunk = b\'{{"password":"{SECRET}"}}\'' in shown
+    assert_no_secret(SECRET, error)
+    assert_no_secret(SECRET, error, packages=["koyeb_session"])
+
+
+def test_search_may_be_limited_to_packages() -> None:
+    """Of tracebacks, only the frames of the named packages or modules may be searched."""
+    error = caught(elsewhere(FAILS, "/l/pkg/a.py"), SECRET)
+    assert_no_secret(SECRET, error, packages=["other"])
+    for name in ("pkg", "a"):
+        with pytest.raises(AssertionError):
+            assert_no_secret(SECRET, error, packages=["other", name])
+
+
+def test_circles_end() -> None:
+    """Things that hold themselves are searched once."""
+    error = ValueError()
+    items: list[object] = [error]
+    items.append(items)
+    with_attribute(error, items)
+    assert_no_secret(SECRET, items, error)
+
+
+def test_each_secret_is_numbered() -> None:
+    """Of several secrets the error tells which one was found, and each place once."""
+    with pytest.raises(AssertionError) as info:
+        assert_no_secret(["other", SECRET], "fine", f"{SECRET} {SECRET}")
+    assert str(info.value) == "secret 2 of 2 found in things[1]"
+
+
+@pytest.mark.parametrize("secrets", [[], "", ["x", ""]])
+def test_search_for_nothing_is_refused(secrets: Any) -> None:
+    """To search for nothing, or for what is everywhere, is a mistake in the test."""
+    with pytest.raises(ValueError, match="at least one secret"):
+        assert_no_secret(secrets, "x")
+
+
+def test_pytests_own_things_are_searched(
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What pytest has captured can be given as it is."""
+    logging.getLogger("x").warning("%s", SECRET)
+    warnings.warn(SECRET, stacklevel=1)
+    print(SECRET)  # noqa: T201 - to be captured
+    with pytest.raises(KeyError) as info:
+        raise KeyError(SECRET)
+    with pytest.raises(AssertionError) as found:
+        assert_no_secret(SECRET, caplog, recwarn, capsys.readouterr(), info)
+    assert all(f"things[{number}]" in str(found.value) for number in range(4))
+
+
+def test_escaped_secret_is_found() -> None:
+    """A secret with signs that JSON or Python escapes is found in escaped form."""
+    secret = 'a"b\\c\nd'
+    for text in ('{"x": "a\\"b\\\\c\\nd"}', repr(secret)):
+        with pytest.raises(AssertionError):
+            assert_no_secret(secret, text)
