@@ -54,7 +54,8 @@ def _token(fields: dict[str, Any]) -> Token:
     )
     if any(at is not None and at.tzinfo is None for at in (expires_at, issued_at)):
         raise ValueError
-    return Token(token_id, *texts, expires_at, issued_at=issued_at)
+    user_id, organization_id = texts
+    return Token(token_id, user_id, organization_id, expires_at, issued_at=issued_at)
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -21,7 +21,8 @@ PATIENCE = 5.0
 """Seconds after which what a test waits for will not happen any more."""
 _TURNS = 200
 """How often a task gives way until all that is ready to run has run; a request takes ten."""
-_WAITING = {threading.Condition.wait.__code__, threading.Event.wait.__code__}
+_WAITING = {"wait", "held"}
+"""Where a thread waits for another: in `Condition.wait`, `Event.wait` or `Lock.held`."""
 
 
 class AsyncJob(Generic[T]):
@@ -251,10 +252,10 @@ def _waits(thread: threading.Thread) -> bool:
     if frame is None:
         return True
     for _ in range(4):  # blockbuster puts a frame of its own on top
-        if frame is None or frame.f_code in _WAITING:
+        if frame is None or frame.f_code.co_name in _WAITING:
             break
         frame = frame.f_back
-    return frame is not None and frame.f_code in _WAITING
+    return frame is not None and frame.f_code.co_name in _WAITING
 
 
 def _join(threads: list[threading.Thread]) -> None:

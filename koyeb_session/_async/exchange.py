@@ -219,14 +219,13 @@ def _is_earlier(token: Token, other: Token) -> bool:
 
 
 def store_error(what: str, exc: Exception) -> StoreError:
-    """Tell that the store failed; a custom one may raise anything, and quote what it holds."""
+    """Tell that the store failed; a custom one may raise anything."""
     if isinstance(exc, StoreError):
         return detached(exc)
     text = f"the token store could not be {what}: {type(exc).__name__}"
     error = StoreError(text)
-    error.__cause__ = bare(exc, "")
-    if isinstance(exc, OSError) and exc.errno is not None:  # of the system, and names a file at most
-        error.__cause__ = OSError(exc.errno, exc.strerror, exc.filename)
+    # What the system says names a file; anything else may quote what the store holds.
+    error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
     return error
 
 

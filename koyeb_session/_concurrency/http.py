@@ -28,11 +28,11 @@ async def async_read_raw(response: httpx.Response, limit: int) -> bytes:
     # would leave the inner ones to the garbage collector, of which trio warns.
     with anyio.CancelScope() as enough:
         async for chunk in response.aiter_raw():
+            if len(raw) > 2 * limit:  # from a transport that never gives way
+                break
             raw += chunk
             if len(raw) > limit:
                 enough.cancel()
-            if len(raw) > 2 * limit:  # from a transport that never gives way
-                break
     return bytes(raw)
 
 

@@ -20,6 +20,7 @@ from typing import Final, Self, TypeAlias
 import attrs
 
 HOST: Final = "127.0.0.1"
+SERVER_THREAD: Final = "fault server"
 PATIENCE: Final = 10.0
 """Seconds after which a thread that should have ended will not any more."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # l_onoff, l_linger
@@ -139,7 +140,7 @@ class Server:
         self._listener = socket.create_server((HOST, 0), backlog=64)
         self._stopping = False
         self._connections: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, name="faults", daemon=True)]
+        self._threads = [threading.Thread(target=self._accept, name=SERVER_THREAD, daemon=True)]
         self.elsewhere = elsewhere
         self.requests: list[Request] = []
         self.sent = 0
@@ -192,7 +193,7 @@ class Server:
                 )
             self._connections.append(connection)
             thread = threading.Thread(
-                target=self._serve, args=(connection,), name="faults", daemon=True
+                target=self._serve, args=(connection,), name=SERVER_THREAD, daemon=True
             )
             self._threads.append(thread)
             thread.start()

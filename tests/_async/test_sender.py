@@ -1,0 +1,350 @@
+"""Sending: what is sent again, what ends it, and how much of a reply is read."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from koyeb_session import (
+    ApiError,
+    AsyncSessionClient,
+    AuthenticationError,
+    BadRequestError,
+    InvalidCredentialsError,
+    LoginMethod,
+    RateLimitedError,
+    RetryPolicy,
+    ServerError,
+    Token,
+    TransportError,
+    TransportTimeoutError,
+    WireError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
+
+from ..concurrency import async_read
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+LIMIT = 1 << 20
+Connect = Callable[..., AsyncSessionClient]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_leaks(fake: FakeKoyeb) -> AsyncIterator[None]:
+    """Whatever happens, each reply is closed."""
+    yield
+    assert fake.transport.open_replies == 0
+
+
+# Again
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_harmless_operation_is_sent_again(
+    fake: FakeKoyeb, connect: Connect, status: int
+) -> None:
+    """What may be done twice is sent again when the service is busy, three times in all."""
+    fake.fail("login_method", Fault(status=status), times=2)
+    assert await connect().login_method(ME) is LoginMethod.KOYEB
+    assert [request.status for request in fake.requests] == [status, status, 200]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_an_operation_is_sent_as_often_as_the_policy_says(
+    fake: FakeKoyeb, connect: Connect, attempts: int
+) -> None:
+    """Then the last error is raised."""
+    fake.fail("login_method", Fault(status=503), times=9)
+    session = connect(retry_policy=RetryPolicy(attempts=attempts, delay=0))
+    with pytest.raises(ServerError):
+        await session.login_method(ME)
+    assert len(fake.requests) == attempts
+
+
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=400), Fault(body="?")])
+async def test_what_would_fail_again_is_not_sent_again(
+    fake: FakeKoyeb, connect: Connect, fault: Fault
+) -> None:
+    """An error that says nothing of a busy service is final."""
+    fake.fail("login_method", fault)
+    with pytest.raises((ApiError, WireError)):
+        await connect().login_method(ME)
+    assert len(fake.requests) == 1
+
+
+async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Connect) -> None:
+    """What may have been carried out is not sent again, harmless or not."""
+    fake.fail("login_method", Fault(reset=True))
+    with pytest.raises(TransportError, match="Connection reset by peer") as caught:
+        await connect().login_method(ME)
+    assert isinstance(caught.value.__cause__, httpx.ReadError)
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["login", "passwordless_login", "new_session", "switch_organization"]
+)
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_what_must_not_be_done_twice_is_sent_once(
+    fake: FakeKoyeb, connect: Connect, name: str, status: int
+) -> None:
+    """Accounts lock, and sessions are minted: these are never repeated."""
+    calls: dict[str, tuple[str, ...]] = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}
+    calls["switch_organization"] = ("organization",)
+    fake.fail(name, Fault(status=status))
+    session = connect(token=fake.issue_token())
+    with pytest.raises((RateLimitedError, ServerError)):
+        await getattr(session, name)(*calls.get(name, ()))
+    assert [request.operation for request in fake.requests] == [name]
+
+
+@pytest.mark.parametrize("seconds", ["6", "86400", "31536000"])
+async def test_a_long_retry_after_is_raised_rather_than_waited_for(
+    fake: FakeKoyeb, connect: Connect, seconds: str
+) -> None:
+    """The caller learns how long the service asks to wait."""
+    fake.fail("login_method", Fault(status=429, headers={"retry-after": seconds}))
+    with pytest.raises(RateLimitedError) as caught:
+        await connect().login_method(ME)
+    assert caught.value.retry_after == float(seconds)
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "soon", "", "1e400"])
+async def test_a_retry_after_that_says_nothing_is_passed_over(
+    fake: FakeKoyeb, connect: Connect, value: str
+) -> None:
+    """Nonsense is not waited for."""
+    fake.fail("login_method", Fault(status=429, headers={"retry-after": value}))
+    assert await connect().login_method(ME) is LoginMethod.KOYEB
+
+
+async def test_a_wait_beyond_the_deadline_is_not_begun(fake: FakeKoyeb, connect: Connect) -> None:
+    """An error now is better than one later."""
+    fake.fail("login_method", Fault(status=429, headers={"retry-after": "4"}))
+    with pytest.raises(RateLimitedError) as caught:
+        await connect().login_method(ME, timeout=3)
+    assert caught.value.retry_after == 4
+    assert len(fake.requests) == 1
+
+
+# In time
+
+
+async def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Connect) -> None:
+    """An operation ends with its deadline, and tells where nobody answered."""
+    fake.fail("login", Fault(gate=Gate()))
+    session = connect(timeout=0.02)
+    with pytest.raises(TransportTimeoutError, match="login: no reply from https://app.koyeb.com"):
+        await session.login(ME, PASSWORD)
+    assert len(fake.requests) == 1
+
+
+async def test_each_phase_may_take_the_whole_timeout(fake: FakeKoyeb, connect: Connect) -> None:
+    """Connecting, sending and reading are bounded by the operation's own timeout."""
+    seen: list[dict[str, float]] = []
+
+    async def note(request: httpx.Request) -> None:
+        seen.append(request.extensions["timeout"])
+
+    hooks = {"request": [note]}
+    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks, timeout=1) as client:
+        session = connect(http_client=client, timeout=7)
+        await session.login_method(ME)
+        await session.login_method(ME, timeout=9)
+        await session.login(ME, PASSWORD)
+        await session.refresh(timeout=11)
+        await session.logout(timeout=13)
+    phases = ("connect", "read", "write", "pool")
+    wanted = (7.0, 9.0, 7.0, 11.0, 13.0)
+    assert len(seen) == len(wanted)
+    for timeouts, seconds in zip(seen, wanted, strict=True):
+        assert set(timeouts) == set(phases)
+        assert all(math.isclose(value, seconds, abs_tol=0.5) for value in timeouts.values())
+
+
+# Bodies
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (Fault(body=b" " * (LIMIT + 1)), "larger than 1048576 bytes"),
+        (Fault(body=b" " * (3 * LIMIT)), "larger than 1048576 bytes"),
+        (
+            Fault(body=gzip.compress(b" " * (LIMIT + 1)), headers={"content-encoding": "gzip"}),
+            "larger than 1048576 bytes",
+        ),
+        (Fault(body=b"{}", headers={"content-encoding": "gzip"}), "cannot be decompressed"),
+        (Fault(body=b"{}", headers={"content-encoding": "br"}), "was not asked for"),
+        (Fault(body=b'{"token": '), "not JSON"),
+        (Fault(body=b"\xff"), "not UTF-8"),
+        (Fault(body=b"[]"), "not a JSON object"),
+        (Fault(body=b""), "not JSON"),
+        (Fault(status=204), "not JSON"),
+        (Fault(body={"token": {}}), "token.id: empty"),
+    ],
+)
+async def test_a_reply_that_cannot_be_a_token_is_a_wire_error(
+    fake: FakeKoyeb, connect: Connect, fault: Fault, text: str
+) -> None:
+    """Success without what was promised leaves the session as it was."""
+    session = connect(token=fake.issue_token())
+    before = session.token
+    fake.fail("login", fault)
+    with pytest.raises(WireError, match=f"login: .*{text}"):
+        await session.login(ME, PASSWORD)
+    assert session.token is before
+
+
+@pytest.mark.parametrize("size", [LIMIT - 100, LIMIT])
+async def test_a_reply_of_the_greatest_size_is_read(
+    fake: FakeKoyeb, connect: Connect, size: int
+) -> None:
+    """The limit itself is still allowed."""
+    body = b'{"method": "WORKOS"}'
+    fake.fail("login_method", Fault(body=body + b" " * (size - len(body))))
+    assert await connect().login_method(ME) is LoginMethod.WORKOS
+
+
+async def test_a_compressed_reply_is_read(fake: FakeKoyeb, connect: Connect) -> None:
+    """A proxy that compresses although nobody asked for it does no harm."""
+    body = gzip.compress(b'{"method": "WORKOS"}')
+    fake.fail("login_method", Fault(body=body, headers={"content-encoding": "gzip"}))
+    assert await connect().login_method(ME) is LoginMethod.WORKOS
+    assert fake.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_a_success_that_breaks_off_is_no_reply(fake: FakeKoyeb, connect: Connect) -> None:
+    """Half a token is none."""
+    session = connect()
+    fake.fail("login", Fault(truncate=20))
+    with pytest.raises(TransportError) as caught:
+        await session.login(ME, PASSWORD)
+    assert isinstance(caught.value.__cause__, httpx.RemoteProtocolError)
+    assert session.token is None
+
+
+async def test_an_error_that_breaks_off_is_told_by_its_status(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """What else it says can be missed."""
+    fake.fail("login", Fault(status=401, truncate=5))
+    with pytest.raises(InvalidCredentialsError, match="no message"):
+        await connect().login(ME, PASSWORD)
+
+
+async def test_an_error_larger_than_any_is_told_by_its_status(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An error page of whatever size does not hide the error."""
+    fake.fail("login", Fault(status=400, body=b"x" * (3 * LIMIT)))
+    with pytest.raises(BadRequestError, match="no message"):
+        await connect().login(ME, PASSWORD)
+
+
+# What the user's own client does
+
+
+async def test_a_hook_that_raises_for_status_does_not_hide_the_error(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A common hook of users keeps the error class of the operation."""
+
+    async def raise_for_status(response: httpx.Response) -> None:
+        await async_read(response)
+        response.raise_for_status()
+
+    async with httpx.AsyncClient(
+        transport=fake.transport, event_hooks={"response": [raise_for_status]}
+    ) as client:
+        session = connect(http_client=client)
+        with pytest.raises(InvalidCredentialsError, match="password is incorrect"):
+            await session.login(ME, "wrong")
+
+
+async def test_a_hook_that_raises_before_reading_leaves_the_status(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """What the hook did not read is gone; the status tells enough."""
+
+    async def raise_for_status(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    async with httpx.AsyncClient(
+        transport=fake.transport, event_hooks={"response": [raise_for_status]}
+    ) as client:
+        session = connect(http_client=client)
+        with pytest.raises(InvalidCredentialsError, match="no message"):
+            await session.login(ME, "wrong")
+
+
+@pytest.mark.parametrize("kind", ["request", "response"])
+async def test_what_a_hook_raises_is_no_reply(fake: FakeKoyeb, connect: Connect, kind: str) -> None:
+    """An error of the user's own code comes back as one of ours, without secrets."""
+
+    async def hook(_: object) -> None:
+        message = f"who put {PASSWORD} here?"
+        raise LookupError(message)
+
+    hooks: dict[str, list[Callable[..., Any]]] = {kind: [hook]}
+    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks) as client:
+        with pytest.raises(TransportError, match=r"who put \[secret\] here") as caught:
+            await connect(http_client=client).login(ME, PASSWORD)
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])
+
+
+async def test_an_error_shows_neither_token_nor_password(fake: FakeKoyeb, connect: Connect) -> None:
+    """A service that quotes what it was sent does not make us tell it."""
+    token = fake.issue_token()
+    session = connect(token=token)
+    message = f"token {token} and password {PASSWORD}"
+    body = {"code": token, "message": message, "fields": []}
+    for name in ("login", "new_session", "logout"):
+        fake.fail(name, Fault(status=400, body=body, headers={"x-request-id": "id-1"}))
+    with pytest.raises(BadRequestError, match=r"password \[secret\]") as caught:
+        await session.login(ME, PASSWORD)
+    assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])
+    assert caught.value.request_id == "id-1"
+    for call in (session.new_session, session.logout):
+        with pytest.raises(BadRequestError, match=r"token \[secret\]") as caught:
+            await call()
+        assert_no_secret(token, caught.value, packages=["koyeb_session"])
+
+
+async def test_the_time_of_a_token_comes_from_the_services_clock(
+    clock: FakeClock, connect: Connect
+) -> None:
+    """A service whose clock is an hour off hands out tokens with their whole life before them."""
+    theirs = FakeClock()
+    theirs.step_wall(-3600)
+    fake = FakeKoyeb(clock=theirs)
+    session = connect(transport=fake.transport)
+    token: Token = await session.login(ME, PASSWORD)
+    assert token.expires_at is not None
+    assert token.issued_at is not None
+    assert 86_398 <= (token.expires_at - token.issued_at).total_seconds() <= 86_400
+    clock.advance(43_198)
+    await session.current_token()
+    assert fake.exchanges() == 0
+
+
+async def test_a_refused_operation_keeps_what_the_service_said(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Status, code, message and request id are attributes of the error."""
+    session = connect(token=fake.issue_api_token())
+    body = {"status": 401, "code": "authorization_error", "message": "Token rejected"}
+    fake.fail("new_session", Fault(status=401, body=body, headers={"x-request-id": "r-7"}))
+    with pytest.raises(AuthenticationError) as caught:
+        await session.new_session()
+    error = caught.value
+    assert (error.status, error.code, error.request_id) == (401, "authorization_error", "r-7")
+    assert error.message == "new_session: Token rejected (status 401)"
