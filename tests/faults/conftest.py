@@ -34,9 +34,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     operations = list(dict.fromkeys(operation for _, operation in _cells))
     terminalreporter.section("fault matrix")
-    rows = [["", *operations]]
-    for fault in dict.fromkeys(fault for fault, _ in _cells):
-        rows.append([fault, *(_shown((fault, operation)) for operation in operations)])
+    faults = dict.fromkeys(fault for fault, _ in _cells)
+    rows = [
+        ["", *operations],
+        *([fault, *(_shown((fault, operation)) for operation in operations)] for fault in faults),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

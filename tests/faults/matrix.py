@@ -86,12 +86,12 @@ def good(requests: int = 1) -> Expected:
 def bad(
     kind: type[KoyebSessionError],
     requests: int = 1,
+    shows: Mapping[str, object] | None = None,
     *,
     connects: int | None = None,
-    **shows: object,
 ) -> Expected:
     """Expect an error."""
-    return Expected(kind, requests, shows, connects)
+    return Expected(kind, requests, shows or {}, connects)
 
 
 @attrs.frozen
@@ -105,7 +105,7 @@ class Fault:
         server: Whether there is one, and whose certificate it shows.
         timeout: The operation's deadline in seconds.
         warm_ups: How many good requests come before it on the same connection.
-        megabytes: What neither the memory used nor the bytes taken may exceed; `None`: not measured.
+        megabytes: What the memory used and the bytes taken may not exceed; `None`: not measured.
     """
 
     name: str
@@ -136,7 +136,7 @@ def repeated(
     kind: type[KoyebSessionError], by: Operations, **shows: object
 ) -> Mapping[Operations, Expected]:
     """Expect an error, after all tries for some operations and at once for the others."""
-    return {by: bad(kind, TRIES, **shows), ALL - by: bad(kind, **shows)}
+    return {by: bad(kind, TRIES, shows), ALL - by: bad(kind, 1, shows)}
 
 
 SHORT: Final = 0.15
@@ -157,7 +157,9 @@ def _redirected(
     status: int,
     server: Literal["plain", "trusted"] = "plain",
 ) -> Fault:
-    return Fault(name, everywhere(bad(ApiError, status=status)), (behaviour,), server=server)
+    return Fault(
+        name, everywhere(bad(ApiError, 1, {"status": status})), (behaviour,), server=server
+    )
 
 
 def _busy(name: str, behaviour: Behaviour, *, repeats: bool, retry_after: object) -> Fault:
@@ -210,14 +212,14 @@ FAULTS: Final = (
         repeated(ServerError, SENT_AGAIN, status=502),
         (reply(502, replies.html, headers=("Content-Type: text/html",)),),
     ),
-    Fault("500", everywhere(bad(ServerError, status=500)), (error(500),)),
+    Fault("500", everywhere(bad(ServerError, 1, {"status": 500})), (error(500),)),
     Fault("503", repeated(ServerError, SENT_AGAIN_UNDONE, status=503), (error(503),)),
     Fault("504", repeated(ServerError, SENT_AGAIN, status=504), (error(504),)),
     Fault(
         "503 once",
         {
             SENT_AGAIN_UNDONE: good(requests=2),
-            ALL - SENT_AGAIN_UNDONE: bad(ServerError, status=503),
+            ALL - SENT_AGAIN_UNDONE: bad(ServerError, 1, {"status": 503}),
         },
         (error(503), reply()),
     ),
@@ -228,7 +230,7 @@ FAULTS: Final = (
     ),
     Fault(
         "500 with 100 MiB",
-        everywhere(bad(ServerError, status=500)),
+        everywhere(bad(ServerError, 1, {"status": 500})),
         (replies.huge(500),),
         megabytes=12,
     ),

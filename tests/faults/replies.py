@@ -109,7 +109,11 @@ def busy(retry_after: str | None = None) -> Behaviour:
 
 def busy_until(seconds: float) -> Behaviour:
     """Answer 429 with a date, so many seconds from now."""
-    return lambda exchange: busy(formatdate(time.time() + seconds, usegmt=True))(exchange)
+
+    def behave(exchange: Exchange) -> None:
+        busy(formatdate(time.time() + seconds, usegmt=True))(exchange)
+
+    return behave
 
 
 def redirect(status: int, *, origin: Callable[[Exchange], str], path: str = "") -> Behaviour:

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from .http2 import http2
 from .matrix import ACTIONS, EMAIL, PASSWORD, PASSWORD_CORE, RETRY
 from .replies import MINTED, head, reply
 from .server import SERVER_THREAD, Behaviour, Exchange, Server
-from .stage import HELD, SECRETS, held_token
+from .stage import SECRETS, held_token
 
 STORED: Final = "canary-stored-51aa0e"
 
@@ -78,19 +78,27 @@ def _latin(text: str) -> bytes:
 
 
 ECHOES: Final[dict[str, Behaviour]] = {
-    **{f"error {status}": _echo(_told, _json_error(status)) for status in (400, 401, 403, 404, 500)},
+    **{
+        f"error {status}": _echo(_told, _json_error(status)) for status in (400, 401, 403, 404, 500)
+    },
     "error with the raw request": _echo(_raw, _json_error(400)),
     "request id": _echo(
         _told,
-        lambda text: b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text),
+        lambda text: (
+            b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
+        ),
     ),
     "retry-after": _echo(
         _told,
-        lambda text: b"HTTP/1.1 429 Oh\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text),
+        lambda text: (
+            b"HTTP/1.1 429 Oh\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
+        ),
     ),
     "location": _echo(
         _raw,
-        lambda text: b"HTTP/1.1 302 Oh\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % _latin(text),
+        lambda text: (
+            b"HTTP/1.1 302 Oh\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
+        ),
     ),
     "reason": _echo(
         _raw, lambda text: b"HTTP/1.1 500 %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
@@ -179,7 +187,14 @@ def test_public_objects_show_no_secret() -> None:
         for name in koyeb_session.__all__
         if isinstance(getattr(koyeb_session, name), type) and not name.endswith("Error")
     }
-    without = {"Clock", "LoginMethod", "RefreshPolicy", "RetryPolicy", "AsyncTokenStore", "TokenStore"}
+    without = {
+        "Clock",
+        "LoginMethod",
+        "RefreshPolicy",
+        "RetryPolicy",
+        "AsyncTokenStore",
+        "TokenStore",
+    }
     assert classes - shown <= without
 
 
@@ -211,14 +226,15 @@ def _vault() -> Token:
     """Fail as a provider of tokens does whose own frames and causes hold the secret."""
     headers = {"Authorization": f"Bearer {STORED}"}
     try:
-        raise KeyError(headers["Authorization"])
-    except KeyError:
+        int(headers["Authorization"])
+    except ValueError as exc:
         message = "the vault is away"
-        raise RuntimeError(message) from None
+        raise RuntimeError(message) from exc
+    return Token(STORED)
 
 
 def test_credentials_that_fail_show_no_frames(caplog: pytest.LogCaptureFixture) -> None:
-    """The error of the user's own way to sign in is told without the frames that it went through."""
+    """The error of the user's own way to sign in is told without the frames on its way."""
     caplog.set_level(logging.DEBUG)
     with (
         SessionClient(credentials=_vault, retry_policy=RETRY) as session,
@@ -262,7 +278,10 @@ def test_store_that_tells_what_it_holds(broken: str, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.DEBUG)
     errors: list[Exception] = []
     store = _BrokenStore(broken)
-    with Server([reply()]) as server, _session(server.url, token=held_token(), store=store) as session:
+    with (
+        Server([reply()]) as server,
+        _session(server.url, token=held_token(), store=store) as session,
+    ):
         for operation in ("refresh", "login", "logout"):
             try:
                 ACTIONS[operation](session)
@@ -275,15 +294,18 @@ def test_store_that_tells_what_it_holds(broken: str, caplog: pytest.LogCaptureFi
 def test_unclosed_client_shows_no_secret() -> None:
     """The warning about a client that was not closed is free of secrets."""
     with Server([reply()]) as server:
-        session = SessionClient(base_url=server.url, credentials=PasswordCredentials(EMAIL, PASSWORD))
+        session = SessionClient(
+            base_url=server.url, credentials=PasswordCredentials(EMAIL, PASSWORD)
+        )
         session.login(EMAIL, PASSWORD)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             del session
             gc.collect()
-    (unclosed,) = [warning for warning in warned if isinstance(warning.source, SessionClient)]
+    (unclosed,) = [warning for warning in warned if type(warning.source) is SessionClient]
     assert unclosed.category is ResourceWarning
     assert_no_secret(SECRETS, warned)
+    assert unclosed.source is not None
     unclosed.source.close()
 
 
@@ -307,6 +329,6 @@ async def test_http2_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @contextmanager
-def _session(base_url: str, **arguments: Any) -> Iterator[SessionClient]:
+def _session(base_url: str, **arguments: Any) -> Generator[SessionClient]:
     with SessionClient(base_url=base_url, retry_policy=RETRY, **arguments) as session:
         yield session

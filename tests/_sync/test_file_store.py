@@ -1,0 +1,198 @@
+# Generated from tests/_async/test_file_store.py by .ci/generate_sync.py: edit that, not this.
+
+"""The store that keeps a session in a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import filelock
+import pytest
+
+from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session.stores import FileTokenStore
+from koyeb_session.testing import FakeKoyeb, check_store
+
+Connect = Callable[..., SessionClient]
+
+
+def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
+    """It passes the conformance suite, and a folder is made where there is none."""
+    check_store(lambda: FileTokenStore(tmp_path / "new" / "session.json"))
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None:
+    """Nobody else may read the file or the lock, and no temporary file is left."""
+    path = tmp_path / "session.json"
+    store = FileTokenStore(path)
+    before = os.umask(0)
+    try:
+        with store.lock():
+            store.save(Token("secret"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {p.name for p in tmp_path.iterdir()} <= {"session.json", "session.json.lock"}
+    assert "secret" not in repr(store)
+
+
+def test_file_lies_in_the_users_own_folder_when_no_path_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default place is where the platform keeps a program's state."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    FileTokenStore().save(Token("a"))
+    assert (tmp_path / "koyeb-session" / "session.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"format": "koyeb-session", "version": 1, "tok',
+        b"\xff\xfe",
+        b"[]",
+        b'{"token": {"id": "a"}}',
+        b'{"format": "koyeb-session", "version": 2, "token": {"id": "a"}}',
+        b'{"format": "koyeb-session", "version": 1, "token": {"id": "a b"}}',
+        b'{"format": "koyeb-session", "version": 1, "token": {"id": "a", "user_id": 1}}',
+        b'{"format": "koyeb-session", "version": 1, "token": {"id": "a", "expires_at": "soon"}}',
+        b'{"format": "koyeb-session", "version": 1, "token": {"id": "a", "expires_at": 5}}',
+        b'{"format": "koyeb-session", "version": 1,'
+        b' "token": {"id": "a", "expires_at": "2030-01-01T00:00:00"}}',
+    ],
+)
+def test_file_is_put_aside_when_it_holds_no_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """A truncated, foreign or future file is renamed with a warning, and is not fatal."""
+    path = tmp_path / "session.json"
+    path.write_bytes(content)
+    store = FileTokenStore(path)
+    assert store.load() is None
+    assert "put aside" in caplog.text
+    (aside,) = tmp_path.glob("*.unreadable")
+    assert aside.read_bytes() == content
+    store.save(Token("b"))
+    assert store.load() == Token("b")
+
+
+def test_symlink_is_refused(tmp_path: Path) -> None:
+    """A link that somebody laid there is neither followed nor replaced."""
+    target = tmp_path / "target"
+    target.write_text("untouched")
+    path = tmp_path / "session.json"
+    path.symlink_to(target)
+    store = FileTokenStore(path)
+    with pytest.raises(StoreError, match="symlink"):
+        store.load()
+    with pytest.raises(StoreError, match="symlink"):
+        store.save(Token("a"))
+    assert target.read_text() == "untouched"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_old_token_stays_when_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A full, read-only or broken disk is a `StoreError`; what was there is whole."""
+    store = FileTokenStore(tmp_path / "session.json")
+    store.save(Token("old"))
+
+    def fail(_: int) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(StoreError, match=os.strerror(code)) as caught:
+            store.save(Token("new"))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert store.load() == Token("old")
+    assert [p.name for p in tmp_path.iterdir()] == ["session.json"]
+
+
+def test_folder_that_is_a_file_is_a_store_error(tmp_path: Path) -> None:
+    """Where no folder can be, nothing can be read, written, removed or locked."""
+    (tmp_path / "file").touch()
+    store = FileTokenStore(tmp_path / "file" / "session.json")
+    for use in (store.load, store.delete, lambda: store.save(Token("a"))):
+        with pytest.raises(StoreError):
+            use()
+    with pytest.raises(StoreError, match="locked"):
+        with store.lock():
+            raise AssertionError
+
+
+def test_lock_that_the_file_system_lacks_is_a_store_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without locks is said to be one."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    with pytest.raises(StoreError, match="has no locks"):
+        with FileTokenStore(tmp_path / "session.json").lock():
+            raise AssertionError
+
+
+def test_lock_that_is_held_for_too_long_is_a_store_error(tmp_path: Path) -> None:
+    """Waiting for somebody else's renewal ends, and then the lock is still theirs."""
+    path = tmp_path / "session.json"
+    with FileTokenStore(path).lock():
+        for _ in range(2):
+            with pytest.raises(StoreError, match="held for over"):
+                with FileTokenStore(path, lock_timeout=0.02).lock():
+                    raise AssertionError
+
+
+def test_lock_timeout_of_zero_is_refused(tmp_path: Path) -> None:
+    """A lock that nobody waits for would let two renew at once."""
+    with pytest.raises(ValueError, match="lock_timeout"):
+        FileTokenStore(tmp_path / "session.json", lock_timeout=0)
+
+
+def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path) -> None:
+    """A temporary file holds a token, too: an old one is removed, a young one is somebody's."""
+    young, old = (tmp_path / f".session.json.{name}.tmp" for name in ("young", "old"))
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (time.time() - 3600,) * 2)
+    FileTokenStore(tmp_path / "session.json").save(Token("a"))
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_second_session_makes_no_login(tmp_path: Path, connect: Connect, fake: FakeKoyeb) -> None:
+    """A session that was saved goes on in the next one, which signs nobody in."""
+
+    def session() -> Any:
+        return connect(store=FileTokenStore(tmp_path / "session.json"))
+
+    session().login("me@example.com", "correct horse")
+    assert (session().http.get("/v1/apps")).status_code == 200
+    assert [request.operation for request in fake.requests] == ["login", "apps"]
+    session().refresh()
+
+
+def test_session_goes_on_in_memory_when_the_store_fails(
+    tmp_path: Path, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that cannot be written is logged, and is told of the token once it can be."""
+    folder = tmp_path / "folder"
+    folder.touch()
+    session = connect(store=FileTokenStore(folder / "session.json"))
+    token = session.login("me@example.com", "correct horse")
+    assert "kept in memory only" in caplog.text
+    assert (session.http.get("/v1/apps")).status_code == 200
+    folder.unlink()
+    session.close()
+    assert FileTokenStore(folder / "session.json").load() == token
