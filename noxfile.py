@@ -159,6 +159,15 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs, env=WHEEL_ONLY)
 
 
+@nox.session(requires=["build"])
+def faults(session: nox.Session) -> None:
+    """Run the fault matrix alone, and print it as a table."""
+    session.install(wheel(), *group("tests"))
+    session.run(
+        *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs), env=WHEEL_ONLY
+    )
+
+
 @nox.session(python=PYTHONS, requires=["build"])
 def minimum(session: nox.Session) -> None:
     """Run the tests on the lowest versions that pyproject.toml allows."""

@@ -19,7 +19,7 @@ _CLI_FILE: Final = ".koyeb.yaml"
 def settings(
     overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> dict[str, Any] | NotSignedInError:
-    """Give a client's arguments; ``overrides`` come first, and nothing that they make moot is read."""
+    """Give a client's arguments; ``overrides`` win, and what they make moot is not read."""
     found: dict[str, Any] = {}
     if environ.get("KOYEB_URL"):
         found["base_url"] = environ["KOYEB_URL"]

@@ -46,7 +46,7 @@ def read(path: Path) -> Token | None:
             descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW)
         except FileNotFoundError:
             return None
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             found = read_record(file.read())
     if not isinstance(found, ValueError):
         return found
@@ -66,7 +66,7 @@ def write(path: Path, token: Token) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(write_record(token).encode())
                 file.flush()
                 os.fsync(file.fileno())

@@ -91,21 +91,27 @@ class _Following(Exchange):
         self._leader = leader
 
     def renew(
-        self, state: SessionState, old: Snapshot | None, fence: int, *, patient: bool
+        self,
+        state: SessionState,
+        old: Snapshot | None,
+        fence: int,
+        *,
+        patient: bool,
+        timeout: float,
     ) -> Snapshot | KoyebSessionError:
         """Take over what the leader has, once that is newer than ``old``."""
-        outcome = self._store.ask(self._newer_than, old, patient)
+        outcome = self._store.ask(self._newer_than, old, patient, timeout)
         if isinstance(outcome, KoyebSessionError):
             return outcome
         return state.commit(Obtained(outcome.token, minted=False), fence)
 
-    async def _newer_than(self, old: Snapshot | None, patient: bool) -> Any:  # noqa: FBT001 - passed on to another thread by position
+    async def _newer_than(self, old: Snapshot | None, patient: bool, timeout: float) -> Any:  # noqa: FBT001 - handed over by position
         leader = self._leader
         keeper = leader._keeper  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
         snapshot = keeper.state.snapshot
         if old is None or snapshot is None or snapshot.token.id != old.token.id:
             return await keeper.current(settled=True)
-        return await keeper.renewed(snapshot, patient=patient)
+        return await keeper.renewed(snapshot, patient=patient, timeout=timeout)
 
 
 class _LeaderStore:
@@ -137,8 +143,7 @@ class _LeaderStore:
 
     def save(self, token: Token) -> None:
         """Let the leader go on with this token."""
-        if self._leader.token != token:
-            self.ask(self._leader.use_token, token)
+        self.ask(self._leader.use_token, token)
 
     def delete(self) -> None:
         """Sign the leader out."""

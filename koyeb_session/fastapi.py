@@ -19,8 +19,8 @@ from . import (
     RetryPolicy,
     SessionClient,
     Token,
+    _following,
 )
-from ._following import beside, following
 
 try:
     from fastapi import Depends, FastAPI, Request, WebSocketException
@@ -28,7 +28,7 @@ try:
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
     from starlette.requests import HTTPConnection
 
-    from ._problems import CHALLENGE, POLICY_VIOLATION, Refused, answer
+    from . import _problems
 except ImportError as exc:
     raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from exc
 
@@ -159,8 +159,8 @@ class KoyebSessions:
             return
         async with (
             self._make() as service,
-            following(service, self._make_sync(), self._clock) as service_sync,
-            beside(service.keep_current),
+            _following.following(service, self._make_sync(), self._clock) as service_sync,
+            _following.beside(service.keep_current),
         ):
             self._running = service, service_sync
             try:
@@ -219,9 +219,11 @@ class KoyebSessions:
             except ValueError:
                 problem = "the bearer token is malformed or has expired"
         if connection.scope["type"] == "websocket":
-            raise WebSocketException(POLICY_VIOLATION, problem)
+            raise WebSocketException(_problems.POLICY_VIOLATION, problem)
         invalid = {} if bearer is None else {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        raise Refused(HTTPStatus.UNAUTHORIZED, problem, {**CHALLENGE, **invalid})
+        raise _problems.Refused(
+            HTTPStatus.UNAUTHORIZED, problem, {**_problems.CHALLENGE, **invalid}
+        )
 
     def add_exception_handlers(self, app: FastAPI) -> None:
         """
@@ -232,6 +234,6 @@ class KoyebSessions:
         store fails, or there is no answer in time; 502 for all else. A WebSocket is closed with
         1008 or 1011. A sub-application needs handlers of its own.
         """
-        handler = cast("Callable[[Request, Exception], Awaitable[Response]]", answer)
+        handler = cast("Callable[[Request, Exception], Awaitable[Response]]", _problems.answer)
         app.add_exception_handler(KoyebSessionError, handler)
-        app.add_exception_handler(Refused, handler)
+        app.add_exception_handler(_problems.Refused, handler)

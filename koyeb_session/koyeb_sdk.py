@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -10,7 +9,7 @@ import httpx
 from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpiredError
 
 try:
-    import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport] - untyped, and only looked for
+    import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] - untyped, and only looked for
 except ImportError as exc:
     raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from exc
 
@@ -81,9 +80,7 @@ def _held(session: AsyncSessionClient) -> Any:
 
 def _check(origins: Origins, configuration: Any) -> None:
     try:
-        url = httpx.URL(configuration.host)
-        headers = {"host": url.netloc.decode("ascii")}
-        trusted = origins.trusts(SimpleNamespace(url=url, headers=headers))
+        trusted = origins.trusts(httpx.Request("GET", configuration.host))
     except (httpx.InvalidURL, TypeError, ValueError):
         trusted = False
     if not trusted:

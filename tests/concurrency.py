@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds after which what a test waits for will not happen any more."""
-_TURNS = 200
+_TURNS = 60
 """How often a task gives way until all that is ready to run has run; a request takes ten."""
 _WAITING = {"wait", "held"}
 """Where a thread waits for another: in `Condition.wait`, `Event.wait` or `Lock.held`."""

@@ -85,7 +85,7 @@ class AsyncExchange:
         store = self.store
         try:
             async with store.lock():
-                saved = await self._saved(old)
+                saved = await self.saved(old)
                 outcome = await self._committed(state, old, fence, saved, patient=patient, timeout=timeout)
                 if saved is None and isinstance(outcome, Snapshot):
                     await store.save(outcome.token)
@@ -125,7 +125,7 @@ class AsyncExchange:
             log.info("token %s; it is good for %s", how, spell(outcome.expiry))
         return outcome
 
-    async def _saved(self, old: Snapshot | None) -> Obtained | None:
+    async def saved(self, old: Snapshot | None) -> Obtained | None:
         """
         Load the store's token if it is newer than ``old``, and good.
 

@@ -101,7 +101,7 @@ class AsyncRedisTokenStore:
         life = 0
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
-            life = max(1, int(left.total_seconds() * 1000))
+            life = max(self._lease, int(left.total_seconds() * 1000))
         if not await self._run(records.SAVE, records.write_record(token), fence, life):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
 

@@ -33,7 +33,8 @@ async def async_call_blocking(function: Callable[[], Any]) -> Any:
     """Call a plain function, which may block, in a worker thread; await an async one."""
     if _is_async(function):
         return await function()
-    result = await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+    # In a tuple, as trio refuses threads that return a coroutine.
+    (result,) = await anyio.to_thread.run_sync(lambda: (function(),), abandon_on_cancel=True)
     return await result if inspect.isawaitable(result) else result
 
 

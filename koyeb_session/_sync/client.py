@@ -460,15 +460,14 @@ class SessionClient:
         Wait for a renewal under way, at most for its deadline, then close the connections.
 
         A given ``http_client`` is left open, and so are the connections of :meth:`for_token`.
-        Closing twice is closing once.
+        Closing twice is closing once; if the first one was cancelled, the second one does the rest.
         """
-        if self._state.closed:
-            return
         self._state.close()
         self._keeper.drain()
         if self._operating is not None:
             self._operating.shut()
             self._connections.shut()
+            self._operating = None
         if self._http is not None:
             self._http.close()
 

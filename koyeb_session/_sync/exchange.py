@@ -87,7 +87,7 @@ class Exchange:
         store = self.store
         try:
             with store.lock():
-                saved = self._saved(old)
+                saved = self.saved(old)
                 outcome = self._committed(
                     state, old, fence, saved, patient=patient, timeout=timeout
                 )
@@ -129,7 +129,7 @@ class Exchange:
             log.info("token %s; it is good for %s", how, spell(outcome.expiry))
         return outcome
 
-    def _saved(self, old: Snapshot | None) -> Obtained | None:
+    def saved(self, old: Snapshot | None) -> Obtained | None:
         """
         Load the store's token if it is newer than ``old``, and good.
 

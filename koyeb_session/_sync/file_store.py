@@ -109,15 +109,20 @@ class FileTokenStore:
                 sleep(_PAUSE)
             yield
         finally:
-            in_thread(lock.release)
+            in_thread(self._give_back, lock)
 
     def _take(self, lock: Any) -> bool:
         try:
             with files.failing_as("locked", self._lock_path):
                 files.make_folder(self._lock_path)
-                lock.acquire(timeout=0)
-        except self._filelock.Timeout:
-            return False
+                try:
+                    lock.acquire(timeout=0)
+                except self._filelock.Timeout:  # an `OSError`, too
+                    return False
         except NotImplementedError as exc:
             raise StoreError(f"{self._lock_path}: this file system has no locks") from exc
         return True
+
+    def _give_back(self, lock: Any) -> None:
+        with files.failing_as("unlocked", self._lock_path):
+            lock.release()

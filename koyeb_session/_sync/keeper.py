@@ -184,12 +184,15 @@ class TokenKeeper:
         self._settling = (*(other for other in self._settling if other.alive), flight)
         return flight.lead()
 
-    def _save(self, snapshot: Snapshot) -> None:
+    def _save(self, snapshot: Snapshot, *, late: bool = False) -> None:
+        """Save a token; ``late``, unless others have gone on from it meanwhile."""
         store = self._exchange.store
         try:
             with deadline(self._timeout):
                 with store.lock():
-                    if self.state.snapshot is snapshot:
+                    newer = self._exchange.saved(snapshot) if late else None
+                    held = self.state.snapshot  # another one of the same token, if closed by now
+                    if held is not None and held.token is snapshot.token and newer is None:
                         store.save(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             self._exchange.unsaved = snapshot
@@ -233,7 +236,7 @@ class TokenKeeper:
         missed, self._exchange.unsaved = self._exchange.unsaved, None
         snapshot = self.state.snapshot  # another one of the same token once the session is closed
         if missed is not None and snapshot is not None and snapshot.token is missed.token:
-            self._settle(functools.partial(self._save, snapshot))
+            self._settle(functools.partial(self._save, snapshot, late=True))
 
     def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""

@@ -103,7 +103,7 @@ class RedisTokenStore:
         life = 0
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
-            life = max(1, int(left.total_seconds() * 1000))
+            life = max(self._lease, int(left.total_seconds() * 1000))
         if not self._run(records.SAVE, records.write_record(token), fence, life):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
 

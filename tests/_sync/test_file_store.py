@@ -196,3 +196,17 @@ def test_session_goes_on_in_memory_when_the_store_fails(
     folder.unlink()
     session.close()
     assert FileTokenStore(folder / "session.json").load() == token
+
+
+def test_lock_that_cannot_be_given_back_is_a_store_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system that goes away under the lock is a `StoreError`."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with pytest.raises(StoreError, match="unlocked"):
+        with FileTokenStore(tmp_path / "session.json").lock():
+            monkeypatch.setattr(filelock.FileLock, "release", fail)
+    monkeypatch.undo()

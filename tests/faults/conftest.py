@@ -10,7 +10,8 @@ import pytest
 _cells: Final[dict[tuple[str, str], dict[str, str]]] = {}
 _LEGEND: Final = (
     "Each cell: the error's class without its Error, or ok; how many requests reached a server; "
-    "and the session: = as before, + with a new token, - signed out. All three halves agree."
+    "and the session: = as before, + with a new token, - signed out. "
+    "A slash would set apart halves that differ."
 )
 
 

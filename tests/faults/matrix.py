@@ -74,7 +74,7 @@ class Expected:
 
     error: type[KoyebSessionError] | None = None
     requests: int = 1
-    shows: Mapping[str, object] = attrs.field(factory=dict)
+    shows: Mapping[str, object] = attrs.field(factory=dict[str, object])
     connects: int | None = None
 
 
@@ -115,6 +115,11 @@ class Fault:
     timeout: float = 5.0
     warm_ups: int = 0
     megabytes: int | None = None
+
+    @property
+    def suits_a_given_client(self) -> bool:
+        """Whether a client that knows nothing of the tests' certificates can meet it."""
+        return self.server in {"plain", "nobody"}
 
     def expects(self, operation: str) -> Expected:
         """Find what an operation comes to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -17,12 +18,22 @@ from koyeb_session import (
     SessionClient,
 )
 
-from .matrix import ACTIONS, ALL, EMAIL, FAULTS, Fault
+from .matrix import ACTIONS, ALL, EMAIL, FAULTS, PASSWORD, Fault
 from .replies import bomb
 from .stage import Run, Stage, bounded_memory, held_token, staged
 
 each_cell = pytest.mark.parametrize("operation", ACTIONS)
-each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+
+
+def _name(fault: Fault) -> str:
+    return fault.name
+
+
+ON_GIVEN_CLIENTS: Final = [fault for fault in FAULTS if fault.suits_a_given_client]
+BOUNDED_ON_GIVEN_CLIENTS: Final = [
+    fault for fault in ON_GIVEN_CLIENTS if fault.name != "headers that drip for ever"
+]
+each_fault = pytest.mark.parametrize("fault", FAULTS, ids=_name)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,18 +73,42 @@ def test_blocking_half_meets_a_fault(
     stage.judge(run)
 
 
+@pytest.mark.parametrize("fault", ON_GIVEN_CLIENTS, ids=_name)
+async def test_given_async_client_meets_a_fault(
+    fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the user's own client, whose auth and redirects are not used, nothing is different."""
+    with staged(fault, "login", caplog) as stage:
+        async with httpx.AsyncClient(auth=("user", PASSWORD), follow_redirects=True) as client:
+            run = await _run_async(stage, http_client=client)
+    stage.judge(run)
+
+
+@pytest.mark.parametrize("fault", BOUNDED_ON_GIVEN_CLIENTS, ids=_name)
+def test_given_client_meets_a_fault(fault: Fault, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    On the user's own client, whose auth and redirects are not used, one thing is different.
+
+    Its connections are not ours to bound: headers that drip are limited by httpx alone.
+    """
+    client = httpx.Client(auth=("user", PASSWORD), follow_redirects=True)
+    with staged(fault, "login", caplog) as stage, client:
+        run = _run_blocking(stage, http_client=client)
+    stage.judge(run)
+
+
 @each_fault
 def test_a_fault_says_what_each_operation_comes_to(fault: Fault) -> None:
     """A row of the matrix names each operation once."""
     assert sorted(ALL) == sorted(name for names in fault.expected for name in names)
 
 
-async def _run_async(stage: Stage) -> Run:
+async def _run_async(stage: Stage, **more: Any) -> Run:
     run = Run()
     store = AsyncMemoryTokenStore()
     await store.save(held_token())
     arguments = stage.arguments(httpx.AsyncHTTPTransport)
-    async with AsyncSessionClient(store=store, **arguments) as session:
+    async with AsyncSessionClient(store=store, **arguments, **more) as session:
         for _ in range(stage.fault.warm_ups):
             await session.login_method(EMAIL)
         stage.warmed_up()
@@ -94,12 +129,12 @@ async def _run_async(stage: Stage) -> Run:
     return run
 
 
-def _run_blocking(stage: Stage) -> Run:
+def _run_blocking(stage: Stage, **more: Any) -> Run:
     run = Run()
     store = MemoryTokenStore()
     store.save(held_token())
     arguments = stage.arguments(httpx.HTTPTransport)
-    with SessionClient(store=store, **arguments) as session:
+    with SessionClient(store=store, **arguments, **more) as session:
         for _ in range(stage.fault.warm_ups):
             session.login_method(EMAIL)
         stage.warmed_up()

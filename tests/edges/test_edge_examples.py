@@ -1,0 +1,59 @@
+"""The examples of the edges run as their readers would run them."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from koyeb_session.testing import FakeKoyeb
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SAYS = {
+    "with_koyeb_sdk.py": ["sees 0 apps", "A day later", "renewed 1 time"],
+    "websocket_stream.py": ["day 1: running", "day 2: running"],
+}
+Serve = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_example_says_what_happens(name: str) -> None:
+    """A reader who runs an example sees what it shows."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KOYEB_")}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in SAYS[name]:
+        assert line in done.stdout
+
+
+def test_fastapi_app(serve: Serve) -> None:
+    """The application logs in, lists the caller's apps, and has a page for all."""
+    make_app = runpy.run_path(str(EXAMPLES / "fastapi_app.py"))["make_app"]
+    with (
+        FakeKoyeb().serve() as koyeb,
+        serve(make_app(koyeb)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert client.get("/public").json() == {"apps": 0}
+        assert client.get("/my/apps").status_code == 401
+        me = {"email": "me@example.com", "password": "correct horse"}
+        token = client.post("/login", json=me).json()
+        mine = client.get("/my/apps", headers={"Authorization": f"Bearer {token}"})
+        assert mine.json()["count"] == 0
+        wrong = client.post("/login", json={**me, "password": "wrong"})
+        assert wrong.status_code == 401
+        assert "wrong" not in wrong.text

@@ -1,0 +1,437 @@
+"""Sessions in FastAPI applications, under a real uvicorn and against a Koyeb on real sockets."""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
+
+import builtins
+import contextlib
+import importlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import httpx
+import pytest
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from koyeb_session import (
+    AccountLockedError,
+    AsyncSessionClient,
+    BadRequestError,
+    EndpointGoneError,
+    InvalidCredentialsError,
+    KoyebSessionError,
+    NotFoundError,
+    NotSignedInError,
+    PasswordCredentials,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    SessionClient,
+    SessionExpiredError,
+    StoreError,
+    TransportError,
+    TransportTimeoutError,
+    WireError,
+)
+from koyeb_session.fastapi import KoyebSessions
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
+
+ME = PasswordCredentials("me@example.com", "correct horse")
+NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+Serve = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.fixture
+def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
+    """Serve the pretend Koyeb."""
+    with fake_koyeb.serve() as url:
+        yield url
+
+
+@pytest.fixture
+def sessions(koyeb: str, koyeb_clock: FakeClock) -> KoyebSessions:
+    """Configure sessions for it."""
+    return KoyebSessions(base_url=koyeb, credentials=ME, clock=koyeb_clock)
+
+
+@pytest.fixture
+def app(sessions: KoyebSessions) -> FastAPI:
+    """Make an application with an endpoint of each kind."""
+    app = FastAPI(lifespan=sessions.lifespan)
+    sessions.add_exception_handlers(app)
+    router = APIRouter(prefix="/router")
+
+    @app.get("/async")
+    async def use_async(
+        session: Annotated[AsyncSessionClient, Depends(sessions.service)],
+    ) -> int:
+        return (await session.http.get("/v1/apps")).status_code
+
+    @app.get("/sync")
+    def use_sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> int:
+        return session.http.get("/v1/apps").status_code
+
+    @router.get("/caller")
+    async def use_caller(
+        session: Annotated[AsyncSessionClient, Depends(sessions.caller)], later: BackgroundTasks
+    ) -> int:
+        later.add_task(session.http.get, "/v1/apps/in-background")
+        return (await session.http.get("/v1/apps")).status_code
+
+    @app.get("/new")
+    async def new(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> str:
+        return (await session.new_session()).id
+
+    @app.websocket("/ws")
+    async def stream(
+        websocket: WebSocket, session: Annotated[AsyncSessionClient, Depends(sessions.caller)]
+    ) -> None:
+        await websocket.accept(subprotocol=next(iter(websocket.scope["subprotocols"]), None))
+        await websocket.send_text(str((await session.http.get("/v1/apps")).status_code))
+        await session.new_session()
+        await websocket.close()
+
+    app.include_router(router)
+    return app
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Give the header that carries a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_sixteen_callers_share_one_exchange_at_each_expiry(
+    app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """Sync and async endpoints live on one token, which is exchanged once each time it is due."""
+    with serve(app) as url, httpx.Client(base_url=url) as client, ThreadPoolExecutor(16) as pool:
+        for expiries in range(4):
+            answers = list(pool.map(client.get, ["/async", "/sync"] * 8))
+            assert {(answer.status_code, answer.text) for answer in answers} == {(200, "200")}
+            assert fake_koyeb.exchanges() == expiries
+            koyeb_clock.advance(NEARLY)
+        koyeb_clock.advance(timedelta(days=2))
+        answers = list(pool.map(client.get, ["/sync", "/async"] * 8))
+        assert {answer.text for answer in answers} == {"200"}
+    assert [request.operation for request in fake_koyeb.requests].count("login") == 2
+    assert all(request.status == 200 for request in fake_koyeb.requests)
+
+
+def test_revoked_token_is_replaced_in_sync_endpoint(
+    app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb
+) -> None:
+    """A 401 in a `def` endpoint has the event loop's session renew, and is replayed."""
+    with serve(app) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/async").text == "200"
+        fake_koyeb.revoke_all()
+        assert client.get("/sync").text == "200"
+        assert client.get("/async").text == "200"
+
+
+def test_caller_is_who_the_bearer_says(
+    app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """A good bearer is used, and is never renewed; a missing, bad or old one is told by a 401."""
+    good, old = fake_koyeb.issue_token(), fake_koyeb.issue_token(lifetime=timedelta(seconds=10))
+    koyeb_clock.advance(20)
+    with serve(app) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/router/caller", headers=bearer(good)).text == "200"
+        assert client.get("/router/caller", headers=bearer("unknown")).text == "401"
+        refused = client.get("/new", headers=bearer("unknown"))
+        missing = client.get("/new")
+        others = [client.get("/new", headers=bearer(token)) for token in (old, "a b")]
+        basic = client.get("/new", headers={"Authorization": "Basic bWU6"})
+    for answer in (refused, missing, basic, *others):
+        assert answer.status_code == answer.json()["status"] == 401
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert_no_secret([good, old], answer.text)
+    assert others[0].headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    assert fake_koyeb.exchanges() == 0
+    assert "/v1/apps/in-background" in {request.path for request in fake_koyeb.requests}
+
+
+def test_bearer_shows_in_openapi(app: FastAPI) -> None:
+    """The page of the API has the scheme, for the endpoints that need it and no others."""
+    page = app.openapi()
+    assert page["components"]["securitySchemes"]["KoyebToken"]["scheme"] == "bearer"
+    assert page["paths"]["/router/caller"]["get"]["security"] == [{"KoyebToken": []}]
+    assert "security" not in page["paths"]["/async"]["get"]
+
+
+def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb) -> None:
+    """A WebSocket brings its token as a header or as subprotocols; without one it is refused."""
+    token = fake_koyeb.issue_token()
+    subprotocols = [Subprotocol("Bearer"), Subprotocol(token)]
+    with serve(app) as url:
+        where = url.replace("http", "ws") + "/ws"
+        with connect(where, additional_headers=bearer(token)) as websocket:
+            assert websocket.recv() == "200"
+        with connect(where, subprotocols=subprotocols) as websocket:
+            assert websocket.recv() == "200"
+            assert websocket.subprotocol == "Bearer"
+        with pytest.raises(InvalidStatus) as caught:
+            connect(where)
+        assert caught.value.response.status_code == 403
+        fake_koyeb.revoke_all()
+        with connect(where, additional_headers=bearer(token)) as websocket:
+            assert websocket.recv() == "401"
+            with pytest.raises(ConnectionClosed) as closed:
+                websocket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+
+
+async def test_error_is_answered_with_problem_details() -> None:
+    """Each error has the status that says whose fault it is, and what belongs to it."""
+    sessions = KoyebSessions()
+    app = FastAPI()
+    sessions.add_exception_handlers(app)
+    errors: dict[str, tuple[KoyebSessionError, int]] = {
+        "a": (InvalidCredentialsError("wrong"), 401),
+        "b": (SessionExpiredError("ended"), 401),
+        "c": (NotSignedInError("not signed in"), 401),
+        "d": (PermissionDeniedError("no"), 403),
+        "e": (AccountLockedError("locked"), 403),
+        "f": (RateLimitedError("slowly", retry_after=1.5), 429),
+        "g": (BadRequestError("bad", fields={"email": "odd"}, request_id="r1"), 400),
+        "h": (NotFoundError("nothing there"), 404),
+        "i": (EndpointGoneError("gone"), 502),
+        "j": (ServerError("broken", status=500), 502),
+        "k": (ServerError("busy", status=503, retry_after=3.0), 503),
+        "l": (ServerError("late", status=504), 504),
+        "m": (WireError("garbage from host-1"), 502),
+        "n": (TransportError("no reply from host-1"), 502),
+        "o": (TransportTimeoutError("late"), 504),
+        "p": (StoreError("disk"), 503),
+    }
+
+    @app.get("/{name}")
+    async def fail(name: str) -> None:
+        raise errors[name][0]
+
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as client:
+        answers = {name: await client.get(f"/{name}") for name in errors}
+    for name, (error, status) in errors.items():
+        answer = answers[name]
+        problem = answer.json()
+        assert answer.status_code == problem["status"] == status, error
+        assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
+        assert problem["type"] == "about:blank"
+        assert (problem["detail"] == error.message) == (status < 500)
+    assert answers["f"].headers["retry-after"] == "2"
+    assert answers["k"].headers["retry-after"] == "3"
+    assert answers["g"].json()["fields"] == {"email": "odd"}
+    assert answers["g"].json()["request_id"] == "r1"
+
+
+async def test_session_is_asked_for_before_lifespan(app: FastAPI, sessions: KoyebSessions) -> None:
+    """Who forgets the lifespan is told what to write."""
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as client:
+        with pytest.raises(RuntimeError, match=r"lifespan=sessions\.lifespan"):
+            await client.get("/async")
+    assert repr(sessions) == "<KoyebSessions: not running>"
+
+
+def test_wrong_argument_is_told_when_made() -> None:
+    """A configuration error shows at import time, not in the first request."""
+    with pytest.raises(ValueError, match="base_url"):
+        KoyebSessions(base_url="http://example.com")
+    with pytest.raises(TypeError, match="allowed_origins"):
+        KoyebSessions(allowed_origins="https://example.com")
+
+
+async def test_dependency_is_overridden(app: FastAPI, sessions: KoyebSessions) -> None:
+    """A test of the user's puts its own session in the place of ours."""
+    fake = FakeKoyeb()
+    own = AsyncSessionClient(transport=fake.transport, token=fake.issue_token())
+    app.dependency_overrides[sessions.service] = lambda: own
+    async with own, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as c:
+        assert (await c.get("/async")).text == "200"
+
+
+async def test_lifespan_composes(
+    sessions: KoyebSessions, koyeb: str, fake_koyeb: FakeKoyeb
+) -> None:
+    """Two sessions live in one application, one of them shared with a sub-application."""
+    others = KoyebSessions(base_url=koyeb, token=fake_koyeb.issue_api_token())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with sessions.lifespan(app), others.lifespan(app):
+            yield
+
+    app, sub = FastAPI(lifespan=lifespan), FastAPI(lifespan=sessions.lifespan)
+    app.mount("/sub", sub)
+
+    @sub.get("/both")
+    async def both(
+        one: Annotated[AsyncSessionClient, Depends(sessions.service)],
+        other: Annotated[AsyncSessionClient, Depends(others.service)],
+    ) -> bool:
+        await one.current_token()
+        return one.token != other.token
+
+    async with (
+        app.router.lifespan_context(app),
+        sub.router.lifespan_context(sub),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client,
+    ):
+        assert (await client.get("/sub/both")).text == "true"
+        assert "signed in" in repr(sessions)
+    async with sessions.lifespan():  # a second life
+        assert (await (await sessions.service()).current_token()).id
+
+
+async def test_shutdown_waits_for_exchange(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """An application that stops in mid-refresh does not lose the token that comes."""
+    gate = Gate()
+    life = sessions.lifespan()
+    await life.__aenter__()
+    session = await sessions.service()
+    old = await session.current_token()
+    koyeb_clock.advance(timedelta(hours=20))
+    fake_koyeb.fail("refresh", Fault(gate=gate))
+    assert await session.current_token() == old
+    await gate.await_arrived()
+
+    async def open_later() -> None:
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        gate.open()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(open_later)
+        await life.__aexit__(None, None, None)
+        assert gate.is_open
+    assert session.token is not None
+    assert fake_koyeb.live_tokens() == [session.token.id]
+    assert session.token != old
+
+
+async def test_error_in_block_is_raised_as_it_is(sessions: KoyebSessions) -> None:
+    """What the application raises comes out unwrapped."""
+    with pytest.raises(LookupError):
+        async with sessions.lifespan():
+            raise LookupError
+
+
+async def test_sync_session_signs_both_in_and_out(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """A sign-in, a refresh or a sign-out by one half is the other one's too."""
+    run = anyio.to_thread.run_sync
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        await service.current_token()
+        await run(lambda: blocking.login("me@example.com", "correct horse"))
+        assert service.token == blocking.token
+        await run(blocking.refresh)
+        assert service.token == blocking.token
+        await service.refresh()
+        assert service.token == blocking.token
+        await run(blocking.logout)
+        assert service.token is blocking.token is None
+        with pytest.raises(NotSignedInError):
+            await run(blocking.current_token)
+
+
+async def test_sync_session_ends_with_the_other(
+    koyeb: str, koyeb_clock: FakeClock, fake_koyeb: FakeKoyeb
+) -> None:
+    """When the event loop's session cannot renew, the blocking one says the same."""
+    sessions = KoyebSessions(base_url=koyeb, token=fake_koyeb.issue_token(), clock=koyeb_clock)
+    async with sessions.lifespan():
+        blocking = await sessions.service_sync()
+        koyeb_clock.advance(timedelta(days=2))
+        with pytest.raises(SessionExpiredError):
+            await anyio.to_thread.run_sync(blocking.current_token)
+
+
+@pytest.mark.blocks_loop
+async def test_sync_session_in_event_loop_fails(
+    sessions: KoyebSessions, koyeb_clock: FakeClock
+) -> None:
+    """In an `async def` endpoint the blocking session would wait for itself: it says so."""
+    async with sessions.lifespan():
+        await (await sessions.service()).current_token()
+        blocking = await sessions.service_sync()
+        koyeb_clock.advance(timedelta(days=2))
+        with pytest.raises(KoyebSessionError):
+            blocking.current_token()
+
+
+WORKER = """
+import os
+from fastapi import FastAPI
+from koyeb_session import PasswordCredentials
+from koyeb_session.fastapi import KoyebSessions
+
+sessions = KoyebSessions(
+    base_url=os.environ["FAKE"], credentials=PasswordCredentials("me@example.com", "correct horse")
+)
+app = FastAPI(lifespan=sessions.lifespan)
+
+@app.get("/")
+async def pid(session: sessions.Service) -> list[int]:
+    return [os.getpid(), (await session.http.get("/v1/apps")).status_code]
+"""
+
+
+def test_two_workers_each_have_a_session(tmp_path: Path) -> None:
+    """Under uvicorn's workers each process signs in and answers."""
+    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with FakeKoyeb().serve() as url:
+        command = [sys.executable, "-m", "uvicorn", "worker:app", "--workers", "2"]
+        command += ["--port", str(port), "--log-level", "error"]
+        environment = {**os.environ, "FAKE": url}
+        server = subprocess.Popen(command, cwd=tmp_path, env=environment)
+        try:
+            seen: dict[int, int] = {}
+            transport = httpx.HTTPTransport(retries=7)  # until it has started
+            with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
+                for _ in range(400):
+                    pid, status = client.get("/", headers={"connection": "close"}).json()
+                    seen[pid] = status
+                    if len(seen) == 2:
+                        break
+        finally:
+            server.terminate()
+            server.wait(20)
+    assert list(seen.values()) == [200, 200]
+
+
+def test_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without FastAPI the error says what to install."""
+    real = builtins.__import__
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("fastapi"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "koyeb_session.fastapi")
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(ImportError, match=r"koyeb-session\[fastapi\]"):
+        importlib.import_module("koyeb_session.fastapi")

@@ -1,0 +1,117 @@
+"""The official SDK, as it is on PyPI, with a session's token."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import importlib
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import koyeb.api as sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
+import koyeb.api_async as async_sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    NotSignedInError,
+    PasswordCredentials,
+    SessionClient,
+    SessionExpiredError,
+)
+from koyeb_session.koyeb_sdk import bind
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+ME = PasswordCredentials("me@example.com", "correct horse")
+NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+
+
+@pytest.fixture
+def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
+    """Serve the pretend Koyeb."""
+    with fake_koyeb.serve() as url:
+        yield url
+
+
+def test_sync_sdk_sends_current_token(
+    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """The SDK's calls are accepted before, at and after each expiry."""
+    configuration: Any = sdk.Configuration(host=koyeb)
+    with SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session:
+        bind(session, configuration)
+        with sdk.ApiClient(configuration) as client:
+            apps = sdk.AppsApi(client)
+            for _ in range(3):
+                assert apps.list_apps().count == 0
+                koyeb_clock.advance(NEARLY)
+            koyeb_clock.advance(timedelta(days=2))
+            assert apps.list_apps().count == 0
+    assert fake_koyeb.exchanges() == 2
+    assert {request.status for request in fake_koyeb.requests} == {200}
+
+
+async def test_async_sdk_sends_what_the_session_holds(
+    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """The async SDK sends the token that the session keeps current, and never an expired one."""
+    configuration: Any = async_sdk.Configuration(host=koyeb)
+    async with AsyncSessionClient(base_url=koyeb, clock=koyeb_clock) as session:
+        bind(session, configuration)
+        async with async_sdk.ApiClient(configuration) as client:
+            apps = async_sdk.AppsApi(client)
+            with pytest.raises(NotSignedInError):
+                await apps.list_apps()
+            await session.login("me@example.com", "correct horse")
+            for _ in range(3):
+                assert (await apps.list_apps()).count == 0
+                koyeb_clock.advance(NEARLY)
+                await session.current_token()  # as keep_current() does
+            koyeb_clock.advance(timedelta(days=2))
+            with pytest.raises(SessionExpiredError, match="keep_current"):
+                await apps.list_apps()
+    assert {request.status for request in fake_koyeb.requests} == {200}
+    with pytest.raises(RuntimeError, match="closed"):
+        configuration.auth_settings()
+
+
+def test_token_goes_to_trusted_hosts_only() -> None:
+    """A configuration for another host is refused, at once or when it is used."""
+    with SessionClient(transport=FakeKoyeb().transport, credentials=ME) as session:
+        for host in (
+            "https://app.koyeb.com.evil.example",
+            "http://app.koyeb.com",
+            "nonsense",
+            None,
+        ):
+            configuration: Any = sdk.Configuration()
+            configuration.host = host
+            with pytest.raises(ValueError, match="trusts"):
+                bind(session, configuration)
+            assert configuration.refresh_api_key_hook is None
+        configuration = sdk.Configuration(api_key={"Bearer": "old"})
+        bind(session, configuration)
+        copied = copy.deepcopy(configuration)
+        assert session.current_token().id in copied.auth_settings()["Bearer"]["value"]
+        configuration.host = "https://evil.example"
+        with pytest.raises(ValueError, match="trusts"):
+            configuration.auth_settings()
+        with pytest.raises(TypeError, match="session"):
+            bind(configuration, configuration)
+
+
+def test_missing_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the SDK the error says what to install."""
+    real = builtins.__import__
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "koyeb":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "koyeb_session.koyeb_sdk")
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(ImportError, match=r"koyeb-session\[koyeb-sdk\]"):
+        importlib.import_module("koyeb_session.koyeb_sdk")

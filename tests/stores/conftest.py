@@ -1,0 +1,126 @@
+"""A fleet of processes on one service, and Redis servers of the tests' own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from koyeb_session.testing import FakeClock
+
+SOAK = "KOYEB_SESSION_SOAK" in os.environ
+"""Whether to run the long form: ``nox -s soak`` sets it."""
+PATIENCE = 10.0
+
+
+class Worker:
+    """One process of the fleet."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fleet.py")), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, count: int) -> None:
+        """Have it make some requests."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+
+    def told(self) -> str:
+        """Wait for its next line."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"a process of the fleet has ended: {self.process.poll()}"
+        return line
+
+    def end(self) -> None:
+        """Kill it, whatever it is doing."""
+        self.process.kill()
+        self.process.communicate()
+
+
+class RedisServer:
+    """A ``redis-server`` on a free port of loopback, with its data in a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.process: subprocess.Popen[bytes]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [
+                *("redis-server", "--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--dir", str(self._folder), "--appendonly", "yes", "--appendfsync", "always"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        ends = time.monotonic() + PATIENCE
+        while not self.answers():
+            assert time.monotonic() < ends, "redis-server does not start"
+            time.sleep(0.01)
+
+    def answers(self) -> bool:
+        """Tell whether it is there."""
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), 1) as connection,
+        ):
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7) == b"+PONG\r\n"
+        return False
+
+    def stop(self) -> None:
+        """Kill it; what it has acknowledged is on the disk."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Start a Redis for one test."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+class FleetClock(FakeClock):
+    """A clock that the service reads here, and the processes of the fleet from a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(datetime.now(UTC))  # Redis has the real time
+        self.path = path
+        self.advance(0)
+
+    def advance(self, by: float | timedelta) -> None:
+        """Let time pass for all, in one step."""
+        super().advance(by)
+        new = self.path.with_suffix(".new")
+        new.write_text(repr(self.time()))
+        new.replace(self.path)
+
+
+@pytest.fixture
+def fleet_clock(tmp_path: Path) -> FleetClock:
+    """Make a clock that the test and its processes share."""
+    return FleetClock(tmp_path / "clock")

@@ -1,0 +1,144 @@
+"""One process of a fleet: it makes requests across expiries that the parent brings about."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from koyeb_session import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    PasswordCredentials,
+    RefreshPolicy,
+    SessionClient,
+)
+from koyeb_session.stores import (
+    AsyncFileTokenStore,
+    AsyncRedisTokenStore,
+    FileTokenStore,
+    RedisTokenStore,
+)
+
+LEASE = 10.0
+WITHOUT_JITTER = RefreshPolicy(jitter=0, backoff=0.05, backoff_max=0.2)
+
+
+class SharedClock:
+    """A clock that all processes share: it stands where the parent has written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return float(self._path.read_text())
+
+    def monotonic(self) -> float:
+        """The same, as nobody sets it back."""
+        return self.time()
+
+
+def redis_client(port: int, *, asynchronous: bool) -> Any:
+    """Make a client that neither waits long nor tries again."""
+    import redis
+    import redis.asyncio
+
+    kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
+    return kind(port=port, socket_timeout=1, socket_connect_timeout=1)
+
+
+def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:
+    """Make the store that the parent asks for."""
+    if "file" in options:
+        return (AsyncFileTokenStore if asynchronous else FileTokenStore)(options["file"])
+    client = redis_client(options["redis"], asynchronous=asynchronous)
+    kind: Any = AsyncRedisTokenStore if asynchronous else RedisTokenStore
+    return kind(client, key="fleet", lease=options.get("lease", LEASE))
+
+
+def arguments(options: dict[str, Any], *, asynchronous: bool) -> dict[str, Any]:
+    """Give the arguments of a session."""
+    credentials = PasswordCredentials("me@example.com", "correct horse")
+    return {
+        "base_url": options["url"],
+        "clock": SharedClock(Path(options["clock"])),
+        "credentials": credentials if options.get("credentials") else None,
+        "refresh_policy": WITHOUT_JITTER,
+        "store": store_of(options, asynchronous=asynchronous),
+    }
+
+
+def rounds(options: dict[str, Any], ask: Callable[[int], list[str]]) -> None:
+    """Make requests whenever the parent says how many; tell it what went wrong."""
+    for line in sys.stdin:
+        print(json.dumps(ask(int(line))), flush=True)
+
+
+def blocking(options: dict[str, Any]) -> None:
+    """Use the blocking half."""
+    with SessionClient(**arguments(options, asynchronous=False)) as session:
+
+        def ask(count: int) -> list[str]:
+            problems: list[str] = []
+            for _ in range(count):
+                try:
+                    status = session.http.get("/v1/apps").status_code
+                    problems += [] if status == 200 else [str(status)]
+                except KoyebSessionError as exc:
+                    problems.append(repr(exc))
+            return problems
+
+        rounds(options, ask)
+
+
+def two_loops(options: dict[str, Any]) -> None:
+    """Use the async half on two event loops, in two threads."""
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    for loop in loops:
+        threading.Thread(target=loop.run_forever, daemon=True).start()
+    sessions = [AsyncSessionClient(**arguments(options, asynchronous=True)) for _ in loops]
+
+    async def some(session: AsyncSessionClient, count: int) -> list[str]:
+        async def one() -> str:
+            try:
+                status = (await session.http.get("/v1/apps")).status_code
+            except KoyebSessionError as exc:
+                return repr(exc)
+            return "" if status == 200 else str(status)
+
+        return [problem for problem in await asyncio.gather(*(one() for _ in range(count))) if problem]
+
+    def ask(count: int) -> list[str]:
+        shares = (count // 2, count - count // 2)
+        futures = [
+            asyncio.run_coroutine_threadsafe(some(session, share), loop)
+            for session, share, loop in zip(sessions, shares, loops, strict=True)
+        ]
+        return [problem for future in futures for problem in future.result(30)]
+
+    rounds(options, ask)
+
+
+def renewing(options: dict[str, Any]) -> None:
+    """Renew without end, until killed."""
+    with SessionClient(**arguments(options, asynchronous=False)) as session:
+        print("ready", flush=True)
+        while True:
+            try:
+                session.refresh()
+            except KoyebSessionError as exc:
+                print(repr(exc), flush=True)
+                time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    logging.getLogger("koyeb_session").addHandler(logging.NullHandler())
+    given: dict[str, Any] = json.loads(sys.argv[1])
+    {"blocking": blocking, "two_loops": two_loops, "renewing": renewing}[given["role"]](given)

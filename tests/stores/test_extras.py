@@ -1,0 +1,113 @@
+"""What a store says whose extra is missing, and the keyring store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+import keyring
+import pytest
+from keyring.backend import KeyringBackend
+from keyring.errors import PasswordDeleteError
+
+from koyeb_session import StoreError, Token
+from koyeb_session.stores import (
+    AsyncFileTokenStore,
+    AsyncKeyringTokenStore,
+    FileTokenStore,
+    KeyringTokenStore,
+)
+from koyeb_session.testing import async_check_store, check_store
+
+
+class Ring(KeyringBackend):
+    """A keyring in memory."""
+
+    priority = 1  # type: ignore[assignment]  # keyring's own kind of class property
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        """Return an entry."""
+        return self.entries.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        """Keep an entry."""
+        self.entries[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        """Forget an entry, which has to be there."""
+        if self.entries.pop((service, username), None) is None:
+            raise PasswordDeleteError
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    """Put a keyring in memory in place of the machine's."""
+    before = keyring.get_keyring()
+    keyring.set_keyring(ring := Ring())
+    yield ring
+    keyring.set_keyring(before)
+
+
+def test_keyring_store_does_what_a_store_has_to_do(ring: Ring) -> None:
+    """The blocking store passes the conformance suite; one object holds the lock."""
+    store = KeyringTokenStore()
+    check_store(lambda: store)
+
+
+async def test_async_keyring_store_does_what_a_store_has_to_do(ring: Ring) -> None:
+    """The async store passes it, too."""
+    store = AsyncKeyringTokenStore()
+    await async_check_store(lambda: store)
+
+
+def test_sessions_have_entries_of_their_own(ring: Ring) -> None:
+    """Two names are two sessions."""
+    KeyringTokenStore(name="a").save(Token("one"))
+    assert KeyringTokenStore(name="b").load() is None
+    assert list(ring.entries) == [("koyeb-session", "a")]
+
+
+def test_entry_that_cannot_be_read_is_passed_over(
+    ring: Ring, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program's entry is nothing, with a warning."""
+    ring.set_password("koyeb-session", "default", "?")
+    assert KeyringTokenStore().load() is None
+    assert "passed over" in caplog.text
+
+
+def test_keyring_that_fails_is_a_store_error(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keyring that is locked is a `StoreError`, and what it says is not repeated."""
+
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(ring, "set_password", fail)
+    with pytest.raises(StoreError, match="RuntimeError") as caught:
+        KeyringTokenStore().save(Token("a"))
+    assert str(caught.value.__cause__) == ""
+
+
+@pytest.mark.parametrize(
+    ("store", "module", "extra"),
+    [
+        (FileTokenStore, "filelock", "file"),
+        (AsyncFileTokenStore, "platformdirs", "file"),
+        (KeyringTokenStore, "keyring", "keyring"),
+        (AsyncKeyringTokenStore, "keyring", "keyring"),
+    ],
+)
+def test_store_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, store: type, module: str, extra: str
+) -> None:
+    """The error of a missing extra is the command that brings it."""
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError) as caught:
+        store()
+    assert f"pip install koyeb-session[{extra}]" in str(caught.value)
+    assert caught.value.name == module

@@ -1,0 +1,134 @@
+"""A session in the middle of its life, at a service that revokes a token when it is refreshed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import httpx
+
+from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy, Token
+from koyeb_session._concurrency import atomic
+from koyeb_session.stores import AsyncMemoryTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+from .steps import rounds_until, tasks
+
+EMAIL: Final = "me@example.com"
+PASSWORD: Final = "correct horse"
+LIFE: Final = timedelta(days=1)
+EXCHANGE: Final = "/v1/account/refresh"
+
+
+class Line(httpx.AsyncBaseTransport):
+    """
+    A transport that notes what no log of the service shows.
+
+    Attributes:
+        exchanging: How many refreshes are under way.
+        most: How many were under way at once, at most.
+        closed: How often it was closed to the end.
+        refuses: A token that is good for an exchange only.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.exchanging = 0
+        self.most = 0
+        self.closed = 0
+        self.refuses: Token | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        if request.url.path != EXCHANGE:
+            if self.refuses and request.headers["authorization"] == f"Bearer {self.refuses.id}":
+                await anyio.lowlevel.checkpoint()
+                return httpx.Response(401)
+            return await self._inner.handle_async_request(request)
+        self.exchanging += 1
+        self.most = max(self.most, self.exchanging)
+        try:
+            return await self._inner.handle_async_request(request)
+        finally:
+            self.exchanging -= 1
+
+    async def aclose(self) -> None:
+        """Close it; this takes a while."""
+        await anyio.lowlevel.checkpoint()
+        self.closed += 1
+
+
+class SlowStore(AsyncMemoryTokenStore):
+    """A store that gives way in each of its methods."""
+
+    async def load(self) -> Token | None:
+        """Load the token."""
+        await anyio.lowlevel.checkpoint()
+        return await super().load()
+
+    async def save(self, token: Token) -> None:
+        """Save a token."""
+        await anyio.lowlevel.checkpoint()
+        await super().save(token)
+        await anyio.lowlevel.checkpoint()
+
+    async def delete(self) -> None:
+        """Forget the token."""
+        await anyio.lowlevel.checkpoint()
+        await super().delete()
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Hold the lock."""
+        async with super().lock():
+            yield
+            await anyio.lowlevel.checkpoint()
+
+
+class Stage:
+    """A service, a store, a listener, and a session that has been signed in for ``age`` seconds."""
+
+    def __init__(self, age: timedelta = timedelta(0), **arguments: Any) -> None:
+        self.clock = FakeClock()
+        self.fake = FakeKoyeb(clock=self.clock, token_lifetime=LIFE)
+        self.line = Line(self.fake.transport)
+        self.store = SlowStore()
+        self.told: list[Token | None] = []
+        self.arguments = arguments
+        self.session = self.connect(token=self.fake.issue_token())
+        self.session.on_token_change(self._listen)
+        self.clock.advance(age)
+        self.tasks = tasks()
+
+    def connect(self, **arguments: Any) -> AsyncSessionClient:
+        """Make a client of the service on the same store."""
+        return AsyncSessionClient(
+            store=self.store,
+            transport=self.line,
+            clock=self.clock,
+            retry_policy=RetryPolicy(delay=0),
+            refresh_policy=RefreshPolicy(jitter=0),
+            **{**self.arguments, **arguments},
+        )
+
+    def count(self, operation: str) -> int:
+        """Count the requests for one operation."""
+        return sum(request.operation == operation for request in self.fake.requests)
+
+    async def quiet(self) -> None:
+        """Wait until no task is left, and check that nothing else is."""
+        await rounds_until(lambda: tasks() <= self.tasks)
+        assert not atomic.locked()
+        assert self.line.exchanging == 0
+        assert self.fake.transport.open_replies == 0
+        with anyio.fail_after(1):
+            async with self.store.lock():
+                pass
+
+    async def _listen(self, token: Token | None) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.told.append(token)

@@ -1,0 +1,165 @@
+"""Drives a task through its awaits, and cancels it at one that the test has counted."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sys
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+
+T = TypeVar("T")
+
+LONGEST = 100
+"""How many rounds of the event loop anything here takes at most; a request takes ten."""
+
+
+class Way(enum.Enum):
+    """How a cancellation reaches a task that has just given way."""
+
+    SCOPE = "scope"
+    """By its cancel scope."""
+    NATIVE = "native"
+    """By `asyncio.Task.cancel`: what it waits for is cancelled."""
+    LATE = "late"
+    """By `asyncio.Task.cancel` when what it waits for has happened, but it does not know yet."""
+
+
+class Victim:
+    """
+    One caller, cancelled when it gives way for the ``at``-th time.
+
+    Attributes:
+        steps: How often it gave way.
+        reached: Whether it has been cancelled.
+        after: How often it gave way once the cancellation had come.
+        done: Whether it has ended.
+        result: What it returned, `None` if it did not.
+        error: What it raised, other than the cancellation.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        at: int | None = None,
+        way: Way = Way.SCOPE,
+    ) -> None:
+        self._work = work
+        self._at = at
+        self._way = way
+        self._scope = anyio.CancelScope()
+        self._struck = False
+        self.steps = 0
+        self.reached = False
+        self.after = 0
+        self.done = False
+        self.result: object = None
+        self.error: Exception | None = None
+
+    def cancel(self) -> None:
+        """Cancel it now, from another task."""
+        self.reached = not self.done
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Do the work; a cancellation ends here."""
+        try:
+            with self._scope:
+                self.result = await _drive(self._work(), self._gives_way, self._is_struck)
+        except Exception as exc:  # noqa: BLE001 - the test looks at it
+            self.error = exc
+        except asyncio.CancelledError:  # of the task, and not of the scope
+            if not self.reached or self._way is Way.SCOPE:
+                raise
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+        finally:
+            self.done = True
+
+    def _gives_way(self, waits_for: object) -> None:
+        self.steps += 1
+        self.after += self._struck
+        if self.steps != self._at:
+            return
+        self.reached = True
+        if self._way is Way.SCOPE:
+            self._scope.cancel()
+            return
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        if self._way is Way.NATIVE:
+            task.cancel()
+        elif isinstance(waits_for, asyncio.Future):
+            # Before the task's own callback, in the same round.
+            cast("asyncio.Future[object]", waits_for).add_done_callback(lambda _: task.cancel())
+        else:
+            asyncio.get_running_loop().call_soon(task.cancel)
+
+    def _is_struck(self) -> None:
+        self._struck = True
+
+
+@types.coroutine
+def _drive(
+    coroutine: Coroutine[Any, Any, T],
+    gives_way: Callable[[object], None],
+    is_struck: Callable[[], None],
+) -> Generator[Any, Any, T]:
+    """Stand between a coroutine and its event loop."""
+    step: Callable[[Any], Any] = coroutine.send
+    value: Any = None
+    while True:
+        try:
+            waits_for = step(value)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        gives_way(waits_for)
+        try:
+            value = yield waits_for
+            step = coroutine.send
+        except BaseException as exc:  # noqa: BLE001 - handed on
+            if isinstance(exc, anyio.get_cancelled_exc_class()):
+                is_struck()
+            step, value = coroutine.throw, exc
+
+
+def in_trio() -> bool:
+    """Tell which event loop runs."""
+    trio = sys.modules.get("trio")
+    return trio is not None and trio.lowlevel.in_trio_task()
+
+
+def tasks() -> int:
+    """Count the tasks of the event loop."""
+    if in_trio():
+        import trio
+
+        return trio.lowlevel.current_statistics().tasks_living
+    return len(asyncio.all_tasks())
+
+
+async def rounds(n: int) -> None:
+    """Let every task that is ready take ``n`` steps."""
+    for _ in range(n):
+        await anyio.lowlevel.checkpoint()
+
+
+async def rounds_until(happened: Callable[[], bool]) -> int:
+    """Count the rounds of the event loop until something has happened."""
+    for n in range(LONGEST):
+        if happened():
+            return n
+        await anyio.lowlevel.checkpoint()
+    message = f"it has not happened within {LONGEST} rounds of the event loop"
+    raise TimeoutError(message)
+
+
+async def swallowed(work: Callable[[], Awaitable[object]], errors: list[Exception]) -> None:
+    """Do some work, and keep the error that it raises."""
+    try:
+        await work()
+    except Exception as exc:  # noqa: BLE001 - the test looks at it
+        errors.append(exc)

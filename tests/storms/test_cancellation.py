@@ -1,0 +1,403 @@
+"""Cancellation at every await point: nobody's impatience costs anybody the session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from datetime import timedelta
+from typing import Any, Final, TypeAlias
+
+import anyio
+import attrs
+import httpx
+import pytest
+
+from koyeb_session import AsyncSessionClient, NotSignedInError, Token
+from koyeb_session.testing import FakeKoyeb, Fault, Gate
+
+from .stage import EMAIL, LIFE, PASSWORD, Stage
+from .steps import LONGEST, Victim, Way, in_trio, rounds, rounds_until
+
+Work: TypeAlias = Callable[[AsyncSessionClient], Coroutine[Any, Any, object]]
+
+SHARED: Final = FakeKoyeb().organizations[EMAIL][1]
+"""The organization that everybody belongs to."""
+DELAY: Final = 4
+"""
+Rounds of the event loop in which a cancelled caller is back, without giving way any more.
+
+On asyncio a scope takes one to tell its task; trio passes a checkpoint first, in two.
+"""
+FRESH: Final = timedelta(0)
+SOFT: Final = timedelta(hours=20)
+LONGEST_EXCHANGE: Final = 25
+"""Rounds of the event loop that an exchange takes at most, with its store and its listener."""
+HARD: Final = LIFE - timedelta(seconds=30)
+
+
+async def login(session: AsyncSessionClient) -> Token:
+    """Sign in again."""
+    return await session.login(EMAIL, PASSWORD)
+
+
+async def switch(session: AsyncSessionClient) -> Token:
+    """Go over to another organization."""
+    return await session.switch_organization(SHARED)
+
+
+async def get(session: AsyncSessionClient) -> httpx.Response:
+    """Send a request."""
+    return await session.http.get("/v1/apps")
+
+
+async def post(session: AsyncSessionClient) -> httpx.Response:
+    """Send a request that cannot be sent twice."""
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"{}"
+
+    return await session.http.post("/v1/apps", content=body())
+
+
+@attrs.frozen
+class Act:
+    """
+    What is cancelled.
+
+    Attributes:
+        work: The call.
+        age: How long the session has held its token by then.
+        refused: Whether the service refuses the session's token by then, but for an exchange.
+        points: How often it gives way at least, when nobody cancels it.
+        ends: Whether it ends by itself.
+    """
+
+    work: Work
+    age: timedelta = FRESH
+    refused: bool = False
+    points: int = 1
+    ends: bool = True
+
+
+ACTS: Final = {
+    "login": Act(login, points=3),
+    "refresh": Act(AsyncSessionClient.refresh),
+    "switch": Act(switch, points=3),
+    "switch, late": Act(switch, HARD, points=4),
+    "new_session": Act(AsyncSessionClient.new_session, HARD, points=3),
+    "current_token": Act(AsyncSessionClient.current_token, HARD),
+    "hook, fresh": Act(get, points=2),
+    "hook, soft": Act(get, SOFT, points=2),
+    "hook, soft, once": Act(post, SOFT, points=3),
+    "hook, hard": Act(get, HARD, points=3),
+    "hook, refused": Act(get, refused=True, points=4),
+    "keep_current": Act(AsyncSessionClient.keep_current, SOFT, points=2, ends=False),
+}
+"""What leaves a session behind that is signed in."""
+
+
+def ways() -> list[Way]:
+    """Tell how a task of this event loop can be cancelled."""
+    return [Way.SCOPE] if in_trio() else list(Way)
+
+
+class Scene(Stage):
+    """An act, and three callers who need the same token as the one who is cancelled."""
+
+    def __init__(self, act: Act) -> None:
+        super().__init__(act.age)
+        self.act = act
+        self.errors: list[Exception] = []
+        self.statuses: list[int] = []
+        self.tokens: list[Token] = []
+        if act.refused:
+            self.line.refuses = self.session.token
+
+    def victim(self, at: int | None = None, way: Way = Way.SCOPE) -> Victim:
+        """Make the caller who will be cancelled."""
+        return Victim(lambda: self.act.work(self.session), at=at, way=way)
+
+    async def follow(self) -> None:
+        """Need the token, in three ways at once."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._request)
+            tasks.start_soon(self._token, self.session.current_token)
+            tasks.start_soon(self._token, self.session.refresh)
+
+    async def play(self, victim: Victim, *, leads: bool, after: int | None = None) -> None:
+        """
+        Play the act with its followers.
+
+        Args:
+            victim: Who is cancelled.
+            leads: Whether it comes before its followers.
+            after: In which round of the event loop it is cancelled, unless it knows itself.
+        """
+        async with anyio.create_task_group() as tasks:
+            for work in (victim.run, self.follow) if leads else (self.follow, victim.run):
+                tasks.start_soon(work)
+                await rounds(1)
+            if after is not None:
+                await rounds(after)
+                victim.cancel()
+                assert await rounds_until(lambda: victim.done) <= DELAY
+            if not self.act.ends:
+                await rounds(LONGEST)
+                if not victim.done:
+                    victim.cancel()
+                    victim.reached = False
+        await self.quiet()
+
+    async def check(self, victim: Victim) -> None:
+        """Check that nobody but the victim has noticed anything."""
+        assert victim.error is None, victim.error
+        assert victim.after == 0, "a cancelled caller goes on"
+        assert self.errors == []
+        assert self.statuses == [200]
+        assert self.line.most <= 1
+        assert (await get(self.session)).status_code == 200
+        assert self.count("login") <= (self.act.work is login)
+        held = self.session.token
+        assert held is not None
+        assert held.id in self.fake.live_tokens()
+        saved = await self.store.load()
+        assert saved is not None
+        assert saved.id == held.id
+        assert self.told[-1] is held
+        await self.session.aclose()
+
+    async def _request(self) -> None:
+        self.statuses.append((await get(self.session)).status_code)
+
+    async def _token(self, ask: Callable[[], Coroutine[Any, Any, Token]]) -> None:
+        try:
+            self.tokens.append(await ask())
+        except Exception as exc:  # noqa: BLE001 - looked at in the end
+            self.errors.append(exc)
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
+@pytest.mark.parametrize("name", ACTS)
+async def test_session_survives_when_a_caller_is_cancelled_at_any_await(
+    name: str, leads: bool
+) -> None:
+    """Pitfall 3, each await of the caller; catches a refresh that lives in its caller's task."""
+    for way in ways():
+        at = 0
+        while True:
+            at += 1
+            scene = Scene(ACTS[name])
+            victim = scene.victim(at, way)
+            await scene.play(victim, leads=leads)
+            await scene.check(victim)
+            if not victim.reached:
+                break
+        assert at > ACTS[name].points or not leads
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
+@pytest.mark.parametrize("name", ACTS)
+async def test_session_survives_when_a_caller_is_cancelled_in_any_round(
+    name: str, leads: bool
+) -> None:
+    """Pitfall 3, each step of the exchange; catches a shield, and a commit after the caller's await."""
+    last = 0
+    while True:
+        scene = Scene(ACTS[name])
+        victim = scene.victim()
+        await scene.play(victim, leads=leads, after=last)
+        await scene.check(victim)
+        if not victim.reached or (not ACTS[name].ends and last > LONGEST_EXCHANGE):
+            break
+        last += 1
+    assert last > 0
+
+
+@pytest.mark.parametrize("name", ACTS)
+async def test_session_survives_when_all_callers_are_cancelled_in_any_round(name: str) -> None:
+    """Pitfall 3 with nobody left to wait; catches an exchange that the last waiter takes along."""
+    for last in range(LONGEST_EXCHANGE):
+        scene = Scene(ACTS[name])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ACTS[name].work, scene.session)
+            tasks.start_soon(scene.follow)
+            await rounds(last)
+            tasks.cancel_scope.cancel()
+        await scene.quiet()
+        scene.statuses.clear()
+        await scene.follow()
+        await scene.quiet()
+        await scene.check(scene.victim())
+
+
+@pytest.mark.parametrize("name", [name for name, act in ACTS.items() if act.age is HARD])
+async def test_cancelled_caller_returns_when_the_service_is_silent(name: str) -> None:
+    """A caller is let go at once, and the token comes later; catches an inline shield."""
+    scene, gate = Scene(ACTS[name]), Gate()
+    scene.fake.fail("refresh", Fault(gate=gate))
+    victim = scene.victim()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(victim.run)
+        tasks.start_soon(scene.follow)
+        await gate.await_arrived()
+        victim.cancel()
+        assert await rounds_until(lambda: victim.done) <= DELAY
+        assert scene.statuses == []
+        gate.open()
+    await scene.quiet()
+    await scene.check(victim)
+    assert scene.fake.exchanges() == 1
+
+
+class Leaving(Scene):
+    """A session that is signed out, or closed, while others need it."""
+
+    def __init__(self, work: Work, age: timedelta) -> None:
+        super().__init__(Act(work, age))
+
+    async def leave(self, victim: Victim, *others: Work, after: int | None = None) -> None:
+        """Start the others, then the victim."""
+        async with anyio.create_task_group() as tasks:
+            for other in others:
+                tasks.start_soon(self.bystand, other)
+            await rounds(1)
+            tasks.start_soon(victim.run)
+            await rounds(1)
+            if after is not None:
+                await rounds(after)
+                victim.cancel()
+                assert await rounds_until(lambda: victim.done) <= DELAY
+            await rounds_until(lambda: victim.done)
+            assert victim.error is None
+            assert victim.after == 0, "a cancelled caller goes on"
+            if victim.reached:
+                await self.act.work(self.session)
+        await self.quiet()
+
+    async def check_signed_out(self) -> None:
+        """Check that nothing is left of the session, anywhere, and that a new one can begin."""
+        assert all(isinstance(error, NotSignedInError) for error in self.errors), self.errors
+        assert self.session.token is None
+        assert self.fake.live_tokens() == []
+        assert await self.store.load() is None
+        assert self.told[-1] is None
+        with pytest.raises(NotSignedInError):
+            await get(self.session)
+        await login(self.session)
+        assert (await get(self.session)).status_code == 200
+        await self.session.aclose()
+
+    async def check_closed(self) -> None:
+        """Check that all is closed, and that whoever comes next goes on with the newest token."""
+        assert self.errors == []
+        assert self.line.closed
+        held = self.session.token
+        assert held is not None
+        assert held.id in self.fake.live_tokens()
+        logins = self.count("login")
+        first = None if self.fake.exchanges() or logins else held
+        async with self.connect(token=first) as other:
+            assert (await get(other)).status_code == 200
+            assert other.token == held
+        assert self.count("login") == logins
+
+    async def bystand(self, work: Work) -> None:
+        try:
+            await work(self.session)
+        except Exception as exc:  # noqa: BLE001 - looked at in the end
+            self.errors.append(exc)
+
+
+OTHERS: Final = {
+    "alone": (FRESH, ()),
+    "with a request": (FRESH, (get,)),
+    "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
+    "with both": (HARD, (get, AsyncSessionClient.refresh)),
+    "with a switch": (FRESH, (switch,)),
+}
+"""What is under way when a session is signed out."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+async def test_logout_is_carried_out_when_it_is_cancelled_at_any_await(name: str) -> None:
+    """Pitfalls 3 and 17, each await; catches a logout that waits first and forgets afterwards."""
+    age, others = OTHERS[name]
+    for way in ways():
+        at = 0
+        while True:
+            at += 1
+            scene = Leaving(AsyncSessionClient.logout, age)
+            victim = scene.victim(at, way)
+            await scene.leave(victim, *others)
+            await scene.check_signed_out()
+            if not victim.reached:
+                break
+        assert at > 1
+
+
+@pytest.mark.parametrize("name", OTHERS)
+async def test_logout_is_carried_out_when_it_is_cancelled_in_any_round(name: str) -> None:
+    """Pitfalls 3 and 17, each step; catches an exchange that brings the session back."""
+    age, others = OTHERS[name]
+    last = 0
+    while True:
+        scene = Leaving(AsyncSessionClient.logout, age)
+        victim = scene.victim()
+        await scene.leave(victim, *others, after=last)
+        await scene.check_signed_out()
+        if not victim.reached:
+            break
+        last += 1
+    assert last > 5
+
+
+async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
+    """Pitfall 17, a schedule sweep; catches an exchange that commits whatever has happened."""
+    for start in range(LONGEST_EXCHANGE):
+        scene = Leaving(AsyncSessionClient.logout, FRESH)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(scene.bystand, AsyncSessionClient.refresh)
+            await rounds(start)
+            await scene.session.logout()
+        await scene.quiet()
+        await scene.check_signed_out()
+
+
+CLOSING: Final = {
+    "alone": (FRESH, ()),
+    "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
+    "with keep_current": (SOFT, (AsyncSessionClient.keep_current,)),
+    "with a login": (FRESH, (login,)),
+}
+"""What is under way when a session is closed."""
+
+
+@pytest.mark.parametrize("name", CLOSING)
+async def test_close_can_be_repeated_when_it_is_cancelled_at_any_await(name: str) -> None:
+    """Pitfall 3, each await; catches a second close that does nothing, and a close that aborts."""
+    age, others = CLOSING[name]
+    for way in ways():
+        at = 0
+        while True:
+            at += 1
+            scene = Leaving(AsyncSessionClient.aclose, age)
+            victim = scene.victim(at, way)
+            await scene.leave(victim, *others)
+            await scene.check_closed()
+            if not victim.reached:
+                break
+        assert at > 1
+
+
+@pytest.mark.parametrize("name", CLOSING)
+async def test_close_can_be_repeated_when_it_is_cancelled_in_any_round(name: str) -> None:
+    """Pitfall 3, each step; catches a close that takes the exchange along."""
+    age, others = CLOSING[name]
+    last = 0
+    while True:
+        scene = Leaving(AsyncSessionClient.aclose, age)
+        victim = scene.victim()
+        await scene.leave(victim, *others, after=last)
+        await scene.check_closed()
+        if not victim.reached:
+            break
+        last += 1

@@ -1,0 +1,750 @@
+"""The twins of both halves: flights, pulses, locks, places, calls, and deadlines on the network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import math
+import os
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpcore
+import httpx
+import pytest
+import trio
+
+from koyeb_session import AsyncSessionClient, SessionClient, _network
+from koyeb_session import _concurrency as twins
+from koyeb_session._concurrency import flights
+from koyeb_session.testing import FakeKoyeb
+
+from .concurrency import PATIENCE, Background, until
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """Fork, do the work in the child, and tell whether it returned `True` there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks while threads run
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# Flights
+
+
+async def test_async_flight_is_shared_by_all_who_wait() -> None:
+    """The work runs once, in a task of its own; all get what it returns."""
+    runs: list[str] = []
+
+    async def work() -> str:
+        runs.append(variable.get())
+        await anyio.lowlevel.checkpoint()
+        return "done"
+
+    variable.set("copied")
+    flight = twins.AsyncFlight(work, about="what")
+    assert (flight.about, flight.outcome, flight.alive) == ("what", None, True)
+    results: list[str | None] = []
+
+    async def follow() -> None:
+        results.append(await flight.join(PATIENCE))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        tasks.start_soon(follow)
+        results.append(await flight.lead())
+    assert results == ["done"] * 3
+    assert runs == ["copied"]
+    assert not flight.alive
+    assert flight.outcome == "done"
+
+
+async def test_async_flight_goes_on_when_those_who_wait_give_up() -> None:
+    """Neither the leader's cancellation nor a follower's stops the work."""
+    go = anyio.Event()
+
+    async def work() -> int:
+        await go.wait()
+        return 7
+
+    flight = twins.AsyncFlight(work)
+    with anyio.move_on_after(0) as scope:
+        await flight.lead()
+    assert scope.cancelled_caught
+    assert flight.alive
+    assert await flight.join(0) is None
+    assert flight.alive
+    go.set()
+    assert await flight.join(PATIENCE) == 7
+
+
+async def test_async_flight_lets_those_who_wait_go_before_what_comes_then() -> None:
+    """What follows the work keeps nobody waiting."""
+    go, done = anyio.Event(), anyio.Event()
+
+    async def work() -> int:
+        return 7
+
+    async def then() -> None:
+        await go.wait()
+        done.set()
+
+    flight = twins.AsyncFlight(work, then)
+    assert await flight.lead() == 7
+    assert not flight.alive
+    assert not done.is_set()
+    go.set()
+    with anyio.fail_after(PATIENCE):
+        await done.wait()
+
+
+async def test_async_flight_starts_by_itself() -> None:
+    """Nobody need wait for it."""
+    done = anyio.Event()
+
+    async def work() -> None:
+        done.set()
+
+    twins.AsyncFlight(work).start()
+    with anyio.fail_after(PATIENCE):
+        await done.wait()
+
+
+def test_async_flight_of_an_ended_loop_is_dead() -> None:
+    """A flight belongs to its event loop; in another one it is not under way."""
+    flight: twins.AsyncFlight[None] | None = None
+
+    async def begin() -> None:
+        nonlocal flight
+        flight = twins.AsyncFlight(anyio.sleep_forever)
+        flight.start()
+        await anyio.lowlevel.checkpoint()
+        assert flight.alive
+
+    async def look() -> bool:
+        assert flight is not None
+        return flight.alive
+
+    asyncio.run(begin())
+    assert not asyncio.run(look())
+    assert not trio.run(look)
+    trio.run(begin)
+    assert not trio.run(look)
+    assert not asyncio.run(look())
+
+
+def test_async_flight_is_held_until_it_ends() -> None:
+    """Asyncio holds its tasks weakly: without a reference of ours the work could vanish."""
+
+    async def main() -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        flight = twins.AsyncFlight(lambda: future)
+        flight.start()
+        assert len(flights._tasks) == 1
+        await anyio.lowlevel.checkpoint()
+        gc.collect()
+        future.set_result(None)
+        await flight.join(PATIENCE)
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        assert not flights._tasks
+
+    asyncio.run(main())
+
+
+def test_async_flight_that_is_cut_off_lets_all_go() -> None:
+    """When a flight's task is cancelled from outside, nobody waits for it in vain."""
+
+    async def main() -> None:
+        flight: twins.AsyncFlight[None] = twins.AsyncFlight(anyio.sleep_forever)
+        flight.start()
+        await anyio.lowlevel.checkpoint()
+        for task in tuple(flights._tasks):
+            task.cancel()
+        assert await flight.join(PATIENCE) is None
+        assert not flight.alive
+
+    asyncio.run(main())
+
+
+def test_flight_runs_in_the_calling_thread_when_led() -> None:
+    """The leader does the work itself; followers get what it returns."""
+    go = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work() -> int:
+        threads.append(threading.current_thread())
+        go.wait(PATIENCE)
+        return 7
+
+    flight = twins.Flight(work, about="what")
+    assert (flight.about, flight.outcome, flight.alive) == ("what", None, True)
+    with Background() as background:
+        job = background.start(lambda: (flight.lead(), threading.current_thread()))
+        until(lambda: bool(threads))
+        assert flight.join(0) is None
+        assert flight.alive
+        go.set()
+        assert flight.join(PATIENCE) == 7
+        result, leader = job.result()
+    assert (result, threads) == (7, [leader])
+    assert not flight.alive
+    assert flight.outcome == 7
+
+
+def test_flight_runs_in_a_daemon_thread_when_started() -> None:
+    """Nobody need wait for it, and it keeps no process alive."""
+    seen: list[object] = []
+    done = threading.Event()
+
+    def work() -> None:
+        thread = threading.current_thread()
+        seen.extend([thread.daemon, thread.name, variable.get(), thread is caller])
+
+    caller = threading.current_thread()
+    variable.set("copied")
+    flight: twins.Flight[None] = twins.Flight(work, done.set)
+    flight.start()
+    assert done.wait(PATIENCE)
+    assert seen == [True, "koyeb-session", "copied", False]
+    assert not flight.alive
+
+
+def test_flight_lets_those_who_wait_go_before_what_comes_then() -> None:
+    """What follows the work keeps nobody waiting."""
+    go = threading.Event()
+    flight = twins.Flight(lambda: 7, lambda: None if go.wait(PATIENCE) else None)
+    flight.start()
+    assert flight.join(PATIENCE) == 7
+    assert not flight.alive
+    go.set()
+
+
+def test_flight_that_is_interrupted_lets_all_go() -> None:
+    """A `KeyboardInterrupt` reaches the leader, and followers do not wait in vain."""
+
+    def work() -> int:
+        raise KeyboardInterrupt
+
+    flight = twins.Flight(work)
+    with pytest.raises(KeyboardInterrupt):
+        flight.lead()
+    assert flight.join(PATIENCE) is None
+    assert not flight.alive
+
+
+def test_flight_of_the_parent_is_dead_in_a_forked_child() -> None:
+    """The thread that does the work is not there after a fork."""
+    go = threading.Event()
+    flight = twins.Flight(lambda: go.wait(PATIENCE))
+    flight.start()
+    assert in_child(lambda: not flight.alive)
+    assert flight.alive
+    go.set()
+    assert flight.join(PATIENCE) is True
+
+
+# Places and the lock
+
+
+async def test_async_place_is_the_running_loop() -> None:
+    """All tasks of a loop are in one place."""
+    here = twins.async_place()
+    assert here is twins.async_place()
+    places: list[object] = []
+
+    async def other() -> None:
+        places.append(twins.async_place())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+    assert places == [here]
+
+
+def test_async_place_is_another_one_in_another_loop() -> None:
+    """Loops are told apart, asyncio's and trio's; without one there is no place."""
+
+    async def look() -> object:
+        return twins.async_place()
+
+    seen = [asyncio.run(look()), asyncio.run(look()), trio.run(look), trio.run(look)]
+    assert len({id(place) for place in seen}) == 4
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        twins.async_place()
+
+
+def test_place_changes_with_a_fork() -> None:
+    """A process is one place until it forks; the parent stays where it is."""
+    here = twins.place()
+    assert twins.place() is here
+    assert in_child(lambda: twins.place() is not here and twins.place() is twins.place())
+    assert twins.place() is here
+
+
+def test_the_lock_is_free_in_a_forked_child() -> None:
+    """A fork waits for whoever holds the lock, so that the child never finds it locked."""
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            with twins.atomic:
+                time.sleep(0.0001)
+
+    with Background() as background:
+        background.start(busy)
+        assert all(in_child(lambda: twins.atomic.acquire(timeout=1)) for _ in range(5))
+        stop.set()
+    assert not twins.atomic.locked()
+
+
+# Pulses
+
+
+async def test_async_pulse_wakes_its_sleeper() -> None:
+    """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
+    pulse = twins.AsyncPulse()
+    with anyio.fail_after(PATIENCE):
+        pulse.beat()
+        await pulse.sleep(60)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pulse.sleep, 60)
+            await anyio.lowlevel.checkpoint()
+            pulse.beat()
+        await pulse.sleep(0)
+        await pulse.sleep(0.001)
+
+
+async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
+    """A beat in a thread without an event loop, or in another loop, does no harm and nothing."""
+    pulse = twins.AsyncPulse()
+
+    async def elsewhere() -> None:
+        pulse.beat()
+
+    await anyio.to_thread.run_sync(pulse.beat)
+    await anyio.to_thread.run_sync(asyncio.run, elsewhere())
+    assert not pulse._event.is_set()
+    pulse.beat()
+    assert pulse._event.is_set()
+
+
+def test_pulse_wakes_its_sleeper() -> None:
+    """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
+    pulse = twins.Pulse()
+    pulse.beat()
+    pulse.sleep(60)
+    with Background() as background:
+        job = background.start(lambda: pulse.sleep(60))
+        background.settled()
+        assert not job.done
+        pulse.beat()
+        job.result()
+    pulse.sleep(0)
+    assert not pulse._event.is_set()
+
+
+# Locks
+
+
+async def test_async_lock_is_held_by_one_at_a_time() -> None:
+    """Others wait until the block ends, also by an error."""
+    lock = twins.AsyncLock()
+    order: list[int] = []
+
+    async def hold(number: int) -> None:
+        async with lock.held():
+            order.append(number)
+            await anyio.lowlevel.checkpoint()
+            order.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(hold, number)
+    assert order[::2] == order[1::2]
+    with pytest.raises(KeyError):
+        async with lock.held():
+            raise KeyError
+    await hold(3)
+
+
+def test_async_lock_is_free_when_a_dead_loop_held_it() -> None:
+    """Who held it in an event loop that has ended does not hold it any more."""
+    lock = twins.AsyncLock()
+    block = lock.held()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(block.__aenter__())
+    loop.close()
+
+    async def take() -> str:
+        with anyio.fail_after(PATIENCE):
+            async with lock.held():
+                return "taken"
+
+    assert asyncio.run(take()) == "taken"
+    assert trio.run(take) == "taken"
+    assert asyncio.run(take()) == "taken"
+
+
+def test_lock_is_held_by_one_at_a_time() -> None:
+    """Others wait until the block ends, also by an error."""
+    lock = twins.Lock()
+    with pytest.raises(KeyError), lock.held():
+        raise KeyError
+    with Background() as background:
+        with lock.held():
+            job = background.start(lambda: _hold(lock))
+            background.settled()
+            assert not job.done
+        assert job.result() == "held"
+
+
+def test_lock_is_free_when_the_parent_of_a_fork_holds_it() -> None:
+    """The holder is not there in the child."""
+    lock = twins.Lock()
+    with lock.held():
+        assert in_child(lambda: _hold(lock) == "held")
+    assert _hold(lock) == "held"
+
+
+def _hold(lock: twins.Lock) -> str:
+    with lock.held():
+        return "held"
+
+
+# Calls
+
+
+class AsyncCallable:
+    """An object that is called like an async function."""
+
+    async def __call__(self) -> int:
+        """Return 3."""
+        await anyio.lowlevel.checkpoint()
+        return 3
+
+
+async def plus(number: int) -> int:
+    """Add one."""
+    await anyio.lowlevel.checkpoint()
+    return number + 1
+
+
+async def test_async_call_takes_plain_and_async_functions() -> None:
+    """The result is the same."""
+    assert await twins.async_call(plus, 2) == 3
+    assert await twins.async_call(lambda number: number + 1, 2) == 3
+
+
+def test_call_refuses_async_functions() -> None:
+    """The blocking half cannot await; what was begun is closed, so that nothing warns."""
+    assert twins.call(lambda number: number + 1, 2) == 3
+    with pytest.raises(TypeError, match="give it a plain one"):
+        twins.call(plus, 2)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        with pytest.raises(TypeError, match="give it a plain one"):
+            twins.call(loop.create_future)
+    gc.collect()
+    assert twins.call_blocking is twins.call
+
+
+@pytest.mark.parametrize("function", [lambda: plus(2), AsyncCallable(), AsyncCallable().__call__])
+async def test_async_call_blocking_awaits_what_is_awaitable(
+    function: Callable[[], Awaitable[int]],
+) -> None:
+    """Async functions, methods and objects, and plain functions that return an awaitable."""
+    assert await twins.async_call_blocking(function) == 3
+
+
+async def test_async_call_blocking_calls_plain_functions_in_a_thread() -> None:
+    """What may block does not block the event loop; an async function stays on it."""
+    here = threading.get_ident()
+
+    async def ours() -> int:
+        return threading.get_ident()
+
+    assert await twins.async_call_blocking(threading.get_ident) != here
+    assert await twins.async_call_blocking(ours) == here
+
+
+async def test_async_call_blocking_can_be_abandoned() -> None:
+    """A caller that is cancelled does not wait for a function that hangs."""
+    go = threading.Event()
+    began = threading.Event()
+
+    def hang() -> None:
+        began.set()
+        go.wait(PATIENCE)
+
+    started = time.monotonic()
+    with anyio.move_on_after(PATIENCE) as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(twins.async_call_blocking, hang)
+            while not began.is_set():
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+    assert not scope.cancelled_caught
+    assert time.monotonic() - started < PATIENCE / 2
+    go.set()
+
+
+async def test_async_in_thread_calls_to_the_end() -> None:
+    """It is called in a worker thread, with its arguments, and cancelling does not lose it."""
+    assert await twins.async_in_thread(lambda: threading.get_ident()) != threading.get_ident()
+    assert await twins.async_in_thread(divmod, 7, 2) == (3, 1)
+    began, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        go.wait(PATIENCE)
+        done.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(twins.async_in_thread, work)
+        while not began.is_set():
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+        go.set()
+    assert done.is_set()
+
+
+def test_in_thread_calls_here() -> None:
+    """The blocking half has nothing to keep free."""
+    assert twins.in_thread(threading.get_ident) == threading.get_ident()
+    assert twins.in_thread(divmod, 7, 2) == (3, 1)
+
+
+# Auth
+
+
+def test_async_auth_refuses_a_blocking_client() -> None:
+    """A client of the wrong half does not send unauthenticated requests; it says what is right."""
+    fake = FakeKoyeb()
+    session = AsyncSessionClient(transport=fake.transport, token=fake.issue_token())
+    with (
+        httpx.Client(transport=fake.transport, base_url=fake.base_url) as client,
+        pytest.raises(TypeError, match=r"AsyncSessionAuth needs an httpx\.AsyncClient.*SessionCli"),
+    ):
+        client.get("/v1/apps", auth=session.auth)
+    assert fake.requests == []
+
+
+async def test_auth_refuses_an_async_client() -> None:
+    """The same the other way round."""
+    fake = FakeKoyeb()
+    session = SessionClient(transport=fake.transport, token=fake.issue_token())
+    async with httpx.AsyncClient(transport=fake.transport, base_url=fake.base_url) as client:
+        with pytest.raises(
+            TypeError, match=r"SessionAuth needs an httpx\.Client.*AsyncSessionClient"
+        ):
+            await client.get("/v1/apps", auth=session.auth)
+    assert fake.requests == []
+
+
+# Reading
+
+
+class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body of so many pieces, which counts those that were taken."""
+
+    def __init__(self, pieces: int, *, gives_way: bool = True) -> None:
+        self.pieces = pieces
+        self.gives_way = gives_way
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the pieces."""
+        for _ in range(self.pieces):
+            self.taken += 1
+            yield b"piece"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces, as a connection does."""
+        for _ in range(self.pieces):
+            if self.gives_way:
+                await anyio.lowlevel.checkpoint()
+            self.taken += 1
+            yield b"piece"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
+)
+async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
+    """As soon as there is too much, no more is read."""
+    stream = Chunks(pieces)
+    body = await twins.async_read_raw(httpx.Response(200, stream=stream), 10)
+    assert body == (b"piece" * pieces)[:read]
+    assert stream.taken == taken
+
+
+def test_async_read_raw_stops_where_nothing_gives_way() -> None:
+    """A transport that never awaits cannot be cancelled, and is left soon all the same."""
+
+    async def main() -> tuple[int, int]:
+        stream = Chunks(100, gives_way=False)
+        body = await twins.async_read_raw(httpx.Response(200, stream=stream), 10)
+        return len(body), stream.taken
+
+    assert asyncio.run(main()) == (25, 6)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
+)
+def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
+    """As soon as there is too much, no more is read."""
+    stream = Chunks(pieces)
+    body = twins.read_raw(httpx.Response(200, stream=stream), 10)
+    assert body == (b"piece" * pieces)[:read]
+    assert stream.taken == taken
+
+
+def test_read_raw_ends_with_the_deadline() -> None:
+    """A body that drips in on the user's own connections is not read for ever."""
+    stream = Chunks(9)
+    with twins.deadline(0), pytest.raises(httpx.ReadTimeout, match="too long"):
+        twins.read_raw(httpx.Response(200, stream=stream), 100)
+    assert stream.taken == 1
+    with twins.deadline(60):
+        assert len(twins.read_raw(httpx.Response(200, stream=Chunks(9)), 100)) == 45
+
+
+# The network
+
+
+class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
+    """A backend and its stream, which note the timeouts that they are given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Note host, port, timeout and options."""
+        self.calls.append(("connect", (*args, *kwargs.values())))
+        return self
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Note the timeout."""
+        self.calls.append(("read", timeout))
+        return b"x" * max_bytes
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Note the timeout."""
+        self.calls.append((f"write {buffer!r}", timeout))
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Note the timeout."""
+        self.calls.append((f"tls {server_hostname}", timeout))
+        return self
+
+    def close(self) -> None:
+        """Note it."""
+        self.calls.append(("close", None))
+
+    def get_extra_info(self, info: str) -> Any:
+        """Give back what was asked for."""
+        return info
+
+
+def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
+    """Connecting, TLS, reading and writing are each cut down to what is left."""
+    recorder = Recorder()
+    with twins.deadline(10):
+        stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
+        stream = stream.start_tls(_network.tls_context(), "host", 60.0)
+        assert stream.read(3, 60.0) == b"xxx"
+        stream.write(b"y", 60.0)
+        stream.read(1, 5.0)
+        stream.read(1, None)
+    assert stream.get_extra_info("socket") == "socket"
+    stream.close()
+    names = [name for name, _ in recorder.calls]
+    assert names == ["connect", "tls host", "read", "write b'y'", "read", "read", "close"]
+    host, port, connect, local, options = recorder.calls[0][1]
+    assert (host, port, local, options) == ("host", 443, "local", [])
+    for timeout in (connect, recorder.calls[1][1], recorder.calls[2][1], recorder.calls[3][1]):
+        assert 9 < timeout <= 10
+    assert recorder.calls[4][1] == 5.0
+    assert 9 < recorder.calls[5][1] <= 10
+
+
+def test_without_a_deadline_timeouts_are_what_they_are() -> None:
+    """A block that sets none changes nothing, and one that has ended has ended."""
+    recorder = Recorder()
+    stream = _network._Backend(recorder).connect_tcp("host", 80)
+    assert recorder.calls == [("connect", ("host", 80, None, None, None))]
+    with pytest.raises(KeyError), twins.deadline(1):
+        raise KeyError
+    stream.read(1, 7.0)
+    stream.read(1)
+    assert recorder.calls[1:] == [("read", 7.0), ("read", None)]
+
+
+def test_a_passed_deadline_leaves_a_moment() -> None:
+    """Nothing is left, but 0 would make the socket non-blocking."""
+    recorder = Recorder()
+    stream = _network._Stream(recorder)
+    with twins.deadline(-5):
+        stream.read(1, 7.0)
+    assert recorder.calls == [("read", 1e-6)]
+
+
+def test_a_deadline_within_another_cannot_be_later() -> None:
+    """The outer one holds; an inner one may be sooner."""
+    recorder = Recorder()
+    stream = _network._Stream(recorder)
+    with twins.deadline(5):
+        with twins.deadline(60):
+            stream.read(1)
+        with twins.deadline(2):
+            stream.read(1)
+        stream.read(1)
+    first, second, third = (timeout for _, timeout in recorder.calls)
+    assert 4 < first <= 5
+    assert 1 < second <= 2
+    assert 4 < third <= 5
+    assert _network._ends.get() == math.inf
+
+
+async def test_async_deadline_raises_when_it_is_over() -> None:
+    """The async half bounds whatever is awaited."""
+    with pytest.raises(TimeoutError), twins.async_deadline(0.001):
+        await anyio.sleep_forever()
+
+
+def test_transports_share_one_tls_context() -> None:
+    """Reading the certificates takes 20 ms: once for the process is enough."""
+    blocking: Any = twins.http_transport(None)
+    proxied: Any = twins.http_transport("http://proxy:1")
+    other: Any = twins.async_http_transport("http://proxy:1")
+    assert blocking._pool._ssl_context is other._pool._ssl_context is _network.tls_context()
+    assert isinstance(blocking._pool._network_backend, _network._Backend)
+    assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
+    assert isinstance(proxied._pool, httpcore.HTTPProxy)
+    assert isinstance(other._pool, httpcore.AsyncHTTPProxy)
+    for transport in (blocking, proxied):
+        transport.close()
+
+
+def test_the_waits_are_those_of_the_libraries() -> None:
+    """Sleeping is nobody's invention."""
+    assert twins.async_sleep is anyio.sleep
+    assert twins.sleep.__name__ == time.sleep.__name__ == "sleep"
