@@ -186,3 +186,12 @@ def coverage(session: nox.Session) -> None:
     session.install("coverage")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session(requires=["build"])
+def soak(session: nox.Session) -> None:
+    """Run the long form of the tests of many processes; it takes minutes."""
+    session.install(wheel(), *group("tests"))
+    session.run(
+        "pytest", "tests/stores", *session.posargs, env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"}
+    )

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from ._errors import StoreError
@@ -26,7 +26,7 @@ _TAKEN_FOR_SYMLINK: Final = {errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP)}
 
 
 @contextlib.contextmanager
-def failing_as(what: str, path: Path) -> Iterator[None]:
+def failing_as(what: str, path: Path) -> Generator[None]:
     """Raise a `StoreError` in place of what the operating system raises."""
     try:
         yield

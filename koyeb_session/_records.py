@@ -81,14 +81,17 @@ end
 LOCK: Final = (
     _NOW
     + """
-if number('until') > now then return 0 end
+if number('until') > now and redis.call('HGET', KEYS[1], 'owner') ~= ARGV[4] then return 0 end
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', string.format('%.0f', now + ARGV[2]))
-keep(tonumber(ARGV[2]))
+keep(tonumber(ARGV[3]))
 return fence
 """
 )
-"""``owner, lease in ms`` -> the fencing value, 0 while somebody else holds the lock."""
+"""
+``owner, lease in ms, least life of the key in ms, an owner who is gone`` -> the fencing value, 0
+while somebody else holds the lock.
+"""
 
 UNLOCK: Final = """
 if redis.call('HGET', KEYS[1], 'owner') == ARGV[1] then

@@ -1,4 +1,4 @@
-"""Everything that differs between the two halves of the tests, as twins: `AsyncX`/`X`, `async_x`/`x`."""
+"""What differs between the two halves of the tests, as twins: `AsyncX`/`X`, `async_x`/`x`."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def idle() -> None:
 async def async_until(happened: Callable[[], bool]) -> None:
     """Wait until something has happened, be it in another thread."""
     with anyio.fail_after(PATIENCE):
-        while not happened():
+        while not happened():  # noqa: ASYNC110 - a condition is no event
             await anyio.sleep(0.001)
 
 

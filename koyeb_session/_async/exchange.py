@@ -86,7 +86,9 @@ class AsyncExchange:
         try:
             async with store.lock():
                 saved = await self.saved(old)
-                outcome = await self._committed(state, old, fence, saved, patient=patient, timeout=timeout)
+                outcome = await self._committed(
+                    state, old, fence, saved, patient=patient, timeout=timeout
+                )
                 if saved is None and isinstance(outcome, Snapshot):
                     await store.save(outcome.token)
                 return outcome
@@ -151,7 +153,9 @@ class AsyncExchange:
         """
         refused: KoyebSessionError | None = None
         if old is not None and old.phase(self._clock) is not Phase.EXPIRED:
-            outcome = await self._sender.send(operations.refresh(old.token), timeout=timeout, retry=patient)
+            outcome = await self._sender.send(
+                operations.refresh(old.token), timeout=timeout, retry=patient
+            )
             if isinstance(outcome, Token):
                 return Obtained(outcome, minted=True)
             if not isinstance(outcome, _REFUSED):
@@ -190,7 +194,9 @@ class AsyncExchange:
             return None
         return await self.revoke(saved, timeout)
 
-    async def _sign_in(self, credentials: Credentials, timeout: float) -> Obtained | KoyebSessionError:
+    async def _sign_in(
+        self, credentials: Credentials, timeout: float
+    ) -> Obtained | KoyebSessionError:
         if isinstance(credentials, PasswordCredentials):
             operation = operations.login(*attrs.astuple(credentials))
             if isinstance(operation, Exception):

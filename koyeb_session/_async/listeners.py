@@ -57,9 +57,10 @@ class AsyncListeners:
                     token = self._news.popleft()
                 for listener in tuple(self._listeners.values()):
                     await self._call(listener, token)
-        finally:
+        except BaseException:  # cancelled or interrupted: the next change tells the rest
             if self._teller is here:
                 self._teller = None
+            raise
 
     async def _call(self, listener: Callable[[Token | None], object], token: Token | None) -> None:
         try:

@@ -25,6 +25,8 @@ _COMMAND_TIMEOUT: Final = 2.0
 _PATIENCE: Final = 10.0
 """Seconds to wait for somebody else's renewal."""
 _PAUSE: Final = 0.02
+_MEMORY: Final = 3_600_000
+"""Milliseconds that the key outlives lock and token, so that late writers are known as such."""
 
 _held: ContextVar[tuple[object, int] | None] = ContextVar("koyeb_session_redis_fence", default=None)
 """The store whose lock is held in this context, and the fencing value it came with."""
@@ -44,7 +46,8 @@ class AsyncRedisTokenStore:
 
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
-    key expires with the token. A Redis that is away, or hangs, is a `StoreError` within 2 seconds.
+    key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
+    2 seconds.
 
     Example:
         .. code-block:: python
@@ -69,6 +72,8 @@ class AsyncRedisTokenStore:
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))
+        self._left = ""
+        """Who took the lock here last and could not give it back."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key={self._key!r})"
@@ -101,7 +106,7 @@ class AsyncRedisTokenStore:
         life = 0
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
-            life = max(self._lease, int(left.total_seconds() * 1000))
+            life = max(0, int(left.total_seconds() * 1000)) + _MEMORY
         if not await self._run(records.SAVE, records.write_record(token), fence, life):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
 
@@ -112,7 +117,7 @@ class AsyncRedisTokenStore:
         Raises:
             StoreError: Redis is away.
         """
-        await self._run(records.DELETE, self._lease)
+        await self._run(records.DELETE, self._lease + _MEMORY)
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:
@@ -123,18 +128,28 @@ class AsyncRedisTokenStore:
             StoreError: Redis is away, or somebody else holds it for too long.
         """
         owner = secrets.token_hex(16)
+        timeout = _COMMAND_TIMEOUT
+        fence = 0
         try:
-            _held.set((self, await self._fence(owner)))
+            fence = await self._fence(owner)
+            _held.set((self, fence))
             yield
+        except StoreError:
+            timeout = 0.0  # nobody waits for a Redis that is away once more
+            raise
         finally:
             _held.set(None)
-            with contextlib.suppress(StoreError):  # the lease ends it
-                await self._run(records.UNLOCK, owner)
+            try:
+                await self._run(records.UNLOCK, owner, timeout=timeout)
+            except StoreError:  # the lease ends it, or the next one to come this way
+                self._left = owner if fence else self._left
 
     async def _fence(self, owner: str) -> int:
         waited = 0.0
         while waited < _PATIENCE:
-            fence = int(await self._run(records.LOCK, owner, self._lease))
+            fence = int(
+                await self._run(records.LOCK, owner, self._lease, self._lease + _MEMORY, self._left)
+            )
             if fence:
                 return fence
             pause = _PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
@@ -142,16 +157,17 @@ class AsyncRedisTokenStore:
             waited += pause
         raise StoreError(f"the lock of the key {self._key} is held for over {_PATIENCE:g} s")
 
-    async def _run(self, script: str, *arguments: str | int) -> Any:
-        return await self._send("EVAL", script, 1, self._key, *arguments)
+    async def _run(self, script: str, *arguments: str | int, timeout: float | None = None) -> Any:
+        return await self._send("EVAL", script, 1, self._key, *arguments, timeout=timeout)
 
-    async def _send(self, *command: str | int) -> Any:
+    async def _send(self, *command: str | int, timeout: float | None = None) -> Any:
         """Send a command, as a flight: a client without a timeout of its own may hang."""
         flight = AsyncFlight(functools.partial(self._reply, command))
         flight.start()
-        reply = await flight.join(_COMMAND_TIMEOUT)
+        timeout = _COMMAND_TIMEOUT if timeout is None else timeout
+        reply = await flight.join(timeout)
         if reply is None:
-            raise StoreError(f"Redis did not answer within {_COMMAND_TIMEOUT:g} s")
+            raise StoreError(f"Redis did not answer within {timeout:g} s")
         if isinstance(reply[0], Exception):
             error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
             error.__cause__ = bare(reply[0], str(reply[0]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from .._concurrency import AsyncLock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Generator
     from contextlib import AbstractAsyncContextManager
 
     from .._models import Token
@@ -65,7 +65,7 @@ class AsyncTokenStore(Protocol):
 
 
 @contextlib.contextmanager
-def needed(extra: str) -> Iterator[None]:
+def needed(extra: str) -> Generator[None]:
     """Say which extra brings what cannot be imported."""
     try:
         yield

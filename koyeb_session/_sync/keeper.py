@@ -152,13 +152,17 @@ class TokenKeeper:
                 )
         except TimeoutError:
             outcome = TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
-        except Exception as exc:  # noqa: BLE001 - from a transport or an event hook of the user's
+        except Exception as exc:  # noqa: BLE001 - a clock of the user's may raise, or an error's text
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = caused(TransportError(text), bare(exc, str(exc)))
-        if fence != self.state.fence or self.state.snapshot is not old:
-            return self.state.snapshot or SUPERSEDED
-        if isinstance(outcome, KoyebSessionError):
-            self.state.failed(outcome)
+        held = self.state.snapshot
+        if isinstance(outcome, Snapshot) or fence != self.state.fence:
+            return held or SUPERSEDED
+        if held is not None and (old is None or held.token is not old.token):
+            self._exchange.unsaved = held  # the deadline came after the exchange
+            log.warning("the renewed token is kept in memory only: %s", outcome)
+            return held
+        self.state.failed(outcome)
         return outcome
 
     # Signing in and out

@@ -59,9 +59,10 @@ class Listeners:
                     token = self._news.popleft()
                 for listener in tuple(self._listeners.values()):
                     self._call(listener, token)
-        finally:
+        except BaseException:  # cancelled or interrupted: the next change tells the rest
             if self._teller is here:
                 self._teller = None
+            raise
 
     def _call(self, listener: Callable[[Token | None], object], token: Token | None) -> None:
         try:

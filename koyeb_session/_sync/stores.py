@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from .._concurrency import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
     from contextlib import AbstractContextManager
 
     from .._models import Token
@@ -67,7 +67,7 @@ class TokenStore(Protocol):
 
 
 @contextlib.contextmanager
-def needed(extra: str) -> Iterator[None]:
+def needed(extra: str) -> Generator[None]:
     """Say which extra brings what cannot be imported."""
     try:
         yield

@@ -43,7 +43,8 @@ async def connect(
         arguments.setdefault("refresh_policy", RefreshPolicy(jitter=0))
         if "http_client" not in arguments and "base_url" not in arguments:
             arguments.setdefault("transport", fake.transport)
-        session = AsyncSessionClient(**{"clock": clock, **arguments})
+        arguments.setdefault("clock", clock)
+        session = AsyncSessionClient(**arguments)
         made.append(session)
         return session
 

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from koyeb_session import AsyncSessionClient, Token
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from ..concurrency import async_idle
+from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
@@ -165,6 +165,31 @@ async def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect)
     await async_idle()
     assert heard == ["begin", "end", "begin", "end"]
     assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
+
+
+async def test_a_change_during_a_telling_is_told_by_who_tells(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Whoever comes second does not wait for a slow listener, and nothing is told twice."""
+    session = connect()
+    gate = Gate()
+    heard: list[Token | None] = []
+
+    async def slow(token: Token | None) -> None:
+        heard.append(token)
+        await async_pass_through(gate)
+
+    session.on_token_change(slow)
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        await async_arrived(gate)
+        second = await session.use_token(fake.issue_token())
+        third = await session.refresh()
+        assert len(heard) == 1
+        gate.open()
+        first = await job.result()
+    await async_idle()
+    assert heard == [first, second, third]
 
 
 async def test_a_session_without_listeners_settles_nothing(

@@ -141,7 +141,9 @@ async def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Con
     """An operation ends with its deadline, and tells where nobody answered."""
     fake.fail("login", Fault(gate=Gate()))
     session = connect(timeout=0.02)
-    with pytest.raises(TransportTimeoutError, match="login: no reply from https://app.koyeb.com"):
+    with pytest.raises(
+        TransportTimeoutError, match=r"login: no reply from https://app\.koyeb\.com"
+    ):
         await session.login(ME, PASSWORD)
     assert len(fake.requests) == 1
 
@@ -306,7 +308,7 @@ async def test_an_error_shows_neither_token_nor_password(fake: FakeKoyeb, connec
     token = fake.issue_token()
     session = connect(token=token)
     message = f"token {token} and password {PASSWORD}"
-    body = {"code": token, "message": message, "fields": []}
+    body: dict[str, Any] = {"code": token, "message": message, "fields": []}
     for name in ("login", "new_session", "logout"):
         fake.fail(name, Fault(status=400, body=body, headers={"x-request-id": "id-1"}))
     with pytest.raises(BadRequestError, match=r"password \[secret\]") as caught:

@@ -43,7 +43,8 @@ def connect(fake: FakeKoyeb, clock: FakeClock) -> Iterator[Callable[..., Session
         arguments.setdefault("refresh_policy", RefreshPolicy(jitter=0))
         if "http_client" not in arguments and "base_url" not in arguments:
             arguments.setdefault("transport", fake.transport)
-        session = SessionClient(**{"clock": clock, **arguments})
+        arguments.setdefault("clock", clock)
+        session = SessionClient(**arguments)
         made.append(session)
         return session
 

@@ -306,7 +306,7 @@ def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, connect: Connect) -> 
 def test_a_refused_token_that_cannot_be_renewed_ends_the_session(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """When the refresh is refused as well, the error says so, and keeps the refusal as its cause."""
+    """When the refresh is refused as well, the error says so, and the refusal is its cause."""
     session = connect(token=fake.issue_token())
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:

@@ -99,7 +99,7 @@ def test_everybody_waits_for_one_renewal_in_the_hard_window(
 
 
 @pytest.mark.parametrize(
-    ("policy", "before", "what"),
+    ("policy", "left", "what"),
     [
         (RefreshPolicy(jitter=0), DAY / 2 + timedelta(seconds=1), "use"),
         (RefreshPolicy(jitter=0), DAY / 2, "renew"),
@@ -113,17 +113,16 @@ def test_everybody_waits_for_one_renewal_in_the_hard_window(
     ],
 )
 def test_windows_are_those_of_the_policy(
-    fake: FakeKoyeb,
-    clock: FakeClock,
-    connect: Connect,
-    policy: RefreshPolicy,
-    before: timedelta,
-    what: str,
+    connect: Connect, policy: RefreshPolicy, left: timedelta, what: str
 ) -> None:
     """So long before its expiry a token is used, renewed meanwhile, or renewed first."""
-    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    session = connect(
+        token=fake.issue_token(), refresh_policy=policy, transport=fake.transport, clock=clock
+    )
     old = held(session)
-    clock.advance(DAY - before)
+    clock.advance(DAY - left)
     token = session.current_token()
     assert (token.id == old) is (what != "wait")
     idle()
@@ -175,7 +174,7 @@ def test_an_unknown_expiry_is_renewed_on_refusal_only(
 def test_an_adopted_token_that_is_nearly_expired_is_renewed_at_once(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """The floor between two renewals counts from the token's issue: an old token is not lost to it."""
+    """The floor between two renewals counts from the token's issue: no old one is lost to it."""
     old = fake.issue_token()
     clock.advance(DAY - timedelta(seconds=8))
     session = connect(token=old)
@@ -445,7 +444,7 @@ def test_a_renewal_succeeds_after_failures(
 def test_back_off_honours_what_the_service_asks_for(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """``Retry-After`` is longer than the back-off, and nobody waits for it while there is a token."""
+    """``Retry-After`` may be longer than the back-off; with a token nobody waits for it."""
     session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "600"}))
     clock.advance(DAY / 2)
@@ -475,7 +474,7 @@ def test_a_lost_reply_is_not_repeated_blindly(
 def test_a_session_whose_token_was_lost_signs_in_again(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """When the reply with the new token is lost, the next request finds out, and credentials help."""
+    """When the reply with the new token is lost, the next request finds out; credentials help."""
     session = connect(token=fake.issue_token(), credentials=PASSWORDS)
     fake.fail("refresh", Fault(reset=True, processed=True))
     with pytest.raises(TransportError):
@@ -929,10 +928,11 @@ def test_keep_current_renews_without_requests(
     with Background() as background:
         job = background.start(session.keep_current)
         until(lambda: session._keeper._pulse is not None)
-        for exchange in range(1, 4):
+        for _ in range(3):
+            old = held(session)
             clock.advance(DAY / 2)
             session._keeper.wake()
-            until(lambda: fake.exchanges() == exchange)  # noqa: B023 - used at once
+            until(lambda: held(session) != old)  # noqa: B023 - used at once
         session.close()
         job.result()
     assert fake.exchanges() == 3
@@ -1075,11 +1075,24 @@ def test_an_older_token_in_the_store_is_passed_over(
     assert saved.id == held(session)
 
 
+def test_a_token_of_unknown_age_in_the_store_is_taken_over(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """What does not say when it was issued is not held to be older."""
+    store = MemoryTokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.save(Token("opaque"))
+    assert (session.refresh()).id == "opaque"
+    assert log(fake) == [("login", 200)]
+    store.save(Token(fake.issue_token()))
+    assert (session.refresh()).id == fake.live_tokens()[-1]
+
+
 def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
     """Login, refresh, switch and use_token reach the store."""
     store = MemoryTokenStore()
     session = connect(store=store)
-    calls: list[Callable[[], object]] = []
     session.login(ME, PASSWORD)
     assert store.load() is session.token
     session.refresh()
@@ -1090,7 +1103,6 @@ def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
     assert store.load() is session.token
     session.new_session()
     assert store.load() is session.token
-    assert calls == []
 
 
 @pytest.mark.parametrize("broken", ["load", "lock"])
@@ -1164,6 +1176,133 @@ def test_a_save_that_failed_is_made_up_for_on_close(fake: FakeKoyeb, connect: Co
     saved = store.load()
     assert saved is not None
     assert saved.id == held(session)
+
+
+def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The store is not told of a token that the session does not hold any more."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    session.refresh()
+    store.broken.clear()
+    session.use_token(fake.issue_token())
+    store.delete()
+    session.close()
+    assert store.load() is None
+
+
+def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Connect) -> None:
+    """A save that had to wait for the store saves what the session holds by then, or nothing."""
+    saved: list[str] = []
+
+    class Noting(MemoryTokenStore):
+        def save(self, token: Token) -> None:
+            saved.append(token.id)
+            super().save(token)
+
+    store = Noting()
+    session = connect(store=store)
+    with Background() as background:
+        with store.lock():
+            first = background.start(lambda: session.use_token(fake.issue_token()))
+            until(lambda: session.token is not None)
+            old = held(session)
+            second = background.start(lambda: session.use_token(fake.issue_token()))
+            until(lambda: held(session) != old)
+            background.settled()
+        first.result()
+        second.result()
+    assert saved == [held(session)]
+
+
+class UnspeakableError(OSError):
+    """An error whose text cannot be had."""
+
+    def __init__(self, kind: type[Exception]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise self.kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(ValueError, TransportError), (TimeoutError, TransportTimeoutError)]
+)
+def test_a_renewal_survives_an_error_that_cannot_be_told(
+    fake: FakeKoyeb, connect: Connect, kind: type[Exception], error: type[Exception]
+) -> None:
+    """Whatever user code raises, the flight ends with an error of ours, and the session stays."""
+    store = BrokenStore("load", error=UnspeakableError(kind))
+    session = connect(token=fake.issue_token(), store=store)
+    with pytest.raises(error, match="not renewed"):
+        session.refresh()
+    assert (session.http.get("/v1/apps")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", [ValueError, TimeoutError])
+def test_a_renewed_token_survives_an_error_that_cannot_be_told(
+    fake: FakeKoyeb, connect: Connect, kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a failed save raises, the new token stays, and is saved later."""
+    store = BrokenStore("save", error=UnspeakableError(kind))
+    session = connect(token=fake.issue_token(), store=store)
+    token = session.refresh()
+    assert session.token is token
+    assert fake.live_tokens() == [token.id]
+    assert "the renewed token is kept in memory only: the token was not renewed" in caplog.text
+    store.broken.clear()
+    session.close()
+    assert store.load() is token
+
+
+def test_a_logout_survives_an_error_that_cannot_be_told(fake: FakeKoyeb, connect: Connect) -> None:
+    """The session has ended all the same."""
+    store = BrokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.broken.add("delete")
+    store.error = UnspeakableError(TimeoutError)
+    with pytest.raises(TransportTimeoutError, match="logout: not done within 10 s"):
+        session.logout()
+    assert session.token is None
+
+
+def test_a_refresh_that_fails_while_the_client_closes_fails(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Closing does not make a success of a failed renewal."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, status=500))
+    with Background() as background:
+        job = background.start(session.refresh)
+        arrived(gate)
+        closing = background.start(session.close)
+        background.settled()
+        gate.open()
+        with pytest.raises(ServerError):
+            job.result()
+        closing.result()
+
+
+def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, connect: Connect) -> None:
+    """What a change of session entails is finished before the connections go."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("logout", Fault(gate=gate, hold="request"))
+    with Background() as background:
+        leaving = background.start(session.logout)
+        arrived(gate)
+        closing = background.start(session.close)
+        background.settled()
+        assert not closing.done
+        gate.open()
+        leaving.result()
+        closing.result()
+    assert fake.live_tokens() == []
 
 
 @pytest.mark.parametrize("broken", [("load",), ("lock",), ("load", "lock")])

@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 
 from koyeb_session import SessionClient, Token
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from ..concurrency import idle
+from ..concurrency import Background, arrived, idle, pass_through
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
@@ -163,6 +163,29 @@ def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect) -> No
     idle()
     assert heard == ["begin", "end", "begin", "end"]
     assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
+
+
+def test_a_change_during_a_telling_is_told_by_who_tells(fake: FakeKoyeb, connect: Connect) -> None:
+    """Whoever comes second does not wait for a slow listener, and nothing is told twice."""
+    session = connect()
+    gate = Gate()
+    heard: list[Token | None] = []
+
+    def slow(token: Token | None) -> None:
+        heard.append(token)
+        pass_through(gate)
+
+    session.on_token_change(slow)
+    with Background() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        arrived(gate)
+        second = session.use_token(fake.issue_token())
+        third = session.refresh()
+        assert len(heard) == 1
+        gate.open()
+        first = job.result()
+    idle()
+    assert heard == [first, second, third]
 
 
 def test_a_session_without_listeners_settles_nothing(fake: FakeKoyeb, connect: Connect) -> None:

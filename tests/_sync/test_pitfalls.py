@@ -1,7 +1,7 @@
 # Generated from tests/_async/test_pitfalls.py by .ci/generate_sync.py: edit that, not this.
 
 """
-What token-keeping clients get wrong, one pitfall after the other, with the naive code that each kills.
+What token-keeping clients get wrong, pitfall after pitfall, and the naive code that each kills.
 
 What has to do with cancellation, event loops, threads, forks and imports is in
 ``test_pitfalls_edges.py``.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import logging
 import pickle
@@ -72,7 +73,7 @@ def held(session: SessionClient) -> str:
 def test_pitfall_01_a_stampede_makes_one_exchange(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills ``if expired: refresh()`` without a flight: 100 exchanges, and a reuse detected."""
+    """Kills ``if expired: refresh()`` without a flight: 100 exchanges, and reuse detected."""
     session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=1))
     responses = gather(*[lambda: session.http.get("/v1/apps")] * 100)
@@ -84,7 +85,7 @@ def test_pitfall_01_a_stampede_makes_one_exchange(
 def test_pitfall_01_staggered_arrivals_join_the_flight(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills a lock around the refresh without a second look: each waiter refreshes after the first."""
+    """Kills a lock around the refresh without a second look: all waiters refresh in turn."""
     session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=1))
     gate = Gate()
@@ -120,7 +121,7 @@ def test_pitfall_01_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: C
 def test_pitfall_02_a_parked_flow_keeps_nobody_waiting(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills ``with self.lock: yield request``: the second flow waits for the first response."""
+    """Kills a lock held over ``yield request``: the second flow waits for the first response."""
     session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=1))
     parked = session.auth.sync_auth_flow(httpx.Request("GET", "https://app.koyeb.com/v1/apps"))
@@ -140,13 +141,13 @@ def test_pitfall_02_flows_parked_at_their_replay_keep_nobody_waiting(
 ) -> None:
     """Kills a lock held from the 401 to the end of the replay."""
     session = connect(token=fake.issue_token())
-    flows = []
+    flows: list[tuple[Any, httpx.Request]] = []
     for _ in range(3):
         flow = session.auth.sync_auth_flow(httpx.Request("GET", "https://app.koyeb.com/v1/apps"))
         request = advance(flow)
         assert request is not None
         flows.append((flow, request))
-    replays = []
+    replays: list[tuple[Any, httpx.Request]] = []
     for flow, request in flows:
         replay = advance(flow, httpx.Response(401, request=request))
         assert replay is not None
@@ -160,7 +161,7 @@ def test_pitfall_02_flows_parked_at_their_replay_keep_nobody_waiting(
 def test_pitfall_02_an_abandoned_flow_leaves_nothing_behind(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills a lock that a flow takes and only its end lets go: dropped flows deadlock the session."""
+    """Kills a lock that only the end of a flow lets go: dropped flows deadlock the session."""
     session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=1))
     flow = session.auth.sync_auth_flow(httpx.Request("GET", "https://app.koyeb.com/v1/apps"))
@@ -183,7 +184,7 @@ def test_pitfall_02_an_abandoned_flow_leaves_nothing_behind(
 def test_pitfall_03_a_close_does_not_lose_a_rotation(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills a close that aborts the refresh in flight: the service has minted, nobody has the token."""
+    """Kills a close that aborts the refresh in flight: a token was minted, and nobody has it."""
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     gate = Gate()
@@ -206,7 +207,7 @@ def test_pitfall_03_a_close_does_not_lose_a_rotation(
 def test_pitfall_03_a_lost_reply_is_probed_and_not_repeated(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills a retry of a timed-out PUT: a service that detects reuse would end the whole family."""
+    """Kills a retry of a timed-out PUT: a service that detects reuse ends the whole family."""
     session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(backoff=0))
     fake.fail("refresh", Fault(reset=True, processed=True))
     clock.advance(DAY - timedelta(seconds=30))
@@ -242,8 +243,7 @@ def test_pitfall_04_the_keeper_in_the_background_does_not_trip_itself_up(
             clock.advance(DAY / 2)
             session._keeper.wake()
             until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
-            flight = session._keeper._flight
-            assert flight is not None
+            flight: Any = session._keeper._flight
             until(lambda: not flight.alive)  # noqa: B023 - used at once
             saved = store.load()
             assert saved is not None
@@ -373,7 +373,7 @@ def test_pitfall_08_windows_give_way_to_the_lifetime(
 def test_pitfall_08_nothing_and_no_window_are_different(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills ``window or DEFAULT``: ``0`` asks for no window, `None` for the share of the lifetime."""
+    """Kills ``window or DEFAULT``: ``0`` asks for no window, `None` for a share of the lifetime."""
     for none in (0, 0.0, timedelta(0)):
         policy = RefreshPolicy(soft_window=none, hard_window=none)
         session = connect(token=fake.issue_token(), refresh_policy=policy)
@@ -392,7 +392,7 @@ def test_pitfall_08_nothing_and_no_window_are_different(
 
 
 def test_pitfall_09_late_refusals_do_not_renew_again(fake: FakeKoyeb, connect: Connect) -> None:
-    """Kills ``if response.status_code == 401: refresh()``: each late 401 kills a fresh token."""
+    """Kills ``if status == 401: refresh()``: each late 401 kills a fresh token."""
     session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("apps", Fault(gate=gate, hold="request"), times=50)
@@ -407,7 +407,7 @@ def test_pitfall_09_late_refusals_do_not_renew_again(fake: FakeKoyeb, connect: C
 
 
 def test_pitfall_09_a_permanent_refusal_does_not_loop(fake: FakeKoyeb, connect: Connect) -> None:
-    """Kills a retry loop, and a client that forgets: 2 requests and 1 exchange, then 1 and none."""
+    """Kills a retry loop, and a client that forgets: 2 requests and 1 exchange, then 1 and 0."""
     session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401), times=100)
     assert (session.http.get("/v1/apps")).status_code == 401
@@ -447,7 +447,7 @@ def test_pitfall_10_the_token_stays_at_home(fake: FakeKoyeb, connect: Connect, u
 def test_pitfall_11_a_refresh_is_no_part_of_the_users_request(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Kills ``yield httpx.Request("PUT", …)``: user hooks see it, and ``history`` keeps the token."""
+    """Kills ``yield httpx.Request("PUT", …)``: hooks see it, and ``history`` keeps the token."""
     seen: list[str] = []
 
     def note(response: httpx.Response) -> None:
@@ -470,7 +470,7 @@ def test_pitfall_11_a_refresh_is_no_part_of_the_users_request(
 def test_pitfall_11_a_refresh_has_a_deadline_of_its_own(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills ``yield httpx.Request("PUT", …)``: it has no timeout at all, and hangs with the service."""
+    """Kills ``yield httpx.Request("PUT", …)``: it has no timeout, and hangs with the service."""
     session = connect(token=fake.issue_token(), timeout=0.05)
     fake.fail("refresh", Fault(gate=Gate(), hold="request"))
     clock.advance(DAY - timedelta(seconds=30))
@@ -524,9 +524,8 @@ def test_pitfall_12_a_consumed_body_is_not_sent_again(
     response = session.http.post("/v1/apps", files={"file": b"content"})
     assert response.status_code == 401
     assert count(fake, "apps") == 2
-    assert [request.content for request in fake.requests if request.operation == "apps"][0] == (
-        b"piece" * pieces
-    )
+    first = next(request for request in fake.requests if request.operation == "apps")
+    assert first.content == b"piece" * pieces
 
 
 # 13: a garbage reply becomes the token
@@ -557,7 +556,7 @@ GARBAGE: list[Fault] = [
 def test_pitfall_13_garbage_does_not_become_the_token(
     fake: FakeKoyeb, connect: Connect, fault: Fault
 ) -> None:
-    """Kills ``self.token = response.json()["token"]``: an HTML page, or an expired token, is kept."""
+    """Kills ``self.token = response.json()["token"]``: an error page, or a dead token, is kept."""
     session = connect(token=fake.issue_token())
     before = session._state.snapshot
     fake.fail("refresh", fault)
@@ -576,7 +575,7 @@ def test_pitfall_14_secrets_show_nowhere(
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Kills dataclasses with a plain ``repr``, and errors that quote requests, replies or arguments."""
+    """Kills a plain ``repr``, and errors that quote requests, replies or arguments."""
     caplog.set_level(logging.DEBUG)
     canary = "canary-password-81"
     fake = FakeKoyeb(users={ME: canary}, clock=clock)
@@ -588,11 +587,11 @@ def test_pitfall_14_secrets_show_nowhere(
     for name, status in [("login", 400), ("login", 401), ("refresh", 400), ("refresh", 500)]:
         secret = canary if name == "login" else token.id
         fake.fail(name, Fault(status=status, body={"message": secret, "code": secret}))
+        call: Callable[[], Any] = session.refresh
+        if name == "login":
+            call = functools.partial(session.login, ME, canary)
         with pytest.raises(KoyebSessionError) as caught:
-            if name == "login":
-                session.login(ME, canary)
-            else:
-                session.refresh()
+            call()
         errors.append(caught.value)
         clock.advance(3600)
     for fault in GARBAGE:
@@ -821,7 +820,7 @@ def test_pitfall_23_a_new_session_does_not_wait_for_the_old_ones_back_off(
 def test_pitfall_23_what_cannot_be_waited_for_is_raised(
     fake: FakeKoyeb, connect: Connect, value: str, wanted: float | None
 ) -> None:
-    """Kills ``sleep(float(header))``: a day's wait, or a crash on NaN; and a login that is repeated."""
+    """Kills ``sleep(float(header))``: a day's wait, a crash on NaN, a login that is repeated."""
     fake.fail("login", Fault(status=429, headers={"retry-after": value}))
     with pytest.raises(RateLimitedError) as caught:
         connect().login(ME, PASSWORD)
@@ -895,7 +894,7 @@ def test_pitfall_25_an_operation_that_is_gone_says_what_to_do(
     session = connect(token=fake.issue_token())
     fake.fail(operation, fault)
     arguments = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}.get(operation, ())
-    with pytest.raises(EndpointGoneError, match="no longer has this operation; .*credentials="):
+    with pytest.raises(EndpointGoneError, match=r"no longer has this operation; .*credentials="):
         getattr(session, operation)(*arguments)
 
 

@@ -141,7 +141,9 @@ def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Connect) 
     """An operation ends with its deadline, and tells where nobody answered."""
     fake.fail("login", Fault(gate=Gate()))
     session = connect(timeout=0.02)
-    with pytest.raises(TransportTimeoutError, match="login: no reply from https://app.koyeb.com"):
+    with pytest.raises(
+        TransportTimeoutError, match=r"login: no reply from https://app\.koyeb\.com"
+    ):
         session.login(ME, PASSWORD)
     assert len(fake.requests) == 1
 
@@ -300,7 +302,7 @@ def test_an_error_shows_neither_token_nor_password(fake: FakeKoyeb, connect: Con
     token = fake.issue_token()
     session = connect(token=token)
     message = f"token {token} and password {PASSWORD}"
-    body = {"code": token, "message": message, "fields": []}
+    body: dict[str, Any] = {"code": token, "message": message, "fields": []}
     for name in ("login", "new_session", "logout"):
         fake.fail(name, Fault(status=400, body=body, headers={"x-request-id": "id-1"}))
     with pytest.raises(BadRequestError, match=r"password \[secret\]") as caught:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -112,6 +113,31 @@ def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> 
         (new,) = connections._opened.values()
         assert new is not old
         old.close()
+
+
+def test_of_two_who_find_a_dead_place_the_first_opens(
+    url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was slower uses the connections that the other one has opened."""
+    with SessionClient(base_url=url, clock=clock) as session:
+        connections = session._connections
+        assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
+        place, opened = connections._place, dict(connections._opened)
+
+        class Quicker:
+            """Stands for the lock, which another thread held until now."""
+
+            def __enter__(self) -> None:
+                connections._place, connections._opened = place, opened
+
+            def __exit__(self, *_: object) -> None:
+                """Do nothing."""
+
+        connections._place, connections._opened = object(), {}
+        monkeypatch.setattr(sys.modules[type(connections).__module__], "atomic", Quicker())
+        assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
+        assert connections._opened is opened
+        assert len(opened) == 1
 
 
 def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:

@@ -45,13 +45,17 @@ class SharedClock:
         return self.time()
 
 
-def redis_client(port: int, *, asynchronous: bool) -> Any:
+def redis_client(port: int, *, asynchronous: bool, **options: Any) -> Any:
     """Make a client that neither waits long nor tries again."""
     import redis
     import redis.asyncio
+    from redis.asyncio.retry import Retry as AsyncRetry
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
-    return kind(port=port, socket_timeout=1, socket_connect_timeout=1)
+    retry = (AsyncRetry if asynchronous else Retry)(NoBackoff(), 0)
+    return kind(port=port, socket_timeout=1, socket_connect_timeout=1, retry=retry, **options)
 
 
 def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:
@@ -75,10 +79,16 @@ def arguments(options: dict[str, Any], *, asynchronous: bool) -> dict[str, Any]:
     }
 
 
+def tell(line: str) -> None:
+    """Tell the parent something."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def rounds(options: dict[str, Any], ask: Callable[[int], list[str]]) -> None:
     """Make requests whenever the parent says how many; tell it what went wrong."""
     for line in sys.stdin:
-        print(json.dumps(ask(int(line))), flush=True)
+        tell(json.dumps(ask(int(line))))
 
 
 def blocking(options: dict[str, Any]) -> None:
@@ -113,7 +123,9 @@ def two_loops(options: dict[str, Any]) -> None:
                 return repr(exc)
             return "" if status == 200 else str(status)
 
-        return [problem for problem in await asyncio.gather(*(one() for _ in range(count))) if problem]
+        return [
+            problem for problem in await asyncio.gather(*(one() for _ in range(count))) if problem
+        ]
 
     def ask(count: int) -> list[str]:
         shares = (count // 2, count - count // 2)
@@ -129,12 +141,12 @@ def two_loops(options: dict[str, Any]) -> None:
 def renewing(options: dict[str, Any]) -> None:
     """Renew without end, until killed."""
     with SessionClient(**arguments(options, asynchronous=False)) as session:
-        print("ready", flush=True)
+        tell("ready")
         while True:
             try:
                 session.refresh()
             except KoyebSessionError as exc:
-                print(repr(exc), flush=True)
+                tell(repr(exc))
                 time.sleep(0.01)
 
 

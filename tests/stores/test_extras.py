@@ -24,10 +24,9 @@ from koyeb_session.testing import async_check_store, check_store
 class Ring(KeyringBackend):
     """A keyring in memory."""
 
-    priority = 1  # type: ignore[assignment]  # keyring's own kind of class property
+    priority = 1
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self) -> None:  # not the base's: it reads the machine's settings
         self.entries: dict[tuple[str, str], str] = {}
 
     def get_password(self, service: str, username: str) -> str | None:

@@ -1,0 +1,100 @@
+"""What bounds a reply, and what an error may carry, where no socket is needed to see it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    RateLimitedError,
+    SessionClient,
+    SessionExpiredError,
+    StoreError,
+    WireError,
+)
+from koyeb_session._errors import detached, said
+
+from .matrix import EMAIL
+from .replies import MIB
+
+
+class Endless(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body without end that never gives way; it counts what is taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.taken += 1 << 16
+            yield b" " * (1 << 16)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for block in self:
+            yield block
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # there is no other way out
+async def test_async_endless_body_that_never_gives_way() -> None:
+    """A transport without a single checkpoint cannot make the async half read for ever."""
+    body = Endless()
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=body))
+    async with AsyncSessionClient(transport=transport) as session:
+        with pytest.raises(WireError, match="larger"):
+            await session.login_method(EMAIL)
+    assert body.taken < 3 * MIB
+
+
+def test_endless_body() -> None:
+    """The blocking half stops as soon as there is too much."""
+    body = Endless()
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=body))
+    with SessionClient(transport=transport) as session, pytest.raises(WireError, match="larger"):
+        session.login_method(EMAIL)
+    assert body.taken < 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("illegal status line: bytearray(b'HTTP/9 canary')", "illegal status line: ..."),
+        ('illegal header line: bytearray(b"it\'s\ncanary")', "illegal header line: ..."),
+        ("Bad status line:\n\n  b'canary'\n  ^", "Bad status line:\n\n  ..."),
+        ("Server disconnected without sending a response.", None),
+        ("[Errno 111] Connection refused", None),
+    ],
+)
+def test_bytes_of_a_broken_reply_are_not_quoted(text: str, shown: str | None) -> None:
+    """What an HTTP library quotes of a broken reply is cut off; what it says itself is not."""
+    assert said(ValueError(text)) == (text if shown is None else shown)
+
+
+def _fail_thrice() -> None:
+    try:
+        try:
+            int("x")
+        except ValueError as exc:
+            raise RateLimitedError("slow down", retry_after=3.0) from exc
+    except RateLimitedError as exc:
+        raise SessionExpiredError("it has ended", request_id="r-1") from exc
+
+
+def test_detached_error_has_lost_its_frames_and_nothing_else() -> None:
+    """An error of ours that comes out of user code keeps its class, text, attributes and causes."""
+    with pytest.raises(SessionExpiredError) as caught:
+        _fail_thrice()
+    error = detached(caught.value)
+    assert (str(error), error.request_id) == ("it has ended", "r-1")
+    assert isinstance(error.__cause__, RateLimitedError)
+    assert error.__cause__.retry_after == 3.0
+    assert isinstance(error.__cause__.__cause__, ValueError)
+    for link in (error, error.__cause__, error.__cause__.__cause__):
+        assert (link.__traceback__, link.__context__) == (None, None)
+
+
+def test_detached_error_without_a_cause() -> None:
+    """An error without a cause gets none."""
+    assert detached(StoreError("away")).__cause__ is None

@@ -1,0 +1,51 @@
+"""The examples of stores run as their readers would run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .conftest import RedisServer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def said(name: str, **environ: str) -> str:
+    """Run an example without the environment's Koyeb account, and return what it says."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KOYEB_", "REDIS_"))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=kept | environ,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "correct horse" not in done.stdout + done.stderr
+    return done.stdout
+
+
+def test_second_run_of_the_script_makes_no_login() -> None:
+    """The example of a saved session signs in once for two runs."""
+    lines = said("script_with_saved_session.py").splitlines()
+    assert lines[1:] == [
+        "Asked for the apps: 200.",
+        "Run 1 sent: login, apps.",
+        "Asked for the apps: 200.",
+        "Run 2 sent: apps.",
+    ]
+
+
+def test_fleet_signs_in_and_renews_once(redis_server: RedisServer) -> None:
+    """The example of a fleet on a Redis: one login and one renewal for eight members."""
+    out = said("fleet_with_redis.py", REDIS_URL=f"redis://127.0.0.1:{redis_server.port}")
+    assert out.count("8 of 8 members were answered.") == 2
+    assert "The service saw 1 login and 1 renewal." in out
+
+
+def test_fleet_without_redis_says_how_to_get_one() -> None:
+    """Without REDIS_URL the example says what to set, and starts nothing."""
+    assert "Set REDIS_URL" in said("fleet_with_redis.py")

@@ -1,0 +1,421 @@
+"""Many callers, and a long time: one exchange for all of them, and no failed request."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Any, Final, TypeAlias
+
+import anyio
+import attrs
+import httpx
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    PasswordCredentials,
+    RefreshPolicy,
+    RetryPolicy,
+    ServerError,
+    SessionClient,
+    SessionExpiredError,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import Background, arrived, async_arrived, idle
+from .stage import EMAIL, LIFE, PASSWORD
+from .steps import rounds, rounds_until, tasks
+
+TASKS: Final = 10_000
+ON_SOCKETS: Final = 1_000
+THREADS: Final = 200
+CONNECTIONS: Final = 10
+"""In httpx's pool: it slows down with their number, and 1,000 requests wait for them."""
+HARD: Final = timedelta(seconds=20)
+"""How long before expiry all callers wait for the exchange."""
+SOFT: Final = timedelta(hours=4)
+"""How long before expiry nobody does."""
+
+Ask: TypeAlias = Callable[[], Awaitable[httpx.Response]]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Give a clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Give a service that revokes a token when it is refreshed."""
+    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
+
+
+def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
+    """Give what a client is made with, in both halves."""
+    return {
+        "token": fake.issue_token(),
+        "clock": clock,
+        "retry_policy": RetryPolicy(delay=0),
+        "refresh_policy": RefreshPolicy(jitter=0),
+        **others,
+    }
+
+
+def statuses(fake: FakeKoyeb) -> Counter[int | None]:
+    """Count how the service answered the requests for apps."""
+    return Counter(request.status for request in fake.requests if request.operation == "apps")
+
+
+class Crowd:
+    """Tasks that send one request each, and what came of them."""
+
+    def __init__(self, group: anyio.abc.TaskGroup, ask: Ask) -> None:
+        self._group = group
+        self._ask = ask
+        self.answers: Counter[int] = Counter()
+
+    async def come(self, n: int) -> None:
+        """Have ``n`` more tasks go as far as they get."""
+        for _ in range(n):
+            self._group.start_soon(self._one)
+        await rounds(5)
+
+    async def _one(self) -> None:
+        self.answers[(await self._ask()).status_code] += 1
+
+
+async def test_ten_thousand_tasks_share_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """Pitfall 1, arriving before, in and after it; catches an exchange for each caller."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncSessionClient(**arguments(fake, clock, transport=fake.transport)) as session:
+        clock.advance(LIFE - HARD)
+        async with anyio.create_task_group() as group:
+            crowd = Crowd(group, lambda: session.http.get("/v1/apps"))
+            await crowd.come(1)
+            await gate.await_arrived()
+            for _ in range(4):
+                await crowd.come(TASKS // 5)
+            assert crowd.answers.total() == 0
+            gate.open()
+            await crowd.come(TASKS // 5 - 1)
+    assert crowd.answers == {200: TASKS}
+    assert statuses(fake) == {200: TASKS}
+    assert fake.exchanges() == 1
+    assert fake.transport.open_replies == 0
+
+
+async def test_tasks_in_flight_when_the_token_is_revoked_are_replayed(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Pitfall 9, in the soft window; catches a 401 handler that renews for each of them."""
+    n = TASKS // 5
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncSessionClient(**arguments(fake, clock, transport=fake.transport)) as session:
+        clock.advance(LIFE - SOFT)
+        async with anyio.create_task_group() as group:
+            crowd = Crowd(group, lambda: session.http.get("/v1/apps"))
+            await crowd.come(1)
+            await gate.await_arrived()  # the service has revoked the token that all still use
+            await crowd.come(n - 1)
+            gate.open()
+    assert crowd.answers == {200: n}
+    assert statuses(fake) == {200: n, 401: n - 1}
+    assert fake.exchanges() == 1
+
+
+async def test_a_thousand_tasks_on_sockets_share_each_exchange(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Pitfalls 1, 9 and 11, queueing for few connections; catches an exchange in the same queue."""
+    limits = httpx.Limits(max_connections=CONNECTIONS)
+    with fake.serve() as url:
+        async with (
+            AsyncSessionClient(**arguments(fake, clock, base_url=url)) as session,
+            httpx.AsyncClient(
+                base_url=url, auth=session.auth, timeout=None, limits=limits
+            ) as client,
+        ):
+            for left in (SOFT, HARD):
+                gate = Gate()
+                fake.fail("refresh", Fault(gate=gate))
+                clock.advance(LIFE - left)
+                async with anyio.create_task_group() as group:
+                    crowd = Crowd(group, lambda: client.get("/v1/apps"))
+                    await crowd.come(ON_SOCKETS // 4)
+                    await gate.await_arrived()
+                    await crowd.come(ON_SOCKETS // 4)
+                    gate.open()
+                assert crowd.answers == {200: ON_SOCKETS // 2}
+    assert fake.exchanges() == 2
+    assert statuses(fake)[200] == ON_SOCKETS
+
+
+@pytest.mark.parametrize("left", [HARD, SOFT], ids=["hard", "soft"])
+def test_two_hundred_threads_share_one_exchange(
+    fake: FakeKoyeb, clock: FakeClock, left: timedelta
+) -> None:
+    """Pitfalls 1 and 20, arriving in the exchange; catches a check that no lock guards."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    barrier = threading.Barrier(THREADS // 2)
+    with SessionClient(**arguments(fake, clock, transport=fake.transport)) as session:
+        clock.advance(LIFE - left)
+
+        def at_once() -> int:
+            barrier.wait(5)
+            return session.http.get("/v1/apps").status_code
+
+        with Background() as background:
+            jobs = [background.start(at_once) for _ in range(THREADS // 2)]
+            arrived(gate)
+            jobs += [background.start(at_once) for _ in range(THREADS // 2)]
+            if left is HARD:
+                background.settled()
+                assert not any(job.done for job in jobs)
+            gate.open()
+            assert Counter(job.result() for job in jobs) == {200: THREADS}
+        idle()
+    assert fake.exchanges() == 1
+
+
+def test_two_hundred_threads_on_sockets_share_one_exchange(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Pitfalls 1, 11 and 20; catches an exchange that queues with the requests."""
+    limits = httpx.Limits(max_connections=CONNECTIONS)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with (
+        fake.serve() as url,
+        SessionClient(**arguments(fake, clock, base_url=url)) as session,
+        httpx.Client(base_url=url, auth=session.auth, timeout=None, limits=limits) as client,
+    ):
+        clock.advance(LIFE - HARD)
+        with Background() as background:
+            ask = lambda: client.get("/v1/apps").status_code  # noqa: E731
+            jobs = [background.start(ask) for _ in range(THREADS // 2)]
+            arrived(gate)
+            jobs += [background.start(ask) for _ in range(THREADS // 2)]
+            gate.open()
+            assert Counter(job.result() for job in jobs) == {200: THREADS}
+    assert fake.exchanges() == 1
+
+
+# A request that waits in a full pool until its token is no good
+
+
+def bearers(fake: FakeKoyeb) -> list[tuple[str | None, int | None]]:
+    """Give the tokens of the requests for apps, and how each was answered."""
+    return [(r.bearer, r.status) for r in fake.requests if r.operation == "apps"]
+
+
+@pytest.mark.parametrize("fate", ["revoked", "expired"])
+async def test_request_is_replayed_when_its_token_died_in_a_full_pool(
+    fake: FakeKoyeb, clock: FakeClock, fate: str
+) -> None:
+    """Pitfalls 9 and 11; catches a hook that hands on the 401 of a token it took for fresh."""
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate))
+    with fake.serve() as url:
+        me = PasswordCredentials(EMAIL, PASSWORD)
+        async with (
+            AsyncSessionClient(**arguments(fake, clock, base_url=url, credentials=me)) as session,
+            httpx.AsyncClient(
+                base_url=url, auth=session.auth, limits=httpx.Limits(max_connections=1)
+            ) as client,
+        ):
+            old = session.token
+            assert old is not None
+            async with anyio.create_task_group() as group:
+                crowd = Crowd(group, lambda: client.get("/v1/apps"))
+                await crowd.come(1)
+                await async_arrived(gate)
+                await crowd.come(1)
+                await rounds(20)
+                if fate == "revoked":
+                    await session.refresh()
+                else:
+                    clock.advance(LIFE)
+                gate.open()
+            new = session.token
+            assert new is not None
+    assert crowd.answers == {200: 2}
+    assert bearers(fake) == [(old.id, 200), (old.id, 401), (new.id, 200)]
+    assert fake.exchanges() == (fate == "revoked")
+
+
+@pytest.mark.parametrize("fate", ["revoked", "expired"])
+def test_blocking_request_is_replayed_when_its_token_died_in_a_full_pool(
+    fake: FakeKoyeb, clock: FakeClock, fate: str
+) -> None:
+    """Pitfalls 9 and 11, in threads; catches an exchange that waits for a free connection."""
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate))
+    me = PasswordCredentials(EMAIL, PASSWORD)
+    with (
+        fake.serve() as url,
+        SessionClient(**arguments(fake, clock, base_url=url, credentials=me)) as session,
+        httpx.Client(
+            base_url=url, auth=session.auth, limits=httpx.Limits(max_connections=1)
+        ) as client,
+    ):
+        old = session.token
+        assert old is not None
+        with Background() as background:
+            jobs = [background.start(lambda: client.get("/v1/apps"))]
+            arrived(gate)
+            jobs += [background.start(lambda: client.get("/v1/apps"))]
+            background.settled()
+            if fate == "revoked":
+                session.refresh()
+            else:
+                clock.advance(LIFE)
+            gate.open()
+            assert [job.result().status_code for job in jobs] == [200, 200]
+        new = session.token
+        assert new is not None
+    assert bearers(fake) == [(old.id, 200), (old.id, 401), (new.id, 200)]
+
+
+# A month
+
+
+SHORT: Final = timedelta(minutes=5)
+STEP: Final = 30.0
+"""Seconds between two requests; while signing in fails, a sixth of it."""
+OUTAGES: Final = (60.0, 240.0, 720.0)
+"""Seconds that they last, in turns: the first ends before the token does."""
+HOURS: Final = 30 * 24
+LONGEST_WAIT: Final = RefreshPolicy().backoff_max
+
+
+@attrs.define
+class Month:
+    """
+    A month of a service with short-lived tokens, whose sign-in breaks down every hour.
+
+    Attributes:
+        fake: The service.
+        clock: Its clock, and the session's.
+        failures: How many callers got no token.
+        answers: Operation and status -> how many requests got that answer.
+    """
+
+    fake: FakeKoyeb
+    clock: FakeClock
+    failures: int = 0
+    answers: Counter[tuple[str | None, int | None]] = attrs.Factory(Counter)
+    _good_until: float = 0.0
+    _back_since: float | None = None
+
+    def moments(self) -> Iterator[bool]:
+        """Let the time pass; tell at each moment whether to send a request or to ask for a token."""
+        n = 0
+        for hour in range(HOURS):
+            outage = OUTAGES[hour % len(OUTAGES)]
+            self._break_down()
+            for lasts, step in ((outage, STEP / 6), (3600 - outage, STEP)):
+                for _ in range(int(lasts / step)):
+                    n += 1
+                    yield n % 20 == 0
+                    self.clock.advance(step)
+                self._count(outage)
+
+    def served(self, token: Token | None) -> None:
+        """Check a token that a caller got."""
+        assert token is not None
+        assert token.expires_at is not None
+        self._good_until = token.expires_at.timestamp()
+        assert self.clock.time() < self._good_until
+        self._back_since = None
+
+    def failed(self, error: KoyebSessionError) -> None:
+        """Check that nothing could have been done: no token, and no service, or just now."""
+        now = self.clock.time()
+        assert now >= self._good_until, "a caller got nothing while the token was good"
+        assert isinstance(error, SessionExpiredError)
+        assert isinstance(error.__cause__, ServerError)
+        if self._back_since is not None:
+            assert now < self._back_since + LONGEST_WAIT, "no recovery after an outage"
+        self.failures += 1
+
+    def check(self) -> None:
+        """Check that there were no more exchanges than the lifetime asks for."""
+        life, month = SHORT.total_seconds(), HOURS * 3600
+        assert month / life <= self.fake.exchanges() <= month / (life / 2)
+        assert self.answers["refresh", 200] == self.fake.exchanges()
+        # A token dies only in an outage that outlasts it: two in three do.
+        assert 0 < self.answers["login", 200] <= HOURS * 2 / 3
+        assert {status for what, status in self.answers if what == "apps"} == {200}
+        assert {status for what, status in self.answers if what != "apps"} == {200, 503}
+        assert self.failures
+
+    def _break_down(self) -> None:
+        for operation in ("refresh", "login"):
+            self.fake.fail(operation, Fault(status=503), times=1_000_000)
+
+    def _count(self, outage: float) -> None:
+        now = Counter((request.operation, request.status) for request in self.fake.requests)
+        # The wait doubles from a second on, and is half a minute at least in the end. A refresh
+        # that somebody waits for is sent three times, and a login once.
+        tried = now["refresh", 503] / 3 + now["login", 503]
+        assert tried <= 8 + outage / (LONGEST_WAIT / 2)
+        self.answers += now
+        self.fake.requests.clear()
+        self.fake.recover()
+        self._back_since = self.clock.time()
+
+
+@pytest.fixture
+def month(clock: FakeClock) -> Month:
+    """Give a month."""
+    return Month(FakeKoyeb(clock=clock, token_lifetime=SHORT), clock)
+
+
+def month_arguments(month: Month) -> dict[str, Any]:
+    """Give what the session of a month is made with: the policies that users get."""
+    return {
+        "token": month.fake.issue_token(),
+        "credentials": PasswordCredentials(EMAIL, PASSWORD),
+        "transport": month.fake.transport,
+        "clock": month.clock,
+        "retry_policy": RetryPolicy(delay=0),
+    }
+
+
+@pytest.mark.timeout(120)
+async def test_session_lives_for_a_month_of_outages(month: Month) -> None:
+    """Pitfalls 6, 7 and 8; catches a cool-down that hands out the dead, and one that never ends."""
+    alone = tasks()
+    async with AsyncSessionClient(**month_arguments(month)) as session:
+        for sends in month.moments():
+            try:
+                await (session.http.get("/v1/apps") if sends else session.current_token())
+            except KoyebSessionError as exc:
+                month.failed(exc)
+            else:
+                month.served(session.token)
+            await rounds_until(lambda: tasks() == alone)
+    month.check()
+
+
+@pytest.mark.timeout(120)
+def test_blocking_session_lives_for_a_month_of_outages(month: Month) -> None:
+    """Pitfalls 6, 7 and 8, in threads; catches a renewal that is due at each request."""
+    with SessionClient(**month_arguments(month)) as session:
+        for sends in month.moments():
+            try:
+                session.http.get("/v1/apps") if sends else session.current_token()
+            except KoyebSessionError as exc:
+                month.failed(exc)
+            else:
+                month.served(session.token)
+            idle()
+    month.check()

@@ -1,0 +1,218 @@
+"""What only the asynchronous half meets: cancelled callers, and async functions of users."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+    SessionExpiredError,
+    Token,
+    TransportError,
+)
+from koyeb_session._concurrency import flights
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from .concurrency import async_arrived, async_idle
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+DAY = timedelta(hours=24)
+
+
+@asynccontextmanager
+async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> AsyncGenerator[Any]:
+    """Make a client of the service, and close it."""
+    async with AsyncSessionClient(
+        transport=fake.transport,
+        clock=clock,
+        refresh_policy=RefreshPolicy(jitter=0),
+        retry_policy=RetryPolicy(delay=0),
+        **arguments,
+    ) as session:
+        yield session
+
+
+async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Call, and cancel the caller once the request stands at the gate."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await async_arrived(gate)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_logout_goes_on() -> None:
+    """The session has ended at once, and the service and the store are told all the same."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    store = AsyncMemoryTokenStore()
+    gate = Gate()
+    async with connected(fake, clock, store=store) as session:
+        await session.login(ME, PASSWORD)
+        fake.fail("logout", Fault(gate=gate, hold="request"))
+        await cancelled_at(gate, session.logout)
+        assert session.token is None
+        assert await store.load() is None
+        assert len(fake.live_tokens()) == 1
+        gate.open()
+    assert fake.live_tokens() == []
+
+
+async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
+    """What the session holds, the store holds, whoever is cancelled meanwhile."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    saving, go = anyio.Event(), anyio.Event()
+
+    class Slow(AsyncMemoryTokenStore):
+        async def save(self, token: Token) -> None:
+            saving.set()
+            await go.wait()
+            await super().save(token)
+
+    store = Slow()
+    async with connected(fake, clock, store=store) as session:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.login, ME, PASSWORD)
+            await saving.wait()
+            tasks.cancel_scope.cancel()
+        assert session.token is not None
+        go.set()
+    assert await store.load() is session.token
+
+
+async def test_keep_current_ends_when_it_is_cancelled() -> None:
+    """It runs in the user's own task group, and ends with it."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    async with connected(fake, clock, token=fake.issue_token()) as session:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.keep_current)
+            clock.advance(DAY / 2)
+            await async_idle()
+            tasks.cancel_scope.cancel()
+        assert fake.exchanges() == 1
+        clock.advance(DAY / 2)
+        session._keeper.wake()
+        await async_idle()
+        assert fake.exchanges() == 1
+
+
+async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
+    """Whoever was telling is gone; the next change tells what was not told, in order."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    heard: list[str] = []
+    async with connected(fake, clock) as session:
+        session._keeper.listen(heard.remove)  # it raises, as it is told of no text
+        listeners = session._keeper.listeners
+
+        async def listener(token: Token | None) -> None:
+            heard.append("begin")
+            if len(heard) == 1:
+                await anyio.sleep_forever()
+            heard.append("end")
+
+        listeners.add(listener)
+        listeners.post(None)
+        listeners.post(None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listeners.tell)
+            while not heard:
+                await anyio.lowlevel.checkpoint()
+            await listeners.tell()
+            assert heard == ["begin"]
+            tasks.cancel_scope.cancel()
+        await listeners.tell()
+    assert heard == ["begin", "begin", "end"]
+
+
+async def test_async_credentials_are_awaited_here() -> None:
+    """An async provider runs on the event loop, and may await what it likes."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+
+    async def provider() -> str:
+        await anyio.lowlevel.checkpoint()
+        return fake.issue_token()
+
+    credentials: list[Callable[[], Any]] = [provider, lambda: provider()]  # noqa: PLW0108 - a plain one
+    for given in credentials:
+        async with connected(fake, clock, credentials=given) as session:
+            assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+async def test_an_async_provider_that_raises_is_the_cause() -> None:
+    """It is told as a plain one is."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+
+    async def provider() -> str:
+        await anyio.lowlevel.checkpoint()
+        message = "the vault is sealed"
+        raise PermissionError(message)
+
+    async with connected(fake, clock, credentials=provider) as session:
+        with pytest.raises(SessionExpiredError) as caught:
+            await session.current_token()
+    assert isinstance(caught.value.__cause__, PermissionError)
+
+
+async def test_the_other_half_refuses_an_async_provider() -> None:
+    """A `SessionClient` cannot await: the error says that a plain function is needed."""
+    fake = FakeKoyeb()
+
+    async def provider() -> str:
+        return fake.issue_token()
+
+    with (
+        SessionClient(transport=fake.transport, credentials=provider) as session,
+        pytest.raises(SessionExpiredError) as caught,
+    ):
+        session.current_token()
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert "give it a plain one" in str(caught.value.__cause__)
+
+
+async def test_the_other_half_logs_an_async_listener(caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that cannot be awaited is told of in the log; the login is there."""
+    fake = FakeKoyeb()
+
+    async def listener(token: Token | None) -> None:
+        raise AssertionError
+
+    with SessionClient(transport=fake.transport) as session:
+        session.on_token_change(listener)
+        assert session.login(ME, PASSWORD) is session.token
+    assert "give it a plain one" in caplog.text
+
+
+def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
+    """Who cancels all tasks of a loop cuts off the exchange; nobody waits for it in vain."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+
+    async def main() -> None:
+        fake.fail("refresh", Fault(gate=Gate(), hold="request"))
+        async with connected(fake, clock, token=fake.issue_token()) as session:
+            waiting = asyncio.create_task(session.refresh())
+            await async_idle()
+            for task in tuple(flights._tasks):
+                task.cancel()
+            with pytest.raises(TransportError, match="cut off"):
+                await waiting
+            assert (await session.refresh()).id in fake.live_tokens()
+
+    asyncio.run(main())

@@ -1,0 +1,466 @@
+"""
+The pitfalls that have to do with cancellation, event loops, threads, forks and imports.
+
+The others are in ``_async/test_pitfalls.py``, for both halves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import importlib.metadata
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import trio
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    RetryPolicy,
+    SessionClient,
+    Token,
+    TransportError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from .concurrency import PATIENCE, Background, arrived, async_arrived, async_idle, gather, until
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+DAY = timedelta(hours=24)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Make a clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for a day, and die when they are refreshed."""
+    return FakeKoyeb(clock=clock)
+
+
+@pytest.fixture
+def arguments(fake: FakeKoyeb, clock: FakeClock) -> dict[str, Any]:
+    """Make the arguments of a client of the service that waits for nothing in vain."""
+    return {
+        "transport": fake.transport,
+        "clock": clock,
+        "retry_policy": RetryPolicy(delay=0),
+        "token": fake.issue_token(),
+    }
+
+
+# 2: a flow that is dropped without its end
+
+
+async def test_pitfall_02_a_dropped_flow_leaves_nothing_behind(
+    fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
+) -> None:
+    """Kills ``async with lock: yield``: a flow that only the collector ends holds it for ever."""
+    async with AsyncSessionClient(**arguments) as session:
+        clock.advance(DAY - timedelta(seconds=1))
+        flow = session.auth.async_auth_flow(httpx.Request("GET", "https://app.koyeb.com/v1/apps"))
+        await flow.__anext__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # trio's, of the dropped generator
+            del flow
+            gc.collect()
+            await async_idle()
+        with anyio.fail_after(1):
+            assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+# 3: the leader is cancelled and the rotation lost
+
+
+@pytest.mark.parametrize("hold", ["request", "reply"])
+async def test_pitfall_03_a_cancelled_leader_loses_nothing(
+    fake: FakeKoyeb, arguments: dict[str, Any], hold: Any
+) -> None:
+    """Kills a refresh in the caller's own task: its cancellation loses a token that was minted."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold=hold))
+    store = AsyncMemoryTokenStore()
+    tokens: list[Token] = []
+    async with AsyncSessionClient(**arguments, store=store) as session:
+
+        async def follow() -> None:
+            tokens.append(await session.refresh())
+
+        async with anyio.create_task_group() as followers:
+            async with anyio.create_task_group() as leaders:
+                leaders.start_soon(session.refresh)
+                await async_arrived(gate)
+                followers.start_soon(follow)
+                followers.start_soon(follow)
+                await async_idle()
+                leaders.cancel_scope.cancel()
+            assert not gate.is_open  # the leader has returned, the exchange has not
+            gate.open()
+        assert session.token is not None
+        assert tokens == [session.token] * 2
+        assert fake.live_tokens() == [session.token.id]
+        assert await store.load() is session.token
+    assert fake.exchanges() == 1
+
+
+async def test_pitfall_03_a_cancelled_follower_disturbs_nobody(
+    fake: FakeKoyeb, arguments: dict[str, Any]
+) -> None:
+    """Kills ``await shared_task``: one cancelled waiter cancels the task for all."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    tokens: list[Token] = []
+    async with AsyncSessionClient(**arguments) as session:
+
+        async def lead() -> None:
+            tokens.append(await session.refresh())
+
+        async with anyio.create_task_group() as leaders:
+            leaders.start_soon(lead)
+            await async_arrived(gate)
+            with anyio.move_on_after(0.01) as scope:
+                await session.refresh()
+            assert scope.cancelled_caught
+            gate.open()
+        assert tokens == [session.token]
+
+
+async def test_pitfall_03_an_exchange_has_a_total_deadline(
+    fake: FakeKoyeb, arguments: dict[str, Any]
+) -> None:
+    """Kills an exchange that is bounded for each read only: cancelled by all, it would run on."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request"))
+    async with AsyncSessionClient(**arguments, timeout=0.05) as session:
+        with anyio.move_on_after(0) as scope:
+            await session.refresh()
+        assert scope.cancelled_caught
+        flight = session._keeper._flight
+        assert flight is not None
+        assert isinstance(await flight.join(PATIENCE), TransportError)
+        assert not flight.alive
+
+
+# 16: an observer is interrupted
+
+
+def test_pitfall_16_an_interrupted_listener_leaves_the_rest_to_the_next(
+    fake: FakeKoyeb, arguments: dict[str, Any]
+) -> None:
+    """Kills a "somebody is telling" that outlives its teller: nobody is ever told again."""
+    heard: list[Token | None] = []
+
+    def listener(token: Token | None) -> None:
+        heard.append(token)
+        if len(heard) == 1:
+            raise KeyboardInterrupt
+
+    with SessionClient(**arguments) as session:
+        session.on_token_change(listener)
+        with pytest.raises(KeyboardInterrupt):
+            session.refresh()
+        first = session.token
+        second = session.refresh()
+    assert heard == [first, second]
+
+
+# 18: event loops come and go
+
+
+def test_pitfall_18_one_client_works_in_one_loop_after_another(
+    fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
+) -> None:
+    """Kills locks and events made once: in a second loop they raise, or wait for the first."""
+    session = AsyncSessionClient(**arguments, store=AsyncMemoryTokenStore())
+    heard: list[Token | None] = []
+    session.on_token_change(heard.append)
+
+    async def use() -> None:
+        clock.advance(DAY - timedelta(seconds=1))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(session.http.get, "/v1/apps")
+        await session.refresh()
+        await async_idle()
+
+    asyncio.run(use())
+    asyncio.run(use())
+    trio.run(use)
+    trio.run(use)
+    asyncio.run(use())
+    assert fake.exchanges() == len(heard) == 10
+    assert {request.status for request in fake.requests} == {200}
+    asyncio.run(session.aclose())
+
+
+def test_pitfall_18_connections_are_those_of_the_loop(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """Kills a pool that is kept from a loop that has ended: its connections hang or raise."""
+    with fake.serve() as url:
+        session = AsyncSessionClient(
+            base_url=url, clock=clock, token=fake.issue_token(), retry_policy=RetryPolicy(delay=0)
+        )
+
+        async def use() -> None:
+            assert (await session.http.get("/v1/apps")).status_code == 200
+            await session.refresh()
+            for connections in (session._connections, session._operating):
+                assert connections is not None
+                for transport in connections._opened.values():
+                    await transport.aclose()  # as who leaves a loop for good should; else it warns
+
+        asyncio.run(use())
+        asyncio.run(use())
+        trio.run(use)
+        asyncio.run(use())
+        asyncio.run(session.aclose())
+    assert fake.exchanges() == 4
+
+
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+def test_pitfall_18_a_loop_that_dies_under_an_exchange_blocks_nobody(
+    fake: FakeKoyeb, arguments: dict[str, Any], second: str
+) -> None:
+    """Kills a flight, or a lock, that is waited for although its loop has ended."""
+    session = AsyncSessionClient(**arguments, store=AsyncMemoryTokenStore())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request"))
+
+    async def die() -> None:
+        with anyio.move_on_after(0):
+            await session.refresh()
+        await async_arrived(gate)
+
+    async def live() -> Token:
+        with anyio.fail_after(PATIENCE):
+            return await session.refresh()
+
+    asyncio.run(die())
+    token = asyncio.run(live()) if second == "asyncio" else trio.run(live)
+    assert fake.live_tokens() == [token.id]
+    asyncio.run(session.aclose())
+
+
+# 19: the loop is blocked, or a thread is spent on each waiter
+
+
+@asynccontextmanager
+async def probe() -> AsyncGenerator[list[float]]:
+    """Measure how long the event loop is away at a time."""
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = time.monotonic()
+        while True:
+            await anyio.sleep(0.001)
+            gaps.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tick)
+        yield gaps
+        tasks.cancel_scope.cancel()
+
+
+def step(work: Awaitable[Any]) -> Any:
+    """Take a coroutine to its end, or fail where it gives way."""
+    coroutine: Any = work.__await__()
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it gave way")
+
+
+def test_pitfall_19_a_fresh_token_costs_no_turn_of_the_loop(arguments: dict[str, Any]) -> None:
+    """Kills a lock on the hot path: each request gives way at least once, and queues."""
+    session = AsyncSessionClient(**arguments)
+    request = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
+    flow = session.auth.async_auth_flow(request)
+    signed: httpx.Request = step(flow.__anext__())
+    assert session.token is not None
+    assert signed.headers["authorization"] == f"Bearer {session.token.id}"
+    with pytest.raises(StopAsyncIteration):
+        step(flow.asend(httpx.Response(200, request=request)))
+    assert step(session.current_token()) is session.token
+    asyncio.run(session.aclose())
+
+
+async def test_pitfall_19_a_provider_that_blocks_does_not_block_the_loop(
+    fake: FakeKoyeb, arguments: dict[str, Any]
+) -> None:
+    """Kills ``token = credentials()`` on the loop: everybody stands still with the vault."""
+    go = threading.Event()
+    calls: list[None] = []
+
+    def provider() -> str:
+        calls.append(None)
+        assert go.wait(PATIENCE)
+        return fake.issue_token()
+
+    arguments["token"] = None
+    async with AsyncSessionClient(**arguments, credentials=provider) as session:
+        async with probe() as gaps, anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(session.current_token)
+            while len(gaps) < 20:  # noqa: ASYNC110 - the loop has to turn
+                await anyio.sleep(0.001)
+            assert calls == [None]
+            go.set()
+        assert session.token is not None
+    assert calls == [None]
+    assert fake.requests == []
+
+
+async def test_pitfall_19_waiters_cost_no_threads(
+    fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
+) -> None:
+    """Kills a thread for each waiter: 1,000 callers starve the pool."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    before = threading.active_count()
+    async with AsyncSessionClient(**arguments) as session:
+        clock.advance(DAY - timedelta(seconds=1))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(1000):
+                tasks.start_soon(session.current_token)
+            await async_arrived(gate)
+            assert threading.active_count() == before
+            gate.open()
+    assert fake.exchanges() == 1
+
+
+# 20: threads and forks
+
+
+def test_pitfall_20_threads_share_one_exchange(
+    fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
+) -> None:
+    """Kills check-then-refresh without a lock: threads that start together exchange 32 times."""
+    barrier = threading.Barrier(32)
+    with SessionClient(**arguments) as session:
+        clock.advance(DAY - timedelta(seconds=1))
+
+        def work() -> int:
+            barrier.wait(PATIENCE)
+            return session.http.get("/v1/apps").status_code
+
+        assert gather(*[work] * 32) == [200] * 32
+    assert fake.exchanges() == 1
+
+
+def test_pitfall_20_a_fork_during_an_exchange_leaves_the_child_free(
+    fake: FakeKoyeb, arguments: dict[str, Any]
+) -> None:
+    """Kills a lock that is inherited locked: the child waits for a thread that it does not have."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with SessionClient(**arguments) as session, Background() as background:
+        job = background.start(session.refresh)
+        arrived(gate)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks while threads run
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                # The service is a copy, too: it has minted a token that the child never got.
+                fake.revoke_all()
+                token = session.use_token(fake.issue_token())
+                renewed = session.refresh()
+                status = 0 if [renewed.id] == fake.live_tokens() and token != renewed else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        gate.open()
+        assert job.result() is session.token
+
+
+def test_pitfall_20_an_interrupted_exchange_keeps_no_thread_waiting(
+    fake: FakeKoyeb, arguments: dict[str, Any]
+) -> None:
+    """Kills a flight that only a result ends: Ctrl-C in one thread would hang all others."""
+    go, began = threading.Event(), threading.Event()
+
+    def provider() -> str:
+        began.set()
+        assert go.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    arguments["token"] = None
+    caught: list[BaseException] = []
+    with SessionClient(**arguments, credentials=provider) as session, Background() as background:
+
+        def lead() -> None:
+            try:
+                session.refresh()
+            except KeyboardInterrupt as exc:
+                caught.append(exc)
+
+        background.start(lead)
+        until(began.is_set)
+        follower = background.start(session.refresh)
+        background.settled()
+        go.set()
+        with pytest.raises(TransportError, match="cut off"):
+            follower.result()
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_pitfall_20_a_copy_is_refused(
+    arguments: dict[str, Any], copied: Callable[[object], object]
+) -> None:
+    """Kills copies that share half of the state, or die on a lock: the error says what to do."""
+    for session in (SessionClient(**arguments), AsyncSessionClient(**arguments)):
+        with pytest.raises(TypeError, match=r"for_token\(\) makes another one"):
+            copied(session)
+
+
+# 25: the ground moves
+
+
+def test_pitfall_25_majors_are_capped_where_they_are_announced() -> None:
+    """Kills open bounds: a fresh install breaks on the day of a new major version."""
+    requirements = importlib.metadata.requires("koyeb-session") if _installed() else None
+    if requirements is None:
+        pytest.skip("runs against the installed wheel")
+    wanted = [requirement for requirement in requirements if requirement.startswith("httpx")]
+    assert any("<1" in requirement for requirement in wanted)
+
+
+def test_pitfall_25_the_core_needs_no_extra() -> None:
+    """Kills an optional import at the top: whoever lacks a framework cannot import anything."""
+    code = (
+        "import sys\n"
+        "for name in ('fastapi', 'httpx2', 'koyeb', 'redis', 'keyring', 'filelock', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
+        "import koyeb_session\n"
+        "koyeb_session.SessionClient().close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE * 4)
+
+
+def _installed() -> bool:
+    try:
+        importlib.metadata.distribution("koyeb-session")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
