@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
-from ._errors import NotSignedInError
+from ._errors import KoyebSessionError, NotSignedInError
 from ._models import PasswordCredentials
 
 _TOKENS: Final = ("KOYEB_TOKEN", "KOYEB_API_TOKEN")
@@ -18,7 +18,7 @@ _CLI_FILE: Final = ".koyeb.yaml"
 
 def settings(
     overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ
-) -> dict[str, Any] | NotSignedInError:
+) -> dict[str, Any] | KoyebSessionError:
     """Give a client's arguments; ``overrides`` win, and what they make moot is not read."""
     found: dict[str, Any] = {}
     if environ.get("KOYEB_URL"):

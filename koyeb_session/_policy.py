@@ -80,6 +80,8 @@ class RefreshPolicy:
         backoff: The wait after a first failure; it doubles with each, and a random half is taken
             off. After a refusal it is sixty times as long.
         backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
+            While the token is still good, half of what is left of it is the longest, so that
+            there is another try before it expires.
     """
 
     # Written out, field by field: type checkers see no converter in a field that a function makes.
@@ -129,12 +131,29 @@ class RefreshPolicy:
         )
 
     def trouble(
-        self, error: KoyebSessionError, clock: Clock, chance: float, *, last: Trouble | None
+        self,
+        error: KoyebSessionError,
+        clock: Clock,
+        chance: float,
+        *,
+        last: Trouble | None,
+        left: float = math.inf,
     ) -> Trouble:
-        """Decide how long to wait after a failure; ``chance`` is random, from 0 to 1."""
+        """
+        Decide how long to wait after a failure.
+
+        Args:
+            error: What failed.
+            clock: The two clocks.
+            chance: A random number from 0 to 1.
+            last: The failure before, if nothing has succeeded since.
+            left: Seconds that the token is still good: there is to be another try in them.
+        """
         failures = 1 if last is None else last.failures + 1
         wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
-        if not (error.retryable or isinstance(error, WireError)):
+        if error.retryable or isinstance(error, WireError):
+            wait = min(wait, max(left / 2, self.backoff))
+        else:
             wait *= REFUSAL_FACTOR
         wait *= 1 - chance / 2
         asked = getattr(error, "retry_after", None) or 0.0

@@ -143,18 +143,20 @@ class SessionState:
                 error.__cause__ = self.trouble.error
             return  # nothing was sent: there is nobody to spare
         chance = random.random()  # noqa: S311 - spreads load
-        self.trouble = trouble = self._policy.trouble(error, self.clock, chance, last=self.trouble)
-        snapshot = self.usable
-        if snapshot is None:
+        held = self.snapshot
+        left = math.inf if held is None else held.expiry - held.age(self.clock)
+        self.trouble = trouble = self._policy.trouble(
+            error, self.clock, chance, last=self.trouble, left=left if left > 0 else math.inf
+        )
+        if self.usable is None:
             log.error(
                 "renewal failed: %s; no token is left; next try in %s", error, spell(trouble.wait)
             )
         else:
-            left = spell(snapshot.expiry - snapshot.age(self.clock))
             log.warning(
                 "renewal failed: %s; the token is good for %s; next try in %s",
                 error,
-                left,
+                spell(left),
                 spell(trouble.wait),
             )
 

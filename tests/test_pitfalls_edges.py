@@ -342,7 +342,7 @@ async def test_pitfall_19_waiters_cost_no_threads(
             for _ in range(1000):
                 tasks.start_soon(session.current_token)
             await async_arrived(gate)
-            assert threading.active_count() == before
+            assert threading.active_count() <= before
             gate.open()
     assert fake.exchanges() == 1
 

@@ -92,7 +92,9 @@ class Exchange:
                     state, old, fence, saved, patient=patient, timeout=timeout
                 )
                 if saved is None and isinstance(outcome, Snapshot):
+                    self.unsaved = outcome  # also if the deadline, or a killed loop, ends this
                     store.save(outcome.token)
+                    self.unsaved = None
                 return outcome
         except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
             error = store_error("used", exc)

@@ -167,17 +167,21 @@ class RedisTokenStore:
         flight = Flight(functools.partial(self._reply, command))
         flight.start()
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
-        reply = flight.join(timeout)
-        if reply is None:
-            raise StoreError(f"Redis did not answer within {timeout:g} s")
-        if isinstance(reply[0], Exception):
-            error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
-            error.__cause__ = bare(reply[0], str(reply[0]))
-            raise error
-        return reply[0]
+        return _answer(flight.join(timeout), timeout)
 
     def _reply(self, command: tuple[str | int, ...]) -> tuple[Any]:
         try:
             return (call(self._client.execute_command, *command),)
         except Exception as exc:  # noqa: BLE001 - of whichever client library
             return (exc,)
+
+
+def _answer(reply: tuple[Any] | None, timeout: float) -> Any:
+    """Take a reply out of its tuple, or raise what stands in its place."""
+    if reply is None:
+        raise StoreError(f"Redis did not answer within {timeout:g} s")
+    if isinstance(reply[0], Exception):
+        error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
+        error.__cause__ = bare(reply[0], str(reply[0]))
+        raise error
+    return reply[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -190,6 +191,34 @@ async def test_a_change_during_a_telling_is_told_by_who_tells(
         first = await job.result()
     await async_idle()
     assert heard == [first, second, third]
+
+
+class Interrupted(BaseException):
+    """Cuts off whatever runs."""
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_a_telling_that_is_cut_off_frees_its_place_only(
+    connect: Connect, *, elsewhere: bool
+) -> None:
+    """The next change tells the rest, unless somebody in another place has taken over."""
+    session = connect()
+    heard: list[Token | None] = []
+    other = object()
+
+    def listener(token: Token | None) -> None:
+        heard.append(token)
+        if elsewhere:
+            listeners._teller = other
+        raise Interrupted
+
+    session.on_token_change(listener)
+    listeners: Any = session._keeper.listeners
+    listeners.post(None)
+    with pytest.raises(Interrupted):
+        await listeners.tell()
+    assert heard == [None]
+    assert listeners._teller is (other if elsewhere else None)
 
 
 async def test_a_session_without_listeners_settles_nothing(

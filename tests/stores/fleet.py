@@ -45,7 +45,7 @@ class SharedClock:
         return self.time()
 
 
-def redis_client(port: int, *, asynchronous: bool, **options: Any) -> Any:
+def redis_client(port: int, *, asynchronous: bool = False, **options: Any) -> Any:
     """Make a client that neither waits long nor tries again."""
     import redis
     import redis.asyncio
@@ -55,7 +55,13 @@ def redis_client(port: int, *, asynchronous: bool, **options: Any) -> Any:
 
     kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
     retry = (AsyncRetry if asynchronous else Retry)(NoBackoff(), 0)
-    return kind(port=port, socket_timeout=1, socket_connect_timeout=1, retry=retry, **options)
+    timeouts = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    return kind(port=port, retry=retry, **(timeouts | options))
+
+
+def async_redis_client(port: int, **options: Any) -> Any:
+    """Make an async one."""
+    return redis_client(port, asynchronous=True, **options)
 
 
 def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:

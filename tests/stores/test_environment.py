@@ -32,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(environ: dict[str, str], **overrides: object) -> dict[str, object]:
     """Give the arguments that an environment stands for."""
     arguments = settings(overrides, environ)
-    assert not isinstance(arguments, NotSignedInError), arguments
+    assert isinstance(arguments, dict), arguments
     return arguments
 
 

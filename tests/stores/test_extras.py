@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NoReturn
 
 import keyring
@@ -24,7 +25,7 @@ from koyeb_session.testing import async_check_store, check_store
 class Ring(KeyringBackend):
     """A keyring in memory."""
 
-    priority = 1
+    priority = 1  # pyright: ignore[reportAssignmentType] - keyring's own kind of property
 
     def __init__(self) -> None:  # not the base's: it reads the machine's settings
         self.entries: dict[tuple[str, str], str] = {}
@@ -75,7 +76,7 @@ def test_entry_that_cannot_be_read_is_passed_over(
     ring: Ring, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another program's entry is nothing, with a warning."""
-    ring.set_password("koyeb-session", "default", "?")
+    ring.entries["koyeb-session", "default"] = "?"
     assert KeyringTokenStore().load() is None
     assert "passed over" in caplog.text
 
@@ -110,3 +111,60 @@ def test_store_without_its_extra_says_what_to_install(
         store()
     assert f"pip install koyeb-session[{extra}]" in str(caught.value)
     assert caught.value.name == module
+
+
+async def test_async_keyring_store_fails_and_passes_over_alike(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The async store does the same with an entry of another program, and with a failure."""
+    ring.entries["koyeb-session", "default"] = "?"
+    assert await AsyncKeyringTokenStore().load() is None
+
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError
+
+    monkeypatch.setattr(ring, "get_password", fail)
+    with pytest.raises(StoreError, match="RuntimeError"):
+        await AsyncKeyringTokenStore().load()
+
+
+class Broken:
+    """A store whose lock lets everybody in, or nobody."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self._fails = fails
+        self._token: Token | None = None
+        self._taken = 0
+
+    def load(self) -> Token | None:
+        """Return the token."""
+        return self._token
+
+    def save(self, token: Token) -> None:
+        """Keep it."""
+        self._token = token
+
+    def delete(self) -> None:
+        """Forget it."""
+        self._token = None
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Raise where it should wait, or do nothing."""
+        self._taken += 1
+        try:
+            if self._fails and self._taken > 1:
+                raise StoreError("taken")
+            yield
+        finally:
+            self._taken -= 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "what"), [(True, "rather than raise"), (False, "keeps others out")]
+)
+def test_conformance_finds_a_broken_lock(*, fails: bool, what: str) -> None:
+    """A lock that raises where it should wait, or lets others in, does not pass."""
+    store = Broken(fails=fails)
+    with pytest.raises(AssertionError, match=what):
+        check_store(lambda: store)

@@ -178,7 +178,7 @@ class Scene(Stage):
 @pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
 @pytest.mark.parametrize("name", ACTS)
 async def test_session_survives_when_a_caller_is_cancelled_at_any_await(
-    name: str, leads: bool
+    name: str, *, leads: bool
 ) -> None:
     """Pitfall 3, each await of the caller; catches a refresh that lives in its caller's task."""
     for way in ways():
@@ -197,9 +197,9 @@ async def test_session_survives_when_a_caller_is_cancelled_at_any_await(
 @pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
 @pytest.mark.parametrize("name", ACTS)
 async def test_session_survives_when_a_caller_is_cancelled_in_any_round(
-    name: str, leads: bool
+    name: str, *, leads: bool
 ) -> None:
-    """Pitfall 3, each step of the exchange; catches a shield, and a commit after the caller's await."""
+    """Pitfall 3, each step of the exchange; catches a commit after the caller's await."""
     last = 0
     while True:
         scene = Scene(ACTS[name])
@@ -301,13 +301,14 @@ class Leaving(Scene):
         assert self.count("login") == logins
 
     async def bystand(self, work: Work) -> None:
+        """Do something else meanwhile."""
         try:
             await work(self.session)
         except Exception as exc:  # noqa: BLE001 - looked at in the end
             self.errors.append(exc)
 
 
-OTHERS: Final = {
+OTHERS: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
     "alone": (FRESH, ()),
     "with a request": (FRESH, (get,)),
     "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
@@ -362,7 +363,7 @@ async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
         await scene.check_signed_out()
 
 
-CLOSING: Final = {
+CLOSING: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
     "alone": (FRESH, ()),
     "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
     "with keep_current": (SOFT, (AsyncSessionClient.keep_current,)),

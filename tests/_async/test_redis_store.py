@@ -1,0 +1,206 @@
+"""The Redis store on a real server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from koyeb_session import AsyncSessionClient, StoreError, Token
+from koyeb_session._concurrency import async_sleep
+from koyeb_session.stores import AsyncRedisTokenStore
+from koyeb_session.testing import FakeKoyeb, async_check_store
+
+from ..concurrency import AsyncBackground, async_idle
+from ..stores.conftest import RedisServer, redis_server
+from ..stores.fleet import async_redis_client
+
+__all__ = ["redis_server"]  # a fixture
+
+Connect = Callable[..., AsyncSessionClient]
+KEY = "session"
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Redis's own client runs on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture
+def server(redis_server: RedisServer) -> RedisServer:
+    """Start a Redis for one test."""
+    return redis_server
+
+
+def settings() -> dict[str, Any]:
+    """Give the waiting times of the store, to be patched."""
+    return AsyncRedisTokenStore.__init__.__globals__
+
+
+async def test_redis_store_does_what_a_store_has_to_do(server: RedisServer) -> None:
+    """It passes the conformance suite."""
+    async with async_redis_client(server.port) as client:
+        await async_check_store(lambda: AsyncRedisTokenStore(client, key=KEY))
+
+
+async def test_client_that_decodes_replies_works_too(server: RedisServer) -> None:
+    """What the user's client makes of a reply, bytes or text, does not matter."""
+    async with async_redis_client(server.port, decode_responses=True) as client:
+        await async_check_store(lambda: AsyncRedisTokenStore(client, key=KEY))
+
+
+async def test_key_lives_as_long_as_the_token(server: RedisServer) -> None:
+    """The key goes an hour after its token or a lock; it stays when the expiry is unknown."""
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY, lease=5)
+        async with store.lock():
+            assert HOUR < await client.pttl(KEY) <= HOUR + 5_000
+        await store.save(Token("a", expires_at=datetime.now(UTC) + timedelta(hours=1)))
+        assert 2 * HOUR - 10_000 < await client.pttl(KEY) <= 2 * HOUR
+        async with store.lock():
+            assert await client.pttl(KEY) > HOUR + 5_000
+        await store.save(Token("a"))
+        assert await client.pttl(KEY) == -1
+        async with store.lock():
+            assert await client.pttl(KEY) == -1
+        await store.delete()
+        assert HOUR < await client.pttl(KEY) <= HOUR + 5_000
+        assert await client.keys() == [KEY.encode()]
+
+
+@pytest.mark.parametrize("newer", [Token("newer"), None])
+async def test_late_writer_cannot_overwrite_what_came_after_it(
+    server: RedisServer, newer: Token | None
+) -> None:
+    """Who outlived its lease brings back neither an older token nor a session that was left."""
+    async with async_redis_client(server.port) as client:
+        slow = AsyncRedisTokenStore(client, key=KEY, lease=0.05)
+        other = AsyncRedisTokenStore(client, key=KEY)
+
+        async def go_on() -> None:
+            async with other.lock():  # once the lease is over
+                if newer is None:
+                    await other.delete()
+                else:
+                    await other.save(newer)
+
+        async with slow.lock(), AsyncBackground() as background:
+            await background.start(go_on).result()
+            with pytest.raises(StoreError, match="newer token"):
+                await slow.save(Token("older"))
+        assert await other.load() == newer
+
+
+async def test_record_that_cannot_be_read_is_passed_over(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program's record under the key is nothing, with a warning."""
+    async with async_redis_client(server.port) as client:
+        await client.hset(KEY, "record", "?")
+        assert await AsyncRedisTokenStore(client, key=KEY).load() is None
+    assert "passed over" in caplog.text
+
+
+async def test_lock_that_is_held_for_too_long_is_a_store_error(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for somebody else's renewal ends."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY)
+        async with store.lock():
+            with pytest.raises(StoreError, match="held for over"):
+                async with store.lock():
+                    raise AssertionError
+
+
+async def test_lock_that_could_not_be_given_back_is_taken_over(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder need not wait for its own lease when Redis is back; others do."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    async with async_redis_client(server.port) as client:
+        store, other = (AsyncRedisTokenStore(client, key=KEY) for _ in range(2))
+        async with store.lock():
+            server.stop()
+        server.start()
+        with pytest.raises(StoreError, match="held for over"):
+            async with other.lock():
+                raise AssertionError
+        async with store.lock():
+            await store.save(Token("a"))
+        async with other.lock():
+            assert await other.load() == Token("a")
+
+
+async def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:
+    """A refused connection is a `StoreError`, whatever was to be done."""
+    server.stop()
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY)
+        for use in (store.load, store.delete, lambda: store.save(Token("a"))):
+            with pytest.raises(StoreError, match="ConnectionError"):
+                await use()
+        with pytest.raises(StoreError, match="ConnectionError"):
+            async with store.lock():
+                raise AssertionError
+
+
+async def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that would wait for ever is waited for no longer than is said."""
+    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        async with async_redis_client(port, socket_timeout=0.2) as client:
+            with pytest.raises(StoreError, match="did not answer"):
+                await AsyncRedisTokenStore(client, key=KEY).load()
+            await async_idle()
+
+
+@pytest.mark.parametrize("arguments", [{"key": ""}, {"key": "k", "lease": 0}])
+async def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
+    """A session needs a key, and a lock a lease."""
+    async with async_redis_client(1) as client:
+        with pytest.raises(ValueError, match="must"):
+            AsyncRedisTokenStore(client, **arguments)
+        assert repr(AsyncRedisTokenStore(client, key=KEY)).endswith("(key='session')")
+
+
+async def test_session_that_is_not_saved_yet_is_saved_later(
+    server: RedisServer, connect: Connect, fake: FakeKoyeb
+) -> None:
+    """A token that Redis could not be told of is saved at the next look, unless a newer one is."""
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY)
+        session = connect(store=store)
+        server.stop()
+        token = await session.login("me@example.com", "correct horse")
+        server.start()
+        async with AsyncBackground() as background:
+            kept = background.start(session.keep_current)
+            while await store.load() is None:
+                await async_sleep(0.01)
+            await session.aclose()
+            await kept.result()
+        assert await store.load() == token
+
+
+async def test_token_that_is_saved_late_replaces_no_newer_one(
+    server: RedisServer, connect: Connect, fake: FakeKoyeb
+) -> None:
+    """Others have gone on meanwhile: what they have saved stays."""
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY)
+        session = connect(store=store)
+        server.stop()
+        token = await session.login("me@example.com", "correct horse")
+        server.start()
+        newer = Token(fake.issue_token(), issued_at=token.issued_at)
+        await store.save(newer)
+        await session.aclose()
+        assert await store.load() == newer

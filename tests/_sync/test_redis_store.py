@@ -1,0 +1,208 @@
+# Generated from tests/_async/test_redis_store.py by .ci/generate_sync.py: edit that, not this.
+
+"""The Redis store on a real server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session._concurrency import sleep
+from koyeb_session.stores import RedisTokenStore
+from koyeb_session.testing import FakeKoyeb, check_store
+
+from ..concurrency import Background, idle
+from ..stores.conftest import RedisServer, redis_server
+from ..stores.fleet import redis_client
+
+__all__ = ["redis_server"]  # a fixture
+
+Connect = Callable[..., SessionClient]
+KEY = "session"
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Redis's own client runs on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture
+def server(redis_server: RedisServer) -> RedisServer:
+    """Start a Redis for one test."""
+    return redis_server
+
+
+def settings() -> dict[str, Any]:
+    """Give the waiting times of the store, to be patched."""
+    return RedisTokenStore.__init__.__globals__
+
+
+def test_redis_store_does_what_a_store_has_to_do(server: RedisServer) -> None:
+    """It passes the conformance suite."""
+    with redis_client(server.port) as client:
+        check_store(lambda: RedisTokenStore(client, key=KEY))
+
+
+def test_client_that_decodes_replies_works_too(server: RedisServer) -> None:
+    """What the user's client makes of a reply, bytes or text, does not matter."""
+    with redis_client(server.port, decode_responses=True) as client:
+        check_store(lambda: RedisTokenStore(client, key=KEY))
+
+
+def test_key_lives_as_long_as_the_token(server: RedisServer) -> None:
+    """The key goes an hour after its token or a lock; it stays when the expiry is unknown."""
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY, lease=5)
+        with store.lock():
+            assert HOUR < client.pttl(KEY) <= HOUR + 5_000
+        store.save(Token("a", expires_at=datetime.now(UTC) + timedelta(hours=1)))
+        assert 2 * HOUR - 10_000 < client.pttl(KEY) <= 2 * HOUR
+        with store.lock():
+            assert client.pttl(KEY) > HOUR + 5_000
+        store.save(Token("a"))
+        assert client.pttl(KEY) == -1
+        with store.lock():
+            assert client.pttl(KEY) == -1
+        store.delete()
+        assert HOUR < client.pttl(KEY) <= HOUR + 5_000
+        assert client.keys() == [KEY.encode()]
+
+
+@pytest.mark.parametrize("newer", [Token("newer"), None])
+def test_late_writer_cannot_overwrite_what_came_after_it(
+    server: RedisServer, newer: Token | None
+) -> None:
+    """Who outlived its lease brings back neither an older token nor a session that was left."""
+    with redis_client(server.port) as client:
+        slow = RedisTokenStore(client, key=KEY, lease=0.05)
+        other = RedisTokenStore(client, key=KEY)
+
+        def go_on() -> None:
+            with other.lock():  # once the lease is over
+                if newer is None:
+                    other.delete()
+                else:
+                    other.save(newer)
+
+        with slow.lock(), Background() as background:
+            background.start(go_on).result()
+            with pytest.raises(StoreError, match="newer token"):
+                slow.save(Token("older"))
+        assert other.load() == newer
+
+
+def test_record_that_cannot_be_read_is_passed_over(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program's record under the key is nothing, with a warning."""
+    with redis_client(server.port) as client:
+        client.hset(KEY, "record", "?")
+        assert RedisTokenStore(client, key=KEY).load() is None
+    assert "passed over" in caplog.text
+
+
+def test_lock_that_is_held_for_too_long_is_a_store_error(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for somebody else's renewal ends."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY)
+        with store.lock():
+            with pytest.raises(StoreError, match="held for over"):
+                with store.lock():
+                    raise AssertionError
+
+
+def test_lock_that_could_not_be_given_back_is_taken_over(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder need not wait for its own lease when Redis is back; others do."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    with redis_client(server.port) as client:
+        store, other = (RedisTokenStore(client, key=KEY) for _ in range(2))
+        with store.lock():
+            server.stop()
+        server.start()
+        with pytest.raises(StoreError, match="held for over"):
+            with other.lock():
+                raise AssertionError
+        with store.lock():
+            store.save(Token("a"))
+        with other.lock():
+            assert other.load() == Token("a")
+
+
+def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:
+    """A refused connection is a `StoreError`, whatever was to be done."""
+    server.stop()
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY)
+        for use in (store.load, store.delete, lambda: store.save(Token("a"))):
+            with pytest.raises(StoreError, match="ConnectionError"):
+                use()
+        with pytest.raises(StoreError, match="ConnectionError"):
+            with store.lock():
+                raise AssertionError
+
+
+def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that would wait for ever is waited for no longer than is said."""
+    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with redis_client(port, socket_timeout=0.2) as client:
+            with pytest.raises(StoreError, match="did not answer"):
+                RedisTokenStore(client, key=KEY).load()
+            idle()
+
+
+@pytest.mark.parametrize("arguments", [{"key": ""}, {"key": "k", "lease": 0}])
+def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
+    """A session needs a key, and a lock a lease."""
+    with redis_client(1) as client:
+        with pytest.raises(ValueError, match="must"):
+            RedisTokenStore(client, **arguments)
+        assert repr(RedisTokenStore(client, key=KEY)).endswith("(key='session')")
+
+
+def test_session_that_is_not_saved_yet_is_saved_later(
+    server: RedisServer, connect: Connect, fake: FakeKoyeb
+) -> None:
+    """A token that Redis could not be told of is saved at the next look, unless a newer one is."""
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY)
+        session = connect(store=store)
+        server.stop()
+        token = session.login("me@example.com", "correct horse")
+        server.start()
+        with Background() as background:
+            kept = background.start(session.keep_current)
+            while store.load() is None:
+                sleep(0.01)
+            session.close()
+            kept.result()
+        assert store.load() == token
+
+
+def test_token_that_is_saved_late_replaces_no_newer_one(
+    server: RedisServer, connect: Connect, fake: FakeKoyeb
+) -> None:
+    """Others have gone on meanwhile: what they have saved stays."""
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY)
+        session = connect(store=store)
+        server.stop()
+        token = session.login("me@example.com", "correct horse")
+        server.start()
+        newer = Token(fake.issue_token(), issued_at=token.issued_at)
+        store.save(newer)
+        session.close()
+        assert store.load() == newer

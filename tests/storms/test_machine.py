@@ -1,0 +1,679 @@
+"""A state machine over all that can happen to a session, with what must hold after each step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import AsyncGenerator, Callable, Generator, Set
+from datetime import timedelta
+from typing import Any, Final, TypeAlias, cast
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import attrs
+import httpx
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from koyeb_session import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    NotSignedInError,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+    Token,
+)
+from koyeb_session._snapshot import Phase
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle
+from .stage import EMAIL, EXCHANGE, PASSWORD
+from .steps import Victim, rounds, rounds_until, tasks
+
+Work: TypeAlias = Callable[[Any], Any]
+"""A call of either half's client."""
+Outcome: TypeAlias = object
+"""What it returned, or the error that it raised."""
+
+LIFE: Final = timedelta(hours=1)
+SHORT_LIFE: Final = timedelta(minutes=1)
+LONG_PAUSE: Final = 7300.0
+"""Seconds in which each token dies, and each back-off ends."""
+STEPS: Final = [1.0, 29.5, 290.0, 1700.0, 3000.0, 3590.0, 4000.0]
+JUMPS: Final = [-86400.0, -3600.0, -40.0, -1.5, 1.5, 40.0, 3600.0, 86400.0]
+RESOLUTION: Final = 2.0
+"""Seconds that two clocks differ without anybody noticing: a `Date` header knows no better."""
+SHARED: Final = FakeKoyeb().organizations[EMAIL][1]
+ELSEWHERE: Final = "https://elsewhere.example/v1/apps"
+MINTING: Final = {EXCHANGE, "/v1/account/login", f"/v1/organizations/{SHARED}/switch"}
+
+FAULTS: Final = [
+    Fault(refuse=True),
+    Fault(reset=True),
+    Fault(reset=True, processed=True),
+    Fault(truncate=10),
+    Fault(status=401),
+    Fault(status=403),
+    Fault(status=429, headers={"retry-after": "90"}),
+    Fault(status=500),
+    Fault(status=503, processed=True),
+    Fault(body="<html>"),
+    Fault(body={"token": None}),
+    Fault(body={"token": {"id": "x", "expires_at": "2020-01-01T00:00:00Z"}}),
+    Fault(body={"token": {"id": "a\r\nb"}}, processed=True),
+]
+FAULTY: Final = ["refresh", "login", "logout", "switch_organization", "apps"]
+
+
+def login(session: Any) -> Any:
+    """Sign in."""
+    return session.login(EMAIL, PASSWORD)
+
+
+def refresh(session: Any) -> Any:
+    """Renew the token."""
+    return session.refresh()
+
+
+def switch(session: Any) -> Any:
+    """Go over to another organization."""
+    return session.switch_organization(SHARED)
+
+
+def current_token(session: Any) -> Any:
+    """Ask for a token."""
+    return session.current_token()
+
+
+def get(session: Any) -> Any:
+    """Send a request."""
+    return session.http.get("/v1/apps")
+
+
+def logout(session: Any) -> Any:
+    """Sign out."""
+    return session.logout()
+
+
+def keep_current(session: Any) -> Any:
+    """Renew until cancelled."""
+    return session.keep_current()
+
+
+@attrs.define
+class Committed:
+    """How our clock stood when a token was taken over."""
+
+    skew: float
+    suspended: float
+    adopted: bool
+
+
+class World:
+    """
+    The service and the two clocks; a transport that sees what goes over the wire.
+
+    Attributes:
+        expired: Requests that carried a token for longer than the clocks excuse.
+        leaks: Requests to somebody else that carried a token.
+        most: How many exchanges were under way at once, at most.
+        minted: The ids of the tokens that arrived here, in order.
+        provided: How often the credentials were asked.
+    """
+
+    def __init__(self) -> None:
+        self.service_clock = FakeClock()
+        self.clock = FakeClock()
+        self.fake = FakeKoyeb(clock=self.service_clock, token_lifetime=LIFE)
+        self.skew = 0.0
+        self.suspended = 0.0
+        self.committed: dict[str, Committed] = {}
+        self.expired: list[str] = []
+        self.leaks: list[str] = []
+        self.exchanging = 0
+        self.most = 0
+        self.minted: list[str] = []
+        self.provided = 0
+
+    # What time does
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.service_clock.advance(seconds)
+        self.clock.advance(seconds)
+
+    def jump(self, seconds: float) -> None:
+        """Set our wall clock."""
+        self.clock.step_wall(seconds)
+        self.skew += seconds
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass without our monotonic clock."""
+        self.service_clock.advance(seconds)
+        self.clock.step_wall(seconds)
+        self.suspended += seconds
+
+    # What the session does
+
+    def note(self, token: Token | None) -> None:
+        """Remember how our clock stood when a token was taken over."""
+        if token is not None:
+            adopted = token.id not in self.minted
+            self.committed[token.id] = Committed(self.skew, self.suspended, adopted)
+
+    @contextlib.contextmanager
+    def exchange(self) -> Generator[None]:
+        """Count an exchange."""
+        self.exchanging += 1
+        self.most = max(self.most, self.exchanging)
+        try:
+            yield
+        finally:
+            self.exchanging -= 1
+
+    def provide(self) -> str:
+        """Sign in again, as the credentials of the session."""
+        with self.exchange():
+            self.provided += 1
+            return self.fake.issue_token()
+
+    async def async_provide(self) -> str:
+        """Sign in again, after a while."""
+        with self.exchange():
+            self.provided += 1
+            await anyio.lowlevel.checkpoint()
+            return self.fake.issue_token()
+
+    def look_at(self, request: httpx.Request) -> httpx.Response | None:
+        """Check a request; answer it if it is not for the service."""
+        authorization = request.headers.get("authorization", "")
+        if request.url.host != "app.koyeb.com" or request.url.scheme != "https":
+            if authorization:
+                self.leaks.append(str(request.url))
+            return httpx.Response(401)
+        if request.url.path == "/v1/away":
+            return httpx.Response(302, headers={"location": ELSEWHERE})
+        token = self.fake._ledger.find(authorization.removeprefix("Bearer "))
+        if token is not None:
+            late = self.service_clock.time() - token.expires_at / 1e9
+            if late >= 0 and late >= self._excuse(token.id, logs_out=request.method == "DELETE"):
+                self.expired.append(f"{request.method} {request.url.path}, {late} s late")
+        return None
+
+    def arrived(self, request: httpx.Request, response: httpx.Response) -> None:
+        """Note a token that has come whole."""
+        if request.url.path in MINTING and response.status_code == 200:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                token_id = json.loads(response.content)["token"]["id"]
+                if self.fake._ledger.find(token_id) is not None:
+                    self.minted.append(token_id)
+
+    def _excuse(self, token_id: str, *, logs_out: bool) -> float:
+        """Tell how many seconds late our clocks may have us send a token."""
+        known = self.committed.get(token_id)
+        if known is None:  # never taken over: it is revoked at once
+            return LIFE.total_seconds()
+        # The age is the larger one of what two clocks say: both have to be wrong.
+        lag = max(0.0, min(known.skew - self.skew, self.suspended - known.suspended))
+        if known.adopted:
+            lag -= known.skew
+        elif known.skew:
+            lag += RESOLUTION
+        return max(lag, -self.skew) if logs_out else lag
+
+
+class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
+    """What both halves send on."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._inner = world.fake.transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request of the blocking half."""
+        answer = self._world.look_at(request)
+        if answer is not None:
+            return answer
+        with self._counted(request):
+            response = self._inner.handle_request(request)
+            try:
+                response.read()
+            finally:
+                response.close()
+        self._world.arrived(request, response)
+        return httpx.Response(
+            response.status_code, headers=_plain(response), content=response.content
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request of the async half."""
+        answer = self._world.look_at(request)
+        if answer is not None:
+            return answer
+        with self._counted(request):
+            response = await self._inner.handle_async_request(request)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
+        self._world.arrived(request, response)
+        return httpx.Response(
+            response.status_code, headers=_plain(response), content=response.content
+        )
+
+    def _counted(self, request: httpx.Request) -> contextlib.AbstractContextManager[None]:
+        is_exchange = request.url.path == EXCHANGE
+        return self._world.exchange() if is_exchange else contextlib.nullcontext()
+
+
+def _plain(response: httpx.Response) -> list[tuple[str, str]]:
+    return [(k, v) for k, v in response.headers.items() if k != "content-length"]
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """What may happen to a session; how it is called is the business of the halves below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.signed_out = False
+        self.faulty = False
+        self.expected: Set[str | None] = {None}
+        self.session: Any = None
+        self.begin()
+
+    # What the halves do differently
+
+    def begin(self) -> None:
+        """Make the session."""
+        raise NotImplementedError
+
+    def do(self, *works: Work) -> list[Outcome]:
+        """Do all at once, and wait until nothing is under way any more."""
+        raise NotImplementedError
+
+    def amid_exchange(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
+        """Do something while a refresh stands at the gate; return what came of both."""
+        raise NotImplementedError
+
+    # Shared by the rules
+
+    def arguments(self) -> dict[str, Any]:
+        """Give what the session is made with."""
+        return {
+            "transport": Wire(self.world),
+            "clock": self.world.clock,
+            "retry_policy": RetryPolicy(delay=0),
+            "refresh_policy": RefreshPolicy(jitter=0),
+        }
+
+    def one(self, work: Work) -> Outcome:
+        """Do one thing."""
+        minted = len(self.world.minted)
+        provided = self.world.provided
+        (outcome,) = self.do(work)
+        self.learn(minted, provided)
+        return outcome
+
+    def learn(self, minted: int, provided: int) -> None:
+        """Expect the newest of the tokens that have come."""
+        if self.world.provided > provided or len(self.world.minted) > minted:
+            self.signed_out = self.signed_out and self.session.token is None
+            newest = self.world.minted[minted:]
+            held = self.session.token
+            # What the credentials gave came last, if it is not among those of the wire.
+            self.expected = {newest[-1]} if newest else {None if held is None else held.id}
+            if self.world.provided > provided:
+                self.expected = self.expected | {None if held is None else held.id}
+
+    # Signing in and out
+
+    @rule()
+    def sign_in(self) -> None:
+        """A sign-in with the password."""
+        outcome = self.one(login)
+        assert isinstance(outcome, Token) or self.faulty, outcome
+
+    @rule(life=st.sampled_from([LIFE, SHORT_LIFE]))
+    def adopt(self, life: timedelta) -> None:
+        """A token from elsewhere."""
+        given = self.world.fake.issue_token(lifetime=life)
+        outcome = self.one(lambda session: session.use_token(given))
+        if isinstance(outcome, ValueError):
+            assert self.world.skew >= life.total_seconds()
+        else:
+            assert isinstance(outcome, Token), outcome
+            self.expected, self.signed_out = {given}, False
+
+    @rule()
+    def sign_out(self) -> None:
+        """A sign-out."""
+        before = self.session.token
+        outcome = self.one(logout)
+        assert outcome is None or self.faulty, outcome
+        self.expected, self.signed_out = {None}, True
+        if before is not None and not self.faulty and not self.world.skew:
+            assert before.id not in self.world.fake.live_tokens()
+
+    @rule()
+    def renew(self) -> None:
+        """A renewal on demand."""
+        outcome = self.one(refresh)
+        assert isinstance(outcome, Token | KoyebSessionError), outcome
+
+    @rule()
+    def go_over(self) -> None:
+        """A switch of the organization."""
+        outcome = self.one(switch)
+        assert isinstance(outcome, Token | KoyebSessionError), outcome
+
+    # Requests
+
+    @rule(work=st.sampled_from([get, current_token]))
+    def request(self, work: Work) -> None:
+        """A request, which has to succeed while the token is good."""
+        held = self.session.token
+        state = self.session._state
+        good = (
+            held is not None
+            and not self.faulty
+            and held.id in self.world.fake.live_tokens()
+            and state.snapshot.phase(self.world.clock) is Phase.FRESH
+            and state.trouble is None
+        )
+        provided = self.world.provided
+        outcome = self.one(work)
+        if self.signed_out:  # or it is told why a renewal has just failed
+            assert isinstance(outcome, NotSignedInError) or state.trouble is not None
+            assert isinstance(outcome, KoyebSessionError)
+            assert self.world.provided == provided
+        elif good:
+            assert isinstance(outcome, Token) or cast("Any", outcome).status_code == 200
+
+    @rule(n=st.integers(2, 6))
+    def burst(self, n: int) -> None:
+        """Many callers at once."""
+        minted, provided = len(self.world.minted), self.world.provided
+        outcomes = self.do(*[get, refresh, current_token, get, refresh, get][:n])
+        self.learn(minted, provided)
+        assert all(
+            isinstance(outcome, httpx.Response | Token | KoyebSessionError | httpx.TransportError)
+            for outcome in outcomes
+        )
+
+    @rule(url=st.sampled_from([ELSEWHERE, "http://app.koyeb.com/v1/apps", "/v1/away"]))
+    def stray(self, url: str) -> None:
+        """A request to somebody else, or one that is sent there."""
+        self.one(lambda session: session.http.get(url, follow_redirects=True))
+
+    @precondition(lambda self: self.can_exchange())
+    @rule(what=st.sampled_from([logout, login, switch, get, refresh, current_token, None]))
+    def overlap(self, what: Work | None) -> None:
+        """Something else while an exchange is under way."""
+        self.world.fake.recover()
+        self.faulty = False
+        gate = Gate()
+        self.world.fake.fail("refresh", Fault(gate=gate))
+        given = self.world.fake.issue_token()
+        provided = self.world.provided
+
+        def adopt(session: Any) -> Any:
+            return session.use_token(given)
+
+        flight, outcome = self.amid_exchange(gate, what or adopt)
+        renewed = [id_ for id_ in self.world.minted if id_ in self.world.fake.live_tokens()]
+        if what is logout:
+            self.expected, self.signed_out = {None}, True
+            assert outcome is None, outcome
+            assert isinstance(flight, NotSignedInError)
+            assert not renewed[-1:] or renewed[-1] != self.world.minted[-1]
+        elif isinstance(outcome, ValueError):  # our clock says that it has expired
+            self.expected = {self.world.minted[-1]}
+        elif what is None:
+            self.expected = {given}
+        elif what is login:
+            assert isinstance(outcome, Token), outcome
+            self.expected = {outcome.id}
+        else:
+            assert not isinstance(outcome, Exception), outcome
+            self.expected = {self.world.minted[-1]}
+        assert self.world.provided == provided
+
+    def can_exchange(self) -> bool:
+        """Tell whether a refresh would be sent now, and be granted."""
+        state = self.session._state
+        return (
+            state.snapshot is not None
+            and state.snapshot.phase(self.world.clock) is not Phase.EXPIRED
+            and state.snapshot.token.id in self.world.fake.live_tokens()
+            and state.trouble is None
+            and not self.world.skew  # else a token may be dead on arrival
+        )
+
+    # What goes wrong
+
+    @rule(operation=st.sampled_from(FAULTY), fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
+    def break_down(self, operation: str, fault: Fault, times: int) -> None:
+        """Something that goes wrong with the next requests."""
+        self.world.fake.fail(operation, fault, times=times)
+        self.faulty = True
+
+    @rule()
+    def repair(self) -> None:
+        """An end of all that goes wrong."""
+        self.world.fake.recover()
+        self.faulty = False
+
+    @precondition(lambda self: self.session.token is not None)
+    @rule()
+    def revoke(self) -> None:
+        """A revocation of the token that is held."""
+        with contextlib.suppress(ValueError):
+            self.world.fake.revoke(self.session.token.id)
+
+    @rule(seconds=st.sampled_from(STEPS))
+    def pass_time(self, seconds: float) -> None:
+        """Time that passes."""
+        self.world.advance(seconds)
+
+    @rule(seconds=st.sampled_from(JUMPS))
+    def set_clock(self, seconds: float) -> None:
+        """A wall clock that is set."""
+        self.world.jump(seconds)
+
+    @rule(seconds=st.sampled_from(STEPS))
+    def suspend(self, seconds: float) -> None:
+        """A suspended machine."""
+        self.world.suspend(seconds)
+
+    @rule()
+    def calm_down(self) -> None:
+        """A long pause after which all is well, and so is the session."""
+        self.repair()
+        self.world.jump(-self.world.skew)
+        self.world.advance(LONG_PAUSE)
+        outcome = self.one(get)
+        if self.signed_out:
+            assert isinstance(outcome, NotSignedInError)
+        else:
+            assert cast("Any", outcome).status_code == 200
+
+    # What holds always
+
+    @invariant()
+    def one_exchange_at_a_time(self) -> None:
+        """At most one exchange is in flight."""
+        assert self.world.most <= 1
+        assert self.world.exchanging == 0
+
+    @invariant()
+    def no_expired_token_on_the_wire(self) -> None:
+        """No request carries a token that the service's clock has seen expire."""
+        assert self.world.expired == []
+
+    @invariant()
+    def no_token_for_others(self) -> None:
+        """No other origin sees a token."""
+        assert self.world.leaks == []
+
+    @invariant()
+    def newest_token_is_held(self) -> None:
+        """The newest token that was had is the one that is held; signed out stays signed out."""
+        held = self.session.token
+        assert (None if held is None else held.id) in self.expected
+        assert self.session._state.signed_out == self.signed_out
+
+    @invariant()
+    def nothing_is_left_open(self) -> None:
+        """No reply is left unread."""
+        assert self.world.fake.transport.open_replies == 0
+
+
+class BlockingMachine(SessionMachine):
+    """The blocking half: what is done at once is done in threads."""
+
+    def begin(self) -> None:
+        """Make the session."""
+        self.session = SessionClient(credentials=self.world.provide, **self.arguments())
+        self.session.on_token_change(self.world.note)
+
+    def do(self, *works: Work) -> list[Outcome]:
+        """Do all at once, and wait for the session's own threads."""
+        outcomes: list[Outcome] = [None] * len(works)
+
+        def run(n: int) -> None:
+            outcomes[n] = self._outcome(works[n])
+
+        if len(works) == 1:
+            run(0)
+        else:
+            with Background() as background:
+                for n in range(len(works)):
+                    background.start(functools.partial(run, n))
+        idle()
+        return outcomes
+
+    def amid_exchange(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
+        """Do something in another thread than the one that renews."""
+        with Background() as background:
+            flight = background.start(lambda: self._outcome(refresh))
+            arrived(gate)
+            other = background.start(lambda: self._outcome(work))
+            background.settled()
+            gate.open()
+            outcomes = flight.result(), other.result()
+        idle()
+        return outcomes
+
+    def teardown(self) -> None:
+        """Close the session."""
+        self.session.close()
+
+    def _outcome(self, work: Work) -> Outcome:
+        try:
+            return cast("object", work(self.session))
+        except (KoyebSessionError, httpx.TransportError, ValueError) as exc:
+            return exc
+
+
+class AsyncMachine(SessionMachine):
+    """The async half, in one event loop; only here can a caller be cancelled."""
+
+    backend = "asyncio"
+
+    def begin(self) -> None:
+        """Start the event loop, and make the session in it."""
+        self._exit = contextlib.ExitStack()
+        portal = anyio.from_thread.start_blocking_portal(self.backend)
+        self._portal = self._exit.enter_context(portal)
+        self.session = AsyncSessionClient(credentials=self.world.async_provide, **self.arguments())
+        self.session.on_token_change(self.world.note)
+
+    def do(self, *works: Work) -> list[Outcome]:
+        """Do all at once, and wait for the session's own tasks."""
+        return self._portal.call(self._do, works)
+
+    def amid_exchange(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
+        """Do something in another task than the one that renews."""
+        return self._portal.call(self._amid, gate, work)
+
+    @rule(
+        work=st.sampled_from([get, refresh, login, logout, switch, current_token, keep_current]),
+        after=st.integers(0, 12),
+    )
+    def cancel(self, work: Work, after: int) -> None:
+        """A caller who is cancelled."""
+        minted, provided = len(self.world.minted), self.world.provided
+        before = set(self.expected)
+        self._portal.call(self._cancel, work, after)
+        self.learn(minted, provided)
+        if work is logout:
+            self.expected, self.signed_out = {None}, True
+        elif work in (login, switch):  # it came, or it did not
+            self.expected = self.expected | before
+            self.signed_out = self.session.token is None and self.session._state.signed_out
+
+    def teardown(self) -> None:
+        """Close the session and its event loop."""
+        self._portal.call(self.session.aclose)
+        self._exit.close()
+
+    async def _do(self, works: tuple[Work, ...]) -> list[Outcome]:
+        async with self._quiet(), AsyncBackground() as background:
+            jobs = [background.start(functools.partial(self._outcome, work)) for work in works]
+        return [await job.result() for job in jobs]
+
+    async def _amid(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
+        async with self._quiet(), AsyncBackground() as background:
+            flight = background.start(lambda: self._outcome(refresh))
+            await async_arrived(gate)
+            other = background.start(lambda: self._outcome(work))
+            await rounds(30)
+            gate.open()
+        return await flight.result(), await other.result()
+
+    async def _cancel(self, work: Work, after: int) -> None:
+        victim = Victim(lambda: work(self.session))
+        async with self._quiet(), anyio.create_task_group() as group:
+            group.start_soon(victim.run)
+            await rounds(1 + after)
+            victim.cancel()
+        assert isinstance(victim.error, KoyebSessionError | httpx.TransportError | None)
+
+    @contextlib.asynccontextmanager
+    async def _quiet(self) -> AsyncGenerator[None]:
+        alone = tasks()
+        yield
+        await rounds_until(lambda: tasks() <= alone)
+
+    async def _outcome(self, work: Work) -> Outcome:
+        try:
+            return cast("object", await work(self.session))
+        except (KoyebSessionError, httpx.TransportError, ValueError) as exc:
+            return exc
+
+
+class TrioMachine(AsyncMachine):
+    """The async half on trio."""
+
+    backend = "trio"
+
+
+@pytest.mark.parametrize("machine", [BlockingMachine, AsyncMachine, TrioMachine])
+def test_session_keeps_its_promises(machine: type[SessionMachine]) -> None:
+    """The invariants of a session; catches, e.g., an exchange that ignores a sign-out meanwhile."""
+    limits = settings(deadline=None)
+    if settings.get_current_profile_name() == "default":  # any other one is taken as it is
+        limits = settings(limits, max_examples=200, stateful_step_count=30)
+    run_state_machine_as_test(machine, settings=limits)

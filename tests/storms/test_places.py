@@ -1,0 +1,377 @@
+"""One client, in event loops that come and go, and in processes that part: pitfalls 18 and 20."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import itertools
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from datetime import timedelta
+from typing import Any, Final
+
+import anyio
+import httpx
+import pytest
+import trio
+
+from koyeb_session import (
+    AsyncSessionClient,
+    PasswordCredentials,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+)
+from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import Background, arrived
+from .stage import EMAIL, LIFE, PASSWORD
+from .steps import rounds
+
+pytestmark = [
+    # A loop that has ended takes its connections along; nobody is left who could close them.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in.*:pytest.PytestUnraisableExceptionWarning"
+    ),
+    # Python 3.12 and later warn of every fork beside a thread, and the service is one.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+
+CHILDREN: Final = 8
+REQUESTS: Final = 15
+WATCHDOG: Final = 20
+"""Seconds after which a child that hangs is killed."""
+HARD: Final = LIFE - timedelta(seconds=20)
+
+Work = Callable[[], Coroutine[Any, Any, object]]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Give a clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Give a service that revokes a token when it is refreshed."""
+    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
+
+
+def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
+    """Give what a client is made with, in both halves."""
+    return {
+        "token": fake.issue_token(),
+        "clock": clock,
+        "retry_policy": RetryPolicy(delay=0),
+        "refresh_policy": RefreshPolicy(jitter=0),
+        **others,
+    }
+
+
+# Event loops
+
+
+@contextlib.contextmanager
+def served(fake: FakeKoyeb, *, sockets: bool) -> Generator[dict[str, Any]]:
+    """Give what reaches the service, over sockets or without."""
+    if sockets:
+        with fake.serve() as url:
+            yield {"base_url": url}
+            gc.collect()
+    else:
+        yield {"transport": fake.transport}
+
+
+@pytest.mark.parametrize("sockets", [False, True], ids=["transport", "sockets"])
+def test_client_works_in_one_loop_after_another(
+    fake: FakeKoyeb, clock: FakeClock, *, sockets: bool
+) -> None:
+    """`asyncio.run` twice, trio, asyncio; catches a lock or a connection of the first loop."""
+    with served(fake, sockets=sockets) as reached:
+        session = AsyncSessionClient(
+            store=AsyncMemoryTokenStore(), **arguments(fake, clock, **reached)
+        )
+
+        async def use() -> None:
+            clock.advance(HARD)
+            answers: list[int] = []
+
+            async def one() -> None:
+                answers.append((await session.http.get("/v1/apps")).status_code)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(one)
+            await session.refresh()
+            assert answers == [200] * 5
+
+        asyncio.run(use())
+        asyncio.run(use())
+        trio.run(use)
+        asyncio.run(use())
+        asyncio.run(session.aclose())
+    assert fake.exchanges() == 8
+    assert {request.operation for request in fake.requests} == {"refresh", "apps"}
+
+
+def end_closed(main: Work) -> None:
+    """Run a loop, and close it with its tasks pending."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+
+
+def end_run(main: Work) -> None:
+    """Let `asyncio.run` end, which cancels what is left."""
+    asyncio.run(main())
+
+
+def end_interrupted(main: Work) -> None:
+    """Interrupt a loop, and leave it for dead."""
+    loop = asyncio.new_event_loop()
+
+    async def interrupted() -> None:
+        await main()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(interrupted())
+    loop.close()
+
+
+def end_trio(main: Work) -> None:
+    """Let `trio.run` end, which cancels its system tasks."""
+    trio.run(main)
+
+
+ENDS: Final = [end_closed, end_run, end_interrupted, end_trio]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("hold", ["request", "reply"])
+@pytest.mark.parametrize("end", ENDS)
+def test_client_works_after_a_loop_that_died_in_mid_flight(
+    fake: FakeKoyeb, clock: FakeClock, end: Callable[[Work], None], hold: Any
+) -> None:
+    """A flight, and the store's lock, die with the loop; catches waiting for a dead event."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold=hold))
+    session = AsyncSessionClient(
+        store=AsyncMemoryTokenStore(),
+        credentials=PasswordCredentials(EMAIL, PASSWORD),
+        **arguments(fake, clock, transport=fake.transport),
+    )
+    clock.advance(timedelta(hours=20))
+
+    async def leave() -> None:
+        assert (await session.http.get("/v1/apps")).status_code == 200  # the soft window
+        await gate.await_arrived()
+
+    async def use() -> None:
+        async with asyncio.timeout(WATCHDOG):
+            clock.advance(HARD - timedelta(hours=20))
+            assert (await session.http.get("/v1/apps")).status_code == 200
+            await session.refresh()
+            await session.aclose()
+
+    end(leave)
+    asyncio.run(use())
+    # What the service had not seen yet is exchanged again; of a reply that nobody got, only a new
+    # sign-in helps.
+    logins = sum(request.operation == "login" for request in fake.requests)
+    assert logins == (hold == "reply")
+
+
+async def test_flight_goes_on_when_its_starter_ends(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """A task that began the exchange may end before it; catches a flight in the caller's task."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncSessionClient(**arguments(fake, clock, transport=fake.transport)) as session:
+        clock.advance(timedelta(hours=20))
+        old = session.token
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.current_token)
+            await gate.await_arrived()
+        gate.open()
+        await rounds(20)
+        assert session.token is not old
+
+
+# Forks
+
+
+def run_child(work: Callable[[], object]) -> None:
+    """Do the child's work, and leave without the parent's clean-up; a hang is killed."""
+    status = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(WATCHDOG)
+        work()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the status tells the parent
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Fork a child that does some work, and return its process id."""
+    pid = os.fork()
+    if pid == 0:
+        run_child(work)
+    return pid
+
+
+def reap(children: list[int]) -> None:
+    """Wait for the children; each has to have done all of its work."""
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * len(
+        children
+    )
+
+
+def check(response: httpx.Response, name: str) -> None:
+    """Check that a reply is the one to this process's own request."""
+    assert response.status_code == 200
+    assert response.json()["app"]["name"] == name
+
+
+def names() -> Iterator[str]:
+    """Give names that no other process and no other request has."""
+    return (f"{os.getpid()}-{n}" for n in itertools.count())
+
+
+def send(session: SessionClient) -> None:
+    """Send requests, each of which the reply has to echo; renew in between."""
+    for n, name in zip(range(REQUESTS), names(), strict=False):
+        check(session.http.post("/v1/apps", json={"name": name}), name)
+        if n % 5 == 0:
+            session.refresh()
+
+
+async def async_send(session: AsyncSessionClient) -> None:
+    """Send requests, many at once, each of which the reply has to echo; renew in between."""
+
+    async def one(name: str) -> None:
+        check(await session.http.post("/v1/apps", json={"name": name}), name)
+
+    fresh = names()
+    for _ in range(REQUESTS // 5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.refresh)
+            for name in itertools.islice(fresh, 5):
+                tasks.start_soon(one, name)
+
+
+@pytest.fixture
+def keeping(clock: FakeClock) -> FakeKoyeb:
+    """Give a service that keeps old tokens: processes without a store have one each."""
+    return FakeKoyeb(clock=clock, token_lifetime=LIFE, refresh="keeps")
+
+
+def test_forked_children_have_connections_of_their_own(
+    keeping: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Eight children, and the parent goes on; catches a pool that a fork shares."""
+    with (
+        keeping.serve() as url,
+        SessionClient(**arguments(keeping, clock, base_url=url)) as session,
+    ):
+        with Background() as background:  # a pool of several connections
+            for job in [background.start(lambda: send(session)) for _ in range(4)]:
+                job.result()
+        children = [forked(lambda: send(session)) for _ in range(CHILDREN)]
+        send(session)
+        reap(children)
+        send(session)
+    assert keeping.exchanges() >= CHILDREN
+    assert {request.status for request in keeping.requests} == {200}
+
+
+def test_forked_children_do_not_wait_for_a_flight_of_the_parent(
+    keeping: FakeKoyeb, clock: FakeClock
+) -> None:
+    """A fork while a thread holds the flight and the store; catches locks that a child inherits."""
+    gate = Gate()
+    keeping.fail("refresh", Fault(gate=gate))
+    with (
+        keeping.serve() as url,
+        SessionClient(
+            store=MemoryTokenStore(), **arguments(keeping, clock, base_url=url)
+        ) as session,
+        Background() as background,
+    ):
+        clock.advance(HARD)
+        leader = background.start(session.refresh)
+        arrived(gate)
+        follower = background.start(session.current_token)
+        reap([forked(lambda: send(session)) for _ in range(CHILDREN)])
+        assert not leader.done
+        gate.open()
+        assert leader.result() == follower.result() == session.token
+    assert keeping.exchanges() == 1 + CHILDREN * (REQUESTS // 5 + 1)
+
+
+def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) -> None:
+    """Forks at any moment; catches a lock that is not taken over the fork."""
+    done = threading.Event()
+    with (
+        keeping.serve() as url,
+        SessionClient(**arguments(keeping, clock, base_url=url)) as session,
+    ):
+
+        def work() -> None:
+            while not done.is_set():
+                session.refresh()
+                session.on_token_change(print)()
+
+        with Background() as background:
+            jobs = [background.start(work) for _ in range(4)]
+            try:
+                for _ in range(CHILDREN // 2):
+                    reap([forked(lambda: send(session)) for _ in range(2)])
+            finally:
+                done.set()
+            for job in jobs:
+                job.result()
+
+
+def run_in(backend: str, session: AsyncSessionClient) -> None:
+    """Send requests from an event loop of one's own."""
+    anyio.run(async_send, session, backend=backend)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in the loop", "between runs"])
+def test_forked_children_have_event_loops_of_their_own(
+    keeping: FakeKoyeb, clock: FakeClock, *, inside: bool
+) -> None:
+    """Eight children of a parent with a loop; catches connections that belong to the parent's."""
+    backends = itertools.cycle(["asyncio"] if inside else ["asyncio", "trio"])
+
+    async def fork() -> list[int]:
+        return fork_all()
+
+    def fork_all() -> list[int]:
+        return [
+            forked(functools.partial(run_in, backend, session))
+            for backend in itertools.islice(backends, CHILDREN)
+        ]
+
+    with keeping.serve() as url, asyncio.Runner() as runner:
+        session = AsyncSessionClient(**arguments(keeping, clock, base_url=url))
+        runner.run(async_send(session))
+        children = runner.run(fork()) if inside else fork_all()
+        runner.run(async_send(session))
+        reap(children)
+        runner.run(async_send(session))
+        runner.run(session.aclose())
+    assert {request.status for request in keeping.requests} == {200}
