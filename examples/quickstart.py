@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import time
 from datetime import timedelta
 
 from koyeb_session import AsyncSessionClient
@@ -11,17 +10,18 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 
 async def tour(url: str, email: str, password: str, clock: FakeClock | None) -> None:
-    async with AsyncSessionClient(base_url=url, clock=clock or time) as session:
+    async with AsyncSessionClient(base_url=url, clock=clock) as session:
         token = await session.login(email, password)
         print(f"Signed in as {email}; its token is good until {token.expires_at or 'who knows'}.")
         answer = await session.http.get("/v1/apps")
         print(f"Asked for the apps: {answer.status_code} {answer.reason_phrase}.")
-        session.on_token_change((changes := []).append)
-        if clock is not None:
-            clock.advance(timedelta(hours=23, minutes=59, seconds=30))
-            print("Most of a day goes by; the token has half a minute left.")
-        else:
+        changes: list[object] = []
+        session.on_token_change(changes.append)
+        if clock is None:
             await session.refresh()
+        else:
+            clock.advance(timedelta(hours=23, minutes=59.5))
+            print("Most of a day goes by; the token has half a minute left.")
         answers = await asyncio.gather(*(session.http.get("/v1/apps") for _ in range(20)))
         good = sum(answer.is_success for answer in answers)
         print(f"Twenty requests at once: {good} answered, by {len(changes)} exchange of the token.")

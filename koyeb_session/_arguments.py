@@ -127,3 +127,8 @@ def wrong_header(name: str, value: object) -> BadArgument | None:
     if not isinstance(value, str):
         return TypeError(f"{name} must be a str, not {type(value).__name__}")
     return None if is_header_safe(value) else ValueError(f"{name} must be visible ASCII")
+
+
+def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:
+    """Check what switching to another organization is asked with."""
+    return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)

@@ -20,25 +20,14 @@ Every error of the package, and which one a reply of the service means.
     ├── WireError                      a 2xx that is not what the API promises
     ├── NotSignedInError               no token and no credentials
     └── StoreError                     a token store failed
-
-Inside the package errors are values: they are returned, and :func:`unwrap` is the only place that
-raises them. Its frame, and those above it, hold no secret.
 """
 
 from __future__ import annotations
 
-import copy
-import json
-import re
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-T = TypeVar("T")
-E = TypeVar("E", bound="KoyebSessionError")
-
-_QUOTED_BYTES: Final = re.compile(r"(?:\bbytearray\()?\bb['\"].*", re.DOTALL)
+    from collections.abc import Mapping
 
 
 class KoyebSessionError(Exception):
@@ -232,58 +221,3 @@ def error_class(
     if status == 404 and not isinstance(code, str):
         return EndpointGoneError
     return _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Take what this request kept secret out of a text that the service wrote, JSON in it too."""
-    for secret in secrets:
-        quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
-        for form in sorted({secret, *quoted}, key=len, reverse=True):
-            text = text.replace(form, "[secret]")
-    return text
-
-
-def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
-    """Give ``error`` its cause, without raising it."""
-    error.__cause__ = cause
-    return error
-
-
-def bare(exc: BaseException, text: str) -> BaseException:
-    """
-    Copy a foreign error with only its class and ``text``.
-
-    The original's traceback holds frames whose locals show headers and bodies.
-    """
-    try:
-        return type(exc)(text)
-    except Exception:  # noqa: BLE001 - a class whose constructor wants more than a text
-        return Exception(f"{type(exc).__name__}: {text}")
-
-
-def said(exc: BaseException) -> str:
-    """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
-    return _QUOTED_BYTES.sub("...", str(exc))
-
-
-def detached(error: E) -> E:
-    """Copy an error of this package that came out of user code, without the frames on its way."""
-    cause = error.__cause__
-    if isinstance(cause, KoyebSessionError):
-        cause = detached(cause)
-    elif cause is not None:
-        cause = bare(cause, str(cause))
-    error = copy.copy(error)
-    error.__cause__ = cause
-    return error
-
-
-def unwrap(outcome: T | KoyebSessionError) -> T:
-    """
-    Return a result, or raise the error that stands in its place.
-
-    Each caller gets its own copy: one outcome may be raised in many tasks at once.
-    """
-    if isinstance(outcome, KoyebSessionError):
-        raise copy.copy(outcome) from outcome.__cause__
-    return outcome

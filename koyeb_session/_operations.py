@@ -23,9 +23,9 @@ from ._errors import (
     KoyebSessionError,
     WireError,
     error_class,
-    scrub,
 )
 from ._models import LoginMethod, LoginRequest, PasswordlessLoginRequest, Token
+from ._outcomes import scrub
 from ._policy import minted_at
 from ._timestamps import retry_after, service_time
 
@@ -210,7 +210,7 @@ def new_session(token: Token) -> Operation[Token]:
 def switch_organization(
     token: Token, organization_id: str, seon_fp: str | None = None
 ) -> Operation[Token]:
-    """``POST /v1/organizations/{id}/switch``; the arguments are checked by :func:`wrong_switch`."""
+    """``POST /v1/organizations/{id}/switch``, with arguments that are checked."""
     return Operation(
         "switch_organization",
         "POST",
@@ -223,11 +223,6 @@ def switch_organization(
     )
 
 
-def wrong_switch(organization_id: str, seon_fp: str | None) -> BadArgument | None:
-    """Check the arguments of :func:`switch_organization`."""
-    return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)
-
-
 def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
     """``GET /v1/account/login_method``."""
     return wrong_text("email", email) or Operation(
@@ -238,9 +233,6 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
         instead="try login(), and sign in at WorkOS if that is refused",
         repeat=_NO_ANSWER,
     )
-
-
-# Shared by them
 
 
 def _bearer(token: Token) -> tuple[tuple[str, str], ...]:

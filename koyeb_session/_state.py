@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ._concurrency import atomic
-from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError, caused
+from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
 from ._log import log, spell
+from ._outcomes import caused
 from ._snapshot import Obtained, Snapshot, Verdict, usable, verdict
 
 if TYPE_CHECKING:

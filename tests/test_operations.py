@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
+from koyeb_session import _arguments as arguments
 from koyeb_session import _operations as operations
 from koyeb_session._operations import Operation, Reply
 from koyeb_session._wire import BODY_LIMIT, decoded
@@ -282,10 +283,10 @@ WRONG: dict[str, Wrong] = {
         ValueError,
         "email must be text that can be written as UTF-8",
     ),
-    "switch to nothing": (lambda: operations.wrong_switch("", None), ValueError, ID_RULE),
-    "switch to another path": (lambda: operations.wrong_switch("../x", None), ValueError, ID_RULE),
+    "switch to nothing": (lambda: arguments.wrong_switch("", None), ValueError, ID_RULE),
+    "switch to another path": (lambda: arguments.wrong_switch("../x", None), ValueError, ID_RULE),
     "switch with an odd fingerprint": (
-        lambda: operations.wrong_switch("a", "ü"),
+        lambda: arguments.wrong_switch("a", "ü"),
         ValueError,
         "seon_fp must be visible ASCII",
     ),
@@ -303,8 +304,8 @@ def test_argument_is_refused_when_it_is_wrong(case: str) -> None:
 
 def test_switch_is_right_when_its_arguments_are() -> None:
     """Right arguments give no error."""
-    assert operations.wrong_switch("org-1", None) is None
-    assert operations.wrong_switch("org-1", "fp") is None
+    assert arguments.wrong_switch("org-1", None) is None
+    assert arguments.wrong_switch("org-1", "fp") is None
 
 
 # What a success means

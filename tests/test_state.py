@@ -20,7 +20,7 @@ from koyeb_session import (
     Token,
     WireError,
 )
-from koyeb_session._errors import caused
+from koyeb_session._outcomes import caused
 from koyeb_session._snapshot import Obtained, Snapshot, Verdict
 from koyeb_session._state import SUPERSEDED, SessionState
 from koyeb_session.testing import FakeClock

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from .._concurrency import AsyncAuthBase
-from .._errors import unwrap
+from .._outcomes import unwrap
 
 if TYPE_CHECKING:
     from .._concurrency import AsyncAuthFlow

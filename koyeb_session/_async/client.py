@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from .. import _operations as operations
-from .._arguments import adopted, checked, wrong_credentials, wrong_kind, wrong_timeout
+from .._arguments import (
+    adopted,
+    checked,
+    wrong_credentials,
+    wrong_kind,
+    wrong_switch,
+    wrong_timeout,
+)
 from .._environment import settings
-from .._errors import AuthenticationError, unwrap
+from .._errors import AuthenticationError
 from .._models import Token
 from .._origins import origins
+from .._outcomes import unwrap
 from .._policy import RefreshPolicy, RetryPolicy
 from .._snapshot import Obtained, Snapshot
 from .._state import SessionState
@@ -335,7 +343,7 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        checked(operations.wrong_switch(organization_id, seon_fp))
+        checked(wrong_switch(organization_id, seon_fp))
         self._check(timeout)
         fence = self._state.fence
         outcome = await self._signed(

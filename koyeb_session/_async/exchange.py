@@ -17,13 +17,10 @@ from .._errors import (
     NotSignedInError,
     PermissionDeniedError,
     SessionExpiredError,
-    StoreError,
-    bare,
-    caused,
-    detached,
 )
 from .._log import log, spell
 from .._models import PasswordCredentials, Token
+from .._outcomes import bare, caused, detached, store_error
 from .._snapshot import Obtained, Phase, Snapshot
 from .._state import SUPERSEDED
 from .._timestamps import from_epoch
@@ -178,6 +175,22 @@ class AsyncExchange:
         outcome = await self._sender.send(operations.logout(token), timeout=timeout)
         return None if isinstance(outcome, AuthenticationError) else outcome
 
+    async def keep(
+        self, state: SessionState, snapshot: Snapshot, timeout: float, *, late: bool = False
+    ) -> None:
+        """Save a token; ``late``, unless others have gone on from it meanwhile."""
+        store = self.store
+        try:
+            with async_deadline(timeout):
+                async with store.lock():
+                    newer = await self.saved(snapshot) if late else None
+                    held = state.snapshot  # another one of the same token, if closed by now
+                    if held is not None and held.token is snapshot.token and newer is None:
+                        await store.save(snapshot.token)
+        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            self.unsaved = snapshot
+            log.warning("the new token is kept in memory only: %s", store_error("written", exc))
+
     async def forget(self, old: Snapshot | None, timeout: float) -> KoyebSessionError | None:
         """Empty the store, and revoke what it held if that is not ``old``."""
         saved: Token | None = None
@@ -224,17 +237,6 @@ def _is_earlier(token: Token, other: Token) -> bool:
     if token.issued_at is None or other.issued_at is None:
         return False
     return token.issued_at < other.issued_at
-
-
-def store_error(what: str, exc: Exception) -> StoreError:
-    """Tell that the store failed; a custom one may raise anything."""
-    if isinstance(exc, StoreError):
-        return detached(exc)
-    text = f"the token store could not be {what}: {type(exc).__name__}"
-    error = StoreError(text)
-    # What the system says names a file; anything else may quote what the store holds.
-    error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
-    return error
 
 
 def _unusable(cause: BaseException) -> KoyebSessionError:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._concurrency import AsyncFlight, AsyncPulse, async_deadline, atomic
-from .._errors import (
-    KoyebSessionError,
-    NotSignedInError,
-    TransportError,
-    TransportTimeoutError,
-    bare,
-    caused,
-)
+from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
 from .._log import log
+from .._outcomes import bare, caused
 from .._snapshot import Obtained, Snapshot, Verdict, next_look
 from .._state import SUPERSEDED
-from .exchange import store_error
 from .listeners import AsyncListeners
 
 if TYPE_CHECKING:
@@ -134,9 +127,7 @@ class AsyncTokenKeeper:
             flight = self._flight
             if flight is not None and flight.alive:
                 return flight, False
-            renew = functools.partial(
-                self._renew, old, self.state.fence, patient=patient, seconds=seconds
-            )
+            renew = partial(self._renew, old, self.state.fence, patient=patient, seconds=seconds)
             self._flight = flight = AsyncFlight(renew, self._tell, about=old)
             return flight, True
 
@@ -173,34 +164,20 @@ class AsyncTokenKeeper:
         if outcome is SUPERSEDED and obtained.minted:
             await self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            await self._settle(functools.partial(self._save, outcome))
+            await self._settle(partial(self._exchange.keep, self.state, outcome, self._timeout))
         return outcome
 
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
         seconds = self._timeout if timeout is None else timeout
-        return await self._settle(functools.partial(self._leave, old, seconds))
+        return await self._settle(partial(self._leave, old, seconds))
 
     async def _settle(self, work: AsyncWork[KoyebSessionError | None]) -> KoyebSessionError | None:
         """Do what a change of session entails; cancelling the caller does not cut it off."""
         flight = AsyncFlight(work, self._tell)
         self._settling = (*(other for other in self._settling if other.alive), flight)
         return await flight.lead()
-
-    async def _save(self, snapshot: Snapshot, *, late: bool = False) -> None:
-        """Save a token; ``late``, unless others have gone on from it meanwhile."""
-        store = self._exchange.store
-        try:
-            with async_deadline(self._timeout):
-                async with store.lock():
-                    newer = await self._exchange.saved(snapshot) if late else None
-                    held = self.state.snapshot  # another one of the same token, if closed by now
-                    if held is not None and held.token is snapshot.token and newer is None:
-                        await store.save(snapshot.token)
-        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-            self._exchange.unsaved = snapshot
-            log.warning("the new token is kept in memory only: %s", store_error("written", exc))
 
     async def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
         problem: KoyebSessionError | None = None
@@ -240,7 +217,9 @@ class AsyncTokenKeeper:
         missed, self._exchange.unsaved = self._exchange.unsaved, None
         snapshot = self.state.snapshot  # another one of the same token once the session is closed
         if missed is not None and snapshot is not None and snapshot.token is missed.token:
-            await self._settle(functools.partial(self._save, snapshot, late=True))
+            await self._settle(
+                partial(self._exchange.keep, self.state, snapshot, self._timeout, late=True)
+            )
 
     async def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _records as records
 from .._concurrency import AsyncLock, async_in_thread
-from .._errors import StoreError, bare
+from .._errors import StoreError
 from .._log import log
+from .._outcomes import bare
 from .stores import needed
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from .._concurrency import AuthBase
-from .._errors import unwrap
+from .._outcomes import unwrap
 
 if TYPE_CHECKING:
     from .._concurrency import AuthFlow

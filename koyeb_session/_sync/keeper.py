@@ -4,22 +4,15 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._concurrency import Flight, Pulse, atomic, deadline
-from .._errors import (
-    KoyebSessionError,
-    NotSignedInError,
-    TransportError,
-    TransportTimeoutError,
-    bare,
-    caused,
-)
+from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
 from .._log import log
+from .._outcomes import bare, caused
 from .._snapshot import Obtained, Snapshot, Verdict, next_look
 from .._state import SUPERSEDED
-from .exchange import store_error
 from .listeners import Listeners
 
 if TYPE_CHECKING:
@@ -136,9 +129,7 @@ class TokenKeeper:
             flight = self._flight
             if flight is not None and flight.alive:
                 return flight, False
-            renew = functools.partial(
-                self._renew, old, self.state.fence, patient=patient, seconds=seconds
-            )
+            renew = partial(self._renew, old, self.state.fence, patient=patient, seconds=seconds)
             self._flight = flight = Flight(renew, self._tell, about=old)
             return flight, True
 
@@ -173,34 +164,20 @@ class TokenKeeper:
         if outcome is SUPERSEDED and obtained.minted:
             self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            self._settle(functools.partial(self._save, outcome))
+            self._settle(partial(self._exchange.keep, self.state, outcome, self._timeout))
         return outcome
 
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
         seconds = self._timeout if timeout is None else timeout
-        return self._settle(functools.partial(self._leave, old, seconds))
+        return self._settle(partial(self._leave, old, seconds))
 
     def _settle(self, work: Work[KoyebSessionError | None]) -> KoyebSessionError | None:
         """Do what a change of session entails; cancelling the caller does not cut it off."""
         flight = Flight(work, self._tell)
         self._settling = (*(other for other in self._settling if other.alive), flight)
         return flight.lead()
-
-    def _save(self, snapshot: Snapshot, *, late: bool = False) -> None:
-        """Save a token; ``late``, unless others have gone on from it meanwhile."""
-        store = self._exchange.store
-        try:
-            with deadline(self._timeout):
-                with store.lock():
-                    newer = self._exchange.saved(snapshot) if late else None
-                    held = self.state.snapshot  # another one of the same token, if closed by now
-                    if held is not None and held.token is snapshot.token and newer is None:
-                        store.save(snapshot.token)
-        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-            self._exchange.unsaved = snapshot
-            log.warning("the new token is kept in memory only: %s", store_error("written", exc))
 
     def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
         problem: KoyebSessionError | None = None
@@ -240,7 +217,9 @@ class TokenKeeper:
         missed, self._exchange.unsaved = self._exchange.unsaved, None
         snapshot = self.state.snapshot  # another one of the same token once the session is closed
         if missed is not None and snapshot is not None and snapshot.token is missed.token:
-            self._settle(functools.partial(self._save, snapshot, late=True))
+            self._settle(
+                partial(self._exchange.keep, self.state, snapshot, self._timeout, late=True)
+            )
 
     def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""

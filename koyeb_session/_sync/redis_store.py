@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
 from .._concurrency import Flight, call, sleep
-from .._errors import StoreError, bare
+from .._errors import StoreError
 from .._log import log
+from .._outcomes import bare
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from .._concurrency import deadline, read_raw, sleep
-from .._errors import (
-    KoyebSessionError,
-    TransportError,
-    TransportTimeoutError,
-    bare,
-    caused,
-    said,
-    scrub,
-)
+from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
 from .._operations import Reply
+from .._outcomes import bare, caused, said, scrub
 from .._wire import BODY_LIMIT, decoded
 
 if TYPE_CHECKING:

@@ -843,6 +843,26 @@ async def test_a_logout_during_a_renewal_is_final(
         await session.current_token()
 
 
+async def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Once `logout` is done no token is alive, also none that was under way."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        job = background.start(session.refresh)
+        await async_arrived(gate)
+        leaving = background.start(session.logout)
+        await background.settled()
+        assert not leaving.done
+        gate.open()
+        await leaving.result()
+        assert fake.live_tokens() == []
+        with pytest.raises(NotSignedInError):
+            await job.result()
+
+
 async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
     """What another process has renewed meanwhile is ended as well."""
     store = AsyncMemoryTokenStore()
@@ -972,6 +992,24 @@ async def test_keep_current_waits_for_somebody_to_sign_in(
         assert not job.done
         await session.aclose()
         await job.result()
+
+
+async def test_keep_current_looks_again_when_the_session_changes(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A token that is due the moment it comes does not wait for the next look."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(hours=1))
+    session = connect()
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._keeper._pulse is not None)
+        await background.settled()
+        await session.use_token(old)
+        await async_until(lambda: held(session) != old)
+        await session.aclose()
+        await job.result()
+    assert fake.exchanges() == 1
 
 
 async def test_keep_current_goes_on_after_a_failure(

@@ -831,6 +831,26 @@ def test_a_logout_during_a_renewal_is_final(fake: FakeKoyeb, connect: Connect, h
         session.current_token()
 
 
+def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Once `logout` is done no token is alive, also none that was under way."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        job = background.start(session.refresh)
+        arrived(gate)
+        leaving = background.start(session.logout)
+        background.settled()
+        assert not leaving.done
+        gate.open()
+        leaving.result()
+        assert fake.live_tokens() == []
+        with pytest.raises(NotSignedInError):
+            job.result()
+
+
 def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
     """What another process has renewed meanwhile is ended as well."""
     store = MemoryTokenStore()
@@ -954,6 +974,24 @@ def test_keep_current_waits_for_somebody_to_sign_in(
         assert not job.done
         session.close()
         job.result()
+
+
+def test_keep_current_looks_again_when_the_session_changes(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A token that is due the moment it comes does not wait for the next look."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(hours=1))
+    session = connect()
+    with Background() as background:
+        job = background.start(session.keep_current)
+        until(lambda: session._keeper._pulse is not None)
+        background.settled()
+        session.use_token(old)
+        until(lambda: held(session) != old)
+        session.close()
+        job.result()
+    assert fake.exchanges() == 1
 
 
 def test_keep_current_goes_on_after_a_failure(

@@ -15,7 +15,7 @@ from koyeb_session import (
     StoreError,
     WireError,
 )
-from koyeb_session._errors import detached, said
+from koyeb_session._outcomes import detached, said
 
 from .matrix import EMAIL
 from .replies import MIB

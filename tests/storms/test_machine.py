@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import AsyncGenerator, Callable, Generator, Set
+from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, cast
 
@@ -289,7 +290,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.world = World()
         self.signed_out = False
         self.faulty = False
-        self.expected: Set[str | None] = {None}
+        self.expected: AbstractSet[str | None] = {None}
         self.session: Any = None
         self.begin()
 
@@ -675,5 +676,5 @@ def test_session_keeps_its_promises(machine: type[SessionMachine]) -> None:
     """The invariants of a session; catches, e.g., an exchange that ignores a sign-out meanwhile."""
     limits = settings(deadline=None)
     if settings.get_current_profile_name() == "default":  # any other one is taken as it is
-        limits = settings(limits, max_examples=200, stateful_step_count=30)
+        limits = settings(limits, max_examples=120, stateful_step_count=30)
     run_state_machine_as_test(machine, settings=limits)

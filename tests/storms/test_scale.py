@@ -307,7 +307,7 @@ def test_blocking_request_is_replayed_when_its_token_died_in_a_full_pool(
 
 SHORT: Final = timedelta(minutes=5)
 STEP: Final = 60.0
-"""Seconds between two requests; while signing in fails, a sixth of it."""
+"""Seconds between two requests; while signing in fails, a third of it."""
 OUTAGES: Final = (60.0, 240.0, 720.0)
 """Seconds that they last, in turns: the first ends before the token does."""
 HOURS: Final = 30 * 24
@@ -341,7 +341,7 @@ class Month:
         for hour in range(HOURS):
             outage = OUTAGES[hour % len(OUTAGES)]
             self._break_down()
-            for lasts, step in ((outage, STEP / 6), (3600 - outage, STEP)):
+            for lasts, step in ((outage, STEP / 3), (3600 - outage, STEP)):
                 for _ in range(int(lasts / step)):
                     n += 1
                     yield n % 10 == 0
@@ -374,7 +374,8 @@ class Month:
         # A token dies in an outage that outlasts it, as two in three do; and, seldom, after a short
         # one, when nobody asks in the time that is left.
         assert HOURS / 3 <= self.answers["login", 200] <= HOURS * 3 / 4
-        assert {status for what, status in self.answers if what == "apps"} == {200}
+        # A 401 is for a request that was overtaken by the exchange, and was sent again.
+        assert {status for what, status in self.answers if what == "apps"} <= {200, 401}
         assert {status for what, status in self.answers if what != "apps"} == {200, 503}
         assert self.failures
 
@@ -420,7 +421,10 @@ async def test_session_lives_for_a_month_of_outages(month: Month) -> None:
     async with AsyncSessionClient(**month_arguments(month)) as session:
         for sends in month.moments():
             try:
-                await (session.http.get("/v1/apps") if sends else session.current_token())
+                if sends:
+                    assert (await session.http.get("/v1/apps")).status_code == 200
+                else:
+                    await session.current_token()
             except KoyebSessionError as exc:
                 month.failed(exc)
             else:
@@ -435,7 +439,10 @@ def test_blocking_session_lives_for_a_month_of_outages(month: Month) -> None:
     with SessionClient(**month_arguments(month)) as session:
         for sends in month.moments():
             try:
-                session.http.get("/v1/apps") if sends else session.current_token()
+                if sends:
+                    assert session.http.get("/v1/apps").status_code == 200
+                else:
+                    session.current_token()
             except KoyebSessionError as exc:
                 month.failed(exc)
             else:
