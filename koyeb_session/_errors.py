@@ -86,7 +86,7 @@ class ApiError(KoyebSessionError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = self.default_status if status is None else status
+        self.status: int = self.default_status if status is None else status
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
@@ -115,7 +115,7 @@ class BadRequestError(ApiError):
         super().__init__(
             message, status=status, code=code, request_id=request_id, retry_after=retry_after
         )
-        self.fields = dict(fields or {})
+        self.fields: dict[str, str] = dict(fields or {})
 
 
 class AuthenticationError(ApiError):

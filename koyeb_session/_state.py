@@ -50,11 +50,11 @@ class SessionState:
         self._policy = policy
         self._renew = renew
         self._refused: Snapshot | None = None
-        self.clock = clock
-        self.closed = False
-        self.fence = 0
+        self.clock: Clock = clock
+        self.closed: bool = False
+        self.fence: int = 0
         self.on_change: Callable[[Token | None], None] | None = None
-        self.signed_out = False
+        self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
         self.trouble: Trouble | None = None
 

@@ -29,8 +29,8 @@ try:
     from starlette.requests import HTTPConnection
 
     from . import _problems
-except ImportError as exc:
-    raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from exc
+except ImportError as _exc:
+    raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
 
 __all__ = ["KoyebSessions"]
 

@@ -8,8 +8,8 @@ from . import AsyncSessionAuth, AsyncSessionClient, SessionAuth, SessionClient
 
 try:
     import httpx2
-except ImportError as exc:
-    raise ImportError("httpx2 is missing: pip install 'koyeb-session[httpx2]'") from exc
+except ImportError as _exc:
+    raise ImportError("httpx2 is missing: pip install 'koyeb-session[httpx2]'") from _exc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

@@ -10,8 +10,8 @@ from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpire
 
 try:
     import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] - untyped, and only looked for
-except ImportError as exc:
-    raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from exc
+except ImportError as _exc:
+    raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from _exc
 
 if TYPE_CHECKING:
     from ._origins import Origins

@@ -41,7 +41,7 @@ class AsyncTokenKeeper:
         self._settling: tuple[AsyncFlight[KoyebSessionError | None], ...] = ()
         self._timeout = timeout
         self.listeners: AsyncListeners | None = None
-        self.state = state
+        self.state: SessionState = state
         state.on_change = self._changed
 
     # What requests ask

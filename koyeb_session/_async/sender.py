@@ -51,7 +51,7 @@ class AsyncSender:
         self._client = client
         self._retry = retry
         self._clock = clock
-        self.timeout = timeout
+        self.timeout: float = timeout
 
     async def send(
         self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True

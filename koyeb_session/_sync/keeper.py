@@ -43,7 +43,7 @@ class TokenKeeper:
         self._settling: tuple[Flight[KoyebSessionError | None], ...] = ()
         self._timeout = timeout
         self.listeners: Listeners | None = None
-        self.state = state
+        self.state: SessionState = state
         state.on_change = self._changed
 
     # What requests ask

@@ -53,7 +53,7 @@ class Sender:
         self._client = client
         self._retry = retry
         self._clock = clock
-        self.timeout = timeout
+        self.timeout: float = timeout
 
     def send(
         self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True

@@ -47,7 +47,7 @@ class Accounts:
             email: Account(email, _stable_id("user", email), password)
             for email, password in users.items()
         }
-        self.organizations = {
+        self.organizations: dict[str, list[str]] = {
             email: [_stable_id("organization", email), shared] for email in self._by_email
         }
         self.login_methods: dict[str, str] = {}

@@ -76,10 +76,10 @@ class FakeKoyeb:
         )
         self._service = Service(self._operations, withdrawn, clock)
         self.base_url = "https://app.koyeb.com"
-        self.transport = FakeTransport(self._service)
-        self.app = FakeApp(self._service)
-        self.organizations = self._accounts.organizations
-        self.login_methods = self._accounts.login_methods
+        self.transport: FakeTransport = FakeTransport(self._service)
+        self.app: FakeApp = FakeApp(self._service)
+        self.organizations: dict[str, list[str]] = self._accounts.organizations
+        self.login_methods: dict[str, str] = self._accounts.login_methods
 
     def __repr__(self) -> str:
         return f"<FakeKoyeb, {len(self.requests)} requests>"

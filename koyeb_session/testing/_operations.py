@@ -37,7 +37,7 @@ class Operations:
         self._ledger = ledger
         self._apps = Apps()
         self._refresh_revokes = refresh_revokes
-        self.exchanges = 0
+        self.exchanges: int = 0
         self.mailbox: dict[str, list[str]] = {email: [] for email in accounts.organizations}
         self._handlers: Mapping[str, Callable[[Request, str], Reply]] = {
             "login": self._login,

@@ -41,7 +41,7 @@ class Service:
 
     def __init__(self, operations: Operations, withdrawn: Collection[str], clock: Clock) -> None:
         self.requests: list[Request] = []
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._operations = operations
         self._withdrawn = known_operations(withdrawn)
         self._clock = clock

@@ -804,15 +804,18 @@ async def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect
 
 
 async def test_use_token_refuses_the_same_token_with_less_time_left(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same id with an earlier expiry is not newer."""
-    session = connect()
+    """The same id with an earlier expiry is not newer; the store does not hear of it."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store)
     late = datetime.fromtimestamp(clock.time() + 600, UTC)
     token = await session.use_token(Token("same", expires_at=late))
     with pytest.raises(WireError, match="less time"):
         await session.use_token(Token("same", expires_at=late - timedelta(seconds=1)))
     assert session.token == token
+    assert await store.load() is token
+    assert caplog.records == []
     await session.use_token(Token("other", expires_at=late - timedelta(seconds=1)))
     assert held(session) == "other"
 
@@ -1234,6 +1237,36 @@ async def test_a_save_that_failed_is_made_up_for_on_close(
     saved = await store.load()
     assert saved is not None
     assert saved.id == held(session)
+
+
+async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who keeps the session current keeps the store so, too."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    store.broken.clear()
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: store._token is not None)
+        assert store._token is token
+        assert fake.exchanges() == 1
+        await session.aclose()
+        await job.result()
+
+
+async def test_a_save_that_failed_is_forgotten_with_the_session(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a logout there is nothing to make up for."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    store.broken.clear()
+    await session.logout()
+    await session.aclose()
+    assert await store.load() is None
 
 
 async def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(

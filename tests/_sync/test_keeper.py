@@ -794,15 +794,18 @@ def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect: Conn
 
 
 def test_use_token_refuses_the_same_token_with_less_time_left(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same id with an earlier expiry is not newer."""
-    session = connect()
+    """The same id with an earlier expiry is not newer; the store does not hear of it."""
+    store = MemoryTokenStore()
+    session = connect(store=store)
     late = datetime.fromtimestamp(clock.time() + 600, UTC)
     token = session.use_token(Token("same", expires_at=late))
     with pytest.raises(WireError, match="less time"):
         session.use_token(Token("same", expires_at=late - timedelta(seconds=1)))
     assert session.token == token
+    assert store.load() is token
+    assert caplog.records == []
     session.use_token(Token("other", expires_at=late - timedelta(seconds=1)))
     assert held(session) == "other"
 
@@ -1214,6 +1217,36 @@ def test_a_save_that_failed_is_made_up_for_on_close(fake: FakeKoyeb, connect: Co
     saved = store.load()
     assert saved is not None
     assert saved.id == held(session)
+
+
+def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who keeps the session current keeps the store so, too."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    token = session.refresh()
+    store.broken.clear()
+    with Background() as background:
+        job = background.start(session.keep_current)
+        until(lambda: store._token is not None)
+        assert store._token is token
+        assert fake.exchanges() == 1
+        session.close()
+        job.result()
+
+
+def test_a_save_that_failed_is_forgotten_with_the_session(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a logout there is nothing to make up for."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    session.refresh()
+    store.broken.clear()
+    session.logout()
+    session.close()
+    assert store.load() is None
 
 
 def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(

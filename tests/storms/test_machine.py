@@ -51,7 +51,7 @@ LIFE: Final = timedelta(hours=1)
 SHORT_LIFE: Final = timedelta(minutes=1)
 LONG_PAUSE: Final = 7300.0
 """Seconds in which each token dies, and each back-off ends."""
-STEPS: Final = [1.0, 29.5, 290.0, 1700.0, 3000.0, 3590.0, 4000.0]
+STEPS: Final = [1.0, 29.5, 61.0, 290.0, 1700.0, 3000.0, 3590.0, 4000.0]
 JUMPS: Final = [-86400.0, -3600.0, -40.0, -1.5, 1.5, 40.0, 3600.0, 86400.0]
 RESOLUTION: Final = 2.0
 """Seconds that two clocks differ without anybody noticing: a `Date` header knows no better."""

@@ -66,6 +66,13 @@ def fake(clock: FakeClock) -> FakeKoyeb:
     return FakeKoyeb(clock=clock, token_lifetime=LIFE)
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Have the connections that died in a test go before the next one."""
+    yield
+    gc.collect()
+
+
 def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
     """Give what a client is made with, in both halves."""
     return {
@@ -86,7 +93,6 @@ def served(fake: FakeKoyeb, *, sockets: bool) -> Generator[dict[str, Any]]:
     if sockets:
         with fake.serve() as url:
             yield {"base_url": url}
-            gc.collect()
     else:
         yield {"transport": fake.transport}
 
