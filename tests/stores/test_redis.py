@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Any
 
@@ -19,9 +21,11 @@ from .fleet import WITHOUT_JITTER, redis_client
 KEY = "session"
 
 
-def store_on(server: RedisServer, **options: Any) -> RedisTokenStore:
+@contextlib.contextmanager
+def store_on(server: RedisServer) -> Generator[RedisTokenStore]:
     """Make a store with a client of its own."""
-    return RedisTokenStore(redis_client(server.port, asynchronous=False), key=KEY, **options)
+    with redis_client(server.port) as client:
+        yield RedisTokenStore(client, key=KEY)
 
 
 def restart(server: RedisServer) -> None:
@@ -37,7 +41,8 @@ def hang(server: RedisServer) -> None:
 
 def lose_data(server: RedisServer) -> None:
     """Empty it."""
-    redis_client(server.port, asynchronous=False).flushall()
+    with redis_client(server.port) as client:
+        client.flushall()
 
 
 def go_away(server: RedisServer) -> None:
@@ -51,13 +56,15 @@ def test_fault_in_mid_exchange_fails_no_request(
 ) -> None:
     """While the token is good no request fails; when Redis is back, it is told of the new token."""
     fake = FakeKoyeb(clock=fleet_clock, token_lifetime=timedelta(hours=1))
-    session = SessionClient(
-        transport=fake.transport,
-        clock=fleet_clock,
-        refresh_policy=WITHOUT_JITTER,
-        store=store_on(redis_server),
-    )
-    with session:
+    with (
+        store_on(redis_server) as store,
+        SessionClient(
+            transport=fake.transport,
+            clock=fleet_clock,
+            refresh_policy=WITHOUT_JITTER,
+            store=store,
+        ) as session,
+    ):
         first = session.login("me@example.com", "correct horse")
         gate = Gate()
         fake.fail("refresh", Fault(gate=gate))
@@ -78,7 +85,8 @@ def test_fault_in_mid_exchange_fails_no_request(
             redis_server.start()
         wait_for(redis_server.answers)
     assert fake.exchanges() == 1
-    assert store_on(redis_server).load() == session.token
+    with store_on(redis_server) as store:
+        assert store.load() == session.token
 
 
 def wait_for(happened: Any) -> None:
