@@ -355,6 +355,21 @@ async def test_sync_session_signs_both_in_and_out(
             await run(blocking.current_token)
 
 
+async def test_sync_session_takes_over_what_it_has_not_heard_of(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb
+) -> None:
+    """A renewal that the blocking session was not told of yet is enough: there is no second one."""
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        await service.current_token()
+        service._keeper.listeners = None
+        await service.refresh()
+        assert blocking.token != service.token
+        await anyio.to_thread.run_sync(blocking.refresh)
+        assert blocking.token == service.token
+    assert fake_koyeb.exchanges() == 1
+
+
 async def test_sync_session_ends_with_the_other(
     koyeb: str, koyeb_clock: FakeClock, fake_koyeb: FakeKoyeb
 ) -> None:
