@@ -116,10 +116,14 @@ async def test_flow_may_be_closed_by_another_task() -> None:
     """Whoever began a flow need not end it; catches a cancel scope around a yield."""
     stage = Stage(AGES["hard"])
     flow = stage.session.auth.async_auth_flow(request_for(stage))
+
+    async def close() -> None:
+        await flow.aclose()
+
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(async_advance, flow)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(flow.aclose)
+        tasks.start_soon(close)
     assert await async_advance(flow) is None
     await check(stage, exchanges=1)
 
