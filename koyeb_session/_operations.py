@@ -36,7 +36,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _MESSAGE_LIMIT: Final = 500
-
 _HEADERS: Final = (
     ("Accept", "application/json"),
     ("Accept-Encoding", "identity"),
@@ -95,10 +94,13 @@ class Operation(Generic[T_co]):
         if not 200 <= reply.status < 300:
             return self._error(reply, wall)
         result = reply.body if isinstance(reply.body, WireError) else self.read(reply.body)
+        if isinstance(result, Token):
+            now = service_time(reply.headers.get("date"), wall)
+            if result.expires_at is None or result.expires_at.timestamp() > now:
+                return minted_at(result, now)  # type: ignore[return-value]
+            result = WireError("the token that the service handed out has expired")
         if isinstance(result, WireError):
             return WireError(f"{self.name}: {result.message}")
-        if isinstance(result, Token):
-            return minted_at(result, service_time(reply.headers.get("date"), wall))  # type: ignore[return-value]
         return result
 
     def _error(self, reply: Reply, wall: float) -> ApiError:

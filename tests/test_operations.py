@@ -478,3 +478,16 @@ def test_operations_are_frozen() -> None:
     operation = operations.refresh(TOKEN)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         operation.name = "other"  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue] - on purpose
+
+
+@pytest.mark.parametrize(("wall", "good"), [(1_899_999_999.0, True), (1_900_000_000.0, False)])
+def test_token_is_refused_when_it_has_expired_on_arrival(wall: float, good: bool) -> None:  # noqa: FBT001
+    """A token has to have a life before it, be it of a moment."""
+    body = b'{"token": {"id": "t", "expires_at": "2030-03-17T17:46:40Z"}}'
+    outcome = operations.new_session(Token("old")).outcome(Reply(200, {}, body), wall)
+    if good:
+        assert outcome == Token("t", expires_at=datetime.fromtimestamp(1_900_000_000, UTC))
+    else:
+        assert isinstance(outcome, WireError)
+        text = "new_session: the token that the service handed out has expired"
+        assert outcome.message == text

@@ -402,6 +402,16 @@ def test_an_operation_gives_up_when_its_own_timeout_is_over(
         session.login(ME, PASSWORD, timeout=0.02)
 
 
+def test_another_session_whose_token_has_expired_is_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An expired token is no reply, also where this client does not go on with it."""
+    session = connect(token=fake.issue_token())
+    fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
+    with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
+        session.new_session()
+
+
 # The token
 
 

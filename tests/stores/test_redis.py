@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Generator
 from datetime import timedelta
@@ -26,6 +27,9 @@ def store_on(server: RedisServer) -> Generator[RedisTokenStore]:
     """Make a store with a client of its own."""
     with redis_client(server.port) as client:
         yield RedisTokenStore(client, key=KEY)
+        for thread in threading.enumerate():  # one may still give the lock back
+            if thread.name == "koyeb-session":
+                thread.join(10)
 
 
 def restart(server: RedisServer) -> None:
