@@ -127,7 +127,7 @@ def test_session_survives_kills(
                 killed = time.monotonic()
                 assert store.load() is not None
                 while fake.exchanges() == before:
-                    assert time.monotonic() - killed < LEASE + 5, "a dead process holds the lock"
+                    assert time.monotonic() - killed < LEASE + 30, "a dead process holds the lock"
                     time.sleep(0.005)
         with SessionClient(**arguments(options, asynchronous=False)) as last:
             assert last.http.get("/v1/apps").status_code == 200
