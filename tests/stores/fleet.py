@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ def arguments(options: dict[str, Any], *, asynchronous: bool) -> dict[str, Any]:
         "refresh_policy": WITHOUT_JITTER,
         "store": store_of(options, asynchronous=asynchronous),
     }
+
+
+@contextlib.contextmanager
+def opened(options: dict[str, Any]) -> Generator[tuple[SessionClient, Any]]:
+    """Open a session of the parent's own, with its store; close the store's client after it."""
+    given = arguments(options, asynchronous=False)
+    with SessionClient(**given) as session:
+        yield session, given["store"]
+    if "redis" in options:
+        given["store"]._client.close()
 
 
 def tell(line: str) -> None:

@@ -18,7 +18,7 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 from .conftest import SOAK, FleetClock, RedisServer, Worker
-from .fleet import arguments, store_of
+from .fleet import opened
 
 PROCESSES = 8
 EXPIRIES = 10
@@ -47,7 +47,7 @@ def cross_expiries(clock: FleetClock, options: dict[str, Any]) -> None:
     fake = FakeKoyeb(clock=clock, token_lifetime=LIFETIME)
     with fake.serve() as url:
         options |= {"url": url, "clock": str(clock.path)}
-        with SessionClient(**arguments(options, asynchronous=False)) as first:
+        with opened(options) as (first, _):
             first.login("me@example.com", "correct horse")
         with processes(options) as fleet:
             for _ in range(EXPIRIES):
@@ -112,24 +112,25 @@ def test_session_survives_kills(
     chance = random.Random(4)  # noqa: S311 - which one to kill, and when
     with fake.serve() as url:
         options["url"] = url
-        with SessionClient(**arguments(options, asynchronous=False)) as first:
+        with opened(options) as (first, store):
             first.login("me@example.com", "correct horse")
-        store = store_of(options, asynchronous=False)
-        with processes(options, 3) as fleet:
-            for worker in fleet:
-                assert worker.told() == "ready\n"
-            for _ in range(KILLS[where]):
-                before = fake.exchanges()
-                time.sleep(chance.random() / 50)  # somewhere in an exchange or a save
-                victim = chance.randrange(len(fleet))
-                fleet[victim].end()
-                fleet[victim] = Worker(options)
-                killed = time.monotonic()
-                assert store.load() is not None
-                while fake.exchanges() == before:
-                    assert time.monotonic() - killed < LEASE + 30, "a dead process holds the lock"
-                    time.sleep(0.005)
-        with SessionClient(**arguments(options, asynchronous=False)) as last:
+            with processes(options, 3) as fleet:
+                for worker in fleet:
+                    assert worker.told() == "ready\n"
+                for _ in range(KILLS[where]):
+                    before = fake.exchanges()
+                    time.sleep(chance.random() / 50)  # somewhere in an exchange or a save
+                    victim = chance.randrange(len(fleet))
+                    fleet[victim].end()
+                    fleet[victim] = Worker(options)
+                    killed = time.monotonic()
+                    assert store.load() is not None
+                    while fake.exchanges() == before:
+                        assert time.monotonic() - killed < LEASE + 30, (
+                            "a dead process holds the lock"
+                        )
+                        time.sleep(0.005)
+        with opened(options) as (last, _):
             assert last.http.get("/v1/apps").status_code == 200
             last.refresh()
 
