@@ -22,6 +22,7 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
 # Those whose lowest versions are tested; the others' are the ones that they were made with.
 OLD_EXTRAS = ("cli-config", "file", "keyring", "redis")
+SPREAD = ("-m", "pytest", "--numprocesses", "logical", "--dist", "worksteal")
 WHEEL_ONLY = {"PYTHONSAFEPATH": "1"}  # keeps the checkout off sys.path
 # The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
 SDIST = {
@@ -156,9 +157,9 @@ def tests(session: nox.Session) -> None:
     session.install(wheel(), *group("tests"))
     if session.python == OWN:
         session.run("coverage", "erase")
-        session.run("coverage", "run", "-m", "pytest", *session.posargs, env=WHEEL_ONLY)
+        session.run("coverage", "run", *SPREAD, *session.posargs, env=WHEEL_ONLY)
     else:
-        session.run("pytest", *session.posargs, env=WHEEL_ONLY)
+        session.run("python", *SPREAD, *session.posargs, env=WHEEL_ONLY)
 
 
 @nox.session(requires=["build"])
@@ -180,7 +181,7 @@ def minimum(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(lowest), "utf-8")
     session.install(wheel(), *group("tests"), "--constraint", str(constraints))
-    session.run("pytest", *session.posargs, env=WHEEL_ONLY)
+    session.run("python", *SPREAD, *session.posargs, env=WHEEL_ONLY)
 
 
 @nox.session(requires=[f"tests-{OWN}"])

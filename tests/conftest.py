@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
+import hypothesis  # noqa: F401 - it looks for what would be frozen
 import pytest
 from blockbuster import blockbuster_ctx
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives until the end: many tests call it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
