@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
+import importlib
 from collections.abc import Iterator
 
-import hypothesis  # noqa: F401 - it looks for what would be frozen
 import pytest
 from blockbuster import blockbuster_ctx
 
 
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives until the end: many tests call it."""
+    importlib.import_module("hypothesis")  # it looks for what would be frozen
     gc.collect()
     gc.freeze()
 
