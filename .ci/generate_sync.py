@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -104,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     options = parser.parse_args(arguments)
+    if shutil.which(RUFF) is None:
+        parser.error(f"{RUFF} is missing; install pyproject.toml's dependency group `generate`")
     root: Path = options.root
     problems: list[str] = []
     made = generate(root, problems)

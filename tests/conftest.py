@@ -12,7 +12,9 @@ from blockbuster import blockbuster_ctx
 
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives until the end: many tests call it."""
-    importlib.import_module("hypothesis")  # it looks for what would be frozen
+    # First: at its import it asks the collector who refers to trio's random numbers, and what is
+    # frozen is not told.
+    importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
 

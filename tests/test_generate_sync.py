@@ -272,6 +272,20 @@ def test_generate_stops_when_source_is_broken(tree: Path, run: Run, content: byt
     assert snapshot(tree) == before
 
 
+def test_script_says_what_it_needs(
+    tree: Path,
+    run: Run,
+    generator: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without ruff beside its Python it says so, rather than that something is out of date."""
+    monkeypatch.setattr(generator, "RUFF", str(tree / "ruff"))
+    with pytest.raises(SystemExit, match="2"):
+        run("--check")
+    assert f"{tree / 'ruff'} is missing; install" in capsys.readouterr().err
+
+
 def test_script_checks_project_when_run_from_anywhere(tmp_path: Path) -> None:
     """The script finds the project beside itself, and the project is up to date."""
     command = [sys.executable, str(SCRIPT), "--check"]

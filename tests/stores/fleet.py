@@ -90,10 +90,12 @@ def arguments(options: dict[str, Any], *, asynchronous: bool) -> dict[str, Any]:
 def opened(options: dict[str, Any]) -> Generator[tuple[SessionClient, Any]]:
     """Open a session of the parent's own, with its store; close the store's client after it."""
     given = arguments(options, asynchronous=False)
-    with SessionClient(**given) as session:
-        yield session, given["store"]
-    if "redis" in options:
-        given["store"]._client.close()
+    try:
+        with SessionClient(**given) as session:
+            yield session, given["store"]
+    finally:
+        if "redis" in options:
+            given["store"]._client.close()
 
 
 def tell(line: str) -> None:
