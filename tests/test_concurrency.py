@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import httpcore
 import httpx
 import pytest
@@ -543,6 +544,21 @@ async def test_async_in_thread_calls_to_the_end() -> None:
         tasks.cancel_scope.cancel()
         go.set()
     assert done.is_set()
+
+
+@pytest.mark.parametrize("call", [twins.async_in_thread, twins.async_call_blocking])
+async def test_async_call_needs_none_of_the_threads_that_all_share(
+    call: Callable[..., Awaitable[int]],
+) -> None:
+    """Whoever waits for a renewal in such a thread must not keep the renewal from having one."""
+    shared = anyio.to_thread.current_default_thread_limiter()
+    waiting = [object() for _ in range(int(shared.total_tokens))]
+    for one in waiting:
+        shared.acquire_on_behalf_of_nowait(one)
+    with anyio.fail_after(PATIENCE):
+        assert await call(threading.get_ident) != threading.get_ident()
+    for one in waiting:
+        shared.release_on_behalf_of(one)
 
 
 def test_in_thread_calls_here() -> None:

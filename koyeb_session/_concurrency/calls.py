@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+import anyio
 import anyio.to_thread
 
 T = TypeVar("T")
@@ -34,7 +35,9 @@ async def async_call_blocking(function: Callable[[], Any]) -> Any:
     if _is_async(function):
         return await function()
     # In a tuple, as trio refuses threads that return a coroutine.
-    (result,) = await anyio.to_thread.run_sync(lambda: (function(),), abandon_on_cancel=True)
+    (result,) = await anyio.to_thread.run_sync(
+        lambda: (function(),), abandon_on_cancel=True, limiter=_no_queue()
+    )
     return await result if inspect.isawaitable(result) else result
 
 
@@ -43,12 +46,21 @@ call_blocking = call
 
 async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
     """Call what blocks for a moment in a worker thread, to its end: its effect is never lost."""
-    return await anyio.to_thread.run_sync(function, *args)
+    return await anyio.to_thread.run_sync(function, *args, limiter=_no_queue())
 
 
 def in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
     """Blocking twin: call it here."""
     return function(*args)
+
+
+def _no_queue() -> anyio.CapacityLimiter:
+    """
+    Let a thread be had at once.
+
+    The threads that all of the loop's work shares may be taken by those who wait for the renewal.
+    """
+    return anyio.CapacityLimiter(1)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
