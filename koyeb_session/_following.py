@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
-import anyio.to_thread
 
-from ._concurrency import AsyncFlight, async_place
+from ._concurrency import AsyncFlight, async_in_thread, async_place
 from ._errors import KoyebSessionError
 from ._snapshot import Obtained, Snapshot
 from ._sync.client import SessionClient
@@ -19,6 +18,7 @@ from ._sync.exchange import Exchange
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from contextlib import AbstractContextManager
+    from typing import Self
 
     from ._async.client import AsyncSessionClient
     from ._models import Clock, Token
@@ -51,44 +51,41 @@ async def beside(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
         await flight.join(_GRACE)
 
 
-@contextlib.asynccontextmanager
-async def following(
-    leader: AsyncSessionClient, session: SessionClient, clock: Clock
-) -> AsyncGenerator[SessionClient]:
-    """Make ``session`` another way to use ``leader``'s token, and close it after the block."""
-    exchange = _Following(leader, _sender(session), clock)
-    session._begin(exchange, clock, renew=True)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - made for this
-    state = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
+class FollowingClient(SessionClient):
+    """A blocking session that is another way to use the token of one in an event loop."""
 
-    def follow(token: Token | None) -> None:
+    __slots__ = ()
+
+    @contextlib.asynccontextmanager
+    async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
+        """Follow ``leader`` in this event loop; close after the block."""
+        clock = self._state.clock
+        self._begin(_Following(leader, self._sender, clock), clock, renew=True)
+        unfollow = leader.on_token_change(self._follow)
+        if leader.token is not None:
+            self._follow(leader.token)
+        try:
+            yield self
+        finally:
+            unfollow()
+            await async_in_thread(self.close)
+
+    def _follow(self, token: Token | None) -> None:
         if token is None:
-            state.clear()
+            self._state.clear()
         else:
-            state.commit(Obtained(token, minted=False))
-
-    unfollow = leader.on_token_change(follow)
-    if leader.token is not None:
-        follow(leader.token)
-    try:
-        yield session
-    finally:
-        unfollow()
-        await anyio.to_thread.run_sync(session.close)
-
-
-def _sender(session: SessionClient) -> Sender:
-    return session._sender  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
+            self._state.commit(Obtained(token, minted=False))
 
 
 class _Following(Exchange):
     """Has the session of the event loop renew, so that there is one exchange for both."""
 
-    __slots__ = ("_leader", "_store")
+    __slots__ = ("_keeper", "_store")
 
     def __init__(self, leader: AsyncSessionClient, sender: Sender, clock: Clock) -> None:
         self._store = _LeaderStore(leader)
         super().__init__(sender, None, self._store, clock)
-        self._leader = leader
+        self._keeper, _ = leader.auth.shared
 
     def renew(
         self,
@@ -106,12 +103,10 @@ class _Following(Exchange):
         return state.commit(Obtained(outcome.token, minted=False), fence)
 
     async def _newer_than(self, old: Snapshot | None, patient: bool, timeout: float) -> Any:  # noqa: FBT001 - handed over by position
-        leader = self._leader
-        keeper = leader._keeper  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
-        snapshot = keeper.state.snapshot
+        snapshot = self._keeper.state.snapshot
         if old is None or snapshot is None or snapshot.token.id != old.token.id:
-            return await keeper.current(settled=True)
-        return await keeper.renewed(snapshot, patient=patient, timeout=timeout)
+            return await self._keeper.current(settled=True)
+        return await self._keeper.renewed(snapshot, patient=patient, timeout=timeout)
 
 
 class _LeaderStore:

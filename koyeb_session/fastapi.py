@@ -2,7 +2,6 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of dependencies.
 
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Annotated, Any, Final, cast
@@ -121,8 +120,8 @@ class KoyebSessions:
                 clock=clock,
             )
 
-        def make_sync() -> SessionClient:
-            return SessionClient(
+        def make_sync() -> _following.FollowingClient:
+            return _following.FollowingClient(
                 base_url=base_url,
                 refresh_policy=refresh_policy,
                 retry_policy=retry_policy,
@@ -135,7 +134,6 @@ class KoyebSessions:
         make()  # for its checks
         self._make = make
         self._make_sync = make_sync
-        self._clock: Clock = clock or time
         self._running: tuple[AsyncSessionClient, SessionClient] | None = None
         self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
         self.ServiceSync: Any = Annotated[SessionClient, Depends(self.service_sync)]
@@ -159,7 +157,7 @@ class KoyebSessions:
             return
         async with (
             self._make() as service,
-            _following.following(service, self._make_sync(), self._clock) as service_sync,
+            self._make_sync().following(service) as service_sync,
             _following.beside(service.keep_current),
         ):
             self._running = service, service_sync
