@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpiredError
+from . import _outcomes as outcomes
+from ._sync import keeper as blocking
 
 try:
     import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] - untyped, and only looked for
@@ -14,6 +16,7 @@ except ImportError as _exc:
     raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from _exc
 
 if TYPE_CHECKING:
+    from . import Token
     from ._origins import Origins
     from ._state import SessionState
 
@@ -27,11 +30,18 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     """
     Have the official SDK send the session's token, whenever it makes a call.
 
-    A :class:`SessionClient` renews the token first if need be; with the SDK's async client that
-    blocks the event loop for the length of an exchange. An :class:`AsyncSessionClient` cannot be
-    awaited by the SDK's hook: it hands out its token as it is, so keep it current with
-    ``keep_current()`` in a task of its own. Either raises rather than send an expired token. The
-    SDK does not send a refused request again.
+    A :class:`SessionClient` renews the token first when it is due, also ahead of need; with the
+    SDK's async client that blocks the event loop for the length of an exchange. An
+    :class:`AsyncSessionClient` cannot be awaited by the SDK's hook, which is a plain function: it
+    hands out its token as it is, so keep it current with ``keep_current()`` in a task of its own.
+    Either raises rather than send an expired token.
+
+    The SDK does not send a refused call again. Where a renewal revokes the old token, calls that
+    are under way in other threads or tasks at that moment may be refused
+    (``UnauthorizedException``): make them again.
+
+    Only calls by ``configuration`` carry the token: ``koyeb.sandbox`` makes configurations of its
+    own, from an ``api_token``. With ``debug`` set, the SDK prints the headers of its calls.
 
     Args:
         session: Whose token to send.
@@ -53,11 +63,16 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     if not isinstance(session, SessionClient | AsyncSessionClient):
         message = f"session must be a session client, not {type(session).__name__}"
         raise TypeError(message)
-    origins: Origins = session._origins  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
+    keeper, origins = session.auth.shared
 
     def sign(configuration: Any) -> None:
         _check(origins, configuration)
-        token = session.current_token() if isinstance(session, SessionClient) else _held(session)
+        keeper.state.check_open()
+        if isinstance(keeper, blocking.TokenKeeper):
+            # Settled, as the SDK does not replay: a renewal beside the call may revoke its token.
+            token = outcomes.unwrap(keeper.current(settled=True)).token
+        else:
+            token = _held(keeper.state)
         configuration.api_key = {**configuration.api_key, _SCHEME: token.id}
 
     _check(origins, configuration)
@@ -67,10 +82,8 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     configuration.refresh_api_key_hook = sign
 
 
-def _held(session: AsyncSessionClient) -> Any:
+def _held(state: SessionState) -> Token:
     """Return the token as it is, unless it must not be sent."""
-    state: SessionState = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of the same package
-    state.check_open()
     if state.snapshot is None:
         raise NotSignedInError("not signed in: await login() or current_token() first")
     if state.usable is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import koyeb.api as sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
 import koyeb.api_async as async_sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
 import pytest
@@ -22,7 +23,7 @@ from koyeb_session import (
     SessionExpiredError,
 )
 from koyeb_session.koyeb_sdk import bind
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 ME = PasswordCredentials("me@example.com", "correct horse")
 NEARLY = timedelta(hours=23, minutes=59, seconds=30)
@@ -50,6 +51,56 @@ def test_sync_sdk_sends_current_token(
             koyeb_clock.advance(timedelta(days=2))
             assert apps.list_apps().count == 0
     assert fake_koyeb.exchanges() == 2
+    assert {request.status for request in fake_koyeb.requests} == {200}
+
+
+def test_sync_sdk_waits_for_renewal_ahead_of_need(
+    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """The SDK does not replay: a call does not go out with a token that is being exchanged."""
+    configuration: Any = sdk.Configuration(host=koyeb)
+    with SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session:
+        bind(session, configuration)
+        with sdk.ApiClient(configuration) as client:
+            for day in range(3):
+                old = session.current_token()
+                koyeb_clock.advance(timedelta(hours=20))
+                assert sdk.AppsApi(client).list_apps().count == 0
+                assert fake_koyeb.exchanges() == day + 1
+                assert session.token is not None
+                assert session.token != old
+                sent = fake_koyeb.requests[-1].headers["authorization"]
+                assert sent == f"Bearer {session.token.id}"
+            fake_koyeb.fail("refresh", Fault(status=503), times=9)
+            koyeb_clock.advance(timedelta(hours=20))
+            assert sdk.AppsApi(client).list_apps().count == 0
+
+
+async def test_async_sdk_carries_what_keep_current_renews(
+    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """Beside `keep_current()` a due token is renewed, and the SDK sends the new one."""
+    configuration: Any = async_sdk.Configuration(host=koyeb)
+    async with (
+        AsyncSessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        async_sdk.ApiClient(configuration) as client,
+    ):
+        bind(session, configuration)
+        old = await session.current_token()
+        koyeb_clock.advance(timedelta(hours=20))
+        renewed = anyio.Event()
+        session.on_token_change(lambda _: renewed.set())
+        async with anyio.create_task_group() as tasks:
+            assert (await async_sdk.AppsApi(client).list_apps()).count == 0
+            assert fake_koyeb.requests[-1].headers["authorization"] == f"Bearer {old.id}"
+            tasks.start_soon(session.keep_current)
+            with anyio.fail_after(5):
+                await renewed.wait()
+            assert (await async_sdk.AppsApi(client).list_apps()).count == 0
+            tasks.cancel_scope.cancel()
+        assert session.token is not None
+        assert session.token != old
+        assert fake_koyeb.requests[-1].headers["authorization"] == f"Bearer {session.token.id}"
     assert {request.status for request in fake_koyeb.requests} == {200}
 
 
