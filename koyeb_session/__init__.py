@@ -5,9 +5,9 @@ Sign in to Koyeb, and stay signed in.
 they have the same methods.
 """
 
-from ._async.auth import AsyncSessionAuth
-from ._async.client import AsyncSessionClient
-from ._async.stores import AsyncMemoryTokenStore, AsyncTokenStore
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._errors import (
     AccountLockedError,
     ApiError,
@@ -38,9 +38,37 @@ from ._models import (
     Token,
 )
 from ._policy import RefreshPolicy, RetryPolicy
-from ._sync.auth import SessionAuth
-from ._sync.client import SessionClient
-from ._sync.stores import MemoryTokenStore, TokenStore
+
+if TYPE_CHECKING:
+    from ._async.auth import AsyncSessionAuth
+    from ._async.client import AsyncSessionClient
+    from ._async.stores import AsyncMemoryTokenStore, AsyncTokenStore
+    from ._sync.auth import SessionAuth
+    from ._sync.client import SessionClient
+    from ._sync.stores import MemoryTokenStore, TokenStore
+else:
+    # Each half is imported when it is first asked for: hardly any program uses both.
+    _HALVES = {
+        "AsyncMemoryTokenStore": "._async.stores",
+        "AsyncSessionAuth": "._async.auth",
+        "AsyncSessionClient": "._async.client",
+        "AsyncTokenStore": "._async.stores",
+        "MemoryTokenStore": "._sync.stores",
+        "SessionAuth": "._sync.auth",
+        "SessionClient": "._sync.client",
+        "TokenStore": "._sync.stores",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _HALVES:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message, name=name, obj=import_module(__name__))
+        value = globals()[name] = getattr(import_module(_HALVES[name], __name__), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 
@@ -89,6 +117,6 @@ __all__ = [  # noqa: RUF022 - by role
     "__version__",
 ]
 
-for _public in map(globals().get, __all__):
+for _public in map(globals().get, __all__):  # the halves' classes say so themselves
     if isinstance(_public, type):
         _public.__module__ = __name__  # where users import it from, and what pickles say

@@ -28,6 +28,8 @@ class AsyncSessionAuth(AsyncAuthBase):
     No lock, cancel scope or task group is open across a ``yield``.
     """
 
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+
     _replayable: type = httpx.ByteStream
 
     def __init__(self, keeper: AsyncTokenKeeper, origins: Origins) -> None:

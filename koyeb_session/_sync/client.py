@@ -86,6 +86,8 @@ class SessionClient:
         TypeError: An argument is of the wrong type; the message names it.
     """
 
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+
     __slots__ = (
         "__weakref__",
         "_auth",

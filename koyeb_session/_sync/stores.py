@@ -38,6 +38,8 @@ class TokenStore(Protocol):
                         yield
     """
 
+    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
+
     def load(self) -> Token | None:
         """Return what was saved last with all its fields, `None` when there is nothing."""
         ...
@@ -82,6 +84,8 @@ class MemoryTokenStore:
 
     Several clients in one process that are given the same store share one session.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     def __init__(self) -> None:
         self._token: Token | None = None
