@@ -9,10 +9,12 @@ import gc
 import math
 import os
 import runpy
+import sys
 import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -327,6 +329,13 @@ def test_places_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "register_at_fork")
     copied = runpy.run_path(places.__file__)
     assert copied["place"]() is copied["place"]()
+
+
+def test_trio_runs_nothing_while_it_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread has begun to import it, as httpcore does: here it is not asked yet."""
+    for name in ("trio", "trio.lowlevel"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert not places.in_trio()
 
 
 # Pulses

@@ -29,8 +29,9 @@ if hasattr(os, "register_at_fork"):
 
 def in_trio() -> bool:
     """Tell whether trio runs this task."""
-    trio = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_task()
+    # Another thread may be importing it, for httpcore: then it runs nothing here.
+    in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
+    return in_trio_task is not None and in_trio_task()
 
 
 def async_place() -> object:
