@@ -1,43 +1,21 @@
-"""
-A total deadline for blocking I/O.
-
-httpx's timeouts are for one read each: a reply that drips in, byte by byte, never ends. Here each
-read and write may take only what is left of the deadline that its context has set.
-"""
+"""Blocking connections that keep a total deadline; imported with the first one, as httpcore is."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
-import time
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import httpcore
 import httpx
 
+from ._concurrency.deadlines import ends as _ends
+from ._concurrency.deadlines import left as _left
+from ._concurrency.tls import tls_context
+
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
-_ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
-_SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
-
-
-@contextlib.contextmanager
-def deadline(seconds: float) -> Generator[None]:
-    """
-    Bound each read and write of the block, on connections of :func:`http_transport`.
-
-    Looking up the host's name and each further address of it, and a TLS handshake that drips, are
-    bounded by the operating system and by httpcore for each step, not in total.
-    """
-    reset = _ends.set(min(_ends.get(), time.monotonic() + seconds))
-    try:
-        yield
-    finally:
-        _ends.reset(reset)
+__all__ = ["_ends", "http_transport", "tls_context"]
 
 
 def http_transport(proxy: str | None) -> httpx.HTTPTransport:
@@ -47,37 +25,6 @@ def http_transport(proxy: str | None) -> httpx.HTTPTransport:
     pool: Any = transport._pool  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     pool._network_backend = _Backend(pool._network_backend)  # noqa: SLF001
     return transport
-
-
-def read_raw(response: httpx.Response, limit: int) -> bytes:
-    """
-    Read a body as it comes; stop once there is more of it than ``limit`` bytes.
-
-    On a user's own connections the deadline is kept here, between reads.
-    """
-    raw = bytearray()
-    for chunk in response.iter_raw():
-        raw += chunk
-        if len(raw) > limit:
-            break
-        if time.monotonic() > _ends.get():
-            message = "the body took too long"
-            raise httpx.ReadTimeout(message)
-    return bytes(raw)
-
-
-@functools.cache
-def tls_context() -> ssl.SSLContext:
-    """Make the one TLS context of the process; reading the certificates takes 20 ms."""
-    return httpx.create_ssl_context()
-
-
-def _left(timeout: float | None) -> float | None:
-    ends = _ends.get()
-    if ends == math.inf:
-        return timeout
-    left = max(ends - time.monotonic(), _SHORTEST)
-    return left if timeout is None else min(timeout, left)
 
 
 class _Backend(httpcore.NetworkBackend):

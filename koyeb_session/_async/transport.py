@@ -7,7 +7,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .._concurrency import async_http_transport, async_place, atomic
+from .._concurrency import async_http_transport, async_place, async_tls_ready, atomic, prepare_tls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         self._place: object = None
         self._opened: dict[str | None, httpx.AsyncBaseTransport] = {}
         self.shut_down = False
+        if given is None:
+            prepare_tls()
 
     @property
     def opened(self) -> bool:
@@ -35,6 +37,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""
+        if self._given is None and not self._opened:
+            await async_tls_ready()
         return await self._transport(request.url).handle_async_request(request)
 
     async def aclose(self) -> None:

@@ -9,7 +9,6 @@ cancellation reaches, or to a thread. :data:`atomic` is the only lock; it is hel
 instructions, never across an await, a call to user code, or I/O.
 """
 
-from .._network import deadline, http_transport, read_raw
 from .calls import (
     async_call,
     async_call_blocking,
@@ -18,6 +17,7 @@ from .calls import (
     call_blocking,
     in_thread,
 )
+from .deadlines import deadline, read_raw
 from .flights import AsyncFlight, AsyncWork, Flight, Work
 from .http import (
     AsyncAuthBase,
@@ -27,8 +27,10 @@ from .http import (
     async_deadline,
     async_http_transport,
     async_read_raw,
+    http_transport,
 )
 from .places import async_place, atomic, place
+from .tls import async_tls_ready, prepare_tls, tls_ready
 from .waiting import AsyncLock, AsyncPulse, Lock, Pulse, async_sleep, sleep
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "async_place",
     "async_read_raw",
     "async_sleep",
+    "async_tls_ready",
     "atomic",
     "call",
     "call_blocking",
@@ -59,6 +62,8 @@ __all__ = [
     "http_transport",
     "in_thread",
     "place",
+    "prepare_tls",
     "read_raw",
     "sleep",
+    "tls_ready",
 ]

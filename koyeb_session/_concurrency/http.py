@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import anyio
 import httpx
 
-from .._network import tls_context
+from .tls import tls_context
 
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
 
-async_deadline = anyio.fail_after
+
+def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
+    """Raise `TimeoutError` when the block takes longer; its blocking twin is in ``deadlines``."""
+    return anyio.fail_after(seconds)
 
 
 def async_http_transport(proxy: str | None) -> httpx.AsyncBaseTransport:
-    """Make httpx's own transport; its blocking twin is in ``_network``."""
+    """Make httpx's own transport."""
     return httpx.AsyncHTTPTransport(verify=tls_context(), proxy=proxy)
+
+
+def http_transport(proxy: str | None) -> httpx.BaseTransport:
+    """Blocking twin, which keeps the deadline."""
+    from .._network import http_transport  # noqa: PLC0415 - imports httpcore, for its first use
+
+    return http_transport(proxy)
 
 
 async def async_read_raw(response: httpx.Response, limit: int) -> bytes:

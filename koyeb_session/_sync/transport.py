@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .._concurrency import atomic, http_transport, place
+from .._concurrency import atomic, http_transport, place, prepare_tls, tls_ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,8 @@ class Connections(httpx.BaseTransport):
         self._place: object = None
         self._opened: dict[str | None, httpx.BaseTransport] = {}
         self.shut_down = False
+        if given is None:
+            prepare_tls()
 
     @property
     def opened(self) -> bool:
@@ -37,6 +39,8 @@ class Connections(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""
+        if self._given is None and not self._opened:
+            tls_ready()
         return self._transport(request.url).handle_request(request)
 
     def close(self) -> None:

@@ -1,0 +1,80 @@
+"""The one TLS context of the process, and getting it ready ahead of need."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import httpx
+
+if TYPE_CHECKING:
+    import ssl
+
+_PAUSE: Final = 0.001
+"""Seconds between two looks at a thread that takes twenty times as long, once in a process."""
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Return the one TLS context of the process; reading the certificates takes 20 ms."""
+    _wait()
+    return _context()
+
+
+def prepare_tls() -> None:
+    """
+    Begin to read the certificates in a thread, once for the process.
+
+    OpenSSL lets other threads run meanwhile, and a new client has something to do until it needs
+    them: it imports what it connects with.
+    """
+    with contextlib.suppress(RuntimeError):  # no thread can be had: they are read when needed
+        _start()
+
+
+@functools.cache
+def _start() -> None:
+    # No daemon: the interpreter must not end while OpenSSL is at work.
+    thread = threading.Thread(target=_load, name="koyeb-session-tls")
+    thread.start()
+    _threads.append(thread)
+
+
+_threads: list[threading.Thread] = []
+
+
+def _load() -> None:
+    with contextlib.suppress(Exception):  # it is raised to whoever needs the context
+        _context()
+
+
+async def async_tls_ready() -> None:
+    """Wait for what :func:`prepare_tls` has begun, without keeping the event loop from others."""
+    import_module("httpcore")  # which the connection needs, too: the thread goes on meanwhile
+    while any(thread.is_alive() for thread in _threads):  # noqa: ASYNC110 - a thread is no event
+        await anyio.sleep(_PAUSE)
+
+
+def tls_ready() -> None:
+    """Blocking twin: import what the connection needs; :func:`tls_context` waits by itself."""
+    import_module("httpcore")
+
+
+def _wait() -> None:
+    for thread in _threads:
+        thread.join()
+
+
+@functools.cache
+def _context() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+if hasattr(os, "register_at_fork"):
+    # A fork in the middle would leave OpenSSL's locks held for ever in the child.
+    os.register_at_fork(before=_wait)
