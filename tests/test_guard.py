@@ -1,0 +1,236 @@
+"""What keeps the package fast, as counts that no machine changes: imports, locks, waits, memory."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from koyeb_session import AsyncSessionClient, SessionClient, Token
+from koyeb_session._concurrency import atomic
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+SYNC = """
+from koyeb_session import SessionClient
+with SessionClient(base_url={url!r}) as session:
+    session.login("me@example.com", "correct horse")
+"""
+ASYNC = """
+import asyncio
+from koyeb_session import AsyncSessionClient
+async def main():
+    async with AsyncSessionClient(base_url={url!r}) as session:
+        await session.login("me@example.com", "correct horse")
+asyncio.run(main())
+"""
+OURS = {"attr", "attrs", "koyeb_session"}
+ANYIO = {"anyio", "sniffio", "typing_extensions"}
+
+
+def loaded(program: str) -> set[str]:
+    """Run a program, and give the names of the modules that it ends with."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def foreign(names: set[str]) -> set[str]:
+    """Give the packages among them that are not the standard library's."""
+    started_with = {name.split(".")[0] for name in loaded("")}  # by .pth files, say
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - started_with
+
+
+def below(name: str, names: set[str]) -> set[str]:
+    """Give the modules of one package."""
+    return {it for it in names if f"{it}.".startswith(f"{name}.")}
+
+
+# Imports
+
+
+def test_import_of_the_root_brings_in_no_httpx() -> None:
+    """Errors, values and policies are there at once; who catches an error pays for no client."""
+    names = loaded("import koyeb_session; koyeb_session.ApiError")
+    assert foreign(names) <= OURS
+    assert len(below("koyeb_session", names)) <= 7
+    assert len(names - loaded("import httpx")) <= 30
+
+
+@pytest.mark.parametrize(
+    ("client", "other"), [("SessionClient", "_async"), ("AsyncSessionClient", "_sync")]
+)
+def test_import_of_a_client_brings_in_its_half(client: str, other: str) -> None:
+    """Nothing of the other half, of cattrs, of the connections, or of an event loop."""
+    names = loaded(f"from koyeb_session import {client}")
+    assert below(f"koyeb_session.{other}", names) == set()
+    bare = loaded("import httpx")  # with a few that it takes where it finds them
+    assert foreign(names - bare) <= OURS | ANYIO
+    assert below("httpcore", names) == set()
+    assert below("anyio._backends", names) == below("asyncio", names) == set()
+    assert len(below("koyeb_session", names)) <= 32
+    assert len(names - bare - below("anyio", names)) <= 64
+
+
+@pytest.mark.parametrize(("program", "other"), [(SYNC, "_async"), (ASYNC, "_sync")])
+def test_first_login_brings_in_what_httpx_does(program: str, other: str) -> None:
+    """A whole sign-in needs attrs and httpx; the blocking one no event loop's back end."""
+    with FakeKoyeb().serve() as url:
+        names = loaded(program.format(url=url))
+        bare = loaded(f"import httpx; httpx.Client().get({url!r})")
+    assert foreign(names - bare) <= OURS | ANYIO
+    assert below(f"koyeb_session.{other}", names) == set()
+    assert below("cattrs", names) == set()
+    assert len(below("koyeb_session", names)) <= 33
+    if program is SYNC:
+        assert below("anyio._backends", names) == set()
+        own = below("koyeb_session", names) | below("attr", names) | below("attrs", names)
+        assert len(names - bare - own) <= 10
+
+
+# The hot path
+
+
+class Counting:
+    """Stands for the lock of the process, and counts."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        self.taken += 1
+        atomic.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        atomic.release()
+
+
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    """Count how often the lock of the process is taken."""
+    counting = Counting()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("koyeb_session.") and getattr(module, "atomic", None) is atomic:
+            monkeypatch.setattr(module, "atomic", counting)
+    return counting
+
+
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine returns that never waits, without an event loop."""
+    with pytest.raises(StopIteration) as done:
+        coroutine.send(None)
+    return done.value.value
+
+
+async def step(flow: Any, response: httpx.Response | None = None) -> Any:
+    """Drive an asynchronous flow by one step; `None` at its end."""
+    try:
+        return await flow.asend(response)
+    except StopAsyncIteration:
+        return None
+
+
+def test_async_hook_on_a_fresh_token_waits_for_nothing(lock: Counting) -> None:
+    """No event loop runs here: whatever is awaited on the way would fail; no lock is taken."""
+    fake = FakeKoyeb()
+    session = AsyncSessionClient(transport=fake.transport, token=fake.issue_token())
+    assert lock.taken == 1  # the token's own
+    request = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
+    flow = session.auth.async_auth_flow(request)
+    assert at_once(step(flow)) is request
+    assert session.token is not None
+    assert request.headers["Authorization"] == f"Bearer {session.token.id}"
+    assert at_once(step(flow, httpx.Response(200, request=request))) is None
+    assert at_once(session.current_token()) is session.token
+    assert lock.taken == 1
+
+
+def test_sync_hook_on_a_fresh_token_takes_no_lock(lock: Counting) -> None:
+    """A whole request through httpx takes none; a sign-in takes one."""
+    fake = FakeKoyeb()
+    with SessionClient(transport=fake.transport) as session:
+        session.login("me@example.com", "correct horse")
+        signing_in = lock.taken
+        assert signing_in > 0
+        for _ in range(3):
+            assert session.http.get("/v1/apps").status_code == 200
+        session.current_token()
+        assert lock.taken == signing_in
+
+
+# Sessions for others
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Keep the garbage collector and the tracer to this test."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+    gc.enable()
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("client", [AsyncSessionClient, SessionClient])
+def test_a_session_for_another_token_is_small(client: type[Any]) -> None:
+    """A thousand are held in less than 1 KiB each, and make seven objects for the collector."""
+    fake = FakeKoyeb()
+    session = client(transport=fake.transport)
+    tokens = [fake.issue_token() for _ in range(1000)]
+    session.for_token(tokens[0])
+    gc.collect()
+    objects, (before, _) = len(gc.get_objects()), tracemalloc.get_traced_memory()
+    held = [session.for_token(token) for token in tokens]
+    after, _ = tracemalloc.get_traced_memory()
+    grown = len(gc.get_objects()) - objects
+    assert (after - before) / len(held) < 1024
+    assert grown / len(held) < 7.1
+
+
+# Stampedes
+
+
+async def test_an_async_stampede_makes_one_exchange() -> None:
+    """Three hundred requests meet an expiring token: one of them renews it for all."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    token = Token(fake.issue_token())
+    async with AsyncSessionClient(transport=fake.transport, clock=clock, token=token) as session:
+        clock.advance(timedelta(hours=24) - timedelta(seconds=10))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(300):
+                tasks.start_soon(session.http.get, "/v1/apps")
+    assert fake.exchanges() == 1
+    assert [it.status for it in fake.requests if it.operation != "refresh"] == [200] * 300
+
+
+def test_a_stampede_of_threads_makes_one_exchange() -> None:
+    """The same, from sixteen threads."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    with SessionClient(transport=fake.transport, clock=clock, token=fake.issue_token()) as session:
+        clock.advance(timedelta(hours=24) - timedelta(seconds=10))
+        with ThreadPoolExecutor(16) as threads:
+            replies = [threads.submit(session.http.get, "/v1/apps") for _ in range(160)]
+        assert {reply.result().status_code for reply in replies} == {200}
+    assert fake.exchanges() == 1
