@@ -199,3 +199,10 @@ def soak(session: nox.Session) -> None:
     session.run(
         "pytest", "tests/stores", *session.posargs, env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"}
     )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the checkout beside its peers; ``-- --quick``, ``-- hook cold`` for less."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)

@@ -1,0 +1,41 @@
+"""Measure: ``python -m tests.benchmarks [--quick] [TOPIC ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Final
+
+from . import report
+from .measure import Bench
+from .service import Service
+
+TOPICS: Final = ("cold", "imports", "warm", "hook", "tenants")
+RESULTS: Final = Path(__file__).with_name("results")
+
+
+def main() -> None:
+    """Measure what the command line asks for; a full run is written to the folder ``results``."""
+    parser = argparse.ArgumentParser(prog="nox -s bench --")
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {', '.join(TOPICS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing written")
+    given = parser.parse_args()
+    unknown = {*given.topics} - {*TOPICS}
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(TOPICS)}")
+    with Service() as service:
+        bench = Bench(service, quick=given.quick)
+        for topic in given.topics or TOPICS:
+            sys.stderr.write(f"{topic} …\n")
+            importlib.import_module(f"{__package__}.{topic}").measure(bench)
+    table = report.table(bench)
+    sys.stdout.write(table)
+    if not given.topics and not given.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "table.md").write_text(table, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

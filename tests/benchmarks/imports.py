@@ -1,0 +1,50 @@
+"""What an import costs, inside of a new process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from typing import Final
+
+from .measure import Bench, Comparison, Goal
+
+_ROUNDS: Final = 20
+_PROGRAM: Final = """
+from time import perf_counter
+begin = perf_counter()
+{}
+print(perf_counter() - begin)
+"""
+_STATEMENTS: Final = {
+    "import httpx": "import httpx",
+    "koyeb_session": "from koyeb_session import SessionClient",
+    "koyeb_session, async": "from koyeb_session import AsyncSessionClient",
+    "import httpx2": "import httpx2",
+    "httpx_auth": "from httpx_auth import OAuth2ClientCredentials",
+    "authlib": "from authlib.integrations.httpx_client import OAuth2Client",
+    "supabase-auth": "from supabase_auth import SyncGoTrueClient",
+    "openai": "from openai import OpenAI",
+    "koyeb-sdk": "from koyeb import api",
+    "koyeb-sdk, async": "from koyeb import api_async",
+}
+
+_SLOW: Final = {"openai", "koyeb-sdk", "koyeb-sdk, async"}
+
+
+def measure(bench: Bench) -> None:
+    """Import each of them, many times."""
+    contenders = {name: partial(_seconds, text) for name, text in _STATEMENTS.items()}
+    samples = bench.interleave(contenders, _ROUNDS, rare=_SLOW)
+    goals = [Goal("koyeb_session", 1.35)]
+    bench.add(Comparison("imports", "import alone", "s", "import httpx", samples, goals))
+
+
+def _seconds(statement: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _PROGRAM.format(statement)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(done.stdout)

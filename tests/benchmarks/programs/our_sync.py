@@ -1,0 +1,8 @@
+"""A first login with ``SessionClient``."""
+
+import sys
+
+from koyeb_session import SessionClient
+
+with SessionClient(base_url=sys.argv[1]) as session:
+    assert session.login("me@example.com", "correct horse").id
