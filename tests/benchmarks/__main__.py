@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from . import report
+from . import archive, chart, report
 from .measure import Bench
 from .service import Service
 
-TOPICS: Final = ("cold", "imports", "warm", "hook", "tenants")
+TOPICS: Final = (
+    *("cold", "imports", "construction", "warm", "hook"),
+    *("storm", "pool", "tenants", "portal", "fleet"),
+)
 RESULTS: Final = Path(__file__).with_name("results")
 
 
@@ -21,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="nox -s bench --")
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {', '.join(TOPICS)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing written")
+    parser.add_argument("--json", metavar="FILE", help="also keep all samples, for pyperf")
     given = parser.parse_args()
     unknown = {*given.topics} - {*TOPICS}
     if unknown:
@@ -32,9 +36,12 @@ def main() -> None:
             importlib.import_module(f"{__package__}.{topic}").measure(bench)
     table = report.table(bench)
     sys.stdout.write(table)
+    if given.json:
+        archive.save(bench, given.json)
     if not given.topics and not given.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "table.md").write_text(table, "utf-8")
+        chart.draw(bench.comparisons, RESULTS / "chart.svg")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from typing import Final
 
 from .measure import Bench, Comparison, Goal
+from .processes import printed
 
 _ROUNDS: Final = 20
 _PROGRAM: Final = """
@@ -41,10 +40,5 @@ def measure(bench: Bench) -> None:
 
 
 def _seconds(statement: str) -> float:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _PROGRAM.format(statement)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return float(done.stdout)
+    (seconds,) = printed(_PROGRAM.format(statement))
+    return seconds

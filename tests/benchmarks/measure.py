@@ -101,12 +101,14 @@ class Bench:
     Attributes:
         service: The service, in a process of its own.
         comparisons: What has been measured.
+        notes: What has been counted rather than timed, in Markdown.
         calibration: Seconds of one and the same loop, run once in each round of the whole run.
     """
 
     def __init__(self, service: Service, *, quick: bool) -> None:
         self.service = service
         self.comparisons: list[Comparison] = []
+        self.notes: list[str] = []
         self.calibration: list[float] = []
         self._quick = quick
 

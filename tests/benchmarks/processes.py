@@ -21,6 +21,14 @@ class Usage(NamedTuple):
     peak: float
 
 
+def printed(program: str) -> list[float]:
+    """Run a program in a new process, and return the numbers that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], check=True, capture_output=True, text=True
+    )
+    return [float(line) for line in done.stdout.splitlines()]
+
+
 class Launcher:
     """A small process that starts programs; see ``launch.py``."""
 

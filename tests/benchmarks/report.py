@@ -46,6 +46,11 @@ def amount(value: float, unit: str) -> str:
     return f"{value / size:.3g} {name}" if value / size < 1000 else f"{value / size:.0f} {name}"
 
 
+def times(ratio: float) -> str:
+    """Write a ratio."""
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"
+
+
 def verdict(comparison: Comparison, goal: Goal) -> str:
     """Say what the goal is, and whether it is met."""
     word = "met" if comparison.is_met(goal) else "**missed**"
@@ -66,6 +71,9 @@ def _pages(bench: Bench) -> Iterator[str]:
             yield f"\n### {comparison.title}\n"
             yield _rows(comparison)
             yield from (f"\n{note}" for note in comparison.notes)
+    if bench.notes:
+        yield "\n## counts\n"
+        yield from bench.notes
 
 
 def _rows(comparison: Comparison) -> str:
@@ -75,10 +83,10 @@ def _rows(comparison: Comparison) -> str:
     for name in comparison.samples:
         first, third = (amount(value, comparison.unit) for value in comparison.spread(name))
         label = f"**{name}**" if name.startswith(OURS) else name
-        against = f"{comparison.ratio(name, peer):.2f}x" if peer else ""
+        against = f"{times(comparison.ratio(name, peer))}" if peer else ""
         goal = verdict(comparison, goals[name]) if name in goals else ""
         rows.append(
             f"| {label} | {amount(comparison.median(name), comparison.unit)} | {first} to {third} "
-            f"| {comparison.ratio(name, comparison.yardstick):.2f}x | {against} | {goal} |"
+            f"| {times(comparison.ratio(name, comparison.yardstick))} | {against} | {goal} |"
         )
     return "\n".join(rows)

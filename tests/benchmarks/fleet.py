@@ -1,0 +1,133 @@
+"""A fleet that shares one session on Redis: what an expiry costs the service and the Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from koyeb_session import AsyncSessionClient
+from koyeb_session.stores import AsyncRedisTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+from .measure import Bench
+from .service import EMAIL, PASSWORD
+
+_MEMBERS: Final = 50
+_EXPIRIES: Final = 5
+_REQUESTS: Final = 20
+_DAY: Final = timedelta(hours=24)
+_HARD: Final = timedelta(seconds=30)
+_SOFT: Final = timedelta(hours=6)
+_SHORT: Final = 0.01  # seconds
+_PATIENCE: Final = 10.0  # seconds
+_INFO: Final = {"cmdstat_info", "cmdstat_config|resetstat"}
+
+
+def measure(bench: Bench) -> None:
+    """Let a fleet meet expiries, and count."""
+    if shutil.which("redis-server") is None:
+        bench.notes.append("No `redis-server` here: the fleet was not counted.")
+        return
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        command = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "")
+        server = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            _wait(port)
+            bench.notes.extend(asyncio.run(_count(port)))
+        finally:
+            server.terminate()
+            server.wait()
+
+
+async def _count(port: int) -> list[str]:
+    clock = FakeClock(datetime.now(UTC))
+    fake = FakeKoyeb(clock=clock)
+    redis = Redis(port=port)
+    store = AsyncRedisTokenStore(redis, key="fleet")
+    members = [
+        AsyncSessionClient(
+            transport=fake.transport, clock=clock, store=AsyncRedisTokenStore(redis, key="fleet")
+        )
+        for _ in range(_MEMBERS)
+    ]
+
+    async def work() -> None:
+        requests = [each.http.get("/v1/apps") for each in members for _ in range(_REQUESTS)]
+        for reply in await asyncio.gather(*requests):
+            assert reply.status_code == 200
+
+    async def grow_old(left: timedelta) -> None:
+        token = await store.load()
+        assert token is not None
+        assert token.expires_at is not None
+        clock.advance(token.expires_at.timestamp() - left.total_seconds() - clock.time())
+        await work()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})  # the renewals
+        await work()
+
+    await members[0].login(EMAIL, PASSWORD)
+    lines = [
+        (
+            f"A fleet of {_MEMBERS} members on one Redis, {_REQUESTS} requests each at a time, "
+            f"a token of {_DAY.total_seconds() / 3600:.0f} hours:\n"
+        ),
+        await _phase(redis, fake, "the members' first look at the store", work, 1),
+        await _phase(redis, fake, "requests while it is fresh", work, 1),
+    ]
+    for what, left in (("the hard window", _HARD), ("the soft window", _SOFT)):
+
+        async def expiries(left: timedelta = left) -> None:
+            for _ in range(_EXPIRIES):
+                await grow_old(left)
+
+        lines.append(await _phase(redis, fake, f"an expiry met in {what}", expiries, _EXPIRIES))
+    for each in members:
+        await each.aclose()
+    await redis.aclose()
+    return lines
+
+
+def _wait(port: int) -> None:
+    """Wait until it listens."""
+    ends = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            assert time.monotonic() < ends, "redis-server does not start"
+            time.sleep(_SHORT)
+        else:
+            return
+
+
+async def _phase(
+    redis: Any, fake: FakeKoyeb, title: str, work: Callable[[], Awaitable[None]], per: int
+) -> str:
+    exchanges, begin = fake.exchanges(), time.perf_counter()
+    await redis.config_resetstat()
+    await work()
+    stats: dict[str, Any] = await redis.info("commandstats")
+    calls = {
+        name.removeprefix("cmdstat_"): stat["calls"] / per
+        for name, stat in sorted(stats.items())
+        if name not in _INFO
+    }
+    scripts = calls.pop("eval", 0) + calls.pop("evalsha", 0)
+    calls.pop("hello", None)
+    listed = ", ".join(f"{count:g} {name}" for name, count in calls.items()) or "none"
+    seconds = (time.perf_counter() - begin) / per
+    return (
+        f"- {title}: {(fake.exchanges() - exchanges) / per:g} exchanges; {scripts:g} scripts sent "
+        f"to Redis (what they ran: {listed}); {seconds * 1e3:.0f} ms."
+    )
