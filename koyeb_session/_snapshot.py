@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SHORTEST_SLEEP: Final = 0.05
 LONGEST_SLEEP: Final = 60.0
 """Seconds; after a suspend the clocks are looked at again this soon."""
+SOONEST_SAVE: Final = 5.0
+"""Seconds from a save that failed to the next one."""
 
 
 class Phase(enum.IntEnum):
@@ -30,13 +32,14 @@ class Phase(enum.IntEnum):
     """Do not use it."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False, on_setattr=attrs.setters.frozen)
 class Snapshot:
     """
     What a session knows at one moment; its identity says whether the session has moved on.
 
     The times are ages in seconds since ``wall`` and ``mono``. The age is the larger one of what the
-    two clocks say: one of them stands still in suspend, the other one may be set.
+    two clocks say: one of them stands still in suspend, the other one may be set. Only ``look``
+    ever changes.
     """
 
     token: Token
@@ -47,6 +50,11 @@ class Snapshot:
     expiry: float
     floor: float
     renewable: bool
+    look: float = attrs.field(init=False, on_setattr=attrs.setters.NO_OP)
+    """Until this age a request has nothing to do but use the token; never after ``soft``."""
+
+    def __attrs_post_init__(self) -> None:
+        self.look = self.soft
 
     def age(self, clock: Clock) -> float:
         """Tell how many seconds this has been held."""
@@ -60,6 +68,15 @@ class Snapshot:
         if age < self.hard:
             return Phase.SOFT
         return Phase.HARD if age < self.expiry else Phase.EXPIRED
+
+    def look_again(self, clock: Clock) -> None:
+        """Have a request look again before long, and after twice as long each time."""
+        age = self.age(clock)
+        self.look = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
+
+    def is_looked_at(self, clock: Clock) -> bool:
+        """Tell whether a request is to look for more than whether the token is to be renewed."""
+        return self.look < self.soft and self.age(clock) >= self.look
 
 
 class Obtained(NamedTuple):

@@ -34,6 +34,7 @@ class SessionState:
     """
 
     __slots__ = (
+        "_missed",
         "_policy",
         "_refused",
         "_renew",
@@ -47,6 +48,7 @@ class SessionState:
     )
 
     def __init__(self, policy: RefreshPolicy, clock: Clock, *, renew: bool = True) -> None:
+        self._missed: Snapshot | None = None
         self._policy = policy
         self._renew = renew
         self._refused: Snapshot | None = None
@@ -134,6 +136,21 @@ class SessionState:
             self.fence += 1
             self._swap(None)
         return old
+
+    def missed(self, snapshot: Snapshot | None) -> None:
+        """Note what the store could not be told of, so that a later request has it told."""
+        self._missed = snapshot
+        if snapshot is not None:
+            snapshot.look_again(self.clock)
+
+    def take_missed(self) -> Snapshot | None:
+        """Return what the store is still to be told of, once, if it is the session's token."""
+        missed, self._missed = self._missed, None
+        held = self.snapshot  # another one of the same token once the session is closed
+        if missed is None or held is None or held.token is not missed.token:
+            return None
+        held.look = held.soft
+        return held
 
     def failed(self, error: KoyebSessionError) -> None:
         """Note that a renewal has failed, so that the next one waits."""

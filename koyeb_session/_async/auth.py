@@ -57,7 +57,7 @@ class AsyncSessionAuth(AsyncAuthBase):
         state = self._state
         can_replay = isinstance(request.stream, self._replayable)
         signed = state.snapshot
-        if signed is None or signed.age(state.clock) >= signed.soft:
+        if signed is None or signed.age(state.clock) >= signed.look:
             state.check_open()
             signed = unwrap(await self._keeper.current(settled=not can_replay))
         request.headers["Authorization"] = f"Bearer {signed.token.id}"

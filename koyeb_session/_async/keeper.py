@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .exchange import AsyncExchange
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
+_Problem: TypeAlias = KoyebSessionError | None
 
 
 class AsyncTokenKeeper:
@@ -38,7 +39,7 @@ class AsyncTokenKeeper:
         self._exchange = exchange
         self._flight: AsyncFlight[Outcome] | None = None
         self._pulse: AsyncPulse | None = None
-        self._settling: tuple[AsyncFlight[KoyebSessionError | None], ...] = ()
+        self._settling: tuple[AsyncFlight[_Problem], ...] = ()
         self._timeout = timeout
         self.listeners: AsyncListeners | None = None
         self.state: SessionState = state
@@ -58,6 +59,8 @@ class AsyncTokenKeeper:
             old = state.snapshot
             match state.verdict:
                 case Verdict.USE if old is not None:
+                    if old.is_looked_at(state.clock) and (late := self._late()) is not None:
+                        late.start()
                     return old
                 case Verdict.RENEW if old is not None and not settled:
                     flight, first = self._board(old)
@@ -75,8 +78,7 @@ class AsyncTokenKeeper:
         """
         Return what to replay a request with whose token was refused.
 
-        `None`: the refusal is the answer. That is so for a token that is not ours to renew, and for
-        one that was refused when it was new.
+        `None`: the refusal is the answer, as the token is not ours to renew, or was new.
         """
         state = self.state
         if state.snapshot is signed:
@@ -150,7 +152,7 @@ class AsyncTokenKeeper:
         if isinstance(outcome, Snapshot) or fence != self.state.fence:
             return held or SUPERSEDED
         if held is not None and (old is None or held.token is not old.token):
-            self._exchange.unsaved = held  # the deadline came after the exchange
+            self.state.missed(held)  # the deadline came after the exchange
             log.warning("the renewed token is kept in memory only: %s", outcome)
             return held
         self.state.failed(outcome)
@@ -164,20 +166,21 @@ class AsyncTokenKeeper:
         if outcome is SUPERSEDED and obtained.minted:
             await self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            await self._settle(partial(self._exchange.keep, self.state, outcome, self._timeout))
+            work = partial(self._exchange.keep, self.state, outcome, self._timeout)
+            await self._settle(work).lead()
         return outcome
 
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
         seconds = self._timeout if timeout is None else timeout
-        return await self._settle(partial(self._leave, old, seconds))
+        return await self._settle(partial(self._leave, old, seconds)).lead()
 
-    async def _settle(self, work: AsyncWork[KoyebSessionError | None]) -> KoyebSessionError | None:
-        """Do what a change of session entails; cancelling the caller does not cut it off."""
+    def _settle(self, work: AsyncWork[_Problem]) -> AsyncFlight[_Problem]:
+        """Return what does what a change of session entails; no caller owns it."""
         flight = AsyncFlight(work, self._tell)
         self._settling = (*(other for other in self._settling if other.alive), flight)
-        return await flight.lead()
+        return flight
 
     async def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
         problem: KoyebSessionError | None = None
@@ -213,13 +216,15 @@ class AsyncTokenKeeper:
             await pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
 
     async def catch_up(self) -> None:
-        """Save what the store could not be told of, if it is still the session's token."""
-        missed, self._exchange.unsaved = self._exchange.unsaved, None
-        snapshot = self.state.snapshot  # another one of the same token once the session is closed
-        if missed is not None and snapshot is not None and snapshot.token is missed.token:
-            await self._settle(
-                partial(self._exchange.keep, self.state, snapshot, self._timeout, late=True)
-            )
+        """Save what the store could not be told of."""
+        if (late := self._late()) is not None:
+            await late.lead()
+
+    def _late(self) -> AsyncFlight[_Problem] | None:
+        """Return what saves the token that the store missed."""
+        missed = self.state.take_missed()
+        keep = partial(self._exchange.keep, self.state, timeout=self._timeout, late=True)
+        return None if missed is None else self._settle(partial(keep, missed))
 
     async def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""

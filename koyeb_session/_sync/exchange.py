@@ -41,7 +41,7 @@ _REFUSED = (AuthenticationError, PermissionDeniedError, NotFoundError, EndpointG
 class Exchange:
     """Knows where tokens come from and go to, and nothing of who waits for them."""
 
-    __slots__ = ("_clock", "_credentials", "_sender", "store", "unsaved")
+    __slots__ = ("_clock", "_credentials", "_sender", "store")
 
     def __init__(
         self,
@@ -54,8 +54,6 @@ class Exchange:
         self._credentials = credentials
         self._clock = clock
         self.store: TokenStore = no_store if store is None else store
-        self.unsaved: Snapshot | None = None
-        """What the store could not be told of; the keeper tells it later."""
 
     @property
     def has_store(self) -> bool:
@@ -89,21 +87,22 @@ class Exchange:
                     state, old, fence, saved, patient=patient, timeout=timeout
                 )
                 if saved is None and isinstance(outcome, Snapshot):
-                    self.unsaved = outcome  # also if the deadline, or a killed loop, ends this
+                    state.missed(outcome)  # also if the deadline, or a killed loop, ends this
                     store.save(outcome.token)
-                    self.unsaved = None
+                    state.take_missed()
                 return outcome
         except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
             error = store_error("used", exc)
         if state.snapshot is not old:
-            self.unsaved = state.snapshot
+            state.missed(state.snapshot)
             log.warning("the renewed token is kept in memory only: %s", error)
             return state.snapshot or error
         if old is not None and old.phase(self._clock) < Phase.HARD and not patient:
             return error  # others may be renewing it behind the same lock, and there is time
         log.warning("the token is renewed without its store: %s", error)
         outcome = self._committed(state, old, fence, None, patient=patient, timeout=timeout)
-        self.unsaved = outcome if isinstance(outcome, Snapshot) else None
+        if isinstance(outcome, Snapshot):
+            state.missed(outcome)
         return outcome
 
     def _committed(
@@ -190,7 +189,7 @@ class Exchange:
                     if held is not None and held.token is snapshot.token and newer is None:
                         store.save(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-            self.unsaved = snapshot
+            state.missed(snapshot)
             log.warning("the new token is kept in memory only: %s", store_error("written", exc))
 
     def forget(self, old: Snapshot | None, timeout: float) -> KoyebSessionError | None:

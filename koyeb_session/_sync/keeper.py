@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .exchange import Exchange
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
+_Problem: TypeAlias = KoyebSessionError | None
 
 
 class TokenKeeper:
@@ -40,7 +41,7 @@ class TokenKeeper:
         self._exchange = exchange
         self._flight: Flight[Outcome] | None = None
         self._pulse: Pulse | None = None
-        self._settling: tuple[Flight[KoyebSessionError | None], ...] = ()
+        self._settling: tuple[Flight[_Problem], ...] = ()
         self._timeout = timeout
         self.listeners: Listeners | None = None
         self.state: SessionState = state
@@ -60,6 +61,8 @@ class TokenKeeper:
             old = state.snapshot
             match state.verdict:
                 case Verdict.USE if old is not None:
+                    if old.is_looked_at(state.clock) and (late := self._late()) is not None:
+                        late.start()
                     return old
                 case Verdict.RENEW if old is not None and not settled:
                     flight, first = self._board(old)
@@ -77,8 +80,7 @@ class TokenKeeper:
         """
         Return what to replay a request with whose token was refused.
 
-        `None`: the refusal is the answer. That is so for a token that is not ours to renew, and for
-        one that was refused when it was new.
+        `None`: the refusal is the answer, as the token is not ours to renew, or was new.
         """
         state = self.state
         if state.snapshot is signed:
@@ -150,7 +152,7 @@ class TokenKeeper:
         if isinstance(outcome, Snapshot) or fence != self.state.fence:
             return held or SUPERSEDED
         if held is not None and (old is None or held.token is not old.token):
-            self._exchange.unsaved = held  # the deadline came after the exchange
+            self.state.missed(held)  # the deadline came after the exchange
             log.warning("the renewed token is kept in memory only: %s", outcome)
             return held
         self.state.failed(outcome)
@@ -164,20 +166,21 @@ class TokenKeeper:
         if outcome is SUPERSEDED and obtained.minted:
             self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            self._settle(partial(self._exchange.keep, self.state, outcome, self._timeout))
+            work = partial(self._exchange.keep, self.state, outcome, self._timeout)
+            self._settle(work).lead()
         return outcome
 
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
         seconds = self._timeout if timeout is None else timeout
-        return self._settle(partial(self._leave, old, seconds))
+        return self._settle(partial(self._leave, old, seconds)).lead()
 
-    def _settle(self, work: Work[KoyebSessionError | None]) -> KoyebSessionError | None:
-        """Do what a change of session entails; cancelling the caller does not cut it off."""
+    def _settle(self, work: Work[_Problem]) -> Flight[_Problem]:
+        """Return what does what a change of session entails; no caller owns it."""
         flight = Flight(work, self._tell)
         self._settling = (*(other for other in self._settling if other.alive), flight)
-        return flight.lead()
+        return flight
 
     def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
         problem: KoyebSessionError | None = None
@@ -213,13 +216,15 @@ class TokenKeeper:
             pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
 
     def catch_up(self) -> None:
-        """Save what the store could not be told of, if it is still the session's token."""
-        missed, self._exchange.unsaved = self._exchange.unsaved, None
-        snapshot = self.state.snapshot  # another one of the same token once the session is closed
-        if missed is not None and snapshot is not None and snapshot.token is missed.token:
-            self._settle(
-                partial(self._exchange.keep, self.state, snapshot, self._timeout, late=True)
-            )
+        """Save what the store could not be told of."""
+        if (late := self._late()) is not None:
+            late.lead()
+
+    def _late(self) -> Flight[_Problem] | None:
+        """Return what saves the token that the store missed."""
+        missed = self.state.take_missed()
+        keep = partial(self._exchange.keep, self.state, timeout=self._timeout, late=True)
+        return None if missed is None else self._settle(partial(keep, missed))
 
     def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -1254,6 +1255,55 @@ async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_curre
         assert fake.exchanges() == 1
         await session.aclose()
         await job.result()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_a_save_that_failed_is_made_up_for_by_a_later_request(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    begins: bool,
+) -> None:
+    """A fleet must not find the revoked token for long: requests have the save tried again."""
+    store = BrokenStore("save")
+    session = connect(token=None if begins else fake.issue_token(), store=store)
+    begin = partial(session.login, ME, PASSWORD) if begins else session.refresh
+    token = await begin()
+
+    async def later(seconds: float) -> int:
+        clock.advance(seconds)
+        for _ in range(3):
+            assert (await session.http.get("/v1/apps")).status_code == 200
+            await async_idle()
+        return caplog.text.count("kept in memory only")
+
+    assert [await later(seconds) for seconds in (4, 2, 4, 4)] == [1, 2, 2, 3]
+    store.broken.clear()
+    await later(60)
+    assert store._token is token
+    await store.delete()
+    await later(60)
+    assert store._token is None  # there was nothing to make up for any more
+    assert fake.exchanges() == (0 if begins else 1)
+
+
+async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What the store missed is still to be made up for when the next exchange fails, too."""
+    store = BrokenStore("save", "lock")
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    fake.fail("refresh", Fault(status=500))
+    with pytest.raises(ServerError):
+        await session.refresh()
+    store.broken.clear()
+    clock.advance(6)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    await async_idle()
+    assert store._token is token
 
 
 async def test_a_save_that_failed_is_forgotten_with_the_session(

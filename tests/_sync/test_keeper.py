@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -1234,6 +1235,55 @@ def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
         assert fake.exchanges() == 1
         session.close()
         job.result()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_save_that_failed_is_made_up_for_by_a_later_request(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    begins: bool,
+) -> None:
+    """A fleet must not find the revoked token for long: requests have the save tried again."""
+    store = BrokenStore("save")
+    session = connect(token=None if begins else fake.issue_token(), store=store)
+    begin = partial(session.login, ME, PASSWORD) if begins else session.refresh
+    token = begin()
+
+    def later(seconds: float) -> int:
+        clock.advance(seconds)
+        for _ in range(3):
+            assert (session.http.get("/v1/apps")).status_code == 200
+            idle()
+        return caplog.text.count("kept in memory only")
+
+    assert [later(seconds) for seconds in (4, 2, 4, 4)] == [1, 2, 2, 3]
+    store.broken.clear()
+    later(60)
+    assert store._token is token
+    store.delete()
+    later(60)
+    assert store._token is None  # there was nothing to make up for any more
+    assert fake.exchanges() == (0 if begins else 1)
+
+
+def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What the store missed is still to be made up for when the next exchange fails, too."""
+    store = BrokenStore("save", "lock")
+    session = connect(token=fake.issue_token(), store=store)
+    token = session.refresh()
+    fake.fail("refresh", Fault(status=500))
+    with pytest.raises(ServerError):
+        session.refresh()
+    store.broken.clear()
+    clock.advance(6)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    idle()
+    assert store._token is token
 
 
 def test_a_save_that_failed_is_forgotten_with_the_session(
