@@ -295,6 +295,18 @@ def test_summary_says_who_and_for_how_long(  # noqa: PLR0917 - fixtures and a ta
 # Failures
 
 
+def test_nothing_is_missed_when_the_session_was_left(state: SessionState, clock: FakeClock) -> None:
+    """A sign-out amid a save that fails leaves nothing to save later, not even what was before."""
+    snapshot = state.commit(Obtained(Token("a"), minted=True))
+    assert isinstance(snapshot, Snapshot)
+    state.missed(snapshot)
+    state.missed(None)
+    assert state.take_missed() is None
+    state.missed(snapshot)
+    assert state.take_missed() is snapshot
+    assert state.take_missed() is None
+
+
 @pytest.mark.usefixtures("no_chance")
 def test_failure_is_a_warning_when_the_token_is_still_good(
     state: SessionState, clock: FakeClock, caplog: pytest.LogCaptureFixture
