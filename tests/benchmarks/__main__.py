@@ -36,12 +36,12 @@ def main() -> None:
             importlib.import_module(f"{__package__}.{topic}").measure(bench)
     table = report.table(bench)
     sys.stdout.write(table)
-    if given.json:
-        archive.save(bench, given.json)
     if not given.topics and not given.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "table.md").write_text(table, "utf-8")
         chart.draw(bench.comparisons, RESULTS / "chart.svg")
+    if given.json and bench.comparisons:
+        archive.save(bench, given.json)
 
 
 if __name__ == "__main__":

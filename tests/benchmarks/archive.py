@@ -18,7 +18,10 @@ def save(bench: Bench, path: str) -> None:
     for comparison in bench.comparisons:
         number = float if comparison.unit == "s" else int
         for name, samples in comparison.samples.items():
-            metadata = {"name": f"{comparison.title}: {name}", "unit": _UNITS[comparison.unit]}
+            metadata = {
+                "name": f"{comparison.topic}: {comparison.title}: {name}",
+                "unit": _UNITS[comparison.unit],
+            }
             run = _pyperf.Run([*map(number, samples.values())], metadata=metadata)
             benchmarks.append(_pyperf.Benchmark([run]))
     _pyperf.BenchmarkSuite(benchmarks).dump(path, replace=True)

@@ -109,7 +109,7 @@ class Bench:
         self.service = service
         self.comparisons: list[Comparison] = []
         self.notes: list[str] = []
-        self.calibration: list[float] = []
+        self.calibration = [_calibrate()]
         self._quick = quick
 
     def some(self, count: int, *, fewest: int = _FEWEST) -> int:
@@ -138,16 +138,19 @@ class Bench:
         """
         names = [*contenders]
         samples: dict[str, dict[int, T]] = {name: {} for name in names}
+        gc.collect()
+        gc.freeze()  # what was there before is nobody's cost; it makes the collections below short
         for number in range(-warmups, self.some(rounds)):
-            gc.collect()
             self.calibration.append(_calibrate())
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 if name in rare and number % _RARELY:
                     continue
+                gc.collect()  # the garbage of one contender is not the next one's to collect
                 sample = contenders[name]()
                 if number >= 0:
                     samples[name][number] = sample
+        gc.unfreeze()
         return samples
 
     def add(self, comparison: Comparison) -> None:

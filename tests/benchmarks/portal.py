@@ -43,5 +43,9 @@ def measure(bench: Bench) -> None:
                 "koyeb_session": partial(timed, here, _TIMES),
             }
             samples = bench.interleave(contenders, _ROUNDS)
-            bench.add(Comparison("portal", f"{title}, sync", "s", "blocking portal", samples))
+            bench.add(
+                Comparison(
+                    "portal", f"{title}, instead of a portal", "s", "blocking portal", samples
+                )
+            )
         portal.call(behind.aclose)
