@@ -202,6 +202,30 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def naive(session: nox.Session) -> None:
+    """Run the tests of the pitfalls on naive versions of the package; each has to fail."""
+    session.install("-e", ".", *group("tests"))
+    session.run("python", "-m", "tests.naive", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """
+    Run the tests of the engine on mutants of it, and fail if more than a tenth survive.
+
+    It takes an hour; arguments after ``--`` are names of mutants, or patterns of them.
+    """
+    session.install("-e", ".", *group("tests"), "mutmut>=3.8")
+    place = Path(session.create_tmp())
+    for name in (".ci", "koyeb_session", "tests", "pyproject.toml"):
+        copy = shutil.copytree if Path(name).is_dir() else shutil.copy
+        copy(name, place / name)
+    session.chdir(place)
+    session.run("mutmut", "run", *session.posargs)
+    session.run("python", "-m", "tests.mutation_scores")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the checkout beside its peers; ``-- --quick``, ``-- hook cold`` for less."""
     session.install("-e", ".", *group("bench"))

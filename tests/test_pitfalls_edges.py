@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import importlib.metadata
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -37,7 +39,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from .concurrency import PATIENCE, Background, arrived, async_arrived, async_idle, gather, until
+from .concurrency import PATIENCE, Background, arrived, async_arrived, async_idle, until
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
@@ -143,12 +145,18 @@ async def test_pitfall_03_a_cancelled_follower_disturbs_nobody(
         assert tokens == [session.token]
 
 
-async def test_pitfall_03_an_exchange_has_a_total_deadline(
-    fake: FakeKoyeb, arguments: dict[str, Any]
-) -> None:
+class Endless(httpx.AsyncBaseTransport):
+    """A service that keeps its connection busy for ever: no single read takes long."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Never answer."""
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+async def test_pitfall_03_an_exchange_has_a_total_deadline(arguments: dict[str, Any]) -> None:
     """Kills an exchange that is bounded for each read only: cancelled by all, it would run on."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
+    arguments["transport"] = Endless()
     async with AsyncSessionClient(**arguments, timeout=0.05) as session:
         with anyio.move_on_after(0) as scope:
             await session.refresh()
@@ -186,7 +194,10 @@ def test_pitfall_16_an_interrupted_listener_leaves_the_rest_to_the_next(
 
 
 def test_pitfall_18_one_client_works_in_one_loop_after_another(
-    fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    arguments: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Kills locks and events made once: in a second loop they raise, or wait for the first."""
     session = AsyncSessionClient(**arguments, store=AsyncMemoryTokenStore())
@@ -208,9 +219,11 @@ def test_pitfall_18_one_client_works_in_one_loop_after_another(
     asyncio.run(use())
     assert fake.exchanges() == len(heard) == 10
     assert {request.status for request in fake.requests} == {200}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     asyncio.run(session.aclose())
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # each loop leaves its connections
 def test_pitfall_18_connections_are_those_of_the_loop(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Kills a pool that is kept from a loop that has ended: its connections hang or raise."""
     with fake.serve() as url:
@@ -221,16 +234,13 @@ def test_pitfall_18_connections_are_those_of_the_loop(fake: FakeKoyeb, clock: Fa
         async def use() -> None:
             assert (await session.http.get("/v1/apps")).status_code == 200
             await session.refresh()
-            for connections in (session._connections, session._operating):
-                assert connections is not None
-                for transport in connections._opened.values():
-                    await transport.aclose()  # as who leaves a loop for good should; else it warns
 
         asyncio.run(use())
         asyncio.run(use())
         trio.run(use)
         asyncio.run(use())
         asyncio.run(session.aclose())
+        gc.collect()
     assert fake.exchanges() == 4
 
 
@@ -252,7 +262,9 @@ def test_pitfall_18_a_loop_that_dies_under_an_exchange_blocks_nobody(
         with anyio.fail_after(PATIENCE):
             return await session.refresh()
 
-    asyncio.run(die())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(die())
+    loop.close()  # unlike `asyncio.run`, this does not even cancel what is left
     token = asyncio.run(live()) if second == "asyncio" else trio.run(live)
     assert fake.live_tokens() == [token.id]
     asyncio.run(session.aclose())
@@ -354,15 +366,15 @@ def test_pitfall_20_threads_share_one_exchange(
     fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
 ) -> None:
     """Kills check-then-refresh without a lock: threads that start together exchange 32 times."""
-    barrier = threading.Barrier(32)
-    with SessionClient(**arguments) as session:
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with SessionClient(**arguments) as session, Background() as background:
         clock.advance(DAY - timedelta(seconds=1))
-
-        def work() -> int:
-            barrier.wait(PATIENCE)
-            return session.http.get("/v1/apps").status_code
-
-        assert gather(*[work] * 32) == [200] * 32
+        jobs = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(32)]
+        arrived(gate)
+        background.settled()
+        gate.open()
+        assert [job.result().status_code for job in jobs] == [200] * 32
     assert fake.exchanges() == 1
 
 
@@ -439,11 +451,9 @@ def test_pitfall_20_a_copy_is_refused(
 
 def test_pitfall_25_majors_are_capped_where_they_are_announced() -> None:
     """Kills open bounds: a fresh install breaks on the day of a new major version."""
-    requirements = importlib.metadata.requires("koyeb-session") if _installed() else None
-    if requirements is None:
-        pytest.skip("runs against the installed wheel")
-    wanted = [requirement for requirement in requirements if requirement.startswith("httpx")]
-    assert any("<1" in requirement for requirement in wanted)
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    (httpx,) = [need for need in pyproject["project"]["dependencies"] if "httpx" in need]
+    assert "<1" in httpx
 
 
 def test_pitfall_25_the_core_needs_no_extra() -> None:
@@ -456,11 +466,3 @@ def test_pitfall_25_the_core_needs_no_extra() -> None:
         "koyeb_session.SessionClient().close()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE * 4)
-
-
-def _installed() -> bool:
-    try:
-        importlib.metadata.distribution("koyeb-session")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

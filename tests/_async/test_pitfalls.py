@@ -74,8 +74,14 @@ async def test_pitfall_01_a_stampede_makes_one_exchange(
     """Kills ``if expired: await refresh()`` without a flight: 100 exchanges, and reuse detected."""
     session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=1))
-    responses = await async_gather(*[lambda: session.http.get("/v1/apps")] * 100)
-    assert [response.status_code for response in responses] == [200] * 100
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        jobs = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(100)]
+        await async_arrived(gate)
+        await background.settled()
+        gate.open()
+        assert [(await job.result()).status_code for job in jobs] == [200] * 100
     assert fake.exchanges() == count(fake, "refresh") == 1
     assert fake.live_tokens() == [held(session)]
 
@@ -493,7 +499,7 @@ async def test_pitfall_11_a_refresh_has_a_deadline_of_its_own(
 async def test_pitfall_11_a_saturated_pool_does_not_stop_a_refresh(
     url: str, fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Kills a refresh on the pool of the requests: with every connection busy it waits forever."""
+    """Kills a refresh on the pool of the requests: with every connection busy it waits for them."""
     session = connect(token=fake.issue_token(), base_url=url)
     limits = httpx.Limits(max_connections=1)
     gate = Gate()
@@ -502,11 +508,14 @@ async def test_pitfall_11_a_saturated_pool_does_not_stop_a_refresh(
         httpx.AsyncClient(base_url=url, auth=session.auth, limits=limits) as client,
         AsyncBackground() as background,
     ):
-        job = background.start(lambda: client.get("/v1/apps"))
+        jobs = [background.start(lambda: client.get("/v1/apps"))]
         await async_arrived(gate)
-        await session.refresh()
+        clock.advance(DAY - timedelta(seconds=30))
+        jobs.append(background.start(lambda: client.get("/v1/apps")))
+        await async_until(lambda: fake.exchanges() == 1)
+        assert not gate.is_open
         gate.open()
-        assert (await job.result()).status_code == 200
+        assert [(await job.result()).status_code for job in jobs] == [200] * 2
     assert fake.exchanges() == 1
 
 
@@ -913,10 +922,18 @@ async def test_pitfall_25_the_engine_does_not_care_where_tokens_come_from(
 ) -> None:
     """Kills a client that can renew by its own endpoints only: they are all gone one day."""
     fake = FakeKoyeb(withdrawn={"login", "refresh", "logout"}, clock=clock)
-    session = connect(transport=fake.transport, credentials=fake.issue_token)
+    given: list[str] = []
+
+    def provider() -> str:
+        given.append(fake.issue_token())
+        return given[-1]
+
+    session = connect(transport=fake.transport, credentials=provider)
     for _ in range(5):
         assert (await session.http.get("/v1/apps")).status_code == 200
+        assert held(session) == given[-1]
         clock.advance(DAY - timedelta(seconds=30))
+    assert len(given) == 5
     fake.revoke_all()
-    clock.advance(timedelta(hours=1))
     assert (await session.http.get("/v1/apps")).status_code == 200
+    assert len(given) == 6

@@ -1,0 +1,91 @@
+"""
+Runs the tests of the pitfalls on naive versions of the package: ``python -m tests.naive``.
+
+Fails if a naive version passes them all, or if a test fails on none: it would show nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from .versions import ROOT, VERSIONS, Naive
+
+NEEDED = (".ci", "koyeb_session", "tests", "pyproject.toml")
+TESTS = (
+    "tests/_async/test_pitfalls.py",
+    "tests/_sync/test_pitfalls.py",
+    "tests/test_pitfalls_edges.py",
+)
+# A test that hangs ends its process; the next ones run in another.
+BOUNDED = (
+    *("--timeout=10", "--timeout-method=thread", "--tb=no"),
+    *("--numprocesses=1", "--max-worker-restart=99"),
+)
+
+
+def defined() -> Iterator[str]:
+    """Name every test of a pitfall."""
+    for path in TESTS:
+        for name in re.findall(r"def (test_pitfall_\w+)", (ROOT / path).read_text("utf-8")):
+            yield f"{path}::{name}"
+
+
+def failed(naive: Naive) -> set[str]:
+    """Name the tests that fail on a naive version."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        make(naive, place)
+        chosen = " or ".join(f"pitfall_{number:02}" for number in naive.pitfalls)
+        report = place / "report.xml"
+        call = [sys.executable, "-m", "pytest", *BOUNDED, f"--junitxml={report}", "-k", chosen]
+        output = subprocess.run([*call, *TESTS], cwd=place, capture_output=True, check=False).stdout
+        if not report.exists():
+            sys.exit(f"{naive}\n{output.decode()}")
+        return set(failures(report))
+
+
+def make(naive: Naive, place: Path) -> None:
+    """Copy what the tests need, with the naive version in it, in both halves."""
+    for needed in NEEDED:
+        copy = shutil.copytree if (ROOT / needed).is_dir() else shutil.copy
+        copy(ROOT / needed, place / needed)
+    for edit in naive.edits:
+        path = place / edit.path
+        path.write_text(path.read_text("utf-8").replace(edit.old, edit.new), "utf-8")
+    generate = [sys.executable, ".ci/generate_sync.py"]
+    subprocess.run(generate, cwd=place, stdout=subprocess.DEVNULL, check=True)
+
+
+def failures(report: Path) -> Iterator[str]:
+    """Read which tests failed."""
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314 - pytest has just written it
+        if case.find("failure") is not None or case.find("error") is not None:
+            module = case.get("classname", "").replace(".", "/")
+            yield f"{module}.py::{case.get('name', '').partition('[')[0]}"
+
+
+def main(numbers: set[int]) -> None:
+    """Print which tests fail on each naive version; those of some pitfalls, or of all."""
+    versions = [naive for naive in VERSIONS if numbers & set(naive.pitfalls)]
+    unseen = {test for test in defined() if int(test.split("_pitfall_")[1][:2]) in numbers}
+    passed: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for naive, names in zip(versions, pool.map(failed, versions), strict=True):
+            print(naive, *sorted(names), sep="\n    ", flush=True)
+            unseen -= names
+            passed += [] if names else [str(naive)]
+    if passed or unseen:
+        sys.exit("\n".join(["", "Pass:", *passed, "", "Fail on none:", *sorted(unseen)]))
+    print(f"{len(versions)} naive versions fail, and each test of a pitfall fails on one of them.")
+
+
+main(set(map(int, sys.argv[1:])) or set(range(1, 26)))
