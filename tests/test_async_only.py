@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -91,6 +91,52 @@ async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
         assert session.token is not None
         go.set()
     assert await store.load() is session.token
+
+
+class Hanging(AsyncMemoryTokenStore):
+    """A store on a disk that does not answer."""
+
+    async def save(self, token: Token) -> None:
+        """Never return."""
+        await anyio.sleep_forever()
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncGenerator[None]:
+        await anyio.sleep_forever()
+        yield
+
+
+class Locked(Hanging):
+    """A store whose lock is never had."""
+
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        """Wait for ever."""
+        return self._held()
+
+
+async def test_a_login_does_not_wait_for_a_store_that_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The session goes on in memory when its timeout has passed; closing waits as long again."""
+    fake = FakeKoyeb()
+    async with AsyncSessionClient(
+        transport=fake.transport, store=Hanging(), timeout=0.05
+    ) as session:
+        token = await session.login(ME, PASSWORD)
+        assert session.token == token
+    wanted = "kept in memory only: the token store could not be written: TimeoutError"
+    assert wanted in caplog.text
+
+
+async def test_a_logout_tells_the_service_although_the_store_hangs() -> None:
+    """Half of the time is the store's, and the rest is the service's."""
+    fake = FakeKoyeb()
+    async with AsyncSessionClient(
+        transport=fake.transport, store=Locked(), token=fake.issue_token(), timeout=0.2
+    ) as session:
+        await session.logout()
+        assert session.token is None
+    assert fake.live_tokens() == []
 
 
 async def test_keep_current_ends_when_it_is_cancelled() -> None:

@@ -449,6 +449,16 @@ def test_back_off_is_sixty_times_as_long_when_the_service_refuses(
     assert failed(kind()).is_refusal is refused
 
 
+@pytest.mark.parametrize(("left", "wait"), [(200, 60), (100, 50), (3, 1.5), (1, 1), (0.1, 1)])
+def test_back_off_leaves_time_for_another_try_while_the_token_is_good(
+    left: float, wait: float
+) -> None:
+    """Half of what is left of the token is the longest wait, and a first one the shortest."""
+    last = attrs.evolve(failed(ServerError(status=500)), failures=20)
+    trouble = RefreshPolicy().trouble(ServerError(status=500), FakeClock(), 0, last=last, left=left)
+    assert trouble.wait == wait
+
+
 def test_back_off_is_short_when_the_end_of_a_session_was_an_outage() -> None:
     """An error that carries another one's `retryable` is treated like that one."""
     ended = SessionExpiredError()

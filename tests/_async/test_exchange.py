@@ -1,0 +1,242 @@
+"""The exchange: how long each step may take, and what is said when one fails."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    NotSignedInError,
+    PasswordCredentials,
+    RefreshPolicy,
+    ServerError,
+    SessionExpiredError,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+DAY = timedelta(hours=24)
+Connect = Callable[..., AsyncSessionClient]
+PASSWORDS = PasswordCredentials(ME, PASSWORD)
+
+
+def count(fake: FakeKoyeb, operation: str) -> int:
+    """Tell how many requests for an operation the service has received."""
+    return sum(request.operation == operation for request in fake.requests)
+
+
+class Stopwatch(httpx.AsyncBaseTransport):
+    """Notes how long each request may take."""
+
+    def __init__(self, fake: FakeKoyeb) -> None:
+        self._transport = fake.transport
+        self.allowed: list[float] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Pass a request on."""
+        self.allowed.append(request.extensions["timeout"]["read"])
+        return await self._transport.handle_async_request(request)
+
+
+class Full(AsyncMemoryTokenStore):
+    """A store that has no room for anything new while it is full."""
+
+    full = True
+
+    async def save(self, token: Token) -> None:
+        """Raise, or keep it."""
+        if self.full:
+            message = "no room"
+            raise OSError(message)
+        await super().save(token)
+
+
+# How long each step may take
+
+
+@pytest.mark.parametrize("operation", ["login", "refresh", "logout"])
+async def test_a_timeout_of_the_caller_is_that_of_each_operation(
+    fake: FakeKoyeb, connect: Connect, operation: str
+) -> None:
+    """The client's own timeout does not cut short what the caller gives a minute."""
+    stopwatch = Stopwatch(fake)
+    store = AsyncMemoryTokenStore()
+    session = connect(transport=stopwatch, credentials=PASSWORDS, store=store, timeout=5)
+    if operation != "login":
+        await session.login(ME, PASSWORD)
+        stopwatch.allowed.clear()
+    if operation == "logout":
+        await store.save(Token(fake.issue_token()))  # somebody else's: revoked as well
+        await session.logout(timeout=60)
+    else:
+        await session.refresh(timeout=60)
+    assert len(stopwatch.allowed) == (2 if operation == "logout" else 1)
+    assert all(55 < seconds <= 60 for seconds in stopwatch.allowed)
+
+
+async def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The token has life left, but nobody can use it: the renewal is worth a second attempt."""
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=401))
+    fake.fail("refresh", Fault(status=503))
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert count(fake, "refresh") == 2
+
+
+# Whose clock counts
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+async def test_a_sign_in_by_password_has_its_whole_life_before_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
+) -> None:
+    """The service has minted the token this moment, whatever our clock says."""
+    session = connect(credentials=PASSWORDS)
+    clock.step_wall(ahead)
+    await session.current_token()
+    snapshot = session._state.snapshot
+    assert snapshot is not None
+    assert snapshot.expiry == pytest.approx(DAY.total_seconds(), abs=2)
+
+
+async def test_a_token_from_a_callable_has_what_its_expiry_leaves(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It may have been minted long ago: its expiry is compared with our clock."""
+    token = fake.issue_token()
+    clock.advance(3600)
+    session = connect(credentials=lambda: token)
+    await session.current_token()
+    snapshot = session._state.snapshot
+    assert snapshot is not None
+    assert snapshot.expiry == DAY.total_seconds() - 3600
+
+
+# What is saved late
+
+
+async def test_a_late_save_replaces_the_token_before(clock: FakeClock, connect: Connect) -> None:
+    """What the store holds is older than what it missed."""
+    store = Full()
+    store.full = False
+    session = connect(store=store)
+    old = await session.login(ME, PASSWORD)
+    clock.advance(1)
+    store.full = True
+    new = await session.refresh()
+    assert await store.load() == old
+    store.full = False
+    await session.aclose()
+    assert await store.load() == new
+
+
+async def test_a_login_that_is_not_saved_is_told(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message says what is kept where, and what kind of error the store raised."""
+    session = connect(store=Full())
+    await session.login(ME, PASSWORD)
+    assert (
+        "the new token is kept in memory only: the token store could not be written: OSError"
+        in caplog.messages
+    )
+
+
+# What is raised, and logged
+
+
+async def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Who waited for a renewal of an expired token learns that it has expired, and why."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    clock.advance(DAY)
+    fake.fail("login", Fault(status=500))
+    with pytest.raises(SessionExpiredError) as caught:
+        await session.current_token()
+    assert isinstance(caught.value.__cause__, ServerError)
+
+
+async def test_signed_out_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
+    """After a logout there is one way back for a request."""
+    session = connect(token=fake.issue_token())
+    await session.logout()
+    with pytest.raises(NotSignedInError, match=r"^signed out: call login\(\)$"):
+        await session.http.get("/v1/apps")
+
+
+async def test_a_logout_is_logged_as_what_it_is(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is added where nothing went wrong."""
+    caplog.set_level(logging.INFO)
+    session = connect(token=fake.issue_token())
+    await session.logout()
+    assert "signed out" in caplog.messages
+
+
+async def test_passwords_that_were_changed_to_nonsense_are_named(connect: Connect) -> None:
+    """The cause of the error says what is wrong with them, without quoting them."""
+    credentials = PasswordCredentials(ME, PASSWORD)
+    session = connect(credentials=credentials)
+    object.__setattr__(credentials, "email", "")
+    with pytest.raises(SessionExpiredError, match=r"no usable token \(ValueError\)") as caught:
+        await session.current_token()
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+# How long the keeper sleeps
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "failures", "wanted"),
+    [(86_400, 0, [60.0] * 4), (60, 0, [30.0] * 4), (60, 1, [30.0, 4.0, 30.0, 30.0])],
+)
+async def test_keep_current_sleeps_until_there_is_something_to_do(
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    lifetime: float,
+    failures: int,
+    wanted: list[float],
+) -> None:
+    """Until a renewal is due, or may be tried again; a minute at most, for the clocks' sake."""
+    clock = FakeClock()
+    slept: list[float] = []
+
+    class Pulse:
+        """Sleeps by moving the clock."""
+
+        def beat(self) -> None:
+            """Do nothing."""
+
+        async def sleep(self, seconds: float) -> None:
+            """Note how long, and end the session after the last one."""
+            slept.append(seconds)
+            clock.advance(seconds)
+            if len(slept) == len(wanted):
+                session._state.close()
+
+    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=lifetime))
+    if failures:
+        fake.fail("refresh", Fault(status=500), times=failures)
+    session = connect(
+        transport=fake.transport,
+        clock=clock,
+        token=fake.issue_token(),
+        refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
+    )
+    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "AsyncPulse", Pulse)
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    await session.keep_current()
+    assert slept == wanted
