@@ -80,10 +80,11 @@ class Snapshot:
 
 
 class Obtained(NamedTuple):
-    """A token that was had, and whether the service minted it for us this moment."""
+    """A token that was had; whether the service minted it for us this moment; how, for the log."""
 
     token: Token
     minted: bool
+    how: str = "signed in with the credentials"
 
 
 @attrs.frozen

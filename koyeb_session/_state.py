@@ -116,8 +116,10 @@ class SessionState:
             The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the fence has
             moved.
         """
-        token, minted = obtained
-        snapshot = self._policy.snapshot(token, self.clock, minted=minted, renew=self._renew)
+        token = obtained.token
+        snapshot = self._policy.snapshot(
+            token, self.clock, minted=obtained.minted, renew=self._renew
+        )
         if snapshot.expiry <= 0:
             return WireError("the service handed out a token that has expired")
         with atomic:

@@ -123,8 +123,7 @@ class Exchange:
         if outcome is SUPERSEDED and saved is None:
             self.revoke(obtained.token)
         if isinstance(outcome, Snapshot):
-            how = "renewed" if saved is None else "taken over from the store"
-            log.info("token %s; it is good for %s", how, spell(outcome.expiry))
+            log.info("%s; the token is good for %s", obtained.how, spell(outcome.expiry))
         return outcome
 
     def saved(self, old: Snapshot | None) -> Obtained | None:
@@ -140,7 +139,7 @@ class Exchange:
         found = adopted(token, self._clock.time())
         if isinstance(found, Exception) or (old is not None and _is_earlier(found, old.token)):
             return None
-        return Obtained(found, minted=False)
+        return Obtained(found, minted=False, how="taken over from the store")
 
     def _newer(
         self, old: Snapshot | None, *, patient: bool, timeout: float
@@ -157,7 +156,7 @@ class Exchange:
                 operations.refresh(old.token), timeout=timeout, retry=patient
             )
             if isinstance(outcome, Token):
-                return Obtained(outcome, minted=True)
+                return Obtained(outcome, minted=True, how="renewed")
             if not isinstance(outcome, _REFUSED):
                 return outcome
             refused = outcome

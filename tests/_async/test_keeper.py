@@ -1516,22 +1516,26 @@ async def test_the_store_is_locked_over_the_whole_exchange(
 async def test_the_log_tells_of_a_bad_night(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Renewed, failed and when it is tried again, signed out: each is one line without a secret."""
+    """Renewed, failed and when it is tried again, signed in again, out: each is one line."""
     caplog.set_level(logging.INFO, "koyeb_session")
     policy = RefreshPolicy(jitter=0, backoff=60)
-    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    session = connect(token=fake.issue_token(), refresh_policy=policy, credentials=PASSWORDS)
     await session.refresh()
-    fake.fail("refresh", Fault(status=500), times=2)
+    fake.fail("refresh", Fault(status=500))
     with pytest.raises(ServerError):
         await session.refresh()
+    fake.revoke_all()
+    clock.advance(60)
+    assert (await session.http.get("/v1/apps")).status_code == 200
     await session.logout()
     messages = [record.getMessage() for record in caplog.records if record.name == "koyeb_session"]
-    renewed, failed, signed_out = messages
-    assert renewed == "token renewed; it is good for 1 d 0 h"
+    renewed, failed, signed_in, signed_out = messages
+    assert renewed == "renewed; the token is good for 1 d 0 h"
     assert failed.startswith("renewal failed: refresh: Internal Server Error (status 500)")
     assert "the token is good for 1 d 0 h; next try in" in failed
+    assert signed_in == "signed in with the credentials; the token is good for 1 d 0 h"
     assert signed_out == "signed out"
-    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO", "INFO"]
 
 
 async def test_the_log_tells_when_no_token_is_left(
