@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ def main() -> None:
     unknown = {*given.topics} - {*TOPICS}
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(TOPICS)}")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
     with Service() as service:
         bench = Bench(service, quick=given.quick)
         for topic in given.topics or TOPICS:
