@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -20,9 +21,13 @@ from koyeb_session import (
     ServerError,
     SessionClient,
     SessionExpiredError,
+    StoreError,
     Token,
+    TransportTimeoutError,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import PATIENCE, Background, arrived, until
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
@@ -47,6 +52,15 @@ class Stopwatch(httpx.BaseTransport):
         """Pass a request on."""
         self.allowed.append(request.extensions["timeout"]["read"])
         return self._transport.handle_request(request)
+
+
+class Away(MemoryTokenStore):
+    """A store that cannot be read."""
+
+    def load(self) -> Token | None:
+        """Raise."""
+        message = "no such host"
+        raise OSError(message)
 
 
 class Full(MemoryTokenStore):
@@ -85,6 +99,27 @@ def test_a_timeout_of_the_caller_is_that_of_each_operation(
     assert all(55 < seconds <= 60 for seconds in stopwatch.allowed)
 
 
+def test_a_timeout_of_the_caller_holds_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
+    """A store that is away takes nothing of it."""
+    stopwatch = Stopwatch(fake)
+    session = connect(transport=stopwatch, token=fake.issue_token(), store=Away(), timeout=5)
+    session.refresh(timeout=60)
+    assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
+
+
+def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The flight itself ends, so that the next one can be tried."""
+    session = connect(token=fake.issue_token(), timeout=0.05)
+    fake.fail("refresh", Fault(latency=PATIENCE), times=2)
+    clock.advance(DAY / 2)
+    session.current_token()
+    flight = session._keeper._flight
+    assert flight is not None
+    assert isinstance(flight.join(PATIENCE), TransportTimeoutError)
+
+
 def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -96,39 +131,82 @@ def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
     assert count(fake, "refresh") == 2
 
 
+def test_a_busy_service_is_asked_again_without_the_store(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that is away changes nothing about that, and is told of once."""
+    session = connect(token=fake.issue_token(), store=Away())
+    fake.fail("refresh", Fault(status=503))
+    session.refresh()
+    assert count(fake, "refresh") == 2
+    assert caplog.messages == [
+        "the token is renewed without its store: the token store could not be used: OSError"
+    ]
+
+
+def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
+    """What a renewal brings that its store did not guard is revoked all the same."""
+    session = connect(token=fake.issue_token(), store=Away())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)
+        leaving = background.start(session.logout)
+        until(lambda: session.token is None)
+        gate.open()
+        with pytest.raises(NotSignedInError):
+            renewal.result()
+        with contextlib.suppress(StoreError):
+            leaving.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
+
+
 # Whose clock counts
 
 
+def left(session: SessionClient) -> float:
+    """Tell how long the session's token is good for, in seconds from when it was had."""
+    snapshot = session._state.snapshot
+    assert snapshot is not None
+    return snapshot.expiry
+
+
 @pytest.mark.parametrize("ahead", [-3600, 3600])
-def test_a_sign_in_by_password_has_its_whole_life_before_it(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
+def test_what_the_service_mints_has_its_whole_life_before_it(
+    clock: FakeClock, connect: Connect, ahead: float
 ) -> None:
-    """The service has minted the token this moment, whatever our clock says."""
+    """By a refresh or by a password: it is new this moment, whatever our clock says."""
     session = connect(credentials=PASSWORDS)
     clock.step_wall(ahead)
     session.current_token()
-    snapshot = session._state.snapshot
-    assert snapshot is not None
-    assert snapshot.expiry == pytest.approx(DAY.total_seconds(), abs=2)
+    assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
+    session.refresh()
+    assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
 
 
-def test_a_token_from_a_callable_has_what_its_expiry_leaves(
+def test_what_others_have_minted_has_what_its_expiry_leaves(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """It may have been minted long ago: its expiry is compared with our clock."""
-    token = fake.issue_token()
+    """From a callable or from a store: it may be old, and its expiry is compared with our clock."""
+    token, store = fake.issue_token(), MemoryTokenStore()
     clock.advance(3600)
     session = connect(credentials=lambda: token)
     session.current_token()
-    snapshot = session._state.snapshot
-    assert snapshot is not None
-    assert snapshot.expiry == DAY.total_seconds() - 3600
+    assert left(session) == DAY.total_seconds() - 3600
+    store.save(Token(token))
+    session = connect(store=store)
+    session.current_token()
+    assert left(session) == DAY.total_seconds() - 3600
 
 
 # What is saved late
 
 
-def test_a_late_save_replaces_the_token_before(clock: FakeClock, connect: Connect) -> None:
+def test_a_late_save_replaces_the_token_before(
+    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
     """What the store holds is older than what it missed."""
     store = Full()
     store.full = False
@@ -138,6 +216,9 @@ def test_a_late_save_replaces_the_token_before(clock: FakeClock, connect: Connec
     store.full = True
     new = session.refresh()
     assert store.load() == old
+    assert caplog.messages == [
+        "the renewed token is kept in memory only: the token store could not be used: OSError"
+    ]
     store.full = False
     session.close()
     assert store.load() == new
@@ -168,6 +249,28 @@ def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(
     with pytest.raises(SessionExpiredError) as caught:
         session.current_token()
     assert isinstance(caught.value.__cause__, ServerError)
+
+
+def test_an_error_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
+    """Who never signed in, and whose session has ended, learn what is missing."""
+    wanted = r"^not signed in: call login\(\), or give token= or credentials=$"
+    with pytest.raises(NotSignedInError, match=wanted):
+        connect().current_token()
+    session = connect(token=fake.issue_token())
+    fake.revoke_all()
+    with pytest.raises(SessionExpiredError, match=r"^the session has ended: sign in again$"):
+        session.refresh()
+
+
+def test_a_token_from_the_store_is_logged_as_that(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator can tell an exchange from the adoption of somebody else's."""
+    caplog.set_level(logging.INFO)
+    store = MemoryTokenStore()
+    store.save(Token(fake.issue_token()))
+    connect(store=store).current_token()
+    assert "taken over from the store; the token is good for 1 d 0 h" in caplog.messages
 
 
 def test_signed_out_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
