@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Final, cast
 
@@ -24,32 +25,18 @@ from . import (
 try:
     from fastapi import Depends, FastAPI, Request, WebSocketException
     from fastapi.responses import Response
-    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from fastapi.security import HTTPAuthorizationCredentials
     from starlette.requests import HTTPConnection
 
-    from . import _problems
+    from . import _callers, _problems
 except ImportError as _exc:
     raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
 
 __all__ = ["KoyebSessions"]
 
 
-class _Bearer(HTTPBearer):
-    """Reads the caller's bearer, also of a WebSocket, whose browser cannot set headers."""
-
-    async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials | None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if not scheme and request.scope["type"] == "websocket":
-            offered = request.headers.get("sec-websocket-protocol", "").split(",")
-            scheme, token = [*map(str.strip, offered), "", ""][:2]
-        if scheme.lower() != "bearer" or not token.strip():
-            return None
-        return HTTPAuthorizationCredentials(scheme=scheme, credentials=token.strip())
-
-
-_BEARER: Final = _Bearer(
-    scheme_name="KoyebToken", description="A Koyeb session or API token", auto_error=False
-)
+_ANYWHERE: Final = cast("HTTPConnection", None)
+"""Stands for the request where a dependency is called outside of one."""
 
 
 class KoyebSessions:
@@ -105,7 +92,9 @@ class KoyebSessions:
         if not isinstance(allowed_origins, str) and isinstance(allowed_origins, Iterable):
             allowed_origins = tuple(allowed_origins)  # it is read once for each client
 
-        def make() -> AsyncSessionClient:
+        def make(
+            transport: httpx.AsyncBaseTransport | None = transport,
+        ) -> AsyncSessionClient:
             return AsyncSessionClient(
                 base_url=base_url,
                 token=token,
@@ -131,7 +120,9 @@ class KoyebSessions:
                 clock=clock,
             )
 
-        make()  # for its checks
+        # Checked at once; a transport of httpx's own would begin to read the certificates.
+        nowhere = None if http_client else httpx.AsyncBaseTransport()
+        self._origins = make(transport or nowhere).auth.shared[1]
         self._make = make
         self._make_sync = make_sync
         self._running: tuple[AsyncSessionClient, SessionClient] | None = None
@@ -172,16 +163,18 @@ class KoyebSessions:
             raise RuntimeError(message)
         return self._running
 
-    async def service(self) -> AsyncSessionClient:
+    async def service(self, connection: HTTPConnection = _ANYWHERE) -> AsyncSessionClient:
         """
         Give the service's own session; a dependency for ``async def`` endpoints.
 
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._sessions()[0]
+        session = self._sessions()[0]
+        _callers.note(connection, session)
+        return session
 
-    async def service_sync(self) -> SessionClient:
+    async def service_sync(self, connection: HTTPConnection = _ANYWHERE) -> SessionClient:
         """
         Give the same session for ``def`` endpoints, which FastAPI runs in threads.
 
@@ -190,12 +183,14 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._sessions()[1]
+        session, blocking = self._sessions()
+        _callers.note(connection, session)
+        return blocking
 
     async def caller(
         self,
         connection: HTTPConnection,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_callers.BEARER)],
     ) -> AsyncSessionClient:
         """
         Give a session for the caller's own bearer, on the service's connections.
@@ -210,28 +205,35 @@ class KoyebSessions:
             RuntimeError: ``lifespan`` is not running.
         """
         service = self._sessions()[0]
-        problem = "a bearer token is needed"
+        problem, challenge = "a bearer token is needed", _problems.CHALLENGE
         if bearer is not None:
             try:
-                return service.for_token(bearer.credentials)
+                session = service.for_token(bearer.credentials)
             except ValueError:
                 problem = "the bearer token is malformed or has expired"
+                challenge = _problems.INVALID
+            else:
+                _callers.note(connection, session, is_callers=True)
+                return session
         if connection.scope["type"] == "websocket":
             raise WebSocketException(_problems.POLICY_VIOLATION, problem)
-        invalid = {} if bearer is None else {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        raise _problems.Refused(
-            HTTPStatus.UNAUTHORIZED, problem, {**_problems.CHALLENGE, **invalid}
-        )
+        raise _problems.Refused(HTTPStatus.UNAUTHORIZED, problem, challenge)
 
     def add_exception_handlers(self, app: FastAPI) -> None:
         """
-        Have ``app`` answer this package's errors with problem details (RFC 9457), without secrets.
+        Have ``app`` answer errors about Koyeb with problem details (RFC 9457), without secrets.
 
-        401, with a challenge, when a sign-in or a token is refused, has expired or is missing; 400,
-        403, 404 and 429, with ``Retry-After``, as Koyeb said; 503 and 504 when Koyeb says so, or a
-        store fails, or there is no answer in time; 502 for all else. A WebSocket is closed with
-        1008 or 1011. A sub-application needs handlers of its own.
+        They are this package's errors, and those of `httpx` about the session's origins, as by
+        ``raise_for_status()``; other hosts' are left alone.
+
+        401, with a challenge, when the caller's token or sign-in is missing, refused or expired;
+        400, 403, 404, 409 and 429 as Koyeb said; 503 when Koyeb says so, a store fails or all
+        connections are taken; 504 when there is no answer in time; 502 for all else, the service's
+        own sign-in among it. ``Retry-After`` is handed on. A WebSocket is closed with 1008 or 1011.
+        What is 500 and above is a warning in the log. A sub-application needs handlers of its own.
         """
-        handler = cast("Callable[[Request, Exception], Awaitable[Response]]", _problems.answer)
+        answer = partial(_problems.answer, self._origins)
+        handler = cast("Callable[[Request, Exception], Awaitable[Response]]", answer)
         app.add_exception_handler(KoyebSessionError, handler)
         app.add_exception_handler(_problems.Refused, handler)
+        app.exception_handlers.setdefault(httpx.HTTPError, handler)

@@ -41,7 +41,7 @@ RANKS = (
     {"_operations", "_state", "_records", "_environment"},
     {"_files"},
     {"_async", "_sync"},
-    {"_following", "_problems"},
+    {"_following", "_callers", "_problems"},
     {"__init__"},
 )
 HALVES = {"_async", "_sync"}
