@@ -52,13 +52,15 @@ class KoyebSessions:
             app = FastAPI(lifespan=sessions.lifespan)
             sessions.add_exception_handlers(app)
 
+            Service = Annotated[AsyncSessionClient, Depends(sessions.service)]
+
 
             @app.get("/apps")
-            async def apps(session: sessions.Service) -> Any:
-                return (await session.http.get("/v1/apps")).json()
+            async def apps(session: Service) -> Any:
+                return (await session.http.get("/v1/apps")).raise_for_status().json()
 
-    ``Service``, ``ServiceSync`` and ``Caller`` are short for the three dependencies. FastAPI reads
-    them; type checkers want ``Annotated[AsyncSessionClient, Depends(sessions.service)]``.
+    ``sessions.Service``, ``.ServiceSync`` and ``.Caller`` are such aliases ready made, for code
+    that no type checker reads: those want the assignment.
 
     Args:
         base_url: As of :class:`AsyncSessionClient`, and so are all others.

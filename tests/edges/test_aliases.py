@@ -1,0 +1,88 @@
+"""Dependencies by a name of their own, as applications write them; type checkers read this too."""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations.
+
+import inspect
+import re
+import textwrap
+from typing import Annotated, Any
+
+import fastapi
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+
+import koyeb_session
+from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session.fastapi import KoyebSessions
+from koyeb_session.testing import FakeKoyeb
+
+fake = FakeKoyeb()
+sessions = KoyebSessions(transport=fake.transport, token=fake.issue_api_token())
+app = FastAPI(lifespan=sessions.lifespan)
+
+Service = Annotated[AsyncSessionClient, Depends(sessions.service)]
+ServiceSync = Annotated[SessionClient, Depends(sessions.service_sync)]
+Caller = Annotated[AsyncSessionClient, Depends(sessions.caller)]
+
+
+@app.get("/service")
+async def use_service(session: Service) -> int:
+    """Use the service's session."""
+    return (await session.http.get("/v1/apps")).status_code
+
+
+@app.get("/sync")
+def use_service_sync(session: ServiceSync) -> int:
+    """Use it in a thread."""
+    return session.http.get("/v1/apps").status_code
+
+
+@app.get("/caller")
+async def use_caller(session: Caller) -> int:
+    """Use the caller's."""
+    return (await session.http.get("/v1/apps")).status_code
+
+
+async def statuses(app: FastAPI, *paths: str) -> list[str]:
+    """Ask as a caller with a good bearer."""
+    headers = {"Authorization": f"Bearer {fake.issue_token()}"}
+    transport = httpx.ASGITransport(app)
+    async with (
+        sessions.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
+    ):
+        return [(await client.get(path)).text for path in paths]
+
+
+async def test_alias_of_the_users() -> None:
+    """An alias that type checkers understand gives the session that it names."""
+    assert await statuses(app, "/service", "/sync", "/caller") == ["200"] * 3
+
+
+@pytest.mark.parametrize("name", ["Service", "ServiceSync", "Caller"])
+async def test_alias_ready_made(name: str) -> None:
+    """The aliases of `KoyebSessions` are the same."""
+    assert getattr(sessions, name) == globals()[name]
+    other = FastAPI()
+
+    async def use(session: Any) -> int:
+        answer = session.http.get("/v1/apps")
+        return int((await answer if inspect.isawaitable(answer) else answer).status_code)
+
+    use.__annotations__["session"] = getattr(sessions, name)
+    other.get("/")(use)
+    assert await statuses(other, "/") == ["200"]
+
+
+def test_example_of_the_docstring() -> None:
+    """What the docstring shows is an application."""
+    text = inspect.getdoc(KoyebSessions) or ""
+    found = re.search(r"code-block:: python\n\n(.*?)\n\n``", text, re.DOTALL)
+    assert found is not None
+    names = {**vars(koyeb_session), **vars(fastapi)}
+    names |= {"KoyebSessions": KoyebSessions, "Annotated": Annotated, "Any": Any}
+    names |= {"AsyncSessionClient": AsyncSessionClient}
+    names["PasswordCredentials"] = koyeb_session.PasswordCredentials
+    exec(textwrap.dedent(found[1]), names)  # noqa: S102 - our own text
+    assert "/apps" in names["app"].openapi()["paths"]
