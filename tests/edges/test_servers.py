@@ -1,0 +1,230 @@
+"""Applications in the hands of their servers: reloaded, stopped in mid-refresh, and on trio."""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import anyio
+import httpx
+import hypercorn.config
+import hypercorn.trio
+import pytest
+from fastapi import Depends, FastAPI
+
+from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
+from koyeb_session.fastapi import KoyebSessions
+from koyeb_session.stores import FileTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+ME = PasswordCredentials("me@example.com", "correct horse")
+PATIENCE = 20.0
+APPLICATION = """
+import asyncio, os
+from fastapi import FastAPI
+from koyeb_session.fastapi import KoyebSessions
+from koyeb_session.stores import AsyncFileTokenStore
+
+VERSION = 1
+sessions = KoyebSessions(base_url=os.environ["FAKE"], store=AsyncFileTokenStore(os.environ["FILE"]))
+app = FastAPI(lifespan=sessions.lifespan)
+tasks = set()
+
+@app.get("/")
+async def use(session: sessions.Service) -> list[int]:
+    return [VERSION, os.getpid(), (await session.http.get("/v1/apps")).status_code]
+
+@app.get("/renew")
+async def renew(session: sessions.Service) -> None:
+    tasks.add(asyncio.create_task(session.refresh()))
+"""
+
+
+class Server:
+    """A uvicorn in a process of its own, with one application on one session, kept in a file."""
+
+    def __init__(self, folder: Path, fake: str, *arguments: str) -> None:
+        self.source = folder / "application.py"
+        self.source.write_text(APPLICATION, "utf-8")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.client = httpx.Client(
+            transport=httpx.HTTPTransport(retries=9),  # until it has started
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"connection": "close"},
+        )
+        command = [sys.executable, "-m", "uvicorn", "application:app", "--no-access-log"]
+        environment = {**os.environ, "FAKE": fake, "FILE": str(folder / "session.json")}
+        self.process = subprocess.Popen(
+            [*command, "--port", str(port), *arguments],
+            cwd=folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        self._said: list[str] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read, args=[self.process.stderr], daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                with self._more:
+                    self._said.append(line)
+                    self._more.notify_all()
+
+    @property
+    def said(self) -> str:
+        """What it has written so far."""
+        return "".join(self._said)
+
+    def wait_said(self, text: str) -> None:
+        """Wait until it has written a text."""
+        with self._more:
+            assert self._more.wait_for(lambda: text in self.said, PATIENCE), self.said
+
+    def use(self) -> list[int]:
+        """Give the version, the process and the status of a request to Koyeb."""
+        answer: list[int] = self.client.get("/").json()
+        return answer
+
+    def end(self) -> str:
+        """Wait until it has ended, and give all that it has written."""
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        self.client.close()
+        return self.said
+
+
+@contextlib.contextmanager
+def serving(folder: Path, fake: str, *arguments: str) -> Generator[Server]:
+    """Run a server; its end is the test's, or else it is terminated."""
+    server = Server(folder, fake, *arguments)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.terminate()
+        server.end()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[tuple[FakeKoyeb, str]]:
+    """Serve a Koyeb whose renewals revoke, and keep a session on it in the file."""
+    fake = FakeKoyeb()
+    with fake.serve() as url:
+        store = FileTokenStore(tmp_path / "session.json")
+        with SessionClient(base_url=url, store=store) as session:
+            session.login("me@example.com", "correct horse")
+        yield fake, url
+
+
+def test_reloaded_application_goes_on_with_the_session(
+    fake: tuple[FakeKoyeb, str], tmp_path: Path
+) -> None:
+    """Under `--reload` the new version has the session that the old one renewed, and renews it."""
+    koyeb, url = fake
+    with serving(tmp_path, url, "--reload") as server:
+        version, old, status = server.use()
+        new = old
+        assert (version, status) == (1, 200)
+        server.client.get("/renew")
+        server.source.write_text(APPLICATION.replace("VERSION = 1", "VERSION = 2"), "utf-8")
+        seconds = int(server.source.stat().st_mtime)
+        while version == 1:
+            seconds += 1  # a file that was new when the server first looked has to change again
+            os.utime(server.source, (seconds, seconds))
+            with contextlib.suppress(httpx.TransportError):  # while it is exchanged
+                version, new, status = server.use()
+                assert status == 200
+        assert version == 2
+        assert new != old
+        server.client.get("/renew")
+        assert server.use()[2] == 200
+        server.process.terminate()
+        said = server.end()
+    assert said.count("Application shutdown complete") == 2
+    assert "Traceback" not in said
+    assert koyeb.exchanges() == 2
+    assert len(koyeb.live_tokens()) == 1
+    assert [request.operation for request in koyeb.requests].count("login") == 1
+
+
+@pytest.mark.parametrize("hold", ["request", "reply"])
+def test_workers_stopped_in_mid_refresh_keep_the_session(
+    fake: tuple[FakeKoyeb, str], tmp_path: Path, hold: Any
+) -> None:
+    """Workers that are told to end in mid-refresh save what comes: the next start goes on."""
+    koyeb, url = fake
+    gate = Gate()
+    with serving(tmp_path, url, "--workers", "2") as server:
+        seen: set[int] = set()
+        while len(seen) < 2:
+            seen.add(server.use()[1])
+        koyeb.fail("refresh", Fault(gate=gate, hold=hold))
+        server.client.get("/renew")
+        gate.wait_arrived()
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_said("Waiting for application shutdown")
+        gate.open()
+        said = server.end()
+    assert said.count("Application shutdown complete") == 2
+    assert "Traceback" not in said
+    assert koyeb.exchanges() == 1
+    assert len(koyeb.live_tokens()) == 1
+    with serving(tmp_path, url) as server:
+        assert server.use()[2] == 200
+    assert [request.operation for request in koyeb.requests].count("login") == 1
+    assert {request.status for request in koyeb.requests} == {200}
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_trio(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, anyio_backend: str) -> None:
+    """Under hypercorn on trio both kinds of endpoint live on one session, across expiries."""
+    with fake_koyeb.serve() as url:
+        sessions = KoyebSessions(base_url=url, credentials=ME, clock=koyeb_clock)
+        app = FastAPI(lifespan=sessions.lifespan)
+
+        @app.get("/async")
+        async def use(session: Annotated[AsyncSessionClient, Depends(sessions.service)]) -> int:
+            return (await session.http.get("/v1/apps")).status_code
+
+        @app.get("/sync")
+        def use_sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> int:
+            return session.http.get("/v1/apps").status_code
+
+        config = hypercorn.config.Config()
+        listener = socket.create_server(("127.0.0.1", 0))
+        where = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config.bind = [f"fd://{listener.detach()}"]
+        config.errorlog = None
+        stop = anyio.Event()
+        serve: Any = vars(hypercorn.trio)["serve"]  # knows only types of its own
+        answers: list[str] = []
+
+        async def ask(client: httpx.AsyncClient, path: str) -> None:
+            answers.append((await client.get(path)).text)
+
+        async with anyio.create_task_group() as tasks, httpx.AsyncClient(base_url=where) as client:
+            tasks.start_soon(partial(serve, app, config, shutdown_trigger=stop.wait))
+            for _ in range(3):
+                async with anyio.create_task_group() as callers:
+                    for path in ["/async", "/sync"] * 8:
+                        callers.start_soon(ask, client, path)
+                koyeb_clock.advance(timedelta(hours=23, minutes=59, seconds=30))
+            stop.set()
+        assert answers == ["200"] * 48
+        assert fake_koyeb.exchanges() == 2
+        assert {request.status for request in fake_koyeb.requests} == {200}
