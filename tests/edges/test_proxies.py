@@ -1,0 +1,238 @@
+"""Other ways to the service, for both halves and both event loops; among them HTTP proxies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import hypercorn.asyncio
+import hypercorn.config
+import pytest
+import trustme
+
+from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
+
+NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+Serve = Callable[..., AbstractContextManager[str]]
+Way = tuple[str, dict[str, Any]]
+"""The service's URL, and how a transport of httpx's gets there."""
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run each async test on asyncio and on trio."""
+    backend: str = request.param
+    return backend
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy: it makes tunnels for CONNECT, and forwards other requests, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Relay)
+        self.heads: list[bytes] = []
+        self.relayed = bytearray()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Relay(socketserver.StreamRequestHandler):
+    """One connection of the proxy's."""
+
+    server: Any  # the Proxy
+
+    def handle(self) -> None:
+        """Read a request's head, and let both ends talk from then on."""
+        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        if not head:
+            return
+        self.server.heads.append(head)
+        line, _, rest = head.partition(b"\r\n")
+        method, target, version = line.split()
+        url = httpx.URL(target.decode() if method != b"CONNECT" else f"//{target.decode()}")
+        with socket.create_connection((url.host, url.port or 80)) as upstream:
+            if method == b"CONNECT":
+                self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                lines = [b" ".join([method, url.raw_path, version]), b"Connection: close"]
+                rest = rest.replace(b"Connection: keep-alive\r\n", b"")
+                upstream.sendall(b"\r\n".join([*lines, rest, b""]))
+            there = threading.Thread(target=self._copy, args=[self.rfile.read1, upstream])
+            there.start()
+            self._copy(upstream.recv, self.connection)
+            there.join()
+
+    def _copy(self, read: Callable[[int], bytes], to: socket.socket) -> None:
+        while data := read(65_536):
+            self.server.relayed += data
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """Run a proxy."""
+    with Proxy() as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=[0.01])
+        thread.start()
+        yield proxy
+        proxy.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Any:
+    """Make who signs the certificate of `localhost`."""
+    authority: Any = trustme.CA()  # partly typed
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    return authority
+
+
+@pytest.fixture
+def trust(authority: Any) -> ssl.SSLContext:
+    """Trust it."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def secure(fake_koyeb: FakeKoyeb, authority: Any, tmp_path: Path) -> Iterator[str]:
+    """Serve the pretend Koyeb over TLS, also by HTTP/2."""
+    config = hypercorn.config.Config()
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"https://localhost:{listener.getsockname()[1]}"
+    config.bind = [f"fd://{listener.detach()}"]
+    config.certfile = config.keyfile = str(tmp_path / "server.pem")
+    config.include_date_header = False  # the pretend Koyeb sends one, by the clock of the test
+    config.errorlog = None
+    serve: Any = vars(hypercorn.asyncio)["serve"]  # knows only types of its own
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    server = serve(fake_koyeb.app, config, shutdown_trigger=stop.wait)
+    thread = threading.Thread(target=loop.run_until_complete, args=[server])
+    thread.start()
+    yield url
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def http2(secure: str, trust: ssl.SSLContext) -> Way:
+    """Go by HTTP/2."""
+    return secure, {"http2": True, "http1": False, "verify": trust}
+
+
+@pytest.fixture
+def tunnel(secure: str, trust: ssl.SSLContext, proxy: Proxy) -> Way:
+    """Go to https through a proxy, which sees only where it goes."""
+    return secure, {"proxy": proxy.url, "verify": trust}
+
+
+@pytest.fixture
+def forward(fake_koyeb: FakeKoyeb, proxy: Proxy) -> Iterator[Way]:
+    """Go to http on loopback through a proxy, which sees all."""
+    with fake_koyeb.serve() as url:
+        yield url, {"proxy": proxy.url}
+
+
+@pytest.fixture
+def unix(fake_koyeb: FakeKoyeb, serve: Serve, tmp_path: Path) -> Iterator[Way]:
+    """Go to a Unix socket."""
+    path = str(tmp_path / "s")
+    with serve(fake_koyeb.app, path) as url:
+        yield url, {"uds": path}
+
+
+WAYS = pytest.mark.parametrize("name", ["http2", "tunnel", "forward", "unix"])
+
+
+@WAYS
+async def test_async_session_goes_this_way(
+    name: str, request: pytest.FixtureRequest, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """It signs in, and a request is renewed on the way."""
+    url, way = request.getfixturevalue(name)
+    transport = httpx.AsyncHTTPTransport(**way)
+    async with AsyncSessionClient(base_url=url, transport=transport, clock=koyeb_clock) as session:
+        token = await session.login("me@example.com", "correct horse")
+        koyeb_clock.advance(NEARLY)
+        answer = await session.http.get("/v1/apps")
+        assert answer.status_code == 200
+        assert (answer.http_version == "HTTP/2") == (name == "http2")
+        assert session.token != token
+    assert [sent.operation for sent in fake_koyeb.requests] == ["login", "refresh", "apps"]
+
+
+@WAYS
+def test_blocking_session_goes_this_way(
+    name: str, request: pytest.FixtureRequest, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """So does the blocking one."""
+    url, way = request.getfixturevalue(name)
+    transport = httpx.HTTPTransport(**way)
+    with SessionClient(base_url=url, transport=transport, clock=koyeb_clock) as session:
+        token = session.login("me@example.com", "correct horse")
+        koyeb_clock.advance(NEARLY)
+        answer = session.http.get("/v1/apps")
+        assert answer.status_code == 200
+        assert (answer.http_version == "HTTP/2") == (name == "http2")
+        assert session.token != token
+    assert [sent.operation for sent in fake_koyeb.requests] == ["login", "refresh", "apps"]
+
+
+BEHIND_A_PROXY = """
+import asyncio, os, threading
+from koyeb_session import AsyncSessionClient, SessionClient
+
+async def main(url):
+    async with AsyncSessionClient(base_url=url) as session:
+        await session.login("me@example.com", "correct horse")
+        await session.refresh()
+        assert (await session.http.get("/v1/apps")).status_code == 200
+
+url = os.environ["FAKE"]
+with SessionClient(base_url=url) as session:
+    session.login("me@example.com", "correct horse")
+    session.refresh()
+    assert session.http.get("/v1/apps").status_code == 200
+asyncio.run(main(url))
+"""
+
+
+def test_proxy_of_the_environment_sees_no_secret(
+    secure: str, proxy: Proxy, fake_koyeb: FakeKoyeb, tmp_path: Path
+) -> None:
+    """`HTTPS_PROXY` and `SSL_CERT_FILE` are enough; the proxy learns where it goes, no more."""
+    clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    program = [sys.executable, "-c", BEHIND_A_PROXY]
+    certificate = str(tmp_path / "authority.pem")
+    settings = {"FAKE": secure, "HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": certificate}
+    subprocess.run(program, check=True, timeout=60, env={**clean, **settings})
+    where = secure.removeprefix("https://").encode()
+    assert {head.split()[1] for head in proxy.heads} == {where}
+    assert all(head.startswith(b"CONNECT ") for head in proxy.heads)
+    assert fake_koyeb.exchanges() == 2
+    sent = [request.headers.get("authorization", "") for request in fake_koyeb.requests]
+    tokens = {header.removeprefix("Bearer ") for header in sent} - {""}
+    assert len(tokens) == 4
+    seen = b"".join([*proxy.heads, proxy.relayed]).decode("latin-1")
+    assert_no_secret(["correct horse", *tokens], seen)
