@@ -1,0 +1,119 @@
+"""The OpenAI client on a session's token, for a model that one serves behind Koyeb's sign-in."""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Annotated, Any
+
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI, Header
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
+from koyeb_session.httpx2 import auth_for
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+ME = PasswordCredentials("me@example.com", "correct horse")
+NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+HELLO: Any = [{"role": "user", "content": "Hello?"}]
+Serve = Callable[..., AbstractContextManager[str]]
+Model = tuple[str, list[int]]
+"""Where it is, and the statuses that it has answered with."""
+
+
+@pytest.fixture
+def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
+    """Serve the pretend Koyeb."""
+    with fake_koyeb.serve() as url:
+        yield url
+
+
+@pytest.fixture
+def model(fake_koyeb: FakeKoyeb, serve: Serve) -> Iterator[Model]:
+    """Serve a model that accepts the tokens that Koyeb does."""
+    app = FastAPI()
+    statuses: list[int] = []
+
+    def words() -> Iterator[str]:
+        for word in ("Good ", "day"):
+            said = {"role": "assistant", "content": word}
+            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+            yield f"data: {json.dumps({**chunk, 'choices': [{'index': 0, 'delta': said}]})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    @app.post("/v1/chat/completions")
+    async def complete(body: dict[str, Any], authorization: Annotated[str, Header()]) -> Response:
+        is_good = authorization.removeprefix("Bearer ") in fake_koyeb.live_tokens()
+        statuses.append(200 if is_good else 401)
+        if not is_good:
+            return JSONResponse({"error": {"message": "who?"}}, 401)
+        if body.get("stream"):
+            return StreamingResponse(words(), media_type="text/event-stream")
+        said = {"role": "assistant", "content": "Good day"}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        choice = {"index": 0, "finish_reason": "stop", "message": said}
+        return JSONResponse({**answer, "choices": [choice]})
+
+    with serve(app) as url:
+        yield url, statuses
+
+
+def test_blocking_client(
+    koyeb: str, model: Model, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """It is answered across expiries and a revocation, also in a stream."""
+    where, statuses = model
+    with (
+        SessionClient(
+            base_url=koyeb, credentials=ME, clock=koyeb_clock, allowed_origins=[where]
+        ) as session,
+        httpx2.Client(auth=auth_for(session)) as http_client,
+        openai.OpenAI(
+            base_url=f"{where}/v1", api_key="unused", http_client=http_client, max_retries=0
+        ) as client,
+    ):
+        complete = client.chat.completions.create
+        for _ in range(3):
+            assert complete(model="m", messages=HELLO).choices[0].message.content == "Good day"
+            koyeb_clock.advance(NEARLY)
+        chunks = complete(model="m", messages=HELLO, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Good day"
+        assert fake_koyeb.exchanges() == 3
+        assert statuses == [200] * 4
+        fake_koyeb.revoke_all()
+        assert complete(model="m", messages=HELLO).choices[0].message.content == "Good day"
+    assert statuses == [200, 200, 200, 200, 401, 200]
+
+
+async def test_async_client(
+    koyeb: str, model: Model, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """So is the async one."""
+    where, statuses = model
+    async with (
+        AsyncSessionClient(
+            base_url=koyeb, credentials=ME, clock=koyeb_clock, allowed_origins=[where]
+        ) as session,
+        httpx2.AsyncClient(auth=auth_for(session)) as http_client,
+        openai.AsyncOpenAI(
+            base_url=f"{where}/v1", api_key="unused", http_client=http_client, max_retries=0
+        ) as client,
+    ):
+        complete = client.chat.completions.create
+        for _ in range(3):
+            answer = await complete(model="m", messages=HELLO)
+            assert answer.choices[0].message.content == "Good day"
+            koyeb_clock.advance(NEARLY)
+        chunks = [chunk async for chunk in await complete(model="m", messages=HELLO, stream=True)]
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Good day"
+        assert fake_koyeb.exchanges() == 3
+        assert statuses == [200] * 4
+        fake_koyeb.revoke_all()
+        answer = await complete(model="m", messages=HELLO)
+        assert answer.choices[0].message.content == "Good day"
+    assert statuses == [200, 200, 200, 200, 401, 200]
