@@ -21,6 +21,13 @@ ME = PasswordCredentials("me@example.com", "correct horse")
 NEARLY = timedelta(hours=23, minutes=59, seconds=30)
 
 
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run each async test on asyncio and on trio."""
+    backend: str = request.param
+    return backend
+
+
 @pytest.fixture
 def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
     """Serve the pretend Koyeb."""
