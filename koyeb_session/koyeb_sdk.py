@@ -40,6 +40,11 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     are under way in other threads or tasks at that moment may be refused
     (``UnauthorizedException``): make them again.
 
+    The SDK's async client is built on httpx. With the session's auth, in place of ``bind``, its
+    calls wait for renewals, and refused ones are made again:
+    ``client.rest_client.pool_manager = httpx.AsyncClient(auth=session.auth)``, which the client
+    closes. That attribute is the SDK's own business; koyeb-sdk 1.5.5 has it.
+
     Only calls by ``configuration`` carry the token: ``koyeb.sandbox`` makes configurations of its
     own, from an ``api_token``. With ``debug`` set, the SDK prints the headers of its calls.
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import httpx
 import koyeb.api as sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
 import koyeb.api_async as async_sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
 import pytest
@@ -126,6 +127,31 @@ async def test_async_sdk_sends_what_the_session_holds(
     assert {request.status for request in fake_koyeb.requests} == {200}
     with pytest.raises(RuntimeError, match="closed"):
         configuration.auth_settings()
+
+
+async def test_async_sdk_on_the_auth_of_a_session(
+    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """With an httpx client of its user's the async SDK waits for renewals, and replays."""
+    configuration: Any = async_sdk.Configuration(host=koyeb)
+    async with (
+        AsyncSessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        async_sdk.ApiClient(configuration) as client,
+    ):
+        client.rest_client.pool_manager = http = httpx.AsyncClient(auth=session.auth)
+        apps = async_sdk.AppsApi(client)
+        for day in range(3):
+            assert (await apps.list_apps()).count == 0
+            assert fake_koyeb.exchanges() == day
+            koyeb_clock.advance(NEARLY)
+        koyeb_clock.advance(timedelta(days=2))
+        assert (await apps.list_apps()).count == 0
+        assert {request.status for request in fake_koyeb.requests} == {200}
+        fake_koyeb.revoke_all()
+        assert (await apps.list_apps()).count == 0
+        new: Any = {"name": "an-app"}
+        assert (await apps.create_app(new)).app is not None
+    assert http.is_closed
 
 
 def test_token_goes_to_trusted_hosts_only() -> None:
