@@ -23,12 +23,11 @@ def make_app(url: str) -> FastAPI:
 
     @app.get("/my/apps")
     async def my_apps(caller: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> Any:
-        await caller.current_token()
-        return (await caller.http.get("/v1/apps")).json()
+        return (await caller.http.get("/v1/apps")).raise_for_status().json()
 
     @app.get("/public")
     def public(service: Annotated[SessionClient, Depends(sessions.service_sync)]) -> Any:
-        return {"apps": service.http.get("/v1/apps").json()["count"]}
+        return {"apps": service.http.get("/v1/apps").raise_for_status().json()["count"]}
 
     return app
 

@@ -49,7 +49,10 @@ def test_fastapi_app(serve: Serve) -> None:
         httpx.Client(base_url=url) as client,
     ):
         assert client.get("/public").json() == {"apps": 0}
-        assert client.get("/my/apps").status_code == 401
+        for headers in ({}, {"Authorization": "Bearer nobody's"}):
+            refused = client.get("/my/apps", headers=headers)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"].startswith("Bearer")
         me = {"email": "me@example.com", "password": "correct horse"}
         token = client.post("/login", json=me).json()
         mine = client.get("/my/apps", headers={"Authorization": f"Bearer {token}"})
