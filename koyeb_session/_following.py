@@ -10,7 +10,8 @@ import anyio.from_thread
 import anyio.lowlevel
 
 from ._concurrency import AsyncFlight, async_in_thread, async_place
-from ._errors import KoyebSessionError
+from ._errors import KoyebSessionError, StoreError
+from ._outcomes import detached
 from ._snapshot import Obtained, Snapshot
 from ._sync.client import SessionClient
 from ._sync.exchange import Exchange
@@ -97,7 +98,10 @@ class _Following(Exchange):
         timeout: float,
     ) -> Snapshot | KoyebSessionError:
         """Take over what the leader has, once that is newer than ``old``."""
-        outcome = self._store.ask(self._newer_than, old, patient, timeout)
+        try:
+            outcome = self._store.ask(self._newer_than, old, patient, timeout)
+        except StoreError as exc:
+            return detached(exc)
         if isinstance(outcome, KoyebSessionError):
             return outcome
         return state.commit(Obtained(outcome.token, minted=False), fence)
@@ -122,14 +126,15 @@ class _LeaderStore:
         Call ``function`` in the event loop, and wait for what it returns.
 
         Raises:
-            RuntimeError: This is the thread of that event loop: it would wait for itself.
+            StoreError: This is the thread of that event loop: it would wait for itself.
         """
         here: object = None
         with contextlib.suppress(RuntimeError):
             here = async_place()
         if here is self._place:
-            message = "service_sync is for `def` endpoints: in an `async def` one use service"
-            raise RuntimeError(message)
+            raise StoreError(
+                "service_sync is for `def` endpoints: in an `async def` one use service"
+            )
         return anyio.from_thread.run(function, *args, token=self._token)
 
     def load(self) -> Token | None:

@@ -384,15 +384,20 @@ async def test_sync_session_ends_with_the_other(
 
 @pytest.mark.blocks_loop
 async def test_sync_session_in_event_loop_fails(
-    sessions: KoyebSessions, koyeb_clock: FakeClock
+    sessions: KoyebSessions, koyeb_clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In an `async def` endpoint the blocking session would wait for itself: it says so."""
     async with sessions.lifespan():
         await (await sessions.service()).current_token()
         blocking = await sessions.service_sync()
         koyeb_clock.advance(timedelta(days=2))
-        with pytest.raises(KoyebSessionError):
+        with pytest.raises(KoyebSessionError, match="in an `async def` one use service"):
             blocking.current_token()
+        caplog.clear()
+        blocking.login("me@example.com", "correct horse")
+        assert "in an `async def` one use service" in caplog.text
+        with pytest.raises(StoreError, match="in an `async def` one use service"):
+            blocking.logout()
 
 
 WORKER = """
