@@ -8,7 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.httpx import (
+    AsyncOpenTelemetryTransport,
+    HTTPXClientInstrumentor,
+    SyncOpenTelemetryTransport,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -121,5 +125,27 @@ def test_given_client_is_traced(
     ):
         session.login("me@example.com", "correct horse", seon_fp="fingerprint")
         koyeb_clock.advance(NEARLY)
+        assert session.http.get("/v1/apps").status_code == 200
+    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
+
+
+async def test_given_async_transport_is_traced(fake_koyeb: FakeKoyeb) -> None:
+    """A transport that is none of httpx's own is wrapped."""
+    spans = Spans(captures=False)
+    transport = AsyncOpenTelemetryTransport(fake_koyeb.transport, spans.provider)
+    async with AsyncSessionClient(transport=transport) as session:
+        await session.login("me@example.com", "correct horse")
+        await session.refresh()
+        assert (await session.http.get("/v1/apps")).status_code == 200
+    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
+
+
+def test_given_transport_is_traced(fake_koyeb: FakeKoyeb) -> None:
+    """So is a blocking one."""
+    spans = Spans(captures=False)
+    transport = SyncOpenTelemetryTransport(fake_koyeb.transport, spans.provider)
+    with SessionClient(transport=transport) as session:
+        session.login("me@example.com", "correct horse")
+        session.refresh()
         assert session.http.get("/v1/apps").status_code == 200
     spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
