@@ -42,8 +42,7 @@ def bearer_of(connection: HTTPConnection) -> str | None:
     """Return the caller's token, if there is one."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if not scheme and connection.scope["type"] == "websocket":
-        offered = connection.headers.get("sec-websocket-protocol", "").split(",")
-        scheme, token = [*map(str.strip, offered), "", ""][:2]
+        scheme, token = [*connection.scope.get("subprotocols", ()), "", ""][:2]
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 

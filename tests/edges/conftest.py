@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final, Literal
 
 import pytest
 import uvicorn
 
 Serve = Callable[..., AbstractContextManager[str]]
+SANSIO: Final = "websockets-sansio"
 
 
 @pytest.fixture
@@ -22,9 +23,11 @@ def anyio_backend() -> str:
 
 
 @contextlib.contextmanager
-def _serving(app: Any, uds: str | None = None) -> Generator[str]:
+def _serving(
+    app: Any, uds: str | None = None, ws: Literal["websockets-sansio", "wsproto"] = SANSIO
+) -> Generator[str]:
     # No date of uvicorn's own: the pretend Koyeb sends one, by the clock of the test.
-    config = uvicorn.Config(app, log_level="error", ws="websockets-sansio", date_header=False)
+    config = uvicorn.Config(app, log_level="error", ws=ws, date_header=False)
     server = uvicorn.Server(config)
     if uds is None:
         listener = socket.create_server(("127.0.0.1", 0))

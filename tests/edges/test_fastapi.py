@@ -172,11 +172,12 @@ def test_bearer_shows_in_openapi(app: FastAPI) -> None:
     assert "security" not in page["paths"]["/async"]["get"]
 
 
-def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb) -> None:
+@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
+def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb, ws: str) -> None:
     """A WebSocket brings its token as a header or as subprotocols; without one it is refused."""
     token = fake_koyeb.issue_token()
     subprotocols = [Subprotocol("Bearer"), Subprotocol(token)]
-    with serve(app) as url:
+    with serve(app, ws=ws) as url:
         where = url.replace("http", "ws") + "/ws"
         with connect(where, additional_headers=bearer(token)) as websocket:
             assert websocket.recv() == "200"
