@@ -175,7 +175,7 @@ def test_workers_stopped_in_mid_refresh_keep_the_session(
             seen.add(server.use()[1])
         koyeb.fail("refresh", Fault(gate=gate, hold=hold))
         server.client.get("/renew")
-        gate.wait_arrived()
+        gate.wait_arrived(timeout=PATIENCE)
         server.process.send_signal(signal.SIGTERM)
         server.wait_said("Waiting for application shutdown")
         gate.open()
