@@ -13,16 +13,13 @@ from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, Response
 from fastapi.websockets import WebSocketState
 
-from ._callers import bearer_of, given
 from ._errors import (
     ApiError,
     AuthenticationError,
     BadRequestError,
     EndpointGoneError,
-    InvalidCredentialsError,
     KoyebSessionError,
     NotSignedInError,
-    SessionExpiredError,
     StoreError,
     TransportTimeoutError,
 )
@@ -35,10 +32,9 @@ if TYPE_CHECKING:
     from ._origins import Origins
 
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
-INVALID: Final = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
-_HANDED_ON: Final = {400, 403, 404, 409, 429, 503, 504}
+_HANDED_ON: Final = {400, 401, 403, 404, 409, 429, 503, 504}
 """What Koyeb says that is good to know for a caller; what else it says is a bad gateway."""
 
 
@@ -46,32 +42,45 @@ class Refused(HTTPException):
     """The caller's bearer is missing or no good."""
 
 
-async def answer(origins: Origins, connection: HTTPConnection, error: Exception) -> Response | None:
-    """
-    Tell a caller of an error, and the log if it is no fault of the caller's.
+class Answers:
+    """Answers for an application, about the services at some origins."""
 
-    Raises:
-        httpx.HTTPError: It has to do with somebody else than Koyeb.
-    """
-    if isinstance(error, httpx.HTTPError) and not _is_about_koyeb(error, origins, connection):
-        raise error
-    status, detail, headers = _explained(error, connection)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("a request was answered with %d: %s", status, _said(error))
-    if isinstance(connection, WebSocket):
-        await _close(connection, status)
-        return None
-    problem: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    if isinstance(error, BadRequestError) and error.fields:
-        problem["fields"] = error.fields
-    if isinstance(error, ApiError) and error.request_id:
-        problem["request_id"] = error.request_id
-    return JSONResponse(problem, status, headers, "application/problem+json")
+    def __init__(self) -> None:
+        self.origins: list[Origins] = []
+
+    async def __call__(self, connection: HTTPConnection, error: Exception) -> Response | None:
+        """
+        Tell a caller of an error, and the log if it is no fault of the caller's.
+
+        Raises:
+            httpx.HTTPError: It has to do with somebody else than Koyeb.
+        """
+        if isinstance(error, httpx.HTTPError) and not self._are_of(error):
+            raise error
+        status, detail, headers = _explained(error)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.warning("a request was answered with %d: %s", status, _said(error))
+        if isinstance(connection, WebSocket):
+            await _close(connection, status)
+            return None
+        problem: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+        }
+        if isinstance(error, BadRequestError) and error.fields:
+            problem["fields"] = error.fields
+        if isinstance(error, ApiError) and error.request_id:
+            problem["request_id"] = error.request_id
+        return JSONResponse(problem, status, headers, "application/problem+json")
+
+    def _are_of(self, error: httpx.HTTPError) -> bool:
+        try:
+            request = error.request
+        except RuntimeError:  # it has none
+            return False
+        return any(origins.trusts(request) for origins in self.origins)
 
 
 async def _close(websocket: WebSocket, status: int) -> None:
@@ -83,56 +92,40 @@ async def _close(websocket: WebSocket, status: int) -> None:
             await websocket.close(INTERNAL_ERROR if is_ours else POLICY_VIOLATION)
 
 
-def _is_about_koyeb(error: httpx.HTTPError, origins: Origins, connection: HTTPConnection) -> bool:
-    try:
-        request = error.request
-    except RuntimeError:  # it has none
-        return False
-    known = [origins, *(session.auth.shared[1] for session, _ in given(connection))]
-    return any(one.trusts(request) for one in known)
-
-
-def _explained(error: Exception, connection: HTTPConnection) -> tuple[int, str, dict[str, str]]:
+def _explained(error: Exception) -> tuple[int, str, dict[str, str]]:
     """Give status, detail and headers; what failed behind us is no caller's business."""
     if isinstance(error, Refused):
         return error.status_code, error.detail, dict(error.headers or {})
-    headers: dict[str, str] = {}
     if isinstance(error, httpx.HTTPError):
-        status, wait = _reply(error, connection)
+        status, wait = _reply(error)
         detail = f"Koyeb answered with {status} {HTTPStatus(status).phrase}."
-        challenge = INVALID
     else:
-        status, wait = _status(error, connection), getattr(error, "retry_after", None)
+        status, wait = _status(error), getattr(error, "retry_after", None)
         detail = str(error)
-        challenge = CHALLENGE
+    headers: dict[str, str] = {}
     if wait is not None:
         headers["Retry-After"] = str(math.ceil(wait))
     if status == HTTPStatus.UNAUTHORIZED:
-        headers |= challenge
+        headers |= CHALLENGE
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         detail = "Koyeb could not be asked, or gave no useful answer."
     return status, detail, headers
 
 
-def _reply(error: httpx.HTTPError, connection: HTTPConnection) -> tuple[int, float | None]:
+def _reply(error: httpx.HTTPError) -> tuple[int, float | None]:
     """Give status, and seconds to wait, for a request by ``session.http``."""
-    if isinstance(error, httpx.HTTPStatusError):
-        response, token = error.response, bearer_of(connection)
-        sent = response.request.headers.get("authorization")
-        is_refused = response.status_code == HTTPStatus.UNAUTHORIZED
-        if response.status_code in _HANDED_ON or (is_refused and sent == f"Bearer {token}"):
-            wait = retry_after(response.headers.get("retry-after"), time.time())
-            return response.status_code, wait
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in _HANDED_ON:
+        wait = retry_after(error.response.headers.get("retry-after"), time.time())
+        return error.response.status_code, wait
     if isinstance(error, httpx.PoolTimeout):
         return HTTPStatus.SERVICE_UNAVAILABLE, None
     is_late = isinstance(error, httpx.TimeoutException)
     return HTTPStatus.GATEWAY_TIMEOUT if is_late else HTTPStatus.BAD_GATEWAY, None
 
 
-def _status(error: Exception, connection: HTTPConnection) -> int:
+def _status(error: Exception) -> int:
     if isinstance(error, AuthenticationError | NotSignedInError):
-        is_ours = _is_services(error, connection)
-        return HTTPStatus.BAD_GATEWAY if is_ours else HTTPStatus.UNAUTHORIZED
+        return HTTPStatus.UNAUTHORIZED
     if isinstance(error, TransportTimeoutError):
         return HTTPStatus.GATEWAY_TIMEOUT
     if isinstance(error, StoreError):
@@ -140,18 +133,6 @@ def _status(error: Exception, connection: HTTPConnection) -> int:
     if isinstance(error, EndpointGoneError) or not isinstance(error, ApiError):
         return HTTPStatus.BAD_GATEWAY
     return error.status if error.status in _HANDED_ON else HTTPStatus.BAD_GATEWAY
-
-
-def _is_services(error: KoyebSessionError, connection: HTTPConnection) -> bool:
-    """Tell whether the service's own session is not accepted, which is no fault of the caller's."""
-    services = [session for session, is_callers in given(connection) if not is_callers]
-    states = [session.auth.shared[0].state for session in services]
-    if isinstance(error, InvalidCredentialsError):  # login() with a caller's password raises it too
-        troubles = [state.trouble for state in states]
-        return any(it and isinstance(it.error, InvalidCredentialsError) for it in troubles)
-    if isinstance(error, SessionExpiredError | NotSignedInError):
-        return any(state.usable is None for state in states)
-    return len(services) == len(given(connection)) > 0
 
 
 def _said(error: Exception) -> str:

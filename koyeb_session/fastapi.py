@@ -3,9 +3,8 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, cast
 
 import httpx
 
@@ -33,10 +32,6 @@ except ImportError as _exc:
     raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
 
 __all__ = ["KoyebSessions"]
-
-
-_ANYWHERE: Final = cast("HTTPConnection", None)
-"""Stands for the request where a dependency is called outside of one."""
 
 
 class KoyebSessions:
@@ -165,18 +160,16 @@ class KoyebSessions:
             raise RuntimeError(message)
         return self._running
 
-    async def service(self, connection: HTTPConnection = _ANYWHERE) -> AsyncSessionClient:
+    async def service(self) -> AsyncSessionClient:
         """
         Give the service's own session; a dependency for ``async def`` endpoints.
 
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        session = self._sessions()[0]
-        _callers.note(connection, session)
-        return session
+        return self._sessions()[0]
 
-    async def service_sync(self, connection: HTTPConnection = _ANYWHERE) -> SessionClient:
+    async def service_sync(self) -> SessionClient:
         """
         Give the same session for ``def`` endpoints, which FastAPI runs in threads.
 
@@ -185,9 +178,7 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        session, blocking = self._sessions()
-        _callers.note(connection, session)
-        return blocking
+        return self._sessions()[1]
 
     async def caller(
         self,
@@ -207,19 +198,18 @@ class KoyebSessions:
             RuntimeError: ``lifespan`` is not running.
         """
         service = self._sessions()[0]
-        problem, challenge = "a bearer token is needed", _problems.CHALLENGE
+        problem = "a bearer token is needed"
         if bearer is not None:
             try:
-                session = service.for_token(bearer.credentials)
+                return service.for_token(bearer.credentials)
             except ValueError:
                 problem = "the bearer token is malformed or has expired"
-                challenge = _problems.INVALID
-            else:
-                _callers.note(connection, session, is_callers=True)
-                return session
         if connection.scope["type"] == "websocket":
             raise WebSocketException(_problems.POLICY_VIOLATION, problem)
-        raise _problems.Refused(HTTPStatus.UNAUTHORIZED, problem, challenge)
+        invalid = {} if bearer is None else {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        raise _problems.Refused(
+            HTTPStatus.UNAUTHORIZED, problem, {**_problems.CHALLENGE, **invalid}
+        )
 
     def add_exception_handlers(self, app: FastAPI) -> None:
         """
@@ -228,14 +218,18 @@ class KoyebSessions:
         They are this package's errors, and those of `httpx` about the session's origins, as by
         ``raise_for_status()``; other hosts' are left alone.
 
-        401, with a challenge, when the caller's token or sign-in is missing, refused or expired;
-        400, 403, 404, 409 and 429 as Koyeb said; 503 when Koyeb says so, a store fails or all
-        connections are taken; 504 when there is no answer in time; 502 for all else, the service's
-        own sign-in among it. ``Retry-After`` is handed on. A WebSocket is closed with 1008 or 1011.
-        What is 500 and above is a warning in the log. A sub-application needs handlers of its own.
+        401, with a challenge, when a sign-in or a token is refused, has expired or is missing, be
+        it the caller's or the service's own; 400, 403, 404, 409 and 429 as Koyeb said; 503 when
+        Koyeb says so, a store fails or all connections are taken; 504 when there is no answer in
+        time; 502 for all else. ``Retry-After`` is handed on. A WebSocket is closed with 1008 or
+        1011. What is 500 and above is a warning in the log. A sub-application needs handlers of its
+        own; two `KoyebSessions` may share an application's.
         """
-        answer = partial(_problems.answer, self._origins)
-        handler = cast("Callable[[Request, Exception], Awaitable[Response]]", answer)
-        app.add_exception_handler(KoyebSessionError, handler)
-        app.add_exception_handler(_problems.Refused, handler)
-        app.exception_handlers.setdefault(httpx.HTTPError, handler)
+        answers: object = app.exception_handlers.get(KoyebSessionError)
+        if not isinstance(answers, _problems.Answers):
+            answers = _problems.Answers()
+            handler = cast("Callable[[Request, Exception], Awaitable[Response]]", answers)
+            app.add_exception_handler(KoyebSessionError, handler)
+            app.add_exception_handler(_problems.Refused, handler)
+            app.exception_handlers.setdefault(httpx.HTTPError, handler)
+        answers.origins.append(self._origins)

@@ -65,8 +65,8 @@ async def answers(error: Exception, **arguments: Any) -> httpx.Response:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        *((refused(status), status) for status in (400, 403, 404, 409, 429, 503, 504)),
-        *((refused(status), 502) for status in (302, 401, 402, 405, 410, 418, 500, 501, 502)),
+        *((refused(status), status) for status in (400, 401, 403, 404, 409, 429, 503, 504)),
+        *((refused(status), 502) for status in (302, 402, 405, 410, 418, 500, 501, 502)),
         (failed(httpx.ConnectTimeout), 504),
         (failed(httpx.ReadTimeout), 504),
         (failed(httpx.PoolTimeout), 503),
@@ -164,19 +164,11 @@ class Application:
         async def caller(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
             (await session.http.get("/v1/apps")).raise_for_status()
 
-        @app.get("/both")
-        async def both(
+        @app.get("/caller/new")
+        async def caller_new(
             session: Annotated[AsyncSessionClient, Depends(sessions.caller)],
-            service: Annotated[AsyncSessionClient, Depends(sessions.service)],
-            first: str,
         ) -> None:
-            await (service if first == "service" else session).new_session()
-
-        @app.get("/login")
-        async def login(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)], password: str
-        ) -> None:
-            await session.login("me@example.com", password)
+            await session.new_session()
 
     async def get(self, path: str, token: str | None = None) -> httpx.Response:
         """Ask as a caller with this bearer."""
@@ -199,60 +191,26 @@ async def test_refused_bearer_is_the_callers(
     application: Application, fake_koyeb: FakeKoyeb
 ) -> None:
     """A caller whose bearer Koyeb does not know is told so, by `session.http` and by operations."""
-    for path in ("/caller", "/both?first=caller"):
+    for path in ("/caller", "/caller/new"):
         answer = await application.get(path, "unknown")
         assert answer.status_code == 401
-        assert answer.headers["www-authenticate"].startswith("Bearer")
-    named = await application.get("/caller", "unknown")
-    assert named.headers["www-authenticate"] == 'Bearer error="invalid_token"'
-    assert "unknown" not in named.text
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "unknown" not in answer.text
     good = fake_koyeb.issue_token()
     fake_koyeb.fail("apps", Fault(status=404))
     assert (await application.get("/caller", good)).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/service", "/service/new", "/sync", "/both?first=service"])
-async def test_ended_session_is_the_services(
+@pytest.mark.parametrize("path", ["/service", "/service/new", "/sync"])
+async def test_ended_session_is_a_challenge(
     application: Application, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, path: str
 ) -> None:
-    """A session of the service's own that has ended is no reason for a caller to sign in."""
-    good = fake_koyeb.issue_token(lifetime=timedelta(days=9))
-    assert (await application.get(path, good)).status_code == 200
+    """Whoever asks learns that somebody has to sign in, by `session.http` and by operations."""
+    assert (await application.get(path)).status_code == 200
     koyeb_clock.advance(timedelta(days=2))
-    expired = await application.get(path, good)
-    assert expired.status_code == 502
-    assert expired.json()["detail"] == GENERIC
-    assert "www-authenticate" not in expired.headers
-
-
-async def test_revoked_session_is_the_services(
-    application: Application, fake_koyeb: FakeKoyeb
-) -> None:
-    """So is one that Koyeb has revoked."""
-    fake_koyeb.revoke_all()
-    for path in ("/service", "/sync", "/service/new"):
-        assert (await application.get(path)).status_code == 502
-
-
-async def test_refused_api_token_is_the_services(fake_koyeb: FakeKoyeb) -> None:
-    """An API token that Koyeb refuses is the service's, be it by `session.http` or not."""
-    made = Application(transport=fake_koyeb.transport, token="a" * 64)
-    async with made.sessions.lifespan():
-        for path in ("/service", "/service/new"):
-            answer = await made.get(path, "another")
-            assert answer.status_code == 502
-            assert "www-authenticate" not in answer.headers
-
-
-async def test_refused_password_is_whose_it_is(fake_koyeb: FakeKoyeb) -> None:
-    """A caller's wrong password is the caller's; the service's own is not."""
-    wrong = PasswordCredentials("me@example.com", "wrong")
-    made = Application(transport=fake_koyeb.transport, credentials=wrong)
-    async with made.sessions.lifespan():
-        assert (await made.get("/login?password=bad")).status_code == 401
-        assert (await made.get("/service")).status_code == 502
-        assert (await made.get("/login?password=correct%20horse")).status_code == 200
-        assert (await made.get("/login?password=bad")).status_code == 401
+    expired = await application.get(path)
+    assert expired.status_code == 401
+    assert expired.headers["www-authenticate"] == "Bearer"
 
 
 async def test_second_sessions_are_about_koyeb_too(
@@ -260,6 +218,7 @@ async def test_second_sessions_are_about_koyeb_too(
 ) -> None:
     """Two `KoyebSessions` of different services share an application's handlers."""
     other = KoyebSessions(base_url="https://koyeb.example", transport=fake_koyeb.transport)
+    other.add_exception_handlers(application.app)
 
     @application.app.get("/other")
     async def use(session: Annotated[AsyncSessionClient, Depends(other.caller)]) -> None:
@@ -267,6 +226,7 @@ async def test_second_sessions_are_about_koyeb_too(
 
     async with other.lifespan():
         assert (await application.get("/other", "unknown")).status_code == 401
+    assert (await application.get("/caller", "unknown")).status_code == 401
 
 
 @pytest.mark.parametrize("how", ["server", "client", "neither"])
