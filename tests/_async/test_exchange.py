@@ -178,7 +178,8 @@ async def test_what_the_service_mints_has_its_whole_life_before_it(
     clock: FakeClock, connect: Connect, ahead: float
 ) -> None:
     """By a refresh or by a password: it is new this moment, whatever our clock says."""
-    session = connect(credentials=PASSWORDS)
+    elsewhere = FakeKoyeb(clock=FakeClock())
+    session = connect(transport=elsewhere.transport, credentials=PASSWORDS)
     clock.step_wall(ahead)
     await session.current_token()
     assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
