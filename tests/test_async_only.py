@@ -259,7 +259,7 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
             for task in flights._tasks - before:
                 task.cancel()
             with pytest.raises(
-                TransportError, match="^the renewal was cut off: its event loop or thread ended$"
+                TransportError, match=r"^the renewal was cut off: its event loop or thread ended$"
             ):
                 await waiting
             assert (await session.refresh()).id in fake.live_tokens()
