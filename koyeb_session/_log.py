@@ -24,3 +24,12 @@ def spell(seconds: float) -> str:
         if len(parts) == 2:
             break
     return " ".join(parts)
+
+
+class Span(float):
+    """Seconds that the log says as :func:`spell` does, if the line is written at all."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return spell(self)

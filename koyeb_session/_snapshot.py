@@ -32,7 +32,7 @@ class Phase(enum.IntEnum):
     """Do not use it."""
 
 
-@attrs.define(eq=False, on_setattr=attrs.setters.frozen)
+@attrs.define(eq=False)
 class Snapshot:
     """
     What a session knows at one moment; its identity says whether the session has moved on.
@@ -50,7 +50,7 @@ class Snapshot:
     expiry: float
     floor: float
     renewable: bool
-    look: float = attrs.field(init=False, on_setattr=attrs.setters.NO_OP)
+    look: float = attrs.field(init=False)
     """Until this age a request has nothing to do but use the token; never after ``soft``."""
 
     def __attrs_post_init__(self) -> None:

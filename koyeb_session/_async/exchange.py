@@ -18,7 +18,7 @@ from .._errors import (
     PermissionDeniedError,
     SessionExpiredError,
 )
-from .._log import log, spell
+from .._log import Span, log
 from .._models import PasswordCredentials, Token
 from .._outcomes import bare, caused, detached, store_error
 from .._snapshot import Obtained, Phase, Snapshot
@@ -84,7 +84,7 @@ class AsyncExchange:
                 outcome = await self._committed(
                     state, old, fence, saved, patient=patient, timeout=timeout
                 )
-                if saved is None and isinstance(outcome, Snapshot):
+                if self.has_store and saved is None and isinstance(outcome, Snapshot):
                     state.missed(outcome)  # also if the deadline, or a killed loop, ends this
                     await store.save(outcome.token)
                     state.take_missed()
@@ -121,7 +121,7 @@ class AsyncExchange:
         if outcome is SUPERSEDED and saved is None:
             await self.revoke(obtained.token)
         if isinstance(outcome, Snapshot):
-            log.info("%s; the token is good for %s", obtained.how, spell(outcome.expiry))
+            log.info("%s; the token is good for %s", obtained.how, Span(outcome.expiry))
         return outcome
 
     async def saved(self, old: Snapshot | None) -> Obtained | None:

@@ -20,7 +20,7 @@ from .._errors import (
     PermissionDeniedError,
     SessionExpiredError,
 )
-from .._log import log, spell
+from .._log import Span, log
 from .._models import PasswordCredentials, Token
 from .._outcomes import bare, caused, detached, store_error
 from .._snapshot import Obtained, Phase, Snapshot
@@ -86,7 +86,7 @@ class Exchange:
                 outcome = self._committed(
                     state, old, fence, saved, patient=patient, timeout=timeout
                 )
-                if saved is None and isinstance(outcome, Snapshot):
+                if self.has_store and saved is None and isinstance(outcome, Snapshot):
                     state.missed(outcome)  # also if the deadline, or a killed loop, ends this
                     store.save(outcome.token)
                     state.take_missed()
@@ -123,7 +123,7 @@ class Exchange:
         if outcome is SUPERSEDED and saved is None:
             self.revoke(obtained.token)
         if isinstance(outcome, Snapshot):
-            log.info("%s; the token is good for %s", obtained.how, spell(outcome.expiry))
+            log.info("%s; the token is good for %s", obtained.how, Span(outcome.expiry))
         return outcome
 
     def saved(self, old: Snapshot | None) -> Obtained | None:
