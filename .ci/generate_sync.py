@@ -25,6 +25,7 @@ TREES = {"koyeb_session/_async": "koyeb_session/_sync", "tests/_async": "tests/_
 HEADER = "# Generated from {} by .ci/generate_sync.py: edit that, not this.\n\n"
 RULES = [  # in order
     (r"\basync_auth_flow\b", "sync_auth_flow"),  # httpx's own names for the pair
+    (r"\bAsyncByteStream\b", "SyncByteStream"),
     (r"\basync (?=(?:def|with|for)\b)", ""),
     (r"\bawait\s+(?=[\w.]+[(\[])", ""),  # of a call, also in a docstring; not the verb in prose
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),

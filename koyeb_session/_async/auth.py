@@ -8,10 +8,12 @@ import httpx
 
 from .._concurrency import AsyncAuthBase
 from .._outcomes import unwrap
+from .slots import WAITED
 
 if TYPE_CHECKING:
     from .._concurrency import AsyncAuthFlow
     from .._origins import Origins
+    from .._snapshot import Snapshot
     from .keeper import AsyncTokenKeeper
 
 _UNAUTHORIZED: Final = 401
@@ -56,11 +58,15 @@ class AsyncSessionAuth(AsyncAuthBase):
             return
         state = self._state
         can_replay = isinstance(request.stream, self._replayable)
-        signed = state.snapshot
-        if signed is None or signed.age(state.clock) >= signed.look:
-            state.check_open()
-            signed = unwrap(await self._keeper.current(settled=not can_replay))
-        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        signed = await self._sign(request)
+
+        async def waited(late: httpx.Request) -> None:
+            nonlocal signed
+            header = late.headers.get("Authorization")  # a redirect, or a hook, may have changed it
+            if header == f"Bearer {signed.token.id}" and self._origins.trusts(late):
+                signed = await self._sign(late)
+
+        request.extensions[WAITED] = waited
         response = yield request
 
         if response.status_code != _UNAUTHORIZED or not self._origins.trusts(response.request):
@@ -69,8 +75,20 @@ class AsyncSessionAuth(AsyncAuthBase):
         newer = unwrap(await self._keeper.replacement(signed))
         if newer is None or not can_replay:
             return
-        request.headers["Authorization"] = f"Bearer {newer.token.id}"
+        signed = newer
+        request.headers["Authorization"] = f"Bearer {signed.token.id}"
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
-            state.refuse(newer)
+            state.refuse(signed)
+
+    async def _sign(self, request: httpx.Request) -> Snapshot:
+        """Sign a request with a token that may be used now."""
+        state = self._state
+        signed = state.snapshot
+        if signed is None or signed.age(state.clock) >= signed.look:
+            state.check_open()
+            can_replay = isinstance(request.stream, self._replayable)
+            signed = unwrap(await self._keeper.current(settled=not can_replay))
+        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        return signed

@@ -7,7 +7,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .._concurrency import async_http_transport, async_place, async_tls_ready, atomic, prepare_tls
+from .._concurrency import async_place, async_tls_ready, atomic, prepare_tls
+from .slots import AsyncSlots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 class AsyncConnections(httpx.AsyncBaseTransport):
     """
-    httpx's own transports: one for each place and proxy, made when first needed.
+    httpx's own transports: a set for each place and proxy, made when first needed.
 
     What was opened in another place is dead there (an event loop that has ended, the parent of a
     fork) and is dropped without being closed. A transport that was given is used everywhere.
@@ -25,7 +26,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         self._given: Final = given
         self._proxies: Final[Mapping[str, str]] = {} if given else getproxies()
         self._place: object = None
-        self._opened: dict[str | None, httpx.AsyncBaseTransport] = {}
+        self._opened: dict[str | None, AsyncSlots] = {}
         self.shut_down = False
         if given is None:
             prepare_tls()
@@ -69,7 +70,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         transport = self._opened.get(proxy)
         if transport is None:
             # setdefault: of two threads that make one, both use the first.
-            transport = self._opened.setdefault(proxy, async_http_transport(proxy))
+            transport = self._opened.setdefault(proxy, AsyncSlots(proxy))
         return transport
 
     def _proxy(self, url: httpx.URL) -> str | None:

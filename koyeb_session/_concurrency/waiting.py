@@ -28,7 +28,7 @@ class AsyncPulse:
             if self._place is async_place():
                 self._event.set()
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float | None) -> None:
         """Wait for the next beat, or until ``seconds`` have passed."""
         with anyio.move_on_after(seconds):
             await self._event.wait()
@@ -45,7 +45,7 @@ class Pulse:
         """Wake the sleeper."""
         self._event.set()
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float | None) -> None:
         """Wait for the next beat, or until ``seconds`` have passed."""
         self._event.wait(seconds)
         self._event.clear()

@@ -10,10 +10,12 @@ import httpx
 
 from .._concurrency import AuthBase
 from .._outcomes import unwrap
+from .slots import WAITED
 
 if TYPE_CHECKING:
     from .._concurrency import AuthFlow
     from .._origins import Origins
+    from .._snapshot import Snapshot
     from .keeper import TokenKeeper
 
 _UNAUTHORIZED: Final = 401
@@ -58,11 +60,15 @@ class SessionAuth(AuthBase):
             return
         state = self._state
         can_replay = isinstance(request.stream, self._replayable)
-        signed = state.snapshot
-        if signed is None or signed.age(state.clock) >= signed.look:
-            state.check_open()
-            signed = unwrap(self._keeper.current(settled=not can_replay))
-        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        signed = self._sign(request)
+
+        def waited(late: httpx.Request) -> None:
+            nonlocal signed
+            header = late.headers.get("Authorization")  # a redirect, or a hook, may have changed it
+            if header == f"Bearer {signed.token.id}" and self._origins.trusts(late):
+                signed = self._sign(late)
+
+        request.extensions[WAITED] = waited
         response = yield request
 
         if response.status_code != _UNAUTHORIZED or not self._origins.trusts(response.request):
@@ -71,8 +77,20 @@ class SessionAuth(AuthBase):
         newer = unwrap(self._keeper.replacement(signed))
         if newer is None or not can_replay:
             return
-        request.headers["Authorization"] = f"Bearer {newer.token.id}"
+        signed = newer
+        request.headers["Authorization"] = f"Bearer {signed.token.id}"
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
-            state.refuse(newer)
+            state.refuse(signed)
+
+    def _sign(self, request: httpx.Request) -> Snapshot:
+        """Sign a request with a token that may be used now."""
+        state = self._state
+        signed = state.snapshot
+        if signed is None or signed.age(state.clock) >= signed.look:
+            state.check_open()
+            can_replay = isinstance(request.stream, self._replayable)
+            signed = unwrap(self._keeper.current(settled=not can_replay))
+        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        return signed

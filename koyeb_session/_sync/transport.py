@@ -9,7 +9,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .._concurrency import atomic, http_transport, place, prepare_tls, tls_ready
+from .._concurrency import atomic, place, prepare_tls, tls_ready
+from .slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 class Connections(httpx.BaseTransport):
     """
-    httpx's own transports: one for each place and proxy, made when first needed.
+    httpx's own transports: a set for each place and proxy, made when first needed.
 
     What was opened in another place is dead there (an event loop that has ended, the parent of a
     fork) and is dropped without being closed. A transport that was given is used everywhere.
@@ -27,7 +28,7 @@ class Connections(httpx.BaseTransport):
         self._given: Final = given
         self._proxies: Final[Mapping[str, str]] = {} if given else getproxies()
         self._place: object = None
-        self._opened: dict[str | None, httpx.BaseTransport] = {}
+        self._opened: dict[str | None, Slots] = {}
         self.shut_down = False
         if given is None:
             prepare_tls()
@@ -71,7 +72,7 @@ class Connections(httpx.BaseTransport):
         transport = self._opened.get(proxy)
         if transport is None:
             # setdefault: of two threads that make one, both use the first.
-            transport = self._opened.setdefault(proxy, http_transport(proxy))
+            transport = self._opened.setdefault(proxy, Slots(proxy))
         return transport
 
     def _proxy(self, url: httpx.URL) -> str | None:

@@ -1,0 +1,187 @@
+# Generated from koyeb_session/_async/slots.py by .ci/generate_sync.py: edit that, not this.
+
+"""Many requests at once, without the one large pool that httpx would search at each of them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+import httpx
+
+from .._concurrency import Pulse, http_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .._concurrency import Work
+
+LIMIT: Final = 100
+"""Requests at a time: as many as httpx's own pool has connections."""
+KEPT: Final = 5.0
+"""Seconds for which an idle connection is kept: as httpx's own pool does."""
+WAITED: Final = "koyeb_session.waited"
+"""The extension of a request that says what to do with it when it has waited for its turn."""
+
+
+class Slots(httpx.BaseTransport):
+    """
+    Up to :data:`LIMIT` of httpx's own transports, each with one request at a time.
+
+    A request takes the transport that was used last, or waits in line for one, for as long as its
+    pool timeout says; it gives the transport back when its response is closed.
+    """
+
+    def __init__(self, proxy: str | None) -> None:
+        self._proxy = proxy
+        self._turns = Turns(LIMIT)
+        self._made: set[httpx.BaseTransport] = set()
+        self._idle: deque[tuple[float, httpx.BaseTransport]] = deque()
+        self._closed = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """
+        Send a request on a transport of its own.
+
+        Raises:
+            httpx.PoolTimeout: It has waited for too long.
+        """
+        waited = self._turns.take(request.extensions.get("timeout", {}).get("pool"))
+        transport = None
+        try:
+            if waited and (then := request.extensions.get(WAITED)):
+                then(request)
+            transport = self._transport()
+            response = transport.handle_request(request)
+        except BaseException:
+            self._back(transport)
+            raise
+        stream = cast("httpx.SyncByteStream", response.stream)
+        response.stream = _Held(stream, partial(self._back, transport))
+        return response
+
+    def close(self) -> None:
+        """Close all transports, for good."""
+        self._closed = True
+        for transport in tuple(self._made):
+            transport.close()
+
+    def _transport(self) -> httpx.BaseTransport:
+        if self._closed:
+            message = "the session client that owns these connections is closed"
+            raise RuntimeError(message)
+        try:
+            return self._idle.pop()[1]
+        except IndexError:
+            transport = http_transport(self._proxy)
+            self._made.add(transport)
+            return transport
+
+    def _back(self, transport: httpx.BaseTransport | None) -> None:
+        """Let another request have its turn, and close what has been idle for long."""
+        now = time.monotonic()
+        if transport is not None:
+            self._idle.append((now, transport))
+        self._turns.give()
+        while (old := self._old(now - KEPT)) is not None:
+            self._made.discard(old)
+            old.close()
+
+    def _old(self, before: float) -> httpx.BaseTransport | None:
+        """Take a transport that is not to be kept."""
+        try:
+            since, transport = self._idle.popleft()
+        except IndexError:
+            return None
+        if self._closed or since < before:
+            return transport
+        self._idle.appendleft((since, transport))
+        return None
+
+
+class Turns:
+    """
+    At most so many at a time; who comes first is served first.
+
+    There is no lock: a turn may be given back by the garbage collector, in the middle of anything.
+    """
+
+    def __init__(self, turns: int) -> None:
+        self._free = [True] * turns
+        self._line: deque[Pulse] = deque()
+
+    def take(self, seconds: float | None) -> bool:
+        """
+        Wait for a turn, for at most ``seconds``, and tell whether that was a wait.
+
+        Raises:
+            httpx.PoolTimeout: There was none.
+        """
+        if not self._line and self._take_free():
+            return False
+        pulse = Pulse()
+        self._line.append(pulse)
+        self._serve()
+        try:
+            pulse.sleep(seconds)
+        except BaseException:
+            if not self._leave(pulse):
+                self.give()
+            raise
+        if self._leave(pulse):
+            message = "no connection became free in time"
+            raise httpx.PoolTimeout(message)
+        return True
+
+    def give(self) -> None:
+        """Let the next one have its turn."""
+        self._free.append(True)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Call whoever is first, as long as there is a turn."""
+        while self._line and self._take_free():
+            try:
+                self._line.popleft().beat()
+            except IndexError:  # another thread was faster
+                self._free.append(True)
+
+    def _take_free(self) -> bool:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return False
+
+    def _leave(self, pulse: Pulse) -> bool:
+        """Leave the line; tell whether it still stood there."""
+        try:
+            self._line.remove(pulse)
+        except ValueError:
+            return False
+        return True
+
+
+class _Held(httpx.SyncByteStream):
+    """A response's body; ``then`` is done once it is closed, or has failed."""
+
+    def __init__(self, stream: httpx.SyncByteStream, then: Work[None]) -> None:
+        self._stream = stream
+        self._then: Work[None] | None = then
+
+    def __iter__(self) -> Generator[bytes]:
+        try:
+            for chunk in self._stream:
+                yield chunk
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close it, once."""
+        then, self._then = self._then, None
+        if then is not None:
+            try:
+                self._stream.close()
+            finally:
+                then()

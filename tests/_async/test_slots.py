@@ -1,0 +1,354 @@
+"""Many requests of `session.http` at once: whose turn it is, and what is done when it comes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+
+from koyeb_session import AsyncSessionClient, NotSignedInError, PasswordCredentials
+from koyeb_session._concurrency import AsyncPulse
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import AsyncBackground, async_arrived, async_gather, async_read, async_until
+
+CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
+DAY = timedelta(hours=24)
+Connect = Callable[..., AsyncSessionClient]
+SLOTS = AsyncSessionClient.login.__module__.replace("client", "slots")
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let two requests through at a time."""
+    monkeypatch.setattr(f"{SLOTS}.LIMIT", 2)
+    return 2
+
+
+@pytest.fixture
+async def session(
+    limit: int, fake: FakeKoyeb, url: str, clock: FakeClock
+) -> AsyncIterator[AsyncSessionClient]:
+    """Make a client of the service on sockets."""
+    async with AsyncSessionClient(
+        base_url=url, token=fake.issue_token(), credentials=CREDENTIALS, clock=clock
+    ) as session:
+        yield session
+
+
+def slots(session: AsyncSessionClient) -> Any:
+    """Give the connections of the client's requests."""
+    (opened,) = session._connections._opened.values()
+    return opened
+
+
+async def hold(session: AsyncSessionClient, fake: FakeKoyeb, background: AsyncBackground) -> Gate:
+    """Have requests take all turns, and keep them until the gate opens."""
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate), times=2)
+    for _ in range(2):
+        background.start(lambda: session.http.get("/v1/apps"))
+    await async_arrived(gate, 2)
+    return gate
+
+
+async def in_line(session: AsyncSessionClient, n: int = 1) -> None:
+    """Wait until ``n`` requests wait for their turn."""
+    await async_until(lambda: len(slots(session)._turns._line) == n)
+
+
+# Turns
+
+
+async def test_who_comes_first_is_served_first(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """More requests than turns wait in line, and go out in the order in which they came."""
+    gates = [Gate(), Gate()]
+    async with AsyncBackground() as background:
+        for gate in gates:
+            fake.fail("apps", Fault(gate=gate))
+            background.start(lambda: session.http.get("/v1/apps"))
+            await async_arrived(gate)
+        for n in range(5):
+            background.start(partial(session.http.get, "/v1/apps", headers={"number": str(n)}))
+            await in_line(session, n + 1)
+        gates[0].open()  # one turn goes round
+        await async_until(lambda: len(fake.requests) == 2 + 5)
+        gates[1].open()
+    assert [it.headers["number"] for it in fake.requests[2:]] == ["0", "1", "2", "3", "4"]
+    assert len(slots(session)._made) == 2
+
+
+async def test_a_request_waits_for_no_longer_than_it_says(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """Its pool timeout counts, as in httpx; who gives up leaves the line."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        with pytest.raises(httpx.PoolTimeout) as caught:
+            await session.http.get("/v1/apps", timeout=httpx.Timeout(5, pool=0.001))
+        assert caught.value.request.url.path == "/v1/apps"
+        await in_line(session, 0)
+        gate.open()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+async def test_each_turn_is_given_back(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
+    """However a request ends; catches a turn that is lost with a failure."""
+    for _ in range(3):
+        with pytest.raises(httpx.ConnectError):
+            await session.http.get("http://127.0.0.1:1", auth=None)
+        fake.fail("apps", Fault(reset=True))
+        with pytest.raises(httpx.TransportError):
+            await session.http.get("/v1/apps")
+        fake.fail("apps", Fault(truncate=3))
+        request = session.http.build_request("GET", "/v1/apps")
+        with pytest.raises(httpx.RemoteProtocolError):  # and nobody closes the response
+            await async_read(await session.http.send(request, stream=True))
+        async with session.http.stream("GET", "/v1/apps"):
+            """Leave the body where it is."""
+    assert len(slots(session)._turns._free) == 2
+
+
+async def test_a_turn_is_given_back_when_there_can_be_no_connection(
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making one may fail, with the certificates for example."""
+
+    def fail(_proxy: str | None) -> Any:
+        raise OSError
+
+    monkeypatch.setattr(f"{SLOTS}.async_http_transport", fail)
+    for _ in range(3):
+        with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
+            await session.http.get("/v1/apps")
+    assert len(slots(session)._turns._free) == 2
+
+
+async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None:
+    """The last one in line was called by another thread meanwhile."""
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    turns = slots(session)._turns
+
+    class Line(deque[object]):
+        """A line that another thread is at."""
+
+        def popleft(self) -> object:
+            self.clear()
+            return super().popleft()
+
+    turns._line = Line(["somebody"])
+    turns._serve()
+    assert len(turns._free) == 2
+
+
+@pytest.mark.parametrize("called", [False, True])
+async def test_who_is_interrupted_in_line_keeps_no_turn(
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch, *, called: bool
+) -> None:
+    """Be it that its turn has just come."""
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    turns = slots(session)._turns
+    assert not await turns.take(0)
+    assert not await turns.take(0)
+
+    async def sleep(_self: AsyncPulse, _seconds: float | None) -> None:
+        if called:
+            turns.give()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AsyncPulse, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        await turns.take(None)
+    assert len(turns._line) == 0
+    assert len(turns._free) == called
+
+
+async def test_a_given_transport_is_used_as_it_is(
+    limit: int, fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who gives a transport decides how much it takes at a time."""
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate), times=limit + 1)
+    session = connect(token=fake.issue_token())
+    async with AsyncBackground() as background:
+        for _ in range(limit + 1):
+            background.start(lambda: session.http.get("/v1/apps"))
+        await async_arrived(gate, limit + 1)
+        gate.open()
+
+
+async def test_the_exchange_does_not_wait_for_requests(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """Pitfall 11: all turns are taken, a request waits, and the token is renewed all the same."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        await session.refresh()
+        assert fake.exchanges() == 1
+        gate.open()
+        assert (await waiting.result()).status_code == 200
+
+
+# Connections
+
+
+async def test_a_connection_is_used_again(session: AsyncSessionClient) -> None:
+    """One after another, requests need one connection."""
+    for _ in range(5):
+        assert (await session.http.get("/v1/apps")).status_code == 200
+    assert len(slots(session)._made) == 1
+
+
+async def test_idle_connections_are_not_kept_for_ever(
+    session: AsyncSessionClient, fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been idle for long is closed with the next request."""
+    async with AsyncBackground() as background:
+        (await hold(session, fake, background)).open()
+    old = slots(session)._made.copy()
+    assert len(old) == 2
+    await session.http.get("/v1/apps")
+    assert slots(session)._made == old
+    monkeypatch.setattr(f"{SLOTS}.KEPT", -1)
+    await session.http.get("/v1/apps")
+    assert slots(session)._made == set()
+    assert [it._pool.connections for it in old] == [[], []]
+
+
+async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
+    """Those that are under way fail, those in line do not go out, and nothing is left open."""
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate), times=2)
+    async with AsyncBackground() as background:
+        under_way = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+        await async_arrived(gate, 2)
+        in_vain = [
+            background.start(partial(session.http.get, "/v1/apps", auth=auth))
+            for auth in (session.auth, None)
+        ]
+        await in_line(session, 2)
+        closed, made = slots(session), slots(session)._made.copy()
+        await session.aclose()
+        gate.open()
+        for job in under_way:
+            with pytest.raises(httpx.TransportError):
+                await job.result()
+        for job in in_vain:
+            with pytest.raises(RuntimeError, match="closed"):
+                await job.result()
+    assert closed._made == set()
+    assert [it._pool.connections for it in made] == [[], []]
+    assert len(fake.requests) == 2
+
+
+# Tokens
+
+
+async def test_a_request_that_waited_goes_out_with_the_newer_token(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """The token was renewed, and revoked, while it stood in line: nothing is refused."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        newer = await session.refresh()
+        gate.open()
+        assert (await waiting.result()).status_code == 200
+    assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
+    assert fake.requests[-1].headers["authorization"] == f"Bearer {newer.id}"
+
+
+async def test_a_request_that_waited_for_too_long_is_signed_anew(
+    session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """The token expired while it stood in line: no expired header goes out."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        clock.advance(DAY)
+        gate.open()
+        assert (await waiting.result()).status_code == 200
+    assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
+
+
+async def test_a_newer_token_that_is_refused_is_renewed(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """The refusal is of the token that went out, not of the one that it was signed with before."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        await session.refresh()
+        fake.fail("apps", Fault(status=401))
+        gate.open()
+        assert (await waiting.result()).status_code == 200
+    assert fake.exchanges() == 2
+
+
+async def test_a_header_of_the_users_own_stays(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """What an event hook has put in the place of the token is not touched after the wait."""
+
+    async def sign(request: httpx.Request) -> None:
+        request.headers["authorization"] = "Bearer mine"
+
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        session.http.event_hooks = {"request": [sign]}
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        await session.refresh()
+        gate.open()
+        assert (await waiting.result()).status_code == 401
+    assert [it.headers["authorization"] for it in fake.requests[-2:]] == ["Bearer mine"] * 2
+
+
+async def test_a_request_that_waited_until_the_logout_does_not_go_out(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """Nobody is signed in any more when its turn comes."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        await session.logout()
+        gate.open()
+        with pytest.raises(NotSignedInError):
+            await waiting.result()
+    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout"]
+
+
+async def test_what_is_for_somebody_else_is_not_signed_after_a_wait(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """A request to another origin waits, and goes out as it was."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        host = {"host": "somebody.example"}
+        waiting = background.start(lambda: session.http.get("/v1/apps", headers=host))
+        await in_line(session)
+        await session.refresh()
+        gate.open()
+        assert (await waiting.result()).status_code == 401
+    assert "authorization" not in fake.requests[-1].headers
+
+
+async def test_all_at_once_are_served(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
+    """Ten times as many requests as turns; each of these has one connection."""
+    replies = await async_gather(*[lambda: session.http.get("/v1/apps")] * 20)
+    assert {reply.status_code for reply in replies} == {200}
+    assert len(slots(session)._made) <= 2
+    assert len(fake.requests) == 20
