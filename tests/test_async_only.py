@@ -22,10 +22,11 @@ from koyeb_session import (
     Token,
     TransportError,
 )
+from koyeb_session._async import slots
 from koyeb_session._concurrency import flights
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from .concurrency import async_arrived, async_idle
+from .concurrency import PATIENCE, async_arrived, async_idle
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
@@ -265,3 +266,48 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
             assert (await session.refresh()).id in fake.live_tokens()
 
     asyncio.run(main())
+
+
+async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it cancelled at the service, or in line for its turn."""
+    monkeypatch.setattr(slots, "LIMIT", 1)
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    gate = Gate()
+    with fake.serve() as url:
+        async with AsyncSessionClient(
+            base_url=url, clock=clock, token=fake.issue_token()
+        ) as session:
+            fake.fail("apps", Fault(gate=gate))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.http.get, "/v1/apps")
+                await async_arrived(gate)
+                async with anyio.create_task_group() as others:
+                    for _ in range(3):
+                        others.start_soon(session.http.get, "/v1/apps")
+                    await async_idle()
+                    others.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
+            assert (await session.http.get("/v1/apps")).status_code == 200
+        assert len(fake.requests) == 2
+
+
+async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
+    """The turn goes to the next one in line."""
+    turns = slots.AsyncTurns(1)
+    assert not await turns.take(None)
+    scope = anyio.CancelScope()
+
+    async def first() -> None:
+        with scope:
+            await turns.take(None)
+            turns.give()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            await async_idle()
+            tasks.start_soon(turns.take, None)
+            await async_idle()
+            turns.give()
+            scope.cancel()

@@ -117,7 +117,7 @@ class AsyncTurns:
         Raises:
             httpx.PoolTimeout: There was none.
         """
-        if not self._line and self._take_free():
+        if self._take_free():
             return False
         pulse = AsyncPulse()
         self._line.append(pulse)

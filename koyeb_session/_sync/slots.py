@@ -119,7 +119,7 @@ class Turns:
         Raises:
             httpx.PoolTimeout: There was none.
         """
-        if not self._line and self._take_free():
+        if self._take_free():
             return False
         pulse = Pulse()
         self._line.append(pulse)

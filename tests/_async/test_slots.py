@@ -15,7 +15,14 @@ from koyeb_session import AsyncSessionClient, NotSignedInError, PasswordCredenti
 from koyeb_session._concurrency import AsyncPulse
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_read, async_until
+from ..concurrency import (
+    AsyncBackground,
+    async_advance,
+    async_arrived,
+    async_gather,
+    async_read,
+    async_until,
+)
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 DAY = timedelta(hours=24)
@@ -157,16 +164,17 @@ async def test_who_is_interrupted_in_line_keeps_no_turn(
     turns = slots(session)._turns
     assert not await turns.take(0)
     assert not await turns.take(0)
+    turns._line.append(first := AsyncPulse())
 
     async def sleep(_self: AsyncPulse, _seconds: float | None) -> None:
-        if called:
+        for _ in range(2 * called):
             turns.give()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(AsyncPulse, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         await turns.take(None)
-    assert len(turns._line) == 0
+    assert [*turns._line] == ([] if called else [first])
     assert len(turns._free) == called
 
 
@@ -216,7 +224,10 @@ async def test_idle_connections_are_not_kept_for_ever(
         (await hold(session, fake, background)).open()
     old = slots(session)._made.copy()
     assert len(old) == 2
-    await session.http.get("/v1/apps")
+    resting = slots(session)._idle[0]
+    for _ in range(2):
+        await session.http.get("/v1/apps")
+    assert slots(session)._idle[0] == resting  # as one after another need one
     assert slots(session)._made == old
     monkeypatch.setattr(f"{SLOTS}.KEPT", -1)
     await session.http.get("/v1/apps")
@@ -314,6 +325,23 @@ async def test_a_header_of_the_users_own_stays(
         gate.open()
         assert (await waiting.result()).status_code == 401
     assert [it.headers["authorization"] for it in fake.requests[-2:]] == ["Bearer mine"] * 2
+
+
+async def test_what_was_sent_on_to_somebody_else_gets_no_newer_token(
+    session: AsyncSessionClient,
+) -> None:
+    """A redirect of httpx's takes a request's extensions along, and sometimes its header."""
+    request = httpx.Request("GET", session.http.base_url.join("/v1/apps"))
+    flow = session.auth.async_auth_flow(request)
+    assert await async_advance(flow) is request
+    before = request.headers["authorization"]
+    await session.refresh()
+    late = httpx.Request("GET", "https://somebody.example", headers={"authorization": before})
+    await request.extensions["koyeb_session.waited"](late)
+    assert late.headers["authorization"] == before
+    await request.extensions["koyeb_session.waited"](request)
+    assert request.headers["authorization"] != before
+    await flow.aclose()
 
 
 async def test_a_request_that_waited_until_the_logout_does_not_go_out(

@@ -17,7 +17,14 @@ from koyeb_session import NotSignedInError, PasswordCredentials, SessionClient
 from koyeb_session._concurrency import Pulse
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, gather, read, until
+from ..concurrency import (
+    Background,
+    advance,
+    arrived,
+    gather,
+    read,
+    until,
+)
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 DAY = timedelta(hours=24)
@@ -155,16 +162,17 @@ def test_who_is_interrupted_in_line_keeps_no_turn(
     turns = slots(session)._turns
     assert not turns.take(0)
     assert not turns.take(0)
+    turns._line.append(first := Pulse())
 
     def sleep(_self: Pulse, _seconds: float | None) -> None:
-        if called:
+        for _ in range(2 * called):
             turns.give()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Pulse, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
         turns.take(None)
-    assert len(turns._line) == 0
+    assert [*turns._line] == ([] if called else [first])
     assert len(turns._free) == called
 
 
@@ -210,7 +218,10 @@ def test_idle_connections_are_not_kept_for_ever(
         (hold(session, fake, background)).open()
     old = slots(session)._made.copy()
     assert len(old) == 2
-    session.http.get("/v1/apps")
+    resting = slots(session)._idle[0]
+    for _ in range(2):
+        session.http.get("/v1/apps")
+    assert slots(session)._idle[0] == resting  # as one after another need one
     assert slots(session)._made == old
     monkeypatch.setattr(f"{SLOTS}.KEPT", -1)
     session.http.get("/v1/apps")
@@ -304,6 +315,23 @@ def test_a_header_of_the_users_own_stays(session: SessionClient, fake: FakeKoyeb
         gate.open()
         assert (waiting.result()).status_code == 401
     assert [it.headers["authorization"] for it in fake.requests[-2:]] == ["Bearer mine"] * 2
+
+
+def test_what_was_sent_on_to_somebody_else_gets_no_newer_token(
+    session: SessionClient,
+) -> None:
+    """A redirect of httpx's takes a request's extensions along, and sometimes its header."""
+    request = httpx.Request("GET", session.http.base_url.join("/v1/apps"))
+    flow = session.auth.sync_auth_flow(request)
+    assert advance(flow) is request
+    before = request.headers["authorization"]
+    session.refresh()
+    late = httpx.Request("GET", "https://somebody.example", headers={"authorization": before})
+    request.extensions["koyeb_session.waited"](late)
+    assert late.headers["authorization"] == before
+    request.extensions["koyeb_session.waited"](request)
+    assert request.headers["authorization"] != before
+    flow.close()
 
 
 def test_a_request_that_waited_until_the_logout_does_not_go_out(

@@ -28,6 +28,7 @@ from koyeb_session import (
     RetryPolicy,
     SessionClient,
 )
+from koyeb_session._async import slots
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -195,6 +196,28 @@ def test_client_works_after_a_loop_that_died_in_mid_flight(
     # sign-in helps.
     logins = sum(request.operation == "login" for request in fake.requests)
     assert logins == (hold == "reply")
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_client_works_after_a_loop_that_died_with_all_turns(
+    fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Work], None]
+) -> None:
+    """A turn that nobody gave back died with its loop; catches a line that outlives it."""
+    monkeypatch.setattr(slots, "LIMIT", 1)
+    with fake.serve() as url:
+        session = AsyncSessionClient(**arguments(fake, clock, base_url=url))
+        request = session.http.build_request("GET", "/v1/apps")
+
+        async def leave() -> None:
+            assert (await session.http.send(request, stream=True)).status_code == 200
+
+        async def use() -> None:
+            async with asyncio.timeout(WATCHDOG):
+                assert (await session.http.get("/v1/apps")).status_code == 200
+                await session.aclose()
+
+        end(leave)
+        asyncio.run(use())
 
 
 async def test_flight_goes_on_when_its_starter_ends(fake: FakeKoyeb, clock: FakeClock) -> None:

@@ -35,8 +35,6 @@ from .steps import rounds, rounds_until, tasks
 TASKS: Final = 10_000
 ON_SOCKETS: Final = 1_000
 THREADS: Final = 200
-CONNECTIONS: Final = 10
-"""In httpx's pool: it slows down with their number, and 1,000 requests wait for them."""
 PATIENCE: Final = 60.0
 """Seconds that a request may wait for its turn."""
 HARD: Final = timedelta(seconds=20)
@@ -136,28 +134,23 @@ async def test_tasks_in_flight_when_the_token_is_revoked_are_replayed(
 async def test_a_thousand_tasks_on_sockets_share_each_exchange(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Pitfalls 1, 9 and 11, queueing for few connections; catches an exchange in the same queue."""
-    limits = httpx.Limits(max_connections=CONNECTIONS)
+    """Pitfalls 1, 9 and 11, waiting in line; catches an exchange in the same line."""
     with fake.serve() as url:
-        async with (
-            AsyncSessionClient(**arguments(fake, clock, base_url=url)) as session,
-            httpx.AsyncClient(
-                base_url=url, auth=session.auth, timeout=PATIENCE, limits=limits
-            ) as client,
-        ):
+        async with AsyncSessionClient(**arguments(fake, clock, base_url=url)) as session:
+            session.http.timeout = PATIENCE
             for left in (SOFT, HARD):
                 gate = Gate()
                 fake.fail("refresh", Fault(gate=gate))
                 clock.advance(LIFE - left)
-                crowd = Crowd(lambda: client.get("/v1/apps"))
+                crowd = Crowd(lambda: session.http.get("/v1/apps"))
                 async with anyio.create_task_group() as group:
-                    await crowd.come(group, ON_SOCKETS // 4)
+                    await crowd.come(group, ON_SOCKETS // 2)
                     await gate.await_arrived()
-                    await crowd.come(group, ON_SOCKETS // 4)
+                    await crowd.come(group, ON_SOCKETS // 2)
                     gate.open()
-                assert crowd.answers == {200: ON_SOCKETS // 2}
+                assert crowd.answers == {200: ON_SOCKETS}
     assert fake.exchanges() == 2
-    assert statuses(fake)[200] == ON_SOCKETS
+    assert statuses(fake)[200] == 2 * ON_SOCKETS
 
 
 @pytest.mark.parametrize("left", [HARD, SOFT], ids=["hard", "soft"])
@@ -192,17 +185,16 @@ def test_two_hundred_threads_on_sockets_share_one_exchange(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """Pitfalls 1, 11 and 20; catches an exchange that queues with the requests."""
-    limits = httpx.Limits(max_connections=CONNECTIONS)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     with (
         fake.serve() as url,
         SessionClient(**arguments(fake, clock, base_url=url)) as session,
-        httpx.Client(base_url=url, auth=session.auth, timeout=PATIENCE, limits=limits) as client,
     ):
+        session.http.timeout = PATIENCE
         clock.advance(LIFE - HARD)
         with Background() as background:
-            ask = lambda: client.get("/v1/apps").status_code  # noqa: E731
+            ask = lambda: session.http.get("/v1/apps").status_code  # noqa: E731
             jobs = [background.start(ask) for _ in range(THREADS // 2)]
             arrived(gate)
             jobs += [background.start(ask) for _ in range(THREADS // 2)]
