@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_NEVER_SENT = (httpx.ConnectError, httpx.PoolTimeout, httpx.ProxyError)
+"""No `ConnectTimeout`: httpx-aiohttp raises it for a lost reply, too, and no time would be left."""
 
 
 class AsyncSender:

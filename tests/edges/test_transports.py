@@ -16,7 +16,6 @@ import hypercorn.asyncio
 import hypercorn.config
 import pytest
 import trustme
-from httpx_aiohttp import AiohttpTransport
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -79,36 +78,9 @@ async def test_unix_socket(
         await tour(url, httpx.AsyncHTTPTransport(uds=path), koyeb_clock)
 
 
-async def test_aiohttp(koyeb: str, koyeb_clock: FakeClock) -> None:
-    """Connections of aiohttp's."""
-    await tour(koyeb, AiohttpTransport(), koyeb_clock)
-
-
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request as a proxy does; its target is an absolute URL."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    line, _, rest = head.partition(b"\r\n")
-    method, target, version = line.split()
-    url = httpx.URL(target.decode())
-    upstream, out = await asyncio.open_connection(url.host, url.port)
-    out.write(b" ".join([method, url.raw_path, version]) + b"\r\nConnection: close\r\n")
-    out.write(rest.replace(b"Connection: keep-alive\r\n", b""))
-    length = [n for n in rest.lower().split(b"\r\n") if n.startswith(b"content-length:")]
-    if length:
-        out.write(await reader.readexactly(int(length[0].partition(b":")[2])))
-    writer.write(await upstream.read())
-    for stream in (out, writer):
-        stream.close()
-        await stream.wait_closed()
-
-
-async def test_proxy(koyeb: str, koyeb_clock: FakeClock) -> None:
+async def test_proxy(koyeb: str, koyeb_clock: FakeClock, proxy: str) -> None:
     """A proxy."""
-    proxy = await asyncio.start_server(_forward, "127.0.0.1", 0)
-    where = proxy.sockets[0].getsockname()[1]
-    await tour(koyeb, httpx.AsyncHTTPTransport(proxy=f"http://127.0.0.1:{where}"), koyeb_clock)
-    proxy.close()
-    await proxy.wait_closed()
+    await tour(koyeb, httpx.AsyncHTTPTransport(proxy=proxy), koyeb_clock)
 
 
 async def test_spans(koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -> None:
