@@ -453,7 +453,12 @@ class AsyncSessionClient:
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """An authorised client for the service: ``await session.http.get("/v1/apps")``."""
+        """
+        An authorised client for the service: ``await session.http.get("/v1/apps")``.
+
+        On httpx's own transport a hundred requests go out at a time. The others wait in line, for
+        as long as their pool timeout says, and go out with the token of that moment.
+        """
         if self._http is None:
             self._http = httpx.AsyncClient(
                 auth=self.auth,

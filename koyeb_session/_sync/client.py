@@ -453,7 +453,12 @@ class SessionClient:
 
     @property
     def http(self) -> httpx.Client:
-        """An authorised client for the service: ``session.http.get("/v1/apps")``."""
+        """
+        An authorised client for the service: ``session.http.get("/v1/apps")``.
+
+        On httpx's own transport a hundred requests go out at a time. The others wait in line, for
+        as long as their pool timeout says, and go out with the token of that moment.
+        """
         if self._http is None:
             self._http = httpx.Client(
                 auth=self.auth,

@@ -22,7 +22,7 @@ from .service import EMAIL, PASSWORD
 _ROUNDS: Final = 5
 _COUNT: Final = 1_000
 _PATIENCE: Final = 300.0
-_SLOW: Final = {"bare httpx", "koyeb_session, as installed"}
+_SLOW: Final = {"bare httpx"}
 
 
 def measure(bench: Bench) -> None:
