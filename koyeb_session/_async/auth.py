@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .._snapshot import Snapshot
     from .keeper import AsyncTokenKeeper
 
+_HEADER: Final = "Authorization"
 _UNAUTHORIZED: Final = 401
 
 
@@ -58,13 +59,13 @@ class AsyncSessionAuth(AsyncAuthBase):
             return
         state = self._state
         can_replay = isinstance(request.stream, self._replayable)
-        signed = await self._sign(request)
+        signed = await self._sign(request, settled=not can_replay)
 
         async def waited(late: httpx.Request) -> None:
             nonlocal signed
-            header = late.headers.get("Authorization")  # a redirect, or a hook, may have changed it
+            header = late.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
             if header == f"Bearer {signed.token.id}" and self._origins.trusts(late):
-                signed = await self._sign(late)
+                signed = await self._sign(late, settled=not can_replay)
 
         request.extensions[WAITED] = waited
         response = yield request
@@ -76,19 +77,18 @@ class AsyncSessionAuth(AsyncAuthBase):
         if newer is None or not can_replay:
             return
         signed = newer
-        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        request.headers[_HEADER] = f"Bearer {signed.token.id}"
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
             state.refuse(signed)
 
-    async def _sign(self, request: httpx.Request) -> Snapshot:
-        """Sign a request with a token that may be used now."""
+    async def _sign(self, request: httpx.Request, *, settled: bool) -> Snapshot:
+        """Sign a request with a token that may be used now, or, ``settled``, for a while."""
         state = self._state
         signed = state.snapshot
         if signed is None or signed.age(state.clock) >= signed.look:
             state.check_open()
-            can_replay = isinstance(request.stream, self._replayable)
-            signed = unwrap(await self._keeper.current(settled=not can_replay))
-        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+            signed = unwrap(await self._keeper.current(settled=settled))
+        request.headers[_HEADER] = f"Bearer {signed.token.id}"
         return signed

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._snapshot import Snapshot
     from .keeper import TokenKeeper
 
+_HEADER: Final = "Authorization"
 _UNAUTHORIZED: Final = 401
 
 
@@ -60,13 +61,13 @@ class SessionAuth(AuthBase):
             return
         state = self._state
         can_replay = isinstance(request.stream, self._replayable)
-        signed = self._sign(request)
+        signed = self._sign(request, settled=not can_replay)
 
         def waited(late: httpx.Request) -> None:
             nonlocal signed
-            header = late.headers.get("Authorization")  # a redirect, or a hook, may have changed it
+            header = late.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
             if header == f"Bearer {signed.token.id}" and self._origins.trusts(late):
-                signed = self._sign(late)
+                signed = self._sign(late, settled=not can_replay)
 
         request.extensions[WAITED] = waited
         response = yield request
@@ -78,19 +79,18 @@ class SessionAuth(AuthBase):
         if newer is None or not can_replay:
             return
         signed = newer
-        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+        request.headers[_HEADER] = f"Bearer {signed.token.id}"
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
             state.refuse(signed)
 
-    def _sign(self, request: httpx.Request) -> Snapshot:
-        """Sign a request with a token that may be used now."""
+    def _sign(self, request: httpx.Request, *, settled: bool) -> Snapshot:
+        """Sign a request with a token that may be used now, or, ``settled``, for a while."""
         state = self._state
         signed = state.snapshot
         if signed is None or signed.age(state.clock) >= signed.look:
             state.check_open()
-            can_replay = isinstance(request.stream, self._replayable)
-            signed = unwrap(self._keeper.current(settled=not can_replay))
-        request.headers["Authorization"] = f"Bearer {signed.token.id}"
+            signed = unwrap(self._keeper.current(settled=settled))
+        request.headers[_HEADER] = f"Bearer {signed.token.id}"
         return signed
