@@ -59,7 +59,7 @@ def fits(value: object, shape: Shape) -> bool:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     path=st.sampled_from(sorted(OPERATIONS)),
     method=st.none() | st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "ODD"]),
