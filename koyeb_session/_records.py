@@ -65,11 +65,20 @@ def _object(value: object) -> dict[str, Any]:
 # Redis. One hash for each session, so that a cluster keeps all of it in one slot:
 #   record  the token                      saved   the fencing value that it was written with
 #   fence   grows with each lock           owner, until   who holds the lock, and how long (ms)
+# A fence is the time at least, so that it grows although Redis has lost its data.
 
 _NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '0') end
+local function set(field, number)
+  redis.call('HSET', KEYS[1], field, string.format('%.0f', number))
+end
+local function raised()
+  local fence = math.max(number('fence') + 1, now)
+  set('fence', fence)
+  return fence
+end
 local function keep(ms)
   local ttl = redis.call('PTTL', KEYS[1])
   if redis.call('HEXISTS', KEYS[1], 'record') == 0 or (ttl >= 0 and ttl < ms) then
@@ -82,8 +91,9 @@ LOCK: Final = (
     _NOW
     + """
 if number('until') > now and redis.call('HGET', KEYS[1], 'owner') ~= ARGV[4] then return 0 end
-local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', string.format('%.0f', now + ARGV[2]))
+local fence = raised()
+redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+set('until', now + ARGV[2])
 keep(tonumber(ARGV[3]))
 return fence
 """
@@ -105,9 +115,11 @@ SAVE: Final = (
     _NOW
     + """
 local fence = tonumber(ARGV[2])
-if fence == 0 then fence = redis.call('HINCRBY', KEYS[1], 'fence', 1) end
+if fence == 0 then fence = raised() end
 if number('saved') > fence then return 0 end
-redis.call('HSET', KEYS[1], 'record', ARGV[1], 'saved', fence)
+redis.call('HSET', KEYS[1], 'record', ARGV[1])
+set('saved', fence)
+set('fence', math.max(number('fence'), fence))
 if ARGV[3] == '0' then return redis.call('PERSIST', KEYS[1]) and 1 end
 redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), number('until') - now))
 return 1
@@ -119,10 +131,9 @@ DELETE: Final = (
     _NOW
     + """
 redis.call('HDEL', KEYS[1], 'record')
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('HSET', KEYS[1], 'saved', number('fence'))
-  keep(math.max(tonumber(ARGV[1]), number('until') - now))
-end
+if number('fence') == 0 then raised() end
+set('saved', number('fence'))
+keep(math.max(tonumber(ARGV[1]), number('until') - now))
 return 1
 """
 )

@@ -96,6 +96,44 @@ async def test_late_writer_cannot_overwrite_what_came_after_it(
         assert await other.load() == newer
 
 
+@pytest.mark.parametrize("deletes", [False, True])
+async def test_late_writer_is_late_also_when_redis_has_lost_its_data(
+    server: RedisServer, *, deletes: bool
+) -> None:
+    """Fencing values go on growing, and a logout is remembered, though all else is forgotten."""
+    async with async_redis_client(server.port) as client:
+        slow, other = (AsyncRedisTokenStore(client, key=KEY) for _ in range(2))
+        async with slow.lock(), AsyncBackground() as background:
+            await async_sleep(
+                0.01
+            )  # Redis has the real time, and fencing values have it from there
+            await client.flushall()
+
+            async def go_on() -> None:
+                async with other.lock():
+                    await other.save(Token("newer"))
+
+            await background.start(other.delete if deletes else go_on).result()
+            with pytest.raises(StoreError, match="newer token"):
+                await slow.save(Token("older"))
+        assert await other.load() == (None if deletes else Token("newer"))
+
+
+async def test_tokens_are_saved_after_redis_has_lost_its_data(server: RedisServer) -> None:
+    """Who saves first after the loss, in the middle of an exchange, makes nobody late."""
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY)
+        for number in range(3):
+            async with store.lock():
+                await store.save(Token(f"before {number}"))
+        async with store.lock():
+            await client.flushall()
+            await store.save(Token("amid"))
+        async with store.lock():
+            await store.save(Token("after"))
+        assert await store.load() == Token("after")
+
+
 async def test_record_that_cannot_be_read_is_passed_over(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

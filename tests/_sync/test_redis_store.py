@@ -98,6 +98,42 @@ def test_late_writer_cannot_overwrite_what_came_after_it(
         assert other.load() == newer
 
 
+@pytest.mark.parametrize("deletes", [False, True])
+def test_late_writer_is_late_also_when_redis_has_lost_its_data(
+    server: RedisServer, *, deletes: bool
+) -> None:
+    """Fencing values go on growing, and a logout is remembered, though all else is forgotten."""
+    with redis_client(server.port) as client:
+        slow, other = (RedisTokenStore(client, key=KEY) for _ in range(2))
+        with slow.lock(), Background() as background:
+            sleep(0.01)  # Redis has the real time, and fencing values have it from there
+            client.flushall()
+
+            def go_on() -> None:
+                with other.lock():
+                    other.save(Token("newer"))
+
+            background.start(other.delete if deletes else go_on).result()
+            with pytest.raises(StoreError, match="newer token"):
+                slow.save(Token("older"))
+        assert other.load() == (None if deletes else Token("newer"))
+
+
+def test_tokens_are_saved_after_redis_has_lost_its_data(server: RedisServer) -> None:
+    """Who saves first after the loss, in the middle of an exchange, makes nobody late."""
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY)
+        for number in range(3):
+            with store.lock():
+                store.save(Token(f"before {number}"))
+        with store.lock():
+            client.flushall()
+            store.save(Token("amid"))
+        with store.lock():
+            store.save(Token("after"))
+        assert store.load() == Token("after")
+
+
 def test_record_that_cannot_be_read_is_passed_over(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
