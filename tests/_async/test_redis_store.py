@@ -1,4 +1,4 @@
-"""The Redis store on a real server."""
+"""The Redis store on real servers, Redis and Valkey."""
 
 from __future__ import annotations
 
@@ -15,20 +15,14 @@ from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeKoyeb, async_check_store
 
 from ..concurrency import AsyncBackground, async_idle
-from ..stores.conftest import RedisServer, redis_server
+from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import async_redis_client
 
-__all__ = ["redis_server"]  # a fixture
+__all__ = ["any_server", "redis_server"]  # fixtures
 
 Connect = Callable[..., AsyncSessionClient]
 KEY = "session"
 HOUR = 3_600_000
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Redis's own client runs on asyncio alone."""
-    return "asyncio"
 
 
 @pytest.fixture
@@ -42,9 +36,12 @@ def settings() -> dict[str, Any]:
     return AsyncRedisTokenStore.__init__.__globals__
 
 
-async def test_redis_store_does_what_a_store_has_to_do(server: RedisServer) -> None:
-    """It passes the conformance suite."""
-    async with async_redis_client(server.port) as client:
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+async def test_redis_store_does_what_a_store_has_to_do(
+    any_server: RedisServer, library: str
+) -> None:
+    """It passes the conformance suite on Redis and on Valkey, with the client of either."""
+    async with async_redis_client(any_server.port, library=library) as client:
         await async_check_store(lambda: AsyncRedisTokenStore(client, key=KEY))
 
 

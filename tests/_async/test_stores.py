@@ -8,11 +8,17 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, AsyncTokenStore, Token
-from koyeb_session.testing import FakeKoyeb, Gate
+from koyeb_session.testing import FakeKoyeb, Gate, async_check_store
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through
 
 Connect = Callable[..., AsyncSessionClient]
+
+
+async def test_memory_store_does_what_a_store_has_to_do() -> None:
+    """It passes the conformance suite."""
+    store = AsyncMemoryTokenStore()
+    await async_check_store(lambda: store)
 
 
 async def test_memory_keeps_what_was_saved_last() -> None:

@@ -1,6 +1,6 @@
 # Generated from tests/_async/test_redis_store.py by .ci/generate_sync.py: edit that, not this.
 
-"""The Redis store on a real server."""
+"""The Redis store on real servers, Redis and Valkey."""
 
 from __future__ import annotations
 
@@ -17,20 +17,14 @@ from koyeb_session.stores import RedisTokenStore
 from koyeb_session.testing import FakeKoyeb, check_store
 
 from ..concurrency import Background, idle
-from ..stores.conftest import RedisServer, redis_server
+from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import redis_client
 
-__all__ = ["redis_server"]  # a fixture
+__all__ = ["any_server", "redis_server"]  # fixtures
 
 Connect = Callable[..., SessionClient]
 KEY = "session"
 HOUR = 3_600_000
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Redis's own client runs on asyncio alone."""
-    return "asyncio"
 
 
 @pytest.fixture
@@ -44,9 +38,10 @@ def settings() -> dict[str, Any]:
     return RedisTokenStore.__init__.__globals__
 
 
-def test_redis_store_does_what_a_store_has_to_do(server: RedisServer) -> None:
-    """It passes the conformance suite."""
-    with redis_client(server.port) as client:
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+def test_redis_store_does_what_a_store_has_to_do(any_server: RedisServer, library: str) -> None:
+    """It passes the conformance suite on Redis and on Valkey, with the client of either."""
+    with redis_client(any_server.port, library=library) as client:
         check_store(lambda: RedisTokenStore(client, key=KEY))
 
 

@@ -10,11 +10,17 @@ from contextlib import AbstractContextManager
 import pytest
 
 from koyeb_session import MemoryTokenStore, SessionClient, Token, TokenStore
-from koyeb_session.testing import FakeKoyeb, Gate
+from koyeb_session.testing import FakeKoyeb, Gate, check_store
 
 from ..concurrency import Background, arrived, pass_through
 
 Connect = Callable[..., SessionClient]
+
+
+def test_memory_store_does_what_a_store_has_to_do() -> None:
+    """It passes the conformance suite."""
+    store = MemoryTokenStore()
+    check_store(lambda: store)
 
 
 def test_memory_keeps_what_was_saved_last() -> None:

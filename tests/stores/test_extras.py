@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Generator, Iterator
-from typing import NoReturn
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
 
 import keyring
 import pytest
 from keyring.backend import KeyringBackend
 from keyring.errors import PasswordDeleteError
 
-from koyeb_session import StoreError, Token
+from koyeb_session import SessionClient, StoreError, Token
 from koyeb_session.stores import (
     AsyncFileTokenStore,
     AsyncKeyringTokenStore,
     FileTokenStore,
     KeyringTokenStore,
 )
-from koyeb_session.testing import async_check_store, check_store
+from koyeb_session.testing import FakeKoyeb, async_check_store, check_store
 
 
 class Ring(KeyringBackend):
@@ -53,16 +55,39 @@ def ring() -> Iterator[Ring]:
     keyring.set_keyring(before)
 
 
-def test_keyring_store_does_what_a_store_has_to_do(ring: Ring) -> None:
+@pytest.fixture
+def ring_on_disk(tmp_path: Path) -> Iterator[Path]:
+    """Put a keyring that people use where there is no desktop in place of the machine's."""
+    before = keyring.get_keyring()
+    plain: Any = import_module("keyrings.alt.file").PlaintextKeyring()  # has no types
+    plain.file_path = str(path := tmp_path / "keyring.cfg")
+    keyring.set_keyring(plain)
+    yield path
+    keyring.set_keyring(before)
+    assert path.is_file()
+
+
+def test_keyring_store_does_what_a_store_has_to_do(ring_on_disk: Path) -> None:
     """The blocking store passes the conformance suite; one object holds the lock."""
     store = KeyringTokenStore()
     check_store(lambda: store)
 
 
-async def test_async_keyring_store_does_what_a_store_has_to_do(ring: Ring) -> None:
+async def test_async_keyring_store_does_what_a_store_has_to_do(ring_on_disk: Path) -> None:
     """The async store passes it, too."""
     store = AsyncKeyringTokenStore()
     await async_check_store(lambda: store)
+
+
+def test_session_in_the_keyring_goes_on_in_the_next_run(ring_on_disk: Path) -> None:
+    """Who has signed in once on their machine sends no login again."""
+    fake = FakeKoyeb()
+    for _ in range(2):
+        with SessionClient(transport=fake.transport, store=KeyringTokenStore()) as session:
+            if not fake.requests:
+                session.login("me@example.com", "correct horse")
+            assert session.http.get("/v1/apps").status_code == 200
+    assert [request.operation for request in fake.requests] == ["login", "apps", "apps"]
 
 
 def test_sessions_have_entries_of_their_own(ring: Ring) -> None:

@@ -1,0 +1,80 @@
+# Generated from tests/_async/test_redis_faults.py by .ci/generate_sync.py: edit that, not this.
+
+"""A session on a real Redis that restarts, hangs, forgets or is away in mid-exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from koyeb_session import RefreshPolicy, SessionClient
+from koyeb_session.stores import RedisTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import arrived, until
+from ..stores.conftest import RedisServer, redis_server
+from ..stores.fleet import redis_client
+
+__all__ = ["redis_server"]  # a fixture
+
+Connect = Callable[..., SessionClient]
+KEY = "session"
+WITHOUT_WAITS = RefreshPolicy(jitter=0, backoff=0.05, backoff_max=0.05)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Start at the real time, which is Redis's."""
+    return FakeClock(datetime.now(UTC))
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for an hour, and die when they are refreshed."""
+    return FakeKoyeb(clock=clock, token_lifetime=timedelta(hours=1))
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the store give up on a Redis that hangs sooner than it would."""
+    waits: dict[str, Any] = RedisTokenStore.__init__.__globals__
+    monkeypatch.setitem(waits, "_COMMAND_TIMEOUT", 0.5)
+
+
+def all_served(session: SessionClient) -> bool:
+    """Make some requests, and tell whether the service answered them all."""
+    replies = [session.http.get("/v1/apps") for _ in range(20)]
+    return {reply.status_code for reply in replies} == {200}
+
+
+@pytest.mark.parametrize("fault", ["restart", "hang", "lose_data", "go_away"])
+def test_fault_in_mid_exchange_fails_no_request(
+    redis_server: RedisServer,
+    connect: Connect,
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    fault: str,
+) -> None:
+    """While the token is good no request fails; when Redis is back, it is told of the new token."""
+    with redis_client(redis_server.port) as client:
+        session = connect(store=RedisTokenStore(client, key=KEY), refresh_policy=WITHOUT_WAITS)
+        first = session.login("me@example.com", "correct horse")
+        gate = Gate()
+        fake.fail("refresh", Fault(gate=gate, hold="request"))
+        clock.advance(timedelta(minutes=40))
+        assert all_served(session)  # and begins the exchange
+        arrived(gate)
+        getattr(redis_server, fault)()
+        gate.open()
+        assert all_served(session)
+        until(lambda: session.token != first)
+        assert all_served(session)
+        session._keeper.drain()
+        redis_server.come_back()
+        session.close()
+    assert fake.exchanges() == 1
+    with redis_client(redis_server.port) as client:
+        assert RedisTokenStore(client, key=KEY).load() == session.token
