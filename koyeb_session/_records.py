@@ -90,7 +90,8 @@ end
 LOCK: Final = (
     _NOW
     + """
-if number('until') > now and redis.call('HGET', KEYS[1], 'owner') ~= ARGV[4] then return 0 end
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if number('until') > now and not string.find(ARGV[4], owner, 1, true) then return 0 end
 local fence = raised()
 redis.call('HSET', KEYS[1], 'owner', ARGV[1])
 set('until', now + ARGV[2])
@@ -99,7 +100,7 @@ return fence
 """
 )
 """
-``owner, lease in ms, least life of the key in ms, an owner who is gone`` -> the fencing value, 0
+``owner, lease in ms, least life of the key in ms, owners who are gone`` -> the fencing value, 0
 while somebody else holds the lock.
 """
 

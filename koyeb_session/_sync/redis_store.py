@@ -21,6 +21,7 @@ from .._outcomes import bare
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from .._concurrency import Work
     from .._models import Token
 
 _COMMAND_TIMEOUT: Final = 2.0
@@ -28,6 +29,7 @@ _COMMAND_TIMEOUT: Final = 2.0
 _PATIENCE: Final = 10.0
 """Seconds to wait for somebody else's renewal."""
 _PAUSE: Final = 0.02
+_REMEMBERED: Final = 8
 _MEMORY: Final = 3_600_000
 """Milliseconds that the key outlives lock and token, so that late writers are known as such."""
 
@@ -75,8 +77,8 @@ class RedisTokenStore:
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))
-        self._left = ""
-        """Who took the lock here last and could not give it back."""
+        self._left: tuple[str, ...] = ()
+        """Who asked for the lock here, and may have it still without anybody's knowing."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key={self._key!r})"
@@ -132,10 +134,8 @@ class RedisTokenStore:
         """
         owner = secrets.token_hex(16)
         timeout = _COMMAND_TIMEOUT
-        fence = 0
         try:
-            fence = self._fence(owner)
-            _held.set((self, fence))
+            _held.set((self, self._fence(owner)))
             yield
         except StoreError:
             timeout = 0.0  # nobody waits for a Redis that is away once more
@@ -145,27 +145,50 @@ class RedisTokenStore:
             try:
                 self._run(records.UNLOCK, owner, timeout=timeout)
             except StoreError:  # the lease ends it, or the next one to come this way
-                self._left = owner if fence else self._left
+                self._left = (*self._left, owner)[-_REMEMBERED:]
 
     def _fence(self, owner: str) -> int:
+        gone = False
+
+        def give_back() -> None:
+            if gone:  # a Redis that hung has given the lock to nobody
+                self._reply(self._script(records.UNLOCK, owner))
+
         waited = 0.0
-        while waited < _PATIENCE:
-            fence = int(
-                self._run(records.LOCK, owner, self._lease, self._lease + _MEMORY, self._left)
-            )
-            if fence:
-                return fence
-            pause = _PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
-            sleep(pause)
-            waited += pause
+        try:
+            while waited < _PATIENCE:
+                asked = (owner, self._lease, self._lease + _MEMORY, ",".join(self._left))
+                fence = int(self._run(records.LOCK, *asked, then=give_back))
+                if fence:
+                    return fence
+                pause = _PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
+                sleep(pause)
+                waited += pause
+        except BaseException:
+            gone = True
+            raise
         raise StoreError(f"the lock of the key {self._key} is held for over {_PATIENCE:g} s")
 
-    def _run(self, script: str, *arguments: str | int, timeout: float | None = None) -> Any:
-        return self._send("EVAL", script, 1, self._key, *arguments, timeout=timeout)
+    def _script(self, script: str, *arguments: str | int) -> tuple[str | int, ...]:
+        return ("EVAL", script, 1, self._key, *arguments)
 
-    def _send(self, *command: str | int, timeout: float | None = None) -> Any:
+    def _run(
+        self,
+        script: str,
+        *arguments: str | int,
+        timeout: float | None = None,
+        then: Work[None] | None = None,
+    ) -> Any:
+        return self._send(*self._script(script, *arguments), timeout=timeout, then=then)
+
+    def _send(
+        self,
+        *command: str | int,
+        timeout: float | None = None,
+        then: Work[None] | None = None,
+    ) -> Any:
         """Send a command, as a flight: a client without a timeout of its own may hang."""
-        flight = Flight(functools.partial(self._reply, command))
+        flight = Flight(functools.partial(self._reply, command), then)
         flight.start()
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
         return _answer(flight.join(timeout), timeout)

@@ -11,10 +11,11 @@ import pytest
 
 from koyeb_session import AsyncSessionClient, StoreError, Token
 from koyeb_session._concurrency import async_sleep
+from koyeb_session._records import LOCK
 from koyeb_session.stores import AsyncRedisTokenStore
-from koyeb_session.testing import FakeKoyeb, async_check_store
+from koyeb_session.testing import FakeKoyeb, Gate, async_check_store
 
-from ..concurrency import AsyncBackground, async_idle
+from ..concurrency import AsyncBackground, async_idle, async_pass_through
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import async_redis_client
 
@@ -171,6 +172,37 @@ async def test_lock_that_could_not_be_given_back_is_taken_over(
             await store.save(Token("a"))
         async with other.lock():
             assert await other.load() == Token("a")
+
+
+class AsyncLate:
+    """A client to which Redis gives no lock before the gate is open."""
+
+    def __init__(self, client: Any, gate: Gate) -> None:
+        self._client = client
+        self._gate = gate
+
+    async def execute_command(self, *command: Any) -> Any:
+        """Send a command, now or later."""
+        if LOCK in command:
+            await async_pass_through(self._gate)
+        return await self._client.execute_command(*command)
+
+
+async def test_lock_that_comes_too_late_is_given_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
+    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
+    gate = Gate()
+    async with async_redis_client(server.port) as client:
+        with pytest.raises(StoreError, match="did not answer"):
+            async with AsyncRedisTokenStore(AsyncLate(client, gate), key=KEY).lock():
+                raise AssertionError
+        gate.open()
+        while not await client.hexists(KEY, "fence"):
+            await async_sleep(0.001)
+        async with AsyncRedisTokenStore(client, key=KEY).lock():
+            pass
 
 
 async def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from koyeb_session import SessionClient, StoreError, Token
 from koyeb_session._concurrency import sleep
+from koyeb_session._records import LOCK
 from koyeb_session.stores import RedisTokenStore
-from koyeb_session.testing import FakeKoyeb, check_store
+from koyeb_session.testing import FakeKoyeb, Gate, check_store
 
-from ..concurrency import Background, idle
+from ..concurrency import Background, idle, pass_through
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import redis_client
 
@@ -169,6 +170,37 @@ def test_lock_that_could_not_be_given_back_is_taken_over(
             store.save(Token("a"))
         with other.lock():
             assert other.load() == Token("a")
+
+
+class Late:
+    """A client to which Redis gives no lock before the gate is open."""
+
+    def __init__(self, client: Any, gate: Gate) -> None:
+        self._client = client
+        self._gate = gate
+
+    def execute_command(self, *command: Any) -> Any:
+        """Send a command, now or later."""
+        if LOCK in command:
+            pass_through(self._gate)
+        return self._client.execute_command(*command)
+
+
+def test_lock_that_comes_too_late_is_given_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
+    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
+    gate = Gate()
+    with redis_client(server.port) as client:
+        with pytest.raises(StoreError, match="did not answer"):
+            with RedisTokenStore(Late(client, gate), key=KEY).lock():
+                raise AssertionError
+        gate.open()
+        while not client.hexists(KEY, "fence"):
+            sleep(0.001)
+        with RedisTokenStore(client, key=KEY).lock():
+            pass
 
 
 def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:
