@@ -24,6 +24,21 @@ from koyeb_session.testing import FakeClock
 SOAK = "KOYEB_SESSION_SOAK" in os.environ
 """Whether to run the long form: ``nox -s soak`` sets it."""
 PATIENCE = 10.0
+_measured: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what a test has measured."""
+    if report.when == "call":
+        _measured.extend(f"{value}" for name, value in report.user_properties if name == "measured")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print it after the long form."""
+    if SOAK and _measured:
+        terminalreporter.section("measured")
+        for line in _measured:
+            terminalreporter.write_line(line)
 
 
 class Worker:
@@ -37,10 +52,10 @@ class Worker:
             text=True,
         )
 
-    def ask(self, count: int) -> None:
-        """Have it make some requests."""
+    def ask(self, what: object) -> None:
+        """Have it do something."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
 
     def told(self) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import signal
 import sys
 import threading
 import time
@@ -23,6 +25,7 @@ from koyeb_session import (
     PasswordCredentials,
     RefreshPolicy,
     SessionClient,
+    Token,
 )
 from koyeb_session.stores import (
     AsyncFileTokenStore,
@@ -98,7 +101,7 @@ def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:
         return (AsyncFileTokenStore if asynchronous else FileTokenStore)(options["file"])
     client = (async_redis_client if asynchronous else redis_client)(options["redis"])
     kind: Any = AsyncRedisTokenStore if asynchronous else RedisTokenStore
-    return kind(client, key="fleet", lease=options.get("lease", LEASE))
+    return kind(client, key=options.get("key", "fleet"), lease=options.get("lease", LEASE))
 
 
 def arguments(options: dict[str, Any], *, asynchronous: bool) -> dict[str, Any]:
@@ -196,7 +199,83 @@ def renewing(options: dict[str, Any]) -> None:
                 time.sleep(0.01)
 
 
+class Stopping:
+    """A store in front of another: its process stops at one moment of a renewal, for good."""
+
+    def __init__(self, store: Any, stop: Callable[[str], None]) -> None:
+        self._store = store
+        self._stop = stop
+
+    def load(self) -> Token | None:
+        """Load, and maybe stop after it."""
+        token: Token | None = self._store.load()
+        self._stop("loaded")
+        return token
+
+    def save(self, token: Token) -> None:
+        """Save, and maybe stop before or after it."""
+        self._stop("exchanged")
+        self._store.save(token)
+        self._stop("saved")
+
+    def delete(self) -> None:
+        """Delete."""
+        self._store.delete()
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Lock, and maybe stop with the lock, or when it has been given back."""
+        with self._store.lock():
+            self._stop("locked")
+            yield
+        self._stop("unlocked")
+
+
+def stop_at(options: dict[str, Any]) -> None:
+    """Renew once, and stop at the moment that the parent asks for."""
+
+    def stop(moment: str) -> None:
+        if moment == options["moment"] and armed:
+            tell(moment)
+            while True:
+                signal.pause()
+
+    def stopping_first(moment: str, function: Any) -> Any:
+        def stopped(*arguments: Any) -> Any:
+            stop(moment)
+            return function(*arguments)
+
+        return stopped
+
+    armed = False
+    files: Any = import_module("koyeb_session._files")
+    files.os.fsync = stopping_first("written", files.os.fsync)
+    files._sync_folder = stopping_first("renamed", files._sync_folder)
+    given = arguments(options, asynchronous=False)
+    given["store"] = Stopping(given["store"], stop)
+    session = SessionClient(**given)
+    session.current_token()
+    armed = True
+    tell(str(os.getpid()))
+    session.refresh()
+
+
+def victims(_: dict[str, Any]) -> None:
+    """Fork a process for each line of the parent, and tell it when that has ended."""
+    for line in sys.stdin:
+        victim = os.fork()
+        if victim == 0:
+            try:
+                stop_at(json.loads(line))
+            finally:
+                os._exit(1)
+        os.waitpid(victim, 0)
+        tell("gone")
+
+
+ROLES = {"blocking": blocking, "two_loops": two_loops, "renewing": renewing, "victims": victims}
+
 if __name__ == "__main__":
     logging.getLogger("koyeb_session").addHandler(logging.NullHandler())
     given: dict[str, Any] = json.loads(sys.argv[1])
-    {"blocking": blocking, "two_loops": two_loops, "renewing": renewing}[given["role"]](given)
+    ROLES[given["role"]](given)
