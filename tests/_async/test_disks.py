@@ -1,0 +1,71 @@
+"""The file store on a disk that is full, or read-only, for real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from koyeb_session import AsyncSessionClient, StoreError, Token
+from koyeb_session.stores import AsyncFileTokenStore
+from koyeb_session.testing import FakeClock
+
+from ..stores.disk import Disk, disk
+
+__all__ = ["disk"]  # a fixture
+
+Connect = Callable[..., AsyncSessionClient]
+FILES = {"session.json", "session.json.lock"}
+
+
+async def test_old_token_stays_when_the_disk_is_full(disk: Disk) -> None:
+    """What was there is whole, nothing half-written is left, and with space all goes on."""
+    store = AsyncFileTokenStore(disk.path / "session.json")
+    await store.save(Token("old"))
+    disk.fill()
+    async with store.lock():
+        with pytest.raises(StoreError, match="No space left on device"):
+            await store.save(Token("new"))
+    assert await store.load() == Token("old")
+    assert disk.names() <= FILES
+    disk.empty()
+    await store.save(Token("new"))
+    assert await store.load() == Token("new")
+
+
+async def test_old_token_can_be_read_when_the_disk_is_read_only(disk: Disk) -> None:
+    """Whatever writes is a `StoreError`."""
+    store = AsyncFileTokenStore(disk.path / "session.json")
+    await store.save(Token("old"))
+    disk.freeze()
+    for use in (store.delete, lambda: store.save(Token("new"))):
+        with pytest.raises(StoreError, match="Read-only file system"):
+            await use()
+    with pytest.raises(StoreError, match="locked: Read-only file system"):
+        async with store.lock():
+            raise AssertionError
+    assert await store.load() == Token("old")
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+async def test_session_goes_on_in_memory_while_the_disk_cannot_be_written(
+    disk: Disk,
+    connect: Connect,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+) -> None:
+    """Sign-in and renewal work, with a warning; the token is saved as soon as it can be."""
+    store = AsyncFileTokenStore(disk.path / "session.json")
+    session = connect(store=store)
+    first = await session.login("me@example.com", "correct horse")
+    fails, works = (disk.fill, disk.empty) if trouble == "full" else (disk.freeze, disk.thaw)
+    fails()
+    clock.advance(1)
+    second = await session.refresh()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert "kept in memory only" in caplog.text or "without its store" in caplog.text
+    assert await store.load() == first
+    works()
+    await session.aclose()
+    assert await store.load() == second
