@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import filelock
 import pytest
 
 from koyeb_session import (
@@ -24,6 +26,7 @@ from koyeb_session import (
 )
 from koyeb_session._async import slots
 from koyeb_session._concurrency import flights
+from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, async_arrived, async_idle
@@ -311,3 +314,17 @@ async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
             await async_idle()
             turns.give()
             scope.cancel()
+
+
+async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not when somebody collects what the block has left."""
+    monkeypatch.setattr(filelock.BaseFileLock, "__del__", lambda _: None)
+    store = AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0.05)
+    with anyio.CancelScope() as scope:
+        async with store.lock():
+            scope.cancel()
+            await anyio.sleep_forever()
+    async with store.lock():
+        pass

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
 
 import anyio
 import anyio.to_thread
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -45,8 +48,10 @@ call_blocking = call
 
 
 async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-    """Call what blocks for a moment in a worker thread, to its end: its effect is never lost."""
-    return await anyio.to_thread.run_sync(function, *args, limiter=_no_queue())
+    """Call what blocks for a moment in a worker thread, cancelled or not: it is never left out."""
+    shield = cast("AbstractContextManager[object, None]", anyio.CancelScope(shield=True))
+    with shield:  # which nobody cancels, so that it swallows nothing
+        return await anyio.to_thread.run_sync(function, *args, limiter=_no_queue())
 
 
 def in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
