@@ -1,8 +1,126 @@
 """
 Where a token is kept between processes: a file, Redis or Valkey, the keyring, or your own store.
 
-Importing this module imports no extra. To write a store for your own database, follow
-:class:`AsyncTokenStore` or :class:`TokenStore`; ``koyeb_session.testing.check_store`` checks it.
+Importing this module imports no extra.
+
+A store of your own has the four methods of :class:`TokenStore`, or of :class:`AsyncTokenStore`, and
+no base class. This one keeps a session in SQLite, for all processes of a machine; another database
+needs other SQL in the same places:
+
+.. code-block:: python
+
+    class SqliteTokenStore:
+        def __init__(self, path):
+            self._path = path
+
+        def create(self):  # once for all
+            self._run(
+                "CREATE TABLE session (id TEXT, user_id TEXT, organization_id TEXT,"
+                " expires_at TEXT, issued_at TEXT, owner TEXT, until REAL)"
+            )
+            self._run("INSERT INTO session (until) VALUES (0)")
+
+        def load(self):
+            (row,), _ = self._run(
+                "SELECT id, user_id, organization_id, expires_at, issued_at FROM session"
+            )
+            token_id, user_id, organization_id, *times = row
+            if token_id is None:
+                return None
+            expires_at, issued_at = (at and datetime.fromisoformat(at) for at in times)
+            return Token(token_id, user_id, organization_id, expires_at, issued_at=issued_at)
+
+        def save(self, token):
+            times = (at and at.isoformat() for at in (token.expires_at, token.issued_at))
+            self._run(
+                "UPDATE session SET id = ?, user_id = ?, organization_id = ?,"
+                " expires_at = ?, issued_at = ?",
+                *(token.id, token.user_id, token.organization_id, *times),
+            )
+
+        def delete(self):
+            self._run("UPDATE session SET id = NULL")
+
+        @contextlib.contextmanager
+        def lock(self):
+            owner = secrets.token_hex(16)
+            ends = time.monotonic() + 10
+            while not self.take(owner):
+                if time.monotonic() > ends:
+                    raise TimeoutError("somebody else is renewing for too long")
+                time.sleep(0.02)
+            try:
+                yield
+            finally:
+                self.give_back(owner)
+
+        def take(self, owner, lease=15):
+            now = time.time()
+            statement = "UPDATE session SET owner = ?, until = ? WHERE until < ?"
+            _, changed = self._run(statement, owner, now + lease, now)
+            return changed == 1
+
+        def give_back(self, owner):
+            self._run("UPDATE session SET until = 0 WHERE owner = ?", owner)
+
+        def _run(self, statement, *values):
+            opened = contextlib.closing(sqlite3.connect(self._path, timeout=2))
+            with opened as database, database:
+                cursor = database.execute(statement, values)
+                return cursor.fetchall(), cursor.rowcount
+
+What to mind:
+
+- The lock is a row with an owner and an end, taken by one statement that changes nothing while
+  somebody has it. The end frees it when its holder was killed; it is longer than the session's
+  ``timeout``. A transaction that is open for the whole block is a lock, too, if `load` and `save`
+  go through its own connection: they are called inside the block.
+- Who outlives that end may overwrite a newer token. It is rare, and ``AND owner = ?`` in `save`
+  rules it out where the lock is held; `RedisTokenStore` has a number that grows with each lock.
+- Many threads, or tasks, enter the lock of one object at once. What a block needs, like ``owner``,
+  belongs to the block and not to the object.
+- A token's ``id`` is a secret of some thousand characters. Times are kept to the microsecond.
+- Machines that share a session have clocks that differ: where there are many, use the database's.
+- Whatever a method raises, the session goes on without the store. Do not wait long.
+
+The async half must not block the event loop, not even where it is made, and gives the lock back
+although it is cancelled:
+
+.. code-block:: python
+
+    class AsyncSqliteTokenStore:
+        def __init__(self, path):
+            self._store = SqliteTokenStore(path)
+
+        async def load(self):
+            return await to_thread.run_sync(self._store.load)
+
+        async def save(self, token):
+            await to_thread.run_sync(self._store.save, token)
+
+        async def delete(self):
+            await to_thread.run_sync(self._store.delete)
+
+        @contextlib.asynccontextmanager
+        async def lock(self):
+            owner = secrets.token_hex(16)
+            try:
+                with anyio.fail_after(10):
+                    while not await to_thread.run_sync(self._store.take, owner):
+                        await anyio.sleep(0.02)
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(self._store.give_back, owner)
+
+``koyeb_session.testing.check_store`` and ``async_check_store`` check a store:
+
+.. code-block:: python
+
+    def test_my_store(tmp_path):
+        path = tmp_path / "session.db"
+        SqliteTokenStore(path).create()
+        check_store(lambda: SqliteTokenStore(path))
 """
 
 from ._async.file_store import AsyncFileTokenStore

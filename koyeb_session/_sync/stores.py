@@ -22,20 +22,10 @@ class TokenStore(Protocol):
 
     All of them are called by whoever renews, logs in or logs out; requests with a fresh token ask
     no store. Any error that a method raises is logged, and the session goes on in memory: raise
-    soon rather than wait for a database that is away. ``koyeb_session.testing`` has
-    ``check_store``, which checks all that is said here.
+    soon rather than wait for a database that is away.
 
-    Example:
-        With a table of one row for each session, and its row lock as the lock:
-
-        .. code-block:: python
-
-            class DatabaseTokenStore:
-                @contextlib.contextmanager
-                def lock(self):
-                    with database.transaction() as self._connection:
-                        self._connection.execute("SELECT ... FOR UPDATE")
-                        yield
+    :mod:`koyeb_session.stores` has a whole store for a database, and what to mind.
+    ``koyeb_session.testing.check_store`` checks what can be checked in one process.
     """
 
     __module__: str = "koyeb_session"  # where users import it from, and what pickles say
@@ -48,8 +38,8 @@ class TokenStore(Protocol):
         """
         Keep ``token`` in place of what was there, whole or not at all.
 
-        Its ``id`` is a secret. Keep ``issued_at``, too: who finds a token here that was minted
-        before its own passes it over.
+        Its ``id`` is a secret of some thousand characters. Keep ``issued_at``, too: who finds a
+        token here that was minted before its own passes it over.
         """
         ...
 
@@ -61,9 +51,10 @@ class TokenStore(Protocol):
         """
         Keep all others who use this store from renewing the token until the block ends.
 
-        It is held over `load`, the exchange at the service and `save`, for as long as the session's
-        ``timeout`` at most. It is free again however the block ends, and some time after its
-        holder was killed. It need not be reentrant. Waiting for it must have an end.
+        `load`, the exchange at the service and `save` happen inside, within the session's
+        ``timeout``. One object's lock is asked for by many at once. It is free again however the
+        block ends, cancelled or not, and some time after its holder was killed. It need not be
+        reentrant. Waiting for it must have an end.
         """
         ...
 

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .._sync.stores import TokenStore
 
 _AT: Final = datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-_FULL: Final = Token("a.b.c", "user", "organization", _AT, issued_at=_AT.replace(year=2099))
+_LONG: Final = f"a.{'b' * 2000}.c"
+_FULL: Final = Token(_LONG, "user", "organization", _AT, issued_at=_AT.replace(year=2099))
 _BARE: Final = Token("d")
-_HELD: Final = 0.1
+_HELD: Final = 0.05
 """Seconds for which a second taker must not get the lock."""
 _PATIENCE: Final = 5.0
+_BUSY: Final = "save() and load() work in the lock while others wait for it"
 
 
 class _Failure(Exception):  # noqa: N818 - stands for any error inside the lock
@@ -30,7 +32,10 @@ class _Failure(Exception):  # noqa: N818 - stands for any error inside the lock
 
 def check_store(make_store: Callable[[], TokenStore]) -> None:
     """
-    Check a blocking store against all that :class:`~koyeb_session.stores.TokenStore` says.
+    Check a blocking store against what :class:`~koyeb_session.stores.TokenStore` says.
+
+    It cannot see that the lock keeps other processes out, that it is free again some time after its
+    holder was killed, that waiting for it has an end, nor what happens when the database is away.
 
     Args:
         make_store: Makes a store; all that it makes keep the same session. Their session is
@@ -52,9 +57,15 @@ def check_store(make_store: Callable[[], TokenStore]) -> None:
         with one.lock():
             one.save(token)
         _expect(other.load(), token, "load() returns what another store saved last")
+    with one.lock():
+        one.delete()
+        _expect(one.load(), None, "load() returns None after delete() inside the lock")
+        one.save(_FULL)
+        _expect(one.load(), _FULL, "load() returns inside the lock what was saved there")
     with contextlib.suppress(_Failure), one.lock():
         raise _Failure
     _check_lock(one, other)
+    _check_lock(one, one)
     other.delete()
     _expect(one.load(), None, "load() returns None after delete() by another store")
 
@@ -74,6 +85,8 @@ def _check_lock(one: TokenStore, other: TokenStore) -> None:
     with one.lock():
         thread.start()
         assert not taken.wait(_HELD), "lock() keeps others out until the block ends"
+        one.save(_BARE)
+        _expect(one.load(), _BARE, _BUSY)
     thread.join(_PATIENCE)
     assert not problems, f"lock() waits for others rather than raise {problems}"
     assert taken.is_set(), "lock() is free again when the block has ended"
@@ -81,7 +94,9 @@ def _check_lock(one: TokenStore, other: TokenStore) -> None:
 
 async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
     """
-    Check an async store against all that :class:`~koyeb_session.stores.AsyncTokenStore` says.
+    Check an async store against what :class:`~koyeb_session.stores.AsyncTokenStore` says.
+
+    It sees neither more nor less than :func:`check_store`, but for cancelled blocks.
 
     Args:
         make_store: Makes a store; all that it makes keep the same session. Their session is
@@ -98,10 +113,17 @@ async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
         async with one.lock():
             await one.save(token)
         _expect(await other.load(), token, "load() returns what another store saved last")
+    async with one.lock():
+        await one.delete()
+        _expect(await one.load(), None, "load() returns None after delete() inside the lock")
+        await one.save(_FULL)
+        _expect(await one.load(), _FULL, "load() returns inside the lock what was saved there")
     with contextlib.suppress(_Failure):
         async with one.lock():
             raise _Failure
+    await _async_check_cancelled(one)
     await _async_check_lock(one, other)
+    await _async_check_lock(one, one)
     await other.delete()
     _expect(await one.load(), None, "load() returns None after delete() by another store")
 
@@ -119,9 +141,27 @@ async def _async_check_lock(one: AsyncTokenStore, other: AsyncTokenStore) -> Non
             with anyio.move_on_after(_HELD):
                 await taken.wait()
             assert not taken.is_set(), "lock() keeps others out until the block ends"
+            await one.save(_BARE)
+            _expect(
+                await one.load(),
+                _BARE,
+                "save() and load() work in the lock while others wait for it",
+            )
         with anyio.move_on_after(_PATIENCE):
             await taken.wait()
         assert taken.is_set(), "lock() is free again when the block has ended"
+
+
+async def _async_check_cancelled(one: AsyncTokenStore) -> None:
+    with anyio.CancelScope() as scope:
+        async with one.lock():
+            scope.cancel()
+            await anyio.sleep_forever()
+    free = False
+    with anyio.move_on_after(_PATIENCE):
+        async with one.lock():
+            free = True
+    assert free, "lock() is free again when the block was cancelled"
 
 
 def _expect(found: Token | None, wanted: Token | None, what: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,45 +150,3 @@ async def test_async_keyring_store_fails_and_passes_over_alike(
     monkeypatch.setattr(ring, "get_password", fail)
     with pytest.raises(StoreError, match="RuntimeError"):
         await AsyncKeyringTokenStore().load()
-
-
-class Broken:
-    """A store whose lock lets everybody in, or nobody."""
-
-    def __init__(self, *, fails: bool) -> None:
-        self._fails = fails
-        self._token: Token | None = None
-        self._taken = 0
-
-    def load(self) -> Token | None:
-        """Return the token."""
-        return self._token
-
-    def save(self, token: Token) -> None:
-        """Keep it."""
-        self._token = token
-
-    def delete(self) -> None:
-        """Forget it."""
-        self._token = None
-
-    @contextlib.contextmanager
-    def lock(self) -> Generator[None]:
-        """Raise where it should wait, or do nothing."""
-        self._taken += 1
-        try:
-            if self._fails and self._taken > 1:
-                raise StoreError("taken")
-            yield
-        finally:
-            self._taken -= 1
-
-
-@pytest.mark.parametrize(
-    ("fails", "what"), [(True, "rather than raise"), (False, "keeps others out")]
-)
-def test_conformance_finds_a_broken_lock(*, fails: bool, what: str) -> None:
-    """A lock that raises where it should wait, or lets others in, does not pass."""
-    store = Broken(fails=fails)
-    with pytest.raises(AssertionError, match=what):
-        check_store(lambda: store)

@@ -1,0 +1,172 @@
+"""The conformance suite finds what is wrong with a store."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import attrs
+import pytest
+
+from koyeb_session import AsyncMemoryTokenStore, MemoryTokenStore, Token, TokenStore
+from koyeb_session.testing import async_check_store, check_store
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a lock that nobody gives back no longer than a test can."""
+    settings: dict[str, Any] = check_store.__globals__
+    monkeypatch.setitem(settings, "_PATIENCE", 0.3)
+
+
+class ShortColumn(MemoryTokenStore):
+    """A column of 255 characters."""
+
+    def save(self, token: Token) -> None:
+        """Cut the secret off."""
+        super().save(attrs.evolve(token, id=token.id[:255]))
+
+
+class WholeSeconds(MemoryTokenStore):
+    """A column that knows no fractions."""
+
+    def save(self, token: Token) -> None:
+        """Cut the times off."""
+        at = token.expires_at
+        super().save(attrs.evolve(token, expires_at=at and at.replace(microsecond=0)))
+
+
+class NotIssued(MemoryTokenStore):
+    """No column for what is no part of a token's equality."""
+
+    def save(self, token: Token) -> None:
+        """Forget when it was issued."""
+        super().save(attrs.evolve(token, issued_at=None))
+
+
+class Merging(MemoryTokenStore):
+    """An update of what is given, and of nothing else."""
+
+    def save(self, token: Token) -> None:
+        """Keep the old fields where there is no new one."""
+        old = self.load()
+        at = None if old is None else old.expires_at
+        super().save(token if token.expires_at else attrs.evolve(token, expires_at=at))
+
+
+class OutOfTransaction(MemoryTokenStore):
+    """A lock within which the store is read from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: Token | None = None
+
+    def load(self) -> Token | None:
+        """Return what there was when the lock was taken, if it is."""
+        return self._seen or super().load()
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Keep what there is."""
+        with super().lock():
+            self._seen = super().load()
+            yield
+            self._seen = None
+
+
+class Open(MemoryTokenStore):
+    """A lock that lets everybody in."""
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Do nothing."""
+        yield
+
+
+class Refusing(MemoryTokenStore):
+    """A lock that does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken = False
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Raise where it should wait."""
+        if self._taken:
+            raise TimeoutError
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._taken = False
+
+
+class OneOwner(MemoryTokenStore):
+    """A lock that keeps on the object what belongs to the block."""
+
+    def __init__(self, rows: set[object]) -> None:
+        super().__init__()
+        self._rows = rows
+        self._owner = object()
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Forget who had it when the next one comes."""
+        self._owner = object()
+        for _ in range(400):
+            if not self._rows:
+                break
+            time.sleep(0.001)
+        self._rows.add(self._owner)
+        yield
+        self._rows.discard(self._owner)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (ShortColumn, "returns what another store saved last"),
+        (WholeSeconds, "returns what another store saved last"),
+        (NotIssued, "issued_at included"),
+        (Merging, "returns what another store saved last"),
+        (OutOfTransaction, "inside the lock"),
+        (Open, "keeps others out"),
+        (Refusing, "rather than raise"),
+        (lambda: OneOwner(set()), "is free again when the block has ended"),
+    ],
+)
+def test_conformance_finds_a_broken_store(kind: Callable[[], TokenStore], what: str) -> None:
+    """What a store gets wrong does not pass, and the error says what it is."""
+    store = kind()
+    with pytest.raises(AssertionError, match=what):
+        check_store(lambda: store)
+
+
+class Unshielded(AsyncMemoryTokenStore):
+    """A lock that a cancelled block cannot give back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._semaphore = anyio.Semaphore(1)
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Wait before it is given back."""
+        await self._semaphore.acquire()
+        try:
+            yield
+        finally:
+            await anyio.lowlevel.checkpoint()
+            self._semaphore.release()
+
+
+async def test_conformance_finds_a_lock_that_a_cancelled_block_leaves_behind() -> None:
+    """A lock that is not given back under cancellation does not pass."""
+    store = Unshielded()
+    with pytest.raises(AssertionError, match="when the block was cancelled"):
+        await async_check_store(lambda: store)
