@@ -1,7 +1,9 @@
 """
 Where a token is kept between processes: a file, Redis or Valkey, the keyring, or your own store.
 
-Importing this module imports no extra.
+Importing this module imports no extra. ``redis.asyncio`` and ``valkey.asyncio`` run on asyncio
+alone: on trio, give `AsyncRedisTokenStore` an object whose ``execute_command`` is an async function
+that calls a blocking client in a thread.
 
 A store of your own has the four methods of :class:`TokenStore`, or of :class:`AsyncTokenStore`, and
 no base class. This one keeps a session in SQLite, for all processes of a machine; another database

@@ -320,7 +320,11 @@ async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and not when somebody collects what the block has left."""
-    monkeypatch.setattr(filelock.BaseFileLock, "__del__", lambda _: None)
+
+    def keep(_: object) -> None:
+        """Give nothing back."""
+
+    monkeypatch.setattr(filelock.BaseFileLock, "__del__", keep)
     store = AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0.05)
     with anyio.CancelScope() as scope:
         async with store.lock():

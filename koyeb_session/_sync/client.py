@@ -158,6 +158,10 @@ class SessionClient:
         ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. ``KOYEB_URL`` is the service; the CLI's file
         may name it, too, and counts only for its own token.
 
+        ``KOYEB_ORGANIZATION`` counts for a password alone. A token acts in the organization that it
+        was issued in, whatever the variable or the CLI's file say: an API token is not exchanged
+        behind your back for one that expires. `switch_organization` is the way to another.
+
         Args:
             overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
                 nothing else that signs in is looked at; with a ``store`` there need be nothing.

@@ -52,7 +52,7 @@ class RedisTokenStore:
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
     key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
-    2 seconds.
+    2 seconds. It takes Redis 5, or Valkey.
 
     Example:
         .. code-block:: python

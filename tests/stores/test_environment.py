@@ -47,6 +47,7 @@ def test_first_that_signs_in_wins(home: Path) -> None:
     assert found(environ)["credentials"] == PasswordCredentials("me@example.com", SECRET)
     environ |= {"KOYEB_ORGANIZATION": "o"}
     assert found(environ)["credentials"] == PasswordCredentials("me@example.com", SECRET, "o")
+    # From here on the organization is the token's own.
     environ |= {"KOYEB_API_TOKEN": "api "}
     assert found(environ) == {"token": "api", "base_url": "https://env.example"}
     environ |= {"KOYEB_TOKEN": "first"}
