@@ -5,6 +5,13 @@ Importing this module imports no extra. ``redis.asyncio`` and ``valkey.asyncio``
 alone: on trio, give `AsyncRedisTokenStore` an object whose ``execute_command`` is an async function
 that calls a blocking client in a thread.
 
+No store can save a session without ``credentials``, at a service that revokes a token as it is
+refreshed, when
+
+- its process is killed after the exchange and before the save,
+- the store is away until the token is about to expire, so that each process renews for itself,
+- Redis loses its data while one process exchanges the token and another is about to.
+
 A store of your own has the four methods of :class:`TokenStore`, or of :class:`AsyncTokenStore`, and
 no base class. This one keeps a session in SQLite, for all processes of a machine; another database
 needs other SQL in the same places:

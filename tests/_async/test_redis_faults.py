@@ -1,4 +1,4 @@
-"""A session on a real Redis that restarts, hangs, forgets or is away in mid-exchange."""
+"""Sessions on a real Redis that restarts, hangs, forgets or is away."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import AsyncSessionClient, RefreshPolicy
+from koyeb_session import AsyncSessionClient, PasswordCredentials, RefreshPolicy
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -20,6 +20,7 @@ __all__ = ["redis_server"]  # a fixture
 
 Connect = Callable[..., AsyncSessionClient]
 KEY = "session"
+ME = PasswordCredentials("me@example.com", "correct horse")
 WITHOUT_WAITS = RefreshPolicy(jitter=0, backoff=0.05, backoff_max=0.05)
 
 
@@ -76,3 +77,27 @@ async def test_fault_in_mid_exchange_fails_no_request(
     assert fake.exchanges() == 1
     async with async_redis_client(redis_server.port) as client:
         assert await AsyncRedisTokenStore(client, key=KEY).load() == session.token
+
+
+async def test_fleet_that_renews_without_its_redis_signs_in_again(
+    redis_server: RedisServer, connect: Connect, fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Each member renews by itself, which a service that revokes grants one: credentials help."""
+    arguments: dict[str, Any] = {"credentials": ME, "refresh_policy": WITHOUT_WAITS}
+    async with async_redis_client(redis_server.port) as client:
+
+        def member() -> AsyncSessionClient:
+            return connect(store=AsyncRedisTokenStore(client, key=KEY), **arguments)
+
+        fleet = [member() for _ in range(3)]
+        assert [await all_served(session) for session in fleet] == [True] * 3
+        redis_server.go_away()
+        clock.advance(timedelta(minutes=59, seconds=30))
+        for _ in range(2):
+            assert [await all_served(session) for session in fleet] == [True] * 3
+        redis_server.come_back()
+        for session in fleet:
+            await session.aclose()
+        fake.requests.clear()
+        assert await all_served(member())
+        assert {request.operation for request in fake.requests} == {"apps"}

@@ -1,6 +1,6 @@
 # Generated from tests/_async/test_redis_faults.py by .ci/generate_sync.py: edit that, not this.
 
-"""A session on a real Redis that restarts, hangs, forgets or is away in mid-exchange."""
+"""Sessions on a real Redis that restarts, hangs, forgets or is away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import RefreshPolicy, SessionClient
+from koyeb_session import PasswordCredentials, RefreshPolicy, SessionClient
 from koyeb_session.stores import RedisTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -22,6 +22,7 @@ __all__ = ["redis_server"]  # a fixture
 
 Connect = Callable[..., SessionClient]
 KEY = "session"
+ME = PasswordCredentials("me@example.com", "correct horse")
 WITHOUT_WAITS = RefreshPolicy(jitter=0, backoff=0.05, backoff_max=0.05)
 
 
@@ -78,3 +79,27 @@ def test_fault_in_mid_exchange_fails_no_request(
     assert fake.exchanges() == 1
     with redis_client(redis_server.port) as client:
         assert RedisTokenStore(client, key=KEY).load() == session.token
+
+
+def test_fleet_that_renews_without_its_redis_signs_in_again(
+    redis_server: RedisServer, connect: Connect, fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Each member renews by itself, which a service that revokes grants one: credentials help."""
+    arguments: dict[str, Any] = {"credentials": ME, "refresh_policy": WITHOUT_WAITS}
+    with redis_client(redis_server.port) as client:
+
+        def member() -> SessionClient:
+            return connect(store=RedisTokenStore(client, key=KEY), **arguments)
+
+        fleet = [member() for _ in range(3)]
+        assert [all_served(session) for session in fleet] == [True] * 3
+        redis_server.go_away()
+        clock.advance(timedelta(minutes=59, seconds=30))
+        for _ in range(2):
+            assert [all_served(session) for session in fleet] == [True] * 3
+        redis_server.come_back()
+        for session in fleet:
+            session.close()
+        fake.requests.clear()
+        assert all_served(member())
+        assert {request.operation for request in fake.requests} == {"apps"}
