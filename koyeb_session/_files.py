@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _STALE: Final = 60.0
 """Seconds after which a temporary file is nobody's any more: its writer was killed."""
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
+"""A pipe that somebody laid there would be waited for without end."""
 _TAKEN_FOR_SYMLINK: Final = {errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP)}
 
 
@@ -43,7 +45,7 @@ def read(path: Path) -> Token | None:
     """Read a token; put a file aside that does not hold one."""
     with failing_as("read", path):
         try:
-            descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW)
+            descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_WAIT)
         except FileNotFoundError:
             return None
         with os.fdopen(descriptor, "rb") as file:

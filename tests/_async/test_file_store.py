@@ -89,6 +89,14 @@ async def test_file_is_put_aside_when_it_holds_no_token(
     assert await store.load() == Token("b")
 
 
+async def test_pipe_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pipe with nobody at its other end is not waited for."""
+    path = tmp_path / "session.json"
+    os.mkfifo(path)
+    assert await AsyncFileTokenStore(path).load() is None
+    assert "put aside" in caplog.text
+
+
 async def test_symlink_is_refused(tmp_path: Path) -> None:
     """A link that somebody laid there is neither followed nor replaced."""
     target = tmp_path / "target"

@@ -91,6 +91,14 @@ def test_file_is_put_aside_when_it_holds_no_token(
     assert store.load() == Token("b")
 
 
+def test_pipe_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pipe with nobody at its other end is not waited for."""
+    path = tmp_path / "session.json"
+    os.mkfifo(path)
+    assert FileTokenStore(path).load() is None
+    assert "put aside" in caplog.text
+
+
 def test_symlink_is_refused(tmp_path: Path) -> None:
     """A link that somebody laid there is neither followed nor replaced."""
     target = tmp_path / "target"
