@@ -87,3 +87,8 @@ def store_error(what: str, exc: Exception) -> StoreError:
     # What the system says names a file; anything else may quote what the store holds.
     error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
     return error
+
+
+def unasked(outcome: object) -> bool:
+    """Tell whether a renewal asked the service nothing: its store failed, and there was time."""
+    return isinstance(outcome, StoreError)

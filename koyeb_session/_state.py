@@ -11,7 +11,7 @@ import attrs
 from ._concurrency import atomic
 from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
 from ._log import log, spell
-from ._outcomes import caused
+from ._outcomes import caused, unasked
 from ._snapshot import Obtained, Snapshot, Verdict, usable, verdict
 
 if TYPE_CHECKING:
@@ -188,10 +188,12 @@ class SessionState:
         """Tell whether a refusal of this token is simply the answer."""
         return not snapshot.renewable or self._refused is snapshot
 
-    def blocked(self) -> KoyebSessionError | None:
-        """Return the last failure, while it is too early for another attempt."""
+    def blocked(self, *, patient: bool = False) -> KoyebSessionError | None:
+        """Return the last failure, while it is too early for another attempt; see `unasked`."""
         trouble = self.trouble
-        return trouble.error if trouble is not None and trouble.blocks(self.clock) else None
+        if trouble is None or not trouble.blocks(self.clock):
+            return None
+        return None if patient and unasked(trouble.error) else trouble.error
 
     def ended(self, old: Snapshot | None, error: KoyebSessionError | None) -> KoyebSessionError:
         """Make the error for callers who are left without a token."""

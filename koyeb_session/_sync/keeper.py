@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from .._concurrency import Flight, Pulse, atomic, deadline
 from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
 from .._log import log
-from .._outcomes import bare, caused
+from .._outcomes import bare, caused, unasked
 from .._snapshot import Obtained, Snapshot, Verdict, next_look
 from .._state import SUPERSEDED
 from .listeners import Listeners
@@ -86,7 +86,7 @@ class TokenKeeper:
         if state.snapshot is signed:
             if state.is_final(signed):
                 return None
-            outcome = state.blocked() or self.renewed(signed, patient=True)
+            outcome = state.blocked(patient=True) or self.renewed(signed, patient=True)
             if isinstance(outcome, KoyebSessionError):
                 return state.ended(signed, outcome)
         return state.usable
@@ -116,7 +116,7 @@ class TokenKeeper:
                 return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
-            if flight.about is old:
+            if flight.about is old and (first or not patient or not unasked(outcome)):
                 return outcome
 
     def _board(

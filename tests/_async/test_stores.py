@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 
 import pytest
 
-from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, AsyncTokenStore, Token
-from koyeb_session.testing import FakeKoyeb, Gate, async_check_store
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    AsyncTokenStore,
+    PasswordCredentials,
+    StoreError,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, async_check_store
 
-from ..concurrency import AsyncBackground, async_arrived, async_pass_through
+from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
 
 Connect = Callable[..., AsyncSessionClient]
 
@@ -81,3 +90,48 @@ async def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect:
     async with lock, exchange.store.lock():
         pass
     assert connect(store=AsyncMemoryTokenStore())._keeper._exchange.has_store
+
+
+class AsyncAway(AsyncMemoryTokenStore):
+    """A store that is away for who comes through its gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: Gate | None = None
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Fail once the gate is open, if there is one."""
+        if self.gate is not None:
+            await async_pass_through(self.gate)
+            raise StoreError("away")
+        async with super().lock():
+            yield
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, fails_first: bool
+) -> None:
+    """A renewal ahead of need that its store has stopped is neither joined nor waited out."""
+    store = AsyncAway()
+    session = connect(
+        store=store, credentials=PasswordCredentials("me@example.com", "correct horse")
+    )
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    store.gate = gate = Gate()
+    clock.advance(timedelta(hours=13))
+    assert (await session.http.get("/v1/apps")).status_code == 200  # and begins a renewal
+    await async_arrived(gate)
+    fake.revoke_all()  # another process has renewed the session
+    async with AsyncBackground() as background:
+        if fails_first:
+            gate.open()
+            await async_until(lambda: session._state.trouble is not None)
+        request = background.start(lambda: session.http.get("/v1/apps"))
+        if not fails_first:
+            await async_until(lambda: fake.requests[-1].status == 401)
+            gate.open()
+        assert (await request.result()).status_code == 200
+    operations = [request.operation for request in fake.requests]
+    assert operations == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]

@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 
 import pytest
 
-from koyeb_session import MemoryTokenStore, SessionClient, Token, TokenStore
-from koyeb_session.testing import FakeKoyeb, Gate, check_store
+from koyeb_session import (
+    MemoryTokenStore,
+    PasswordCredentials,
+    SessionClient,
+    StoreError,
+    Token,
+    TokenStore,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, check_store
 
-from ..concurrency import Background, arrived, pass_through
+from ..concurrency import Background, arrived, pass_through, until
 
 Connect = Callable[..., SessionClient]
 
@@ -83,3 +92,48 @@ def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect: Conne
     with lock, exchange.store.lock():
         pass
     assert connect(store=MemoryTokenStore())._keeper._exchange.has_store
+
+
+class Away(MemoryTokenStore):
+    """A store that is away for who comes through its gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: Gate | None = None
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Fail once the gate is open, if there is one."""
+        if self.gate is not None:
+            pass_through(self.gate)
+            raise StoreError("away")
+        with super().lock():
+            yield
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, fails_first: bool
+) -> None:
+    """A renewal ahead of need that its store has stopped is neither joined nor waited out."""
+    store = Away()
+    session = connect(
+        store=store, credentials=PasswordCredentials("me@example.com", "correct horse")
+    )
+    assert (session.http.get("/v1/apps")).status_code == 200
+    store.gate = gate = Gate()
+    clock.advance(timedelta(hours=13))
+    assert (session.http.get("/v1/apps")).status_code == 200  # and begins a renewal
+    arrived(gate)
+    fake.revoke_all()  # another process has renewed the session
+    with Background() as background:
+        if fails_first:
+            gate.open()
+            until(lambda: session._state.trouble is not None)
+        request = background.start(lambda: session.http.get("/v1/apps"))
+        if not fails_first:
+            until(lambda: fake.requests[-1].status == 401)
+            gate.open()
+        assert (request.result()).status_code == 200
+    operations = [request.operation for request in fake.requests]
+    assert operations == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
