@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
 """Stands for a token that came too late to be used."""
+_FINAL: Final = 60.0
+"""Seconds for which a refusal is an endpoint's own affair; then the token itself is doubted."""
 
 
 class SessionState:
@@ -51,7 +53,7 @@ class SessionState:
         self._missed: Snapshot | None = None
         self._policy = policy
         self._renew = renew
-        self._refused: Snapshot | None = None
+        self._refused: tuple[Snapshot, float] | None = None
         self.clock: Clock = clock
         self.closed: bool = False
         self.fence: int = 0
@@ -181,12 +183,13 @@ class SessionState:
             )
 
     def refuse(self, minted: Snapshot) -> None:
-        """Remember that a token was refused when it was new: another one will not help."""
-        self._refused = minted
+        """Remember for a while that a token was refused when it was new: another may not help."""
+        self._refused = (minted, minted.age(self.clock) + _FINAL)
 
     def is_final(self, snapshot: Snapshot) -> bool:
         """Tell whether a refusal of this token is simply the answer."""
-        return not snapshot.renewable or self._refused is snapshot
+        refused, until = self._refused or (None, 0.0)
+        return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
 
     def blocked(self, *, patient: bool = False) -> KoyebSessionError | None:
         """Return the last failure, while it is too early for another attempt; see `unasked`."""

@@ -420,6 +420,17 @@ def test_refusal_is_final_when_a_new_token_was_refused(
     assert not state.is_final(snapshot)
 
 
+def test_refusal_is_final_for_a_minute(state: SessionState, clock: FakeClock) -> None:
+    """Then the token may be dead after all: it was revoked when it was new."""
+    snapshot = commit(state, token(clock))
+    clock.advance(10)
+    state.refuse(snapshot)
+    clock.advance(59)
+    assert state.is_final(snapshot)
+    clock.advance(2)
+    assert not state.is_final(snapshot)
+
+
 def test_refusal_is_final_when_the_token_is_not_renewable(
     state: SessionState, clock: FakeClock
 ) -> None:

@@ -17,6 +17,7 @@ from koyeb_session import (
     StoreError,
     Token,
 )
+from koyeb_session._timestamps import from_epoch
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, async_check_store
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
@@ -135,3 +136,21 @@ async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
         assert (await request.result()).status_code == 200
     operations = [request.operation for request in fake.requests]
     assert operations == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
+
+
+async def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A session whose store held a token that others had revoked signs in before long."""
+    store = AsyncMemoryTokenStore()
+    session = connect(
+        store=store, credentials=PasswordCredentials("me@example.com", "correct horse")
+    )
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    clock.advance(60)
+    await store.save(Token(fake.issue_token(), issued_at=from_epoch(clock.time())))
+    fake.revoke_all()
+    assert (await session.http.get("/v1/apps")).status_code == 401
+    clock.advance(60)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert [request.operation for request in fake.requests].count("login") == 2

@@ -19,6 +19,7 @@ from koyeb_session import (
     Token,
     TokenStore,
 )
+from koyeb_session._timestamps import from_epoch
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, check_store
 
 from ..concurrency import Background, arrived, pass_through, until
@@ -137,3 +138,21 @@ def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
         assert (request.result()).status_code == 200
     operations = [request.operation for request in fake.requests]
     assert operations == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
+
+
+def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A session whose store held a token that others had revoked signs in before long."""
+    store = MemoryTokenStore()
+    session = connect(
+        store=store, credentials=PasswordCredentials("me@example.com", "correct horse")
+    )
+    assert (session.http.get("/v1/apps")).status_code == 200
+    clock.advance(60)
+    store.save(Token(fake.issue_token(), issued_at=from_epoch(clock.time())))
+    fake.revoke_all()
+    assert (session.http.get("/v1/apps")).status_code == 401
+    clock.advance(60)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert [request.operation for request in fake.requests].count("login") == 2
