@@ -22,6 +22,7 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
 # Those whose lowest versions are tested; the others' are the ones that they were made with.
 OLD_EXTRAS = ("cli-config", "file", "keyring", "redis")
+FAULTS_OF_REDIS = ("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py")
 SPREAD = ("-m", "pytest", "--numprocesses", "logical", "--dist", "worksteal")
 WHEEL_ONLY = {"PYTHONSAFEPATH": "1"}  # keeps the checkout off sys.path
 # The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
@@ -197,7 +198,8 @@ def soak(session: nox.Session) -> None:
     """Run the long form of the tests of many processes; it takes minutes."""
     session.install(wheel(), *group("tests"))
     session.run(
-        "pytest", "tests/stores", *session.posargs, env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"}
+        *("pytest", "tests/stores", *FAULTS_OF_REDIS, *session.posargs),
+        env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"},
     )
 
 

@@ -134,10 +134,12 @@ def tell(line: str) -> None:
     sys.stdout.flush()
 
 
-def rounds(options: dict[str, Any], ask: Callable[[int], list[str]]) -> None:
-    """Make requests whenever the parent says how many; tell it what went wrong."""
+def rounds(sessions: list[Any], ask: Callable[[int], list[str]]) -> None:
+    """Make requests whenever the parent says how many; tell it what went wrong, and until when."""
     for line in sys.stdin:
-        tell(json.dumps(ask(int(line))))
+        problems = ask(int(line))
+        ends = [session.token.expires_at.timestamp() for session in sessions if session.token]
+        tell(json.dumps([problems, min(ends, default=0)]))
 
 
 def blocking(options: dict[str, Any]) -> None:
@@ -154,7 +156,7 @@ def blocking(options: dict[str, Any]) -> None:
                     problems.append(repr(exc))
             return problems
 
-        rounds(options, ask)
+        rounds([session], ask)
 
 
 def two_loops(options: dict[str, Any]) -> None:
@@ -184,7 +186,7 @@ def two_loops(options: dict[str, Any]) -> None:
         ]
         return [problem for future in futures for problem in future.result(30)]
 
-    rounds(options, ask)
+    rounds(sessions, ask)
 
 
 def renewing(options: dict[str, Any]) -> None:
