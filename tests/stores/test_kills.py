@@ -20,7 +20,7 @@ from .conftest import SOAK, FleetClock, RedisServer, Worker, running
 from .fleet import opened, redis_client
 from .test_fleet import processes
 
-KILLS = {"file": 200 if SOAK else 4, "redis": 200 if SOAK else 2}
+KILLS = {"file": 200 if SOAK else 2, "redis": 200 if SOAK else 2}
 LEASE = 1.0
 """Seconds; far longer than an exchange takes here."""
 SHORT_LEASE = 0.2
