@@ -137,10 +137,10 @@ def verdict(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) ->
     if snapshot is None or not usable(snapshot, trouble, clock):
         renewable = snapshot is None or snapshot.renewable
         return Verdict.WAIT if renewable and not blocked else Verdict.FAIL
-    phase = snapshot.phase(clock)
-    if phase is Phase.FRESH or blocked or snapshot.age(clock) < snapshot.floor:
+    age = snapshot.age(clock)
+    if blocked or age < max(snapshot.soft, snapshot.floor):
         return Verdict.USE
-    return Verdict.RENEW if phase is Phase.SOFT else Verdict.WAIT
+    return Verdict.RENEW if age < snapshot.hard else Verdict.WAIT
 
 
 def next_look(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> float:

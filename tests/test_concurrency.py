@@ -648,7 +648,7 @@ def test_async_read_raw_stops_where_nothing_gives_way() -> None:
         body = await twins.async_read_raw(httpx.Response(200, stream=stream), 10)
         return len(body), stream.taken
 
-    assert asyncio.run(main()) == (25, 6)
+    assert asyncio.run(main()) == (15, 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from .._concurrency import AsyncLock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import Generator
     from contextlib import AbstractAsyncContextManager
 
     from .._models import Token
@@ -110,10 +110,9 @@ class AsyncNoStore:
     async def delete(self) -> None:
         """Do nothing."""
 
-    @contextlib.asynccontextmanager
-    async def lock(self) -> AsyncGenerator[None]:
+    def lock(self) -> AbstractAsyncContextManager[None]:
         """Hold nothing."""
-        yield
+        return contextlib.nullcontext()
 
 
 async_no_store: Final = AsyncNoStore()

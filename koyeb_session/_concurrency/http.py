@@ -35,15 +35,18 @@ def http_transport(proxy: str | None) -> httpx.BaseTransport:
 async def async_read_raw(response: httpx.Response, limit: int) -> bytes:
     """Read a body as it comes; stop once there is more of it than ``limit`` bytes."""
     raw = bytearray()
-    # A body comes through several generators. Cancelling the read ends them all; leaving the loop
-    # would leave the inner ones to the garbage collector, of which trio warns.
+    chunks = response.aiter_raw()
+    async for chunk in chunks:
+        raw += chunk
+        if len(raw) > limit:
+            break
+    else:
+        return bytes(raw)
+    # A body comes through several generators. A read that is cancelled ends them all; just leaving
+    # the loop would leave the inner ones to the garbage collector, of which trio warns.
     with anyio.CancelScope() as enough:
-        async for chunk in response.aiter_raw():
-            if len(raw) > 2 * limit:  # from a transport that never gives way
-                break
-            raw += chunk
-            if len(raw) > limit:
-                enough.cancel()
+        enough.cancel()
+        await anext(chunks, None)
     return bytes(raw)
 
 

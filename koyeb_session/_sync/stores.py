@@ -112,10 +112,9 @@ class NoStore:
     def delete(self) -> None:
         """Do nothing."""
 
-    @contextlib.contextmanager
-    def lock(self) -> Generator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold nothing."""
-        yield
+        return contextlib.nullcontext()
 
 
 no_store: Final = NoStore()
