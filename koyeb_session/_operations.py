@@ -47,7 +47,7 @@ _NO_ANSWER: Final = _NOT_DONE | {502, 504}
 """What says nothing about whether it was done: for operations that may be done twice."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Reply:
     """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
 
@@ -56,7 +56,7 @@ class Reply:
     body: bytes | WireError = attrs.field(repr=False)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Operation(Generic[T_co]):
     """
     One call of the service.

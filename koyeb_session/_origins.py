@@ -5,9 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-import attrs
 import httpx
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ class _Request(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
 
-@attrs.frozen
-class Origins:
+class Origins(NamedTuple):
     """The service's base URL and the set of origins that may see the token."""
 
     base_url: str

@@ -87,8 +87,7 @@ class Obtained(NamedTuple):
     how: str = "signed in with the credentials"
 
 
-@attrs.frozen
-class Trouble:
+class Trouble(NamedTuple):
     """The last attempt to renew has failed; the next one has to wait."""
 
     error: KoyebSessionError

@@ -454,7 +454,7 @@ def test_back_off_leaves_time_for_another_try_while_the_token_is_good(
     left: float, wait: float
 ) -> None:
     """Half of what is left of the token is the longest wait, and a first one the shortest."""
-    last = attrs.evolve(failed(ServerError(status=500)), failures=20)
+    last = failed(ServerError(status=500))._replace(failures=20)
     trouble = RefreshPolicy().trouble(ServerError(status=500), FakeClock(), 0, last=last, left=left)
     assert trouble.wait == wait
 
