@@ -32,7 +32,7 @@ class Phase(enum.IntEnum):
     """Do not use it."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Snapshot:
     """
     What a session knows at one moment; its identity says whether the session has moved on.
