@@ -32,31 +32,27 @@ from ._timestamps import retry_after, service_time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _MESSAGE_LIMIT: Final = 500
-_HEADERS: Final = (
-    ("Accept", "application/json"),
-    ("Accept-Encoding", "identity"),
-    ("User-Agent", "koyeb-session"),
-)
+_ACCEPT: Final = (("Accept", "application/json"), ("Accept-Encoding", "identity"))
+_HEADERS: Final = (*_ACCEPT, ("User-Agent", "koyeb-session"))
 _NOT_DONE: Final = frozenset({429, 503})
 """What says that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
 """What says nothing about whether it was done: for operations that may be done twice."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Reply:
     """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
 
     status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes | WireError = attrs.field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes | WireError
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Operation(Generic[T_co]):
     """
     One call of the service.
@@ -71,13 +67,16 @@ class Operation(Generic[T_co]):
     name: str
     method: str
     path: str
-    read: Callable[[bytes], T_co | WireError] = attrs.field(repr=False)
-    instead: str = attrs.field(repr=False)
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
-    body: bytes | None = attrs.field(default=None, repr=False)
-    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    read: Callable[[bytes], T_co | WireError]
+    instead: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    secrets: tuple[str, ...] = ()
     repeat: frozenset[int] = frozenset()
     signs_in: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
 
     def request(self, base_url: str, timeout: float) -> httpx.Request:
         """Build the request; each phase of it may take ``timeout`` seconds."""
