@@ -22,18 +22,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TESTS = Path(__file__).parent
 
 
-def mint(fake: FakeKoyeb) -> str:
-    """Sign in beside the block, for a token from elsewhere."""
-    with SessionClient(transport=fake.transport) as session:
-        return session.login("me@example.com", "correct horse").id
-
-
 @pytest.mark.parametrize("block", BLOCKS)
-def test_block_runs_as_it_stands(
-    block: str, fake_koyeb: FakeKoyeb, koyeb_clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_block_runs_as_it_stands(block: str, fake_koyeb: FakeKoyeb, koyeb_clock: Any) -> None:
     """What a reader copies out of the README works; only the network is replaced."""
-    monkeypatch.setenv("VAULT_TOKEN", mint(fake_koyeb))
     pretend = {"transport": fake_koyeb.transport, "clock": koyeb_clock}
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own text
@@ -50,7 +41,7 @@ def test_block_runs_as_it_stands(
 
 def test_guarantees_name_tests_that_are_there() -> None:
     """Each guarantee names a test function that the suite has."""
-    rows = re.findall(r"^\| (?!guarantee|---)(.+?) \| (.+?) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+) \| (`test_[^|]+) \|$", README, re.MULTILINE)
     assert len(rows) >= 10
     sources = "\n".join(path.read_text("utf-8") for path in TESTS.rglob("test_*.py"))
     for guarantee, shown_by in rows:
@@ -58,6 +49,38 @@ def test_guarantees_name_tests_that_are_there() -> None:
         assert names, guarantee
         for name in names:
             assert re.search(rf"(def|class) {name}\b", sources), name
+
+
+FIGURES = {
+    "whole program": ["cold start to the first login over TLS, {}: wall"],
+    "login, refresh": ["warm login, {}", "warm refresh, {}"],
+    "a request with a fresh token": ["a request with a fresh token, httpx, {}"],
+}
+
+
+@pytest.mark.parametrize(("half", "column"), [("asyncio", 0), ("sync", 1)])
+@pytest.mark.parametrize("begin", FIGURES)
+def test_figures_are_those_that_were_measured(begin: str, half: str, column: int) -> None:
+    """The README's ratios are those of the last whole run of the benchmarks."""
+    (row,) = re.findall(rf"^\| {begin}[^|]*\| ([^|]+) \| ([^|]+) \|$", README, re.MULTILINE)
+    measured = [ratio(title.format(half)) for title in FIGURES[begin]]
+    assert row[column].split(", ") == measured
+
+
+def test_many_requests_are_as_much_faster_as_is_said() -> None:
+    """The README's "over 40 times" is what the last whole run of the benchmarks measured."""
+    title = "1,000 concurrent requests of session.http on sockets"
+    share = ratio(title, "koyeb_session, as installed").removesuffix("x")
+    assert "over 40 times as fast" in README
+    assert 1 / float(share) > 40
+
+
+def ratio(title: str, contender: str = "koyeb_session") -> str:
+    """Read the ratio to the yardstick out of the table of results."""
+    table = (TESTS / "benchmarks" / "results" / "table.md").read_text("utf-8")
+    part = table.partition(f"### {title}\n")[2].partition("###")[0]
+    (row,) = [line for line in part.splitlines() if line.startswith(f"| **{contender}** |")]
+    return row.split(" | ")[3]
 
 
 def test_readme_is_short() -> None:
