@@ -82,7 +82,7 @@ def test_import_of_a_client_brings_in_its_half(client: str, other: str) -> None:
     assert below("httpcore", names) == set()
     assert below("anyio._backends", names) == below("asyncio", names) == set()
     assert len(below("koyeb_session", names)) <= 32
-    assert len(names - bare - below("anyio", names)) <= 64
+    assert len(names - bare - below("anyio", names)) <= 66  # attrs has brought more and fewer
 
 
 @pytest.mark.parametrize(("program", "other"), [(SYNC, "_async"), (ASYNC, "_sync")])
