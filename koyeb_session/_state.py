@@ -46,6 +46,7 @@ class SessionState:
         "on_change",
         "signed_out",
         "snapshot",
+        "taken_over",
         "trouble",
     )
 
@@ -60,6 +61,8 @@ class SessionState:
         self.on_change: Callable[[Token | None], None] | None = None
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
+        self.taken_over: Snapshot | None = None
+        """The last one that was had from the store."""
         self.trouble: Trouble | None = None
 
     @property
@@ -183,8 +186,13 @@ class SessionState:
             )
 
     def refuse(self, minted: Snapshot) -> None:
-        """Remember for a while that a token was refused when it was new: another may not help."""
-        self._refused = (minted, minted.age(self.clock) + _FINAL)
+        """
+        Remember for a while that a token was refused when it was new: another may not help.
+
+        One that was taken over may have been dead before: it is doubted at once.
+        """
+        if minted is not self.taken_over:
+            self._refused = (minted, minted.age(self.clock) + _FINAL)
 
     def is_final(self, snapshot: Snapshot) -> bool:
         """Tell whether a refusal of this token is simply the answer."""

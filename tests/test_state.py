@@ -420,6 +420,15 @@ def test_refusal_is_final_when_a_new_token_was_refused(
     assert not state.is_final(snapshot)
 
 
+def test_refusal_is_not_final_when_the_token_was_taken_over(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """A token out of the store is new here alone."""
+    state.taken_over = snapshot = commit(state, token(clock))
+    state.refuse(snapshot)
+    assert not state.is_final(snapshot)
+
+
 def test_refusal_is_final_for_a_minute(state: SessionState, clock: FakeClock) -> None:
     """Then the token may be dead after all: it was revoked when it was new."""
     snapshot = commit(state, token(clock))

@@ -123,6 +123,7 @@ class Exchange:
         if outcome is SUPERSEDED and saved is None:
             self.revoke(obtained.token)
         if isinstance(outcome, Snapshot):
+            state.taken_over = None if saved is None else outcome
             log.info("%s; the token is good for %s", obtained.how, Span(outcome.expiry))
         return outcome
 

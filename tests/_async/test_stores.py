@@ -141,7 +141,7 @@ async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
 async def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """A session whose store held a token that others had revoked signs in before long."""
+    """A session whose store held a token that others had revoked signs in at the next request."""
     store = AsyncMemoryTokenStore()
     session = connect(
         store=store, credentials=PasswordCredentials("me@example.com", "correct horse")
@@ -151,6 +151,5 @@ async def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
     await store.save(Token(fake.issue_token(), issued_at=from_epoch(clock.time())))
     fake.revoke_all()
     assert (await session.http.get("/v1/apps")).status_code == 401
-    clock.advance(60)
     assert (await session.http.get("/v1/apps")).status_code == 200
     assert [request.operation for request in fake.requests].count("login") == 2

@@ -143,7 +143,7 @@ def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
 def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """A session whose store held a token that others had revoked signs in before long."""
+    """A session whose store held a token that others had revoked signs in at the next request."""
     store = MemoryTokenStore()
     session = connect(
         store=store, credentials=PasswordCredentials("me@example.com", "correct horse")
@@ -153,6 +153,5 @@ def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
     store.save(Token(fake.issue_token(), issued_at=from_epoch(clock.time())))
     fake.revoke_all()
     assert (session.http.get("/v1/apps")).status_code == 401
-    clock.advance(60)
     assert (session.http.get("/v1/apps")).status_code == 200
     assert [request.operation for request in fake.requests].count("login") == 2
