@@ -5,39 +5,39 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from typing import Protocol
+
+    class _Url(Protocol):
+        @property
+        def scheme(self) -> str: ...
+        @property
+        def userinfo(self) -> bytes: ...
+        @property
+        def netloc(self) -> bytes: ...
+
+    class _Headers(Protocol):
+        @property
+        def raw(self) -> list[tuple[bytes, bytes]]: ...
+
+    class _Request(Protocol):
+        """What there is to know of a request, be it from httpx or from httpx2."""
+
+        @property
+        def url(self) -> _Url: ...
+        @property
+        def headers(self) -> _Headers: ...
+
 
 _MISLEADING: Final = re.compile(r"[\s?#]")
 """What turns the path that is put behind a base URL into something else."""
 
-Origin: TypeAlias = tuple[str, str, int | None]
-
-
-class _Url(Protocol):
-    @property
-    def scheme(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int | None: ...
-    @property
-    def userinfo(self) -> bytes: ...
-    @property
-    def netloc(self) -> bytes: ...
-
-
-class _Request(Protocol):
-    """What there is to know of a request, be it from httpx or from httpx2."""
-
-    @property
-    def url(self) -> _Url: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
+Origin: TypeAlias = tuple[str, bytes]
+"""Scheme and netloc, which has a port unless that is the scheme's own."""
 
 
 class Origins(NamedTuple):
@@ -54,11 +54,16 @@ class Origins(NamedTuple):
         somebody else, and user information in a URL is a disguise: neither gets the token.
         """
         url = request.url
-        return (
-            (url.scheme, url.host, url.port) in self.trusted
-            and not url.userinfo
-            and request.headers.get("host", "").lower() == url.netloc.decode("ascii")
-        )
+        netloc = url.netloc
+        if (url.scheme, netloc) not in self.trusted or url.userinfo:
+            return False
+        hosts = 0
+        for name, value in request.headers.raw:  # to ask for one by name takes longer
+            if len(name) == 4 and name.lower() == b"host":
+                if value.lower() != netloc:
+                    return False
+                hosts += 1
+        return hosts == 1
 
 
 def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | TypeError:
@@ -72,7 +77,7 @@ def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | Typ
             return url
         if name == "allowed_origins" and url.path != "/":
             return ValueError("allowed_origins takes origins (scheme, host and port), no paths")
-        trusted.add((url.scheme, url.host, url.port))
+        trusted.add((url.scheme, url.netloc))
     return Origins(base_url.rstrip("/"), frozenset(trusted))
 
 

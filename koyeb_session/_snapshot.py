@@ -60,6 +60,11 @@ class Snapshot:
         """Tell how many seconds this has been held."""
         return max(clock.time() - self.wall, clock.monotonic() - self.mono)
 
+    def is_due(self, clock: Clock) -> bool:
+        """Tell whether a request has to look: ``age(clock) >= look``, for less time."""
+        look = self.look
+        return clock.monotonic() - self.mono >= look or clock.time() - self.wall >= look
+
     def phase(self, clock: Clock) -> Phase:
         """Tell where the token is in its life."""
         age = self.age(clock)

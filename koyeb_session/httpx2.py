@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from . import AsyncSessionAuth, AsyncSessionClient, SessionAuth, SessionClient
 
@@ -35,9 +35,8 @@ class AsyncHttpx2Auth(httpx2.Auth):
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Sign a request, and answer for it if it is refused."""
-        return cast(
-            "AsyncGenerator[httpx2.Request, httpx2.Response]", self._flow.async_auth_flow(request)
-        )
+        flow: AsyncGenerator[httpx2.Request, httpx2.Response] = self._flow.async_auth_flow(request)
+        return flow
 
     def sync_auth_flow(
         self,
@@ -57,9 +56,8 @@ class Httpx2Auth(httpx2.Auth):
         self, request: httpx2.Request
     ) -> Generator[httpx2.Request, httpx2.Response, None]:
         """Sign a request, and answer for it if it is refused."""
-        return cast(
-            "Generator[httpx2.Request, httpx2.Response, None]", self._flow.sync_auth_flow(request)
-        )
+        flow: Generator[httpx2.Request, httpx2.Response, None] = self._flow.sync_auth_flow(request)
+        return flow
 
     def async_auth_flow(
         self,

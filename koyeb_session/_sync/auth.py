@@ -10,7 +10,7 @@ import httpx
 
 from .._concurrency import AuthBase
 from .._outcomes import unwrap
-from .slots import WAITED
+from .slots import SIGNER
 
 if TYPE_CHECKING:
     from .._concurrency import AuthFlow
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .keeper import TokenKeeper
 
 _HEADER: Final = "Authorization"
+_SIGNED: Final = "koyeb_session.signed"
+"""The extension of a request that says which snapshot it is signed with."""
 _UNAUTHORIZED: Final = 401
 
 
@@ -60,37 +62,45 @@ class SessionAuth(AuthBase):
             yield request
             return
         state = self._state
-        can_replay = isinstance(request.stream, self._replayable)
-        signed = self._sign(request, settled=not can_replay)
-
-        def waited(late: httpx.Request) -> None:
-            nonlocal signed
-            header = late.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
-            if header == f"Bearer {signed.token.id}" and self._origins.trusts(late):
-                signed = self._sign(late, settled=not can_replay)
-
-        request.extensions[WAITED] = waited
+        signed = state.snapshot
+        if signed is None or signed.is_due(state.clock):
+            signed = self._current(request)
+        self._sign(request, signed)
         response = yield request
 
         if response.status_code != _UNAUTHORIZED or not self._origins.trusts(response.request):
             return
+        signed = response.request.extensions.get(_SIGNED, signed)
         moved_on = state.snapshot is not signed
         newer = unwrap(self._keeper.replacement(signed))
-        if newer is None or not can_replay:
+        if newer is None or not self._can_replay(request):
             return
-        signed = newer
-        request.headers[_HEADER] = f"Bearer {signed.token.id}"
+        self._sign(request, newer)
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
-            state.refuse(signed)
+            state.refuse(response.request.extensions.get(_SIGNED, newer))
 
-    def _sign(self, request: httpx.Request, *, settled: bool) -> Snapshot:
-        """Sign a request with a token that may be used now, or, ``settled``, for a while."""
+    def sign_again(self, request: httpx.Request) -> None:
+        """Sign a request anew that has waited for its turn, if it is still signed by this."""
+        signed: Snapshot = request.extensions[_SIGNED]
+        header = request.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
+        if header == f"Bearer {signed.token.id}" and self._origins.trusts(request):
+            self._sign(request, self._current(request))
+
+    def _current(self, request: httpx.Request) -> Snapshot:
+        """Return what may be used now; for a request that is sent once only, for a while."""
         state = self._state
         signed = state.snapshot
-        if signed is None or signed.age(state.clock) >= signed.look:
-            state.check_open()
-            signed = unwrap(self._keeper.current(settled=settled))
+        if signed is not None and not signed.is_due(state.clock):
+            return signed
+        state.check_open()
+        return unwrap(self._keeper.current(settled=not self._can_replay(request)))
+
+    def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"
-        return signed
+        request.extensions[SIGNER] = self
+        request.extensions[_SIGNED] = signed
+
+    def _can_replay(self, request: httpx.Request) -> bool:
+        return isinstance(request.stream, self._replayable)

@@ -22,8 +22,8 @@ LIMIT: Final = 100
 """Requests at a time: as many as httpx's own pool has connections."""
 KEPT: Final = 5.0
 """Seconds for which an idle connection is kept: as httpx's own pool does."""
-WAITED: Final = "koyeb_session.waited"
-"""The extension of a request that says what to do with it when it has waited for its turn."""
+SIGNER: Final = "koyeb_session.signer"
+"""The extension of a request that says whose it is to sign it again, once it has waited."""
 
 
 class Slots(httpx.BaseTransport):
@@ -51,8 +51,8 @@ class Slots(httpx.BaseTransport):
         waited = self._turns.take(request.extensions.get("timeout", {}).get("pool"))
         transport = None
         try:
-            if waited and (then := request.extensions.get(WAITED)):
-                then(request)
+            if waited and (signer := request.extensions.get(SIGNER)):
+                signer.sign_again(request)
             transport = self._transport()
             response = transport.handle_request(request)
         except BaseException:

@@ -336,10 +336,15 @@ async def test_what_was_sent_on_to_somebody_else_gets_no_newer_token(
     assert await async_advance(flow) is request
     before = request.headers["authorization"]
     await session.refresh()
-    late = httpx.Request("GET", "https://somebody.example", headers={"authorization": before})
-    await request.extensions["koyeb_session.waited"](late)
+    late = httpx.Request(
+        "GET",
+        "https://somebody.example",
+        headers={"authorization": before},
+        extensions=request.extensions,
+    )
+    await session.auth.sign_again(late)
     assert late.headers["authorization"] == before
-    await request.extensions["koyeb_session.waited"](request)
+    await session.auth.sign_again(request)
     assert request.headers["authorization"] != before
     await flow.aclose()
 

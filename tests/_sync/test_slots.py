@@ -326,10 +326,15 @@ def test_what_was_sent_on_to_somebody_else_gets_no_newer_token(
     assert advance(flow) is request
     before = request.headers["authorization"]
     session.refresh()
-    late = httpx.Request("GET", "https://somebody.example", headers={"authorization": before})
-    request.extensions["koyeb_session.waited"](late)
+    late = httpx.Request(
+        "GET",
+        "https://somebody.example",
+        headers={"authorization": before},
+        extensions=request.extensions,
+    )
+    session.auth.sign_again(late)
     assert late.headers["authorization"] == before
-    request.extensions["koyeb_session.waited"](request)
+    session.auth.sign_again(request)
     assert request.headers["authorization"] != before
     flow.close()
 
