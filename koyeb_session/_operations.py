@@ -7,9 +7,9 @@ that raises would show the password among its locals.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
-from urllib.parse import urlencode
 
 import attrs
 import httpx
@@ -32,24 +32,19 @@ from ._timestamps import retry_after, service_time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ._wire import Reply
+
 T_co = TypeVar("T_co", covariant=True)
 
 _MESSAGE_LIMIT: Final = 500
 _ACCEPT: Final = (("Accept", "application/json"), ("Accept-Encoding", "identity"))
 _HEADERS: Final = (*_ACCEPT, ("User-Agent", "koyeb-session"))
+_url: Final = functools.lru_cache(maxsize=32)(httpx.URL)
+"""Parses a URL once; its query is not a part of it, as that says who signs in."""
 _NOT_DONE: Final = frozenset({429, 503})
 """What says that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
 """What says nothing about whether it was done: for operations that may be done twice."""
-
-
-@attrs.frozen(eq=False, repr=False)
-class Reply:
-    """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes | WireError
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -59,6 +54,7 @@ class Operation(Generic[T_co]):
 
     Attributes:
         read: Makes the result of a body that came with success.
+        params: The query.
         secrets: What the request carries that no error may show.
         instead: What to use when the service has withdrawn the operation.
         repeat: The statuses after which it may be sent again.
@@ -70,6 +66,7 @@ class Operation(Generic[T_co]):
     read: Callable[[bytes], T_co | WireError]
     instead: str
     headers: tuple[tuple[str, str], ...] = ()
+    params: Mapping[str, str] | None = None
     body: bytes | None = None
     secrets: tuple[str, ...] = ()
     repeat: frozenset[int] = frozenset()
@@ -82,7 +79,8 @@ class Operation(Generic[T_co]):
         """Build the request; each phase of it may take ``timeout`` seconds."""
         return httpx.Request(
             self.method,
-            base_url + self.path,
+            _url(base_url + self.path),
+            params=self.params,
             headers=_HEADERS + self.headers,
             content=self.body,
             extensions={"timeout": httpx.Timeout(timeout).as_dict()},
@@ -229,9 +227,10 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
     return wrong_text("email", email) or Operation(
         "login_method",
         "GET",
-        f"/v1/account/login_method?{urlencode({'email': email})}",
+        "/v1/account/login_method",
         read=_wire.login_method,
         instead="try login(), and sign in at WorkOS if that is refused",
+        params={"email": email},
         repeat=_NO_ANSWER,
     )
 

@@ -89,6 +89,15 @@ def is_api_token(token: Token) -> bool:
 # Bodies
 
 
+@attrs.frozen(eq=False, repr=False)
+class Reply:
+    """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | WireError
+
+
 def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
     """Undo a ``Content-Encoding`` that nobody asked for, within the limit."""
     if len(raw) > BODY_LIMIT:
@@ -218,9 +227,10 @@ def _token(value: object) -> Token:
     except ValueError:
         message = "token.expires_at: not an RFC 3339 timestamp"
         raise _Unfit(message) from None
-    return completed(
-        Token(token_id, _text(fields, "user_id"), _text(fields, "organization_id"), expires_at)
-    )
+    token = Token(token_id, _text(fields, "user_id"), _text(fields, "organization_id"), expires_at)
+    return (
+        token if expires_at else completed(token)
+    )  # who sent the request knows when it was issued
 
 
 def _text(fields: Mapping[str, object], name: str) -> str | None:

@@ -98,6 +98,50 @@ async def test_async_flight_goes_on_when_those_who_wait_give_up() -> None:
     assert await flight.join(PATIENCE) == 7
 
 
+async def test_async_flight_that_is_overdue_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that its deadline does not end, as in a thread, is waited for no longer."""
+    monkeypatch.setattr(flights, "_GRACE", 0.0)
+    go = anyio.Event()
+    flight = twins.AsyncFlight(go.wait, seconds=0.001)
+    flight.start()
+    with anyio.fail_after(PATIENCE):
+        await flight.join(PATIENCE)
+    assert flight.alive
+    go.set()
+
+
+@pytest.mark.parametrize("followers", [1, 1000])
+def test_those_who_wait_for_an_async_flight_share_one_timer(
+    followers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are; one who has less patience than the flight has one of its own."""
+    timers: list[object] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+
+        def counted(*args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            timers.append(args)
+            return call_at(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", counted)
+        go = anyio.Event()
+        flight = twins.AsyncFlight(go.wait, seconds=PATIENCE)
+        flight.start()
+        waiting = [asyncio.create_task(flight.join(PATIENCE)) for _ in range(followers)]
+        await anyio.lowlevel.checkpoint()
+        go.set()
+        await asyncio.gather(*waiting)
+        assert len(timers) == 1
+        flight = twins.AsyncFlight(go.wait, seconds=PATIENCE)
+        flight.start()
+        await flight.join(PATIENCE / 2)
+        assert len(timers) == 2
+
+    asyncio.run(main())
+
+
 async def test_async_flight_lets_those_who_wait_go_before_what_comes_then() -> None:
     """What follows the work keeps nobody waiting."""
     go, done = anyio.Event(), anyio.Event()
@@ -774,6 +818,15 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
 async def test_async_deadline_raises_when_it_is_over() -> None:
     """The async half bounds whatever is awaited."""
     with pytest.raises(TimeoutError), twins.async_deadline(0.001):
+        await anyio.sleep_forever()
+
+
+async def test_an_async_deadline_within_an_earlier_one_is_that_one() -> None:
+    """The earlier one ends the block, and hears of it."""
+    with anyio.move_on_after(0.001) as outer, twins.async_deadline(PATIENCE):
+        await anyio.sleep_forever()
+    assert outer.cancelled_caught
+    with anyio.fail_after(PATIENCE), pytest.raises(TimeoutError), twins.async_deadline(0.001):
         await anyio.sleep_forever()
 
 

@@ -36,8 +36,9 @@ from koyeb_session import (
 )
 from koyeb_session import _operations as operations
 from koyeb_session._errors import error_class
-from koyeb_session._operations import Operation, Reply
+from koyeb_session._operations import Operation
 from koyeb_session._outcomes import bare, caused, scrub, unwrap
+from koyeb_session._wire import Reply
 from koyeb_session.testing import assert_no_secret
 
 TOKEN = Token("canary-token")

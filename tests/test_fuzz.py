@@ -18,12 +18,13 @@ from koyeb_session import ApiError, KoyebSessionError, LoginMethod, LoginReply, 
 from koyeb_session import _operations as operations
 from koyeb_session._arguments import adopted
 from koyeb_session._errors import error_class
-from koyeb_session._operations import Operation, Reply
+from koyeb_session._operations import Operation
 from koyeb_session._origins import Origins, origins
 from koyeb_session._timestamps import from_epoch, http_date, retry_after, service_time, timestamp
 from koyeb_session._wire import (
     BODY_LIMIT,
     ErrorBody,
+    Reply,
     completed,
     decoded,
     empty_reply,

@@ -15,8 +15,8 @@ import pytest
 from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
 from koyeb_session import _arguments as arguments
 from koyeb_session import _operations as operations
-from koyeb_session._operations import Operation, Reply
-from koyeb_session._wire import BODY_LIMIT, decoded
+from koyeb_session._operations import Operation
+from koyeb_session._wire import BODY_LIMIT, Reply, decoded
 from koyeb_session.testing import assert_no_secret
 
 BASE = "https://app.koyeb.com"
@@ -402,6 +402,16 @@ def test_nothing_is_promised_when_an_operation_only_acts(name: str) -> None:
     error = outcome(operation, b"<html>")
     assert type(error) is WireError
     assert error.message == f"{name}: the reply is not JSON"
+
+
+def test_no_url_is_kept_that_says_who_signs_in() -> None:
+    """What each operation sends to is parsed once; the address is not a part of that."""
+    operations._url.cache_clear()
+    for email in ("me@example.com", "you@example.com"):
+        operation = operations.login_method(email)
+        assert isinstance(operation, Operation)
+        assert operation.request(BASE, 10.0).url.params["email"] == email
+    assert operations._url.cache_info().currsize == 1
 
 
 def test_login_method_is_read_when_the_service_names_it() -> None:

@@ -130,7 +130,7 @@ class AsyncTokenKeeper:
             if flight is not None and flight.alive:
                 return flight, False
             renew = partial(self._renew, old, self.state.fence, patient=patient, seconds=seconds)
-            self._flight = flight = AsyncFlight(renew, self._tell, about=old)
+            self._flight = flight = AsyncFlight(renew, self._tell, about=old, seconds=seconds)
             return flight, True
 
     async def _renew(
@@ -191,7 +191,7 @@ class AsyncTokenKeeper:
                 forgotten = await self._exchange.forget(old, seconds)
                 if old is not None:
                     problem = await self._exchange.revoke(old.token, seconds)
-                if flight is not None:  # what it still mints, it revokes
+                if flight is not None and flight.alive:  # what it still mints, it revokes
                     await flight.join(seconds)
         except TimeoutError:
             forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")

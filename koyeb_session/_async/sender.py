@@ -10,9 +10,8 @@ import httpx
 
 from .._concurrency import async_deadline, async_read_raw, async_sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
-from .._operations import Reply
 from .._outcomes import bare, caused, said, scrub
-from .._wire import BODY_LIMIT, decoded
+from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
     from .._errors import WireError

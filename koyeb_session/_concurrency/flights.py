@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 import anyio
@@ -19,6 +21,8 @@ T = TypeVar("T")
 AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
 Work: TypeAlias = Callable[[], T]
 
+_GRACE: Final = 0.1
+"""Seconds for work that has met its deadline to say so."""
 _tasks: Final[set[asyncio.Task[None]]] = set()
 """Strong references: an event loop holds its tasks weakly."""
 
@@ -45,17 +49,26 @@ class AsyncFlight(Generic[T]):
     One run of ``work`` that any number of callers wait for.
 
     Cancelling a waiter neither stops nor loses it. ``work`` returns its errors. ``then`` runs after
-    the waiters have been let go. ``about`` is whatever its owner wants to know it by.
+    the waiters have been let go. ``about`` is whatever its owner wants to know it by. After
+    ``seconds``, in which ``work`` should have ended, nobody waits any more.
     """
 
     def __init__(
-        self, work: AsyncWork[T], then: AsyncWork[None] | None = None, *, about: object = None
+        self,
+        work: AsyncWork[T],
+        then: AsyncWork[None] | None = None,
+        *,
+        about: object = None,
+        seconds: float = math.inf,
     ) -> None:
         self.about = about
         self._work = work
         self._then = then
         self._place = async_place()
+        self._ends = anyio.current_time() + seconds
         self._landed = anyio.Event()
+        self._over: anyio.Event | None = None
+        """For those who wait until the end: set once it has landed, or should have."""
         self.outcome: T | None = None
         """What ``work`` returned; `None` while under way, and if its event loop ended first."""
 
@@ -76,9 +89,23 @@ class AsyncFlight(Generic[T]):
 
     async def join(self, timeout: float) -> T | None:
         """Wait for it, for at most ``timeout`` seconds."""
-        with anyio.move_on_after(timeout):
-            await self._landed.wait()
+        if anyio.current_time() + timeout < self._ends:
+            with anyio.move_on_after(timeout):
+                await self._landed.wait()
+            return self.outcome
+        if self._over is None:
+            self._over = anyio.Event()
+            _start_task(partial(self._watch, self._over))
+        await self._over.wait()
         return self.outcome
+
+    async def _watch(self, over: anyio.Event) -> None:
+        """Keep the time for all who wait: a timer for each would double what waiting costs."""
+        try:
+            with anyio.move_on_after(self._ends + _GRACE - anyio.current_time()):
+                await self._landed.wait()
+        finally:
+            over.set()
 
     async def _run(self) -> None:
         try:
@@ -93,7 +120,12 @@ class Flight(Generic[T]):
     """Blocking twin: who leads it runs it in the calling thread, `start` in a daemon thread."""
 
     def __init__(
-        self, work: Work[T], then: Work[None] | None = None, *, about: object = None
+        self,
+        work: Work[T],
+        then: Work[None] | None = None,
+        *,
+        about: object = None,
+        seconds: float = math.inf,  # noqa: ARG002 - each thread keeps its own time, for nothing
     ) -> None:
         self.about = about
         self._work = work

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 import httpx
@@ -15,9 +16,18 @@ AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
 
 
-def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
-    """Raise `TimeoutError` when the block takes longer; its blocking twin is in ``deadlines``."""
+def async_deadline(seconds: float) -> AbstractContextManager[object]:
+    """
+    Raise `TimeoutError` when the block takes longer; its blocking twin is in ``deadlines``.
+
+    Where an earlier deadline bounds the block already, that one ends it, for half the cost.
+    """
+    if anyio.current_effective_deadline() <= anyio.current_time() + seconds:
+        return _bounded
     return anyio.fail_after(seconds)
+
+
+_bounded: Final = contextlib.nullcontext()
 
 
 def async_http_transport(proxy: str | None) -> httpx.AsyncBaseTransport:

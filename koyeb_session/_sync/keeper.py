@@ -132,7 +132,7 @@ class TokenKeeper:
             if flight is not None and flight.alive:
                 return flight, False
             renew = partial(self._renew, old, self.state.fence, patient=patient, seconds=seconds)
-            self._flight = flight = Flight(renew, self._tell, about=old)
+            self._flight = flight = Flight(renew, self._tell, about=old, seconds=seconds)
             return flight, True
 
     def _renew(self, old: Snapshot | None, fence: int, *, patient: bool, seconds: float) -> Outcome:
@@ -191,7 +191,7 @@ class TokenKeeper:
                 forgotten = self._exchange.forget(old, seconds)
                 if old is not None:
                     problem = self._exchange.revoke(old.token, seconds)
-                if flight is not None:  # what it still mints, it revokes
+                if flight is not None and flight.alive:  # what it still mints, it revokes
                     flight.join(seconds)
         except TimeoutError:
             forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")
