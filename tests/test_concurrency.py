@@ -821,15 +821,6 @@ async def test_async_deadline_raises_when_it_is_over() -> None:
         await anyio.sleep_forever()
 
 
-async def test_an_async_deadline_within_an_earlier_one_is_that_one() -> None:
-    """The earlier one ends the block, and hears of it."""
-    with anyio.move_on_after(0.001) as outer, twins.async_deadline(PATIENCE):
-        await anyio.sleep_forever()
-    assert outer.cancelled_caught
-    with anyio.fail_after(PATIENCE), pytest.raises(TimeoutError), twins.async_deadline(0.001):
-        await anyio.sleep_forever()
-
-
 def test_transports_share_one_tls_context() -> None:
     """Reading the certificates takes 20 ms: once for the process is enough."""
     blocking: Any = twins.http_transport(None)

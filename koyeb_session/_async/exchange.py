@@ -68,7 +68,7 @@ class AsyncExchange:
         timeout: float,
     ) -> Snapshot | KoyebSessionError:
         """
-        Lock the store, read it again, exchange, commit, save, unlock.
+        Lock the store, read it again, exchange, commit, save, unlock; the caller sets a deadline.
 
         Args:
             state: Whose token it is.
@@ -152,7 +152,7 @@ class AsyncExchange:
         refused: KoyebSessionError | None = None
         if old is not None and old.phase(self._clock) is not Phase.EXPIRED:
             outcome = await self._sender.send(
-                operations.refresh(old.token), timeout=timeout, retry=patient
+                operations.refresh(old.token), timeout=timeout, retry=patient, bounded=True
             )
             if isinstance(outcome, Token):
                 return Obtained(outcome, minted=True, how="renewed")
@@ -215,7 +215,7 @@ class AsyncExchange:
             operation = operations.login(*attrs.astuple(credentials))
             if isinstance(operation, Exception):
                 return _unusable(operation)
-            outcome = await self._sender.send(operation, timeout=timeout)
+            outcome = await self._sender.send(operation, timeout=timeout, bounded=True)
             return Obtained(outcome, minted=True) if isinstance(outcome, Token) else outcome
         try:
             given = await async_call_blocking(credentials)

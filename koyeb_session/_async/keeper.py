@@ -63,7 +63,7 @@ class AsyncTokenKeeper:
                         late.start()
                     return old
                 case Verdict.RENEW if old is not None and not settled:
-                    flight, first = self._board(old)
+                    flight, first = self._board(old, self._timeout)
                     if flight is not None and first:
                         flight.start()
                     return old
@@ -73,6 +73,8 @@ class AsyncTokenKeeper:
                     outcome = await self.renewed(old)
             if isinstance(outcome, KoyebSessionError):
                 return state.usable or state.ended(old, outcome)
+            if outcome is state.snapshot and not outcome.is_due(state.clock):
+                return outcome
 
     async def replacement(self, signed: Snapshot) -> Outcome | None:
         """
@@ -106,7 +108,7 @@ class AsyncTokenKeeper:
             return NotSignedInError("signed out: call login()")
         seconds = self._timeout if timeout is None else timeout
         while True:
-            flight, first = self._board(old, patient=patient, seconds=seconds)
+            flight, first = self._board(old, seconds, patient=patient)
             if flight is None:
                 return self.state.snapshot or SUPERSEDED
             outcome = await flight.lead() if first else await flight.join(seconds)
@@ -118,11 +120,9 @@ class AsyncTokenKeeper:
                 return outcome
 
     def _board(
-        self, old: Snapshot | None, *, patient: bool = False, seconds: float | None = None
+        self, old: Snapshot | None, seconds: float, *, patient: bool = False
     ) -> tuple[AsyncFlight[Outcome] | None, bool]:
         """Return the flight that is under way, or else a new one, and whether it is new."""
-        patient = patient or self.state.usable is None
-        seconds = self._timeout if seconds is None else seconds
         with atomic:
             if self.state.snapshot is not old:
                 return None, False  # exchanging an old token again would look like theft
@@ -137,9 +137,9 @@ class AsyncTokenKeeper:
         self, old: Snapshot | None, fence: int, *, patient: bool, seconds: float
     ) -> Outcome:
         """Do the work of a flight; whatever happens comes back as a value."""
-        outcome: Outcome
         try:
             with async_deadline(seconds):
+                patient = patient or self.state.usable is None
                 outcome = await self._exchange.renew(
                     self.state, old, fence, patient=patient, timeout=seconds
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import math
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
@@ -65,7 +66,7 @@ class AsyncFlight(Generic[T]):
         self._work = work
         self._then = then
         self._place = async_place()
-        self._ends = anyio.current_time() + seconds
+        self._ends = time.monotonic() + seconds
         self._landed = anyio.Event()
         self._over: anyio.Event | None = None
         """For those who wait until the end: set once it has landed, or should have."""
@@ -89,7 +90,7 @@ class AsyncFlight(Generic[T]):
 
     async def join(self, timeout: float) -> T | None:
         """Wait for it, for at most ``timeout`` seconds."""
-        if anyio.current_time() + timeout < self._ends:
+        if time.monotonic() + timeout < self._ends:
             with anyio.move_on_after(timeout):
                 await self._landed.wait()
             return self.outcome
@@ -102,7 +103,7 @@ class AsyncFlight(Generic[T]):
     async def _watch(self, over: anyio.Event) -> None:
         """Keep the time for all who wait: a timer for each would double what waiting costs."""
         try:
-            with anyio.move_on_after(self._ends + _GRACE - anyio.current_time()):
+            with anyio.move_on_after(self._ends + _GRACE - time.monotonic()):
                 await self._landed.wait()
         finally:
             over.set()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractContextManager
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import anyio
 import httpx
@@ -16,18 +15,9 @@ AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
 
 
-def async_deadline(seconds: float) -> AbstractContextManager[object]:
-    """
-    Raise `TimeoutError` when the block takes longer; its blocking twin is in ``deadlines``.
-
-    Where an earlier deadline bounds the block already, that one ends it, for half the cost.
-    """
-    if anyio.current_effective_deadline() <= anyio.current_time() + seconds:
-        return _bounded
+def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
+    """Raise `TimeoutError` when the block takes longer; its blocking twin is in ``deadlines``."""
     return anyio.fail_after(seconds)
-
-
-_bounded: Final = contextlib.nullcontext()
 
 
 def async_http_transport(proxy: str | None) -> httpx.AsyncBaseTransport:

@@ -65,7 +65,7 @@ class TokenKeeper:
                         late.start()
                     return old
                 case Verdict.RENEW if old is not None and not settled:
-                    flight, first = self._board(old)
+                    flight, first = self._board(old, self._timeout)
                     if flight is not None and first:
                         flight.start()
                     return old
@@ -75,6 +75,8 @@ class TokenKeeper:
                     outcome = self.renewed(old)
             if isinstance(outcome, KoyebSessionError):
                 return state.usable or state.ended(old, outcome)
+            if outcome is state.snapshot and not outcome.is_due(state.clock):
+                return outcome
 
     def replacement(self, signed: Snapshot) -> Outcome | None:
         """
@@ -108,7 +110,7 @@ class TokenKeeper:
             return NotSignedInError("signed out: call login()")
         seconds = self._timeout if timeout is None else timeout
         while True:
-            flight, first = self._board(old, patient=patient, seconds=seconds)
+            flight, first = self._board(old, seconds, patient=patient)
             if flight is None:
                 return self.state.snapshot or SUPERSEDED
             outcome = flight.lead() if first else flight.join(seconds)
@@ -120,11 +122,9 @@ class TokenKeeper:
                 return outcome
 
     def _board(
-        self, old: Snapshot | None, *, patient: bool = False, seconds: float | None = None
+        self, old: Snapshot | None, seconds: float, *, patient: bool = False
     ) -> tuple[Flight[Outcome] | None, bool]:
         """Return the flight that is under way, or else a new one, and whether it is new."""
-        patient = patient or self.state.usable is None
-        seconds = self._timeout if seconds is None else seconds
         with atomic:
             if self.state.snapshot is not old:
                 return None, False  # exchanging an old token again would look like theft
@@ -137,9 +137,9 @@ class TokenKeeper:
 
     def _renew(self, old: Snapshot | None, fence: int, *, patient: bool, seconds: float) -> Outcome:
         """Do the work of a flight; whatever happens comes back as a value."""
-        outcome: Outcome
         try:
             with deadline(seconds):
+                patient = patient or self.state.usable is None
                 outcome = self._exchange.renew(
                     self.state, old, fence, patient=patient, timeout=seconds
                 )

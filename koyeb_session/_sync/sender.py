@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
@@ -16,6 +17,8 @@ from .._outcomes import bare, caused, said, scrub
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from .._errors import WireError
     from .._models import Clock
     from .._operations import Operation
@@ -56,7 +59,12 @@ class Sender:
         self.timeout: float = timeout
 
     def send(
-        self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True
+        self,
+        operation: Operation[T],
+        *,
+        timeout: float | None = None,
+        retry: bool = True,
+        bounded: bool = False,
     ) -> T | KoyebSessionError:
         """
         Send an operation, again where the policy allows it, and tell what came of it.
@@ -65,11 +73,14 @@ class Sender:
             operation: What to send.
             timeout: Seconds for all of it; `None`: the client's.
             retry: Whether it may be sent more than once.
+            bounded: Whether a deadline of the caller's ends it: a second one would be for nothing.
         """
         ends = time.monotonic() + (self.timeout if timeout is None else timeout)
         attempt = 1
         while True:
-            outcome = self._attempt(operation, ends - time.monotonic())
+            left = ends - time.monotonic()
+            bound = nullcontext() if bounded else deadline(left)
+            outcome = self._attempt(operation, left, bound)
             if not retry or not isinstance(outcome, KoyebSessionError):
                 return outcome
             wait = self._retry.wait(
@@ -84,11 +95,13 @@ class Sender:
             sleep(wait)
             attempt += 1
 
-    def _attempt(self, operation: Operation[T], seconds: float) -> T | KoyebSessionError:
-        """Send it once."""
+    def _attempt(
+        self, operation: Operation[T], seconds: float, bound: AbstractContextManager[object]
+    ) -> T | KoyebSessionError:
+        """Send it once, within ``bound``."""
         request = operation.request(self._base_url, seconds)
         try:
-            with deadline(seconds):
+            with bound:
                 reply = self._exchange(request)
         except Exception as exc:  # noqa: BLE001 - transports and event hooks may be the user's
             failure = exc
