@@ -98,16 +98,30 @@ async def test_async_flight_goes_on_when_those_who_wait_give_up() -> None:
     assert await flight.join(PATIENCE) == 7
 
 
-async def test_async_flight_that_is_overdue_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work that its deadline does not end, as in a thread, is waited for no longer."""
-    monkeypatch.setattr(flights, "_GRACE", 0.0)
+async def test_async_flight_that_is_overdue_is_waited_for_by_who_has_time() -> None:
+    """Work that its deadline does not end, as in a thread, may still come to something."""
     go = anyio.Event()
-    flight = twins.AsyncFlight(go.wait, seconds=0.001)
+
+    async def work() -> int:
+        await go.wait()
+        return 7
+
+    flight = twins.AsyncFlight(work, seconds=0.001)
     flight.start()
-    with anyio.fail_after(PATIENCE):
-        await flight.join(PATIENCE)
-    assert flight.alive
-    go.set()
+    results: list[int | None] = []
+
+    async def follow(timeout: float) -> None:
+        results.append(await flight.join(timeout))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow, PATIENCE)
+        await follow(0.002)
+        assert results == [None]
+        assert flight.alive
+        tasks.start_soon(follow, PATIENCE)  # which comes when it is overdue
+        await anyio.lowlevel.checkpoint()
+        go.set()
+    assert results == [None, 7, 7]
 
 
 @pytest.mark.parametrize("followers", [1, 1000])

@@ -22,8 +22,6 @@ T = TypeVar("T")
 AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
 Work: TypeAlias = Callable[[], T]
 
-_GRACE: Final = 0.1
-"""Seconds for work that has met its deadline to say so."""
 _tasks: Final[set[asyncio.Task[None]]] = set()
 """Strong references: an event loop holds its tasks weakly."""
 
@@ -50,8 +48,8 @@ class AsyncFlight(Generic[T]):
     One run of ``work`` that any number of callers wait for.
 
     Cancelling a waiter neither stops nor loses it. ``work`` returns its errors. ``then`` runs after
-    the waiters have been let go. ``about`` is whatever its owner wants to know it by. After
-    ``seconds``, in which ``work`` should have ended, nobody waits any more.
+    the waiters have been let go. ``about`` is whatever its owner wants to know it by. It should
+    have ended in ``seconds``: those who would wait for longer share one timer until then.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class AsyncFlight(Generic[T]):
         self._ends = time.monotonic() + seconds
         self._landed = anyio.Event()
         self._over: anyio.Event | None = None
-        """For those who wait until the end: set once it has landed, or should have."""
+        """Set once it has landed, or should have."""
         self.outcome: T | None = None
         """What ``work`` returned; `None` while under way, and if its event loop ended first."""
 
@@ -90,20 +88,24 @@ class AsyncFlight(Generic[T]):
 
     async def join(self, timeout: float) -> T | None:
         """Wait for it, for at most ``timeout`` seconds."""
-        if time.monotonic() + timeout < self._ends:
-            with anyio.move_on_after(timeout):
+        now = time.monotonic()
+        if now < self._ends <= now + timeout:
+            await self._end()
+        if not self._landed.is_set():
+            with anyio.move_on_after(now + timeout - time.monotonic()):
                 await self._landed.wait()
-            return self.outcome
+        return self.outcome
+
+    async def _end(self) -> None:
+        """Wait until it should have ended; timers of their own would double what waiting costs."""
         if self._over is None:
             self._over = anyio.Event()
             _start_task(partial(self._watch, self._over))
         await self._over.wait()
-        return self.outcome
 
     async def _watch(self, over: anyio.Event) -> None:
-        """Keep the time for all who wait: a timer for each would double what waiting costs."""
         try:
-            with anyio.move_on_after(self._ends + _GRACE - time.monotonic()):
+            with anyio.move_on_after(self._ends - time.monotonic()):
                 await self._landed.wait()
         finally:
             over.set()
