@@ -274,6 +274,18 @@ def test_a_token_from_the_store_is_logged_as_that(
     assert "taken over from the store; the token is good for 1 d 0 h" in caplog.messages
 
 
+def test_a_token_that_is_due_already_is_taken_over_and_renewed_meanwhile(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What others saved half a life ago is used at once, and nobody waits for its successor."""
+    store, saved = MemoryTokenStore(), fake.issue_token()
+    store.save(Token(saved))
+    clock.advance(timedelta(hours=13))
+    session = connect(store=store)
+    assert (session.current_token()).id == saved
+    until(lambda: fake.exchanges() == 1)
+
+
 def test_signed_out_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
     """After a logout there is one way back for a request."""
     session = connect(token=fake.issue_token())
