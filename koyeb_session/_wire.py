@@ -228,9 +228,8 @@ def _token(value: object) -> Token:
         message = "token.expires_at: not an RFC 3339 timestamp"
         raise _Unfit(message) from None
     token = Token(token_id, _text(fields, "user_id"), _text(fields, "organization_id"), expires_at)
-    return (
-        token if expires_at else completed(token)
-    )  # who sent the request knows when it was issued
+    # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
+    return completed(token) if expires_at is None else token
 
 
 def _text(fields: Mapping[str, object], name: str) -> str | None:

@@ -104,6 +104,7 @@ class AsyncFlight(Generic[T]):
         await self._over.wait()
 
     async def _watch(self, over: anyio.Event) -> None:
+        """Keep the time, in a task of its own that ends with the flight, or at its time."""
         try:
             with anyio.move_on_after(self._ends - time.monotonic()):
                 await self._landed.wait()
