@@ -109,10 +109,9 @@ class Trouble(NamedTuple):
         """Tell whether it is too early for another attempt."""
         return self.age(clock) < self.wait
 
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the service has said that the token is no good, rather than nothing useful."""
-        return isinstance(self.error, AuthenticationError)
+    def refuses(self, clock: Clock) -> bool:
+        """Tell whether the service has just said that the token is no good."""
+        return isinstance(self.error, AuthenticationError) and self.blocks(clock)
 
 
 class Verdict(enum.Enum):
@@ -132,16 +131,17 @@ def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> 
     """Tell whether a token may be sent: not expired, and not just refused by the service."""
     if snapshot is None or snapshot.phase(clock) is Phase.EXPIRED:
         return False
-    return trouble is None or not (trouble.is_refusal and trouble.blocks(clock))
+    return trouble is None or not trouble.refuses(clock)
 
 
 def verdict(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> Verdict:
     """Decide what to do when a token is asked for; a back-off never makes an old one usable."""
     blocked = trouble is not None and trouble.blocks(clock)
-    if snapshot is None or not usable(snapshot, trouble, clock):
-        renewable = snapshot is None or snapshot.renewable
-        return Verdict.WAIT if renewable and not blocked else Verdict.FAIL
+    if snapshot is None:
+        return Verdict.FAIL if blocked else Verdict.WAIT
     age = snapshot.age(clock)
+    if age >= snapshot.expiry or (trouble is not None and trouble.refuses(clock)):
+        return Verdict.WAIT if snapshot.renewable and not blocked else Verdict.FAIL
     if blocked or age < max(snapshot.soft, snapshot.floor):
         return Verdict.USE
     return Verdict.RENEW if age < snapshot.hard else Verdict.WAIT

@@ -62,7 +62,8 @@ class AsyncSessionAuth(AsyncAuthBase):
         state = self._state
         signed = state.snapshot
         if signed is None or signed.is_due(state.clock):
-            signed = await self._current(request)
+            state.check_open()
+            signed = unwrap(await self._keeper.current(settled=not self._can_replay(request)))
         self._sign(request, signed)
         response = yield request
 
@@ -84,16 +85,9 @@ class AsyncSessionAuth(AsyncAuthBase):
         signed: Snapshot = request.extensions[_SIGNED]
         header = request.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
         if header == f"Bearer {signed.token.id}" and self._origins.trusts(request):
-            self._sign(request, await self._current(request))
-
-    async def _current(self, request: httpx.Request) -> Snapshot:
-        """Return what may be used now; for a request that is sent once only, for a while."""
-        state = self._state
-        signed = state.snapshot
-        if signed is not None and not signed.is_due(state.clock):
-            return signed
-        state.check_open()
-        return unwrap(await self._keeper.current(settled=not self._can_replay(request)))
+            self._state.check_open()
+            newer = await self._keeper.current(settled=not self._can_replay(request))
+            self._sign(request, unwrap(newer))
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"

@@ -89,19 +89,15 @@ class AsyncFlight(Generic[T]):
     async def join(self, timeout: float) -> T | None:
         """Wait for it, for at most ``timeout`` seconds."""
         now = time.monotonic()
-        if now < self._ends <= now + timeout:
-            await self._end()
+        if now < self._ends <= now + timeout:  # timers of their own double what waiting costs
+            if self._over is None:
+                self._over = anyio.Event()
+                _start_task(partial(self._watch, self._over))
+            await self._over.wait()
         if not self._landed.is_set():
             with anyio.move_on_after(now + timeout - time.monotonic()):
                 await self._landed.wait()
         return self.outcome
-
-    async def _end(self) -> None:
-        """Wait until it should have ended; timers of their own would double what waiting costs."""
-        if self._over is None:
-            self._over = anyio.Event()
-            _start_task(partial(self._watch, self._over))
-        await self._over.wait()
 
     async def _watch(self, over: anyio.Event) -> None:
         """Keep the time, in a task of its own that ends with the flight, or at its time."""

@@ -64,7 +64,8 @@ class SessionAuth(AuthBase):
         state = self._state
         signed = state.snapshot
         if signed is None or signed.is_due(state.clock):
-            signed = self._current(request)
+            state.check_open()
+            signed = unwrap(self._keeper.current(settled=not self._can_replay(request)))
         self._sign(request, signed)
         response = yield request
 
@@ -86,16 +87,9 @@ class SessionAuth(AuthBase):
         signed: Snapshot = request.extensions[_SIGNED]
         header = request.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
         if header == f"Bearer {signed.token.id}" and self._origins.trusts(request):
-            self._sign(request, self._current(request))
-
-    def _current(self, request: httpx.Request) -> Snapshot:
-        """Return what may be used now; for a request that is sent once only, for a while."""
-        state = self._state
-        signed = state.snapshot
-        if signed is not None and not signed.is_due(state.clock):
-            return signed
-        state.check_open()
-        return unwrap(self._keeper.current(settled=not self._can_replay(request)))
+            self._state.check_open()
+            newer = self._keeper.current(settled=not self._can_replay(request))
+            self._sign(request, unwrap(newer))
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"
