@@ -9,7 +9,9 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
-from ._concurrency import AsyncFlight, async_in_thread, async_place
+from ._concurrency.async_calls import async_in_thread
+from ._concurrency.async_flights import AsyncFlight
+from ._concurrency.places import async_place
 from ._errors import KoyebSessionError, StoreError
 from ._outcomes import detached
 from ._snapshot import Obtained, Snapshot

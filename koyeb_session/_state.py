@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ._concurrency import atomic
+from ._concurrency.places import atomic
 from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
 from ._log import log, spell
 from ._outcomes import caused, unasked
-from ._snapshot import Obtained, Snapshot, Verdict, usable, verdict
+from ._snapshot import Obtained, Snapshot, Verdict, next_look, usable, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +69,11 @@ class SessionState:
     def verdict(self) -> Verdict:
         """What to do when a token is asked for."""
         return verdict(self.snapshot, self.trouble, self.clock)
+
+    @property
+    def next_look(self) -> float:
+        """In how many seconds there may be something to renew."""
+        return next_look(self.snapshot, self.trouble, self.clock)
 
     @property
     def usable(self) -> Snapshot | None:

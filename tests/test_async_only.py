@@ -25,7 +25,7 @@ from koyeb_session import (
     TransportError,
 )
 from koyeb_session._async import slots
-from koyeb_session._concurrency import flights
+from koyeb_session._concurrency import async_flights
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -257,10 +257,10 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
     async def main() -> None:
         fake.fail("refresh", Fault(gate=Gate(), hold="request"))
         async with connected(fake, clock, token=fake.issue_token()) as session:
-            before = set(flights._tasks)
+            before = set(async_flights._tasks)
             waiting = asyncio.create_task(session.refresh())
             await async_idle()
-            for task in flights._tasks - before:
+            for task in async_flights._tasks - before:
                 task.cancel()
             with pytest.raises(
                 TransportError, match=r"^the renewal was cut off: its event loop or thread ended$"

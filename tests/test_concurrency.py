@@ -26,8 +26,18 @@ import pytest
 import trio
 
 from koyeb_session import AsyncSessionClient, SessionClient, _network
-from koyeb_session import _concurrency as twins
-from koyeb_session._concurrency import flights, places
+from koyeb_session._concurrency import async_flights, places
+from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
+from koyeb_session._concurrency.async_deadlines import async_deadline, async_read_raw
+from koyeb_session._concurrency.async_flights import AsyncFlight
+from koyeb_session._concurrency.async_http import async_http_transport
+from koyeb_session._concurrency.async_waiting import AsyncLock, AsyncPulse, async_sleep
+from koyeb_session._concurrency.calls import call, call_blocking, in_thread
+from koyeb_session._concurrency.deadlines import deadline, read_raw
+from koyeb_session._concurrency.flights import Flight
+from koyeb_session._concurrency.http import http_transport
+from koyeb_session._concurrency.places import async_place, atomic, place
+from koyeb_session._concurrency.waiting import Lock, Pulse, sleep
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import PATIENCE, Background, until
@@ -62,7 +72,7 @@ async def test_async_flight_is_shared_by_all_who_wait() -> None:
         return "done"
 
     variable.set("copied")
-    flight = twins.AsyncFlight(work, about="what")
+    flight = AsyncFlight(work, about="what")
     assert (flight.about, flight.outcome, flight.alive) == ("what", None, True)
     results: list[str | None] = []
 
@@ -87,7 +97,7 @@ async def test_async_flight_goes_on_when_those_who_wait_give_up() -> None:
         await go.wait()
         return 7
 
-    flight = twins.AsyncFlight(work)
+    flight = AsyncFlight(work)
     with anyio.move_on_after(0) as scope:
         await flight.lead()
     assert scope.cancelled_caught
@@ -106,7 +116,7 @@ async def test_async_flight_that_is_overdue_is_waited_for_by_who_has_time() -> N
         await go.wait()
         return 7
 
-    flight = twins.AsyncFlight(work, seconds=0.001)
+    flight = AsyncFlight(work, seconds=0.001)
     flight.start()
     results: list[int | None] = []
 
@@ -141,14 +151,14 @@ def test_those_who_wait_for_an_async_flight_share_one_timer(
 
         monkeypatch.setattr(loop, "call_at", counted)
         go = anyio.Event()
-        flight = twins.AsyncFlight(go.wait, seconds=PATIENCE)
+        flight = AsyncFlight(go.wait, seconds=PATIENCE)
         flight.start()
         waiting = [asyncio.create_task(flight.join(PATIENCE)) for _ in range(followers)]
         await anyio.lowlevel.checkpoint()
         go.set()
         await asyncio.gather(*waiting)
         assert len(timers) == 1
-        flight = twins.AsyncFlight(go.wait, seconds=PATIENCE)
+        flight = AsyncFlight(go.wait, seconds=PATIENCE)
         flight.start()
         await flight.join(PATIENCE / 2)
         assert len(timers) == 2
@@ -167,7 +177,7 @@ async def test_async_flight_lets_those_who_wait_go_before_what_comes_then() -> N
         await go.wait()
         done.set()
 
-    flight = twins.AsyncFlight(work, then)
+    flight = AsyncFlight(work, then)
     assert await flight.lead() == 7
     assert not flight.alive
     assert not done.is_set()
@@ -183,18 +193,18 @@ async def test_async_flight_starts_by_itself() -> None:
     async def work() -> None:
         done.set()
 
-    twins.AsyncFlight(work).start()
+    AsyncFlight(work).start()
     with anyio.fail_after(PATIENCE):
         await done.wait()
 
 
 def test_async_flight_of_an_ended_loop_is_dead() -> None:
     """A flight belongs to its event loop; in another one it is not under way."""
-    flight: twins.AsyncFlight[None] | None = None
+    flight: AsyncFlight[None] | None = None
 
     async def begin() -> None:
         nonlocal flight
-        flight = twins.AsyncFlight(anyio.sleep_forever)
+        flight = AsyncFlight(anyio.sleep_forever)
         flight.start()
         await anyio.lowlevel.checkpoint()
         assert flight.alive
@@ -213,33 +223,33 @@ def test_async_flight_of_an_ended_loop_is_dead() -> None:
 
 def test_async_flight_is_held_until_it_ends() -> None:
     """Asyncio holds its tasks weakly: without a reference of ours the work could vanish."""
-    before = set(flights._tasks)  # of loops that have died under them
+    before = set(async_flights._tasks)  # of loops that have died under them
 
     async def main() -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        flight = twins.AsyncFlight(lambda: future)
+        flight = AsyncFlight(lambda: future)
         flight.start()
-        assert len(flights._tasks - before) == 1
+        assert len(async_flights._tasks - before) == 1
         await anyio.lowlevel.checkpoint()
         gc.collect()
         future.set_result(None)
         await flight.join(PATIENCE)
         for _ in range(3):
             await anyio.lowlevel.checkpoint()
-        assert flights._tasks == before
+        assert async_flights._tasks == before
 
     asyncio.run(main())
 
 
 def test_async_flight_that_is_cut_off_lets_all_go() -> None:
     """When a flight's task is cancelled from outside, nobody waits for it in vain."""
-    before = set(flights._tasks)
+    before = set(async_flights._tasks)
 
     async def main() -> None:
-        flight: twins.AsyncFlight[None] = twins.AsyncFlight(anyio.sleep_forever)
+        flight: AsyncFlight[None] = AsyncFlight(anyio.sleep_forever)
         flight.start()
         await anyio.lowlevel.checkpoint()
-        for task in flights._tasks - before:
+        for task in async_flights._tasks - before:
             task.cancel()
         await flight.join(PATIENCE)
         assert flight.outcome is None
@@ -258,7 +268,7 @@ def test_flight_runs_in_the_calling_thread_when_led() -> None:
         go.wait(PATIENCE)
         return 7
 
-    flight = twins.Flight(work, about="what")
+    flight = Flight(work, about="what")
     assert (flight.about, flight.outcome, flight.alive) == ("what", None, True)
     with Background() as background:
         job = background.start(lambda: (flight.lead(), threading.current_thread()))
@@ -284,7 +294,7 @@ def test_flight_runs_in_a_daemon_thread_when_started() -> None:
 
     caller = threading.current_thread()
     variable.set("copied")
-    flight: twins.Flight[None] = twins.Flight(work, done.set)
+    flight: Flight[None] = Flight(work, done.set)
     flight.start()
     assert done.wait(PATIENCE)
     assert seen == [True, "koyeb-session", "copied", False]
@@ -298,7 +308,7 @@ def test_flight_lets_those_who_wait_go_before_what_comes_then() -> None:
     def then() -> None:
         assert go.wait(PATIENCE)
 
-    flight = twins.Flight(lambda: 7, then)
+    flight = Flight(lambda: 7, then)
     flight.start()
     assert flight.join(PATIENCE) == 7
     assert not flight.alive
@@ -311,7 +321,7 @@ def test_flight_that_is_interrupted_lets_all_go() -> None:
     def work() -> int:
         raise KeyboardInterrupt
 
-    flight = twins.Flight(work)
+    flight = Flight(work)
     with pytest.raises(KeyboardInterrupt):
         flight.lead()
     assert flight.join(PATIENCE) is None
@@ -321,7 +331,7 @@ def test_flight_that_is_interrupted_lets_all_go() -> None:
 def test_flight_of_the_parent_is_dead_in_a_forked_child() -> None:
     """The thread that does the work is not there after a fork."""
     go = threading.Event()
-    flight = twins.Flight(lambda: go.wait(PATIENCE))
+    flight = Flight(lambda: go.wait(PATIENCE))
     flight.start()
     assert in_child(lambda: not flight.alive)
     assert flight.alive
@@ -334,12 +344,12 @@ def test_flight_of_the_parent_is_dead_in_a_forked_child() -> None:
 
 async def test_async_place_is_the_running_loop() -> None:
     """All tasks of a loop are in one place."""
-    here = twins.async_place()
-    assert here is twins.async_place()
+    here = async_place()
+    assert here is async_place()
     places: list[object] = []
 
     async def other() -> None:
-        places.append(twins.async_place())
+        places.append(async_place())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
@@ -350,20 +360,20 @@ def test_async_place_is_another_one_in_another_loop() -> None:
     """Loops are told apart, asyncio's and trio's; without one there is no place."""
 
     async def look() -> object:
-        return twins.async_place()
+        return async_place()
 
     seen = [asyncio.run(look()), asyncio.run(look()), trio.run(look), trio.run(look)]
     assert len({id(place) for place in seen}) == 4
     with pytest.raises(RuntimeError, match="no running event loop"):
-        twins.async_place()
+        async_place()
 
 
 def test_place_changes_with_a_fork() -> None:
     """A process is one place until it forks; the parent stays where it is."""
-    here = twins.place()
-    assert twins.place() is here
-    assert in_child(lambda: twins.place() is not here and twins.place() is twins.place())
-    assert twins.place() is here
+    here = place()
+    assert place() is here
+    assert in_child(lambda: place() is not here and place() is place())
+    assert place() is here
 
 
 def test_the_lock_is_free_in_a_forked_child() -> None:
@@ -372,14 +382,14 @@ def test_the_lock_is_free_in_a_forked_child() -> None:
 
     def busy() -> None:
         while not stop.is_set():
-            with twins.atomic:
+            with atomic:
                 time.sleep(0.0001)
 
     with Background() as background:
         background.start(busy)
-        assert all(in_child(lambda: twins.atomic.acquire(timeout=1)) for _ in range(5))
+        assert all(in_child(lambda: atomic.acquire(timeout=1)) for _ in range(5))
         stop.set()
-    assert not twins.atomic.locked()
+    assert not atomic.locked()
 
 
 def test_places_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +411,7 @@ def test_trio_runs_nothing_while_it_is_being_imported(monkeypatch: pytest.Monkey
 
 async def test_async_pulse_wakes_its_sleeper() -> None:
     """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
-    pulse = twins.AsyncPulse()
+    pulse = AsyncPulse()
     with anyio.fail_after(PATIENCE):
         pulse.beat()
         await pulse.sleep(60)
@@ -415,7 +425,7 @@ async def test_async_pulse_wakes_its_sleeper() -> None:
 
 async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
     """A beat in a thread without an event loop, or in another loop, does no harm and nothing."""
-    pulse = twins.AsyncPulse()
+    pulse = AsyncPulse()
 
     async def elsewhere() -> None:
         pulse.beat()
@@ -429,7 +439,7 @@ async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
 
 def test_pulse_wakes_its_sleeper() -> None:
     """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
-    pulse = twins.Pulse()
+    pulse = Pulse()
     pulse.beat()
     pulse.sleep(60)
     with Background() as background:
@@ -447,7 +457,7 @@ def test_pulse_wakes_its_sleeper() -> None:
 
 async def test_async_lock_is_held_by_one_at_a_time() -> None:
     """Others wait until the block ends, also by an error."""
-    lock = twins.AsyncLock()
+    lock = AsyncLock()
     order: list[int] = []
 
     async def hold(number: int) -> None:
@@ -468,7 +478,7 @@ async def test_async_lock_is_held_by_one_at_a_time() -> None:
 
 def test_async_lock_is_free_when_a_dead_loop_held_it() -> None:
     """Who held it in an event loop that has ended does not hold it any more."""
-    lock = twins.AsyncLock()
+    lock = AsyncLock()
     block = lock.held()
     loop = asyncio.new_event_loop()
     loop.run_until_complete(block.__aenter__())
@@ -486,7 +496,7 @@ def test_async_lock_is_free_when_a_dead_loop_held_it() -> None:
 
 def test_lock_is_held_by_one_at_a_time() -> None:
     """Others wait until the block ends, also by an error."""
-    lock = twins.Lock()
+    lock = Lock()
     with pytest.raises(KeyError), lock.held():
         raise KeyError
     with Background() as background:
@@ -499,13 +509,13 @@ def test_lock_is_held_by_one_at_a_time() -> None:
 
 def test_lock_is_free_when_the_parent_of_a_fork_holds_it() -> None:
     """The holder is not there in the child."""
-    lock = twins.Lock()
+    lock = Lock()
     with lock.held():
         assert in_child(lambda: _hold(lock) == "held")
     assert _hold(lock) == "held"
 
 
-def _hold(lock: twins.Lock) -> str:
+def _hold(lock: Lock) -> str:
     with lock.held():
         return "held"
 
@@ -535,22 +545,22 @@ def plain(number: int) -> int:
 
 async def test_async_call_takes_plain_and_async_functions() -> None:
     """The result is the same."""
-    assert await twins.async_call(plus, 2) == 3
-    assert await twins.async_call(plain, 2) == 3
+    assert await async_call(plus, 2) == 3
+    assert await async_call(plain, 2) == 3
 
 
 def test_call_refuses_async_functions() -> None:
     """The blocking half cannot await; what was begun is closed, so that nothing warns."""
-    assert twins.call(plain, 2) == 3
+    assert call(plain, 2) == 3
     with pytest.raises(TypeError, match="give it a plain one"):
-        twins.call(plus, 2)
+        call(plus, 2)
     with (
         contextlib.closing(asyncio.new_event_loop()) as loop,
         pytest.raises(TypeError, match="give it a plain one"),
     ):
-        twins.call(loop.create_future)
+        call(loop.create_future)
     gc.collect()
-    assert twins.call_blocking is twins.call
+    assert call_blocking is call
 
 
 @pytest.mark.parametrize("function", [lambda: plus(2), AsyncCallable(), AsyncCallable().__call__])
@@ -558,7 +568,7 @@ async def test_async_call_blocking_awaits_what_is_awaitable(
     function: Callable[[], Awaitable[int]],
 ) -> None:
     """Async functions, methods and objects, and plain functions that return an awaitable."""
-    assert await twins.async_call_blocking(function) == 3
+    assert await async_call_blocking(function) == 3
 
 
 async def test_async_call_blocking_calls_plain_functions_in_a_thread() -> None:
@@ -568,8 +578,8 @@ async def test_async_call_blocking_calls_plain_functions_in_a_thread() -> None:
     async def ours() -> int:
         return threading.get_ident()
 
-    assert await twins.async_call_blocking(threading.get_ident) != here
-    assert await twins.async_call_blocking(ours) == here
+    assert await async_call_blocking(threading.get_ident) != here
+    assert await async_call_blocking(ours) == here
 
 
 async def test_async_call_blocking_can_be_abandoned() -> None:
@@ -584,7 +594,7 @@ async def test_async_call_blocking_can_be_abandoned() -> None:
     started = time.monotonic()
     with anyio.move_on_after(PATIENCE) as scope:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(twins.async_call_blocking, hang)
+            tasks.start_soon(async_call_blocking, hang)
             while not began.is_set():  # noqa: ASYNC110 - an event of threads
                 await anyio.sleep(0.001)
             tasks.cancel_scope.cancel()
@@ -595,8 +605,8 @@ async def test_async_call_blocking_can_be_abandoned() -> None:
 
 async def test_async_in_thread_calls_to_the_end() -> None:
     """It is called in a worker thread, with its arguments, and cancelling does not lose it."""
-    assert await twins.async_in_thread(threading.get_ident) != threading.get_ident()
-    assert await twins.async_in_thread(divmod, 7, 2) == (3, 1)
+    assert await async_in_thread(threading.get_ident) != threading.get_ident()
+    assert await async_in_thread(divmod, 7, 2) == (3, 1)
     began, go, done = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -605,7 +615,7 @@ async def test_async_in_thread_calls_to_the_end() -> None:
         done.set()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(twins.async_in_thread, work)
+        tasks.start_soon(async_in_thread, work)
         while not began.is_set():  # noqa: ASYNC110 - an event of threads
             await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
@@ -613,7 +623,7 @@ async def test_async_in_thread_calls_to_the_end() -> None:
     assert done.is_set()
 
 
-@pytest.mark.parametrize("call", [twins.async_in_thread, twins.async_call_blocking])
+@pytest.mark.parametrize("call", [async_in_thread, async_call_blocking])
 async def test_async_call_needs_none_of_the_threads_that_all_share(
     call: Callable[..., Awaitable[int]],
 ) -> None:
@@ -630,8 +640,8 @@ async def test_async_call_needs_none_of_the_threads_that_all_share(
 
 def test_in_thread_calls_here() -> None:
     """The blocking half has nothing to keep free."""
-    assert twins.in_thread(threading.get_ident) == threading.get_ident()
-    assert twins.in_thread(divmod, 7, 2) == (3, 1)
+    assert in_thread(threading.get_ident) == threading.get_ident()
+    assert in_thread(divmod, 7, 2) == (3, 1)
 
 
 # Auth
@@ -693,7 +703,7 @@ class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
 async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
     """As soon as there is too much, no more is read."""
     stream = Chunks(pieces)
-    body = await twins.async_read_raw(httpx.Response(200, stream=stream), 10)
+    body = await async_read_raw(httpx.Response(200, stream=stream), 10)
     assert body == (b"piece" * pieces)[:read]
     assert stream.taken == taken
 
@@ -703,7 +713,7 @@ def test_async_read_raw_stops_where_nothing_gives_way() -> None:
 
     async def main() -> tuple[int, int]:
         stream = Chunks(100, gives_way=False)
-        body = await twins.async_read_raw(httpx.Response(200, stream=stream), 10)
+        body = await async_read_raw(httpx.Response(200, stream=stream), 10)
         return len(body), stream.taken
 
     assert asyncio.run(main()) == (15, 4)
@@ -715,7 +725,7 @@ def test_async_read_raw_stops_where_nothing_gives_way() -> None:
 def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
     """As soon as there is too much, no more is read."""
     stream = Chunks(pieces)
-    body = twins.read_raw(httpx.Response(200, stream=stream), 10)
+    body = read_raw(httpx.Response(200, stream=stream), 10)
     assert body == (b"piece" * pieces)[:read]
     assert stream.taken == taken
 
@@ -723,11 +733,11 @@ def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> 
 def test_read_raw_ends_with_the_deadline() -> None:
     """A body that drips in on the user's own connections is not read for ever."""
     stream = Chunks(9)
-    with twins.deadline(0), pytest.raises(httpx.ReadTimeout, match="too long"):
-        twins.read_raw(httpx.Response(200, stream=stream), 100)
+    with deadline(0), pytest.raises(httpx.ReadTimeout, match="too long"):
+        read_raw(httpx.Response(200, stream=stream), 100)
     assert stream.taken == 1
-    with twins.deadline(60):
-        assert len(twins.read_raw(httpx.Response(200, stream=Chunks(9)), 100)) == 45
+    with deadline(60):
+        assert len(read_raw(httpx.Response(200, stream=Chunks(9)), 100)) == 45
 
 
 # The network
@@ -772,7 +782,7 @@ class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
 def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     """Connecting, TLS, reading and writing are each cut down to what is left."""
     recorder = Recorder()
-    with twins.deadline(10):
+    with deadline(10):
         stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
         stream = stream.start_tls(_network.tls_context(), "host", 60.0)
         assert stream.read(3, 60.0) == b"xxx"
@@ -796,7 +806,7 @@ def test_without_a_deadline_timeouts_are_what_they_are() -> None:
     recorder = Recorder()
     stream = _network._Backend(recorder).connect_tcp("host", 80)
     assert recorder.calls == [("connect", ("host", 80, None, None, None))]
-    with pytest.raises(KeyError), twins.deadline(1):
+    with pytest.raises(KeyError), deadline(1):
         raise KeyError
     stream.read(1, 7.0)
     stream.read(1)
@@ -807,7 +817,7 @@ def test_a_passed_deadline_leaves_a_moment() -> None:
     """Nothing is left, but 0 would make the socket non-blocking."""
     recorder = Recorder()
     stream = _network._Stream(recorder)
-    with twins.deadline(-5):
+    with deadline(-5):
         stream.read(1, 7.0)
     assert recorder.calls == [("read", 1e-6)]
 
@@ -816,10 +826,10 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
     """The outer one holds; an inner one may be sooner."""
     recorder = Recorder()
     stream = _network._Stream(recorder)
-    with twins.deadline(5):
-        with twins.deadline(60):
+    with deadline(5):
+        with deadline(60):
             stream.read(1)
-        with twins.deadline(2):
+        with deadline(2):
             stream.read(1)
         stream.read(1)
     first, second, third = (timeout for _, timeout in recorder.calls)
@@ -831,15 +841,15 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
 
 async def test_async_deadline_raises_when_it_is_over() -> None:
     """The async half bounds whatever is awaited."""
-    with pytest.raises(TimeoutError), twins.async_deadline(0.001):
+    with pytest.raises(TimeoutError), async_deadline(0.001):
         await anyio.sleep_forever()
 
 
 def test_transports_share_one_tls_context() -> None:
     """Reading the certificates takes 20 ms: once for the process is enough."""
-    blocking: Any = twins.http_transport(None)
-    proxied: Any = twins.http_transport("http://proxy:1")
-    other: Any = twins.async_http_transport("http://proxy:1")
+    blocking: Any = http_transport(None)
+    proxied: Any = http_transport("http://proxy:1")
+    other: Any = async_http_transport("http://proxy:1")
     assert blocking._pool._ssl_context is other._pool._ssl_context is _network.tls_context()
     assert isinstance(blocking._pool._network_backend, _network._Backend)
     assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
@@ -851,5 +861,5 @@ def test_transports_share_one_tls_context() -> None:
 
 def test_the_waits_are_those_of_the_libraries() -> None:
     """Sleeping is nobody's invention."""
-    assert twins.async_sleep is anyio.sleep
-    assert twins.sleep.__module__ == "time"
+    assert async_sleep is anyio.sleep
+    assert sleep.__module__ == "time"

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, SessionClient, Token
-from koyeb_session._concurrency import atomic
+from koyeb_session._concurrency.places import atomic
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 SYNC = """
@@ -71,14 +71,15 @@ def test_import_of_the_root_brings_in_no_httpx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "other"), [("SessionClient", "_async"), ("AsyncSessionClient", "_sync")]
+    ("client", "other", "packages"),
+    [("SessionClient", "_async", OURS), ("AsyncSessionClient", "_sync", OURS | ANYIO)],
 )
-def test_import_of_a_client_brings_in_its_half(client: str, other: str) -> None:
+def test_import_of_a_client_brings_in_its_half(client: str, other: str, packages: set[str]) -> None:
     """Nothing of the other half, of cattrs, of the connections, or of an event loop."""
     names = loaded(f"from koyeb_session import {client}")
     assert below(f"koyeb_session.{other}", names) == set()
     bare = loaded("import httpx")  # with a few that it takes where it finds them
-    assert foreign(names - bare) <= OURS | ANYIO
+    assert foreign(names - bare) <= packages
     assert below("httpcore", names) == set()
     assert below("anyio._backends", names) == below("asyncio", names) == set()
     assert len(below("koyeb_session", names)) <= 32

@@ -16,6 +16,7 @@ import pytest
 
 from koyeb_session import AsyncSessionClient, SessionClient, TransportError
 from koyeb_session._concurrency import tls
+from koyeb_session._concurrency.http import tls_ready
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import async_idle
@@ -52,7 +53,7 @@ def test_clients_have_the_certificates_read_once(monkeypatch: pytest.MonkeyPatch
     certificates = Certificates(monkeypatch)
     for _ in range(3):
         SessionClient()
-    tls.tls_ready()  # does not wait: there is more to import
+    tls_ready()  # does not wait: there is more to import
     assert tls._threads[0].is_alive()
     certificates.go.set()
     assert tls.tls_context() is certificates.context

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._concurrency import AsyncAuthBase
+from .._concurrency.async_http import AsyncAuthBase
 from .._outcomes import unwrap
 from .slots import SIGNER
 
 if TYPE_CHECKING:
-    from .._concurrency import AsyncAuthFlow
+    from .._concurrency.async_http import AsyncAuthFlow
     from .._origins import Origins
     from .._snapshot import Snapshot
     from .keeper import AsyncTokenKeeper

@@ -8,7 +8,8 @@ import attrs
 
 from .. import _operations as operations
 from .._arguments import adopted
-from .._concurrency import async_call_blocking, async_deadline
+from .._concurrency.async_calls import async_call_blocking
+from .._concurrency.async_deadlines import async_deadline
 from .._errors import (
     AuthenticationError,
     EndpointGoneError,

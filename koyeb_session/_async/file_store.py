@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _files as files
-from .._concurrency import async_in_thread, async_sleep
+from .._concurrency.async_calls import async_in_thread
+from .._concurrency.async_waiting import async_sleep
 from .._errors import StoreError
 from .stores import needed
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._concurrency import AsyncFlight, AsyncPulse, async_deadline, atomic
+from .._concurrency.async_deadlines import async_deadline
+from .._concurrency.async_flights import AsyncFlight, AsyncWork
+from .._concurrency.async_waiting import AsyncPulse
+from .._concurrency.places import atomic
 from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
 from .._log import log
 from .._outcomes import bare, caused, unasked
-from .._snapshot import Obtained, Snapshot, Verdict, next_look
+from .._snapshot import Obtained, Snapshot, Verdict
 from .._state import SUPERSEDED
 from .listeners import AsyncListeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._concurrency import AsyncWork
     from .._models import Token
     from .._state import SessionState
     from .exchange import AsyncExchange
@@ -106,7 +108,7 @@ class AsyncTokenKeeper:
         """
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
-        seconds = self._timeout if timeout is None else timeout
+        seconds = timeout or self._timeout
         while True:
             flight, first = self._board(old, seconds, patient=patient)
             if flight is None:
@@ -173,8 +175,7 @@ class AsyncTokenKeeper:
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
-        seconds = self._timeout if timeout is None else timeout
-        return await self._settle(partial(self._leave, old, seconds)).lead()
+        return await self._settle(partial(self._leave, old, timeout or self._timeout)).lead()
 
     def _settle(self, work: AsyncWork[_Problem]) -> AsyncFlight[_Problem]:
         """Return what does what a change of session entails; no caller owns it."""
@@ -209,11 +210,10 @@ class AsyncTokenKeeper:
     async def keep(self, running: Callable[[], bool]) -> None:
         """Renew ahead of need while ``running()``."""
         pulse = self._pulse = AsyncPulse()
-        state = self.state
         while running():
             await self.current(settled=True)
             await self.catch_up()
-            await pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
+            await pulse.sleep(self.state.next_look)
 
     async def catch_up(self) -> None:
         """Save what the store could not be told of."""

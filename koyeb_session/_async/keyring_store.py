@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .. import _records as records
-from .._concurrency import AsyncLock, async_in_thread
+from .._concurrency.async_calls import async_in_thread
+from .._concurrency.async_waiting import AsyncLock
 from .._errors import StoreError
 from .._log import log
 from .._outcomes import bare

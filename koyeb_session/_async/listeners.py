@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .._concurrency import async_call, async_place, atomic
+from .._concurrency.async_calls import async_call
+from .._concurrency.places import async_place, atomic
 from .._log import log
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
-from .._concurrency import AsyncFlight, async_call, async_sleep
+from .._concurrency.async_calls import async_call
+from .._concurrency.async_flights import AsyncFlight
+from .._concurrency.async_waiting import async_sleep
 from .._errors import StoreError
 from .._log import log
 from .._outcomes import bare
@@ -19,7 +21,7 @@ from .._outcomes import bare
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from .._concurrency import AsyncWork
+    from .._concurrency.async_flights import AsyncWork
     from .._models import Token
 
 _COMMAND_TIMEOUT: Final = 2.0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from .._concurrency import async_deadline, async_read_raw, async_sleep
+from .._concurrency.async_deadlines import async_deadline, async_read_raw
+from .._concurrency.async_waiting import async_sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
 from .._outcomes import bare, caused, said, scrub
 from .._wire import BODY_LIMIT, Reply, decoded

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httpx
 
-from .._concurrency import AsyncPulse, async_http_transport
+from .._concurrency.async_http import async_http_transport
+from .._concurrency.async_waiting import AsyncPulse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from .._concurrency import AsyncWork
+    from .._concurrency.async_flights import AsyncWork
 
 LIMIT: Final = 100
 """Requests at a time: as many as httpx's own pool has connections."""

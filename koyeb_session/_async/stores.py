@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .._concurrency import AsyncLock
+from .._concurrency.async_waiting import AsyncLock
 
 if TYPE_CHECKING:
     from collections.abc import Generator

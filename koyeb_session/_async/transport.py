@@ -7,7 +7,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .._concurrency import async_place, async_tls_ready, atomic, prepare_tls
+from .._concurrency.async_http import async_tls_ready
+from .._concurrency.places import async_place, atomic
+from .._concurrency.tls import prepare_tls
 from .slots import AsyncSlots
 
 if TYPE_CHECKING:

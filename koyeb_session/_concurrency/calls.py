@@ -1,25 +1,13 @@
-"""Calling the user's functions, plain ones and async ones."""
+"""Calling the user's functions, plain ones only."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
-
-import anyio
-import anyio.to_thread
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-
-async def async_call(function: Callable[..., Any], *args: object) -> Any:
-    """Call a plain or an async function."""
-    result = function(*args)
-    return await result if inspect.isawaitable(result) else result
 
 
 def call(function: Callable[..., Any], *args: object) -> Any:
@@ -33,42 +21,9 @@ def call(function: Callable[..., Any], *args: object) -> Any:
     return result
 
 
-async def async_call_blocking(function: Callable[[], Any]) -> Any:
-    """Call a plain function, which may block, in a worker thread; await an async one."""
-    if _is_async(function):
-        return await function()
-    # In a tuple, as trio refuses threads that return a coroutine.
-    (result,) = await anyio.to_thread.run_sync(
-        lambda: (function(),), abandon_on_cancel=True, limiter=_no_queue()
-    )
-    return await result if inspect.isawaitable(result) else result
-
-
 call_blocking = call
-
-
-async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-    """Call what blocks for a moment in a worker thread, cancelled or not: it is never left out."""
-    shield = cast("AbstractContextManager[object, None]", anyio.CancelScope(shield=True))
-    with shield:  # which nobody cancels, so that it swallows nothing
-        return await anyio.to_thread.run_sync(function, *args, limiter=_no_queue())
 
 
 def in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
     """Blocking twin: call it here."""
     return function(*args)
-
-
-def _no_queue() -> anyio.CapacityLimiter:
-    """
-    Let a thread be had at once.
-
-    The threads that all of the loop's work shares may be taken by those who wait for the renewal.
-    """
-    return anyio.CapacityLimiter(1)
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
-    )

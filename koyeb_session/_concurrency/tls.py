@@ -6,17 +6,12 @@ import contextlib
 import functools
 import os
 import threading
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import anyio
 import httpx
 
 if TYPE_CHECKING:
     import ssl
-
-_PAUSE: Final = 0.001
-"""Seconds between two looks at a thread that takes twenty times as long, once in a process."""
 
 
 @functools.cache
@@ -53,16 +48,9 @@ def _load() -> None:
         _context()
 
 
-async def async_tls_ready() -> None:
-    """Wait for what :func:`prepare_tls` has begun, without keeping the event loop from others."""
-    import_module("httpcore")  # which the connection needs, too: the thread goes on meanwhile
-    while any(thread.is_alive() for thread in _threads):  # noqa: ASYNC110 - a thread is no event
-        await anyio.sleep(_PAUSE)
-
-
-def tls_ready() -> None:
-    """Blocking twin: import what the connection needs; :func:`tls_context` waits by itself."""
-    import_module("httpcore")
+def is_loading() -> bool:
+    """Tell whether what :func:`prepare_tls` has begun is not done yet."""
+    return any(thread.is_alive() for thread in _threads)
 
 
 def _wait() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._concurrency import AuthBase
+from .._concurrency.http import AuthBase
 from .._outcomes import unwrap
 from .slots import SIGNER
 
 if TYPE_CHECKING:
-    from .._concurrency import AuthFlow
+    from .._concurrency.http import AuthFlow
     from .._origins import Origins
     from .._snapshot import Snapshot
     from .keeper import TokenKeeper

@@ -10,7 +10,8 @@ import attrs
 
 from .. import _operations as operations
 from .._arguments import adopted
-from .._concurrency import call_blocking, deadline
+from .._concurrency.calls import call_blocking
+from .._concurrency.deadlines import deadline
 from .._errors import (
     AuthenticationError,
     EndpointGoneError,

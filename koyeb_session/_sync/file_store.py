@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _files as files
-from .._concurrency import in_thread, sleep
+from .._concurrency.calls import in_thread
+from .._concurrency.waiting import sleep
 from .._errors import StoreError
 from .stores import needed
 

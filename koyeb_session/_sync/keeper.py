@@ -7,18 +7,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._concurrency import Flight, Pulse, atomic, deadline
+from .._concurrency.deadlines import deadline
+from .._concurrency.flights import Flight, Work
+from .._concurrency.places import atomic
+from .._concurrency.waiting import Pulse
 from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
 from .._log import log
 from .._outcomes import bare, caused, unasked
-from .._snapshot import Obtained, Snapshot, Verdict, next_look
+from .._snapshot import Obtained, Snapshot, Verdict
 from .._state import SUPERSEDED
 from .listeners import Listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._concurrency import Work
     from .._models import Token
     from .._state import SessionState
     from .exchange import Exchange
@@ -108,7 +110,7 @@ class TokenKeeper:
         """
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
-        seconds = self._timeout if timeout is None else timeout
+        seconds = timeout or self._timeout
         while True:
             flight, first = self._board(old, seconds, patient=patient)
             if flight is None:
@@ -173,8 +175,7 @@ class TokenKeeper:
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
-        seconds = self._timeout if timeout is None else timeout
-        return self._settle(partial(self._leave, old, seconds)).lead()
+        return self._settle(partial(self._leave, old, timeout or self._timeout)).lead()
 
     def _settle(self, work: Work[_Problem]) -> Flight[_Problem]:
         """Return what does what a change of session entails; no caller owns it."""
@@ -209,11 +210,10 @@ class TokenKeeper:
     def keep(self, running: Callable[[], bool]) -> None:
         """Renew ahead of need while ``running()``."""
         pulse = self._pulse = Pulse()
-        state = self.state
         while running():
             self.current(settled=True)
             self.catch_up()
-            pulse.sleep(next_look(state.snapshot, state.trouble, state.clock))
+            pulse.sleep(self.state.next_look)
 
     def catch_up(self) -> None:
         """Save what the store could not be told of."""

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .. import _records as records
-from .._concurrency import Lock, in_thread
+from .._concurrency.calls import in_thread
+from .._concurrency.waiting import Lock
 from .._errors import StoreError
 from .._log import log
 from .._outcomes import bare

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .._concurrency import atomic, call, place
+from .._concurrency.calls import call
+from .._concurrency.places import atomic, place
 from .._log import log
 
 if TYPE_CHECKING:

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
-from .._concurrency import Flight, call, sleep
+from .._concurrency.calls import call
+from .._concurrency.flights import Flight
+from .._concurrency.waiting import sleep
 from .._errors import StoreError
 from .._log import log
 from .._outcomes import bare
@@ -21,7 +23,7 @@ from .._outcomes import bare
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .._concurrency import Work
+    from .._concurrency.flights import Work
     from .._models import Token
 
 _COMMAND_TIMEOUT: Final = 2.0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from .._concurrency import deadline, read_raw, sleep
+from .._concurrency.deadlines import deadline, read_raw
+from .._concurrency.waiting import sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
 from .._outcomes import bare, caused, said, scrub
 from .._wire import BODY_LIMIT, Reply, decoded

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httpx
 
-from .._concurrency import Pulse, http_transport
+from .._concurrency.http import http_transport
+from .._concurrency.waiting import Pulse
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .._concurrency import Work
+    from .._concurrency.flights import Work
 
 LIMIT: Final = 100
 """Requests at a time: as many as httpx's own pool has connections."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .._concurrency import Lock
+from .._concurrency.waiting import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -9,7 +9,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .._concurrency import atomic, place, prepare_tls, tls_ready
+from .._concurrency.http import tls_ready
+from .._concurrency.places import atomic, place
+from .._concurrency.tls import prepare_tls
 from .slots import Slots
 
 if TYPE_CHECKING:

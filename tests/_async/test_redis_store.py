@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import AsyncSessionClient, StoreError, Token
-from koyeb_session._concurrency import async_sleep
+from koyeb_session._concurrency.async_waiting import async_sleep
 from koyeb_session._records import LOCK
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeKoyeb, Gate, async_check_store

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, NotSignedInError, PasswordCredentials
-from koyeb_session._concurrency import AsyncPulse
+from koyeb_session._concurrency.async_waiting import AsyncPulse
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import SessionClient, StoreError, Token
-from koyeb_session._concurrency import sleep
+from koyeb_session._concurrency.waiting import sleep
 from koyeb_session._records import LOCK
 from koyeb_session.stores import RedisTokenStore
 from koyeb_session.testing import FakeKoyeb, Gate, check_store

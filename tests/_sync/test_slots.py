@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from koyeb_session import NotSignedInError, PasswordCredentials, SessionClient
-from koyeb_session._concurrency import Pulse
+from koyeb_session._concurrency.waiting import Pulse
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (

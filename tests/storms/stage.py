@@ -12,7 +12,7 @@ import anyio.lowlevel
 import httpx
 
 from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy, Token
-from koyeb_session._concurrency import atomic
+from koyeb_session._concurrency.places import atomic
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 

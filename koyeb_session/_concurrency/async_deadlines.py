@@ -1,0 +1,35 @@
+"""A total deadline for I/O in an event loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import httpx
+
+
+def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
+    """Raise `TimeoutError` when the block takes longer."""
+    return anyio.fail_after(seconds)
+
+
+async def async_read_raw(response: httpx.Response, limit: int) -> bytes:
+    """Read a body as it comes; stop once there is more of it than ``limit`` bytes."""
+    raw = bytearray()
+    chunks = response.aiter_raw()
+    async for chunk in chunks:
+        raw += chunk
+        if len(raw) > limit:
+            break
+    else:
+        return bytes(raw)
+    # A body comes through several generators. A read that is cancelled ends them all; just leaving
+    # the loop would leave the inner ones to the garbage collector, of which trio warns.
+    with anyio.CancelScope() as enough:
+        enough.cancel()
+        await anext(chunks, None)
+    return bytes(raw)
