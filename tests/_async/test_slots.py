@@ -293,6 +293,36 @@ async def test_a_request_that_waited_for_too_long_is_signed_anew(
     assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
 
 
+async def stream() -> AsyncIterator[bytes]:
+    """Yield a body that is gone once it is sent."""
+    yield b'{"name": "mine"}'
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_a_request_waited_in_line_into_the_soft_window(
+    session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock, *, once: bool
+) -> None:
+    """A renewal that may revoke its token keeps only what cannot be sent again."""
+    old = session.token
+    body = stream() if once else b'{"name": "mine"}'
+    renewal = Gate()
+    fake.fail("refresh", Fault(gate=renewal))
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.post("/v1/apps", content=body))
+        await in_line(session)
+        clock.advance(timedelta(hours=14))
+        gate.open()
+        await async_arrived(renewal)
+        if not once:
+            assert (await waiting.result()).status_code == 200
+        renewal.open()
+        assert (await waiting.result()).status_code == 200
+    (request,) = [it for it in fake.requests if it.method == "POST"]
+    assert old is not None
+    assert (request.bearer == old.id) is not once
+
+
 async def test_a_newer_token_that_is_refused_is_renewed(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:

@@ -231,6 +231,22 @@ def test_a_permanent_401_costs_two_requests_and_one_renewal(
     assert len(fake.requests) == 5
 
 
+def test_a_refusal_is_understood_without_what_the_request_was_marked_with(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An event hook may put other extensions in the place of those that say who signed it."""
+
+    def unmark(request: httpx.Request) -> None:
+        request.extensions = {"timeout": request.extensions["timeout"]}
+
+    session = connect(token=fake.issue_token())
+    session.http.event_hooks = {"request": [unmark]}
+    fake.fail("apps", Fault(status=401), times=3)
+    for _ in range(2):
+        assert (session.http.get("/v1/apps")).status_code == 401
+    assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401), ("apps", 401)]
+
+
 def test_the_memory_of_a_refusal_ends_with_the_token(fake: FakeKoyeb, connect: Connect) -> None:
     """What was remembered of one token does not hold for the next."""
     session = connect(token=fake.issue_token())

@@ -287,6 +287,36 @@ def test_a_request_that_waited_for_too_long_is_signed_anew(
     assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
 
 
+def stream() -> Iterator[bytes]:
+    """Yield a body that is gone once it is sent."""
+    yield b'{"name": "mine"}'
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_request_waited_in_line_into_the_soft_window(
+    session: SessionClient, fake: FakeKoyeb, clock: FakeClock, *, once: bool
+) -> None:
+    """A renewal that may revoke its token keeps only what cannot be sent again."""
+    old = session.token
+    body = stream() if once else b'{"name": "mine"}'
+    renewal = Gate()
+    fake.fail("refresh", Fault(gate=renewal))
+    with Background() as background:
+        gate = hold(session, fake, background)
+        waiting = background.start(lambda: session.http.post("/v1/apps", content=body))
+        in_line(session)
+        clock.advance(timedelta(hours=14))
+        gate.open()
+        arrived(renewal)
+        if not once:
+            assert (waiting.result()).status_code == 200
+        renewal.open()
+        assert (waiting.result()).status_code == 200
+    (request,) = [it for it in fake.requests if it.method == "POST"]
+    assert old is not None
+    assert (request.bearer == old.id) is not once
+
+
 def test_a_newer_token_that_is_refused_is_renewed(session: SessionClient, fake: FakeKoyeb) -> None:
     """The refusal is of the token that went out, not of the one that it was signed with before."""
     with Background() as background:
