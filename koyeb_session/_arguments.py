@@ -22,8 +22,6 @@ BadArgument: TypeAlias = ValueError | TypeError
 TIMEOUT_LIMIT: Final = 1_000_000
 """Seconds; sockets and locks overflow beyond some number of them, which depends on the platform."""
 
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]+")
-
 
 def checked(value: T | ValueError | TypeError) -> T:
     """Return what was found right, or raise what is wrong; this frame holds no secret."""
@@ -115,7 +113,7 @@ def wrong_id(organization_id: object) -> BadArgument | None:
     """Check what becomes a part of a path."""
     if not isinstance(organization_id, str):
         return TypeError(f"organization_id must be a str, not {type(organization_id).__name__}")
-    if not _IDENTIFIER.fullmatch(organization_id):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", organization_id):
         return ValueError("organization_id must be an id: letters, digits, '-' and '_', not empty")
     return None
 

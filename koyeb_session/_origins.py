@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import httpx
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
         @property
         def headers(self) -> _Headers: ...
 
-
-_MISLEADING: Final = re.compile(r"[\s?#]")
-"""What turns the path that is put behind a base URL into something else."""
 
 Origin: TypeAlias = tuple[str, bytes]
 """Scheme and netloc, which has a port unless that is the scheme's own."""
@@ -85,7 +82,7 @@ def _checked(name: str, text: object) -> httpx.URL | ValueError | TypeError:
     """Parse a URL that tokens may be sent to; what is wrong with it is said without quoting it."""
     if not isinstance(text, str):
         return TypeError(f"{name} must be a str, not {type(text).__name__}")
-    if _MISLEADING.search(text):
+    if re.search(r"[\s?#]", text):  # what turns the path behind it into something else
         return ValueError(f"{name} must have no query, no fragment and no spaces")
     try:
         url = httpx.URL(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ._errors import KoyebSessionError, StoreError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
-
-_QUOTED_BYTES: Final = re.compile(r"(?:\bbytearray\()?\bb['\"].*", re.DOTALL)
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
@@ -52,7 +50,7 @@ def bare(exc: BaseException, text: str) -> BaseException:
 
 def said(exc: BaseException) -> str:
     """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
-    return _QUOTED_BYTES.sub("...", str(exc))
+    return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", str(exc), flags=re.DOTALL)
 
 
 def detached(error: E) -> E:

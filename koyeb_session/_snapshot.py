@@ -136,11 +136,12 @@ def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> 
 
 def verdict(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> Verdict:
     """Decide what to do when a token is asked for; a back-off never makes an old one usable."""
-    blocked = trouble is not None and trouble.blocks(clock)
+    error = trouble.error if trouble is not None and trouble.blocks(clock) else None
+    blocked = error is not None
     if snapshot is None:
         return Verdict.FAIL if blocked else Verdict.WAIT
     age = snapshot.age(clock)
-    if age >= snapshot.expiry or (trouble is not None and trouble.refuses(clock)):
+    if age >= snapshot.expiry or isinstance(error, AuthenticationError):
         return Verdict.WAIT if snapshot.renewable and not blocked else Verdict.FAIL
     if blocked or age < max(snapshot.soft, snapshot.floor):
         return Verdict.USE

@@ -10,7 +10,6 @@ from typing import Final
 _TIMESTAMP: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
 )
-_DELAY: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 
 def timestamp(text: str) -> datetime | None:
@@ -62,7 +61,7 @@ def retry_after(text: str | None, wall: float) -> float | None:
     if text is None:
         return None
     text = text.strip()
-    if _DELAY.fullmatch(text):
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         return float(text)
     at = http_date(text)
     return None if at is None else max(0.0, at - wall)

@@ -19,7 +19,7 @@ TREE = {
     ASYNC_CLIENT: '''\
 """The AsyncClient: an `httpx.AsyncClient` with a lock."""
 
-from .._concurrency import AsyncLock, async_sleep
+from .._concurrency.async_waiting import AsyncLock, async_sleep
 
 
 class AsyncClient:
@@ -45,7 +45,7 @@ GENERATED = {
 
 """The Client: an `httpx.Client` with a lock."""
 
-from .._concurrency import Lock, sleep
+from .._concurrency.waiting import Lock, sleep
 
 
 class Client:

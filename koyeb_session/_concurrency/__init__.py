@@ -1,7 +1,8 @@
 """
 Everything that differs between the two halves, as twins.
 
-``AsyncX`` of ``async_m`` is awaited, ``X`` of ``m`` blocks; what both use is in neither.
+``AsyncX`` or ``async_x`` is awaited, and lives in ``async_m``; ``X`` or ``x`` blocks, and lives in
+``m``, which imports no event loop. Only ``places`` has both.
 
 A *place* is where work lives: the running event loop, or the process since its last fork. What
 belongs to another place than the current one is dead: it is neither awaited nor closed, only left.

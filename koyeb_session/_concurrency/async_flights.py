@@ -31,7 +31,7 @@ def _start_task(work: Callable[[], Awaitable[None]]) -> None:
 
         trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
         return
-    import asyncio  # noqa: PLC0415 - the blocking half does without
+    import asyncio  # noqa: PLC0415 - only where it is running
 
     async def run() -> None:
         await work()
@@ -87,7 +87,7 @@ class AsyncFlight(Generic[T]):
     async def join(self, timeout: float) -> T | None:
         """Wait for it, for at most ``timeout`` seconds."""
         now = time.monotonic()
-        if now < self._ends <= now + timeout:  # timers of their own double what waiting costs
+        if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs
             if self._over is None:
                 self._over = anyio.Event()
                 _start_task(partial(self._watch, self._over))

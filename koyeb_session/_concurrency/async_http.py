@@ -23,7 +23,7 @@ def async_http_transport(proxy: str | None) -> httpx.AsyncBaseTransport:
 
 
 async def async_tls_ready() -> None:
-    """Wait for what :func:`prepare_tls` has begun, without keeping the event loop from others."""
+    """Wait for what `tls.prepare_tls` has begun, without keeping the event loop from others."""
     import_module("httpcore")  # which the connection needs, too: the thread goes on meanwhile
     while is_loading():  # noqa: ASYNC110 - a thread is no event
         await anyio.sleep(_PAUSE)

@@ -19,7 +19,7 @@ def http_transport(proxy: str | None) -> httpx.BaseTransport:
 
 
 def tls_ready() -> None:
-    """Blocking twin: import what the connection needs; :func:`tls_context` waits by itself."""
+    """Blocking twin: import what the connection needs; `tls.tls_context` waits by itself."""
     import_module("httpcore")
 
 

@@ -13,7 +13,7 @@ sleep = time.sleep
 
 
 class Pulse:
-    """Blocking twin."""
+    """Wakes one sleeper early."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -29,7 +29,7 @@ class Pulse:
 
 
 class Lock:
-    """Blocking twin."""
+    """A lock for whichever process; one that was held over a fork is free in the child."""
 
     def __init__(self) -> None:
         self._place: object = None

@@ -87,9 +87,12 @@ class SessionAuth(AuthBase):
         signed: Snapshot = request.extensions[_SIGNED]
         header = request.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
         if header == f"Bearer {signed.token.id}" and self._origins.trusts(request):
-            self._state.check_open()
-            newer = self._keeper.current(settled=not self._can_replay(request))
-            self._sign(request, unwrap(newer))
+            newer = self._state.snapshot
+            if newer is None or newer.is_due(self._state.clock):
+                self._state.check_open()
+                once = not self._can_replay(request)
+                newer = unwrap(self._keeper.current(settled=once))
+            self._sign(request, newer)
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"

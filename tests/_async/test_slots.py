@@ -11,7 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, NotSignedInError, PasswordCredentials
+from koyeb_session import (
+    AsyncSessionClient,
+    AuthenticationError,
+    NotSignedInError,
+    PasswordCredentials,
+)
 from koyeb_session._concurrency.async_waiting import AsyncPulse
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -293,6 +298,23 @@ async def test_a_request_that_waited_for_too_long_is_signed_anew(
     assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
 
 
+async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """A token that is not due is used, by who waited in line as by who did not."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        await in_line(session)
+        for operation in ("refresh", "login"):
+            fake.fail(operation, Fault(status=401))
+        with pytest.raises(AuthenticationError):
+            await session.refresh()
+        gate.open()
+        assert (await waiting.result()).status_code == 200
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
 async def stream() -> AsyncIterator[bytes]:
     """Yield a body that is gone once it is sent."""
     yield b'{"name": "mine"}'
@@ -306,7 +328,7 @@ async def test_a_request_waited_in_line_into_the_soft_window(
     old = session.token
     body = stream() if once else b'{"name": "mine"}'
     renewal = Gate()
-    fake.fail("refresh", Fault(gate=renewal))
+    fake.fail("refresh", Fault(gate=renewal, hold="request"))
     async with AsyncBackground() as background:
         gate = await hold(session, fake, background)
         waiting = background.start(lambda: session.http.post("/v1/apps", content=body))

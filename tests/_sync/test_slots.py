@@ -13,7 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import NotSignedInError, PasswordCredentials, SessionClient
+from koyeb_session import (
+    AuthenticationError,
+    NotSignedInError,
+    PasswordCredentials,
+    SessionClient,
+)
 from koyeb_session._concurrency.waiting import Pulse
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -287,6 +292,23 @@ def test_a_request_that_waited_for_too_long_is_signed_anew(
     assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
 
 
+def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
+    session: SessionClient, fake: FakeKoyeb
+) -> None:
+    """A token that is not due is used, by who waited in line as by who did not."""
+    with Background() as background:
+        gate = hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps"))
+        in_line(session)
+        for operation in ("refresh", "login"):
+            fake.fail(operation, Fault(status=401))
+        with pytest.raises(AuthenticationError):
+            session.refresh()
+        gate.open()
+        assert (waiting.result()).status_code == 200
+    assert (session.http.get("/v1/apps")).status_code == 200
+
+
 def stream() -> Iterator[bytes]:
     """Yield a body that is gone once it is sent."""
     yield b'{"name": "mine"}'
@@ -300,7 +322,7 @@ def test_a_request_waited_in_line_into_the_soft_window(
     old = session.token
     body = stream() if once else b'{"name": "mine"}'
     renewal = Gate()
-    fake.fail("refresh", Fault(gate=renewal))
+    fake.fail("refresh", Fault(gate=renewal, hold="request"))
     with Background() as background:
         gate = hold(session, fake, background)
         waiting = background.start(lambda: session.http.post("/v1/apps", content=body))

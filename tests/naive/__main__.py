@@ -58,9 +58,8 @@ def make(naive: Naive, place: Path) -> None:
     for needed in NEEDED:
         copy = shutil.copytree if (ROOT / needed).is_dir() else shutil.copy
         copy(ROOT / needed, place / needed)
-    for edit in naive.edits:
-        path = place / edit.path
-        path.write_text(path.read_text("utf-8").replace(edit.old, edit.new), "utf-8")
+    for path, text in naive.files().items():
+        (place / path).write_text(text, "utf-8")
     generate = [sys.executable, ".ci/generate_sync.py"]
     subprocess.run(generate, cwd=place, stdout=subprocess.DEVNULL, check=True)
 

@@ -29,6 +29,14 @@ class Naive:
     what: str
     edits: tuple[Edit, ...]
 
+    def files(self) -> dict[str, str]:
+        """Give the files that it differs in, as they are in it, by their path."""
+        texts: dict[str, str] = {}
+        for edit in self.edits:
+            text = texts.get(edit.path) or (ROOT / edit.path).read_text("utf-8")
+            texts[edit.path] = text.replace(edit.old, edit.new)
+        return texts
+
     def __str__(self) -> str:
         return f"{', '.join(map(str, self.pitfalls))}: {self.what}"
 

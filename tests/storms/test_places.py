@@ -8,13 +8,14 @@ import functools
 import gc
 import itertools
 import os
-import select
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from datetime import timedelta
+from multiprocessing.connection import wait
 from typing import Any, Final
 
 import anyio
@@ -50,7 +51,7 @@ pytestmark = [
 CHILDREN: Final = 8
 REQUESTS: Final = 15
 WATCHDOG: Final = 20
-"""Seconds after which a child that hangs is killed."""
+"""Seconds after which what hangs is ended."""
 HARD: Final = LIFE - timedelta(seconds=20)
 
 Work = Callable[[], Coroutine[Any, Any, object]]
@@ -243,6 +244,8 @@ def run_child(work: Callable[[], object]) -> None:
     """Do the child's work, and leave without the parent's clean-up."""
     status = 1
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(2 * WATCHDOG)  # in case that nobody waits for it
         work()
         status = 0
     except BaseException:  # noqa: BLE001 - the status tells the parent
@@ -262,15 +265,18 @@ def forked(work: Callable[[], object]) -> int:
 
 def reap(children: list[int]) -> None:
     """Wait for the children; each has to have done all of its work."""
-    assert [ended(pid) for pid in children] == [0] * len(children)
+    ends = time.monotonic() + WATCHDOG
+    assert [ended(pid, ends) for pid in children] == [0] * len(children)
 
 
-def ended(pid: int) -> int:
+def ended(pid: int, ends: float) -> int:
     """Wait for a child, and return its exit code."""
     process = os.pidfd_open(pid)
-    if not select.select([process], [], [], WATCHDOG)[0]:
-        os.kill(pid, signal.SIGABRT)  # has it say where it hangs: pytest enables `faulthandler`
-    os.close(process)
+    try:
+        if not wait([process], max(0, ends - time.monotonic())):
+            os.kill(pid, signal.SIGABRT)  # it says where it hangs: pytest enables `faulthandler`
+    finally:
+        os.close(process)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
