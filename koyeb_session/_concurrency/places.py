@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Final
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final  # a hook keeps what its module holds until the interpreter has ended
 
 atomic: Final = threading.Lock()
 """Guards each check-then-set of a session's state, for the whole process."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @functools.cache
 def tls_context() -> ssl.SSLContext:
     """Return the one TLS context of the process; reading the certificates takes 20 ms."""
-    _wait()
+    for thread in _threads:
+        thread.join()
     return _context()
 
 
@@ -38,6 +39,10 @@ def _start() -> None:
     thread = threading.Thread(target=_load, name="koyeb-session-tls")
     thread.start()
     _threads.append(thread)
+    if hasattr(os, "register_at_fork"):
+        # A fork in the middle would leave OpenSSL's locks held for ever in the child. A function of
+        # this module as the hook would keep httpx alive until the very end, which takes time.
+        os.register_at_fork(before=thread.join)
 
 
 _threads: list[threading.Thread] = []
@@ -53,16 +58,6 @@ def is_loading() -> bool:
     return any(thread.is_alive() for thread in _threads)
 
 
-def _wait() -> None:
-    for thread in _threads:
-        thread.join()
-
-
 @functools.cache
 def _context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork in the middle would leave OpenSSL's locks held for ever in the child.
-    os.register_at_fork(before=_wait)
