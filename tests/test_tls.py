@@ -151,4 +151,5 @@ def test_certificates_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows there is nothing to register."""
     monkeypatch.delattr(os, "register_at_fork")
     copied = runpy.run_path(tls.__file__)
+    copied["prepare_tls"]()
     assert copied["tls_context"]() is copied["tls_context"]()
