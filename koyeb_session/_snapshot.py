@@ -109,9 +109,10 @@ class Trouble(NamedTuple):
         """Tell whether it is too early for another attempt."""
         return self.age(clock) < self.wait
 
-    def refuses(self, clock: Clock) -> bool:
-        """Tell whether the service has just said that the token is no good."""
-        return isinstance(self.error, AuthenticationError) and self.blocks(clock)
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the service has said that the token is no good, rather than nothing useful."""
+        return isinstance(self.error, AuthenticationError)
 
 
 class Verdict(enum.Enum):
@@ -131,17 +132,17 @@ def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> 
     """Tell whether a token may be sent: not expired, and not just refused by the service."""
     if snapshot is None or snapshot.phase(clock) is Phase.EXPIRED:
         return False
-    return trouble is None or not trouble.refuses(clock)
+    return trouble is None or not (trouble.is_refusal and trouble.blocks(clock))
 
 
 def verdict(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> Verdict:
     """Decide what to do when a token is asked for; a back-off never makes an old one usable."""
-    error = trouble.error if trouble is not None and trouble.blocks(clock) else None
-    blocked = error is not None
+    blocked = trouble is not None and trouble.blocks(clock)
+    refused = trouble is not None and blocked and trouble.is_refusal
     if snapshot is None:
         return Verdict.FAIL if blocked else Verdict.WAIT
     age = snapshot.age(clock)
-    if age >= snapshot.expiry or isinstance(error, AuthenticationError):
+    if age >= snapshot.expiry or refused:
         return Verdict.WAIT if snapshot.renewable and not blocked else Verdict.FAIL
     if blocked or age < max(snapshot.soft, snapshot.floor):
         return Verdict.USE

@@ -446,8 +446,9 @@ def test_back_off_is_sixty_times_as_long_when_the_service_refuses(
     expected = [60.0, 120.0, 240.0] if long else [1.0, 2.0, 4.0]
     assert waits(kind(), 3, 0, RefreshPolicy()) == expected
     assert waits(kind(), 8, 0, RefreshPolicy())[-1] == (HOUR if long else 60)
-    assert failed(kind()).refuses(clock_after(4)) is refused
-    assert not failed(kind()).refuses(clock_after(5))
+    assert failed(kind()).is_refusal is refused
+    assert usable(held(), failed(kind()), clock_after(4)) is not refused
+    assert usable(held(), failed(kind()), clock_after(5))
 
 
 @pytest.mark.parametrize(("left", "wait"), [(200, 60), (100, 50), (3, 1.5), (1, 1), (0.1, 1)])

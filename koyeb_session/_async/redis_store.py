@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
 from .._concurrency.async_calls import async_call
-from .._concurrency.async_flights import AsyncFlight
+from .._concurrency.async_flights import AsyncFlight, AsyncWork
 from .._concurrency.async_waiting import async_sleep
 from .._errors import StoreError
 from .._log import log
@@ -21,7 +21,6 @@ from .._outcomes import bare
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from .._concurrency.async_flights import AsyncWork
     from .._models import Token
 
 _COMMAND_TIMEOUT: Final = 2.0

@@ -64,6 +64,7 @@ class SessionAuth(AuthBase):
         state = self._state
         signed = state.snapshot
         if signed is None or signed.is_due(state.clock):
+            # Here, and not in a coroutine of its own: thousands may wait for one renewal.
             state.check_open()
             signed = unwrap(self._keeper.current(settled=not self._can_replay(request)))
         self._sign(request, signed)

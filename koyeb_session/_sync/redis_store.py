@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
 from .._concurrency.calls import call
-from .._concurrency.flights import Flight
+from .._concurrency.flights import Flight, Work
 from .._concurrency.waiting import sleep
 from .._errors import StoreError
 from .._log import log
@@ -23,7 +23,6 @@ from .._outcomes import bare
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from .._concurrency.flights import Work
     from .._models import Token
 
 _COMMAND_TIMEOUT: Final = 2.0

@@ -105,7 +105,7 @@ async def _ours_on_sockets(bench: Bench, count: int) -> Storm:
 
 
 async def _static_on_nothing(bench: Bench, count: int) -> Storm:
-    fake = FakeKoyeb(clock=FakeClock())  # of the same kind, as it is read for each request
+    fake = FakeKoyeb(clock=FakeClock())  # as in the other storm: it is read for each request
     header = {"Authorization": f"Bearer {fake.issue_token()}"}
     async with httpx.AsyncClient(
         base_url=fake.base_url, headers=header, transport=fake.transport
