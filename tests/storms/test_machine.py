@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -283,7 +282,12 @@ def _plain(response: httpx.Response) -> list[tuple[str, str]]:
 
 
 class SessionMachine(RuleBasedStateMachine):
-    """What may happen to a session; how it is called is the business of the halves below."""
+    """
+    What may happen to a session; how it is called is the business of the halves below.
+
+    No rule has a precondition: which of many threads meets a fault is not the same each time, and
+    what Hypothesis draws must not depend on it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -418,10 +422,11 @@ class SessionMachine(RuleBasedStateMachine):
         """A request to somebody else, or one that is sent there."""
         self.one(lambda session: session.http.get(url, follow_redirects=True))
 
-    @precondition(lambda self: self.can_exchange())
     @rule(what=st.sampled_from([logout, login, switch, get, refresh, current_token, None]))
     def overlap(self, what: Work | None) -> None:
-        """Something else while an exchange is under way."""
+        """Something else while an exchange is under way, where one can be."""
+        if not self.can_exchange():
+            return
         self.world.fake.recover()
         self.faulty = False
         gate = Gate()
@@ -476,10 +481,11 @@ class SessionMachine(RuleBasedStateMachine):
         self.world.fake.recover()
         self.faulty = False
 
-    @precondition(lambda self: self.session.token is not None)
     @rule()
     def revoke(self) -> None:
-        """A revocation of the token that is held."""
+        """A revocation of the token that is held, if there is one."""
+        if self.session.token is None:
+            return
         with contextlib.suppress(ValueError):
             self.world.fake.revoke(self.session.token.id)
 
@@ -676,5 +682,5 @@ def test_session_keeps_its_promises(machine: type[SessionMachine]) -> None:
     """The invariants of a session; catches, e.g., an exchange that ignores a sign-out meanwhile."""
     limits = settings(deadline=None)
     if settings.get_current_profile_name() == "default":  # any other one is taken as it is
-        limits = settings(limits, max_examples=120, stateful_step_count=30)
+        limits = settings(limits, max_examples=120, stateful_step_count=35)
     run_state_machine_as_test(machine, settings=limits)
