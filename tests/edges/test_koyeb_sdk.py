@@ -12,8 +12,6 @@ from typing import Any
 
 import anyio
 import httpx
-import koyeb.api as sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
-import koyeb.api_async as async_sdk  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
 import pytest
 
 from koyeb_session import (
@@ -23,11 +21,31 @@ from koyeb_session import (
     SessionClient,
     SessionExpiredError,
 )
-from koyeb_session.koyeb_sdk import bind
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 ME = PasswordCredentials("me@example.com", "correct horse")
 NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+
+
+# What takes seconds to import is imported by the first test of a process that needs it.
+
+
+@pytest.fixture(scope="session")
+def sdk() -> Any:
+    """Import the SDK's blocking half."""
+    return importlib.import_module("koyeb.api")
+
+
+@pytest.fixture(scope="session")
+def async_sdk() -> Any:
+    """Import the SDK's async half."""
+    return importlib.import_module("koyeb.api_async")
+
+
+@pytest.fixture(scope="session")
+def bind() -> Any:
+    """Import the function under test."""
+    return importlib.import_module("koyeb_session.koyeb_sdk").bind
 
 
 @pytest.fixture
@@ -38,7 +56,7 @@ def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
 
 
 def test_sync_sdk_sends_current_token(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """The SDK's calls are accepted before, at and after each expiry."""
     configuration: Any = sdk.Configuration(host=koyeb)
@@ -56,7 +74,7 @@ def test_sync_sdk_sends_current_token(
 
 
 def test_sync_sdk_waits_for_renewal_ahead_of_need(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """The SDK does not replay: a call does not go out with a token that is being exchanged."""
     configuration: Any = sdk.Configuration(host=koyeb)
@@ -78,7 +96,7 @@ def test_sync_sdk_waits_for_renewal_ahead_of_need(
 
 
 async def test_async_sdk_carries_what_keep_current_renews(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    bind: Any, async_sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """Beside `keep_current()` a due token is renewed, and the SDK sends the new one."""
     configuration: Any = async_sdk.Configuration(host=koyeb)
@@ -106,7 +124,7 @@ async def test_async_sdk_carries_what_keep_current_renews(
 
 
 async def test_async_sdk_sends_what_the_session_holds(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    bind: Any, async_sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """The async SDK sends the token that the session keeps current, and never an expired one."""
     configuration: Any = async_sdk.Configuration(host=koyeb)
@@ -130,7 +148,7 @@ async def test_async_sdk_sends_what_the_session_holds(
 
 
 async def test_async_sdk_on_the_auth_of_a_session(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    async_sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """With an httpx client of its user's the async SDK waits for renewals, and replays."""
     configuration: Any = async_sdk.Configuration(host=koyeb)
@@ -154,7 +172,7 @@ async def test_async_sdk_on_the_auth_of_a_session(
     assert http.is_closed
 
 
-def test_token_goes_to_trusted_hosts_only() -> None:
+def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
     """A configuration for another host is refused, at once or when it is used."""
     with SessionClient(transport=FakeKoyeb().transport, credentials=ME) as session:
         for host in (
@@ -188,7 +206,7 @@ def test_missing_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    monkeypatch.delitem(sys.modules, "koyeb_session.koyeb_sdk")
+    monkeypatch.delitem(sys.modules, "koyeb_session.koyeb_sdk", raising=False)
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(ImportError, match=r"koyeb-session\[koyeb-sdk\]"):
         importlib.import_module("koyeb_session.koyeb_sdk")
