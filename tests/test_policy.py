@@ -839,7 +839,7 @@ def test_renewals_are_few_when_the_service_returns_the_same_token(
 
 
 @settings(max_examples=50, deadline=None)
-@given(policy=policies, life=st.floats(1, 30 * DAY), chance=st.floats(0, 1))
+@given(policy=policies, life=st.floats(1, 2 * DAY), chance=st.floats(0, 1))
 def test_looks_are_few_when_a_session_is_kept_current(
     policy: RefreshPolicy, life: float, chance: float
 ) -> None:

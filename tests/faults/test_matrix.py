@@ -18,6 +18,7 @@ from koyeb_session import (
     SessionClient,
 )
 
+from .certificates import client_context
 from .matrix import ACTIONS, ALL, EMAIL, FAULTS, PASSWORD, Fault
 from .replies import bomb
 from .stage import Run, Stage, bounded_memory, held_token, staged
@@ -73,13 +74,22 @@ def test_blocking_half_meets_a_fault(
     stage.judge(run)
 
 
+def given() -> dict[str, Any]:
+    """Give what a user's client is made with; reading all trusted certificates would take long."""
+    return {
+        "auth": ("user", PASSWORD),
+        "follow_redirects": True,
+        "verify": client_context(),
+    }
+
+
 @pytest.mark.parametrize("fault", ON_GIVEN_CLIENTS, ids=_name)
 async def test_given_async_client_meets_a_fault(
     fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On the user's own client, whose auth and redirects are not used, nothing is different."""
     with staged(fault, "login", caplog) as stage:
-        async with httpx.AsyncClient(auth=("user", PASSWORD), follow_redirects=True) as client:
+        async with httpx.AsyncClient(**given()) as client:
             run = await _run_async(stage, http_client=client)
     stage.judge(run)
 
@@ -91,8 +101,7 @@ def test_given_client_meets_a_fault(fault: Fault, caplog: pytest.LogCaptureFixtu
 
     Its connections are not ours to bound: headers that drip are limited by httpx alone.
     """
-    client = httpx.Client(auth=("user", PASSWORD), follow_redirects=True)
-    with staged(fault, "login", caplog) as stage, client:
+    with staged(fault, "login", caplog) as stage, httpx.Client(**given()) as client:
         run = _run_blocking(stage, http_client=client)
     stage.judge(run)
 

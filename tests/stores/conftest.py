@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -21,8 +20,8 @@ import pytest
 
 from koyeb_session.testing import FakeClock
 
-SOAK = "KOYEB_SESSION_SOAK" in os.environ
-"""Whether to run the long form: ``nox -s soak`` sets it."""
+from ..soak import SOAK
+
 PATIENCE = 10.0
 _measured: list[str] = []
 

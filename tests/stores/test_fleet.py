@@ -16,7 +16,8 @@ import pytest
 
 from koyeb_session.testing import FakeKoyeb
 
-from .conftest import PATIENCE, SOAK, FleetClock, RedisServer, Worker
+from ..soak import SOAK
+from .conftest import PATIENCE, FleetClock, RedisServer, Worker
 from .fleet import opened
 
 PROCESSES = 8

@@ -16,7 +16,8 @@ import pytest
 from koyeb_session import SessionExpiredError
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from .conftest import SOAK, FleetClock, RedisServer, Worker, running
+from ..soak import SOAK
+from .conftest import FleetClock, RedisServer, Worker, running
 from .fleet import opened, redis_client
 from .test_fleet import processes
 

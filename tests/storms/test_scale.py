@@ -29,6 +29,7 @@ from koyeb_session._log import log
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, async_arrived, idle, until
+from ..soak import SOAK
 from .stage import EMAIL, LIFE, PASSWORD
 from .steps import rounds, rounds_until, tasks
 
@@ -294,7 +295,7 @@ def test_blocking_request_is_replayed_when_its_token_died_in_a_full_pool(
     assert bearers(fake) == [(old.id, 200), (old.id, 401), (new.id, 200)]
 
 
-# A month
+# A long run
 
 
 SHORT: Final = timedelta(minutes=5)
@@ -302,14 +303,15 @@ STEP: Final = 60.0
 """Seconds between two requests; while signing in fails, a third of it."""
 OUTAGES: Final = (60.0, 240.0, 720.0)
 """Seconds that they last, in turns: the first ends before the token does."""
-HOURS: Final = 30 * 24
+HOURS: Final = 24 * (30 if SOAK else 4)
+"""A multiple of three, so that there are as many outages of each kind."""
 LONGEST_WAIT: Final = RefreshPolicy().backoff_max
 
 
 @attrs.define
-class Month:
+class LongRun:
     """
-    A month of a service with short-lived tokens, whose sign-in breaks down every hour.
+    Days of a service with short-lived tokens, whose sign-in breaks down every hour.
 
     Attributes:
         fake: The service.
@@ -360,8 +362,8 @@ class Month:
 
     def check(self) -> None:
         """Check that there were no more exchanges than the lifetime asks for."""
-        life, month = SHORT.total_seconds(), HOURS * 3600
-        assert month / life <= self.fake.exchanges() <= month / (life / 2)
+        life, whole = SHORT.total_seconds(), HOURS * 3600
+        assert whole / life <= self.fake.exchanges() <= whole / (life / 2)
         assert self.answers["refresh", 200] == self.fake.exchanges()
         # A token dies in an outage that outlasts it, as two in three do; and, seldom, after a short
         # one, when nobody asks in the time that is left.
@@ -388,72 +390,74 @@ class Month:
 
 
 @pytest.fixture
-def month(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Month:
-    """Give a month, without its thousands of log records."""
+def long_run(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> LongRun:
+    """Give a long run, without its thousands of log records."""
     monkeypatch.setattr(log, "disabled", True)
-    return Month(FakeKoyeb(clock=clock, token_lifetime=SHORT), clock)
+    return LongRun(FakeKoyeb(clock=clock, token_lifetime=SHORT), clock)
 
 
-def month_arguments(month: Month) -> dict[str, Any]:
-    """Give what the session of a month is made with: the policies that users get."""
+def long_run_arguments(long_run: LongRun) -> dict[str, Any]:
+    """Give what the session of a long run is made with: the policies that users get."""
     return {
-        "token": month.fake.issue_token(),
+        "token": long_run.fake.issue_token(),
         "credentials": PasswordCredentials(EMAIL, PASSWORD),
-        "transport": month.fake.transport,
-        "clock": month.clock,
+        "transport": long_run.fake.transport,
+        "clock": long_run.clock,
         "retry_policy": RetryPolicy(delay=0),
     }
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # it is all in the engine
-async def test_session_lives_for_a_month_of_outages(month: Month) -> None:
+async def test_session_lives_through_outages(long_run: LongRun) -> None:
     """Pitfalls 6, 7 and 8; catches a cool-down that hands out the dead, and one that never ends."""
     alone = tasks()
-    async with AsyncSessionClient(**month_arguments(month)) as session:
-        for sends in month.moments():
+    async with AsyncSessionClient(**long_run_arguments(long_run)) as session:
+        for sends in long_run.moments():
             try:
                 if sends:
                     assert (await session.http.get("/v1/apps")).status_code == 200
                 else:
                     await session.current_token()
             except KoyebSessionError as exc:
-                month.failed(exc)
+                long_run.failed(exc)
             else:
-                month.served(session.token)
+                long_run.served(session.token)
             await rounds_until(lambda: tasks() == alone)
-    month.check()
+    long_run.check()
 
 
 @pytest.mark.timeout(120)
-def test_blocking_session_lives_for_a_month_of_outages(month: Month) -> None:
+def test_blocking_session_lives_through_outages(long_run: LongRun) -> None:
     """Pitfalls 6, 7 and 8, in threads; catches a renewal that is due at each request."""
-    with SessionClient(**month_arguments(month)) as session:
-        for sends in month.moments():
+    with SessionClient(**long_run_arguments(long_run)) as session:
+        for sends in long_run.moments():
             try:
                 if sends:
                     assert session.http.get("/v1/apps").status_code == 200
                 else:
                     session.current_token()
             except KoyebSessionError as exc:
-                month.failed(exc)
+                long_run.failed(exc)
             else:
-                month.served(session.token)
+                long_run.served(session.token)
             idle()
-    month.check()
+    long_run.check()
 
 
 @pytest.mark.parametrize("lasts", range(5, 135, 5))
-def test_outage_that_ends_before_the_token_does_costs_nothing(month: Month, lasts: int) -> None:
+def test_outage_that_ends_before_the_token_does_costs_nothing(
+    long_run: LongRun, lasts: int
+) -> None:
     """No credentials, and only so much time; catches a back-off that outlasts the token."""
-    arguments = month_arguments(month)
+    arguments = long_run_arguments(long_run)
     del arguments["credentials"]
     with SessionClient(**arguments) as session:
-        month.clock.advance(SHORT / 2 + timedelta(seconds=15))
-        month.fake.fail("refresh", Fault(status=503), times=1_000)
+        long_run.clock.advance(SHORT / 2 + timedelta(seconds=15))
+        long_run.fake.fail("refresh", Fault(status=503), times=1_000)
         for moment in range(0, 600, 5):
             if moment == lasts:
-                month.fake.recover()
-            month.served(session.current_token())
+                long_run.fake.recover()
+            long_run.served(session.current_token())
             idle()
-            month.clock.advance(5)
+            long_run.clock.advance(5)

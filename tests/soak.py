@@ -1,0 +1,8 @@
+"""Whether the tests take their time."""
+
+from __future__ import annotations
+
+import os
+
+SOAK = "KOYEB_SESSION_SOAK" in os.environ
+"""Whether to run the long form: ``nox -s soak`` sets it."""
