@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
 
+_GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+"""What Go escapes in JSON, and Python does not."""
+
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """Take what this request kept secret out of a text that the service wrote, JSON in it too."""
     for secret in secrets:
         quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
-        for form in sorted({secret, *quoted}, key=len, reverse=True):
+        forms = {secret, *quoted, *(form.translate(_GO) for form in quoted)}
+        for form in sorted(forms, key=len, reverse=True):
             text = text.replace(form, "[secret]")
     return text
 

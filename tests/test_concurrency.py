@@ -241,6 +241,31 @@ def test_async_flight_is_held_until_it_ends() -> None:
     asyncio.run(main())
 
 
+def test_async_flight_that_is_cancelled_before_it_begins_lets_all_go() -> None:
+    """Who ends a program cancels all tasks; catches a flight that seems under way for ever."""
+
+    async def work() -> int:
+        return 1
+
+    async def main() -> None:
+        flight = AsyncFlight(work, seconds=60)
+        flight.start()
+        waiter = asyncio.create_task(flight.join(60))
+        before = asyncio.all_tasks()
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - before:  # what keeps the time
+            task.cancel()
+        assert await waiter == 1
+        flight = AsyncFlight(work)
+        flight.start()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        assert await flight.join(5) is None
+        assert not flight.alive
+
+    asyncio.run(main())
+
+
 def test_async_flight_that_is_cut_off_lets_all_go() -> None:
     """When a flight's task is cancelled from outside, nobody waits for it in vain."""
     before = set(async_flights._tasks)
@@ -298,6 +323,20 @@ def test_flight_runs_in_a_daemon_thread_when_started() -> None:
     flight.start()
     assert done.wait(PATIENCE)
     assert seen == [True, "koyeb-session", "copied", False]
+    assert not flight.alive
+
+
+def test_flight_that_cannot_be_started_lets_all_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are too many threads; catches a flight that seems to be under way for ever."""
+
+    def start(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    flight = Flight(lambda: 1, seconds=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert flight.lead(1) is None
     assert not flight.alive
 
 

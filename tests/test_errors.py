@@ -425,6 +425,7 @@ def test_no_secret_shows_when_the_service_echoes_the_request(name: str) -> None:
         ('{"password": "p\\u00e4ss"} päss', ["päss"], '{"password": "[secret]"} [secret]'),
         ('{"password": "ä\\n"}', ["ä\n"], '{"password": "[secret]"}'),
         ("\\\\ or \\", ["\\"], "[secret] or [secret]"),
+        (r'{"pw": "a\u003cb\u0026\u2028"}', ["a<b&\u2028"], '{"pw": "[secret]"}'),  # as Go does
     ],
 )
 def test_scrub_takes_out_secrets_when_the_text_has_them(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from .stores import AsyncTokenStore
 
 T = TypeVar("T")
+
+_SHORTEST: Final = 1e-6
+"""Seconds; 0 would stand for no limit of one's own."""
 
 
 class AsyncSessionClient:
@@ -215,9 +218,9 @@ class AsyncSessionClient:
         """
         operation = operations.login(email, password, organization_id, seon_fp)
         del password
-        self._check(timeout)
+        ends = self._check(timeout)
         outcome = await self._sender.send(checked(operation), timeout=timeout)
-        return await self._adopt(Obtained(unwrap(outcome), minted=True))
+        return await self._adopt(Obtained(unwrap(outcome), minted=True), ends)
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -254,15 +257,15 @@ class AsyncSessionClient:
         """
         given = adopted(token, self._state.clock.time())
         del token
-        self._check(None)
-        return await self._adopt(Obtained(checked(given), minted=False))
+        ends = self._check(None)
+        return await self._adopt(Obtained(checked(given), minted=False), ends)
 
     async def refresh(self, *, timeout: float | None = None) -> Token:
         """
         Renew the token now, or join the renewal that is under way.
 
         When the service refuses, it signs in again through ``credentials``, if there are any. If
-        the caller is cancelled, the renewal goes on.
+        the caller is cancelled, or has less time than the client's timeout, the renewal goes on.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -278,7 +281,7 @@ class AsyncSessionClient:
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
         self._check(timeout)
-        outcome = await self._keeper.renewed(self._state.snapshot, patient=True, timeout=timeout)
+        outcome = await self._keeper.renewed(self._state.snapshot, timeout, patient=True)
         return unwrap(outcome).token
 
     async def logout(self, *, timeout: float | None = None) -> None:
@@ -322,8 +325,8 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
-        self._check(timeout)
-        return unwrap(await self._signed(operations.new_session, timeout))
+        ends = self._check(timeout)
+        return unwrap(await self._signed(operations.new_session, ends))
 
     async def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -350,12 +353,12 @@ class AsyncSessionClient:
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
         checked(wrong_switch(organization_id, seon_fp))
-        self._check(timeout)
+        ends = self._check(timeout)
         fence = self._state.fence
         outcome = await self._signed(
-            lambda token: operations.switch_organization(token, organization_id, seon_fp), timeout
+            lambda token: operations.switch_organization(token, organization_id, seon_fp), ends
         )
-        return await self._adopt(Obtained(unwrap(outcome), minted=True), fence)
+        return await self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -520,28 +523,34 @@ class AsyncSessionClient:
 
     # Shared by the above
 
-    def _check(self, timeout: float | None) -> None:
+    def _check(self, timeout: float | None) -> float:
+        """Refuse what cannot be done, and tell when it has to be done (monotonic, seconds)."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
             checked(wrong_timeout(timeout))
+        return time.monotonic() + (self._sender.timeout if timeout is None else timeout)
 
-    async def _adopt(self, obtained: Obtained, fence: int | None = None) -> Token:
-        return unwrap(await self._keeper.adopt(obtained, fence)).token
+    async def _adopt(self, obtained: Obtained, ends: float, fence: int | None = None) -> Token:
+        return unwrap(await self._keeper.adopt(obtained, fence, _left(ends))).token
 
     async def _signed(
-        self, build: Callable[[Token], Operation[T]], timeout: float | None
+        self, build: Callable[[Token], Operation[T]], ends: float
     ) -> T | KoyebSessionError:
         """Send an operation with the current token; once more with a newer one if it is refused."""
-        signed = await self._keeper.current(settled=True)
+        signed = await self._keeper.current(settled=True, timeout=_left(ends))
         if not isinstance(signed, Snapshot):
             return signed
-        outcome = await self._sender.send(build(signed.token), timeout=timeout)
+        outcome = await self._sender.send(build(signed.token), timeout=_left(ends))
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        newer = await self._keeper.replacement(signed)
+        newer = await self._keeper.replacement(signed, _left(ends))
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
-        return await self._sender.send(build(newer.token), timeout=timeout)
+        return await self._sender.send(build(newer.token), timeout=_left(ends))
+
+
+def _left(ends: float) -> float:
+    return max(ends - time.monotonic(), _SHORTEST)

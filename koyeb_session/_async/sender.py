@@ -130,6 +130,8 @@ class AsyncSender:
         try:
             return await self._client.send(request, auth=None, follow_redirects=False, stream=True)
         except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()
+            if exc.request is not request:  # on a response of its own affairs
+                raise
             return exc.response
 
 

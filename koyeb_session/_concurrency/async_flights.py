@@ -24,8 +24,12 @@ _tasks: Final[set[asyncio.Task[None]]] = set()
 """Strong references: an event loop holds its tasks weakly."""
 
 
-def _start_task(work: Callable[[], Awaitable[None]]) -> None:
-    """Run ``work``, which raises no `Exception`, in a task of the event loop itself."""
+def _start_task(work: Callable[[], Awaitable[None]], then: Callable[[], None]) -> None:
+    """
+    Run ``work``, which raises no `Exception`, in a task of the event loop itself.
+
+    ``then`` is called although asyncio cancels a task before its first step.
+    """
     if in_trio():
         import trio  # noqa: PLC0415 - only where it is running
 
@@ -39,6 +43,7 @@ def _start_task(work: Callable[[], Awaitable[None]]) -> None:
     task = asyncio.get_running_loop().create_task(run())
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+    task.add_done_callback(lambda _: then())
 
 
 class AsyncFlight(Generic[T]):
@@ -62,6 +67,7 @@ class AsyncFlight(Generic[T]):
         self._work = work
         self._then = then
         self._place = async_place()
+        self._seconds = seconds
         self._ends = time.monotonic() + seconds
         self._landed = anyio.Event()
         self._over: anyio.Event | None = None
@@ -76,11 +82,13 @@ class AsyncFlight(Generic[T]):
 
     def start(self) -> None:
         """Let it run by itself."""
-        _start_task(self._run)
+        _start_task(self._run, self._landed.set)
 
-    async def lead(self) -> T | None:
-        """Start it and wait for it."""
+    async def lead(self, timeout: float = math.inf) -> T | None:
+        """Start it and wait for it, for at most ``timeout`` seconds."""
         self.start()
+        if timeout < self._seconds:
+            return await self.join(timeout)
         await self._landed.wait()
         return self.outcome
 
@@ -90,7 +98,7 @@ class AsyncFlight(Generic[T]):
         if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs
             if self._over is None:
                 self._over = anyio.Event()
-                _start_task(partial(self._watch, self._over))
+                _start_task(partial(self._watch, self._over), self._over.set)
             await self._over.wait()
         if not self._landed.is_set():
             with anyio.move_on_after(now + timeout - time.monotonic()):

@@ -16,7 +16,7 @@ Work: TypeAlias = Callable[[], T]
 
 
 class Flight(Generic[T]):
-    """Blocking twin: who leads it runs it in the calling thread, `start` in a daemon thread."""
+    """Blocking twin: who leads it to its end runs it here, anyone else in a daemon thread."""
 
     def __init__(
         self,
@@ -24,11 +24,12 @@ class Flight(Generic[T]):
         then: Work[None] | None = None,
         *,
         about: object = None,
-        seconds: float = math.inf,  # noqa: ARG002 - each thread keeps its own time, for nothing
+        seconds: float = math.inf,
     ) -> None:
         self.about = about
         self._work = work
         self._then = then
+        self._seconds = seconds
         self._place = place()
         self._landed = threading.Event()
         self.outcome: T | None = None
@@ -42,12 +43,19 @@ class Flight(Generic[T]):
     def start(self) -> None:
         """Let it run by itself."""
         context = contextvars.copy_context()
-        threading.Thread(
+        thread = threading.Thread(
             target=context.run, args=(self._run,), name="koyeb-session", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # there are too many, or the interpreter ends: another time, then
+            self._landed.set()
 
-    def lead(self) -> T | None:
-        """Run it here."""
+    def lead(self, timeout: float = math.inf) -> T | None:
+        """Run it here; who has less time than it may take waits for it, as the others do."""
+        if timeout < self._seconds:
+            self.start()
+            return self.join(timeout)
         self._run()
         return self.outcome
 

@@ -73,6 +73,8 @@ class SessionAuth(AuthBase):
         if response.status_code != _UNAUTHORIZED or not self._origins.trusts(response.request):
             return
         signed = response.request.extensions.get(_SIGNED, signed)
+        if response.request.headers.get(_HEADER) is None:
+            return  # a redirect to elsewhere, and back: it went out without the token
         moved_on = state.snapshot is not signed
         newer = unwrap(self._keeper.replacement(signed))
         if newer is None or not self._can_replay(request):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .stores import TokenStore
 
 T = TypeVar("T")
+
+_SHORTEST: Final = 1e-6
+"""Seconds; 0 would stand for no limit of one's own."""
 
 
 class SessionClient:
@@ -215,9 +218,9 @@ class SessionClient:
         """
         operation = operations.login(email, password, organization_id, seon_fp)
         del password
-        self._check(timeout)
+        ends = self._check(timeout)
         outcome = self._sender.send(checked(operation), timeout=timeout)
-        return self._adopt(Obtained(unwrap(outcome), minted=True))
+        return self._adopt(Obtained(unwrap(outcome), minted=True), ends)
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -254,15 +257,15 @@ class SessionClient:
         """
         given = adopted(token, self._state.clock.time())
         del token
-        self._check(None)
-        return self._adopt(Obtained(checked(given), minted=False))
+        ends = self._check(None)
+        return self._adopt(Obtained(checked(given), minted=False), ends)
 
     def refresh(self, *, timeout: float | None = None) -> Token:
         """
         Renew the token now, or join the renewal that is under way.
 
         When the service refuses, it signs in again through ``credentials``, if there are any. If
-        the caller is cancelled, the renewal goes on.
+        the caller is cancelled, or has less time than the client's timeout, the renewal goes on.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -278,7 +281,7 @@ class SessionClient:
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
         self._check(timeout)
-        outcome = self._keeper.renewed(self._state.snapshot, patient=True, timeout=timeout)
+        outcome = self._keeper.renewed(self._state.snapshot, timeout, patient=True)
         return unwrap(outcome).token
 
     def logout(self, *, timeout: float | None = None) -> None:
@@ -322,8 +325,8 @@ class SessionClient:
 
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
-        self._check(timeout)
-        return unwrap(self._signed(operations.new_session, timeout))
+        ends = self._check(timeout)
+        return unwrap(self._signed(operations.new_session, ends))
 
     def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -350,12 +353,12 @@ class SessionClient:
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
         checked(wrong_switch(organization_id, seon_fp))
-        self._check(timeout)
+        ends = self._check(timeout)
         fence = self._state.fence
         outcome = self._signed(
-            lambda token: operations.switch_organization(token, organization_id, seon_fp), timeout
+            lambda token: operations.switch_organization(token, organization_id, seon_fp), ends
         )
-        return self._adopt(Obtained(unwrap(outcome), minted=True), fence)
+        return self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
 
     def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -520,28 +523,32 @@ class SessionClient:
 
     # Shared by the above
 
-    def _check(self, timeout: float | None) -> None:
+    def _check(self, timeout: float | None) -> float:
+        """Refuse what cannot be done, and tell when it has to be done (monotonic, seconds)."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
             checked(wrong_timeout(timeout))
+        return time.monotonic() + (self._sender.timeout if timeout is None else timeout)
 
-    def _adopt(self, obtained: Obtained, fence: int | None = None) -> Token:
-        return unwrap(self._keeper.adopt(obtained, fence)).token
+    def _adopt(self, obtained: Obtained, ends: float, fence: int | None = None) -> Token:
+        return unwrap(self._keeper.adopt(obtained, fence, _left(ends))).token
 
-    def _signed(
-        self, build: Callable[[Token], Operation[T]], timeout: float | None
-    ) -> T | KoyebSessionError:
+    def _signed(self, build: Callable[[Token], Operation[T]], ends: float) -> T | KoyebSessionError:
         """Send an operation with the current token; once more with a newer one if it is refused."""
-        signed = self._keeper.current(settled=True)
+        signed = self._keeper.current(settled=True, timeout=_left(ends))
         if not isinstance(signed, Snapshot):
             return signed
-        outcome = self._sender.send(build(signed.token), timeout=timeout)
+        outcome = self._sender.send(build(signed.token), timeout=_left(ends))
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        newer = self._keeper.replacement(signed)
+        newer = self._keeper.replacement(signed, _left(ends))
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
-        return self._sender.send(build(newer.token), timeout=timeout)
+        return self._sender.send(build(newer.token), timeout=_left(ends))
+
+
+def _left(ends: float) -> float:
+    return max(ends - time.monotonic(), _SHORTEST)

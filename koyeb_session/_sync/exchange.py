@@ -221,7 +221,10 @@ class Exchange:
         try:
             given = call_blocking(credentials)
         except KoyebSessionError as exc:
-            return detached(exc)
+            error = detached(exc)
+            if isinstance(error, NotSignedInError | SessionExpiredError):  # another session's
+                error = _unusable(error)  # it was asked: the next attempt has to wait
+            return error
         except Exception as exc:  # noqa: BLE001 - the user's code; whatever it raises is the cause
             return _unusable(bare(exc, str(exc)))
         wall = self._clock.time()

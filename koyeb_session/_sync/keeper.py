@@ -51,12 +51,11 @@ class TokenKeeper:
 
     # What requests ask
 
-    def current(self, *, settled: bool = False) -> Outcome:
+    def current(self, *, settled: bool = False, timeout: float | None = None) -> Outcome:
         """
-        Return a snapshot that may be used now; renew it first where there is need.
+        Return a snapshot that may be used now; renew it first, in time, where there is need.
 
-        Args:
-            settled: Wait even for a renewal that is only ahead of need: it may revoke the token.
+        ``settled`` waits even for a renewal that is only ahead of need: it may revoke the token.
         """
         state = self.state
         while True:
@@ -74,13 +73,13 @@ class TokenKeeper:
                 case Verdict.FAIL:
                     return state.ended(old, state.blocked())
                 case _:
-                    outcome = self.renewed(old)
+                    outcome = self.renewed(old, timeout)
             if isinstance(outcome, KoyebSessionError):
                 return state.usable or state.ended(old, outcome)
             if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
 
-    def replacement(self, signed: Snapshot) -> Outcome | None:
+    def replacement(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
         """
         Return what to replay a request with whose token was refused.
 
@@ -90,7 +89,8 @@ class TokenKeeper:
         if state.snapshot is signed:
             if state.is_final(signed):
                 return None
-            outcome = state.blocked(patient=True) or self.renewed(signed, patient=True)
+            blocked = state.blocked(patient=True)
+            outcome = blocked or self.renewed(signed, timeout, patient=True)
             if isinstance(outcome, KoyebSessionError):
                 return state.ended(signed, outcome)
         return state.usable
@@ -98,24 +98,24 @@ class TokenKeeper:
     # The one exchange
 
     def renewed(
-        self, old: Snapshot | None, *, patient: bool = False, timeout: float | None = None
+        self, old: Snapshot | None, timeout: float | None = None, *, patient: bool = False
     ) -> Outcome:
         """
         Run, or join, the one exchange that replaces ``old``, unless that has happened already.
 
         Args:
             old: The snapshot that the caller has seen.
+            timeout: Seconds to wait for it; `None`: the client's. It does not end with them.
             patient: Whether a refresh may be sent again when the service is busy.
-            timeout: Seconds; `None`: the client's.
         """
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
         seconds = timeout or self._timeout
         while True:
-            flight, first = self._board(old, seconds, patient=patient)
+            flight, first = self._board(old, max(seconds, self._timeout), patient=patient)
             if flight is None:
                 return self.state.snapshot or SUPERSEDED
-            outcome = flight.lead() if first else flight.join(seconds)
+            outcome = flight.lead(seconds) if first else flight.join(seconds)
             if outcome is None and flight.alive:
                 return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
             if outcome is None:
@@ -162,13 +162,13 @@ class TokenKeeper:
 
     # Signing in and out
 
-    def adopt(self, obtained: Obtained, fence: int | None = None) -> Outcome:
-        """Begin a session with a token, in place of the one that there was."""
+    def adopt(self, obtained: Obtained, fence: int | None, seconds: float) -> Outcome:
+        """Begin a session with a token; the store has so many seconds to take it."""
         outcome = self.state.commit(obtained, fence, begins=True)
         if outcome is SUPERSEDED and obtained.minted:
             self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            work = partial(self._exchange.keep, self.state, outcome, self._timeout)
+            work = partial(self._exchange.keep, self.state, outcome, seconds)
             self._settle(work).lead()
         return outcome
 

@@ -338,11 +338,35 @@ async def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Conn
 
 
 async def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
-    """A shorter timeout than the client's ends the exchange that this call has begun."""
+    """A shorter timeout than the client's ends this call, and not the exchange: others wait."""
     session = connect(token=fake.issue_token(), timeout=60)
-    fake.fail("refresh", Fault(gate=Gate()))
-    with pytest.raises(TransportTimeoutError):
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with pytest.raises(TransportTimeoutError, match=r"within 0\.02 s"):
         await session.refresh(timeout=0.02)
+    async with AsyncBackground() as background:
+        job = background.start(session.refresh)
+        await background.settled()
+        gate.open()
+        assert (await job.result()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.parametrize("operation", ["new_session", "switch_organization"])
+async def test_a_timeout_is_for_the_renewal_too(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str
+) -> None:
+    """Who has little time waits no longer for a renewal that comes first; it goes on."""
+    session = connect(token=fake.issue_token(), timeout=60)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(timedelta(hours=13))
+    arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
+    with pytest.raises(TransportTimeoutError):
+        await getattr(session, operation)(*arguments, timeout=0.02)
+    gate.open()
+    assert (await session.refresh()).id == held(session)
+    assert fake.exchanges() == 1
 
 
 async def test_refresh_may_take_longer_than_other_operations(

@@ -161,6 +161,20 @@ def test_a_redirect_elsewhere_loses_the_token_and_its_401_is_not_ours(
     assert fake.exchanges() == 0
 
 
+def test_a_redirect_elsewhere_and_back_goes_without_the_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A 401 is no refusal of a token that was not sent: it renews nothing, and doubts nothing."""
+    session = connect(token=fake.issue_token())
+    for location in ("https://evil.example/v1/apps", "https://app.koyeb.com/v1/apps"):
+        fake.fail("apps", Fault(status=302, headers={"location": location}))
+    response = session.http.get("/v1/apps", follow_redirects=True)
+    assert response.status_code == 401
+    assert log(fake) == [("apps", 302), ("apps", 302), ("apps", 401)]
+    assert [request.bearer is None for request in fake.requests] == [False, True, True]
+    assert fake.exchanges() == 0
+
+
 def test_a_redirect_within_the_origin_keeps_the_token(fake: FakeKoyeb, connect: Connect) -> None:
     """Who is trusted stays trusted."""
     session = connect(token=fake.issue_token())

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from koyeb_session import (
+    KoyebSessionError,
     MemoryTokenStore,
     NotSignedInError,
     PasswordCredentials,
@@ -250,6 +251,27 @@ def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(
     with pytest.raises(SessionExpiredError) as caught:
         session.current_token()
     assert isinstance(caught.value.__cause__, ServerError)
+
+
+@pytest.mark.parametrize("kind", [NotSignedInError, SessionExpiredError])
+def test_credentials_that_have_no_token_either_are_left_in_peace(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, kind: type[KoyebSessionError]
+) -> None:
+    """What another session raises, as credentials, was asked for: the next attempt has to wait."""
+    asked: list[float] = []
+
+    def ask() -> str:
+        asked.append(clock.time())
+        raise kind("nobody is signed in there")
+
+    session = connect(token=fake.issue_token(), credentials=ask)
+    fake.revoke_all()
+    for _ in range(3):
+        with pytest.raises(SessionExpiredError) as caught:
+            session.http.get("/v1/apps")
+    assert len(asked) == 1
+    assert count(fake, "refresh") == 1
+    assert "nobody is signed in there" in str(caught.value.__cause__)
 
 
 def test_an_error_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:

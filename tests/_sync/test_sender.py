@@ -281,6 +281,23 @@ def test_a_hook_that_raises_before_reading_leaves_the_status(
             session.login(ME, "wrong")
 
 
+def test_a_reply_to_a_hook_is_no_reply(fake: FakeKoyeb, connect: Connect) -> None:
+    """Who reports elsewhere in a hook, and is refused there, has not been refused here."""
+
+    def report(_: object) -> None:
+        elsewhere = httpx.Request("POST", "https://reports.example")
+        httpx.Response(401, request=elsewhere).raise_for_status()
+
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [report]}
+    with httpx.Client(transport=fake.transport, event_hooks=hooks) as client:
+        session = connect(http_client=client, token=fake.issue_token())
+        with pytest.raises(TransportError, match=r"reports\.example"):
+            session.login(ME, PASSWORD)
+        with pytest.raises(TransportError, match=r"reports\.example"):
+            session.logout()
+    assert fake.requests == []
+
+
 @pytest.mark.parametrize("kind", ["request", "response"])
 def test_what_a_hook_raises_is_no_reply(fake: FakeKoyeb, connect: Connect, kind: str) -> None:
     """An error of the user's own code comes back as one of ours, without secrets."""
