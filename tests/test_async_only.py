@@ -332,3 +332,23 @@ async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
             await anyio.sleep_forever()
     async with store.lock():
         pass
+
+
+async def test_a_timeout_is_for_the_store_too() -> None:
+    """A store that hangs keeps a login no longer than asked for; the token is there."""
+
+    class Hanging(AsyncMemoryTokenStore):
+        hangs = True
+
+        async def save(self, token: Token) -> None:
+            if self.hangs:
+                await anyio.sleep_forever()
+            await super().save(token)
+
+    store, clock = Hanging(), FakeClock()
+    async with connected(FakeKoyeb(clock=clock), clock, timeout=60, store=store) as session:
+        with anyio.fail_after(PATIENCE):
+            token = await session.login(ME, PASSWORD, timeout=0.1)
+        assert session.token == token
+        store.hangs = False  # closing saves what it missed
+    assert await store.load() == token
