@@ -147,9 +147,16 @@ def _shown(where: str, thing: object) -> _Texts:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return how the secret reads in a URL, in a form, in JSON and in a ``repr``."""
-    escaped = (json.dumps(secret)[1:-1], repr(secret)[1:-1])
-    return {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), *escaped}
+    """Return how the secret reads in a URL, in a form, in JSON, and in the ``repr`` of each."""
+    in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+    plain = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), *in_json}
+    return {form for text in plain for form in (text, *_in_repr(text))}
+
+
+def _in_repr(text: str) -> Iterator[str]:
+    """Give how the text reads in a ``repr``, of bytes too, whichever quotation marks it has."""
+    for shown in (repr(f'{text}"')[1:-2], repr(f'{text}"'.encode())[2:-2]):
+        yield from (shown, shown.replace("\\'", "'"))
 
 
 def _frame_filter(caller: str, packages: Sequence[str] | None) -> Callable[[str], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import types
 import warnings
@@ -224,9 +225,13 @@ def test_pytests_own_things_are_searched(
     assert all(f"things[{number}]" in str(found.value) for number in range(4))
 
 
-def test_escaped_secret_is_found() -> None:
-    """A secret with signs that JSON or Python escapes is found in escaped form."""
-    secret = 'a"b\\c\nd'
-    for text in ('{"x": "a\\"b\\\\c\\nd"}', repr(secret)):
-        with pytest.raises(AssertionError):
-            assert_no_secret(secret, text)
+@pytest.mark.parametrize("secret", ['a"b\\c\nd', "it's", "'\"", "pässword", "\\'"])
+@pytest.mark.parametrize("marks", ["", "'", '"', "'\""])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_escaped_secret_is_found(*, secret: str, marks: str, ascii_only: bool) -> None:
+    """A secret with signs that JSON or Python escapes is found in each of the escaped forms."""
+    body = json.dumps({"x": secret + marks}, ensure_ascii=ascii_only)
+    for text in (secret + marks, body):
+        for shown in (text, repr(text), repr(text.encode()), f"{[text]}", text.encode()):
+            with pytest.raises(AssertionError):
+                assert_no_secret(secret, shown)
