@@ -13,7 +13,7 @@ class _Bearer(HTTPBearer):
 
     async def __call__(self, request: HTTPConnection) -> HTTPAuthorizationCredentials | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if not scheme and request.scope["type"] == "websocket":
+        if scheme.lower() != "bearer" and request.scope["type"] == "websocket":
             scheme, token = [*request.scope.get("subprotocols", ()), "", ""][:2]
         if scheme.lower() != "bearer" or not token.strip():
             return None

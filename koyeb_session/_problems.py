@@ -20,6 +20,7 @@ from ._errors import (
     EndpointGoneError,
     KoyebSessionError,
     NotSignedInError,
+    SessionExpiredError,
     StoreError,
     TransportTimeoutError,
 )
@@ -96,6 +97,10 @@ def _explained(error: Exception) -> tuple[int, str, dict[str, str]]:
     """Give status, detail and headers; what failed behind us is no caller's business."""
     if isinstance(error, Refused):
         return error.status_code, error.detail, dict(error.headers or {})
+    cause = error.__cause__
+    if isinstance(error, SessionExpiredError) and isinstance(cause, KoyebSessionError):
+        # Not that it has expired, but why it was not renewed; a refusal says the same as before.
+        error = cause if cause.retryable else error
     if isinstance(error, httpx.HTTPError):
         status, wait = _reply(error)
         detail = f"Koyeb answered with {status} {HTTPStatus(status).phrase}."

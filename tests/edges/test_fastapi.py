@@ -184,6 +184,9 @@ def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb,
         with connect(where, subprotocols=subprotocols) as websocket:
             assert websocket.recv() == "200"
             assert websocket.subprotocol == "Bearer"
+        basic = {"Authorization": "Basic bWU6Y29ycmVjdA=="}  # of a page behind a password
+        with connect(where, subprotocols=subprotocols, additional_headers=basic) as websocket:
+            assert websocket.recv() == "200"
         with pytest.raises(InvalidStatus) as caught:
             connect(where)
         assert caught.value.response.status_code == 403

@@ -22,7 +22,9 @@ from koyeb_session import (
     ApiError,
     AsyncSessionClient,
     InvalidCredentialsError,
+    KoyebSessionError,
     PasswordCredentials,
+    RetryPolicy,
     ServerError,
     SessionClient,
 )
@@ -211,6 +213,40 @@ async def test_ended_session_is_a_challenge(
     expired = await application.get(path)
     assert expired.status_code == 401
     assert expired.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "wait"),
+    [
+        (Fault(status=503, headers={"Retry-After": "7"}), 503, "7"),
+        (Fault(status=429, headers={"Retry-After": "7"}), 429, "7"),
+        (Fault(status=500), 502, None),
+        (Fault(reset=True), 502, None),
+        (Fault(status=401), 401, None),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_outage_of_koyeb_is_no_sign_in(
+    fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, fault: Fault, status: int, wait: str | None
+) -> None:
+    """With an expired token the answer says why it was not renewed; only a refusal is 401."""
+    fake_koyeb.fail("login", fault)
+    session = AsyncSessionClient(
+        transport=fake_koyeb.transport,
+        base_url=fake_koyeb.base_url,
+        token=fake_koyeb.issue_token(),
+        credentials=ME,
+        clock=koyeb_clock,
+        retry_policy=RetryPolicy(attempts=1),
+    )
+    koyeb_clock.advance(timedelta(days=2))
+    with pytest.raises(KoyebSessionError, match="could not be renewed") as caught:
+        await session.current_token()
+    answer = await answers(caught.value)
+    assert answer.status_code == status
+    assert answer.headers.get("retry-after") == wait
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+    await session.aclose()
 
 
 async def test_second_sessions_are_about_koyeb_too(
