@@ -23,7 +23,7 @@ def settings(
     found: dict[str, Any] = {}
     if environ.get("KOYEB_URL"):
         found["base_url"] = environ["KOYEB_URL"]
-    if not overrides.keys() & {"token", "credentials"}:
+    if overrides.get("token") is None and overrides.get("credentials") is None:
         how = _from_variables(environ) or _from_cli(environ)
         if isinstance(how, NotSignedInError):
             return how
@@ -37,8 +37,8 @@ def settings(
 
 def _from_variables(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
     for name in _TOKENS:
-        if environ.get(name):
-            return {"token": environ[name].strip()}
+        if token := environ.get(name, "").strip():
+            return {"token": token}
     email, password = environ.get("KOYEB_EMAIL"), environ.get("KOYEB_PASSWORD")
     if email and password:
         organization = environ.get("KOYEB_ORGANIZATION") or None
@@ -60,7 +60,7 @@ def _from_cli(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
         return NotSignedInError(f"{where} is not there") if named else {}
     except (OSError, UnicodeDecodeError) as exc:
         return NotSignedInError(f"{where} cannot be read: {type(exc).__name__}")
-    value = _yaml(text)
+    value = _yaml(text) if text.strip() else {}
     if not isinstance(value, dict):
         return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
     fields = cast("dict[object, object]", value)
@@ -75,7 +75,10 @@ def _from_cli(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
 
 
 def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    try:
+        return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    except RuntimeError:  # the system does not know the user, as in some containers
+        return Path("~")  # which is not there
 
 
 def _yaml(text: str) -> object:

@@ -110,9 +110,10 @@ def test_named_file_that_is_no_use_is_an_error(
     assert_no_secret(SECRET, error)
 
 
-def test_file_in_the_home_without_a_token_is_passed_over(home: Path) -> None:
+@pytest.mark.parametrize("text", ["debug: true\n", "", "\n"])
+def test_file_in_the_home_without_a_token_is_passed_over(home: Path, text: str) -> None:
     """The CLI's own file need not hold a token; nobody named it."""
-    (home / ".koyeb.yaml").write_text("debug: true\n")
+    (home / ".koyeb.yaml").write_text(text)
     error = settings({}, {"HOME": str(home)})
     assert isinstance(error, NotSignedInError)
     assert "looked at" in str(error)
@@ -125,6 +126,24 @@ def test_home_is_the_systems_where_no_variable_says_so(
     (home / ".koyeb.yaml").write_text("token: t\n")
     monkeypatch.setattr(Path, "home", lambda: home)
     assert found({}) == {"token": "t"}
+
+
+def test_user_without_a_home_has_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a user whom its system does not know."""
+
+    def homeless() -> Path:
+        raise RuntimeError(home)
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert isinstance(settings({}, {}), NotSignedInError)
+    store = MemoryTokenStore()
+    assert found({}, store=store) == {"store": store}
+
+
+def test_blank_token_counts_as_none(home: Path) -> None:
+    """As a secret that is not filled in does, where a template writes the variables."""
+    environ = {"HOME": str(home), "KOYEB_TOKEN": " \n", "KOYEB_API_TOKEN": "api"}
+    assert found(environ) == {"token": "api"}
 
 
 def test_file_without_the_extra_says_what_to_install(
