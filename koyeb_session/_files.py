@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import time
@@ -45,11 +46,10 @@ def read(path: Path) -> Token | None:
     """Read a token; put a file aside that does not hold one."""
     with failing_as("read", path):
         try:
-            descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_WAIT)
+            with open(path, "rb", opener=_open) as file:
+                found = read_record(file.read())
         except FileNotFoundError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            found = read_record(file.read())
     if not isinstance(found, ValueError):
         return found
     aside = path.with_name(f"{path.name}.{time.time_ns()}.unreadable")
@@ -57,6 +57,10 @@ def read(path: Path) -> Token | None:
         path.replace(aside)
         log.warning("%s is put aside as %s: %s", path, aside.name, found)
     return None
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | _NO_FOLLOW | _NO_WAIT)
 
 
 def write(path: Path, token: Token) -> None:
@@ -104,7 +108,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what killed writers left: it holds tokens."""
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):  # a writer has just renamed it
             if time.time() - temporary.stat().st_mtime > _STALE:
                 temporary.unlink()

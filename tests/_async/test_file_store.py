@@ -97,6 +97,22 @@ async def test_pipe_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "put aside" in caplog.text
 
 
+def descriptors() -> int:
+    """Count what this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors")
+async def test_folder_in_its_place_is_told(tmp_path: Path) -> None:
+    """Each time, and nothing of it stays open."""
+    store = AsyncFileTokenStore(tmp_path)
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(StoreError, match="cannot be read: Is a directory"):
+            await store.load()
+    assert descriptors() < before + 10
+
+
 async def test_symlink_is_refused(tmp_path: Path) -> None:
     """A link that somebody laid there is neither followed nor replaced."""
     target = tmp_path / "target"
@@ -173,13 +189,14 @@ def test_lock_timeout_of_zero_is_refused(tmp_path: Path) -> None:
         AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0)
 
 
-async def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["session.json", "session[1].json"])
+async def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path, file: str) -> None:
     """A temporary file holds a token, too: an old one is removed, a young one is somebody's."""
-    young, old = (tmp_path / f".session.json.{name}.tmp" for name in ("young", "old"))
+    young, old = (tmp_path / f".{file}.{name}.tmp" for name in ("young", "old"))
     for path in (young, old):
         path.touch()
     os.utime(old, (hour_ago := time.time() - 3600, hour_ago))
-    await AsyncFileTokenStore(tmp_path / "session.json").save(Token("a"))
+    await AsyncFileTokenStore(tmp_path / file).save(Token("a"))
     assert young.exists()
     assert not old.exists()
 
