@@ -99,12 +99,13 @@ def _problem(url: httpx.URL) -> str | None:
         return "hold no user name or password"
     if url.port is not None and url.port > 65_535:
         return "have a port up to 65535"
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not is_loopback(url.host):
         return "be https: tokens go over http to loopback only"
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether what goes to this host stays on this machine."""
     if host == "localhost":
         return True
     try:

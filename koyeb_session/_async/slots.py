@@ -65,6 +65,7 @@ class AsyncSlots(httpx.AsyncBaseTransport):
         """Close all transports, for good."""
         self._closed = True
         for transport in tuple(self._made):
+            self._made.discard(transport)
             await transport.aclose()
 
     def _transport(self) -> httpx.AsyncBaseTransport:

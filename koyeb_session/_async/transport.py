@@ -10,6 +10,7 @@ import httpx
 from .._concurrency.async_http import async_tls_ready
 from .._concurrency.places import async_place, atomic
 from .._concurrency.tls import prepare_tls
+from .._origins import is_loopback
 from .slots import AsyncSlots
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         self.shut_down = True
         if self._given is not None:
             await self._given.aclose()
-        opened, self._opened = self._opened, {}
-        if opened and self._place is async_place():
-            for transport in opened.values():
+        here = bool(self._opened) and self._place is async_place()
+        for proxy, transport in tuple(self._opened.items()):
+            if here:
                 await transport.aclose()
+            self._opened.pop(proxy, None)  # now: who is cancelled before leaves it to the next one
 
     def _transport(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
         if self.shut_down:
@@ -80,4 +82,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not proxy or proxy_bypass(url.host):
             return None
-        return proxy if "://" in proxy else f"http://{proxy}"
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        clear = url.scheme == "http" and is_loopback(url.host)
+        if clear and not is_loopback(httpx.URL(proxy).host):
+            return None  # what may be in clear text on this machine must not leave it so
+        return proxy

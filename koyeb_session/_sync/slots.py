@@ -67,6 +67,7 @@ class Slots(httpx.BaseTransport):
         """Close all transports, for good."""
         self._closed = True
         for transport in tuple(self._made):
+            self._made.discard(transport)
             transport.close()
 
     def _transport(self) -> httpx.BaseTransport:

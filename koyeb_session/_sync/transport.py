@@ -12,6 +12,7 @@ import httpx
 from .._concurrency.http import tls_ready
 from .._concurrency.places import atomic, place
 from .._concurrency.tls import prepare_tls
+from .._origins import is_loopback
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -54,10 +55,11 @@ class Connections(httpx.BaseTransport):
         self.shut_down = True
         if self._given is not None:
             self._given.close()
-        opened, self._opened = self._opened, {}
-        if opened and self._place is place():
-            for transport in opened.values():
+        here = bool(self._opened) and self._place is place()
+        for proxy, transport in tuple(self._opened.items()):
+            if here:
                 transport.close()
+            self._opened.pop(proxy, None)  # now: who is cancelled before leaves it to the next one
 
     def _transport(self, url: httpx.URL) -> httpx.BaseTransport:
         if self.shut_down:
@@ -82,4 +84,8 @@ class Connections(httpx.BaseTransport):
         proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not proxy or proxy_bypass(url.host):
             return None
-        return proxy if "://" in proxy else f"http://{proxy}"
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        clear = url.scheme == "http" and is_loopback(url.host)
+        if clear and not is_loopback(httpx.URL(proxy).host):
+            return None  # what may be in clear text on this machine must not leave it so
+        return proxy

@@ -36,7 +36,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"https_proxy": "http://proxy:1"}, "https://app.koyeb.com", "http://proxy:1"),
         ({"https_proxy": "proxy:1"}, "https://app.koyeb.com", "http://proxy:1"),
         ({"http_proxy": "http://proxy:1"}, "https://app.koyeb.com", None),
-        ({"http_proxy": "http://proxy:1"}, "http://localhost", "http://proxy:1"),
+        ({"http_proxy": "http://proxy:1"}, "http://elsewhere", "http://proxy:1"),
+        ({"http_proxy": "http://proxy:1"}, "http://localhost", None),
+        ({"http_proxy": "http://[::1]:1"}, "http://localhost", "http://[::1]:1"),
+        ({"https_proxy": "http://proxy:1"}, "https://localhost", "http://proxy:1"),
         ({"all_proxy": "http://proxy:2"}, "https://app.koyeb.com", "http://proxy:2"),
         (
             {"https_proxy": "http://proxy:1", "all_proxy": "http://proxy:2"},
@@ -154,6 +157,37 @@ def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> 
     assert response.status_code == 401
     response.close()
     transport.close()
+
+
+class Stuck(httpx.BaseTransport):
+    """A transport that is interrupted when it is closed first."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        """Raise, the first time."""
+        self.closed += 1
+        if self.closed == 1:
+            raise InterruptedError
+
+
+def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
+    """A close that was interrupted leaves no connection open for good."""
+    session = SessionClient(base_url=url, clock=clock)
+    session.login(ME, PASSWORD)
+    operating = session._operating
+    assert operating is not None
+    (slots,) = operating._opened.values()
+    stuck = [Stuck() for _ in range(3)]
+    slots._made.update(stuck)
+    for _ in stuck:
+        with pytest.raises(InterruptedError):
+            session.close()
+    session.close()
+    assert [transport.closed for transport in stuck] == [1, 1, 1]
+    assert not slots._made
+    assert not operating.opened
 
 
 def test_a_closed_http_client_leaves_the_connections_open(
