@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import httpcore
 import httpx
 
-from ._concurrency.deadlines import ends as _ends
-from ._concurrency.deadlines import left as _left
+from ._concurrency.deadlines import remaining
 from ._concurrency.tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
-
-__all__ = ["_ends", "http_transport", "tls_context"]
 
 
 def http_transport(proxy: str | None) -> httpx.HTTPTransport:
@@ -67,3 +65,9 @@ class _Stream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
+
+
+def _left(timeout: float | None) -> float | None:
+    """Shorten a timeout of httpcore's, for which `None` is no limit."""
+    rest = remaining(math.inf if timeout is None else timeout)
+    return None if rest == math.inf else rest

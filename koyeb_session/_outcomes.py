@@ -12,7 +12,7 @@ import json
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from ._errors import KoyebSessionError, StoreError
+from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,3 +94,10 @@ def store_error(what: str, exc: Exception) -> StoreError:
 def unasked(outcome: object) -> bool:
     """Tell whether a renewal asked the service nothing: its store failed, and there was time."""
     return isinstance(outcome, StoreError)
+
+
+def nothing_sent(outcome: object) -> bool:
+    """Tell whether there was nothing to renew a token with."""
+    return isinstance(outcome, NotSignedInError) or (
+        isinstance(outcome, SessionExpiredError) and outcome.__cause__ is None
+    )

@@ -11,7 +11,7 @@ import attrs
 from ._concurrency.places import atomic
 from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
 from ._log import log, spell
-from ._outcomes import caused, unasked
+from ._outcomes import caused, nothing_sent, unasked
 from ._snapshot import Obtained, Snapshot, Verdict, next_look, usable, verdict
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class SessionState:
         with atomic:
             if fence is not None and fence != self.fence:
                 return SUPERSEDED
-            if _is_shorter(token, self.snapshot):
+            if obtained.minted and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
             self.fence += begins
             self._swap(snapshot)
@@ -164,20 +164,24 @@ class SessionState:
         held.look = held.soft
         return held
 
-    def failed(self, error: KoyebSessionError) -> None:
-        """Note that a renewal has failed, so that the next one waits."""
-        if isinstance(error, NotSignedInError) or (
-            isinstance(error, SessionExpiredError) and error.__cause__ is None
-        ):
+    def failed(self, error: KoyebSessionError, fence: int | None = None) -> None:
+        """Note that a renewal has failed that began at ``fence``, so that the next one waits."""
+        if nothing_sent(error):
             if self.trouble is not None:
                 error.__cause__ = self.trouble.error
-            return  # nothing was sent: there is nobody to spare
-        chance = random.random()  # noqa: S311 - spreads load
+            return  # there is nobody to spare
         held = self.snapshot
+        if held is not None and not held.renewable:
+            return  # somebody asked all the same; its use is another matter
+        chance = random.random()  # noqa: S311 - spreads load
         left = math.inf if held is None else held.expiry - held.age(self.clock)
-        self.trouble = trouble = self._policy.trouble(
+        trouble = self._policy.trouble(
             error, self.clock, chance, last=self.trouble, left=left if left > 0 else math.inf
         )
+        with atomic:
+            if fence is not None and fence != self.fence:  # it was another session's
+                return
+            self.trouble = trouble
         if self.usable is None:
             log.error(
                 "renewal failed: %s; no token is left; next try in %s", error, spell(trouble.wait)

@@ -25,7 +25,7 @@ import httpx
 import pytest
 import trio
 
-from koyeb_session import AsyncSessionClient, SessionClient, _network
+from koyeb_session import AsyncSessionClient, MemoryTokenStore, SessionClient, Token, _network
 from koyeb_session._concurrency import async_flights, places
 from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
 from koyeb_session._concurrency.async_deadlines import async_deadline, async_read_raw
@@ -33,12 +33,13 @@ from koyeb_session._concurrency.async_flights import AsyncFlight
 from koyeb_session._concurrency.async_http import async_http_transport
 from koyeb_session._concurrency.async_waiting import AsyncLock, AsyncPulse, async_sleep
 from koyeb_session._concurrency.calls import call, call_blocking, in_thread
-from koyeb_session._concurrency.deadlines import deadline, read_raw
+from koyeb_session._concurrency.deadlines import deadline, ends, read_raw, remaining, share
 from koyeb_session._concurrency.flights import Flight
 from koyeb_session._concurrency.http import http_transport
 from koyeb_session._concurrency.places import async_place, atomic, place
+from koyeb_session._concurrency.tls import tls_context
 from koyeb_session._concurrency.waiting import Lock, Pulse, sleep
-from koyeb_session.testing import FakeKoyeb
+from koyeb_session.testing import FakeKoyeb, Fault
 
 from .concurrency import PATIENCE, Background, until
 
@@ -823,7 +824,7 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     recorder = Recorder()
     with deadline(10):
         stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
-        stream = stream.start_tls(_network.tls_context(), "host", 60.0)
+        stream = stream.start_tls(tls_context(), "host", 60.0)
         assert stream.read(3, 60.0) == b"xxx"
         stream.write(b"y", 60.0)
         stream.read(1, 5.0)
@@ -875,7 +876,7 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
     assert 4 < first <= 5
     assert 1 < second <= 2
     assert 4 < third <= 5
-    assert _network._ends.get() == math.inf
+    assert ends.get() == math.inf
 
 
 async def test_async_deadline_raises_when_it_is_over() -> None:
@@ -889,7 +890,7 @@ def test_transports_share_one_tls_context() -> None:
     blocking: Any = http_transport(None)
     proxied: Any = http_transport("http://proxy:1")
     other: Any = async_http_transport("http://proxy:1")
-    assert blocking._pool._ssl_context is other._pool._ssl_context is _network.tls_context()
+    assert blocking._pool._ssl_context is other._pool._ssl_context is tls_context()
     assert isinstance(blocking._pool._network_backend, _network._Backend)
     assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
     assert isinstance(proxied._pool, httpcore.HTTPProxy)
@@ -898,7 +899,61 @@ def test_transports_share_one_tls_context() -> None:
         transport.close()
 
 
-def test_the_waits_are_those_of_the_libraries() -> None:
-    """Sleeping is nobody's invention."""
+def test_a_share_of_a_deadline_is_given_back() -> None:
+    """What follows the first part has what is left, and the deadline is the one that it was."""
+    with deadline(60):
+        with share(30) as over:
+            assert 29 < remaining(100) <= 30
+            over()
+            assert 59 < remaining(100) <= 60
+            over()
+        assert 59 < remaining(100) <= 60
+        with share(90):
+            assert 59 < remaining(100) <= 60
+    assert remaining(100) == 100
+
+
+def test_what_cannot_be_stopped_takes_nothing_from_what_follows() -> None:
+    """The deadline has passed in the first part: there is as much time again."""
+    with deadline(0):
+        with share(30):
+            assert remaining(100) < 1
+        assert 29 < remaining(100) <= 30
+    assert ends.get() == math.inf
+
+
+def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
+    """It takes all of the time and more; a refresh whose reply is thrown away ends the session."""
+
+    class Slow(MemoryTokenStore):
+        def load(self) -> Token | None:
+            time.sleep(0.06)
+            return super().load()
+
+    fake = FakeKoyeb()
+    fake.fail("refresh", Fault(latency=0.005))
+    with SessionClient(
+        base_url=fake.base_url,
+        transport=fake.transport,
+        token=fake.issue_token(),
+        store=Slow(),
+        timeout=0.05,
+    ) as session:
+        assert session.refresh() == session.token
+        assert session.http.get("/v1/apps").status_code == 200
+
+
+def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
+    """Those of the other half are cancelled there."""
+    lock = Lock()
+    with deadline(0), lock.held():
+        with pytest.raises(TimeoutError):
+            sleep(PATIENCE)
+        with pytest.raises(TimeoutError), lock.held():
+            raise AssertionError
+        flight = Flight(lambda: None)
+        assert flight.join(PATIENCE) is None
+    with lock.held():
+        pass
+    sleep(0)
     assert async_sleep is anyio.sleep
-    assert sleep.__module__ == "time"

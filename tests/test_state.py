@@ -404,6 +404,17 @@ def test_refused_token_is_not_used_until_the_back_off_is_over(
     assert state.usable is snapshot
 
 
+def test_a_failure_of_another_session_is_not_noted(state: SessionState, clock: FakeClock) -> None:
+    """Somebody has signed in since that renewal began: the new session need not wait."""
+    commit(state, token(clock), begins=True)
+    fence = state.fence
+    commit(state, token(clock, token_id="u"), begins=True)
+    state.failed(ServerError(), fence)
+    assert state.trouble is None
+    state.failed(ServerError(), state.fence)
+    assert state.trouble is not None
+
+
 # Refusals
 
 

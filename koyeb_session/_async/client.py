@@ -226,7 +226,7 @@ class AsyncSessionClient:
         """
         Have the service mail a sign-in link; hand its token to :meth:`use_token`.
 
-        Koyeb withdrew this operation in 2023.
+        Koyeb withdrew this operation in 2023: each call is a `DeprecationWarning`.
 
         Args:
             email: The account's address.
@@ -240,7 +240,10 @@ class AsyncSessionClient:
         """
         operation = operations.passwordless_login(email)
         self._check(timeout)
-        unwrap(await self._sender.send(checked(operation), timeout=timeout))
+        operation = checked(operation)
+        text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        unwrap(await self._sender.send(operation, timeout=timeout))
 
     async def use_token(self, token: Token | str) -> Token:
         """
@@ -275,7 +278,8 @@ class AsyncSessionClient:
 
         Raises:
             NotSignedInError: There is no token, and no credentials.
-            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it. An API
+                access token is refused here, and goes on to work elsewhere.
             EndpointGoneError: The service has withdrawn it, and there are no credentials.
 
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
@@ -392,6 +396,10 @@ class AsyncSessionClient:
         """
         Return a token that may be used now; renew it first if need be.
 
+        A renewal ahead of need is begun, and not waited for: at a service that revokes, the token
+        may then be refused before you have used it. :attr:`auth` signs again in that case; who
+        sends a token by other means asks for another one when it is refused.
+
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
@@ -421,7 +429,7 @@ class AsyncSessionClient:
         """
         return self._keeper.listen(listener)
 
-    def for_token(self, token: Token | str, *, renew: bool = False) -> AsyncSessionClient:
+    def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
         """
         Make one more session, for somebody else's token, on the same connections.
 
@@ -429,7 +437,8 @@ class AsyncSessionClient:
 
         Args:
             token: The other session's token.
-            renew: Whether it is renewed when it is due. That may kill its owner's copy.
+            renew: Whether it is renewed when it is due. That may kill its owner's copy. Close such
+                a session before this client, so that a renewal under way is waited for.
 
         Raises:
             ValueError: It has expired, or cannot be sent in a header.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
-
 from .. import _operations as operations
 from .._arguments import adopted
-from .._concurrency.async_calls import async_call_blocking
-from .._concurrency.async_deadlines import async_deadline
+from .._concurrency.async_deadlines import async_deadline, async_share
 from .._errors import (
     AuthenticationError,
     EndpointGoneError,
@@ -20,11 +17,10 @@ from .._errors import (
     SessionExpiredError,
 )
 from .._log import Span, log
-from .._models import PasswordCredentials, Token
-from .._outcomes import bare, caused, detached, store_error
+from .._models import Token
+from .._outcomes import caused, nothing_sent, store_error
 from .._snapshot import Obtained, Phase, Snapshot
 from .._state import SUPERSEDED
-from .._timestamps import from_epoch
 from .stores import async_no_store
 
 if TYPE_CHECKING:
@@ -78,20 +74,25 @@ class AsyncExchange:
             patient: Whether callers have nothing else to use, so that a refresh is worth retrying.
             timeout: Seconds that each operation may take.
         """
+        if not self.has_store:
+            return await self._committed(state, old, fence, None, patient=patient, timeout=timeout)
         store = self.store
         try:
-            async with store.lock():
-                saved = await self.saved(old)
-                outcome = await self._committed(
-                    state, old, fence, saved, patient=patient, timeout=timeout
-                )
-                if self.has_store and saved is None and isinstance(outcome, Snapshot):
-                    state.missed(outcome)  # also if the deadline, or a killed loop, ends this
-                    await store.save(outcome.token)
-                    state.take_missed()
-                return outcome
+            with async_share(timeout / 2) as ready:  # the service has to be asked, too
+                async with store.lock():
+                    saved = await self.saved(old)
+                    ready()
+                    outcome = await self._committed(
+                        state, old, fence, saved, patient=patient, timeout=timeout
+                    )
+                    if saved is None and isinstance(outcome, Snapshot):
+                        state.missed(outcome)  # also if the deadline, or a killed loop, ends this
+                        await store.save(outcome.token)
+                        state.take_missed()
+                    return outcome
         except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
-            error = store_error("used", exc)
+            late = f"used within {timeout / 2:g} s"
+            error = store_error(late if isinstance(exc, TimeoutError) else "used", exc)
         if state.snapshot is not old:
             state.missed(state.snapshot)
             log.warning("the renewed token is kept in memory only: %s", error)
@@ -102,7 +103,29 @@ class AsyncExchange:
         outcome = await self._committed(state, old, fence, None, patient=patient, timeout=timeout)
         if isinstance(outcome, Snapshot):
             state.missed(outcome)
+        elif isinstance(outcome, NotSignedInError | SessionExpiredError):
+            told = error if nothing_sent(outcome) else outcome
+            return await self._last_look(state, old, fence, told, timeout=timeout)
         return outcome
+
+    async def _last_look(
+        self,
+        state: SessionState,
+        old: Snapshot | None,
+        fence: int,
+        error: KoyebSessionError,
+        *,
+        timeout: float,
+    ) -> Snapshot | KoyebSessionError:
+        """Take over what others have renewed behind a lock that was not to be had."""
+        try:
+            with async_deadline(timeout / 4):
+                saved = await self.saved(old)
+        except Exception:  # noqa: BLE001 - the first error says what is wrong with the store
+            return error
+        if saved is None:
+            return error
+        return await self._committed(state, old, fence, saved, patient=False, timeout=timeout)
 
     async def _committed(
         self,
@@ -161,7 +184,11 @@ class AsyncExchange:
                 return outcome
             refused = outcome
         if self._credentials is not None:
-            return await self._sign_in(self._credentials, timeout)
+            from .credentials import async_sign_in  # noqa: PLC0415 - most sessions have none
+
+            return await async_sign_in(
+                self._credentials, self._sender, self._clock, timeout=timeout
+            )
         if old is None:
             return NotSignedInError("not signed in: call login(), or give token= or credentials=")
         if refused is not None and not isinstance(refused, AuthenticationError):
@@ -170,8 +197,6 @@ class AsyncExchange:
 
     async def revoke(self, token: Token, timeout: float | None = None) -> KoyebSessionError | None:
         """Make the service forget a token; one that it does not know any more is success."""
-        if token.expires_at is not None and token.expires_at.timestamp() <= self._clock.time():
-            return None
         outcome = await self._sender.send(operations.logout(token), timeout=timeout)
         return None if isinstance(outcome, AuthenticationError) else outcome
 
@@ -207,41 +232,12 @@ class AsyncExchange:
                 return error
         if saved is None or (old is not None and saved.id == old.token.id):
             return None
+        if isinstance(adopted(saved, self._clock.time()), Exception):
+            return None  # it has expired
         return await self.revoke(saved, timeout)
-
-    async def _sign_in(
-        self, credentials: Credentials, timeout: float
-    ) -> Obtained | KoyebSessionError:
-        if isinstance(credentials, PasswordCredentials):
-            operation = operations.login(*attrs.astuple(credentials))
-            if isinstance(operation, Exception):
-                return _unusable(operation)
-            outcome = await self._sender.send(operation, timeout=timeout, bounded=True)
-            return Obtained(outcome, minted=True) if isinstance(outcome, Token) else outcome
-        try:
-            given = await async_call_blocking(credentials)
-        except KoyebSessionError as exc:
-            error = detached(exc)
-            if isinstance(error, NotSignedInError | SessionExpiredError):  # another session's
-                error = _unusable(error)  # it was asked: the next attempt has to wait
-            return error
-        except Exception as exc:  # noqa: BLE001 - the user's code; whatever it raises is the cause
-            return _unusable(bare(exc, str(exc)))
-        wall = self._clock.time()
-        token = adopted(given, wall)
-        if isinstance(token, Exception):
-            return _unusable(token)
-        if token.issued_at is None:  # which tells it from an API token, given once for all
-            token = attrs.evolve(token, issued_at=from_epoch(wall))
-        return Obtained(token, minted=False)
 
 
 def _is_earlier(token: Token, other: Token) -> bool:
     if token.issued_at is None or other.issued_at is None:
         return False
     return token.issued_at < other.issued_at
-
-
-def _unusable(cause: BaseException) -> KoyebSessionError:
-    text = f"signing in again failed: the credentials gave no usable token ({type(cause).__name__})"
-    return caused(SessionExpiredError(text), cause)

@@ -38,7 +38,8 @@ class AsyncFileTokenStore:
     Args:
         path: The file; its folder is made, closed to others, when it is not there. `None`:
             ``session.json`` in the user's own folder for state (``platformdirs``).
-        lock_timeout: Seconds to wait for another process's renewal; above 0.
+        lock_timeout: Seconds to wait for another process's renewal; above 0. A session waits for
+            half of its ``timeout`` at most.
 
     Raises:
         ImportError: The extra ``file`` is not installed.

@@ -51,7 +51,8 @@ class AsyncRedisTokenStore:
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
     key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
-    2 seconds. It takes Redis 5, or Valkey.
+    2 seconds; redis-py itself tries again for longer, so give it ``retry=Retry(NoBackoff(), 0)`` to
+    be told what is wrong instead. It takes Redis 5, or Valkey.
 
     Example:
         .. code-block:: python

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from .._concurrency.async_deadlines import async_deadline, async_read_raw
+from .._concurrency.async_deadlines import async_deadline, async_read_raw, async_remaining
 from .._concurrency.async_waiting import async_sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
 from .._outcomes import bare, caused, said, scrub
@@ -74,7 +74,8 @@ class AsyncSender:
             retry: Whether it may be sent more than once.
             bounded: Whether a deadline of the caller's ends it: a second one would be for nothing.
         """
-        ends = time.monotonic() + (self.timeout if timeout is None else timeout)
+        seconds = self.timeout if timeout is None else timeout
+        ends = time.monotonic() + (async_remaining(seconds) if bounded else seconds)
         attempt = 1
         while True:
             left = ends - time.monotonic()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
     import httpx
@@ -15,6 +19,18 @@ if TYPE_CHECKING:
 def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
     """Raise `TimeoutError` when the block takes longer."""
     return anyio.fail_after(seconds)
+
+
+@contextlib.contextmanager
+def async_share(seconds: float) -> Generator[Callable[[], None]]:
+    """Raise `TimeoutError` when it takes longer until what this gives is called."""
+    with anyio.fail_after(seconds) as scope:
+        yield partial(setattr, scope, "deadline", math.inf)
+
+
+def async_remaining(timeout: float) -> float:
+    """Shorten a timeout to what is left of the deadline; both in seconds."""
+    return min(timeout, anyio.current_effective_deadline() - anyio.current_time())
 
 
 async def async_read_raw(response: httpx.Response, limit: int) -> bytes:

@@ -92,9 +92,10 @@ class AsyncFlight(Generic[T]):
         await self._landed.wait()
         return self.outcome
 
-    async def join(self, timeout: float) -> T | None:
-        """Wait for it, for at most ``timeout`` seconds."""
+    async def join(self, timeout: float | None = None) -> T | None:
+        """Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended."""
         now = time.monotonic()
+        timeout = max(self._ends - now, 0.0) if timeout is None else timeout
         if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs
             if self._over is None:
                 self._over = anyio.Event()

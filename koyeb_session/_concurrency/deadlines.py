@@ -2,7 +2,7 @@
 A total deadline for blocking I/O.
 
 httpx's timeouts are for one read each: a reply that drips in, byte by byte, never ends. Here each
-read and write may take only what is left of the deadline that its context has set.
+read and write, and each wait, may take only what is left of the deadline that its context has set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
 _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
@@ -37,6 +37,27 @@ def deadline(seconds: float) -> Generator[None]:
         ends.reset(reset)
 
 
+@contextlib.contextmanager
+def share(seconds: float) -> Generator[Callable[[], None]]:
+    """
+    Shorten the deadline until what this gives is called; no later than the end of the block.
+
+    Foreign code cannot be stopped. Whatever it took, what follows has as many seconds again.
+    """
+    end = ends.get()
+    first = min(end, time.monotonic() + seconds)
+
+    def over() -> None:
+        if ends.get() == first:
+            ends.set(max(end, time.monotonic() + seconds))
+
+    ends.set(first)
+    try:
+        yield over
+    finally:
+        over()
+
+
 def read_raw(response: httpx.Response, limit: int) -> bytes:
     """
     Read a body as it comes; stop once there is more of it than ``limit`` bytes.
@@ -54,10 +75,6 @@ def read_raw(response: httpx.Response, limit: int) -> bytes:
     return bytes(raw)
 
 
-def left(timeout: float | None) -> float | None:
-    """Shorten a read's timeout to what is left of the deadline; both in seconds."""
-    end = ends.get()
-    if end == math.inf:
-        return timeout
-    rest = max(end - time.monotonic(), _SHORTEST)
-    return rest if timeout is None else min(timeout, rest)
+def remaining(timeout: float) -> float:
+    """Shorten a timeout to what is left of the deadline; both in seconds."""
+    return min(timeout, max(ends.get() - time.monotonic(), _SHORTEST))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextvars
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
 
+from .deadlines import remaining
 from .places import place
 
 T = TypeVar("T")
@@ -31,14 +33,18 @@ class Flight(Generic[T]):
         self._then = then
         self._seconds = seconds
         self._place = place()
+        self._ends = time.monotonic() + seconds
+        self._begun = False
         self._landed = threading.Event()
         self.outcome: T | None = None
         """What ``work`` returned; `None` while under way, and if its thread was interrupted."""
 
     @property
     def alive(self) -> bool:
-        """Whether it is under way, here."""
-        return not self._landed.is_set() and self._place is place()
+        """Whether it is under way, here, or about to be; its thread may have been interrupted."""
+        if self._landed.is_set() or self._place is not place():
+            return False
+        return self._begun or time.monotonic() < self._ends
 
     def start(self) -> None:
         """Let it run by itself."""
@@ -59,12 +65,14 @@ class Flight(Generic[T]):
         self._run()
         return self.outcome
 
-    def join(self, timeout: float) -> T | None:
-        """Wait for it, for at most ``timeout`` seconds."""
-        self._landed.wait(timeout)
+    def join(self, timeout: float | None = None) -> T | None:
+        """Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended."""
+        rest = max(self._ends - time.monotonic(), 0.0)
+        self._landed.wait(remaining(rest if timeout is None else timeout))
         return self.outcome
 
     def _run(self) -> None:
+        self._begun = True
         try:
             self.outcome = self._work()
         finally:

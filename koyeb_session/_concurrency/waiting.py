@@ -7,9 +7,21 @@ import threading
 import time
 from collections.abc import Generator
 
+from .deadlines import remaining
 from .places import atomic, place
 
-sleep = time.sleep
+
+def sleep(seconds: float) -> None:
+    """
+    Wait.
+
+    Raises:
+        TimeoutError: The deadline comes first.
+    """
+    rest = remaining(seconds)
+    time.sleep(rest)
+    if rest < seconds:
+        raise TimeoutError
 
 
 class Pulse:
@@ -37,10 +49,19 @@ class Lock:
 
     @contextlib.contextmanager
     def held(self) -> Generator[None]:
-        """Hold it for the block."""
+        """
+        Hold it for the block.
+
+        Raises:
+            TimeoutError: The deadline comes first.
+        """
         with atomic:
             if self._place is not place():
                 self._place, self._lock = place(), threading.Lock()
             lock = self._lock
-        with lock:
+        if not lock.acquire(timeout=remaining(threading.TIMEOUT_MAX)):
+            raise TimeoutError
+        try:
             yield
+        finally:
+            lock.release()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._concurrency.deadlines import deadline
-from .._concurrency.flights import Flight, Work
+from .._concurrency.flights import Flight
 from .._concurrency.places import atomic
 from .._concurrency.waiting import Pulse
 from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from .._models import Token
     from .._state import SessionState
     from .exchange import Exchange
+    from .settling import Settling
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
-_Problem: TypeAlias = KoyebSessionError | None
 
 
 class TokenKeeper:
@@ -37,13 +37,13 @@ class TokenKeeper:
     flight: no caller owns it, so cancelling one neither stops nor loses it.
     """
 
-    __slots__ = ("_exchange", "_flight", "_pulse", "_settling", "_timeout", "listeners", "state")
+    __slots__ = ("_exchange", "_flight", "_pulses", "_settled", "_timeout", "listeners", "state")
 
     def __init__(self, state: SessionState, exchange: Exchange, timeout: float) -> None:
         self._exchange = exchange
         self._flight: Flight[Outcome] | None = None
-        self._pulse: Pulse | None = None
-        self._settling: tuple[Flight[_Problem], ...] = ()
+        self._pulses: tuple[Pulse, ...] = ()
+        self._settled: Settling | None = None
         self._timeout = timeout
         self.listeners: Listeners | None = None
         self.state: SessionState = state
@@ -76,7 +76,7 @@ class TokenKeeper:
                     outcome = self.renewed(old, timeout)
             if isinstance(outcome, KoyebSessionError):
                 return state.usable or state.ended(old, outcome)
-            if outcome is state.snapshot and not outcome.is_due(state.clock):
+            if outcome is state.snapshot and (state.closed or not outcome.is_due(state.clock)):
                 return outcome
 
     def replacement(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
@@ -120,7 +120,9 @@ class TokenKeeper:
                 return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
-            if flight.about is old and (first or not patient or not unasked(outcome)):
+            if flight.about is not old:
+                continue
+            if first or not patient or not (unasked(outcome) or outcome is SUPERSEDED):
                 return outcome
 
     def _board(
@@ -157,7 +159,7 @@ class TokenKeeper:
             self.state.missed(held)  # the deadline came after the exchange
             log.warning("the renewed token is kept in memory only: %s", outcome)
             return held
-        self.state.failed(outcome)
+        self.state.failed(outcome, fence)
         return outcome
 
     # Signing in and out
@@ -168,36 +170,23 @@ class TokenKeeper:
         if outcome is SUPERSEDED and obtained.minted:
             self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            work = partial(self._exchange.keep, self.state, outcome, seconds)
-            self._settle(work).lead()
+            self._settling.save(outcome, seconds)
         return outcome
 
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
-        return self._settle(partial(self._leave, old, timeout or self._timeout)).lead()
+        return self._settling.leave(old, self._flight, timeout or self._timeout)
 
-    def _settle(self, work: Work[_Problem]) -> Flight[_Problem]:
-        """Return what does what a change of session entails; no caller owns it."""
-        flight = Flight(work, self._tell)
-        self._settling = (*(other for other in self._settling if other.alive), flight)
-        return flight
+    @property
+    def _settling(self) -> Settling:
+        """Made when first needed, which it never is for most of a service's callers."""
+        from .settling import Settling  # noqa: PLC0415 - see above
 
-    def _leave(self, old: Snapshot | None, seconds: float) -> KoyebSessionError | None:
-        problem: KoyebSessionError | None = None
-        flight = self._flight
-        try:
-            with deadline(seconds):
-                # First, as a service that hangs must not keep the store from being emptied.
-                forgotten = self._exchange.forget(old, seconds)
-                if old is not None:
-                    problem = self._exchange.revoke(old.token, seconds)
-                if flight is not None and flight.alive:  # what it still mints, it revokes
-                    flight.join(seconds)
-        except TimeoutError:
-            forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")
-        log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
-        return problem or forgotten
+        with atomic:
+            if self._settled is None:
+                self._settled = Settling(self.state, self._exchange, self._tell)
+            return self._settled
 
     # Life cycle
 
@@ -209,35 +198,39 @@ class TokenKeeper:
 
     def keep(self, running: Callable[[], bool]) -> None:
         """Renew ahead of need while ``running()``."""
-        pulse = self._pulse = Pulse()
-        while running():
-            self.current(settled=True)
-            self.catch_up()
-            pulse.sleep(self.state.next_look)
+        pulse = Pulse()
+        self._pulses = (*self._pulses, pulse)
+        try:
+            while running():
+                self.current(settled=True)
+                self.catch_up()
+                pulse.sleep(self.state.next_look)
+        finally:
+            self._pulses = tuple(other for other in self._pulses if other is not pulse)
 
     def catch_up(self) -> None:
         """Save what the store could not be told of."""
         if (late := self._late()) is not None:
             late.lead()
 
-    def _late(self) -> Flight[_Problem] | None:
+    def _late(self) -> Flight[KoyebSessionError | None] | None:
         """Return what saves the token that the store missed."""
         missed = self.state.take_missed()
-        keep = partial(self._exchange.keep, self.state, timeout=self._timeout, late=True)
-        return None if missed is None else self._settle(partial(keep, missed))
+        return None if missed is None else self._settling.save_late(missed, self._timeout)
 
     def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""
-        for flight in (self._flight, *self._settling):
-            if flight is not None and flight.alive:
-                flight.join(self._timeout)
+        if self._flight is not None and self._flight.alive:
+            self._flight.join()
+        if self._settled is not None:
+            self._settled.drain()
         self.catch_up()
         self.wake()
 
     def wake(self) -> None:
         """Let :meth:`keep` look again."""
-        if self._pulse is not None:
-            self._pulse.beat()
+        for pulse in self._pulses:
+            pulse.beat()
 
     def _changed(self, token: Token | None) -> None:
         """Note a change, as a part of its swap; listeners are told after it."""

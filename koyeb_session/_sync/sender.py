@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from .._concurrency.deadlines import deadline, read_raw
+from .._concurrency.deadlines import deadline, read_raw, remaining
 from .._concurrency.waiting import sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
 from .._outcomes import bare, caused, said, scrub
@@ -76,7 +76,8 @@ class Sender:
             retry: Whether it may be sent more than once.
             bounded: Whether a deadline of the caller's ends it: a second one would be for nothing.
         """
-        ends = time.monotonic() + (self.timeout if timeout is None else timeout)
+        seconds = self.timeout if timeout is None else timeout
+        ends = time.monotonic() + (remaining(seconds) if bounded else seconds)
         attempt = 1
         while True:
             left = ends - time.monotonic()

@@ -52,9 +52,9 @@ class TokenStore(Protocol):
         Keep all others who use this store from renewing the token until the block ends.
 
         `load`, the exchange at the service and `save` happen inside, within the session's
-        ``timeout``. One object's lock is asked for by many at once. It is free again however the
-        block ends, cancelled or not, and some time after its holder was killed. It need not be
-        reentrant. Waiting for it must have an end.
+        ``timeout``; waiting for the lock and `load` have half of it. One object's lock is asked for
+        by many at once. It is free again however the block ends, cancelled or not, and some time
+        after its holder was killed. It need not be reentrant. Waiting for it must have an end.
         """
         ...
 

@@ -56,8 +56,11 @@ class Stopwatch(httpx.AsyncBaseTransport):
 class Away(AsyncMemoryTokenStore):
     """A store that cannot be read."""
 
+    loads = 0
+
     async def load(self) -> Token | None:
         """Raise."""
+        self.loads += 1
         message = "no such host"
         raise OSError(message)
 
@@ -106,6 +109,77 @@ async def test_a_timeout_of_the_caller_holds_without_the_store(
     session = connect(transport=stopwatch, token=fake.issue_token(), store=Away(), timeout=5)
     await session.refresh(timeout=60)
     assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
+
+
+async def test_a_store_that_is_locked_leaves_time_for_the_exchange(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of it; a refresh that is sent with no time left would lose the token."""
+    stopwatch = Stopwatch(fake)
+    store = AsyncMemoryTokenStore()
+    session = connect(transport=stopwatch, token=fake.issue_token(), store=store, timeout=0.2)
+    async with store.lock():
+        assert await session.refresh() == session.token
+    (seconds,) = stopwatch.allowed
+    assert 0.05 < seconds <= 0.1
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert "the token store could not be used within 0.1 s" in caplog.text
+
+
+async def test_what_is_renewed_behind_a_held_lock_is_taken_over(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Whoever holds it has been faster: the old token is dead, the new one in the store."""
+    old = fake.issue_token()
+    store = AsyncMemoryTokenStore()
+    session = connect(token=old, store=store, timeout=0.2)
+    newer = await connect(token=old).refresh()
+    await store.save(newer)
+    async with store.lock():
+        assert await session.refresh() == newer
+    assert count(fake, "refresh") == 2
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_token_can_be_read_behind_a_held_lock(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
+) -> None:
+    """Who has none of its own need not wait for the holder to end."""
+    store = AsyncMemoryTokenStore()
+    session = connect(token=fake.issue_token() if expired else None, store=store, timeout=0.2)
+    clock.advance(DAY)
+    await store.save(saved := Token(fake.issue_token()))
+    async with store.lock():
+        assert (await session.current_token()).id == saved.id
+    assert count(fake, "refresh") == 0
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
+) -> None:
+    """It may have the token; it is asked again after a wait."""
+    store = Away()
+    session = connect(token=fake.issue_token() if expired else None, store=store)
+    clock.advance(DAY)
+    wanted = SessionExpiredError if expired else StoreError
+    for _ in range(2):
+        with pytest.raises(wanted, match="the token store could not be used: OSError") as caught:
+            await session.current_token()
+        assert caught.value.retryable
+    assert store.loads == 2  # under the lock, and once more without it; then it is left in peace
+
+
+async def test_a_locked_store_that_has_nothing_is_the_error(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Not signed in would be a guess: whoever holds the lock may be signing in."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store, timeout=0.1)
+    async with store.lock():
+        with pytest.raises(StoreError, match=r"could not be used within 0\.05 s"):
+            await session.current_token()
+    assert fake.requests == []
 
 
 async def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(

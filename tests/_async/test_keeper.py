@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import httpx
 import pytest
 
 from koyeb_session import (
@@ -828,21 +829,19 @@ async def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect
     assert set(fake.live_tokens()) == {old, new.id}
 
 
-async def test_use_token_refuses_the_same_token_with_less_time_left(
-    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+async def test_use_token_takes_the_same_token_with_less_time_left(
+    fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """The same id with an earlier expiry is not newer; the store does not hear of it."""
+    """A JWT says the whole seconds of its expiry only; that is for the user to decide."""
     store = AsyncMemoryTokenStore()
     session = connect(store=store)
-    late = datetime.fromtimestamp(clock.time() + 600, UTC)
-    token = await session.use_token(Token("same", expires_at=late))
-    with pytest.raises(WireError, match="less time"):
-        await session.use_token(Token("same", expires_at=late - timedelta(seconds=1)))
-    assert session.token == token
-    assert await store.load() is token
-    assert caplog.records == []
-    await session.use_token(Token("other", expires_at=late - timedelta(seconds=1)))
-    assert held(session) == "other"
+    token = await session.login(ME, PASSWORD)
+    again = await session.use_token(token.id)
+    assert session.token == await store.load() == again
+    assert again.id == token.id
+    assert again.expires_at is not None
+    assert token.expires_at is not None
+    assert again.expires_at <= token.expires_at
 
 
 @pytest.mark.parametrize("hold", ["request", "reply"])
@@ -902,6 +901,30 @@ async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: C
     assert [operation for operation, _ in log(fake)] == ["logout", "logout"]
 
 
+async def test_a_logout_sends_nothing_for_a_stored_token_that_has_expired(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """There is nothing to revoke in it; the store is emptied all the same."""
+    store = AsyncMemoryTokenStore()
+    await store.save(await connect().login(ME, PASSWORD))
+    clock.advance(DAY)
+    session = connect(token=fake.issue_token(), store=store)
+    await session.logout()
+    assert await store.load() is None
+    assert [operation for operation, _ in log(fake)] == ["login", "logout"]
+
+
+async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """How long the token has been held says that it is good, not what this machine's clock says."""
+    ahead = FakeClock(datetime.fromtimestamp(clock.time(), UTC) + 2 * DAY)
+    session = connect(clock=ahead)
+    await session.login(ME, PASSWORD)
+    await session.logout()
+    assert fake.live_tokens() == []
+
+
 async def test_a_logout_leaves_a_service_that_fails_behind(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -952,6 +975,28 @@ async def test_a_logout_ends_with_its_timeout_and_clears_the_store(
     assert await store.load() is None
 
 
+async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """What was under way at the logout is revoked; who comes later signs in anew."""
+    session = connect(credentials=PASSWORDS)
+    gate = Gate()
+    fake.fail("login", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        early = background.start(session.current_token)
+        await async_arrived(gate)
+        leaving = background.start(session.logout)
+        await background.settled()
+        late = background.start(session.refresh)
+        await background.settled()
+        gate.open()
+        with pytest.raises(NotSignedInError):
+            await early.result()
+        await leaving.result()
+        token = await late.result()
+    assert fake.live_tokens() == [token.id] == [held(session)]
+
+
 async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
     """The renewal of the old session does not replace the new one's token."""
     session = connect(token=fake.issue_token())
@@ -993,7 +1038,7 @@ async def test_keep_current_renews_without_requests(
     session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulse is not None)
+        await async_until(lambda: session._keeper._pulses != ())
         for _ in range(3):
             old = held(session)
             clock.advance(DAY / 2)
@@ -1005,6 +1050,19 @@ async def test_keep_current_renews_without_requests(
     assert fake.live_tokens() == [held(session)]
 
 
+async def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+    """Two tasks that keep the same session are one too many, and no more than that."""
+    session = connect(token=fake.issue_token())
+    async with AsyncBackground() as background:
+        jobs = [background.start(session.keep_current) for _ in range(2)]
+        await async_until(lambda: len(session._keeper._pulses) == 2)
+        await background.settled()
+        await session.aclose()
+        for job in jobs:
+            await job.result()
+    assert session._keeper._pulses == ()
+
+
 async def test_keep_current_waits_for_somebody_to_sign_in(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1012,7 +1070,7 @@ async def test_keep_current_waits_for_somebody_to_sign_in(
     session = connect()
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulse is not None)
+        await async_until(lambda: session._keeper._pulses != ())
         await session.login(ME, PASSWORD)
         clock.advance(DAY / 2)
         session._keeper.wake()
@@ -1031,7 +1089,7 @@ async def test_keep_current_looks_again_when_the_session_changes(
     session = connect()
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulse is not None)
+        await async_until(lambda: session._keeper._pulses != ())
         await background.settled()
         await session.use_token(old)
         await async_until(lambda: held(session) != old)
@@ -1459,6 +1517,44 @@ async def test_a_refresh_that_fails_while_the_client_closes_fails(
         await closing.result()
 
 
+async def test_closing_waits_for_a_refresh_that_may_take_longer(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """For its own deadline, and not for the client's timeout: it may have minted a token."""
+    old = fake.issue_token()
+    session = connect(token=old, timeout=0.02)
+    fake.fail("refresh", Fault(latency=0.06))
+    async with AsyncBackground() as background:
+        job = background.start(partial(session.refresh, timeout=5))
+        await async_until(lambda: session._keeper._flight is not None)
+        await session.aclose()
+        assert fake.live_tokens() == [held(session)] != [old]
+        assert await job.result() == session.token
+
+
+async def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It is good: that the session closes is no reason to renew it once more."""
+    store = AsyncMemoryTokenStore()
+    theirs = httpx.AsyncClient(transport=fake.transport)  # which stays open
+    session = connect(token=fake.issue_token(), store=store, http_client=theirs)
+    clock.advance(DAY - timedelta(hours=1))
+    saved = await connect().login(ME, PASSWORD)
+    await store.save(saved)
+    clock.advance(timedelta(hours=1))
+    async with AsyncBackground() as background:
+        async with store.lock():
+            job = background.start(session.current_token)
+            await background.settled()
+            closing = background.start(session.aclose)
+            await background.settled()
+        assert (await job.result()).id == saved.id
+        await closing.result()
+    await theirs.aclose()
+    assert fake.exchanges() == 0
+
+
 async def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, connect: Connect) -> None:
     """What a change of session entails is finished before the connections go."""
     session = connect(token=fake.issue_token())
@@ -1506,6 +1602,20 @@ async def test_a_logout_tells_when_the_store_still_holds_the_token(
     assert caught.value.__cause__.__traceback__ is None
     assert session.token is None
     assert fake.live_tokens() == []
+
+
+async def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only one error can be raised: the service's."""
+    store = BrokenStore()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    store.broken.add("delete")
+    fake.fail("logout", Fault(status=500))
+    with pytest.raises(ServerError):
+        await session.logout()
+    assert "the token may still be in the store: the token store could not be" in caplog.text
 
 
 async def test_the_store_is_locked_over_the_whole_exchange(

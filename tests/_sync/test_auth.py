@@ -318,6 +318,18 @@ def test_a_401_on_an_api_token_is_the_answer(fake: FakeKoyeb, connect: Connect) 
     assert log(fake) == [("apps", 200), ("apps", 401)]
 
 
+def test_an_api_token_that_cannot_be_renewed_goes_on_to_work(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The service refuses to refresh it, which says nothing about its other uses."""
+    session = connect(token=fake.issue_api_token())
+    with pytest.raises(SessionExpiredError):
+        session.refresh()
+    assert session.current_token() == session.token
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("refresh", 401), ("apps", 200)]
+
+
 def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, connect: Connect) -> None:
     """A request that the logout overtook is refused, and nothing brings the session back."""
     session = connect(token=fake.issue_token())

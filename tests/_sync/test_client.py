@@ -138,6 +138,13 @@ def test_passwordless_login_mails_a_token_that_use_token_takes(
     assert (session.http.get("/v1/apps")).status_code == 200
 
 
+def test_passwordless_login_warns_where_it_is_called(fake: FakeKoyeb, connect: Connect) -> None:
+    """Koyeb has withdrawn it; the warning comes before the error that most services answer with."""
+    with pytest.warns(DeprecationWarning, match=r"use login\(\)") as warned:
+        connect().passwordless_login(ME)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
 def test_refresh_replaces_the_token_when_asked(fake: FakeKoyeb, connect: Connect) -> None:
     """A refresh sends the current token and no body, and the reply's token takes its place."""
     session = connect()

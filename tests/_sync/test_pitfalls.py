@@ -244,7 +244,7 @@ def test_pitfall_04_the_keeper_in_the_background_does_not_trip_itself_up(
     session = connect(token=fake.issue_token(), store=store)
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._pulse is not None)
+        until(lambda: session._keeper._pulses != ())
         for cycle in range(1, 4):
             clock.advance(DAY / 2)
             session._keeper.wake()

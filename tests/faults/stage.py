@@ -138,6 +138,7 @@ def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Ge
     with contextlib.ExitStack() as stack:
         warned = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "Koyeb has withdrawn", DeprecationWarning)
         servers: tuple[Server, ...] = ()
         if fault.server == "nobody":
             base_url = stack.enter_context(nobody())

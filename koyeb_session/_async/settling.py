@@ -1,0 +1,76 @@
+"""What a change of session entails, in the store and at the service."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .._concurrency.async_deadlines import async_deadline
+from .._concurrency.async_flights import AsyncFlight, AsyncWork
+from .._errors import KoyebSessionError, TransportTimeoutError
+from .._log import log
+from .._snapshot import Phase, Snapshot
+
+if TYPE_CHECKING:
+    from .._state import SessionState
+    from .exchange import AsyncExchange
+
+_Problem: TypeAlias = KoyebSessionError | None
+
+
+class AsyncSettling:
+    """Saves what begins a session, and undoes what has ended one; no caller owns any of it."""
+
+    __slots__ = ("_exchange", "_flights", "_state", "_tell")
+
+    def __init__(self, state: SessionState, exchange: AsyncExchange, tell: AsyncWork[None]) -> None:
+        self._exchange = exchange
+        self._flights: tuple[AsyncFlight[_Problem], ...] = ()
+        self._state = state
+        self._tell = tell
+
+    async def save(self, snapshot: Snapshot, seconds: float) -> None:
+        """Give the store the token that begins a session."""
+        work = partial(self._exchange.keep, self._state, snapshot, seconds)
+        await self._begin(work, seconds).lead()
+
+    def save_late(self, missed: Snapshot, seconds: float) -> AsyncFlight[_Problem]:
+        """Return what saves a token that the store has missed."""
+        work = partial(self._exchange.keep, self._state, missed, seconds, late=True)
+        return self._begin(work, seconds)
+
+    async def leave(
+        self, old: Snapshot | None, renewal: AsyncFlight[Any] | None, seconds: float
+    ) -> _Problem:
+        """Empty the store, revoke ``old``, and wait for a renewal that has it revoke its token."""
+        return await self._begin(partial(self._leave, old, renewal, seconds), seconds).lead()
+
+    async def drain(self) -> None:
+        """Wait for what is under way."""
+        for flight in self._flights:
+            if flight.alive:
+                await flight.join()
+
+    def _begin(self, work: AsyncWork[_Problem], seconds: float) -> AsyncFlight[_Problem]:
+        flight = AsyncFlight(work, self._tell, seconds=seconds)
+        self._flights = (*(other for other in self._flights if other.alive), flight)
+        return flight
+
+    async def _leave(
+        self, old: Snapshot | None, renewal: AsyncFlight[Any] | None, seconds: float
+    ) -> _Problem:
+        problem: _Problem = None
+        try:
+            with async_deadline(seconds):
+                # First, as a service that hangs must not keep the store from being emptied.
+                forgotten = await self._exchange.forget(old, seconds)
+                if old is not None and old.phase(self._state.clock) is not Phase.EXPIRED:
+                    problem = await self._exchange.revoke(old.token, seconds)
+                if renewal is not None and renewal.alive:  # what it still mints, it revokes
+                    await renewal.join(seconds)
+        except TimeoutError:
+            forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")
+        log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
+        if problem is not None and forgotten is not None:
+            log.warning("the token may still be in the store: %s", forgotten)
+        return problem or forgotten
