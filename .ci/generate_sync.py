@@ -30,6 +30,8 @@ RULES = [  # in order
     (r"\bawait\s+(?=[\w.]+[(\[])", ""),  # of a call, also in a docstring; not the verb in prose
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
     (r"\basynccontextmanager\b", "contextmanager"),
+    (r"\b(redis|valkey)\.asyncio\b", r"\1"),
+    (r", plain or async,", ""),  # said of a user's function
     (r"\baclose\b", "close"),
     (r"(?<=[a-z])_async(?=_[a-z])", ""),  # handle_async_request, enter_async_context
     (r"\b(_*)async_(?=[a-z])", r"\1"),  # async_thing -> thing

@@ -87,12 +87,12 @@ def wrong_credentials(credentials: object) -> BadArgument | None:
     return None
 
 
-def wrong_timeout(timeout: object) -> BadArgument | None:
+def wrong_timeout(timeout: object, name: str = "timeout") -> BadArgument | None:
     """Check a number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        return TypeError("timeout must be a number of seconds")
+        return TypeError(f"{name} must be a number of seconds")
     if not 0 < timeout <= TIMEOUT_LIMIT:
-        return ValueError(f"timeout must be above 0 and at most {TIMEOUT_LIMIT} s, not {timeout}")
+        return ValueError(f"{name} must be above 0 and at most {TIMEOUT_LIMIT} s, not {timeout}")
     return None
 
 

@@ -74,14 +74,20 @@ class RefreshPolicy:
             lifetime. `None`: half the lifetime. ``0``: never ahead of the hard window.
         hard_window: How long before expiry callers wait for the renewal; at most a tenth of the
             lifetime. `None`: a tenth of it. ``0``: only once it has expired.
-        min_interval: The least time between two renewals, at most a twentieth of the lifetime.
+        min_interval: The least age of a token that is renewed ahead of need; at most a twentieth
+            of the lifetime.
         jitter: By which share of the soft window to start later, from 0 to 1; the token decides
             how much of it, so that all who hold the same one agree.
         backoff: The wait after a first failure; it doubles with each, and a random half is taken
             off. After a refusal it is sixty times as long.
         backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
             While the token is still good, half of what is left of it is the longest, so that
-            there is another try before it expires.
+            there is another try before it expires. A service that asks for more time, with
+            ``Retry-After``, is given it, up to an hour.
+
+    Raises:
+        TypeError: A value is no number and no `timedelta`.
+        ValueError: It is negative or endless, or ``jitter`` is not from 0 to 1.
     """
 
     # Written out, field by field: type checkers see no converter in a field that a function makes.
@@ -176,6 +182,10 @@ class RetryPolicy:
             of it is taken.
         delay_max: The longest wait.
         retry_after_max: The longest ``Retry-After`` to wait for; beyond it the error is raised.
+
+    Raises:
+        TypeError: A value is no number and no `timedelta`, or ``attempts`` is no whole number.
+        ValueError: It is negative or endless, or ``attempts`` is below 1.
     """
 
     attempts: int = attrs.field(default=3, validator=_check_count)

@@ -26,7 +26,11 @@ class _Flow(SessionAuth):
 
 
 class AsyncHttpx2Auth(httpx2.Auth):
-    """An `httpx2.Auth` for any `httpx2.AsyncClient`, as :class:`AsyncSessionAuth` is for httpx."""
+    """
+    An `httpx2.Auth` for any `httpx2.AsyncClient`, as :class:`AsyncSessionAuth` is for httpx.
+
+    Requests raise what those with :class:`AsyncSessionAuth` raise.
+    """
 
     def __init__(self, session: AsyncSessionClient) -> None:
         self._flow: Any = _AsyncFlow(*session.auth.shared)
@@ -47,7 +51,11 @@ class AsyncHttpx2Auth(httpx2.Auth):
 
 
 class Httpx2Auth(httpx2.Auth):
-    """An `httpx2.Auth` for any `httpx2.Client`, as :class:`SessionAuth` is for httpx."""
+    """
+    An `httpx2.Auth` for any `httpx2.Client`, as :class:`SessionAuth` is for httpx.
+
+    Requests raise what those with :class:`SessionAuth` raise.
+    """
 
     def __init__(self, session: SessionClient) -> None:
         self._flow: Any = _Flow(*session.auth.shared)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
+from .._arguments import checked, wrong_timeout
 from .._concurrency.async_calls import async_call
 from .._concurrency.async_flights import AsyncFlight, AsyncWork
 from .._concurrency.async_waiting import async_sleep
@@ -66,14 +67,13 @@ class AsyncRedisTokenStore:
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
-        ValueError: ``key`` is empty, or ``lease`` is not above 0.
+        ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
     """
 
     def __init__(self, client: AsyncRedisClient, *, key: str, lease: float = 15.0) -> None:
         if not key:
             raise ValueError("key must not be empty")
-        if not lease > 0:
-            raise ValueError("lease must be above 0 seconds")
+        checked(wrong_timeout(lease, "lease"))
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))

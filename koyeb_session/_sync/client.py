@@ -267,8 +267,8 @@ class SessionClient:
         """
         Renew the token now, or join the renewal that is under way.
 
-        When the service refuses, it signs in again through ``credentials``, if there are any. If
-        the caller is cancelled, or has less time than the client's timeout, the renewal goes on.
+        When the service refuses, it signs in again through ``credentials``, if there are any. The
+        renewal goes on for others when this caller is cancelled, or has less time than the client.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -302,6 +302,7 @@ class SessionClient:
 
         Raises:
             StoreError: The store still holds the token.
+            EndpointGoneError: The service has withdrawn the operation.
 
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
@@ -419,10 +420,10 @@ class SessionClient:
 
     def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """
-        Have ``listener`` called after each change of the token.
+        Call a function after each change of the token.
 
         It is given the new token, or `None` after a logout; the calls are in order, and one at a
-        time. It may be an ``def``, and may use the client. What it raises is logged.
+        time. It may use the client. What it raises is logged.
 
         Returns:
             What takes the listener away again.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _files as files
+from .._arguments import checked, wrong_timeout
 from .._concurrency.calls import in_thread
 from .._concurrency.waiting import sleep
 from .._errors import StoreError
@@ -45,14 +46,13 @@ class FileTokenStore:
 
     Raises:
         ImportError: The extra ``file`` is not installed.
-        ValueError: ``lock_timeout`` is not above 0.
+        ValueError: ``lock_timeout`` is not above 0, or has no end.
     """
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, lock_timeout: float = 10.0
     ) -> None:
-        if not lock_timeout > 0:
-            raise ValueError("lock_timeout must be above 0 seconds")
+        checked(wrong_timeout(lock_timeout, "lock_timeout"))
         with needed("file"):
             self._filelock: Any = import_module("filelock")
             if path is None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import _records as records
+from .._arguments import checked, wrong_timeout
 from .._concurrency.calls import call
 from .._concurrency.flights import Flight, Work
 from .._concurrency.waiting import sleep
@@ -39,7 +40,7 @@ _held: ContextVar[tuple[object, int] | None] = ContextVar("koyeb_session_redis_f
 
 
 class RedisClient(Protocol):
-    """What is asked of a client: ``redis.asyncio.Redis`` and ``valkey.asyncio.Valkey`` have it."""
+    """What is asked of a client: ``redis.Redis`` and ``valkey.Valkey`` have it."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command and return its reply."""
@@ -59,7 +60,7 @@ class RedisTokenStore:
     Example:
         .. code-block:: python
 
-            store = RedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
+            store = RedisTokenStore(redis.Redis(), key="koyeb-session:ci")
             session = SessionClient(store=store)
 
     Args:
@@ -68,14 +69,13 @@ class RedisTokenStore:
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
-        ValueError: ``key`` is empty, or ``lease`` is not above 0.
+        ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
     """
 
     def __init__(self, client: RedisClient, *, key: str, lease: float = 15.0) -> None:
         if not key:
             raise ValueError("key must not be empty")
-        if not lease > 0:
-            raise ValueError("lease must be above 0 seconds")
+        checked(wrong_timeout(lease, "lease"))
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))

@@ -183,10 +183,13 @@ async def test_lock_that_is_held_for_too_long_is_a_store_error(tmp_path: Path) -
                     raise AssertionError
 
 
-def test_lock_timeout_of_zero_is_refused(tmp_path: Path) -> None:
-    """A lock that nobody waits for would let two renew at once."""
-    with pytest.raises(ValueError, match="lock_timeout"):
-        AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0)
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_lock_timeout_without_a_beginning_or_an_end_is_refused(
+    tmp_path: Path, seconds: float
+) -> None:
+    """A lock that nobody waits for would let two renew at once; and a wait has to have an end."""
+    with pytest.raises(ValueError, match="lock_timeout must be above 0 and at most"):
+        AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=seconds)
 
 
 @pytest.mark.parametrize("file", ["session.json", "session[1].json"])

@@ -229,7 +229,9 @@ async def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.Monkey
             await async_idle()
 
 
-@pytest.mark.parametrize("arguments", [{"key": ""}, {"key": "k", "lease": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"key": ""}, {"key": "k", "lease": 0}, {"key": "k", "lease": float("inf")}]
+)
 async def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
     """A session needs a key, and a lock a lease."""
     async with async_redis_client(1) as client:

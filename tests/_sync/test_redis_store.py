@@ -227,7 +227,9 @@ def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.MonkeyPatch)
             idle()
 
 
-@pytest.mark.parametrize("arguments", [{"key": ""}, {"key": "k", "lease": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"key": ""}, {"key": "k", "lease": 0}, {"key": "k", "lease": float("inf")}]
+)
 def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
     """A session needs a key, and a lock a lease."""
     with redis_client(1) as client:
