@@ -60,7 +60,7 @@ def _from_cli(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
         return NotSignedInError(f"{where} is not there") if named else {}
     except (OSError, UnicodeDecodeError) as exc:
         return NotSignedInError(f"{where} cannot be read: {type(exc).__name__}")
-    value = _yaml(text) if text.strip() else {}
+    value: object = _yaml(text) if text.strip() else {}
     if not isinstance(value, dict):
         return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
     fields = cast("dict[object, object]", value)
