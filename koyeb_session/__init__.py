@@ -31,10 +31,7 @@ from ._models import (
     Clock,
     Credentials,
     LoginMethod,
-    LoginReply,
-    LoginRequest,
     PasswordCredentials,
-    PasswordlessLoginRequest,
     Token,
 )
 from ._policy import RefreshPolicy, RetryPolicy
@@ -43,27 +40,31 @@ if TYPE_CHECKING:
     from ._async.auth import AsyncSessionAuth
     from ._async.client import AsyncSessionClient
     from ._async.stores import AsyncMemoryTokenStore, AsyncTokenStore
+    from ._messages import LoginReply, LoginRequest, PasswordlessLoginRequest
     from ._sync.auth import SessionAuth
     from ._sync.client import SessionClient
     from ._sync.stores import MemoryTokenStore, TokenStore
 else:
-    # Each half is imported when it is first asked for: hardly any program uses both.
-    _HALVES = {
+    # Imported when first asked for: hardly any program uses both halves.
+    _LATER = {
         "AsyncMemoryTokenStore": "._async.stores",
         "AsyncSessionAuth": "._async.auth",
         "AsyncSessionClient": "._async.client",
         "AsyncTokenStore": "._async.stores",
+        "LoginReply": "._messages",
+        "LoginRequest": "._messages",
         "MemoryTokenStore": "._sync.stores",
+        "PasswordlessLoginRequest": "._messages",
         "SessionAuth": "._sync.auth",
         "SessionClient": "._sync.client",
         "TokenStore": "._sync.stores",
     }
 
     def __getattr__(name: str) -> object:
-        if name not in _HALVES:
+        if name not in _LATER:
             message = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=import_module(__name__))
-        value = globals()[name] = getattr(import_module(_HALVES[name], __name__), name)
+        value = globals()[name] = getattr(import_module(_LATER[name], __name__), name)
         return value
 
     def __dir__() -> list[str]:
@@ -117,6 +118,6 @@ __all__ = [  # noqa: RUF022 - by role
     "__version__",
 ]
 
-for _public in map(globals().get, __all__):  # the halves' classes say so themselves
+for _public in map(globals().get, __all__):  # those that come later say so themselves
     if isinstance(_public, type):
         _public.__module__ = __name__  # where users import it from, and what pickles say

@@ -1,6 +1,6 @@
 """The values that the session API speaks of, and those that it is asked with."""
 
-# No `from __future__ import annotations` here: cattrs reads the annotations as types.
+# No `from __future__ import annotations` here: converters read the annotations as types.
 
 import enum
 from collections.abc import Awaitable, Callable
@@ -33,41 +33,6 @@ class Token:
     organization_id: str | None = None
     expires_at: datetime | None = None
     issued_at: datetime | None = attrs.field(default=None, kw_only=True, eq=False)
-
-
-@attrs.frozen
-class LoginRequest:
-    """
-    What a login sends.
-
-    Source: ``LoginRequest`` in Koyeb's API description.
-    """
-
-    email: str
-    password: str = attrs.field(repr=False)
-    organization_id: str | None = None
-
-
-@attrs.frozen
-class LoginReply:
-    """
-    What login, refresh, new session and switch organization answer.
-
-    Source: ``LoginReply`` in Koyeb's API description.
-    """
-
-    token: Token
-
-
-@attrs.frozen
-class PasswordlessLoginRequest:
-    """
-    What a passwordless login sends.
-
-    Source: ``PasswordlessLoginRequest`` in Koyeb's API description of 2021.
-    """
-
-    email: str
 
 
 class LoginMethod(enum.Enum):

@@ -24,7 +24,7 @@ from ._errors import (
     WireError,
     error_class,
 )
-from ._models import LoginMethod, LoginRequest, PasswordlessLoginRequest, Token
+from ._models import LoginMethod, Token
 from ._outcomes import scrub
 from ._policy import minted_at
 from ._timestamps import retry_after, service_time
@@ -146,7 +146,7 @@ def login(
         read=_token,
         instead="sign in at WorkOS and bring the token with use_token() or credentials=",
         headers=(("Content-Type", "application/json"), *_fingerprint(seon_fp)),
-        body=_wire.dumped(LoginRequest(email, password, organization_id)),
+        body=_wire.login_body(email, password, organization_id),
         secrets=(password,),
         signs_in=True,
     )
@@ -161,7 +161,7 @@ def passwordless_login(email: str) -> Operation[None] | BadArgument:
         read=_wire.empty_reply,
         instead="Koyeb withdrew passwordless login in 2023: use login() or credentials=",
         headers=(("Content-Type", "application/json"),),
-        body=_wire.dumped(PasswordlessLoginRequest(email)),
+        body=_wire.passwordless_login_body(email),
     )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import functools
 import json
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -13,20 +11,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import attrs
 
 from ._errors import WireError
-from ._models import LoginMethod, LoginReply, LoginRequest, PasswordlessLoginRequest, Token
+from ._models import LoginMethod, Token
 from ._timestamps import from_epoch, timestamp
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from cattrs import Converter
+    from ._messages import LoginReply
 
 BODY_LIMIT: Final = 1 << 20
 """Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
 TOKEN_LIMIT: Final = 16 << 10
 """Characters of a token; a longer one does not fit into the header of a common server."""
-
-_HEADER_SAFE: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class _Unfit(Exception):  # noqa: N818 - a signal inside this module; the name says what is wrong
@@ -35,7 +31,8 @@ class _Unfit(Exception):  # noqa: N818 - a signal inside this module; the name s
 
 def is_header_safe(text: str) -> bool:
     """Tell whether ``text`` can be sent in a header as it is."""
-    return _HEADER_SAFE.fullmatch(text) is not None and len(text) <= TOKEN_LIMIT
+    visible = text.isascii() and text.isprintable() and " " not in text
+    return visible and 0 < len(text) <= TOKEN_LIMIT
 
 
 # Tokens
@@ -159,17 +156,31 @@ def _error_fields(entries: list[object]) -> Iterator[tuple[str, str]]:
                 pass
 
 
-def dumped(request: LoginRequest | PasswordlessLoginRequest) -> bytes:
-    """Write a request's body; what is `None` is left out."""
-    if isinstance(request, LoginRequest):
-        fields = attrs.asdict(request)
-    else:
-        fields = cast("dict[str, Any]", _converter().unstructure(request))
+def login_body(email: str, password: str, organization_id: str | None) -> bytes:
+    """Write the body of a login."""
+    from ._messages import LoginRequest  # noqa: PLC0415 - as that module says
+
+    return _dumped(attrs.asdict(LoginRequest(email, password, organization_id)))
+
+
+def passwordless_login_body(email: str) -> bytes:
+    """Write the body of a passwordless login."""
+    # To import cattrs takes longer than all of a login, which is therefore written out here.
+    from cattrs import Converter  # noqa: PLC0415
+
+    from ._messages import PasswordlessLoginRequest  # noqa: PLC0415 - as that module says
+
+    return _dumped(Converter().unstructure(PasswordlessLoginRequest(email)))
+
+
+def _dumped(fields: dict[str, Any]) -> bytes:
     return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
 
 
 def login_reply(body: bytes) -> LoginReply | WireError:
     """Read a reply that carries a token."""
+    from ._messages import LoginReply  # noqa: PLC0415 - as that module says
+
     value = json_object(body)
     if isinstance(value, WireError):
         return value
@@ -196,19 +207,6 @@ def empty_reply(body: bytes) -> WireError | None:
     """Accept ``{}``, which is promised, and no body at all."""
     value = json_object(body) if body.strip() else {}
     return value if isinstance(value, WireError) else None
-
-
-@functools.cache
-def _converter() -> Converter:
-    """
-    Make the one converter, at its first use rather than at import.
-
-    What every sign-in sends and reads is written out in this module: importing cattrs takes longer
-    than all of that.
-    """
-    from cattrs import Converter  # noqa: PLC0415 - as it says
-
-    return Converter()
 
 
 def _token(value: object) -> Token:

@@ -29,6 +29,7 @@ LONG = {"_async/client.py"}  # the public contract: its docstrings are two third
 RANKS = (
     {
         "_errors",
+        "_messages",
         "_models",
         "_concurrency",
         "_log",
