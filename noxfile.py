@@ -22,8 +22,14 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
 # Those whose lowest versions are tested; the others' are the ones that they were made with.
 OLD_EXTRAS = ("cli-config", "file", "keyring", "redis")
+# Half of the suite's time: whole processes, and thousands of tasks. It is run on nox's own Python,
+# and on another one by `nox -s tests-3.13 -- tests`.
+HEAVY = (
+    *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/storms/test_scale.py"),
+    *("tests/stores/test_fleet.py", "tests/stores/test_kills.py"),
+)
 # What takes three times as long under coverage, and covers nothing that others do not.
-STORMS = ("tests/faults/test_matrix.py", "tests/storms")
+UNMEASURED = (*HEAVY, "tests/storms")
 # What has a long form.
 LONG = (
     *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
@@ -84,6 +90,11 @@ nox.options.sessions = [
 def group(name: str) -> tuple[str, ...]:
     """Read a dependency group; pip itself can do so only since 25.1."""
     return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def without(paths: tuple[str, ...]) -> list[str]:
+    """Give what has pytest leave tests out."""
+    return [f"--ignore={path}" for path in paths]
 
 
 def wheel() -> str:
@@ -161,15 +172,14 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, requires=["build"])
 def tests(session: nox.Session) -> None:
-    """Run the tests on the wheel; arguments after ``--`` go to pytest."""
+    """Run the tests on the wheel, all of them on nox's own Python; ``--`` gives pytest arguments."""
     session.install(wheel(), *group("tests"))
     if session.python == OWN and not session.posargs:
         session.run("coverage", "erase")
-        others = (f"--ignore={path}" for path in STORMS)
-        session.run("coverage", "run", *SPREAD, *others, env=WHEEL_ONLY)
-        session.run("python", *SPREAD, *STORMS, env=WHEEL_ONLY)
+        session.run("coverage", "run", *SPREAD, *without(UNMEASURED), env=WHEEL_ONLY)
+        session.run("python", *SPREAD, *UNMEASURED, env=WHEEL_ONLY)
     else:
-        session.run("python", *SPREAD, *session.posargs, env=WHEEL_ONLY)
+        session.run("python", *SPREAD, *(session.posargs or without(HEAVY)), env=WHEEL_ONLY)
 
 
 @nox.session(requires=["build"])
@@ -191,7 +201,7 @@ def minimum(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(lowest), "utf-8")
     session.install(wheel(), *group("tests"), "--constraint", str(constraints))
-    session.run("python", *SPREAD, *session.posargs, env=WHEEL_ONLY)
+    session.run("python", *SPREAD, *(session.posargs or without(HEAVY)), env=WHEEL_ONLY)
 
 
 @nox.session(requires=[f"tests-{OWN}"])
