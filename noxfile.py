@@ -172,7 +172,7 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS, requires=["build"])
 def tests(session: nox.Session) -> None:
-    """Run the tests on the wheel, all of them on nox's own Python; ``--`` gives pytest arguments."""
+    """Run the tests on the wheel, all on nox's own Python; arguments after ``--`` go to pytest."""
     session.install(wheel(), *group("tests"))
     if session.python == OWN and not session.posargs:
         session.run("coverage", "erase")
