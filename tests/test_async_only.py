@@ -189,6 +189,43 @@ async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
     assert heard == ["begin", "begin", "end"]
 
 
+async def restart(*_: object) -> str:
+    """Cancel a task of one's own, and wait for it, as who starts a stream anew does."""
+    task = asyncio.create_task(asyncio.sleep(PATIENCE))
+    task.cancel()
+    await task
+    return "never"
+
+
+def test_a_listener_that_waits_for_a_cancelled_task_keeps_nobody() -> None:
+    """On asyncio that looks as if the listener itself had been cancelled; the others are told."""
+    heard: list[Token | None] = []
+
+    async def main() -> Token:
+        clock = FakeClock()
+        async with connected(FakeKoyeb(clock=clock), clock) as session:
+            session.on_token_change(restart)
+            session.on_token_change(heard.append)
+            token: Token = await session.login(ME, PASSWORD)
+            await async_idle()
+            return token
+
+    assert asyncio.run(main()) == heard[0]
+
+
+def test_credentials_that_wait_for_a_cancelled_task_give_no_token() -> None:
+    """The renewal fails with an error of ours, and nobody waits in vain."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        async with connected(FakeKoyeb(clock=clock), clock, credentials=restart) as session:
+            await session.current_token()
+
+    with pytest.raises(SessionExpiredError, match="gave no usable token") as caught:
+        asyncio.run(main())
+    assert str(caught.value.__cause__) == "what it waited for was cancelled"
+
+
 async def test_async_credentials_are_awaited_here() -> None:
     """An async provider runs on the event loop, and may await what it likes."""
     clock = FakeClock()
