@@ -60,7 +60,7 @@ def _from_cli(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
         return NotSignedInError(f"{where} is not there") if named else {}
     except (OSError, UnicodeDecodeError) as exc:
         return NotSignedInError(f"{where} cannot be read: {type(exc).__name__}")
-    value: object = _yaml(text) if text.strip() else {}
+    value = _yaml(text)
     if not isinstance(value, dict):
         return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
     fields = cast("dict[object, object]", value)
@@ -78,7 +78,7 @@ def _home(environ: Mapping[str, str]) -> Path:
     try:
         return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     except RuntimeError:  # the system does not know the user, as in some containers
-        return Path("~")  # which is not there
+        return Path("/", "~")  # which is not there
 
 
 def _yaml(text: str) -> object:
@@ -88,6 +88,7 @@ def _yaml(text: str) -> object:
         message = "reading the Koyeb CLI's file needs: pip install koyeb-session[cli-config]"
         raise ImportError(message, name="yaml") from exc
     try:
-        return yaml.safe_load(text)
+        value: object = yaml.safe_load(text)
     except yaml.YAMLError:
         return None  # its message quotes the file
+    return {} if value is None else value  # which is empty, but for comments

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import inspect
 import math
 import os
 import runpy
@@ -25,15 +26,33 @@ import httpx
 import pytest
 import trio
 
-from koyeb_session import AsyncSessionClient, MemoryTokenStore, SessionClient, Token, _network
+from koyeb_session import (
+    AsyncSessionClient,
+    MemoryTokenStore,
+    RateLimitedError,
+    SessionClient,
+    Token,
+    TransportTimeoutError,
+    _network,
+)
 from koyeb_session._concurrency import async_flights, places
 from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
-from koyeb_session._concurrency.async_deadlines import async_deadline, async_read_raw
+from koyeb_session._concurrency.async_deadlines import (
+    async_deadline,
+    async_first_part,
+    async_read_raw,
+)
 from koyeb_session._concurrency.async_flights import AsyncFlight
 from koyeb_session._concurrency.async_http import async_http_transport
 from koyeb_session._concurrency.async_waiting import AsyncLock, AsyncPulse, async_sleep
 from koyeb_session._concurrency.calls import call, call_blocking, in_thread
-from koyeb_session._concurrency.deadlines import deadline, ends, read_raw, remaining, share
+from koyeb_session._concurrency.deadlines import (
+    deadline,
+    ends,
+    first_part,
+    read_raw,
+    remaining,
+)
 from koyeb_session._concurrency.flights import Flight
 from koyeb_session._concurrency.http import http_transport
 from koyeb_session._concurrency.places import async_place, atomic, place
@@ -771,11 +790,11 @@ def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> 
 
 
 def test_read_raw_ends_with_the_deadline() -> None:
-    """A body that drips in on the user's own connections is not read for ever."""
+    """A body that drips in on the user's own connections is read once more, and not for ever."""
     stream = Chunks(9)
     with deadline(0), pytest.raises(httpx.ReadTimeout, match="too long"):
         read_raw(httpx.Response(200, stream=stream), 100)
-    assert stream.taken == 1
+    assert stream.taken == 2
     with deadline(60):
         assert len(read_raw(httpx.Response(200, stream=Chunks(9)), 100)) == 45
 
@@ -902,13 +921,13 @@ def test_transports_share_one_tls_context() -> None:
 def test_a_share_of_a_deadline_is_given_back() -> None:
     """What follows the first part has what is left, and the deadline is the one that it was."""
     with deadline(60):
-        with share(30) as over:
+        with first_part(30) as over:
             assert 29 < remaining(100) <= 30
             over()
             assert 59 < remaining(100) <= 60
             over()
         assert 59 < remaining(100) <= 60
-        with share(90):
+        with first_part(90):
             assert 59 < remaining(100) <= 60
     assert remaining(100) == 100
 
@@ -916,7 +935,7 @@ def test_a_share_of_a_deadline_is_given_back() -> None:
 def test_what_cannot_be_stopped_takes_nothing_from_what_follows() -> None:
     """The deadline has passed in the first part: there is as much time again."""
     with deadline(0):
-        with share(30):
+        with first_part(30):
             assert remaining(100) < 1
         assert 29 < remaining(100) <= 30
     assert ends.get() == math.inf
@@ -941,6 +960,63 @@ def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
     ) as session:
         assert session.refresh() == session.token
         assert session.http.get("/v1/apps").status_code == 200
+
+
+def test_an_exchange_that_all_share_is_not_cut_by_the_deadline_of_one() -> None:
+    """A session may be another one's credentials, which has less time."""
+    fake = FakeKoyeb()
+    fake.fail("refresh", Fault(latency=0.08))
+    with (
+        SessionClient(transport=fake.transport, token=fake.issue_token()) as theirs,
+        SessionClient(
+            transport=fake.transport, credentials=theirs.refresh, timeout=0.02
+        ) as session,
+    ):
+        with pytest.raises(TransportTimeoutError):
+            session.current_token()
+        until(lambda: theirs.token is not None and fake.live_tokens() == [theirs.token.id])
+
+
+def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have gone on without it: what it does would be done twice."""
+    done: list[str] = []
+    flight = Flight(lambda: done.append("late"), seconds=0.01)
+    monkeypatch.setattr(time, "monotonic", lambda: math.inf)
+    assert not flight.alive
+    flight._run()
+    assert done == []
+    assert flight._landed.is_set()
+
+
+def test_an_operation_with_no_time_left_is_not_slept_for() -> None:
+    """Inside of another session's credentials: the reply that there is counts."""
+    fake = FakeKoyeb()
+    fake.fail("login_method", Fault(status=429, headers={"Retry-After": "2"}))
+    session = SessionClient(transport=fake.transport)
+    with deadline(0.05), pytest.raises(RateLimitedError):
+        session.login_method("me@example.com")
+    session.close()
+
+
+def test_a_reply_that_is_complete_at_the_deadline_counts() -> None:
+    """It may be the session's token."""
+
+    class Late(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            ends.set(0.0)
+            yield b"whole"
+
+    with deadline(60):
+        assert read_raw(httpx.Response(200, stream=Late()), 100) == b"whole"
+
+
+async def test_the_first_part_ends_late_in_the_round_of_its_deadline() -> None:
+    """What it waited for came while the event loop stalled: the deadline holds all the same."""
+    with async_first_part(PATIENCE) as over:
+        scope: Any = inspect.getclosurevars(over).nonlocals["scope"]
+        scope.cancel()
+        with pytest.raises(TimeoutError):
+            over()
 
 
 def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:

@@ -18,7 +18,7 @@ from .._arguments import (
     wrong_timeout,
 )
 from .._environment import settings
-from .._errors import AuthenticationError
+from .._errors import AuthenticationError, TransportTimeoutError
 from .._models import Token
 from .._origins import origins
 from .._outcomes import unwrap
@@ -556,6 +556,8 @@ class AsyncSessionClient:
         outcome = await self._sender.send(build(signed.token), timeout=_left(ends))
         if not isinstance(outcome, AuthenticationError):
             return outcome
+        if time.monotonic() > ends:
+            return TransportTimeoutError("the token was refused, and no time is left to renew it")
         newer = await self._keeper.replacement(signed, _left(ends))
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer

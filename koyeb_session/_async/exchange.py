@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import _operations as operations
 from .._arguments import adopted
-from .._concurrency.async_deadlines import async_deadline, async_share
+from .._concurrency.async_deadlines import async_deadline, async_first_part
 from .._errors import (
     AuthenticationError,
     EndpointGoneError,
@@ -18,7 +19,7 @@ from .._errors import (
 )
 from .._log import Span, log
 from .._models import Token
-from .._outcomes import caused, nothing_sent, store_error
+from .._outcomes import caused, nothing_sent, store_error, unasked
 from .._snapshot import Obtained, Phase, Snapshot
 from .._state import SUPERSEDED
 from .stores import async_no_store
@@ -74,58 +75,49 @@ class AsyncExchange:
             patient: Whether callers have nothing else to use, so that a refresh is worth retrying.
             timeout: Seconds that each operation may take.
         """
+        commit = partial(self._committed, state, old, fence, patient=patient, timeout=timeout)
         if not self.has_store:
-            return await self._committed(state, old, fence, None, patient=patient, timeout=timeout)
+            return await commit(None)
         store = self.store
+        outcome: Snapshot | KoyebSessionError | None = None
         try:
-            with async_share(timeout / 2) as ready:  # the service has to be asked, too
+            with async_first_part(timeout / 2) as over:  # the service has to be asked, too
                 async with store.lock():
                     saved = await self.saved(old)
-                    ready()
-                    outcome = await self._committed(
-                        state, old, fence, saved, patient=patient, timeout=timeout
-                    )
+                    over()
+                    outcome = await commit(saved)
                     if saved is None and isinstance(outcome, Snapshot):
                         state.missed(outcome)  # also if the deadline, or a killed loop, ends this
                         await store.save(outcome.token)
                         state.take_missed()
                     return outcome
         except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
-            late = f"used within {timeout / 2:g} s"
-            error = store_error(late if isinstance(exc, TimeoutError) else "used", exc)
+            late = isinstance(exc, TimeoutError)
+            error = store_error(f"used within {timeout / 2:g} s" if late else "used", exc)
+            held = late or isinstance(error.__cause__, TimeoutError)
         if state.snapshot is not old:
             state.missed(state.snapshot)
             log.warning("the renewed token is kept in memory only: %s", error)
             return state.snapshot or error
-        if old is not None and old.phase(self._clock) < Phase.HARD and not patient:
-            return error  # others may be renewing it behind the same lock, and there is time
-        log.warning("the token is renewed without its store: %s", error)
-        outcome = await self._committed(state, old, fence, None, patient=patient, timeout=timeout)
-        if isinstance(outcome, Snapshot):
-            state.missed(outcome)
-        elif isinstance(outcome, NotSignedInError | SessionExpiredError):
-            told = error if nothing_sent(outcome) else outcome
-            return await self._last_look(state, old, fence, told, timeout=timeout)
-        return outcome
-
-    async def _last_look(
-        self,
-        state: SessionState,
-        old: Snapshot | None,
-        fence: int,
-        error: KoyebSessionError,
-        *,
-        timeout: float,
-    ) -> Snapshot | KoyebSessionError:
-        """Take over what others have renewed behind a lock that was not to be had."""
-        try:
-            with async_deadline(timeout / 4):
-                saved = await self.saved(old)
-        except Exception:  # noqa: BLE001 - the first error says what is wrong with the store
-            return error
+        if outcome is not None:
+            return outcome  # the service was asked: it is not asked again
+        saved = await self._seen(old, timeout / 4)
         if saved is None:
-            return error
-        return await self._committed(state, old, fence, saved, patient=False, timeout=timeout)
+            if not _goes_on(state, old, held=held, patient=patient):
+                return error
+            log.warning("the token is renewed without its store: %s", error)
+        outcome = await commit(saved)
+        if saved is None and isinstance(outcome, Snapshot):
+            state.missed(outcome)
+        return error if nothing_sent(outcome) else outcome
+
+    async def _seen(self, old: Snapshot | None, seconds: float) -> Obtained | None:
+        """Look for what others have renewed, without a lock that was not to be had."""
+        try:
+            with async_deadline(seconds):
+                return await self.saved(old)
+        except Exception:  # noqa: BLE001 - the first error says what is wrong with the store
+            return None
 
     async def _committed(
         self,
@@ -232,9 +224,22 @@ class AsyncExchange:
                 return error
         if saved is None or (old is not None and saved.id == old.token.id):
             return None
-        if isinstance(adopted(saved, self._clock.time()), Exception):
-            return None  # it has expired
         return await self.revoke(saved, timeout)
+
+
+def _goes_on(state: SessionState, old: Snapshot | None, *, held: bool, patient: bool) -> bool:
+    """
+    Decide whether to renew without the store, which may cost others the session.
+
+    Whoever holds the lock may be exchanging the same token, for as long as its timeout: twice in a
+    row as long as we wait. An expired token is not exchanged, but replaced by signing in.
+    """
+    phase = Phase.EXPIRED if old is None else old.phase(state.clock)
+    if phase is Phase.EXPIRED:
+        return True
+    if held and (state.trouble is None or not unasked(state.trouble.error)):
+        return False
+    return patient or phase is Phase.HARD
 
 
 def _is_earlier(token: Token, other: Token) -> bool:

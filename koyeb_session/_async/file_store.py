@@ -105,7 +105,8 @@ class AsyncFileTokenStore:
             while not await async_in_thread(self._take, lock):
                 waits -= 1
                 if waits < 0:
-                    raise StoreError(f"{self._lock_path} is held for over {self._lock_timeout:g} s")
+                    message = f"{self._lock_path} is held for over {self._lock_timeout:g} s"
+                    raise StoreError(message) from TimeoutError()
                 await async_sleep(_PAUSE)
             yield
         finally:

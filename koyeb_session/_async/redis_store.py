@@ -167,7 +167,8 @@ class AsyncRedisTokenStore:
         except BaseException:
             gone = True
             raise
-        raise StoreError(f"the lock of the key {self._key} is held for over {_PATIENCE:g} s")
+        message = f"the lock of the key {self._key} is held for over {_PATIENCE:g} s"
+        raise StoreError(message) from TimeoutError()
 
     def _script(self, script: str, *arguments: str | int) -> tuple[str | int, ...]:
         return ("EVAL", script, 1, self._key, *arguments)

@@ -90,7 +90,7 @@ class AsyncSender:
                 sent=not isinstance(outcome.__cause__, _NEVER_SENT),
                 repeat=operation.repeat,
             )
-            if wait is None or wait >= ends - time.monotonic():
+            if wait is None or wait >= async_remaining(ends - time.monotonic()):
                 return outcome
             await async_sleep(wait)
             attempt += 1

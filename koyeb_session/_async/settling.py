@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._concurrency.async_deadlines import async_deadline
 from .._concurrency.async_flights import AsyncFlight, AsyncWork
+from .._concurrency.places import atomic
 from .._errors import KoyebSessionError, TransportTimeoutError
 from .._log import log
 from .._snapshot import Phase, Snapshot
@@ -53,13 +54,15 @@ class AsyncSettling:
 
     def _begin(self, work: AsyncWork[_Problem], seconds: float) -> AsyncFlight[_Problem]:
         flight = AsyncFlight(work, self._tell, seconds=seconds)
-        self._flights = (*(other for other in self._flights if other.alive), flight)
+        with atomic:
+            self._flights = (*(other for other in self._flights if other.alive), flight)
         return flight
 
     async def _leave(
         self, old: Snapshot | None, renewal: AsyncFlight[Any] | None, seconds: float
     ) -> _Problem:
         problem: _Problem = None
+        forgotten: _Problem = None
         try:
             with async_deadline(seconds):
                 # First, as a service that hangs must not keep the store from being emptied.
@@ -69,7 +72,7 @@ class AsyncSettling:
                 if renewal is not None and renewal.alive:  # what it still mints, it revokes
                     await renewal.join(seconds)
         except TimeoutError:
-            forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")
+            problem = TransportTimeoutError(f"logout: not done within {seconds:g} s")
         log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,10 +21,16 @@ def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
 
 
 @contextlib.contextmanager
-def async_share(seconds: float) -> Generator[Callable[[], None]]:
-    """Raise `TimeoutError` when it takes longer until what this gives is called."""
+def async_first_part(seconds: float) -> Generator[Callable[[], None]]:
+    """Raise `TimeoutError` when the block has not called what this gives in time."""
     with anyio.fail_after(seconds) as scope:
-        yield partial(setattr, scope, "deadline", math.inf)
+
+        def over() -> None:
+            if scope.cancel_called:  # in this very round of the event loop
+                raise TimeoutError
+            scope.deadline = math.inf
+
+        yield over
 
 
 def async_remaining(timeout: float) -> float:

@@ -38,11 +38,12 @@ def deadline(seconds: float) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def share(seconds: float) -> Generator[Callable[[], None]]:
+def first_part(seconds: float) -> Generator[Callable[[], None]]:
     """
-    Shorten the deadline until what this gives is called; no later than the end of the block.
+    Shorten the deadline until the block calls what this gives, or ends.
 
-    Foreign code cannot be stopped. Whatever it took, what follows has as many seconds again.
+    Foreign code cannot be stopped. Whatever it took, what follows has as many seconds again, if
+    need be beyond the deadline: by half of it, where the first part has half of it.
     """
     end = ends.get()
     first = min(end, time.monotonic() + seconds)
@@ -62,16 +63,19 @@ def read_raw(response: httpx.Response, limit: int) -> bytes:
     """
     Read a body as it comes; stop once there is more of it than ``limit`` bytes.
 
-    On a user's own connections the deadline is kept here, between reads.
+    On a user's own connections the deadline is kept here, between reads. What was complete at the
+    deadline is not thrown away, as it may be the session's token.
     """
     raw = bytearray()
+    late = False
     for chunk in response.iter_raw():
+        if late:
+            message = "the body took too long"
+            raise httpx.ReadTimeout(message)
         raw += chunk
         if len(raw) > limit:
             break
-        if time.monotonic() > ends.get():
-            message = "the body took too long"
-            raise httpx.ReadTimeout(message)
+        late = time.monotonic() > ends.get()
     return bytes(raw)
 
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
 
-from .deadlines import remaining
-from .places import place
+from .deadlines import ends, remaining
+from .places import atomic, place
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Flight(Generic[T]):
         self._then = then
         self._seconds = seconds
         self._place = place()
-        self._ends = time.monotonic() + seconds
+        self._ends = time.monotonic() + seconds * 1.5  # see `deadlines.first_part`
         self._begun = False
         self._landed = threading.Event()
         self.outcome: T | None = None
@@ -49,6 +49,7 @@ class Flight(Generic[T]):
     def start(self) -> None:
         """Let it run by itself."""
         context = contextvars.copy_context()
+        context.run(ends.set, math.inf)  # it has a deadline of its own
         thread = threading.Thread(
             target=context.run, args=(self._run,), name="koyeb-session", daemon=True
         )
@@ -59,7 +60,7 @@ class Flight(Generic[T]):
 
     def lead(self, timeout: float = math.inf) -> T | None:
         """Run it here; who has less time than it may take waits for it, as the others do."""
-        if timeout < self._seconds:
+        if remaining(timeout) < self._seconds:
             self.start()
             return self.join(timeout)
         self._run()
@@ -72,7 +73,11 @@ class Flight(Generic[T]):
         return self.outcome
 
     def _run(self) -> None:
-        self._begun = True
+        with atomic:
+            self._begun = self.alive
+        if not self._begun:  # it comes so late that others have gone on without it
+            self._landed.set()
+            return
         try:
             self.outcome = self._work()
         finally:

@@ -107,7 +107,8 @@ class FileTokenStore:
             while not in_thread(self._take, lock):
                 waits -= 1
                 if waits < 0:
-                    raise StoreError(f"{self._lock_path} is held for over {self._lock_timeout:g} s")
+                    message = f"{self._lock_path} is held for over {self._lock_timeout:g} s"
+                    raise StoreError(message) from TimeoutError()
                 sleep(_PAUSE)
             yield
         finally:

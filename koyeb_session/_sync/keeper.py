@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,13 +38,13 @@ class TokenKeeper:
     flight: no caller owns it, so cancelling one neither stops nor loses it.
     """
 
-    __slots__ = ("_exchange", "_flight", "_pulses", "_settled", "_timeout", "listeners", "state")
+    __slots__ = ("_exchange", "_flight", "_pulses", "_settling", "_timeout", "listeners", "state")
 
     def __init__(self, state: SessionState, exchange: Exchange, timeout: float) -> None:
         self._exchange = exchange
         self._flight: Flight[Outcome] | None = None
         self._pulses: tuple[Pulse, ...] = ()
-        self._settled: Settling | None = None
+        self._settling: Settling | None = None
         self._timeout = timeout
         self.listeners: Listeners | None = None
         self.state: SessionState = state
@@ -111,19 +112,22 @@ class TokenKeeper:
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
         seconds = timeout or self._timeout
-        while True:
+        left, ends = seconds, time.monotonic() + seconds
+        fence = self.state.fence
+        while fence == self.state.fence:
             flight, first = self._board(old, max(seconds, self._timeout), patient=patient)
             if flight is None:
-                return self.state.snapshot or SUPERSEDED
-            outcome = flight.lead(seconds) if first else flight.join(seconds)
+                break
+            outcome = flight.lead(left) if first else flight.join(left)
             if outcome is None and flight.alive:
                 return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
-            if flight.about is not old:
-                continue
-            if first or not patient or not (unasked(outcome) or outcome is SUPERSEDED):
+            is_anothers = patient and not first and (unasked(outcome) or outcome is SUPERSEDED)
+            if flight.about is old and not is_anothers:
                 return outcome
+            left = ends - time.monotonic()
+        return self.state.snapshot or SUPERSEDED
 
     def _board(
         self, old: Snapshot | None, seconds: float, *, patient: bool = False
@@ -170,23 +174,23 @@ class TokenKeeper:
         if outcome is SUPERSEDED and obtained.minted:
             self._exchange.revoke(obtained.token)
         if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            self._settling.save(outcome, seconds)
+            self.settling.save(outcome, seconds)
         return outcome
 
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
         old = self.state.clear()
-        return self._settling.leave(old, self._flight, timeout or self._timeout)
+        return self.settling.leave(old, self._flight, timeout or self._timeout)
 
     @property
-    def _settling(self) -> Settling:
+    def settling(self) -> Settling:
         """Made when first needed, which it never is for most of a service's callers."""
         from .settling import Settling  # noqa: PLC0415 - see above
 
         with atomic:
-            if self._settled is None:
-                self._settled = Settling(self.state, self._exchange, self._tell)
-            return self._settled
+            if self._settling is None:
+                self._settling = Settling(self.state, self._exchange, self._tell)
+            return self._settling
 
     # Life cycle
 
@@ -199,14 +203,16 @@ class TokenKeeper:
     def keep(self, running: Callable[[], bool]) -> None:
         """Renew ahead of need while ``running()``."""
         pulse = Pulse()
-        self._pulses = (*self._pulses, pulse)
+        with atomic:
+            self._pulses = (*self._pulses, pulse)
         try:
             while running():
                 self.current(settled=True)
                 self.catch_up()
                 pulse.sleep(self.state.next_look)
         finally:
-            self._pulses = tuple(other for other in self._pulses if other is not pulse)
+            with atomic:
+                self._pulses = tuple(other for other in self._pulses if other is not pulse)
 
     def catch_up(self) -> None:
         """Save what the store could not be told of."""
@@ -216,14 +222,14 @@ class TokenKeeper:
     def _late(self) -> Flight[KoyebSessionError | None] | None:
         """Return what saves the token that the store missed."""
         missed = self.state.take_missed()
-        return None if missed is None else self._settling.save_late(missed, self._timeout)
+        return None if missed is None else self.settling.save_late(missed, self._timeout)
 
     def drain(self) -> None:
         """Wait for what is under way, each at most for its deadline; save what is not saved yet."""
         if self._flight is not None and self._flight.alive:
             self._flight.join()
-        if self._settled is not None:
-            self._settled.drain()
+        if self._settling is not None:
+            self._settling.drain()
         self.catch_up()
         self.wake()
 

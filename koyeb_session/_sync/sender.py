@@ -92,7 +92,7 @@ class Sender:
                 sent=not isinstance(outcome.__cause__, _NEVER_SENT),
                 repeat=operation.repeat,
             )
-            if wait is None or wait >= ends - time.monotonic():
+            if wait is None or wait >= remaining(ends - time.monotonic()):
                 return outcome
             sleep(wait)
             attempt += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._concurrency.deadlines import deadline
 from .._concurrency.flights import Flight, Work
+from .._concurrency.places import atomic
 from .._errors import KoyebSessionError, TransportTimeoutError
 from .._log import log
 from .._snapshot import Phase, Snapshot
@@ -53,11 +54,13 @@ class Settling:
 
     def _begin(self, work: Work[_Problem], seconds: float) -> Flight[_Problem]:
         flight = Flight(work, self._tell, seconds=seconds)
-        self._flights = (*(other for other in self._flights if other.alive), flight)
+        with atomic:
+            self._flights = (*(other for other in self._flights if other.alive), flight)
         return flight
 
     def _leave(self, old: Snapshot | None, renewal: Flight[Any] | None, seconds: float) -> _Problem:
         problem: _Problem = None
+        forgotten: _Problem = None
         try:
             with deadline(seconds):
                 # First, as a service that hangs must not keep the store from being emptied.
@@ -67,7 +70,7 @@ class Settling:
                 if renewal is not None and renewal.alive:  # what it still mints, it revokes
                     renewal.join(seconds)
         except TimeoutError:
-            forgotten = TransportTimeoutError(f"logout: not done within {seconds:g} s")
+            problem = TransportTimeoutError(f"logout: not done within {seconds:g} s")
         log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)

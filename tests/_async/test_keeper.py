@@ -901,27 +901,17 @@ async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: C
     assert [operation for operation, _ in log(fake)] == ["logout", "logout"]
 
 
-async def test_a_logout_sends_nothing_for_a_stored_token_that_has_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """There is nothing to revoke in it; the store is emptied all the same."""
-    store = AsyncMemoryTokenStore()
-    await store.save(await connect().login(ME, PASSWORD))
-    clock.advance(DAY)
-    session = connect(token=fake.issue_token(), store=store)
-    await session.logout()
-    assert await store.load() is None
-    assert [operation for operation, _ in log(fake)] == ["login", "logout"]
-
-
 async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """How long the token has been held says that it is good, not what this machine's clock says."""
     ahead = FakeClock(datetime.fromtimestamp(clock.time(), UTC) + 2 * DAY)
+    store = AsyncMemoryTokenStore()
     session = connect(clock=ahead)
     await session.login(ME, PASSWORD)
+    await connect(clock=ahead, store=store).login(ME, PASSWORD)
     await session.logout()
+    await connect(clock=ahead, store=store).logout()
     assert fake.live_tokens() == []
 
 
@@ -995,6 +985,29 @@ async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
         await leaving.result()
         token = await late.result()
     assert fake.live_tokens() == [token.id] == [held(session)]
+
+
+async def test_a_logout_is_not_undone_by_who_waited_for_a_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who asked for a renewal before the logout does not sign in after it."""
+    session = connect(credentials=PASSWORDS)
+    gate = Gate()
+    fake.fail("login", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        first = background.start(session.current_token)
+        await async_arrived(gate)
+        second = background.start(session.refresh)
+        await background.settled()
+        leaving = background.start(session.logout)
+        await background.settled()
+        gate.open()
+        for job in (first, second):
+            with pytest.raises(NotSignedInError):
+                await job.result()
+        await leaving.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
 
 
 async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
@@ -1602,6 +1615,20 @@ async def test_a_logout_tells_when_the_store_still_holds_the_token(
     assert caught.value.__cause__.__traceback__ is None
     assert session.token is None
     assert fake.live_tokens() == []
+
+
+async def test_a_logout_tells_of_the_store_when_the_service_hangs(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the service did not answer in time is no reason to hide it."""
+    store = BrokenStore()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    store.broken.add("delete")
+    fake.fail("logout", Fault(gate=Gate()), times=2)
+    with pytest.raises(TransportTimeoutError):
+        await session.logout(timeout=0.05)
+    assert "the token may still be in the store: the token store could not be" in caplog.text
 
 
 async def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(

@@ -8,6 +8,7 @@ import copy
 import gc
 import math
 import pickle
+import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -369,6 +370,25 @@ def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
         session.new_session()
     assert isinstance(caught.value.__cause__, AuthenticationError)
     assert operations(fake) == ["login", "new_session", "refresh"]
+
+
+def test_new_session_has_no_time_to_renew_what_is_refused_late(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The session has not ended: its caller was in a hurry."""
+
+    class Slow(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            ends = time.monotonic() + 0.02
+            while time.monotonic() <= ends:
+                pass
+            return fake.transport.handle_request(request)
+
+    session = connect(token=fake.issue_token(), transport=Slow())
+    fake.revoke_all()
+    with pytest.raises(TransportTimeoutError):
+        session.new_session(timeout=0.01)
+    assert fake.exchanges() == 0
 
 
 def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import timedelta
 
 import httpx
 import pytest
 
 from koyeb_session import (
+    InvalidCredentialsError,
     KoyebSessionError,
     MemoryTokenStore,
     NotSignedInError,
@@ -24,6 +25,7 @@ from koyeb_session import (
     SessionExpiredError,
     StoreError,
     Token,
+    TransportError,
     TransportTimeoutError,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
@@ -111,19 +113,43 @@ def test_a_timeout_of_the_caller_holds_without_the_store(fake: FakeKoyeb, connec
     assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
 
 
-def test_a_store_that_is_locked_leaves_time_for_the_exchange(
+def test_a_store_that_stays_locked_leaves_time_for_the_exchange(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half of it; a refresh that is sent with no time left would lose the token."""
+    """Half of it; who holds the lock for longer than any exchange takes has been killed, say."""
     stopwatch = Stopwatch(fake)
     store = MemoryTokenStore()
     session = connect(transport=stopwatch, token=fake.issue_token(), store=store, timeout=0.2)
     with store.lock():
+        with pytest.raises(StoreError, match=r"could not be used within 0\.1 s"):
+            session.refresh()
+        assert stopwatch.allowed == []
         assert session.refresh() == session.token
     (seconds,) = stopwatch.allowed
     assert 0.05 < seconds <= 0.1
     assert (session.http.get("/v1/apps")).status_code == 200
-    assert "the token store could not be used within 0.1 s" in caplog.text
+    assert "the token is renewed without its store" in caplog.text
+
+
+def test_a_slow_exchange_under_the_lock_is_not_made_twice(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It may take longer than others wait for the lock: they use what they have meanwhile."""
+    store = MemoryTokenStore()
+    old = fake.issue_token()
+    quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
+    clock.advance(DAY - timedelta(seconds=30))
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request"))
+    with Background() as background:
+        job = background.start(slow.current_token)
+        arrived(gate)
+        assert (quick.current_token()).id == old
+        gate.open()
+        newer = job.result()
+    clock.advance(20)
+    assert quick.current_token() == newer
+    assert fake.exchanges() == 1
 
 
 def test_what_is_renewed_behind_a_held_lock_is_taken_over(
@@ -137,7 +163,32 @@ def test_what_is_renewed_behind_a_held_lock_is_taken_over(
     store.save(newer)
     with store.lock():
         assert session.refresh() == newer
-    assert count(fake, "refresh") == 2
+    assert count(fake, "refresh") == 1
+
+
+class Unlockable(MemoryTokenStore):
+    """A store whose lock cannot be given back."""
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Raise at the end."""
+        yield
+        message = "gone"
+        raise OSError(message)
+
+
+def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The service has answered, or its reply is lost, whatever the store does then."""
+    session = connect(token=fake.issue_token(), store=Unlockable())
+    fake.fail("refresh", Fault(reset=True, processed=True))
+    with pytest.raises(TransportError):
+        session.refresh()
+    wrong = PasswordCredentials(ME, "wrong")
+    with pytest.raises(InvalidCredentialsError):
+        connect(credentials=wrong, store=Unlockable()).current_token()
+    assert [request.operation for request in fake.requests] == ["refresh", "login"]
 
 
 @pytest.mark.parametrize("expired", [False, True])

@@ -889,27 +889,17 @@ def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect
     assert [operation for operation, _ in log(fake)] == ["logout", "logout"]
 
 
-def test_a_logout_sends_nothing_for_a_stored_token_that_has_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """There is nothing to revoke in it; the store is emptied all the same."""
-    store = MemoryTokenStore()
-    store.save(connect().login(ME, PASSWORD))
-    clock.advance(DAY)
-    session = connect(token=fake.issue_token(), store=store)
-    session.logout()
-    assert store.load() is None
-    assert [operation for operation, _ in log(fake)] == ["login", "logout"]
-
-
 def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """How long the token has been held says that it is good, not what this machine's clock says."""
     ahead = FakeClock(datetime.fromtimestamp(clock.time(), UTC) + 2 * DAY)
+    store = MemoryTokenStore()
     session = connect(clock=ahead)
     session.login(ME, PASSWORD)
+    connect(clock=ahead, store=store).login(ME, PASSWORD)
     session.logout()
+    connect(clock=ahead, store=store).logout()
     assert fake.live_tokens() == []
 
 
@@ -977,6 +967,29 @@ def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
         leaving.result()
         token = late.result()
     assert fake.live_tokens() == [token.id] == [held(session)]
+
+
+def test_a_logout_is_not_undone_by_who_waited_for_a_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who asked for a renewal before the logout does not sign in after it."""
+    session = connect(credentials=PASSWORDS)
+    gate = Gate()
+    fake.fail("login", Fault(gate=gate))
+    with Background() as background:
+        first = background.start(session.current_token)
+        arrived(gate)
+        second = background.start(session.refresh)
+        background.settled()
+        leaving = background.start(session.logout)
+        background.settled()
+        gate.open()
+        for job in (first, second):
+            with pytest.raises(NotSignedInError):
+                job.result()
+        leaving.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
 
 
 def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
@@ -1580,6 +1593,20 @@ def test_a_logout_tells_when_the_store_still_holds_the_token(
     assert caught.value.__cause__.__traceback__ is None
     assert session.token is None
     assert fake.live_tokens() == []
+
+
+def test_a_logout_tells_of_the_store_when_the_service_hangs(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the service did not answer in time is no reason to hide it."""
+    store = BrokenStore()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.broken.add("delete")
+    fake.fail("logout", Fault(gate=Gate()), times=2)
+    with pytest.raises(TransportTimeoutError):
+        session.logout(timeout=0.05)
+    assert "the token may still be in the store: the token store could not be" in caplog.text
 
 
 def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(

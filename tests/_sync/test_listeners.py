@@ -221,9 +221,9 @@ def test_a_session_without_listeners_settles_nothing(fake: FakeKoyeb, connect: C
     """A login with neither listeners nor a store starts nothing of its own."""
     session = connect()
     session.login(ME, PASSWORD)
-    assert session._keeper._settled is None
+    assert session._keeper._settling is None
     session.on_token_change(lambda _: None)
     session.login(ME, PASSWORD)
-    assert len(session._keeper._settling._flights) == 1
+    assert len(session._keeper.settling._flights) == 1
     session.login(ME, PASSWORD)
-    assert len(session._keeper._settling._flights) == 1
+    assert len(session._keeper.settling._flights) == 1

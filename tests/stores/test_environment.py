@@ -110,7 +110,7 @@ def test_named_file_that_is_no_use_is_an_error(
     assert_no_secret(SECRET, error)
 
 
-@pytest.mark.parametrize("text", ["debug: true\n", "", "\n"])
+@pytest.mark.parametrize("text", ["debug: true\n", "", "\n", "# nothing yet\n", "---\n", "null"])
 def test_file_in_the_home_without_a_token_is_passed_over(home: Path, text: str) -> None:
     """The CLI's own file need not hold a token; nobody named it."""
     (home / ".koyeb.yaml").write_text(text)
