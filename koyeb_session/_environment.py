@@ -60,7 +60,7 @@ def _from_cli(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
         return NotSignedInError(f"{where} is not there") if named else {}
     except (OSError, UnicodeDecodeError) as exc:
         return NotSignedInError(f"{where} cannot be read: {type(exc).__name__}")
-    value = _yaml(text)
+    value: object = _yaml(text) if text.strip() else {}
     if not isinstance(value, dict):
         return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
     fields = cast("dict[object, object]", value)
@@ -81,14 +81,14 @@ def _home(environ: Mapping[str, str]) -> Path:
         return Path("/", "~")  # which is not there
 
 
-def _yaml(text: str) -> object:
+def _yaml(text: str) -> Any:
     try:
         yaml = import_module("yaml")
     except ImportError as exc:
         message = "reading the Koyeb CLI's file needs: pip install koyeb-session[cli-config]"
         raise ImportError(message, name="yaml") from exc
     try:
-        value: object = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return None  # its message quotes the file
     return {} if value is None else value  # which is empty, but for comments

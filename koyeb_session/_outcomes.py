@@ -12,7 +12,13 @@ import json
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError
+from ._errors import (
+    KoyebSessionError,
+    NotSignedInError,
+    SessionExpiredError,
+    StoreError,
+    TransportTimeoutError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,6 +95,11 @@ def store_error(what: str, exc: Exception) -> StoreError:
     # What the system says names a file; anything else may quote what the store holds.
     error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
     return error
+
+
+def not_renewed(seconds: float) -> TransportTimeoutError:
+    """Tell that a renewal, or the patience of who waits for it, has ended without a token."""
+    return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
 
 
 def unasked(outcome: object) -> bool:

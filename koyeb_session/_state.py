@@ -6,8 +6,6 @@ import math
 import random
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from ._concurrency.places import atomic
 from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
 from ._log import log, spell
@@ -95,10 +93,10 @@ class SessionState:
 
     def close(self) -> None:
         """Let the token be read, but not used any more."""
-        self.closed = True
-        snapshot = self.snapshot
-        if snapshot is not None:
-            self.snapshot = attrs.evolve(snapshot, soft=-math.inf)
+        with atomic:
+            self.closed = True
+            if self.snapshot is not None:
+                self.snapshot.look = -math.inf  # whoever asks for it is told
 
     def check_open(self) -> None:
         """
@@ -152,17 +150,17 @@ class SessionState:
     def missed(self, snapshot: Snapshot | None) -> None:
         """Note what the store could not be told of, so that a later request has it told."""
         self._missed = snapshot
-        if snapshot is not None:
+        if snapshot is not None and not self.closed:
             snapshot.look_again(self.clock)
 
     def take_missed(self) -> Snapshot | None:
         """Return what the store is still to be told of, once, if it is the session's token."""
         missed, self._missed = self._missed, None
-        held = self.snapshot  # another one of the same token once the session is closed
-        if missed is None or held is None or held.token is not missed.token:
+        if missed is None or missed is not self.snapshot:
             return None
-        held.look = held.soft
-        return held
+        if not self.closed:
+            missed.look = missed.soft
+        return missed
 
     def failed(self, error: KoyebSessionError, fence: int | None = None) -> None:
         """Note that a renewal has failed that began at ``fence``, so that the next one waits."""
@@ -228,7 +226,7 @@ class SessionState:
 
     def _swap(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
-            snapshot = attrs.evolve(snapshot, soft=-math.inf)
+            snapshot.look = -math.inf
         self.snapshot = snapshot
         self.trouble = self._refused = None
         self.signed_out = snapshot is None

@@ -189,6 +189,22 @@ async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
     assert heard == ["begin", "begin", "end"]
 
 
+async def test_a_store_that_hangs_leaves_time_for_the_exchange() -> None:
+    """Nobody else holds its lock, so that the token is exchanged without it."""
+
+    class Hanging(AsyncMemoryTokenStore):
+        async def load(self) -> Token | None:
+            await anyio.sleep_forever()
+            return None
+
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    old = fake.issue_token()
+    async with connected(fake, clock, token=old, store=Hanging(), timeout=0.2) as session:
+        assert (await session.refresh()).id != old
+        assert fake.live_tokens() == [session.token.id]
+
+
 async def restart(*_: object) -> str:
     """Cancel a task of one's own, and wait for it, as who starts a stream anew does."""
     task = asyncio.create_task(asyncio.sleep(PATIENCE))
@@ -213,12 +229,20 @@ def test_a_listener_that_waits_for_a_cancelled_task_keeps_nobody() -> None:
     assert asyncio.run(main()) == heard[0]
 
 
-def test_credentials_that_wait_for_a_cancelled_task_give_no_token() -> None:
+def fail() -> str:
+    """Do the same in a thread."""
+    return asyncio.run(restart())
+
+
+@pytest.mark.parametrize("credentials", [restart, fail])
+def test_credentials_that_wait_for_a_cancelled_task_give_no_token(
+    credentials: Callable[[], Any],
+) -> None:
     """The renewal fails with an error of ours, and nobody waits in vain."""
 
     async def main() -> None:
         clock = FakeClock()
-        async with connected(FakeKoyeb(clock=clock), clock, credentials=restart) as session:
+        async with connected(FakeKoyeb(clock=clock), clock, credentials=credentials) as session:
             await session.current_token()
 
     with pytest.raises(SessionExpiredError, match="gave no usable token") as caught:

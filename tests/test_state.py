@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -234,10 +233,12 @@ def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock
     state.close()
     assert state.closed
     assert state.summary == "closed"
-    assert state.snapshot is not None
-    assert state.snapshot.token is snapshot.token
-    assert state.snapshot.soft == -math.inf
-    assert state.snapshot.age(clock) >= state.snapshot.soft  # what the hot path asks
+    assert state.snapshot is snapshot
+    assert snapshot.is_due(clock)  # what the hot path asks
+    state.missed(snapshot)
+    assert snapshot.is_due(clock)
+    assert state.take_missed() is snapshot
+    assert snapshot.is_due(clock)
     with pytest.raises(RuntimeError) as info:
         state.check_open()
     assert str(info.value) == "the session client is closed: make another one"
@@ -250,7 +251,7 @@ def test_close_stays_when_a_renewal_ends_after_it(state: SessionState, clock: Fa
     commit(state, token(clock, token_id="new"), state.fence)
     assert state.snapshot is not None
     assert state.snapshot.token.id == "new"
-    assert state.snapshot.age(clock) >= state.snapshot.soft
+    assert state.snapshot.is_due(clock)
     state.clear()
     assert state.snapshot is None
 

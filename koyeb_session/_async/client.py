@@ -556,7 +556,7 @@ class AsyncSessionClient:
         outcome = await self._sender.send(build(signed.token), timeout=_left(ends))
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        if time.monotonic() > ends:
+        if time.monotonic() > ends and not self._state.is_final(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
         newer = await self._keeper.replacement(signed, _left(ends))
         if not isinstance(newer, Snapshot):

@@ -19,7 +19,7 @@ from .._errors import (
 )
 from .._log import Span, log
 from .._models import Token
-from .._outcomes import caused, nothing_sent, store_error, unasked
+from .._outcomes import caused, nothing_sent, store_error
 from .._snapshot import Obtained, Phase, Snapshot
 from .._state import SUPERSEDED
 from .stores import async_no_store
@@ -80,9 +80,11 @@ class AsyncExchange:
             return await commit(None)
         store = self.store
         outcome: Snapshot | KoyebSessionError | None = None
+        locked = False
         try:
             with async_first_part(timeout / 2) as over:  # the service has to be asked, too
                 async with store.lock():
+                    locked = True
                     saved = await self.saved(old)
                     over()
                     outcome = await commit(saved)
@@ -93,8 +95,7 @@ class AsyncExchange:
                     return outcome
         except Exception as exc:  # noqa: BLE001 - sending returns its errors: this is the store's
             late = isinstance(exc, TimeoutError)
-            error = store_error(f"used within {timeout / 2:g} s" if late else "used", exc)
-            held = late or isinstance(error.__cause__, TimeoutError)
+            error = store_error("used in time" if late else "used", exc)
         if state.snapshot is not old:
             state.missed(state.snapshot)
             log.warning("the renewed token is kept in memory only: %s", error)
@@ -103,7 +104,9 @@ class AsyncExchange:
             return outcome  # the service was asked: it is not asked again
         saved = await self._seen(old, timeout / 4)
         if saved is None:
-            if not _goes_on(state, old, held=held, patient=patient):
+            held = not locked and isinstance(error.__cause__, TimeoutError)
+            phase = Phase.EXPIRED if old is None else old.phase(self._clock)
+            if not _may_go_on(phase, held=held, patient=patient):
                 return error
             log.warning("the token is renewed without its store: %s", error)
         outcome = await commit(saved)
@@ -130,6 +133,8 @@ class AsyncExchange:
         timeout: float,
     ) -> Snapshot | KoyebSessionError:
         """Commit the token that the store has, or else a new one."""
+        if fence != state.fence:  # while the lock was waited for
+            return SUPERSEDED
         obtained = saved or await self._newer(old, patient=patient, timeout=timeout)
         if isinstance(obtained, KoyebSessionError):
             return obtained
@@ -201,8 +206,7 @@ class AsyncExchange:
             with async_deadline(timeout):
                 async with store.lock():
                     newer = await self.saved(snapshot) if late else None
-                    held = state.snapshot  # another one of the same token, if closed by now
-                    if held is not None and held.token is snapshot.token and newer is None:
+                    if state.snapshot is snapshot and newer is None:
                         await store.save(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             state.missed(snapshot)
@@ -219,27 +223,24 @@ class AsyncExchange:
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             error = store_error("emptied", exc)
             try:
-                await self.store.delete()  # better without the lock than not at all
+                with async_deadline(timeout / 4):
+                    await self.store.delete()  # better without the lock than not at all
             except Exception:  # noqa: BLE001 - see above; the first error says why
                 return error
-        if saved is None or (old is not None and saved.id == old.token.id):
+        found = None if saved is None else adopted(saved, 0.0)  # its expiry is the service's affair
+        if not isinstance(found, Token) or (old is not None and found.id == old.token.id):
             return None
-        return await self.revoke(saved, timeout)
+        return await self.revoke(found, timeout)
 
 
-def _goes_on(state: SessionState, old: Snapshot | None, *, held: bool, patient: bool) -> bool:
+def _may_go_on(phase: Phase, *, held: bool, patient: bool) -> bool:
     """
-    Decide whether to renew without the store, which may cost others the session.
+    Decide whether to go on without the store.
 
-    Whoever holds the lock may be exchanging the same token, for as long as its timeout: twice in a
-    row as long as we wait. An expired token is not exchanged, but replaced by signing in.
+    Whoever holds its lock may be exchanging the same token, and two exchanges may cost all the
+    session. An expired token is not exchanged, but replaced by signing in.
     """
-    phase = Phase.EXPIRED if old is None else old.phase(state.clock)
-    if phase is Phase.EXPIRED:
-        return True
-    if held and (state.trouble is None or not unasked(state.trouble.error)):
-        return False
-    return patient or phase is Phase.HARD
+    return phase is Phase.EXPIRED or (not held and (patient or phase is Phase.HARD))
 
 
 def _is_earlier(token: Token, other: Token) -> bool:

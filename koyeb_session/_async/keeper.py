@@ -10,9 +10,9 @@ from .._concurrency.async_deadlines import async_deadline
 from .._concurrency.async_flights import AsyncFlight
 from .._concurrency.async_waiting import AsyncPulse
 from .._concurrency.places import atomic
-from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
+from .._errors import KoyebSessionError, NotSignedInError, TransportError
 from .._log import log
-from .._outcomes import bare, caused, unasked
+from .._outcomes import bare, caused, not_renewed, unasked
 from .._snapshot import Obtained, Snapshot, Verdict
 from .._state import SUPERSEDED
 from .listeners import AsyncListeners
@@ -75,7 +75,9 @@ class AsyncTokenKeeper:
                     outcome = await self.renewed(old, timeout)
             if isinstance(outcome, KoyebSessionError):
                 return state.usable or state.ended(old, outcome)
-            if outcome is state.snapshot and (state.closed or not outcome.is_due(state.clock)):
+            if state.closed:
+                return state.usable or state.ended(old, None)
+            if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
 
     async def replacement(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
@@ -109,22 +111,21 @@ class AsyncTokenKeeper:
         """
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
-        seconds = timeout or self._timeout
-        left, ends = seconds, time.monotonic() + seconds
-        fence = self.state.fence
+        seconds = left = timeout or self._timeout
+        failed, fence, ends = None, self.state.fence, time.monotonic() + seconds
         while fence == self.state.fence:
             flight, first = self._board(old, max(seconds, self._timeout), patient=patient)
             if flight is None:
                 break
             outcome = await flight.lead(left) if first else await flight.join(left)
             if outcome is None and flight.alive:
-                return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+                return failed or not_renewed(seconds)
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             is_anothers = patient and not first and (unasked(outcome) or outcome is SUPERSEDED)
             if flight.about is old and not is_anothers:
                 return outcome
-            left = ends - time.monotonic()
+            failed, left = outcome, ends - time.monotonic()
         return self.state.snapshot or SUPERSEDED
 
     def _board(
@@ -152,14 +153,14 @@ class AsyncTokenKeeper:
                     self.state, old, fence, patient=patient, timeout=seconds
                 )
         except TimeoutError:
-            outcome = TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+            outcome = not_renewed(seconds)
         except Exception as exc:  # noqa: BLE001 - a clock of the user's may raise, or an error's text
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = caused(TransportError(text), bare(exc, str(exc)))
         held = self.state.snapshot
         if isinstance(outcome, Snapshot) or fence != self.state.fence:
             return held or SUPERSEDED
-        if held is not None and (old is None or held.token is not old.token):
+        if held is not None and held is not old:
             self.state.missed(held)  # the deadline came after the exchange
             log.warning("the renewed token is kept in memory only: %s", outcome)
             return held

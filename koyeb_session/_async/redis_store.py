@@ -207,6 +207,9 @@ def _answer(reply: tuple[Any] | None, timeout: float) -> Any:
         raise StoreError(f"Redis did not answer within {timeout:g} s")
     if isinstance(reply[0], Exception):
         error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
-        error.__cause__ = bare(reply[0], str(reply[0]))
+        text = str(reply[0])
+        # A `TimeoutError` would say that somebody holds the lock.
+        late = isinstance(reply[0], TimeoutError)
+        error.__cause__ = ConnectionError(text) if late else bare(reply[0], text)
         raise error
     return reply[0]

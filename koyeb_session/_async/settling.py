@@ -72,7 +72,8 @@ class AsyncSettling:
                 if renewal is not None and renewal.alive:  # what it still mints, it revokes
                     await renewal.join(seconds)
         except TimeoutError:
-            problem = TransportTimeoutError(f"logout: not done within {seconds:g} s")
+            late = TransportTimeoutError(f"logout: not done within {seconds:g} s")
+            problem = problem or late
         log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)

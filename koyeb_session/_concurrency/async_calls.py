@@ -19,19 +19,33 @@ Ts = TypeVarTuple("Ts")
 
 
 async def async_call(function: Callable[..., Any], *args: object) -> Any:
-    """Call a plain or an async function."""
-    return await _awaited(function(*args))
+    """
+    Call a plain or an async function.
+
+    Raises:
+        RuntimeError: It was cancelled and this task was not, as by waiting for a cancelled task.
+    """
+    try:
+        result = function(*args)
+        return await result if inspect.isawaitable(result) else result
+    except anyio.get_cancelled_exc_class() as exc:
+        if _is_cancelled():
+            raise
+        message = "what it waited for was cancelled"
+        raise RuntimeError(message) from exc
 
 
 async def async_call_blocking(function: Callable[[], Any]) -> Any:
     """Call a plain function, which may block, in a worker thread; await an async one."""
-    if _is_async(function):
-        return await _awaited(function())
-    # In a tuple, as trio refuses threads that return a coroutine.
-    (result,) = await anyio.to_thread.run_sync(
-        lambda: (function(),), abandon_on_cancel=True, limiter=_no_queue()
-    )
-    return await _awaited(result)
+
+    async def in_worker() -> Any:
+        # In a tuple, as trio refuses threads that return a coroutine.
+        (result,) = await anyio.to_thread.run_sync(
+            lambda: (function(),), abandon_on_cancel=True, limiter=_no_queue()
+        )
+        return await result if inspect.isawaitable(result) else result
+
+    return await async_call(function if _is_async(function) else in_worker)
 
 
 async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
@@ -39,24 +53,6 @@ async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
     shield = cast("AbstractContextManager[object, None]", anyio.CancelScope(shield=True))
     with shield:  # which nobody cancels, so that it swallows nothing
         return await anyio.to_thread.run_sync(function, *args, limiter=_no_queue())
-
-
-async def _awaited(result: Any) -> Any:
-    """
-    Wait for what a function has returned, if it is to be waited for.
-
-    Raises:
-        RuntimeError: It was cancelled and this task was not, as by waiting for a cancelled task.
-    """
-    if not inspect.isawaitable(result):
-        return result
-    try:
-        return await result
-    except anyio.get_cancelled_exc_class() as exc:
-        if _is_cancelled():
-            raise
-        message = "what it waited for was cancelled"
-        raise RuntimeError(message) from exc
 
 
 def _is_cancelled() -> bool:

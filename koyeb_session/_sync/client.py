@@ -554,7 +554,7 @@ class SessionClient:
         outcome = self._sender.send(build(signed.token), timeout=_left(ends))
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        if time.monotonic() > ends:
+        if time.monotonic() > ends and not self._state.is_final(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
         newer = self._keeper.replacement(signed, _left(ends))
         if not isinstance(newer, Snapshot):

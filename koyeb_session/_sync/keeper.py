@@ -12,9 +12,9 @@ from .._concurrency.deadlines import deadline
 from .._concurrency.flights import Flight
 from .._concurrency.places import atomic
 from .._concurrency.waiting import Pulse
-from .._errors import KoyebSessionError, NotSignedInError, TransportError, TransportTimeoutError
+from .._errors import KoyebSessionError, NotSignedInError, TransportError
 from .._log import log
-from .._outcomes import bare, caused, unasked
+from .._outcomes import bare, caused, not_renewed, unasked
 from .._snapshot import Obtained, Snapshot, Verdict
 from .._state import SUPERSEDED
 from .listeners import Listeners
@@ -77,7 +77,9 @@ class TokenKeeper:
                     outcome = self.renewed(old, timeout)
             if isinstance(outcome, KoyebSessionError):
                 return state.usable or state.ended(old, outcome)
-            if outcome is state.snapshot and (state.closed or not outcome.is_due(state.clock)):
+            if state.closed:
+                return state.usable or state.ended(old, None)
+            if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
 
     def replacement(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
@@ -111,22 +113,21 @@ class TokenKeeper:
         """
         if old is None and self.state.signed_out and not patient:
             return NotSignedInError("signed out: call login()")
-        seconds = timeout or self._timeout
-        left, ends = seconds, time.monotonic() + seconds
-        fence = self.state.fence
+        seconds = left = timeout or self._timeout
+        failed, fence, ends = None, self.state.fence, time.monotonic() + seconds
         while fence == self.state.fence:
             flight, first = self._board(old, max(seconds, self._timeout), patient=patient)
             if flight is None:
                 break
             outcome = flight.lead(left) if first else flight.join(left)
             if outcome is None and flight.alive:
-                return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+                return failed or not_renewed(seconds)
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             is_anothers = patient and not first and (unasked(outcome) or outcome is SUPERSEDED)
             if flight.about is old and not is_anothers:
                 return outcome
-            left = ends - time.monotonic()
+            failed, left = outcome, ends - time.monotonic()
         return self.state.snapshot or SUPERSEDED
 
     def _board(
@@ -152,14 +153,14 @@ class TokenKeeper:
                     self.state, old, fence, patient=patient, timeout=seconds
                 )
         except TimeoutError:
-            outcome = TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+            outcome = not_renewed(seconds)
         except Exception as exc:  # noqa: BLE001 - a clock of the user's may raise, or an error's text
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = caused(TransportError(text), bare(exc, str(exc)))
         held = self.state.snapshot
         if isinstance(outcome, Snapshot) or fence != self.state.fence:
             return held or SUPERSEDED
-        if held is not None and (old is None or held.token is not old.token):
+        if held is not None and held is not old:
             self.state.missed(held)  # the deadline came after the exchange
             log.warning("the renewed token is kept in memory only: %s", outcome)
             return held

@@ -55,7 +55,8 @@ class TokenStore(Protocol):
         ``timeout``; waiting for the lock and `load` have half of it. One object's lock is asked for
         by many at once. It is free again however the block ends, cancelled or not, and some time
         after its holder was killed. It need not be reentrant. Waiting for it must have an end: a
-        `TimeoutError`, or a `StoreError` with one as its cause, says that somebody else holds it.
+        `TimeoutError`, or a `StoreError` with one as its cause, says that somebody else holds it,
+        so that the token is not exchanged; any other error, that nobody can have it.
         """
         ...
 

@@ -1452,6 +1452,19 @@ async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect:
     assert saved == [held(session)]
 
 
+@pytest.mark.parametrize("kept", ["bäd", "a\nb", ""])
+async def test_a_logout_does_not_send_what_a_store_made_up(
+    fake: FakeKoyeb, connect: Connect, kept: str
+) -> None:
+    """The session's own token is revoked, whatever lies in the store."""
+    store = AsyncMemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store)
+    await store.save(Token(kept))
+    await session.logout()
+    assert fake.live_tokens() == []
+    assert [operation for operation, _ in log(fake)] == ["logout"]
+
+
 class UnspeakableError(OSError):
     """An error whose text cannot be had."""
 

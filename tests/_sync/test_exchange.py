@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Generator
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import pytest
@@ -42,6 +43,12 @@ PASSWORDS = PasswordCredentials(ME, PASSWORD)
 def count(fake: FakeKoyeb, operation: str) -> int:
     """Tell how many requests for an operation the service has received."""
     return sum(request.operation == operation for request in fake.requests)
+
+
+def held(session: SessionClient) -> str:
+    """Give the id of the token that a session holds."""
+    assert session.token is not None
+    return session.token.id
 
 
 class Stopwatch(httpx.BaseTransport):
@@ -113,22 +120,25 @@ def test_a_timeout_of_the_caller_holds_without_the_store(fake: FakeKoyeb, connec
     assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
 
 
-def test_a_store_that_stays_locked_leaves_time_for_the_exchange(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+def test_nothing_is_exchanged_beside_a_held_lock(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Half of it; who holds the lock for longer than any exchange takes has been killed, say."""
-    stopwatch = Stopwatch(fake)
+    """Whoever holds it may be exchanging the same token; an expired one is anybody's to replace."""
     store = MemoryTokenStore()
-    session = connect(transport=stopwatch, token=fake.issue_token(), store=store, timeout=0.2)
+    session = connect(token=fake.issue_token(), store=store, timeout=0.1, credentials=PASSWORDS)
+    clock.advance(DAY - timedelta(seconds=30))
     with store.lock():
-        with pytest.raises(StoreError, match=r"could not be used within 0\.1 s"):
-            session.refresh()
-        assert stopwatch.allowed == []
-        assert session.refresh() == session.token
-    (seconds,) = stopwatch.allowed
-    assert 0.05 < seconds <= 0.1
-    assert (session.http.get("/v1/apps")).status_code == 200
-    assert "the token is renewed without its store" in caplog.text
+        for _ in range(2):
+            with pytest.raises(StoreError, match="could not be used in time") as caught:
+                session.refresh()
+            assert caught.value.retryable
+            assert (session.http.get("/v1/apps")).status_code == 200
+            clock.advance(5)
+        assert count(fake, "refresh") == count(fake, "login") == 0
+        clock.advance(30)
+        assert (session.http.get("/v1/apps")).status_code == 200
+    assert count(fake, "refresh") == 0
+    assert count(fake, "login") == 1
 
 
 def test_a_slow_exchange_under_the_lock_is_not_made_twice(
@@ -164,6 +174,49 @@ def test_what_is_renewed_behind_a_held_lock_is_taken_over(
     with store.lock():
         assert session.refresh() == newer
     assert count(fake, "refresh") == 1
+
+
+def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a logout nobody signs in, and what a newer token has replaced is not exchanged."""
+    store = MemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store, credentials=PASSWORDS)
+    newer = connect(token=held(session)).refresh()
+    with Background() as background:
+        with store.lock():
+            job = background.start(session.refresh)
+            background.settled()
+            adopting = background.start(partial(session.use_token, newer))
+            background.settled()
+        assert (job.result()).id == (adopting.result()).id == newer.id
+        with store.lock():
+            job = background.start(session.refresh)
+            background.settled()
+            leaving = background.start(session.logout)
+            background.settled()
+        with pytest.raises(NotSignedInError):
+            job.result()
+        leaving.result()
+    assert [request.operation for request in fake.requests] == ["refresh", "logout"]
+
+
+def test_a_close_behind_a_held_lock_is_no_renewal(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Who waits is told that there is no token, and is not given the old one."""
+    store = MemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store, timeout=0.1)
+    clock.advance(DAY)
+    with Background() as background, store.lock():
+        jobs = [background.start(call) for call in (session.current_token, session.refresh)]
+        background.settled()
+        session.close()
+        for job in jobs:
+            with pytest.raises((SessionExpiredError, StoreError)):
+                job.result()
+    assert fake.requests == []
+    assert store.load() is None
 
 
 class Unlockable(MemoryTokenStore):
@@ -226,7 +279,7 @@ def test_a_locked_store_that_has_nothing_is_the_error(fake: FakeKoyeb, connect: 
     store = MemoryTokenStore()
     session = connect(store=store, timeout=0.1)
     with store.lock():
-        with pytest.raises(StoreError, match=r"could not be used within 0\.05 s"):
+        with pytest.raises(StoreError, match="could not be used in time"):
             session.current_token()
     assert fake.requests == []
 

@@ -1432,6 +1432,19 @@ def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Conne
     assert saved == [held(session)]
 
 
+@pytest.mark.parametrize("kept", ["bäd", "a\nb", ""])
+def test_a_logout_does_not_send_what_a_store_made_up(
+    fake: FakeKoyeb, connect: Connect, kept: str
+) -> None:
+    """The session's own token is revoked, whatever lies in the store."""
+    store = MemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store)
+    store.save(Token(kept))
+    session.logout()
+    assert fake.live_tokens() == []
+    assert [operation for operation, _ in log(fake)] == ["logout"]
+
+
 class UnspeakableError(OSError):
     """An error whose text cannot be had."""
 
