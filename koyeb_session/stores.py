@@ -10,6 +10,7 @@ refreshed, when
 
 - its process is killed after the exchange and before the save,
 - the store is away until the token is about to expire, so that each process renews for itself,
+- the lock is held until the token expires, as by a process that was stopped and not ended,
 - Redis loses its data while one process exchanges the token and another is about to.
 
 A store of your own has the four methods of :class:`TokenStore`, or of :class:`AsyncTokenStore`, and
@@ -90,7 +91,8 @@ What to mind:
   belongs to the block and not to the object.
 - A token's ``id`` is a secret of some thousand characters. Times are kept to the microsecond.
 - Machines that share a session have clocks that differ: where there are many, use the database's.
-- Whatever a method raises, the session goes on without the store. Do not wait long.
+- A `TimeoutError` of `lock` says that somebody else has it, and is renewing the token. Whatever
+  else a method raises, the session goes on without the store. Do not wait long.
 
 The async half must not block the event loop, not even where it is made, and gives the lock back
 although it is cancelled:
