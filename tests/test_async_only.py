@@ -21,6 +21,7 @@ from koyeb_session import (
     RetryPolicy,
     SessionClient,
     SessionExpiredError,
+    StoreError,
     Token,
     TransportError,
 )
@@ -203,6 +204,27 @@ async def test_a_store_that_hangs_leaves_time_for_the_exchange() -> None:
     async with connected(fake, clock, token=old, store=Hanging(), timeout=0.2) as session:
         assert (await session.refresh()).id != old
         assert fake.live_tokens() == [session.token.id]
+
+
+async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service() -> None:
+    """Neither its lock nor, once that was waited for, its deletion takes all of the time."""
+
+    class Hanging(AsyncMemoryTokenStore):
+        @asynccontextmanager
+        async def lock(self) -> AsyncGenerator[None]:
+            await anyio.sleep_forever()
+            yield
+
+        async def delete(self) -> None:
+            await anyio.sleep_forever()
+
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    token = fake.issue_token()
+    async with connected(fake, clock, token=token, store=Hanging()) as session:
+        with pytest.raises(StoreError, match="could not be emptied"):
+            await session.logout(timeout=0.2)
+    assert fake.live_tokens() == []
 
 
 async def restart(*_: object) -> str:
