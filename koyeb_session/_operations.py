@@ -39,8 +39,7 @@ T_co = TypeVar("T_co", covariant=True)
 _MESSAGE_LIMIT: Final = 500
 _ACCEPT: Final = (("Accept", "application/json"), ("Accept-Encoding", "identity"))
 _HEADERS: Final = (*_ACCEPT, ("User-Agent", "koyeb-session"))
-_url: Final = functools.lru_cache(maxsize=32)(httpx.URL)
-"""Parses a URL once; its query is not a part of it, as that says who signs in."""
+_PHASES: Final = ("connect", "read", "write", "pool")
 _NOT_DONE: Final = frozenset({429, 503})
 """What says that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
@@ -77,14 +76,19 @@ class Operation(Generic[T_co]):
 
     def request(self, base_url: str, timeout: float) -> httpx.Request:
         """Build the request; each phase of it may take ``timeout`` seconds."""
-        return httpx.Request(
+        url, host = _address(base_url + self.path)
+        body = self.body
+        length = () if body is None else (("Content-Length", str(len(body))),)
+        # With a stream httpx adds no headers by itself, which takes it as long as all the rest.
+        request = httpx.Request(
             self.method,
-            _url(base_url + self.path),
-            params=self.params,
-            headers=_HEADERS + self.headers,
-            content=self.body,
-            extensions={"timeout": httpx.Timeout(timeout).as_dict()},
+            url if self.params is None else url.copy_with(params=self.params),
+            headers=(host, *_HEADERS, *length, *self.headers),
+            stream=httpx.ByteStream(body or b""),
+            extensions={"timeout": dict.fromkeys(_PHASES, timeout)},
         )
+        request.read()  # as event hooks expect it
+        return request
 
     def outcome(self, reply: Reply, wall: float) -> T_co | KoyebSessionError:
         """Tell what a reply means that arrived at ``wall``."""
@@ -122,6 +126,13 @@ class Operation(Generic[T_co]):
     def _clean(self, text: str) -> str:
         text = scrub(text, self.secrets)[:_MESSAGE_LIMIT]
         return text.encode(errors="replace").decode()  # JSON can spell half a character
+
+
+@functools.lru_cache(maxsize=32)
+def _address(url: str) -> tuple[httpx.URL, tuple[bytes, bytes]]:
+    """Parse a URL once, and its ``Host``; a query is no part of it, as that says who signs in."""
+    parsed = httpx.URL(url)
+    return parsed, (b"Host", parsed.netloc)
 
 
 # What each one sends
@@ -174,6 +185,7 @@ def refresh(token: Token) -> Operation[Token]:
         read=_token,
         instead="give the client credentials= that bring a new token",
         headers=_bearer(token),
+        body=b"",
         secrets=(token.id,),
         repeat=_NOT_DONE,
     )
@@ -202,6 +214,7 @@ def new_session(token: Token) -> Operation[Token]:
         read=_token,
         instead="sign in once more with login() or credentials=",
         headers=_bearer(token),
+        body=b"",
         secrets=(token.id,),
     )
 

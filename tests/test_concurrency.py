@@ -762,7 +762,7 @@ class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
 async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
     """As soon as there is too much, no more is read."""
     stream = Chunks(pieces)
-    body = await async_read_raw(httpx.Response(200, stream=stream), 10)
+    body = await async_read_raw(stream, 10)
     assert body == (b"piece" * pieces)[:read]
     assert stream.taken == taken
 
@@ -772,7 +772,7 @@ def test_async_read_raw_stops_where_nothing_gives_way() -> None:
 
     async def main() -> tuple[int, int]:
         stream = Chunks(100, gives_way=False)
-        body = await async_read_raw(httpx.Response(200, stream=stream), 10)
+        body = await async_read_raw(stream, 10)
         return len(body), stream.taken
 
     assert asyncio.run(main()) == (15, 4)
@@ -784,7 +784,7 @@ def test_async_read_raw_stops_where_nothing_gives_way() -> None:
 def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
     """As soon as there is too much, no more is read."""
     stream = Chunks(pieces)
-    body = read_raw(httpx.Response(200, stream=stream), 10)
+    body = read_raw(stream, 10)
     assert body == (b"piece" * pieces)[:read]
     assert stream.taken == taken
 
@@ -793,10 +793,10 @@ def test_read_raw_ends_with_the_deadline() -> None:
     """A body that drips in on the user's own connections is read once more, and not for ever."""
     stream = Chunks(9)
     with deadline(0), pytest.raises(httpx.ReadTimeout, match="too long"):
-        read_raw(httpx.Response(200, stream=stream), 100)
+        read_raw(stream, 100)
     assert stream.taken == 2
     with deadline(60):
-        assert len(read_raw(httpx.Response(200, stream=Chunks(9)), 100)) == 45
+        assert len(read_raw(Chunks(9), 100)) == 45
 
 
 # The network
@@ -1007,7 +1007,7 @@ def test_a_reply_that_is_complete_at_the_deadline_counts() -> None:
             yield b"whole"
 
     with deadline(60):
-        assert read_raw(httpx.Response(200, stream=Late()), 100) == b"whole"
+        assert read_raw(Late(), 100) == b"whole"
 
 
 async def test_the_first_part_ends_late_in_the_round_of_its_deadline() -> None:

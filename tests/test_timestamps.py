@@ -146,11 +146,15 @@ def test_epoch_is_read_when_it_is_a_number_of_seconds(seconds: object, at: datet
     [
         (EPOCH, 0.0),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777.0),
+        ("Sun,  6 Nov 1994 08:49:37 GMT", 784_111_777.0),
         ("Sun, 06 Nov 1994 09:49:37 +0100", 784_111_777.0),
+        ("Sun, 06 Nov 1994 08:49:37 EST", 784_129_777.0),
         ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777.0),  # RFC 850
         ("Sun Nov  6 08:49:37 1994", 784_111_777.0),  # asctime, without a zone
         ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799.0),
         ("Fri, 99 Dec 2026 23:59:59 GMT", None),
+        ("Sun, 06 Nov 1994 08:49:3x GMT", None),
+        ("Sun, 06 Foo 1994 08:49:37 GMT", None),
         ("Mon, 01 Jan 2026 00:00:00 +99999999999999", None),
         ("soon", None),
         ("", None),

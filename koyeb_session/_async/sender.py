@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import httpx
 
@@ -115,6 +115,7 @@ class AsyncSender:
 
     async def _exchange(self, request: httpx.Request) -> Reply:
         response = await self._dispatch(request)
+        response.headers.encoding = "latin-1"  # any bytes are; httpx would have to find that out
         try:
             body = await _body(response)
         except httpx.TransportError as exc:
@@ -142,5 +143,6 @@ async def _body(response: httpx.Response) -> bytes | WireError:
         return decoded(response.content, None)
     if response.is_closed:  # by httpx, after an event hook has raised
         return b""
-    raw = await async_read_raw(response, BODY_LIMIT)
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    raw = await async_read_raw(stream, BODY_LIMIT)
     return decoded(raw, response.headers.get("content-encoding"))

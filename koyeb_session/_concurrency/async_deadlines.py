@@ -38,10 +38,10 @@ def async_remaining(timeout: float) -> float:
     return min(timeout, anyio.current_effective_deadline() - anyio.current_time())
 
 
-async def async_read_raw(response: httpx.Response, limit: int) -> bytes:
+async def async_read_raw(stream: httpx.AsyncByteStream, limit: int) -> bytes:
     """Read a body as it comes; stop once there is more of it than ``limit`` bytes."""
     raw = bytearray()
-    chunks = response.aiter_raw()
+    chunks = aiter(stream)
     async for chunk in chunks:
         raw += chunk
         if len(raw) > limit:

@@ -59,7 +59,7 @@ def first_part(seconds: float) -> Generator[Callable[[], None]]:
         over()
 
 
-def read_raw(response: httpx.Response, limit: int) -> bytes:
+def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
     """
     Read a body as it comes; stop once there is more of it than ``limit`` bytes.
 
@@ -68,7 +68,7 @@ def read_raw(response: httpx.Response, limit: int) -> bytes:
     """
     raw = bytearray()
     late = False
-    for chunk in response.iter_raw():
+    for chunk in stream:
         if late:
             message = "the body took too long"
             raise httpx.ReadTimeout(message)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import httpx
 
@@ -117,6 +117,7 @@ class Sender:
 
     def _exchange(self, request: httpx.Request) -> Reply:
         response = self._dispatch(request)
+        response.headers.encoding = "latin-1"  # any bytes are; httpx would have to find that out
         try:
             body = _body(response)
         except httpx.TransportError as exc:
@@ -144,5 +145,6 @@ def _body(response: httpx.Response) -> bytes | WireError:
         return decoded(response.content, None)
     if response.is_closed:  # by httpx, after an event hook has raised
         return b""
-    raw = read_raw(response, BODY_LIMIT)
+    stream = cast("httpx.SyncByteStream", response.stream)
+    raw = read_raw(stream, BODY_LIMIT)
     return decoded(raw, response.headers.get("content-encoding"))
