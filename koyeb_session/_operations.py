@@ -7,8 +7,7 @@ that raises would show the password among its locals.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import attrs
@@ -25,13 +24,12 @@ from ._errors import (
     error_class,
 )
 from ._models import LoginMethod, Token
+from ._origins import address
 from ._outcomes import scrub
 from ._policy import minted_at
 from ._timestamps import retry_after, service_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ._wire import Reply
 
 T_co = TypeVar("T_co", covariant=True)
@@ -39,7 +37,6 @@ T_co = TypeVar("T_co", covariant=True)
 _MESSAGE_LIMIT: Final = 500
 _ACCEPT: Final = (("Accept", "application/json"), ("Accept-Encoding", "identity"))
 _HEADERS: Final = (*_ACCEPT, ("User-Agent", "koyeb-session"))
-_PHASES: Final = ("connect", "read", "write", "pool")
 _NOT_DONE: Final = frozenset({429, 503})
 """What says that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
@@ -76,16 +73,15 @@ class Operation(Generic[T_co]):
 
     def request(self, base_url: str, timeout: float) -> httpx.Request:
         """Build the request; each phase of it may take ``timeout`` seconds."""
-        url, host = _address(base_url + self.path)
-        body = self.body
-        length = () if body is None else (("Content-Length", str(len(body))),)
+        url, host = address(base_url + self.path)
+        length = () if self.body is None else (("Content-Length", str(len(self.body))),)
         # With a stream httpx adds no headers by itself, which takes it as long as all the rest.
         request = httpx.Request(
             self.method,
             url if self.params is None else url.copy_with(params=self.params),
-            headers=(host, *_HEADERS, *length, *self.headers),
-            stream=httpx.ByteStream(body or b""),
-            extensions={"timeout": dict.fromkeys(_PHASES, timeout)},
+            headers=(("Host", host), *_HEADERS, *length, *self.headers),
+            stream=httpx.ByteStream(self.body or b""),
+            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout)},
         )
         request.read()  # as event hooks expect it
         return request
@@ -126,13 +122,6 @@ class Operation(Generic[T_co]):
     def _clean(self, text: str) -> str:
         text = scrub(text, self.secrets)[:_MESSAGE_LIMIT]
         return text.encode(errors="replace").decode()  # JSON can spell half a character
-
-
-@functools.lru_cache(maxsize=32)
-def _address(url: str) -> tuple[httpx.URL, tuple[bytes, bytes]]:
-    """Parse a URL once, and its ``Host``; a query is no part of it, as that says who signs in."""
-    parsed = httpx.URL(url)
-    return parsed, (b"Host", parsed.netloc)
 
 
 # What each one sends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 
 Origin: TypeAlias = tuple[str, bytes]
 """Scheme and netloc, which has a port unless that is the scheme's own."""
+
+
+@functools.lru_cache(maxsize=32)
+def address(url: str) -> tuple[httpx.URL, str]:
+    """Parse a URL once, and its ``Host``; a query is no part of it, as that says who signs in."""
+    parsed = httpx.URL(url)
+    return parsed, parsed.netloc.decode()
 
 
 class Origins(NamedTuple):

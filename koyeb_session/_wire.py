@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -179,17 +180,23 @@ def _dumped(fields: dict[str, Any]) -> bytes:
 
 def login_reply(body: bytes) -> LoginReply | WireError:
     """Read a reply that carries a token."""
-    from ._messages import LoginReply  # noqa: PLC0415 - as that module says
-
     value = json_object(body)
     if isinstance(value, WireError):
         return value
     if "token" not in value:
         return WireError("the reply has no token")
     try:
-        return LoginReply(_token(value["token"]))
+        return _reply_class()(_token(value["token"]))
     except _Unfit as exc:
         return WireError(str(exc))
+
+
+@functools.cache
+def _reply_class() -> type[LoginReply]:
+    """Import it once: the statement alone takes a hundredth of a refresh."""
+    from ._messages import LoginReply  # noqa: PLC0415 - as that module says
+
+    return LoginReply
 
 
 def login_method(body: bytes) -> LoginMethod | WireError:

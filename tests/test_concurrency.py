@@ -985,7 +985,7 @@ def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert not flight.alive
     flight._run()
     assert done == []
-    assert flight._landed.is_set()
+    assert flight._landed
 
 
 def test_an_operation_with_no_time_left_is_not_slept_for() -> None:

@@ -16,6 +16,7 @@ from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireErr
 from koyeb_session import _arguments as arguments
 from koyeb_session import _operations as operations
 from koyeb_session._operations import Operation
+from koyeb_session._origins import address
 from koyeb_session._wire import BODY_LIMIT, Reply, decoded
 from koyeb_session.testing import assert_no_secret
 
@@ -174,7 +175,7 @@ def test_request_is_exactly_the_promised_one(case: str) -> None:
     assert str(request.url) == BASE + path
     assert dict(request.headers) == {**ALWAYS, **headers}
     assert len(request.headers.raw) == len(request.headers)
-    assert request.read() == body
+    assert request.content == body
     assert request.extensions == {
         "timeout": dict.fromkeys(("connect", "read", "write", "pool"), 7.5)
     }
@@ -406,12 +407,12 @@ def test_nothing_is_promised_when_an_operation_only_acts(name: str) -> None:
 
 def test_no_url_is_kept_that_says_who_signs_in() -> None:
     """What each operation sends to is parsed once; the address is not a part of that."""
-    operations._url.cache_clear()
+    address.cache_clear()
     for email in ("me@example.com", "you@example.com"):
         operation = operations.login_method(email)
         assert isinstance(operation, Operation)
         assert operation.request(BASE, 10.0).url.params["email"] == email
-    assert operations._url.cache_info().currsize == 1
+    assert address.cache_info().currsize == 1
 
 
 def test_login_method_is_read_when_the_service_names_it() -> None:

@@ -35,14 +35,16 @@ class Flight(Generic[T]):
         self._place = place()
         self._ends = time.monotonic() + seconds * 1.5  # see `deadlines.first_part`
         self._begun = False
-        self._landed = threading.Event()
+        self._landed = False
+        self._landing: threading.Event | None = None
+        """Made for the first who waits: most flights carry nobody else."""
         self.outcome: T | None = None
         """What ``work`` returned; `None` while under way, and if its thread was interrupted."""
 
     @property
     def alive(self) -> bool:
         """Whether it is under way, here, or about to be; its thread may have been interrupted."""
-        if self._landed.is_set() or self._place is not place():
+        if self._landed or self._place is not place():
             return False
         return self._begun or time.monotonic() < self._ends
 
@@ -56,7 +58,7 @@ class Flight(Generic[T]):
         try:
             thread.start()
         except RuntimeError:  # there are too many, or the interpreter ends: another time, then
-            self._landed.set()
+            self._land()
 
     def lead(self, timeout: float = math.inf) -> T | None:
         """Run it here; who has less time than it may take waits for it, as the others do."""
@@ -69,18 +71,29 @@ class Flight(Generic[T]):
     def join(self, timeout: float | None = None) -> T | None:
         """Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended."""
         rest = max(self._ends - time.monotonic(), 0.0)
-        self._landed.wait(remaining(rest if timeout is None else timeout))
+        with atomic:
+            if self._landing is None and not self._landed:
+                self._landing = threading.Event()
+        if self._landing is not None:
+            self._landing.wait(remaining(rest if timeout is None else timeout))
         return self.outcome
 
     def _run(self) -> None:
         with atomic:
             self._begun = self.alive
         if not self._begun:  # it comes so late that others have gone on without it
-            self._landed.set()
+            self._land()
             return
         try:
             self.outcome = self._work()
         finally:
-            self._landed.set()
+            self._land()
         if self._then is not None:
             self._then()
+
+    def _land(self) -> None:
+        """Let go of all who wait."""
+        with atomic:
+            self._landed = True
+        if self._landing is not None:
+            self._landing.set()
