@@ -20,6 +20,19 @@ Work: TypeAlias = Callable[[], T]
 class Flight(Generic[T]):
     """Blocking twin: who leads it to its end runs it here, anyone else in a daemon thread."""
 
+    __slots__ = (
+        "_begun",
+        "_ends",
+        "_landed",
+        "_landing",
+        "_place",
+        "_seconds",
+        "_then",
+        "_work",
+        "about",
+        "outcome",
+    )
+
     def __init__(
         self,
         work: Work[T],
@@ -72,9 +85,9 @@ class Flight(Generic[T]):
         """Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended."""
         rest = max(self._ends - time.monotonic(), 0.0)
         with atomic:
-            if self._landing is None and not self._landed:
+            if self._landing is None:
                 self._landing = threading.Event()
-        if self._landing is not None:
+        if not self._landed:
             self._landing.wait(remaining(rest if timeout is None else timeout))
         return self.outcome
 
@@ -92,8 +105,7 @@ class Flight(Generic[T]):
             self._then()
 
     def _land(self) -> None:
-        """Let go of all who wait."""
-        with atomic:
-            self._landed = True
+        """Let go of all who wait; who comes to wait makes the event first, and then looks."""
+        self._landed = True
         if self._landing is not None:
             self._landing.set()
