@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 _MESSAGE_LIMIT: Final = 500
-_ACCEPT: Final = (("Accept", "application/json"), ("Accept-Encoding", "identity"))
-_HEADERS: Final = (*_ACCEPT, ("User-Agent", "koyeb-session"))
+_ACCEPT: Final = ((b"Accept", b"application/json"), (b"Accept-Encoding", b"identity"))
+_HEADERS: Final = (*_ACCEPT, (b"User-Agent", b"koyeb-session"))
 _NOT_DONE: Final = frozenset({429, 503})
 """What says that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
@@ -61,7 +61,7 @@ class Operation(Generic[T_co]):
     path: str
     read: Callable[[bytes], T_co | WireError]
     instead: str
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     params: Mapping[str, str] | None = None
     body: bytes | None = None
     secrets: tuple[str, ...] = ()
@@ -74,12 +74,12 @@ class Operation(Generic[T_co]):
     def request(self, base_url: str, timeout: float) -> httpx.Request:
         """Build the request; each phase of it may take ``timeout`` seconds."""
         url, host = address(base_url + self.path)
-        length = () if self.body is None else (("Content-Length", str(len(self.body))),)
+        length = () if self.body is None else ((b"Content-Length", b"%d" % len(self.body)),)
         # With a stream httpx adds no headers by itself, which takes it as long as all the rest.
         request = httpx.Request(
             self.method,
             url if self.params is None else url.copy_with(params=self.params),
-            headers=(("Host", host), *_HEADERS, *length, *self.headers),
+            headers=((b"Host", host), *_HEADERS, *length, *self.headers),
             stream=httpx.ByteStream(self.body or b""),
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout)},
         )
@@ -145,7 +145,7 @@ def login(
         "/v1/account/login",
         read=_token,
         instead="sign in at WorkOS and bring the token with use_token() or credentials=",
-        headers=(("Content-Type", "application/json"), *_fingerprint(seon_fp)),
+        headers=((b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
         body=_wire.login_body(email, password, organization_id),
         secrets=(password,),
         signs_in=True,
@@ -160,7 +160,7 @@ def passwordless_login(email: str) -> Operation[None] | BadArgument:
         "/v1/account/passwordless_login",
         read=_wire.empty_reply,
         instead="Koyeb withdrew passwordless login in 2023: use login() or credentials=",
-        headers=(("Content-Type", "application/json"),),
+        headers=((b"Content-Type", b"application/json"),),
         body=_wire.passwordless_login_body(email),
     )
 
@@ -218,7 +218,7 @@ def switch_organization(
         f"/v1/organizations/{organization_id}/switch",
         read=_token,
         instead="sign in to the organization with login(organization_id=...) or credentials=",
-        headers=(*_bearer(token), ("Content-Type", "application/json"), *_fingerprint(seon_fp)),
+        headers=(*_bearer(token), (b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
         body=b"{}",
         secrets=(token.id,),
     )
@@ -237,12 +237,12 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
     )
 
 
-def _bearer(token: Token) -> tuple[tuple[str, str], ...]:
-    return (("Authorization", f"Bearer {token.id}"),)
+def _bearer(token: Token) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"Authorization", b"Bearer " + token.id.encode()),)
 
 
-def _fingerprint(seon_fp: str | None) -> tuple[tuple[str, str], ...]:
-    return () if seon_fp is None else (("seon-fp", seon_fp),)
+def _fingerprint(seon_fp: str | None) -> tuple[tuple[bytes, bytes], ...]:
+    return () if seon_fp is None else ((b"seon-fp", seon_fp.encode()),)
 
 
 def _token(body: bytes) -> Token | WireError:

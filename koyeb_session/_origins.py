@@ -39,10 +39,10 @@ Origin: TypeAlias = tuple[str, bytes]
 
 
 @functools.lru_cache(maxsize=32)
-def address(url: str) -> tuple[httpx.URL, str]:
+def address(url: str) -> tuple[httpx.URL, bytes]:
     """Parse a URL once, and its ``Host``; a query is no part of it, as that says who signs in."""
     parsed = httpx.URL(url)
-    return parsed, parsed.netloc.decode()
+    return parsed, parsed.netloc
 
 
 class Origins(NamedTuple):

@@ -39,6 +39,8 @@ def timestamp(text: str) -> datetime | None:
     if text.startswith("0001-"):
         return None
     at = datetime.fromisoformat(text.upper())
+    if at.tzinfo is UTC:
+        return at
     at = at.replace(tzinfo=at.tzinfo or UTC)
     try:
         return at.astimezone(UTC)
@@ -60,8 +62,11 @@ def from_epoch(seconds: object) -> datetime | None:
 def http_date(text: str) -> float | None:
     """Read an HTTP date (RFC 9110) as seconds since the epoch; `None` if it is none."""
     try:
-        at = _imf_fixdate(text) or email.utils.parsedate_to_datetime(text)
-        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
+        at = _imf_fixdate(text)
+        if at is None:
+            at = email.utils.parsedate_to_datetime(text)
+            at = at.replace(tzinfo=at.tzinfo or UTC)
+        return at.timestamp()
     except (ValueError, OverflowError):
         return None
 
