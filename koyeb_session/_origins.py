@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import httpx
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         @property
         def userinfo(self) -> bytes: ...
         @property
-        def netloc(self) -> bytes: ...
+        def raw_host(self) -> bytes: ...
+        @property
+        def port(self) -> int | None: ...
 
     class _Headers(Protocol):
         @property
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
         def headers(self) -> _Headers: ...
 
 
-Origin: TypeAlias = tuple[str, bytes]
-"""Scheme and netloc, which has a port unless that is the scheme's own."""
+Origin: TypeAlias = tuple[str, bytes, int | None]
+"""Scheme, host and port, which is `None` where it is the scheme's own."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -46,10 +48,10 @@ def address(url: str) -> tuple[httpx.URL, bytes]:
 
 
 class Origins(NamedTuple):
-    """The service's base URL and the set of origins that may see the token."""
+    """The service's base URL, and the origins that may see the token, each with its ``Host``."""
 
     base_url: str
-    trusted: frozenset[Origin]
+    trusted: Mapping[Origin, bytes]
 
     def trusts(self, request: _Request) -> bool:
         """
@@ -59,13 +61,13 @@ class Origins(NamedTuple):
         somebody else, and user information in a URL is a disguise: neither gets the token.
         """
         url = request.url
-        netloc = url.netloc
-        if (url.scheme, netloc) not in self.trusted or url.userinfo:
+        host = self.trusted.get((url.scheme, url.raw_host, url.port))
+        if host is None or url.userinfo:
             return False
         hosts = 0
         for name, value in request.headers.raw:  # to ask for one by name takes longer
             if len(name) == 4 and name.lower() == b"host":
-                if value.lower() != netloc:
+                if value.lower() != host:
                     return False
                 hosts += 1
         return hosts == 1
@@ -75,15 +77,15 @@ def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | Typ
     """Check the URLs that a client is made with."""
     if isinstance(allowed, str) or not isinstance(allowed, Iterable):
         return TypeError("allowed_origins must be a collection of URLs")
-    trusted: set[Origin] = set()
+    trusted: dict[Origin, bytes] = {}
     for name, text in [("base_url", base_url), *(("allowed_origins", url) for url in allowed)]:
         url = _checked(name, text)
         if isinstance(url, Exception):
             return url
         if name == "allowed_origins" and url.path != "/":
             return ValueError("allowed_origins takes origins (scheme, host and port), no paths")
-        trusted.add((url.scheme, url.netloc))
-    return Origins(base_url.rstrip("/"), frozenset(trusted))
+        trusted[url.scheme, url.raw_host, url.port] = url.netloc
+    return Origins(base_url.rstrip("/"), trusted)
 
 
 def _checked(name: str, text: object) -> httpx.URL | ValueError | TypeError:
