@@ -63,7 +63,7 @@ class AsyncFlight(Generic[T]):
         about: object = None,
         seconds: float = math.inf,
     ) -> None:
-        self.about = about
+        self.about: object = about
         self._work = work
         self._then = then
         self._place = async_place()

@@ -41,7 +41,7 @@ class Flight(Generic[T]):
         about: object = None,
         seconds: float = math.inf,
     ) -> None:
-        self.about = about
+        self.about: object = about
         self._work = work
         self._then = then
         self._seconds = seconds
