@@ -423,7 +423,8 @@ class AsyncSessionClient:
         Call a function, plain or async, after each change of the token.
 
         It is given the new token, or `None` after a logout; the calls are in order, and one at a
-        time. It may use the client. What it raises is logged.
+        time. It may use the client. What it raises is logged. Who is a hundred changes behind is
+        not told of the oldest.
 
         Returns:
             What takes the listener away again.
@@ -497,8 +498,8 @@ class AsyncSessionClient:
         self._state.close()
         await self._keeper.drain()
         if self._operating is not None:
-            await self._operating.shut()
-            await self._connections.shut()
+            for connections in {self._operating, self._connections}:  # one, if it was given
+                await connections.shut()
             self._operating = None
         if self._http is not None:
             await self._http.aclose()

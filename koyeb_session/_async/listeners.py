@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .._concurrency.async_calls import async_call
 from .._concurrency.places import async_place, atomic
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._models import Token
+
+
+_UNTOLD: Final = 100
+"""Changes that are kept for a listener that hangs; the older ones are not told."""
 
 
 class AsyncListeners:
@@ -25,7 +29,7 @@ class AsyncListeners:
 
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[Token | None], object]] = {}
-        self._news: deque[Token | None] = deque()
+        self._news: deque[Token | None] = deque(maxlen=_UNTOLD)
         self._teller: object = None
 
     def add(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:

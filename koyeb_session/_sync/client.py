@@ -423,7 +423,8 @@ class SessionClient:
         Call a function after each change of the token.
 
         It is given the new token, or `None` after a logout; the calls are in order, and one at a
-        time. It may use the client. What it raises is logged.
+        time. It may use the client. What it raises is logged. Who is a hundred changes behind is
+        not told of the oldest.
 
         Returns:
             What takes the listener away again.
@@ -497,8 +498,8 @@ class SessionClient:
         self._state.close()
         self._keeper.drain()
         if self._operating is not None:
-            self._operating.shut()
-            self._connections.shut()
+            for connections in {self._operating, self._connections}:  # one, if it was given
+                connections.shut()
             self._operating = None
         if self._http is not None:
             self._http.close()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .._concurrency.calls import call
 from .._concurrency.places import atomic, place
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._models import Token
+
+
+_UNTOLD: Final = 100
+"""Changes that are kept for a listener that hangs; the older ones are not told."""
 
 
 class Listeners:
@@ -27,7 +31,7 @@ class Listeners:
 
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[Token | None], object]] = {}
-        self._news: deque[Token | None] = deque()
+        self._news: deque[Token | None] = deque(maxlen=_UNTOLD)
         self._teller: object = None
 
     def add(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:

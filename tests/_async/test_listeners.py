@@ -193,6 +193,27 @@ async def test_a_change_during_a_telling_is_told_by_who_tells(
     assert heard == [first, second, third]
 
 
+async def test_who_hangs_is_told_of_the_newest_changes(connect: Connect, fake: FakeKoyeb) -> None:
+    """What is kept for a listener that does not return has an end."""
+    session = connect()
+    gate = Gate()
+    heard: list[Token | None] = []
+
+    async def slow(token: Token | None) -> None:
+        heard.append(token)
+        await async_pass_through(gate)
+
+    session.on_token_change(slow)
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        await async_arrived(gate)
+        missed = [await session.use_token(fake.issue_token()) for _ in range(101)]
+        gate.open()
+        first = await job.result()
+    await async_idle()
+    assert heard == [first, *missed[1:]]
+
+
 class Interrupted(BaseException):
     """Cuts off whatever runs."""
 

@@ -189,6 +189,27 @@ def test_a_change_during_a_telling_is_told_by_who_tells(fake: FakeKoyeb, connect
     assert heard == [first, second, third]
 
 
+def test_who_hangs_is_told_of_the_newest_changes(connect: Connect, fake: FakeKoyeb) -> None:
+    """What is kept for a listener that does not return has an end."""
+    session = connect()
+    gate = Gate()
+    heard: list[Token | None] = []
+
+    def slow(token: Token | None) -> None:
+        heard.append(token)
+        pass_through(gate)
+
+    session.on_token_change(slow)
+    with Background() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        arrived(gate)
+        missed = [session.use_token(fake.issue_token()) for _ in range(101)]
+        gate.open()
+        first = job.result()
+    idle()
+    assert heard == [first, *missed[1:]]
+
+
 class Interrupted(BaseException):
     """Cuts off whatever runs."""
 
