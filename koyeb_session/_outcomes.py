@@ -99,7 +99,7 @@ def store_error(what: str, exc: Exception) -> StoreError:
 
 def not_renewed(seconds: float) -> TransportTimeoutError:
     """Tell that a renewal, or the patience of who waits for it, has ended without a token."""
-    return TransportTimeoutError(f"the token was not renewed within {seconds:g} s")
+    return TransportTimeoutError(f"the token was not renewed within {round(seconds, 2):g} s")
 
 
 def unasked(outcome: object) -> bool:

@@ -41,7 +41,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, read
+from ..concurrency import Background, arrived, read, until
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
@@ -389,6 +389,22 @@ def test_new_session_has_no_time_to_renew_what_is_refused_late(
         session.new_session(timeout=0.01)
     assert session.token is not None
     assert (session.current_token()).id == session.token.id
+
+
+def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The renewal goes on, for others."""
+    session = connect(token=fake.issue_token())
+    fake.fail("new_session", Fault(status=401))
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="reply"))
+    old = session.token
+    with pytest.raises(SessionExpiredError, match="not renewed within") as caught:
+        session.new_session(timeout=0.1)
+    assert caught.value.retryable
+    gate.open()
+    until(lambda: session.token is not old)
 
 
 def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -> None:

@@ -1163,6 +1163,17 @@ def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connec
     assert log(fake) == [("apps", 200)]
 
 
+def test_a_token_that_is_taken_over_is_not_saved_again(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that can only be read is enough for that."""
+    store = BrokenStore("save")
+    MemoryTokenStore.save(store, Token(fake.issue_token()))
+    session = connect(store=store)
+    assert (session.current_token()).id == fake.live_tokens()[0]
+    assert not caplog.records
+
+
 def test_a_renewal_by_others_is_taken_over(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
