@@ -7,20 +7,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_MONTHS: Final = {
-    "Jan": "01",
-    "Feb": "02",
-    "Mar": "03",
-    "Apr": "04",
-    "May": "05",
-    "Jun": "06",
-    "Jul": "07",
-    "Aug": "08",
-    "Sep": "09",
-    "Oct": "10",
-    "Nov": "11",
-    "Dec": "12",
-}
+_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
+_IMF_FIXDATE: Final = r"(?a)\w{3}, (\d\d) (\w{3}) ([1-9]\d{3}) (\d\d:\d\d:\d\d) GMT"
 _RFC_3339: Final = r"(?a)\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?"
 
 
@@ -72,14 +60,12 @@ def http_date(text: str) -> float | None:
 
 
 def _imf_fixdate(text: str) -> datetime | None:
-    """Read the form that services send, for which `email.utils` takes four times as long."""
-    month = _MONTHS.get(text[8:11])
-    if month is None or text[25:] != " GMT":
+    """Read the form that services send, for which `email.utils` takes three times as long."""
+    match = re.fullmatch(_IMF_FIXDATE, text)
+    if match is None or match[2] not in _MONTHS:
         return None
-    try:
-        return datetime.fromisoformat(f"{text[12:16]}-{month}-{text[5:7]}T{text[17:25]}Z")
-    except ValueError:
-        return None
+    month = _MONTHS.index(match[2]) // 4 + 1
+    return datetime.fromisoformat(f"{match[3]}-{month:02}-{match[1]}T{match[4]}Z")
 
 
 def retry_after(text: str | None, wall: float) -> float | None:

@@ -988,6 +988,36 @@ def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert flight._landed
 
 
+def test_who_comes_to_wait_for_a_flight_that_lands_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event is made first, by one thread at a time, and only then is it asked for."""
+    flight = Flight(lambda: "landed")
+
+    class Made(threading.Event):
+        def __init__(self) -> None:
+            super().__init__()
+            assert atomic.locked()
+            flight._land()
+
+        def wait(self, timeout: float | None = None) -> bool:
+            raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Event", Made)
+        assert flight.join(PATIENCE) is None
+    assert not flight.alive
+
+
+def test_a_flight_has_landed_before_it_looks_for_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes in between sees that, and does not wait."""
+    landed: list[bool] = []
+    seen = property(lambda it: landed.append(it._landed), lambda _it, _event: None)
+    monkeypatch.setattr(Flight, "_landing", seen)
+    Flight(lambda: "landed")._land()
+    assert landed == [True]
+
+
 def test_an_operation_with_no_time_left_is_not_slept_for() -> None:
     """Inside of another session's credentials: the reply that there is counts."""
     fake = FakeKoyeb()
@@ -1005,6 +1035,7 @@ def test_a_reply_that_is_complete_at_the_deadline_counts() -> None:
         def __iter__(self) -> Iterator[bytes]:
             ends.set(0.0)
             yield b"whole"
+            yield b""  # the last frame of HTTP/2 may be an empty one
 
     with deadline(60):
         assert read_raw(Late(), 100) == b"whole"

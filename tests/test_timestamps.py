@@ -155,6 +155,9 @@ def test_epoch_is_read_when_it_is_a_number_of_seconds(seconds: object, at: datet
         ("Fri, 99 Dec 2026 23:59:59 GMT", None),
         ("Sun, 06 Nov 1994 08:49:3x GMT", None),
         ("Sun, 06 Foo 1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 1994 0034.074 GMT", None),
+        ("Sun, 06 NovZ1994 08:49:37 GMT", None),
+        ("Sun, 06 Nov 0094 08:49:37 GMT", 784_111_777.0),  # as of any two digits
         ("Mon, 01 Jan 2026 00:00:00 +99999999999999", None),
         ("soon", None),
         ("", None),

@@ -423,8 +423,8 @@ class AsyncSessionClient:
         Call a function, plain or async, after each change of the token.
 
         It is given the new token, or `None` after a logout; the calls are in order, and one at a
-        time. It may use the client. What it raises is logged. Who is a hundred changes behind is
-        not told of the oldest.
+        time. It may use the client. What it raises is logged. While it hangs, no listener is told
+        anything, and no more than the newest hundred changes are kept to be told.
 
         Returns:
             What takes the listener away again.
@@ -498,7 +498,7 @@ class AsyncSessionClient:
         self._state.close()
         await self._keeper.drain()
         if self._operating is not None:
-            for connections in {self._operating, self._connections}:  # one, if it was given
+            for connections in dict.fromkeys((self._operating, self._connections)):
                 await connections.shut()
             self._operating = None
         if self._http is not None:

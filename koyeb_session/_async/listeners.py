@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _UNTOLD: Final = 100
-"""Changes that are kept for a listener that hangs; the older ones are not told."""
+"""Changes that are kept while a listener hangs; of more, the oldest are told to nobody."""
 
 
 class AsyncListeners:

@@ -115,7 +115,6 @@ class AsyncSender:
 
     async def _exchange(self, request: httpx.Request) -> Reply:
         response = await self._dispatch(request)
-        response.headers.encoding = "latin-1"  # any bytes are; httpx would have to find that out
         try:
             body = await _body(response)
         except httpx.TransportError as exc:

@@ -42,7 +42,7 @@ async def async_read_raw(stream: httpx.AsyncByteStream, limit: int) -> bytes:
     """Read a body as it comes; stop once there is more of it than ``limit`` bytes."""
     raw = bytearray()
     chunks = aiter(stream)
-    async for chunk in chunks:
+    while (chunk := await anext(chunks, None)) is not None:
         raw += chunk
         if len(raw) > limit:
             break

@@ -87,7 +87,7 @@ class Flight(Generic[T]):
         with atomic:
             if self._landing is None:
                 self._landing = threading.Event()
-        if not self._landed:
+        if not self._landed:  # looked at after the event is there: see `_land`
             self._landing.wait(remaining(rest if timeout is None else timeout))
         return self.outcome
 
@@ -105,7 +105,7 @@ class Flight(Generic[T]):
             self._then()
 
     def _land(self) -> None:
-        """Let go of all who wait; who comes to wait makes the event first, and then looks."""
-        self._landed = True
+        """Let go of all who wait."""
+        self._landed = True  # before the event is looked for: see `join`
         if self._landing is not None:
             self._landing.set()

@@ -117,7 +117,6 @@ class Sender:
 
     def _exchange(self, request: httpx.Request) -> Reply:
         response = self._dispatch(request)
-        response.headers.encoding = "latin-1"  # any bytes are; httpx would have to find that out
         try:
             body = _body(response)
         except httpx.TransportError as exc:

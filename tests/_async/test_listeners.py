@@ -193,17 +193,21 @@ async def test_a_change_during_a_telling_is_told_by_who_tells(
     assert heard == [first, second, third]
 
 
-async def test_who_hangs_is_told_of_the_newest_changes(connect: Connect, fake: FakeKoyeb) -> None:
-    """What is kept for a listener that does not return has an end."""
+async def test_the_newest_changes_are_kept_while_a_listener_hangs(
+    connect: Connect, fake: FakeKoyeb
+) -> None:
+    """What is kept while a listener does not return has an end, for all listeners."""
     session = connect()
     gate = Gate()
     heard: list[Token | None] = []
+    others: list[Token | None] = []
 
     async def slow(token: Token | None) -> None:
         heard.append(token)
         await async_pass_through(gate)
 
     session.on_token_change(slow)
+    session.on_token_change(others.append)
     async with AsyncBackground() as background:
         job = background.start(lambda: session.login(ME, PASSWORD))
         await async_arrived(gate)
@@ -211,7 +215,7 @@ async def test_who_hangs_is_told_of_the_newest_changes(connect: Connect, fake: F
         gate.open()
         first = await job.result()
     await async_idle()
-    assert heard == [first, *missed[1:]]
+    assert heard == others == [first, *missed[1:]]
 
 
 class Interrupted(BaseException):

@@ -189,17 +189,21 @@ def test_a_change_during_a_telling_is_told_by_who_tells(fake: FakeKoyeb, connect
     assert heard == [first, second, third]
 
 
-def test_who_hangs_is_told_of_the_newest_changes(connect: Connect, fake: FakeKoyeb) -> None:
-    """What is kept for a listener that does not return has an end."""
+def test_the_newest_changes_are_kept_while_a_listener_hangs(
+    connect: Connect, fake: FakeKoyeb
+) -> None:
+    """What is kept while a listener does not return has an end, for all listeners."""
     session = connect()
     gate = Gate()
     heard: list[Token | None] = []
+    others: list[Token | None] = []
 
     def slow(token: Token | None) -> None:
         heard.append(token)
         pass_through(gate)
 
     session.on_token_change(slow)
+    session.on_token_change(others.append)
     with Background() as background:
         job = background.start(lambda: session.login(ME, PASSWORD))
         arrived(gate)
@@ -207,7 +211,7 @@ def test_who_hangs_is_told_of_the_newest_changes(connect: Connect, fake: FakeKoy
         gate.open()
         first = job.result()
     idle()
-    assert heard == [first, *missed[1:]]
+    assert heard == others == [first, *missed[1:]]
 
 
 class Interrupted(BaseException):

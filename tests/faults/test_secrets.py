@@ -88,6 +88,12 @@ ECHOES: Final[dict[str, Behaviour]] = {
             b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
         ),
     ),
+    "request id in UTF-8": _echo(
+        _told,
+        lambda text: (
+            b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % text.encode()
+        ),
+    ),
     "retry-after": _echo(
         _told,
         lambda text: (
