@@ -113,15 +113,18 @@ class RefreshPolicy:
         wall, mono = clock.time(), clock.monotonic()
         renewable = renew and not is_api_token(token)
         if token.expires_at is None:
+            end, floor = math.inf, self.min_interval
             return Snapshot(
-                token, wall, mono, math.inf, math.inf, math.inf, self.min_interval, renewable
+                token, wall, mono, end, end, expiry=end, floor=floor, renewable=renewable
             )
         expires = token.expires_at.timestamp()
         issued = wall if token.issued_at is None else token.issued_at.timestamp()
         life = max(0.0, expires - issued)
         left = life if minted else expires - wall
         if not renewable:
-            return Snapshot(token, wall, mono, left, left, left, 0.0, renewable)
+            return Snapshot(
+                token, wall, mono, left, left, expiry=left, floor=0.0, renewable=renewable
+            )
         hard = _capped(self.hard_window, life / 10)
         soft = _capped(self.soft_window, life / 2)
         soft *= 1 - self.jitter * _share(token)
@@ -132,9 +135,9 @@ class RefreshPolicy:
             mono,
             left - max(soft, hard),
             left - hard,
-            left,
-            floor,
-            renewable,
+            expiry=left,
+            floor=floor,
+            renewable=renewable,
         )
 
     def trouble(

@@ -87,13 +87,15 @@ def is_api_token(token: Token) -> bool:
 # Bodies
 
 
-@attrs.frozen(eq=False, repr=False)
 class Reply:
     """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes | WireError
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes | WireError) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
 
 
 def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:

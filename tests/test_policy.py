@@ -76,7 +76,7 @@ def held(
     clock = clock or FakeClock()
     token = Token("t")
     wall, mono = clock.time(), clock.monotonic()
-    return Snapshot(token, wall, mono, soft, hard, expiry, floor, renewable)
+    return Snapshot(token, wall, mono, soft, hard, expiry=expiry, floor=floor, renewable=renewable)
 
 
 def clock_after(seconds: float) -> FakeClock:
