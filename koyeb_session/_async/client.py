@@ -17,7 +17,6 @@ from .._arguments import (
     wrong_switch,
     wrong_timeout,
 )
-from .._environment import settings
 from .._errors import AuthenticationError, TransportTimeoutError
 from .._models import Token
 from .._origins import origins
@@ -174,6 +173,8 @@ class AsyncSessionClient:
             ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
             ValueError: A variable has an impossible value.
         """
+        from .._environment import settings  # noqa: PLC0415 - most clients are made without
+
         return cls(**unwrap(settings(overrides)))
 
     def _begin(self, exchange: AsyncExchange, clock: Clock, *, renew: bool) -> None:
