@@ -53,14 +53,14 @@ class Snapshot:
         floor: float,
         renewable: bool,
     ) -> None:
-        self.token = token
-        self.wall = wall
-        self.mono = mono
-        self.soft = soft
-        self.hard = hard
-        self.expiry = expiry
-        self.floor = floor
-        self.renewable = renewable
+        self.token: Token = token
+        self.wall: float = wall
+        self.mono: float = mono
+        self.soft: float = soft
+        self.hard: float = hard
+        self.expiry: float = expiry
+        self.floor: float = floor
+        self.renewable: bool = renewable
         self.look: float = soft
         """Until this age a request has nothing to do but use the token; never after ``soft``."""
 

@@ -93,9 +93,9 @@ class Reply:
     __slots__ = ("body", "headers", "status")
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes | WireError) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
+        self.status: int = status
+        self.headers: Mapping[str, str] = headers
+        self.body: bytes | WireError = body
 
 
 def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
