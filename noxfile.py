@@ -6,6 +6,7 @@ The wheel is built once in a run, and whatever imports the package imports that 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,7 +36,9 @@ LONG = (
     *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
-SPREAD = ("-m", "pytest", "--numprocesses", "logical", "--dist", "worksteal")
+# One more than there are cores, as tests wait now and then for a socket or a process.
+WORKERS = str((os.cpu_count() or 1) + 1)
+SPREAD = ("-m", "pytest", "--numprocesses", WORKERS, "--dist", "worksteal")
 # Keeps the checkout off sys.path; and uv leaves it to the first import to write the bytecode.
 WHEEL_ONLY = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": ""}
 # The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
