@@ -499,6 +499,7 @@ class SessionClient:
         self._state.close()
         self._keeper.drain()
         if self._operating is not None:
+            # They are one and the same if the transport was given.
             for connections in dict.fromkeys((self._operating, self._connections)):
                 connections.shut()
             self._operating = None
