@@ -28,6 +28,7 @@ from ._errors import (
     WireError,
 )
 from ._models import (
+    AccessTokenCredentials,
     Clock,
     Credentials,
     LoginMethod,
@@ -80,6 +81,7 @@ __all__ = [  # noqa: RUF022 - by role
     "AsyncSessionAuth",
     "SessionAuth",
     # values
+    "AccessTokenCredentials",
     "Clock",
     "Credentials",
     "LoginMethod",
