@@ -130,3 +130,14 @@ def wrong_header(name: str, value: object) -> BadArgument | None:
 def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:
     """Check what switching to another organization is asked with."""
     return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)
+
+
+def takes_token(function: object) -> bool:
+    """Tell whether a callable takes an argument: the token that is to be replaced."""
+    import inspect
+
+    try:
+        inspect.signature(function).bind(None)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True

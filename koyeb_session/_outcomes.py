@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._errors import (
     KoyebSessionError,
-    NotSignedInError,
-    SessionExpiredError,
     StoreError,
     TransportTimeoutError,
 )
@@ -56,6 +54,15 @@ def bare(exc: BaseException, text: str) -> BaseException:
         return type(exc)(text)
     except Exception:  # noqa: BLE001 - a class whose constructor wants more than a text
         return Exception(f"{type(exc).__name__}: {text}")
+
+
+def foreign(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
+    """Copy a foreign error without its frames, and without what it may quote of our secrets."""
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - it cannot be told, but what failed is known
+        text = ""
+    return bare(exc, scrub(text, secrets))
 
 
 def said(exc: BaseException) -> str:
@@ -100,15 +107,3 @@ def store_error(what: str, exc: Exception) -> StoreError:
 def not_renewed(seconds: float) -> TransportTimeoutError:
     """Tell that a renewal, or the patience of who waits for it, has ended without a token."""
     return TransportTimeoutError(f"the token was not renewed within {round(seconds, 2):g} s")
-
-
-def unasked(outcome: object) -> bool:
-    """Tell whether a renewal asked the service nothing: its store failed, and there was time."""
-    return isinstance(outcome, StoreError)
-
-
-def nothing_sent(outcome: object) -> bool:
-    """Tell whether there was nothing to renew a token with."""
-    return isinstance(outcome, NotSignedInError) or (
-        isinstance(outcome, SessionExpiredError) and outcome.__cause__ is None
-    )

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from typing import TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
 
     import httpx
 
 
-def async_deadline(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
+def async_time_limit(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
     """Raise `TimeoutError` when the block takes longer."""
     return anyio.fail_after(seconds)
-
-
-@contextlib.contextmanager
-def async_first_part(seconds: float) -> Generator[Callable[[], None]]:
-    """Raise `TimeoutError` when the block has not called what this gives in time."""
-    with anyio.fail_after(seconds) as scope:
-
-        def over() -> None:
-            if scope.cancel_called:  # in this very round of the event loop
-                raise TimeoutError
-            scope.deadline = math.inf
-
-        yield over
 
 
 def async_remaining(timeout: float) -> float:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
 _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
 
 
 @contextlib.contextmanager
-def deadline(seconds: float) -> Generator[None]:
+def time_limit(seconds: float) -> Generator[None]:
     """
     Bound each read and write of the block, on connections of ``http_transport``.
 
@@ -35,28 +35,6 @@ def deadline(seconds: float) -> Generator[None]:
         yield
     finally:
         ends.reset(reset)
-
-
-@contextlib.contextmanager
-def first_part(seconds: float) -> Generator[Callable[[], None]]:
-    """
-    Shorten the deadline until the block calls what this gives, or ends.
-
-    Foreign code cannot be stopped. Whatever it took, what follows has as many seconds again, if
-    need be beyond the deadline: by half of it, where the first part has half of it.
-    """
-    end = ends.get()
-    first = min(end, time.monotonic() + seconds)
-
-    def over() -> None:
-        if ends.get() == first:
-            ends.set(max(end, time.monotonic() + seconds))
-
-    ends.set(first)
-    try:
-        yield over
-    finally:
-        over()
 
 
 def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
