@@ -58,16 +58,20 @@ def bare(exc: BaseException, text: str) -> BaseException:
 
 def foreign(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
     """Copy a foreign error without its frames, and without what it may quote of our secrets."""
+    return bare(exc, scrub(text_of(exc), secrets))
+
+
+def text_of(exc: BaseException) -> str:
+    """Say what a foreign error says; nothing where it cannot be told."""
     try:
-        text = str(exc)
-    except Exception:  # noqa: BLE001 - it cannot be told, but what failed is known
-        text = ""
-    return bare(exc, scrub(text, secrets))
+        return str(exc)
+    except Exception:  # noqa: BLE001 - what failed is known all the same
+        return ""
 
 
 def said(exc: BaseException) -> str:
     """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
-    return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", str(exc), flags=re.DOTALL)
+    return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", text_of(exc), flags=re.DOTALL)
 
 
 def detached(error: E) -> E:
@@ -76,7 +80,7 @@ def detached(error: E) -> E:
     if isinstance(cause, KoyebSessionError):
         cause = detached(cause)
     elif cause is not None:
-        cause = bare(cause, str(cause))
+        cause = bare(cause, text_of(cause))
     error = copy.copy(error)
     error.__cause__ = cause
     return error
@@ -100,7 +104,7 @@ def store_error(what: str, exc: Exception) -> StoreError:
     text = f"the token store could not be {what}: {type(exc).__name__}"
     error = StoreError(text)
     # What the system says names a file; anything else may quote what the store holds.
-    error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
+    error.__cause__ = bare(exc, text_of(exc) if isinstance(exc, OSError) else "")
     return error
 
 

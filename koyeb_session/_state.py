@@ -190,8 +190,15 @@ class SessionState:
         if not self.closed:
             snapshot.look = snapshot.soft
 
-    def failed(self, failed: Failed, fence: int | None = None) -> None:
-        """Note that a renewal has failed that began at ``fence``, so that the next one waits."""
+    def failed(self, failed: Failed, fence: int | None = None, *, again: bool = False) -> None:
+        """
+        Note that a renewal has failed, so that the next one waits.
+
+        Args:
+            failed: What failed.
+            fence: What ``self.fence`` was when it began.
+            again: Whether those who wait try again in a moment, so that it is no news yet.
+        """
         error = failed.error
         if not failed.attempted:
             if self.trouble is not None:
@@ -215,10 +222,10 @@ class SessionState:
                 return
             self.trouble = trouble
         what = "signing in failed" if held is None else "renewal failed"
-        if self.usable is None:
-            log.error(
-                "%s: %s; no token is left; next try in %s", what, error, spell(trouble.wait)
-            )
+        if again:
+            log.debug("%s: %s; it is tried again", what, error)
+        elif self.usable is None:
+            log.error("%s: %s; no token is left; next try in %s", what, error, spell(trouble.wait))
         else:
             log.warning(
                 "%s: %s; the token is good for %s; next try in %s",

@@ -265,9 +265,7 @@ class AsyncSessionClient:
         outcome = await self._sender.send(checked(operation), timeout=timeout)
         obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
         account = account_of(PasswordCredentials(email, "", organization_id))
-        return unwrap(
-            await self._keeper.adopt(obtained, None, deadline, account, bound=True)
-        ).token
+        return unwrap(await self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -594,6 +592,8 @@ class AsyncSessionClient:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_state"):  # its arguments were refused
+            return f"<{type(self).__name__}: not made>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:

@@ -250,19 +250,20 @@ class AsyncTokenKeeper:
             return held or SUPERSEDED
         if held is not None and held is not old:
             return held  # the exchange succeeded; something after it took too long, or failed
-        self._fail(outcome, fence)
+        self._fail(outcome, fence, urgency)
         if raised is not None and self.state.usable is None:
             raise raised
         return outcome.error
 
-    def _fail(self, failed: Failed, fence: int) -> None:
+    def _fail(self, failed: Failed, fence: int, urgency: Urgency) -> None:
         """Note a failure, and when all who wait may try again."""
-        self.state.failed(failed, fence)
-        trouble = self.state.trouble
-        failures = 1 if trouble is None else trouble.failures
+        before = self.state.trouble
+        attempt = 1 if before is None else min(before.failures + 1, self._retry.attempts)
         chance = random.random()  # noqa: S311 - spreads load
-        wait = self._retry.wait(failed.error, min(failures, max(self._retry.attempts - 1, 1)), chance)
+        wait = self._retry.wait(failed.error, attempt, chance)
         self._retry_at = None if wait is None else (failed.error, time.monotonic() + wait)
+        is_waited_for = urgency >= Urgency.REJECTED or self.state.usable is None
+        self.state.failed(failed, fence, again=is_waited_for and wait is not None)
 
     # Signing in and out
 
@@ -298,7 +299,7 @@ class AsyncTokenKeeper:
         if account is not None:
             persistence.begin(account, bound=bound)
         if self.listeners or unsaved:
-            await self._after_change(partial(self._follow, deadline), deadline)
+            await self._after_change(partial(persistence.follow, deadline), deadline)
         return outcome
 
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
@@ -319,12 +320,6 @@ class AsyncTokenKeeper:
             work, self._tell, seconds=deadline.left(), under_way=self._under_way
         )
         return await flight.lead()
-
-    async def _follow(self, deadline: Deadline) -> KoyebSessionError | None:
-        problem = await self._persistence.follow(deadline)
-        if problem is not None:
-            log.warning("the new token is not in the store: %s", problem)
-        return problem
 
     async def _leave(
         self, old: Snapshot | None, renewing: AsyncFlight[Any] | None, deadline: Deadline

@@ -15,6 +15,7 @@ from .._concurrency.places import atomic
 from .._deadline import Deadline
 from .._errors import StoreError
 from .._log import log
+from .._models import Token
 from .._outcomes import store_error
 from .._provenance import Provenance, read_provenance
 from .._snapshot import Issuer, Obtained, Snapshot
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._concurrency.async_flights import AsyncWork
-    from .._models import Token
     from .._state import SessionState
     from .stores import AsyncTokenStore
 
@@ -125,7 +125,9 @@ class AsyncPersistence:
         if done:
             return self._problem
         late = StoreError("the token store could not be written in time")
-        return self._fall_behind(turn.problem or late)
+        problem = self._fall_behind(turn.problem or late)
+        log.warning("the new token is kept in memory only: %s", problem)
+        return problem
 
     async def sign_out(
         self, old: Snapshot | None, deadline: Deadline
@@ -156,7 +158,8 @@ class AsyncPersistence:
                 problem = None
         if found is None or self.is_foreign(found, old) or (old and found.id == old.token.id):
             return None, problem
-        return found, problem
+        checked = adopted(found, 0.0)  # its expiry is the service's affair
+        return (checked if isinstance(checked, Token) else None), problem
 
     def follow_later(self) -> AsyncFlight[StoreError | None]:
         """Return a flight that tells the store of what it has missed."""
@@ -186,7 +189,9 @@ class AsyncPersistence:
         turn.start()
         return turn
 
-    def newer(self, found: Token | None, old: Snapshot | None, known: str | None) -> Obtained | None:
+    def newer(
+        self, found: Token | None, old: Snapshot | None, known: str | None
+    ) -> Obtained | None:
         """
         Tell whether somebody else has saved a newer token than ``old``.
 

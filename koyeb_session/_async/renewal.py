@@ -138,9 +138,7 @@ class AsyncRenewal:
         found = await self._persistence.load_unlocked(deadline.left() / 2)
         return self._persistence.newer(found, old, turn.known)
 
-    async def _settle(
-        self, outcome: NewToken, fence: int, deadline: Deadline
-    ) -> Snapshot | Failed:
+    async def _settle(self, outcome: NewToken, fence: int, deadline: Deadline) -> Snapshot | Failed:
         """Commit a new token; one that comes too late is revoked."""
         if isinstance(outcome, Failed):
             return outcome

@@ -91,9 +91,7 @@ class AsyncSender:
             await async_sleep(wait)
             attempt += 1
 
-    async def send_once(
-        self, operation: Operation[T], deadline: Deadline
-    ) -> T | KoyebSessionError:
+    async def send_once(self, operation: Operation[T], deadline: Deadline) -> T | KoyebSessionError:
         """
         Send an operation once, within a deadline that the caller keeps.
 

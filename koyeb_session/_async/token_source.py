@@ -38,7 +38,9 @@ def is_refusal(error: KoyebSessionError) -> bool:
     """Tell whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
     if isinstance(error, EndpointGoneError):
         return True
-    return isinstance(error, ApiError) and 300 <= error.status < 500 and error.status not in _PASSING
+    return (
+        isinstance(error, ApiError) and 300 <= error.status < 500 and error.status not in _PASSING
+    )
 
 
 class AsyncTokenSource:
@@ -83,9 +85,7 @@ class AsyncTokenSource:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):
                     return Failed(_unusable(operation, old), signs_in=True)
-                return self._issued(
-                    await self._sender.send_once(operation, deadline), Issuer.KOYEB
-                )
+                return self._issued(await self._sender.send_once(operation, deadline), Issuer.KOYEB)
             case AccessTokenCredentials() as given:
                 bearer = Token(given.api_token)
                 operation = operations.create_access_token(

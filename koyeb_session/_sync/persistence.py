@@ -17,6 +17,7 @@ from .._concurrency.waiting import Event, Pulse
 from .._deadline import Deadline
 from .._errors import StoreError
 from .._log import log
+from .._models import Token
 from .._outcomes import store_error
 from .._provenance import Provenance, read_provenance
 from .._snapshot import Issuer, Obtained, Snapshot
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._concurrency.flights import Work
-    from .._models import Token
     from .._state import SessionState
     from .stores import TokenStore
 
@@ -127,7 +127,9 @@ class Persistence:
         if done:
             return self._problem
         late = StoreError("the token store could not be written in time")
-        return self._fall_behind(turn.problem or late)
+        problem = self._fall_behind(turn.problem or late)
+        log.warning("the new token is kept in memory only: %s", problem)
+        return problem
 
     def sign_out(
         self, old: Snapshot | None, deadline: Deadline
@@ -158,7 +160,8 @@ class Persistence:
                 problem = None
         if found is None or self.is_foreign(found, old) or (old and found.id == old.token.id):
             return None, problem
-        return found, problem
+        checked = adopted(found, 0.0)  # its expiry is the service's affair
+        return (checked if isinstance(checked, Token) else None), problem
 
     def follow_later(self) -> Flight[StoreError | None]:
         """Return a flight that tells the store of what it has missed."""
