@@ -43,7 +43,7 @@ class KoyebSessionError(Exception):
 
     retryable: bool = False
     _repeatable: bool = False
-    """Whether the operation may be sent again at once: nothing was done, or it may be done twice."""
+    """Whether it may be sent again at once: nothing was done, or it may be done twice."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -30,7 +30,7 @@ class Provenance(NamedTuple):
 
     def write(self) -> str:
         """Write it down, for `Token.provenance`."""
-        return " ".join((_FIRST, self.origin, self.account, self.issuer.value))
+        return f"{_FIRST} {self.origin} {self.account} {self.issuer.value}"
 
 
 def read_provenance(token: Token) -> Provenance | None:

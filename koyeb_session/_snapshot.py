@@ -219,7 +219,7 @@ class Moment(NamedTuple):
 
 
 class Look(NamedTuple):
-    """All that one decision is made on: one snapshot, the last failure, one reading of the clocks."""
+    """All that one decision is made on: a snapshot, the last failure, one reading of the clocks."""
 
     snapshot: Snapshot | None
     trouble: Trouble | None

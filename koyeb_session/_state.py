@@ -97,7 +97,7 @@ class SessionState:
 
     @property
     def summary(self) -> str:
-        """Say for a person where the session stands; no secret. A clock that raises is no reason."""
+        """Say for a person where the session stands, also when a clock raises; no secret."""
         if self.closed:
             return "closed"
         snapshot = self.snapshot

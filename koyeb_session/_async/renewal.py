@@ -123,7 +123,9 @@ class AsyncRenewal:
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
         look = self._state.look()
-        if signs_in and look.trouble is not None and look.trouble.blocks(look.now):
+        failed = look.trouble if signs_in else None
+        in_backoff = failed is not None and failed.blocks(look.now)
+        if in_backoff and not isinstance(failed and failed.error, StoreError):
             return False
         return self._source.can_refresh(old) and old.phase(look.now) is not Phase.EXPIRED
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import httpx
 
-from .._concurrency.async_deadlines import async_time_limit, async_read_raw, async_remaining
+from .._concurrency.async_deadlines import async_read_raw, async_remaining, async_time_limit
 from .._concurrency.async_http import ASYNC_NETWORK_ERRORS
 from .._concurrency.async_waiting import async_sleep
 from .._deadline import Deadline

@@ -7,7 +7,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import anyio
 
@@ -43,8 +43,8 @@ async def async_call_blocking(function: Callable[..., Any], *args: object) -> An
 
 
 async def async_in_thread(
-    function: Callable[[Unpack[Ts]], T],
-    *args: Unpack[Ts],
+    function: Callable[[*Ts], T],
+    *args: *Ts,
     undo: Callable[[T], object] | None = None,
 ) -> T:
     """

@@ -52,8 +52,9 @@ class AsyncFlight(Generic[T]):
 
     It belongs to the event loop: cancelling a waiter neither stops nor loses it. ``work`` returns
     its errors; what it raises all the same is raised to all who wait. ``then`` runs after the
-    waiters have been let go. ``under_way`` holds it until then. ``about`` is whatever its owner wants to know it by. It should have
-    ended in ``seconds``: those who would wait for longer share one timer until then.
+    waiters have been let go. ``under_way`` holds it until then. ``about`` is whatever its owner
+    wants to know it by. It should have ended in ``seconds``: those who would wait for longer share
+    one timer until then.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class AsyncFlight(Generic[T]):
         """Set once it has landed, or should have."""
         self._outcome: T | None = None
         self._raised: Exception | None = None
+        self._returned = False
         self._under_way = under_way
 
     @property
@@ -85,9 +87,9 @@ class AsyncFlight(Generic[T]):
         return not self._landed.is_set() and self._place is async_place()
 
     @property
-    def landed(self) -> bool:
-        """Whether it has ended, or was cut off."""
-        return self._landed.is_set()
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
 
     @property
     def outcome(self) -> T | None:
@@ -155,6 +157,7 @@ class AsyncFlight(Generic[T]):
     async def _run(self) -> None:
         try:
             self._outcome = await self._work()
+            self._returned = True
         except Exception as exc:  # noqa: BLE001 - see `outcome`
             self._raised = exc
         finally:

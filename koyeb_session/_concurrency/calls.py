@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple
 
 from .flights import Flight
 
@@ -40,8 +40,8 @@ def call_blocking(function: Callable[..., Any], *args: object) -> Any:
 
 
 def in_thread(
-    function: Callable[[Unpack[Ts]], T],
-    *args: Unpack[Ts],
+    function: Callable[[*Ts], T],
+    *args: *Ts,
     undo: Callable[[T], object] | None = None,  # noqa: ARG001 - for a waiter that is cancelled
 ) -> T:
     """Blocking twin: call it here."""

@@ -36,15 +36,17 @@ class Flight(Generic[T]):
 
     __slots__ = (
         "_begun",
+        "_context",
         "_ends",
         "_landed",
         "_outcome",
         "_over",
         "_place",
         "_raised",
+        "_returned",
         "_then",
-        "_thread",
         "_under_way",
+        "_unstarted",
         "_work",
         "about",
     )
@@ -68,12 +70,11 @@ class Flight(Generic[T]):
         self._over = Event()
         self._outcome: T | None = None
         self._raised: Exception | None = None
+        self._returned = False
         self._under_way = under_way
-        context = contextvars.copy_context()
-        context.run(ends.set, math.inf)  # it has a deadline of its own
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run,), name="koyeb-session", daemon=True
-        )
+        self._context = contextvars.copy_context()
+        self._context.run(ends.set, math.inf)  # it has a deadline of its own
+        self._unstarted = [True]
 
     @property
     def alive(self) -> bool:
@@ -87,9 +88,9 @@ class Flight(Generic[T]):
         return time.monotonic() < self._ends + _GRACE
 
     @property
-    def landed(self) -> bool:
-        """Whether it has ended."""
-        return self._landed.is_set()
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
 
     @property
     def outcome(self) -> T | None:
@@ -104,28 +105,31 @@ class Flight(Generic[T]):
         return self._outcome
 
     def start(self, *, at_exit: bool = True) -> None:
-        """
-        Let it run by itself, once.
-
-        Whoever waits for it starts it as well, in case a signal handler raised in the one who was
-        about to.
-        """
-        if self._thread.ident is not None or self._place is not place():
+        """Let it run by itself, once."""
+        try:
+            self._unstarted.pop()  # one step: of two threads, one starts it
+        except IndexError:
+            return
+        if self._place is not place():
             return
         if at_exit:
             _wait_at_exit(self)
         if self._under_way is not None:
             self._under_way.add(self)
+        self._launch()
+
+    def _launch(self) -> None:
+        thread = threading.Thread(
+            target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
+        )
         try:
-            self._thread.start()
-        except RuntimeError:  # there are too many, or the interpreter ends: then here, or not again
+            thread.start()
+        except RuntimeError:  # there are too many, or the interpreter ends
             self._run()
 
     def lead(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
-        self.start()
-        self._landed.wait(timeout)
-        return self.outcome
+        return self.join(timeout)
 
     def join(self, timeout: float | None = None) -> T | None:
         """
@@ -140,7 +144,10 @@ class Flight(Generic[T]):
     def wait(self, timeout: float | None = None) -> None:
         """Wait as `join` does, whatever comes of it."""
         self.start()
-        self._landed.wait(self._ends - time.monotonic() if timeout is None else timeout)
+        seconds = self._ends - time.monotonic() if timeout is None else timeout
+        if not self._begun and not self._landed.wait(min(seconds, _GRACE)) and not self._begun:
+            self._launch()  # a signal handler raised in the one who was about to start it
+        self._landed.wait(seconds)
 
     def ended(self, timeout: float) -> None:
         """Wait for it and for what comes ``then``, for at most ``timeout`` seconds."""
@@ -154,12 +161,13 @@ class Flight(Generic[T]):
     def _run(self) -> None:
         with atomic:
             begun, self._begun = self._begun, True
-        if begun:  # two threads that wait for it have started it at one moment
+        if begun:  # it was launched twice: see `wait`
             return
         try:
             try:
                 if self.alive:  # else its thread comes so late that others have gone on without it
                     self._outcome = self._work()
+                    self._returned = True
             except Exception as exc:  # noqa: BLE001 - see `outcome`
                 self._raised = exc
             finally:

@@ -558,7 +558,7 @@ class SessionClient:
             self._keeper.listeners.let_go()
         with atomic:
             closing = self._closing
-            if closing is None or not (closing.landed or closing.alive):
+            if closing is None or not (closing.succeeded or closing.alive):
                 seconds = _CLOSING * self._sender.timeout
                 self._closing = closing = Flight(self._close_all, seconds=seconds)
                 closing.start()

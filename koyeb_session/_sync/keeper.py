@@ -363,7 +363,7 @@ class TokenKeeper:
             while running():
                 try:
                     self.current(settled=True)
-                except Exception:
+                except Exception:  # noqa: BLE001 - a transport or a clock of the user's
                     log.exception("keep_current() goes on after an error that is not Koyeb's")
                 if self._persistence.is_behind:
                     self._persistence.follow_later().lead()

@@ -206,7 +206,7 @@ class Persistence:
             return None
         if old is not None and found.id in {old.token.id, known}:
             return None
-        if old is not None and known == _UNKNOWN and _was_issued_before(found, old.token):
+        if old is not None and known == _UNKNOWN and (_order(found, old.token) or 0) < 0:
             return None
         token = adopted(found, self.state.clock.time())
         if isinstance(token, Exception):
@@ -336,11 +336,14 @@ class Persistence:
 
     def _is_others(self, found: Token | None, known: str | None, own: Snapshot | None) -> bool:
         """Tell whether somebody else saved a record after this session last looked."""
-        if found is None or known == _UNKNOWN:
+        if found is None:
             return False
         provenance = read_provenance(found)
         if provenance is not None and self._replaced == provenance.account != self.account:
             return False  # they have gone on with the session that this one has replaced
+        if known == _UNKNOWN:  # it has never looked: the service's clock has to tell
+            order = None if own is None else _order(found, own.token)
+            return order is not None and order >= 0
         return found.id != known and (own is None or found.id != own.token.id)
 
     def _fall_behind(self, problem: StoreError) -> StoreError:
@@ -492,9 +495,9 @@ class StoreTurn:
         return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)
 
 
-def _was_issued_before(found: Token, own: Token) -> bool:
-    """Compare two JWTs by the service's own clock; `False` where they do not say it."""
+def _order(found: Token, own: Token) -> float | None:
+    """Tell by how much later a JWT was issued, by the service's clock; `None` if it is not said."""
     theirs, ours = jwt_claims(found.id), jwt_claims(own.id)
     if theirs is None or ours is None or theirs.issued_at is None or ours.issued_at is None:
-        return False
-    return theirs.issued_at < ours.issued_at
+        return None
+    return (theirs.issued_at - ours.issued_at).total_seconds()

@@ -79,20 +79,6 @@ async def test_memory_is_free_again_when_the_block_raises() -> None:
         assert await store.load() is None
 
 
-async def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect: Connect) -> None:
-    """What stands in for no store loads nothing, and takes all calls."""
-    session = connect(token=fake.issue_token())
-    exchange = session._keeper._exchange
-    assert not exchange.has_store
-    await exchange.store.save(Token("t"))
-    assert await exchange.store.load() is None
-    await exchange.store.delete()
-    lock: AbstractAsyncContextManager[None] = exchange.store.lock()
-    async with lock, exchange.store.lock():
-        pass
-    assert connect(store=AsyncMemoryTokenStore())._keeper._exchange.has_store
-
-
 class AsyncAway(AsyncMemoryTokenStore):
     """A store that is away for who comes through its gate."""
 

@@ -81,20 +81,6 @@ def test_memory_is_free_again_when_the_block_raises() -> None:
         assert store.load() is None
 
 
-def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect: Connect) -> None:
-    """What stands in for no store loads nothing, and takes all calls."""
-    session = connect(token=fake.issue_token())
-    exchange = session._keeper._exchange
-    assert not exchange.has_store
-    exchange.store.save(Token("t"))
-    assert exchange.store.load() is None
-    exchange.store.delete()
-    lock: AbstractContextManager[None] = exchange.store.lock()
-    with lock, exchange.store.lock():
-        pass
-    assert connect(store=MemoryTokenStore())._keeper._exchange.has_store
-
-
 class Away(MemoryTokenStore):
     """A store that is away for who comes through its gate."""
 
