@@ -29,6 +29,7 @@ LONGEST = 250
 RANKS = (
     {
         "_errors",
+        "_deadline",
         "_messages",
         "_models",
         "_concurrency",
@@ -39,7 +40,7 @@ RANKS = (
         "_timestamps",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
-    {"_operations", "_state", "_records", "_environment"},
+    {"_operations", "_provenance", "_state", "_records", "_environment"},
     {"_files"},
     {"_async", "_sync"},
     {"_following", "_callers", "_problems"},

@@ -202,15 +202,17 @@ class AsyncSessionClient:
         )
         beginning = first if credentials is None else credentials
         source = AsyncTokenSource(sender, credentials, clock)
-        persistence = AsyncPersistence(
-            store,
-            state,
-            origin=self._origins.service,
-            account=None if beginning is None else account_of(beginning),
-            bound=beginning is not None,
-            timeout=sender.timeout,
-            under_way=self._under_way,
-        )
+        persistence = None
+        if store is not None:
+            persistence = AsyncPersistence(
+                store,
+                state,
+                origin=self._origins.service,
+                account=None if beginning is None else account_of(beginning),
+                bound=beginning is not None,
+                timeout=sender.timeout,
+                under_way=self._under_way,
+            )
         self._state = state
         self._keeper = AsyncTokenKeeper(
             state,

@@ -66,7 +66,7 @@ class AsyncTokenKeeper:
         state: SessionState,
         renewal: AsyncRenewal,
         source: AsyncTokenSource,
-        persistence: AsyncPersistence,
+        persistence: AsyncPersistence | None,
         *,
         retry: RetryPolicy,
         timeout: float,
@@ -103,9 +103,9 @@ class AsyncTokenKeeper:
             old = look.snapshot
             match look.verdict:
                 case Verdict.USE if old is not None:
-                    if old.is_looked_at(look.now) and self._persistence.is_behind:
+                    if old.is_looked_at(look.now) and (late := self._late()) is not None:
                         state.saved(old)  # not again by the next request
-                        self._persistence.follow_later().start()
+                        late.start()
                     return old
                 case Verdict.RENEW if old is not None and not settled:
                     self._begin(old, state.fence, self._timeout, Urgency.AHEAD)
@@ -289,17 +289,18 @@ class AsyncTokenKeeper:
         if refusal := self._renewal.refusal():
             return refusal
         persistence = self._persistence
-        unsaved = persistence.store is not None
-        persistence.owe()  # first: a signal handler may raise after the commit
+        unsaved = persistence is not None
+        if persistence is not None:
+            persistence.owe()  # first: a signal handler may raise after the commit
         outcome = self.state.commit(obtained, fence, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
             if outcome is SUPERSEDED and obtained.minted:
                 await self._source.revoke(obtained.token, deadline)
             return outcome
-        if account is not None:
+        if persistence is not None and account is not None:
             persistence.begin(account, bound=bound)
         if self.listeners or unsaved:
-            await self._after_change(partial(persistence.follow, deadline), deadline)
+            await self._after_change(partial(self._follow, deadline), deadline)
         return outcome
 
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
@@ -307,7 +308,8 @@ class AsyncTokenKeeper:
         if refusal := self._renewal.refusal():
             return refusal
         renewing = self._flight
-        self._persistence.owe()
+        if self._persistence is not None:
+            self._persistence.owe()
         old = self.state.clear()
         deadline = Deadline(timeout or self._timeout)
         return await self._after_change(partial(self._leave, old, renewing, deadline), deadline)
@@ -321,6 +323,9 @@ class AsyncTokenKeeper:
         )
         return await flight.lead()
 
+    async def _follow(self, deadline: Deadline) -> KoyebSessionError | None:
+        return None if self._persistence is None else await self._persistence.follow(deadline)
+
     async def _leave(
         self, old: Snapshot | None, renewing: AsyncFlight[Any] | None, deadline: Deadline
     ) -> KoyebSessionError | None:
@@ -329,8 +334,10 @@ class AsyncTokenKeeper:
         try:
             with async_time_limit(deadline.left()):
                 # First, as a service that hangs must not keep the store from being emptied.
-                half = Deadline(deadline.left() / 2)
-                found, forgotten = await self._persistence.sign_out(old, half)
+                found = None
+                if self._persistence is not None:
+                    half = Deadline(deadline.left() / 2)
+                    found, forgotten = await self._persistence.sign_out(old, half)
                 if found is not None:
                     problem = await self._source.revoke(found, deadline)
                 if old is not None and old.phase(self.state.clock) is not Phase.EXPIRED:
@@ -365,8 +372,8 @@ class AsyncTokenKeeper:
                     await self.current(settled=True)
                 except Exception:  # noqa: BLE001 - a transport or a clock of the user's
                     log.exception("keep_current() goes on after an error that is not Koyeb's")
-                if self._persistence.is_behind:
-                    await self._persistence.follow_later().lead()
+                if (late := self._late()) is not None:
+                    await late.lead()
                 await pulse.sleep(self.state.next_look)
         finally:
             with atomic:
@@ -376,10 +383,18 @@ class AsyncTokenKeeper:
         """Wait for what is under way, each within its bounds; save what is not saved yet."""
         if self._flight is not None and self._flight.alive:
             await self._flight.wait()
-        await self._persistence.drain(self._timeout)
+        if self._persistence is not None:
+            await self._persistence.drain(self._timeout)
         if self.listeners is not None:
             await self.listeners.drain(self._timeout)
         self.wake()
+
+    def _late(self) -> AsyncFlight[StoreError | None] | None:
+        """Return what tells the store of a change that it has missed."""
+        persistence = self._persistence
+        if persistence is None or not persistence.is_behind:
+            return None
+        return persistence.follow_later()
 
     def wake(self) -> None:
         """Let :meth:`keep` look again."""

@@ -202,15 +202,17 @@ class SessionClient:
         )
         beginning = first if credentials is None else credentials
         source = TokenSource(sender, credentials, clock)
-        persistence = Persistence(
-            store,
-            state,
-            origin=self._origins.service,
-            account=None if beginning is None else account_of(beginning),
-            bound=beginning is not None,
-            timeout=sender.timeout,
-            under_way=self._under_way,
-        )
+        persistence = None
+        if store is not None:
+            persistence = Persistence(
+                store,
+                state,
+                origin=self._origins.service,
+                account=None if beginning is None else account_of(beginning),
+                bound=beginning is not None,
+                timeout=sender.timeout,
+                under_way=self._under_way,
+            )
         self._state = state
         self._keeper = TokenKeeper(
             state,

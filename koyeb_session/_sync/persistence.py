@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
 from .._arguments import adopted
 from .._concurrency.flights import Flight
 from .._concurrency.places import atomic
-from .._concurrency.waiting import Event, Pulse
 from .._deadline import Deadline
 from .._errors import StoreError
 from .._log import log
@@ -22,6 +20,7 @@ from .._outcomes import store_error
 from .._provenance import Provenance, read_provenance
 from .._snapshot import Issuer, Obtained, Snapshot
 from .._wire import jwt_claims
+from .store_turn import UNKNOWN, StoreTurn
 
 if TYPE_CHECKING:
     from typing import Any
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from .._concurrency.flights import Work
     from .._state import SessionState
     from .stores import TokenStore
-
-_UNKNOWN: Final = "?"
-"""Stands for what the store holds before it has been read."""
 
 
 class Persistence:
@@ -67,7 +63,7 @@ class Persistence:
 
     def __init__(
         self,
-        store: TokenStore | None,
+        store: TokenStore,
         state: SessionState,
         *,
         origin: str,
@@ -76,7 +72,7 @@ class Persistence:
         timeout: float,
         under_way: set[Flight[Any]],
     ) -> None:
-        self._known: str | None = _UNKNOWN
+        self._known: str | None = UNKNOWN
         self._late = False
         self._origin = origin
         self._owed = False
@@ -92,13 +88,13 @@ class Persistence:
         self.bound: bool = bound
         """Whether records of other accounts are foreign, as credentials or a login name one."""
         self.state: SessionState = state
-        self.store: TokenStore | None = store
+        self.store: TokenStore = store
 
     # What the session tells
 
     def owe(self) -> None:
         """Note that the store is to be told of a change that comes now."""
-        self._owed = self.store is not None
+        self._owed = True
 
     def begin(self, account: str, *, bound: bool) -> None:
         """Note that a session of this account begins now, in place of the one before."""
@@ -116,7 +112,7 @@ class Persistence:
         Returns:
             Why it does not yet. A turn that has not come to it in time goes on by itself.
         """
-        if self.store is None or not self._owed:
+        if not self._owed:
             return None
         turn = self.turn()
         try:
@@ -141,8 +137,6 @@ class Persistence:
             The token that it held, if that is this session's and not ``old``; and why it may hold a
             token still.
         """
-        if self.store is None:
-            return None, None
         turn = self.turn()
         try:
             turn.ready(deadline.left() / 2)
@@ -187,7 +181,9 @@ class Persistence:
             turn = self._turn
             if turn is not None and turn.join():
                 return turn
-            self._turn = turn = StoreTurn(self, self._timeout * 2, self._under_way)
+            self._turn = turn = StoreTurn(
+                self.store, self._read, seconds=2 * self._timeout, under_way=self._under_way
+            )
         turn.start()
         return turn
 
@@ -206,7 +202,7 @@ class Persistence:
             return None
         if old is not None and found.id in {old.token.id, known}:
             return None
-        if old is not None and known == _UNKNOWN and (_order(found, old.token) or 0) < 0:
+        if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
             return None
         token = adopted(found, self.state.clock.time())
         if isinstance(token, Exception):
@@ -221,7 +217,6 @@ class Persistence:
 
     def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
-        assert self.store is not None  # noqa: S101 - for type checkers; asked of a store only
         loaded = self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
@@ -250,13 +245,12 @@ class Persistence:
 
     # What a turn does
 
-    def read(self, turn: StoreTurn) -> None:
+    def _read(self, turn: StoreTurn) -> None:
         """
         Load what the store holds; a second time if the first one fails.
 
         An exchange beside a saved token that could not be read may cost the session.
         """
-        assert self.store is not None  # noqa: S101 - see above
         for attempt in (1, 2):
             try:
                 turn.found = self.store.load()
@@ -297,7 +291,6 @@ class Persistence:
     def _write(self, snapshot: Snapshot | None, turn: StoreTurn) -> StoreError | None:
         """Write once; what cannot be replaced is deleted, as it is known to be wrong."""
         store = self.store
-        assert store is not None  # noqa: S101 - see above
         try:
             if snapshot is None:
                 if turn.found is None or not self.is_foreign(turn.found, None):
@@ -331,7 +324,7 @@ class Persistence:
 
     def _bind(self, snapshot: Snapshot) -> Token:
         """Note on a token whose it is."""
-        provenance = Provenance(self._origin, self.account or _UNKNOWN, snapshot.issuer)
+        provenance = Provenance(self._origin, self.account or UNKNOWN, snapshot.issuer)
         return attrs.evolve(snapshot.token, provenance=provenance.write())
 
     def _is_others(self, found: Token | None, known: str | None, own: Snapshot | None) -> bool:
@@ -341,7 +334,7 @@ class Persistence:
         provenance = read_provenance(found)
         if provenance is not None and self._replaced == provenance.account != self.account:
             return False  # they have gone on with the session that this one has replaced
-        if known == _UNKNOWN:  # it has never looked: the service's clock has to tell
+        if known == UNKNOWN:  # it has never looked: the service's clock has to tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0
         return found.id != known and (own is None or found.id != own.token.id)
@@ -364,135 +357,6 @@ class Persistence:
                 return None
 
         return Flight(attempt, seconds=seconds, under_way=self._under_way).lead(seconds)
-
-
-class StoreTurn:
-    """
-    One hold of the store's lock, in a task or thread of its own.
-
-    The lock is released once all who have joined have left. A store that hangs keeps only this
-    waiting: callers wait for as long as they like.
-    """
-
-    def __init__(
-        self, persistence: Persistence, seconds: float, under_way: set[Flight[Any]]
-    ) -> None:
-        self.found: Token | None = None
-        """What the store held when it was last read in this turn."""
-        self.known: str | None = _UNKNOWN
-        """The id of what the session had last read or written before that."""
-        self.locked = False
-        self.problem: StoreError | None = None
-        """Why the lock could not be had, or the store not be read."""
-        self._persistence = persistence
-        self._flight = Flight(self._run, seconds=seconds, under_way=under_way)
-        self._jobs: deque[tuple[Work[None], Event]] = deque()
-        self._over = False
-        self._pulse = Pulse()
-        self._ready = Event()
-        self._users = 1
-
-    @property
-    def alive(self) -> bool:
-        """Whether it holds the lock, or waits for it."""
-        return self._flight.alive
-
-    def start(self) -> None:
-        """Begin to wait for the lock."""
-        self._flight.start()
-
-    def join(self) -> bool:
-        """Take part in it; `False`: it is over, or about to be. The caller holds `atomic`."""
-        if self._over or not self.alive:
-            return False
-        self._users += 1
-        return True
-
-    def leave(self, deadline: Deadline) -> None:
-        """Let the lock be released when nobody else has anything to do, and wait for that."""
-        with atomic:
-            self._users -= 1
-        self._pulse.beat()
-        if self.locked and not self._users:
-            self._flight.join(deadline.left())
-
-    def ended(self, seconds: float) -> None:
-        """Wait until it is over."""
-        self._flight.ended(seconds)
-
-    def ready(self, seconds: float) -> bool:
-        """Wait until the store is locked and read, or cannot be; tell whether that is so."""
-        return self._ready.wait(seconds)
-
-    def do(self, job: Work[None], seconds: float) -> bool:
-        """
-        Do something under the lock.
-
-        Returns:
-            Whether it is done. If it is not yet, it is done when its turn comes, unless the lock
-            cannot be had.
-        """
-        done = Event()
-        with atomic:
-            if self._over:
-                return False
-            self._jobs.append((job, done))
-        self._pulse.beat()
-        done.wait(seconds)
-        return done.is_set() and self.locked
-
-    def read_again(self, seconds: float) -> None:
-        """Read the store once more."""
-        self.do(partial(self._persistence.read, self), seconds)
-
-    def _run(self) -> None:
-        store = self._persistence.store
-        assert store is not None  # noqa: S101 - for type checkers; there is a turn at a store only
-        try:
-            with store.lock():
-                self.locked = True
-                if self._users or self._jobs:
-                    self._persistence.read(self)
-                self._ready.set()
-                self._serve()
-        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-            what = "locked" if not self.locked else "unlocked"
-            self.problem = store_error(what, exc)
-            if self.locked:
-                log.warning("%s", self.problem)
-        finally:
-            with atomic:
-                self._over = True
-            self._ready.set()
-            for _, done in self._jobs:
-                done.set()
-
-    def _serve(self) -> None:
-        """Do what is to be done, until nobody has anything left."""
-        while True:
-            with atomic:
-                if not self._jobs and self._users <= 0:
-                    self._over = True
-                    return
-                job, done = self._jobs[0] if self._jobs else (None, None)
-            if job is None or done is None:
-                self._pulse.sleep(None)
-                continue
-            job()
-            self._jobs.popleft()
-            done.set()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the store is locked and read."""
-        return self.locked and self._ready.is_set()
-
-    @property
-    def is_held_elsewhere(self) -> bool:
-        """Whether somebody else holds the lock, who may be exchanging the same token."""
-        if self.locked:
-            return False
-        return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)
 
 
 def _order(found: Token, own: Token) -> float | None:

@@ -16,7 +16,8 @@ from .token_source import is_refusal
 
 if TYPE_CHECKING:
     from .._state import SessionState
-    from .persistence import Persistence, StoreTurn
+    from .persistence import Persistence
+    from .store_turn import StoreTurn
     from .token_source import NewToken, TokenSource
 
 
@@ -29,7 +30,9 @@ class Renewal:
 
     __slots__ = ("_persistence", "_source", "_state")
 
-    def __init__(self, state: SessionState, source: TokenSource, persistence: Persistence) -> None:
+    def __init__(
+        self, state: SessionState, source: TokenSource, persistence: Persistence | None
+    ) -> None:
         self._persistence = persistence
         self._source = source
         self._state = state
@@ -50,12 +53,13 @@ class Renewal:
             urgency: How much the callers need it.
             deadline: For all of it. The store has half of it to be locked and read.
         """
-        if self._persistence.store is None:
+        persistence = self._persistence
+        if persistence is None:
             return self._obtain(old, fence, urgency, deadline)
-        turn = self._persistence.turn()
+        turn = persistence.turn()
         try:
             turn.ready(deadline.left() / 2)
-            return self._run(turn, old, fence, urgency, deadline)
+            return self._run(turn, old, fence, urgency, deadline=deadline)
         finally:
             turn.leave(deadline)
 
@@ -65,15 +69,13 @@ class Renewal:
         old: Snapshot | None,
         fence: int,
         urgency: Urgency,
+        *,
         deadline: Deadline,
     ) -> Snapshot | Failed:
-        persistence = self._persistence
-        found, known = turn.found, turn.known
-        if not turn.locked:
-            found = persistence.load_unlocked(deadline.left() / 2)
+        newer = self._saved_by_others(turn, old, deadline)
         if fence != self._state.fence:  # the session changed while the store was waited for
             return Failed(SUPERSEDED, attempted=False)
-        if newer := persistence.newer(found, old, known):
+        if newer is not None:
             return self._commit(newer, fence)
         may_exchange = True
         if problem := _problem_of(turn):
@@ -85,8 +87,8 @@ class Renewal:
         outcome = self._obtain(old, fence, urgency, deadline, turn=turn, may_exchange=may_exchange)
         if isinstance(outcome, Failed) and problem and _has_no_way(outcome):
             return Failed(problem)
-        if isinstance(outcome, Snapshot) and not outcome.from_store:
-            persistence.follow(deadline)
+        if isinstance(outcome, Snapshot) and self._persistence is not None:
+            self._persistence.follow(deadline)
         return outcome
 
     def _obtain(
@@ -111,7 +113,9 @@ class Renewal:
                 return self._settle(outcome, fence, deadline)
             refused = outcome
             # Somebody may have exchanged it meanwhile, as after a lease that has ended.
-            if newer := self._saved_meanwhile(turn, old, deadline):
+            if turn is not None and turn.locked:
+                turn.read_again(deadline.left() / 2)
+            if newer := self._saved_by_others(turn, old, deadline):
                 return self._commit(newer, fence)
         outcome = self._source.sign_in(old, deadline)
         if isinstance(outcome, Failed) and refused is not None:
@@ -127,16 +131,27 @@ class Renewal:
             return False
         return self._source.can_refresh(old) and old.phase(look.now) is not Phase.EXPIRED
 
-    def _saved_meanwhile(
-        self, turn: StoreTurn | None, old: Snapshot, deadline: Deadline
+    def _saved_by_others(
+        self, turn: StoreTurn | None, old: Snapshot | None, deadline: Deadline
     ) -> Obtained | None:
-        if turn is None:
+        """
+        Return a newer token that somebody else has saved, if there is one.
+
+        A record that is there but cannot be used is read a second time: a store may hand out the
+        first one without its lock, and locks for certain before it reads again.
+        """
+        persistence = self._persistence
+        if turn is None or persistence is None:
             return None
-        if turn.locked:
+        if not turn.locked:
+            found = persistence.load_unlocked(deadline.left() / 2)
+            return persistence.newer(found, old, turn.known)
+        newer = persistence.newer(turn.found, old, turn.known)
+        is_other = turn.found is not None and (old is None or turn.found.id != old.token.id)
+        if newer is None and is_other:
             turn.read_again(deadline.left() / 2)
-            return self._persistence.newer(turn.found, old, turn.known)
-        found = self._persistence.load_unlocked(deadline.left() / 2)
-        return self._persistence.newer(found, old, turn.known)
+            newer = persistence.newer(turn.found, old, turn.known)
+        return newer
 
     def _settle(self, outcome: NewToken, fence: int, deadline: Deadline) -> Snapshot | Failed:
         """Commit a new token; one that comes too late is revoked."""
@@ -148,8 +163,8 @@ class Renewal:
         return committed
 
     def _commit(self, obtained: Obtained, fence: int) -> Snapshot | Failed:
-        unsaved = not obtained.from_store and self._persistence.store is not None
-        if unsaved:
+        unsaved = not obtained.from_store and self._persistence is not None
+        if unsaved and self._persistence is not None:
             self._persistence.owe()
         committed = self._state.commit(obtained, fence, unsaved=unsaved)
         if isinstance(committed, KoyebSessionError):
