@@ -13,6 +13,7 @@ from typing import Final, TypeAlias, TypeVar
 import attrs
 
 from ._models import PasswordCredentials, Token
+from ._redaction import printable
 from ._wire import TOKEN_LIMIT, completed, is_header_safe
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
     wrong = _wrong_time("expires_at", token.expires_at) or _wrong_time("issued_at", token.issued_at)
     if wrong:
         return wrong
-    token = completed(token)
+    token = completed(_printable(token))
     if token.expires_at is None:
         return token
     if token.expires_at.timestamp() <= wall:
@@ -53,6 +54,13 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
         expires_at=token.expires_at.astimezone(UTC),
         issued_at=token.issued_at or datetime.fromtimestamp(wall, UTC),
     )
+
+
+def _printable(token: Token) -> Token:
+    """Keep what could forge a line of a log out of a session's `repr`; stores may be poisoned."""
+    ids = {"user_id": token.user_id, "organization_id": token.organization_id}
+    odd = {name: printable(text) for name, text in ids.items() if isinstance(text, str)}
+    return token if odd.items() <= ids.items() else attrs.evolve(token, **odd)
 
 
 def _wrong_time(name: str, at: object) -> BadArgument | None:

@@ -8,9 +8,7 @@ frame, and those above it, hold no secret.
 from __future__ import annotations
 
 import copy
-import json
-import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from ._errors import (
     KoyebSessionError,
@@ -20,25 +18,8 @@ from ._errors import (
     TransportTimeoutError,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
-
-_GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What Go escapes in JSON, and Python does not."""
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Take what this request kept secret out of a text that the service wrote, JSON in it too."""
-    for secret in secrets:
-        quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
-        forms = {secret, *quoted, *(form.translate(_GO) for form in quoted)}
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "[secret]")
-    return text
-
 
 def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
     """Give ``error`` its cause, without raising it."""
@@ -56,11 +37,6 @@ def bare(exc: BaseException, text: str) -> BaseException:
         return type(exc)(text)
     except Exception:  # noqa: BLE001 - a class whose constructor wants more than a text
         return Exception(f"{type(exc).__name__}: {text}")
-
-
-def said(exc: BaseException) -> str:
-    """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
-    return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", str(exc), flags=re.DOTALL)
 
 
 def detached(error: E) -> E:

@@ -13,6 +13,7 @@ import attrs
 
 from ._errors import WireError
 from ._models import LoginMethod, Token
+from ._redaction import printable
 from ._timestamps import from_epoch, timestamp
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ BODY_LIMIT: Final = 1 << 20
 """Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
 TOKEN_LIMIT: Final = 16 << 10
 """Characters of a token; a longer one does not fit into the header of a common server."""
+FIELD_LIMIT: Final = 50
+"""Fields of an error that are read; no request of this API has as many."""
 
 
 class _Unfit(Exception):  # noqa: N818 - a signal inside this module; the name says what is wrong
@@ -151,7 +154,7 @@ def error_body(body: bytes) -> ErrorBody:
 
 
 def _error_fields(entries: list[object]) -> Iterator[tuple[str, str]]:
-    for entry in entries:
+    for entry in entries[:FIELD_LIMIT]:
         match entry:
             case {"field": str(name), "description": str(description)}:
                 yield name, description
@@ -234,7 +237,13 @@ def _token(value: object) -> Token:
     except ValueError:
         message = "token.expires_at: not an RFC 3339 timestamp"
         raise _Unfit(message) from None
-    token = Token(token_id, _text(fields, "user_id"), _text(fields, "organization_id"), expires_at)
+    owner, organization = (_text(fields, name) for name in ("user_id", "organization_id"))
+    token = Token(
+        token_id,
+        None if owner is None else printable(owner),
+        None if organization is None else printable(organization),
+        expires_at,
+    )
     # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
     return completed(token) if expires_at is None else token
 

@@ -36,6 +36,7 @@ RANKS = (
         "_network",
         "_outcomes",
         "_origins",
+        "_redaction",
         "_timestamps",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},

@@ -14,7 +14,8 @@ import httpx
 from .._concurrency.deadlines import deadline, read_raw, remaining
 from .._concurrency.waiting import sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
-from .._outcomes import bare, caused, said, scrub
+from .._outcomes import bare, caused
+from .._redaction import safe_message
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Sender:
             return operation.outcome(reply, self._clock.time())
         late = isinstance(failure, TimeoutError | httpx.TimeoutException)
         kind = TransportTimeoutError if late else TransportError
-        what = scrub(said(failure), operation.secrets) or type(failure).__name__
+        what = operation.redacted(safe_message(failure)) or type(failure).__name__
         text = f"{operation.name}: no reply from {self._base_url}: {what}"
         return caused(kind(text), bare(failure, what))
 
