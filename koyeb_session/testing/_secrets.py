@@ -11,7 +11,8 @@ import re
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections import UserList, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,10 +21,12 @@ from .._redaction import spellings
 
 _KIT: Final = Path(__file__).parent
 _RUNNERS: Final = frozenset({"_pytest", "pluggy"})
-_PLAIN: Final = (list, tuple, set, frozenset, dict)
-_COLLECTIONS: Final = (Sequence, Set, Mapping)
+_PLAIN: Final = (list, tuple, set, frozenset, dict, deque, UserList)
+"""Collections whose ``repr`` is made of the items'."""
+_OPENED: Final = (list, tuple, set, frozenset, Mapping)
+"""Collections that Sentry walks, whatever their ``repr``."""
 _LONGEST: Final = 10_000
-"""Items of a collection that is no built-in one; it may have no end."""
+"""Items of a mapping that is no `dict`; it may have no end."""
 # What pytest's caplog, recwarn, ExceptionInfo and CaptureResult keep, and where.
 _PYTEST_HOLDS: Final = ("records", "text", "list", "value", "out", "err")
 
@@ -44,8 +47,8 @@ def assert_no_secret(
 
     Tools that show local variables do not all ask for the ``repr``. So objects and variables are
     also searched as rich, structlog and Sentry walk them: by the fields of attrs classes and
-    dataclasses, except those with ``repr=False``, the items of mappings, sequences and sets, and by
-    ``__rich_repr__`` and ``__sentry_repr__``. None of the tools need be installed.
+    dataclasses, except those with ``repr=False``, by the items of mappings, lists, tuples and sets,
+    and by ``__rich_repr__`` and ``__sentry_repr__``. None of the tools need be installed.
 
     A secret is found in every usual spelling: in JSON, URLs, HTML, base64 and ``repr``.
 
@@ -191,7 +194,7 @@ def _as_variable(piece: _Piece) -> _Pieces:
     """Take a value apart as tools do that show variables."""
     where, thing, whole = piece
     kind = type(thing)
-    if kind not in _PLAIN:  # whose repr is made of the items'
+    if kind not in _PLAIN:
         yield from _shown(where, thing)
     for name, value in _fields(thing):
         yield _Piece(f"{where}.{name}", value, whole)
@@ -201,26 +204,26 @@ def _as_variable(piece: _Piece) -> _Pieces:
                 result = getattr(thing, name)()
                 items = list(result) if name == "__rich_repr__" else result
                 yield _Piece(f"{name}() of {where}", items, whole)
-    if isinstance(thing, _COLLECTIONS) and not isinstance(thing, range | memoryview):
+    if kind in _PLAIN or isinstance(thing, _OPENED):
         with contextlib.suppress(Exception):  # what cannot be read shows nothing
             # Numbered, not named: a key may be the secret.
-            items = _items(thing, None if kind in _PLAIN else _LONGEST)
-            for number, item in enumerate(items):
+            for number, item in enumerate(_items(thing)):
                 yield _Piece(f"{where}[{number}]", item, whole)
 
 
-def _items(collection: Any, limit: int | None) -> Iterator[object]:
-    if isinstance(collection, Mapping):
-        return (item for pair in islice(collection.items(), limit) for item in pair)
-    return islice(collection, limit)
+def _items(collection: Any) -> Iterable[object]:
+    if not isinstance(collection, Mapping):
+        return collection
+    pairs = islice(collection.items(), None if isinstance(collection, dict) else _LONGEST)
+    return (item for pair in pairs for item in pair)
 
 
 def _fields(thing: Any) -> Iterator[tuple[str, object]]:
-    """Give the fields of an object of an attrs class, or a dataclass, that its ``repr`` shows."""
+    """Give the fields that rich walks: of attrs classes, and of dataclasses with their own repr."""
     kind = type(thing)
-    fields = getattr(kind, "__attrs_attrs__", None) or (
-        getattr(kind, "__dataclass_fields__", {}).values()
-    )
+    fields = getattr(kind, "__attrs_attrs__", ())
+    if hasattr(kind.__repr__, "__wrapped__"):  # by `reprlib.recursive_repr`, as dataclasses do
+        fields = getattr(kind, "__dataclass_fields__", {}).values() or fields
     for field in fields:
         if field.repr:
             with contextlib.suppress(Exception):  # it has no value yet
