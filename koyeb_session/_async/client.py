@@ -218,7 +218,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
         operation = operations.login(email, password, organization_id, seon_fp)
-        del password
+        del password, seon_fp
         ends = self._check(timeout)
         outcome = await self._sender.send(checked(operation), timeout=timeout)
         return await self._adopt(Obtained(unwrap(outcome), minted=True), ends)
@@ -358,12 +358,13 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        checked(wrong_switch(organization_id, seon_fp))
+        wrong = wrong_switch(organization_id, seon_fp)
+        build = _with_token(operations.switch_organization, organization_id, seon_fp)
+        del seon_fp
+        checked(wrong)
         ends = self._check(timeout)
         fence = self._state.fence
-        outcome = await self._signed(
-            lambda token: operations.switch_organization(token, organization_id, seon_fp), ends
-        )
+        outcome = await self._signed(build, ends)
         return await self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
@@ -519,6 +520,8 @@ class AsyncSessionClient:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_keeper"):  # asked by a tool that shows why it could not be made
+            return f"<{type(self).__name__}>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
@@ -565,6 +568,13 @@ class AsyncSessionClient:
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
         return await self._sender.send(build(newer.token), timeout=_left(ends))
+
+
+def _with_token(
+    build: Callable[..., Operation[T]], *arguments: object
+) -> Callable[[Token], Operation[T]]:
+    """Build an operation once its token is known; a `partial` would show the arguments."""
+    return lambda token: build(token, *arguments)
 
 
 def _left(ends: float) -> float:

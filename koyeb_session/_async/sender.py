@@ -115,16 +115,23 @@ class AsyncSender:
         return caused(kind(text), bare(failure, what))
 
     async def _exchange(self, request: httpx.Request) -> Reply:
-        response = await self._dispatch(request)
         try:
-            body = await _body(response)
-        except httpx.TransportError as exc:
-            if response.is_success or isinstance(exc, httpx.TimeoutException):
-                raise
-            body = b""  # an error is told by its status; what else it says can be missed
-        finally:
-            await response.aclose()
-        return Reply(response.status_code, response.headers, body)
+            response = await self._dispatch(request)
+            try:
+                # In a `Reply` at once: this frame must not hold a body that may hold a token.
+                reply = Reply(response.status_code, response.headers, await _body(response))
+            except httpx.TransportError as exc:
+                if response.is_success or isinstance(exc, httpx.TimeoutException):
+                    raise
+                # An error is told by its status; what else it says can be missed.
+                reply = Reply(response.status_code, response.headers, b"")
+            finally:
+                await response.aclose()
+        except BaseException as exc:
+            # A cancellation goes on to the caller. The frames below hold what was sent and read.
+            exc.__traceback__ = None
+            raise
+        return reply
 
     async def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:

@@ -117,16 +117,23 @@ class Sender:
         return caused(kind(text), bare(failure, what))
 
     def _exchange(self, request: httpx.Request) -> Reply:
-        response = self._dispatch(request)
         try:
-            body = _body(response)
-        except httpx.TransportError as exc:
-            if response.is_success or isinstance(exc, httpx.TimeoutException):
-                raise
-            body = b""  # an error is told by its status; what else it says can be missed
-        finally:
-            response.close()
-        return Reply(response.status_code, response.headers, body)
+            response = self._dispatch(request)
+            try:
+                # In a `Reply` at once: this frame must not hold a body that may hold a token.
+                reply = Reply(response.status_code, response.headers, _body(response))
+            except httpx.TransportError as exc:
+                if response.is_success or isinstance(exc, httpx.TimeoutException):
+                    raise
+                # An error is told by its status; what else it says can be missed.
+                reply = Reply(response.status_code, response.headers, b"")
+            finally:
+                response.close()
+        except BaseException as exc:
+            # A cancellation goes on to the caller. The frames below hold what was sent and read.
+            exc.__traceback__ = None
+            raise
+        return reply
 
     def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:

@@ -16,6 +16,7 @@ import pytest
 
 import koyeb_session
 from koyeb_session import (
+    AccessTokenCredentials,
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     KoyebSessionError,
@@ -174,6 +175,7 @@ def test_public_objects_show_no_secret() -> None:
         models: list[Any] = [
             token,
             credentials,
+            AccessTokenCredentials(STORED, "an-organization"),
             LoginRequest(EMAIL, PASSWORD),
             LoginReply(token),
             PasswordlessLoginRequest(EMAIL),
@@ -186,7 +188,7 @@ def test_public_objects_show_no_secret() -> None:
         ]
         signed = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
         next(session.auth.sync_auth_flow(signed))
-        assert_no_secret(SECRETS, models, holders, signed, session.http.__dict__)
+        assert_no_secret([STORED, *SECRETS], models, holders, signed, session.http.__dict__)
     shown = {type(thing).__name__ for thing in [*models, *holders]}
     classes = {
         name
