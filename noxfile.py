@@ -34,6 +34,7 @@ UNMEASURED = (*HEAVY, "tests/storms")
 # What has a long form.
 LONG = (
     *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
+    "tests/test_fuzz.py",
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than there are cores, as tests wait now and then for a socket or a process.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -58,9 +58,12 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
 
 def _printable(token: Token) -> Token:
     """Keep what could forge a line of a log out of a session's `repr`; stores may be poisoned."""
-    ids = {"user_id": token.user_id, "organization_id": token.organization_id}
-    odd = {name: printable(text) for name, text in ids.items() if isinstance(text, str)}
-    return token if odd.items() <= ids.items() else attrs.evolve(token, **odd)
+    odd: dict[str, Any] = {
+        name: printable(text)
+        for name, text in (("user_id", token.user_id), ("organization_id", token.organization_id))
+        if isinstance(text, str) and not text.isprintable()
+    }
+    return attrs.evolve(token, **odd) if odd else token
 
 
 def _wrong_time(name: str, at: object) -> BadArgument | None:

@@ -21,6 +21,7 @@ from ._errors import (
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
 
+
 def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
     """Give ``error`` its cause, without raising it."""
     error.__cause__ = cause

@@ -142,7 +142,7 @@ class Scene:
     """A fake, and what is to happen to its client."""
 
     point: Point = "request"
-    event: Callable[[], Any] = lambda: None  # noqa: E731 - a default
+    event: Callable[[], Any] = lambda: None
     timeout: float = 10.0
     fake: FakeKoyeb = attrs.field(factory=lambda: FakeKoyeb(users={EMAIL: PASSWORD}))
 

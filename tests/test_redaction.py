@@ -5,16 +5,23 @@ from __future__ import annotations
 import base64
 import html
 import json
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 from urllib.parse import quote, quote_plus
 
 import pytest
 
-from koyeb_session import BadRequestError, Token, _redaction
+from koyeb_session import (
+    BadRequestError,
+    LoginReply,
+    MemoryTokenStore,
+    SessionClient,
+    Token,
+    _redaction,
+)
 from koyeb_session import _operations as operations
 from koyeb_session._operations import Operation
 from koyeb_session._redaction import TEXT_LIMIT, Redactor, printable, spellings
-from koyeb_session._wire import BODY_LIMIT, FIELD_LIMIT, Reply
+from koyeb_session._wire import BODY_LIMIT, FIELD_LIMIT, Reply, login_reply
 from koyeb_session.testing import assert_no_secret
 
 PASSWORD = 'Canary-w0rd/+&é"<\\x ~'
@@ -167,6 +174,26 @@ def test_service_cannot_forge_lines_of_a_log() -> None:
     assert error.request_id == "r\\x1b[31m\\x9b"
 
 
+@pytest.mark.parametrize("name", ["user_id", "organization_id"])
+def test_poisoned_token_cannot_forge_lines_of_a_log(name: str) -> None:
+    """A store, a caller or the service may bring a token with odd ids: its session shows none."""
+    ids: dict[str, Any] = {name: EVIL}
+    token = Token("canary", **ids)
+    reply = json.dumps({"token": {"id": "canary", name: EVIL}}).encode()
+    answered = login_reply(reply)
+    assert isinstance(answered, LoginReply)
+    with SessionClient(token=token) as session:
+        for known in (session.token, answered.token, session.use_token(token)):
+            assert known is not None
+            assert getattr(known, name) == printable(EVIL)
+        assert f"{session} {session!r}".isprintable()
+        store = MemoryTokenStore()
+        store.save(token)
+        with SessionClient(store=store) as other:
+            assert other.current_token().id == "canary"
+            assert repr(other).isprintable()
+
+
 # Work
 
 
@@ -182,9 +209,11 @@ class Long(str):
         return str.__getitem__(self, key)
 
     def isprintable(self) -> bool:
+        """Fail."""
         raise AssertionError
 
-    def replace(self, *_: object) -> str:  # type: ignore[override]
+    def replace(self, *_: object) -> str:
+        """Fail."""
         raise AssertionError
 
 
@@ -194,7 +223,7 @@ def test_only_the_beginning_of_a_long_text_is_read() -> None:
 
 
 def test_spellings_are_worked_out_once_for_each_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error with many fields costs what one with a single field costs, but for a bounded rest."""
+    """An error with many fields costs what one with a few costs."""
     worked_out: list[str] = []
 
     def counted(secret: str) -> set[str]:

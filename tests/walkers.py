@@ -16,7 +16,7 @@ Shown: TypeAlias = Iterator[tuple[str, str]]
 """Pairs of a frame's file, and all the variables of that frame as the tool shows them."""
 
 _TRANSFORM: Final = ExceptionDictTransformer(
-    locals_max_length=10_000, locals_max_string=None, locals_hide_dunder=False, max_frames=1000
+    locals_max_length=10_000, locals_max_string=1_000_000, locals_hide_dunder=False, max_frames=1000
 )
 _SENTRY: Final = {**DEFAULT_OPTIONS, "max_value_length": 1_000_000}
 
@@ -62,9 +62,10 @@ def structlog(error: BaseException) -> Shown:
 
 def sentry(error: BaseException) -> Shown:
     """Show what Sentry's SDK would send, before it leaves out what has a telling name."""
-    event, _ = event_from_exception(error, client_options=_SENTRY)
+    event: dict[str, Any] = dict(event_from_exception(error, client_options=_SENTRY)[0])
     for entry in event["exception"]["values"]:
-        for frame in (entry.get("stacktrace") or {"frames": []})["frames"]:
+        frames: list[dict[str, Any]] = (entry.get("stacktrace") or {"frames": []})["frames"]
+        for frame in frames:
             yield frame["abs_path"], json.dumps(frame.get("vars"), ensure_ascii=False)
 
 

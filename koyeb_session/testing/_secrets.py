@@ -15,7 +15,7 @@ from collections import UserList, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from .._redaction import spellings
 
@@ -207,21 +207,22 @@ def _as_variable(piece: _Piece) -> _Pieces:
     if kind in _PLAIN or isinstance(thing, _OPENED):
         with contextlib.suppress(Exception):  # what cannot be read shows nothing
             # Numbered, not named: a key may be the secret.
-            for number, item in enumerate(_items(thing)):
+            for number, item in enumerate(_items(cast("Iterable[object]", thing))):
                 yield _Piece(f"{where}[{number}]", item, whole)
 
 
-def _items(collection: Any) -> Iterable[object]:
+def _items(collection: Iterable[object]) -> Iterator[object]:
     if not isinstance(collection, Mapping):
-        return collection
-    pairs = islice(collection.items(), None if isinstance(collection, dict) else _LONGEST)
+        return iter(collection)
+    mapping = cast("Mapping[object, object]", collection)
+    pairs = islice(mapping.items(), None if isinstance(mapping, dict) else _LONGEST)
     return (item for pair in pairs for item in pair)
 
 
 def _fields(thing: Any) -> Iterator[tuple[str, object]]:
     """Give the fields that rich walks: of attrs classes, and of dataclasses with their own repr."""
-    kind = type(thing)
-    fields = getattr(kind, "__attrs_attrs__", ())
+    kind: type[object] = type(thing)
+    fields: Iterable[Any] = getattr(kind, "__attrs_attrs__", ())
     if hasattr(kind.__repr__, "__wrapped__"):  # by `reprlib.recursive_repr`, as dataclasses do
         fields = getattr(kind, "__dataclass_fields__", {}).values() or fields
     for field in fields:

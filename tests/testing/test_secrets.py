@@ -143,6 +143,7 @@ class EndlessDict(HiddenDict):
     """Never ends."""
 
     def items(self) -> ItemsView[str, object]:
+        """Go on for ever."""
         return cast("ItemsView[str, object]", zip(map(str, count()), count(), strict=False))
 
 
@@ -150,6 +151,7 @@ class BrokenDict(HiddenDict):
     """Cannot be read."""
 
     def items(self) -> ItemsView[str, object]:
+        """Fail."""
         raise RuntimeError
 
 
