@@ -13,7 +13,6 @@ import attrs
 
 from ._errors import WireError
 from ._models import LoginMethod, Token
-from ._redaction import printable
 from ._timestamps import from_epoch, timestamp
 
 if TYPE_CHECKING:
@@ -237,15 +236,21 @@ def _token(value: object) -> Token:
     except ValueError:
         message = "token.expires_at: not an RFC 3339 timestamp"
         raise _Unfit(message) from None
-    owner, organization = (_text(fields, name) for name in ("user_id", "organization_id"))
     token = Token(
-        token_id,
-        None if owner is None else printable(owner),
-        None if organization is None else printable(organization),
-        expires_at,
+        token_id, _shown(fields, "user_id"), _shown(fields, "organization_id"), expires_at
     )
     # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
     return completed(token) if expires_at is None else token
+
+
+def _shown(fields: Mapping[str, object], name: str) -> str | None:
+    """Read a string that logs and representations show."""
+    text = _text(fields, name)
+    if text is None or text.isprintable():
+        return text
+    from ._redaction import printable  # noqa: PLC0415 - no service in its right mind needs it
+
+    return printable(text)
 
 
 def _text(fields: Mapping[str, object], name: str) -> str | None:

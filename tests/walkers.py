@@ -64,8 +64,8 @@ def sentry(error: BaseException) -> Shown:
     """Show what Sentry's SDK would send, before it leaves out what has a telling name."""
     event: dict[str, Any] = dict(event_from_exception(error, client_options=_SENTRY)[0])
     for entry in event["exception"]["values"]:
-        frames: list[dict[str, Any]] = (entry.get("stacktrace") or {"frames": []})["frames"]
-        for frame in frames:
+        trace: dict[str, list[dict[str, Any]]] = entry.get("stacktrace") or {}
+        for frame in trace.get("frames", []):
             yield frame["abs_path"], json.dumps(frame.get("vars"), ensure_ascii=False)
 
 

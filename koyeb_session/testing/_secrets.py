@@ -221,7 +221,7 @@ def _items(collection: Iterable[object]) -> Iterator[object]:
 
 def _fields(thing: Any) -> Iterator[tuple[str, object]]:
     """Give the fields that rich walks: of attrs classes, and of dataclasses with their own repr."""
-    kind: type[object] = type(thing)
+    kind = cast("Any", type(thing))
     fields: Iterable[Any] = getattr(kind, "__attrs_attrs__", ())
     if hasattr(kind.__repr__, "__wrapped__"):  # by `reprlib.recursive_repr`, as dataclasses do
         fields = getattr(kind, "__dataclass_fields__", {}).values() or fields
