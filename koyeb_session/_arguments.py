@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
 from ._models import PasswordCredentials, Token
+from ._redaction import printable
 from ._wire import TOKEN_LIMIT, completed, is_header_safe
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
     wrong = _wrong_time("expires_at", token.expires_at) or _wrong_time("issued_at", token.issued_at)
     if wrong:
         return wrong
-    token = completed(token)
+    token = completed(_printable(token))
     if token.expires_at is None:
         return token
     if token.expires_at.timestamp() <= wall:
@@ -53,6 +54,16 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
         expires_at=token.expires_at.astimezone(UTC),
         issued_at=token.issued_at or datetime.fromtimestamp(wall, UTC),
     )
+
+
+def _printable(token: Token) -> Token:
+    """Keep what could forge a line of a log out of a session's `repr`; stores may be poisoned."""
+    odd: dict[str, Any] = {
+        name: printable(text)
+        for name, text in (("user_id", token.user_id), ("organization_id", token.organization_id))
+        if isinstance(text, str) and not text.isprintable()
+    }
+    return attrs.evolve(token, **odd) if odd else token
 
 
 def _wrong_time(name: str, at: object) -> BadArgument | None:

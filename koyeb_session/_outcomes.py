@@ -8,34 +8,18 @@ frame, and those above it, hold no secret.
 from __future__ import annotations
 
 import copy
-import json
-import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from ._errors import (
-    KoyebSessionError,
-    StoreError,
-    TransportTimeoutError,
-)
+from ._errors import KoyebSessionError, StoreError, TransportTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
+
+_WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
 
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
-
-_GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What Go escapes in JSON, and Python does not."""
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Take what this request kept secret out of a text that the service wrote, JSON in it too."""
-    for secret in secrets:
-        quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
-        forms = {secret, *quoted, *(form.translate(_GO) for form in quoted)}
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "[secret]")
-    return text
 
 
 def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
@@ -58,7 +42,9 @@ def bare(exc: BaseException, text: str) -> BaseException:
 
 def foreign(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
     """Copy a foreign error without its frames, and without what it may quote of our secrets."""
-    return bare(exc, scrub(text_of(exc), secrets))
+    from ._redaction import Redactor  # noqa: PLC0415 - only where something has failed
+
+    return bare(exc, Redactor(secrets)(text_of(exc)))
 
 
 def text_of(exc: BaseException) -> str:
@@ -69,9 +55,16 @@ def text_of(exc: BaseException) -> str:
         return ""
 
 
-def said(exc: BaseException) -> str:
-    """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
-    return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", text_of(exc), flags=re.DOTALL)
+def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames of the HTTP libraries: their locals show headers and bodies."""
+    if traceback is None:
+        return None
+    rest = without_wire_frames(traceback.tb_next)
+    package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    if package in _WIRE:
+        return rest
+    traceback.tb_next = rest
+    return traceback
 
 
 def detached(error: E) -> E:

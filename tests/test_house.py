@@ -37,6 +37,7 @@ RANKS = (
         "_network",
         "_outcomes",
         "_origins",
+        "_redaction",
         "_timestamps",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},

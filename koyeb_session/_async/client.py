@@ -262,7 +262,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
         operation = operations.login(email, password, organization_id, seon_fp)
-        del password
+        del password, seon_fp
         deadline = self._check(timeout)
         outcome = await self._sender.send(checked(operation), timeout=timeout)
         obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
@@ -413,12 +413,13 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        checked(wrong_switch(organization_id, seon_fp))
+        wrong = wrong_switch(organization_id, seon_fp)
+        build = _with_token(operations.switch_organization, organization_id, seon_fp)
+        del seon_fp
+        checked(wrong)
         deadline = self._check(timeout)
         fence = self._state.fence
-        outcome = await self._signed(
-            lambda token: operations.switch_organization(token, organization_id, seon_fp), deadline
-        )
+        outcome = await self._signed(build, deadline)
         obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
         return unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
 
@@ -639,3 +640,10 @@ class AsyncSessionClient:
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
         return await self._sender.send(build(newer.token), timeout=deadline.left())
+
+
+def _with_token(
+    build: Callable[..., Operation[T]], *arguments: object
+) -> Callable[[Token], Operation[T]]:
+    """Build an operation once its token is known; a `partial` would show the arguments."""
+    return lambda token: build(token, *arguments)

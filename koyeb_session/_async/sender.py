@@ -19,7 +19,8 @@ from .._errors import (
     TransportError,
     TransportTimeoutError,
 )
-from .._outcomes import bare, said, scrub
+from .._outcomes import bare, without_wire_frames
+from .._redaction import safe_message
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
@@ -125,23 +126,31 @@ class AsyncSender:
         """Tell that no reply came."""
         late = isinstance(exc, TimeoutError | httpx.TimeoutException)
         kind = TransportTimeoutError if late else TransportError
-        what = scrub(said(exc), operation.secrets) or type(exc).__name__
+        what = operation.redacted(safe_message(exc)) or type(exc).__name__
         error = kind(f"{operation.name}: no reply from {self._base_url}: {what}")
         error._repeatable = isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         error.__cause__ = bare(exc, what)
         return error
 
     async def _exchange(self, request: httpx.Request) -> Reply:
-        response = await self._dispatch(request)
         try:
-            body = await _body(response)
-        except httpx.TransportError as exc:
-            if response.is_success or isinstance(exc, httpx.TimeoutException):
-                raise
-            body = b""  # an error is told by its status; what else it says can be missed
-        finally:
-            await response.aclose()
-        return Reply(response.status_code, response.headers, body)
+            response = await self._dispatch(request)
+            try:
+                # In a `Reply` at once: this frame must not hold a body that may hold a token.
+                reply = Reply(response.status_code, response.headers, await _body(response))
+            except httpx.TransportError as exc:
+                if response.is_success or isinstance(exc, httpx.TimeoutException):
+                    raise
+                # An error is told by its status; what else it says can be missed.
+                reply = Reply(response.status_code, response.headers, b"")
+            finally:
+                await response.aclose()
+        except BaseException as exc:
+            # What is no failure of the network goes on to the caller, but without the frames that
+            # hold what was sent and read.
+            exc.__traceback__ = without_wire_frames(exc.__traceback__)
+            raise
+        return reply
 
     async def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:

@@ -8,6 +8,7 @@ read and write, and each wait, may take only what is left of the deadline that i
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import time
 from contextvars import ContextVar
@@ -44,17 +45,18 @@ def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
     On a user's own connections the deadline is kept here, between reads. What was complete at the
     deadline is not thrown away, as it may be the session's token.
     """
-    raw = bytearray()
+    raw = io.BytesIO()  # which shows nothing of the body in a frame that is interrupted
     late = False
     for chunk in stream:
         if late and chunk:  # one without bytes may end a body that is complete
             message = "the body took too long"
             raise httpx.ReadTimeout(message)
-        raw += chunk
-        if len(raw) > limit:
+        raw.write(chunk)
+        del chunk
+        if raw.tell() > limit:
             break
         late = time.monotonic() > ends.get()
-    return bytes(raw)
+    return raw.getvalue()
 
 
 def remaining(timeout: float) -> float:
