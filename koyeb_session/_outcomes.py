@@ -23,11 +23,17 @@ from ._errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ._models import Token
+
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
 
 _GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 """What Go escapes in JSON, and Python does not."""
+_LIKE_A_TOKEN = re.compile(r"[\w.~+=-]{40,}")
+"""A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
+_LONGEST = 500
+"""Characters of a store's error; some quote the whole statement that has failed."""
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
@@ -86,15 +92,29 @@ def unwrap(outcome: T | KoyebSessionError) -> T:
     return outcome
 
 
-def store_error(what: str, exc: Exception) -> StoreError:
-    """Tell that the store failed; a custom one may raise anything."""
+def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:
+    """
+    Tell that the store failed; a store of the user's own may raise anything.
+
+    ``token`` is what it was given, if anything: its secrets are taken out of what the error says.
+    """
     if isinstance(exc, StoreError):
         return detached(exc)
-    text = f"the token store could not be {what}: {type(exc).__name__}"
-    error = StoreError(text)
-    # What the system says names a file; anything else may quote what the store holds.
-    error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
+    text = redacted_text(exc, token)
+    said = f": {text}" if text else ""
+    error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
+    error.__cause__ = bare(exc, text)
     return error
+
+
+def redacted_text(exc: BaseException, token: Token | None = None) -> str:
+    """Say in one line what a store's error says, without what looks like a part of a token."""
+    text = str(exc)
+    if token is not None:
+        text = scrub(text, [secret for secret in (token.id, token.renewal) if secret])
+    text = _LIKE_A_TOKEN.sub("[...]", text)
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def not_renewed(seconds: float) -> TransportTimeoutError:

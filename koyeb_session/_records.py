@@ -9,31 +9,47 @@ from typing import Any, Final, cast
 from ._models import Token
 from ._wire import is_header_safe
 
-VERSION: Final = 1
-_TEXTS: Final = ("user_id", "organization_id")
+VERSION: Final = 2
+_READ: Final = (1, VERSION)
+"""Version 1 has neither ``renewal`` nor ``provenance``."""
+LIMIT: Final = 1 << 20
+"""Bytes; no record comes near."""
+_TEXTS: Final = ("user_id", "organization_id", "renewal", "provenance")
 _TIMES: Final = ("expires_at", "issued_at")
 
 
 def write_record(token: Token) -> str:
     """Write a token with all its fields."""
-    fields: dict[str, str | None] = {"id": token.id}
-    fields |= {name: getattr(token, name) for name in _TEXTS}
-    for name in _TIMES:
-        at: datetime | None = getattr(token, name)
-        fields[name] = None if at is None else at.isoformat()
-    return json.dumps({"format": "koyeb-session", "version": VERSION, "token": fields})
+    # No local holds the secrets: a signal handler may raise in here.
+    return json.dumps(
+        {
+            "format": "koyeb-session",
+            "version": VERSION,
+            "token": {
+                "id": token.id,
+                **{name: getattr(token, name) for name in _TEXTS},
+                **{name: _iso(getattr(token, name)) for name in _TIMES},
+            },
+        }
+    )
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
 
 
 def read_record(text: str | bytes) -> Token | ValueError:
     """Read a token back; the error says what is wrong and quotes nothing."""
+    if len(text) > LIMIT:
+        return ValueError("it is too large for a session")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return ValueError("it is not JSON, or is cut off")
     record = _object(value)
     if record.get("format") != "koyeb-session":
-        return ValueError("something else wrote it")
-    if record.get("version") != VERSION:
+        return ValueError("another program wrote it")
+    if record.get("version") not in _READ:
         return ValueError("another version of koyeb-session wrote it")
     try:
         return _token(_object(record.get("token")))
@@ -45,21 +61,33 @@ def _token(fields: dict[str, Any]) -> Token:
     token_id = fields["id"] if isinstance(fields.get("id"), str) else ""
     if not is_header_safe(token_id):
         raise ValueError
-    texts = [fields.get(name) for name in _TEXTS]
-    if not all(isinstance(text, str | None) for text in texts):
+    texts = {name: fields.get(name) for name in _TEXTS}
+    if not all(isinstance(text, str | None) for text in texts.values()):
         raise TypeError
-    expires_at, issued_at = (
-        None if fields.get(name) is None else datetime.fromisoformat(fields[name])
+    times: dict[str, Any] = {
+        name: None if fields.get(name) is None else datetime.fromisoformat(fields[name])
         for name in _TIMES
-    )
-    if any(at is not None and at.tzinfo is None for at in (expires_at, issued_at)):
+    }
+    if any(at is not None and at.tzinfo is None for at in times.values()):
         raise ValueError
-    user_id, organization_id = texts
-    return Token(token_id, user_id, organization_id, expires_at, issued_at=issued_at)
+    return Token(token_id, **texts, **times)
 
 
 def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+class Command:
+    """One command of Redis. It shows no argument, as one of them may be a record."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, *parts: str | int) -> None:
+        self._parts = parts
+
+    def send(self, client: Any) -> Any:
+        """Send it on a client, which may have to be awaited."""
+        return client.execute_command(*self._parts)
 
 
 # Redis. One hash for each session, so that a cluster keeps all of it in one slot:

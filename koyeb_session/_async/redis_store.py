@@ -8,16 +8,16 @@ import random
 import secrets
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from .. import _records as records
-from .._arguments import checked, wrong_timeout
+from .._arguments import async_wrong_client, checked, wrong_text, wrong_timeout
 from .._concurrency.async_calls import async_call
 from .._concurrency.async_flights import AsyncFlight, AsyncWork
 from .._concurrency.async_waiting import async_sleep
 from .._errors import StoreError
 from .._log import log
-from .._outcomes import bare
+from .._outcomes import bare, redacted_text, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -63,17 +63,18 @@ class AsyncRedisTokenStore:
 
     Args:
         client: A constructed client; it stays the user's to close. Not of a cluster's replica.
-        key: Where the session is kept; one for each session. Whoever may read it is signed in.
+        key: Where the session is kept; one for each session. Anybody who may read it is signed in.
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
+        TypeError: ``client`` is a URL, or a client of the other kind, blocking or asynchronous.
         ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
     """
 
     def __init__(self, client: AsyncRedisClient, *, key: str, lease: float = 15.0) -> None:
-        if not key:
-            raise ValueError("key must not be empty")
-        checked(wrong_timeout(lease, "lease"))
+        checked(
+            async_wrong_client(client) or wrong_text("key", key) or wrong_timeout(lease, "lease")
+        )
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))
@@ -83,6 +84,12 @@ class AsyncRedisTokenStore:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key={self._key!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, as its client's connections "
+            "cannot: make a client and a store in each process"
+        )
+
     async def load(self) -> Token | None:
         """
         Return what was saved last; what cannot be read counts as nothing, with a warning.
@@ -90,10 +97,7 @@ class AsyncRedisTokenStore:
         Raises:
             StoreError: Redis is away.
         """
-        record = await self._send("HGET", self._key, "record")
-        if record is None:
-            return None
-        found = records.read_record(record)
+        found = _parse(await self._send(records.Command("HGET", self._key, "record")))
         if isinstance(found, ValueError):
             log.warning("the record under the key %s is passed over: %s", self._key, found)
             return None
@@ -112,7 +116,8 @@ class AsyncRedisTokenStore:
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
             life = max(0, int(left.total_seconds() * 1000)) + _MEMORY
-        if not await self._run(records.SAVE, records.write_record(token), fence, life):
+        command = self._script(records.SAVE, records.write_record(token), fence, life)
+        if not await self._send(command, token=token):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
 
     async def delete(self) -> None:
@@ -122,7 +127,7 @@ class AsyncRedisTokenStore:
         Raises:
             StoreError: Redis is away.
         """
-        await self._run(records.DELETE, self._lease + _MEMORY)
+        await self._send(self._script(records.DELETE, self._lease + _MEMORY))
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:
@@ -143,14 +148,14 @@ class AsyncRedisTokenStore:
         finally:
             _held.set(None)
             try:
-                await self._run(records.UNLOCK, owner, timeout=timeout)
+                await self._send(self._script(records.UNLOCK, owner), timeout=timeout)
             except StoreError:  # the lease ends it, or the next one to come this way
                 self._left = (*self._left, owner)[-_REMEMBERED:]
 
     async def _fence(self, owner: str) -> int:
         gone = False
 
-        async def give_back() -> None:
+        async def release() -> None:
             if gone:  # a Redis that hung has given the lock to nobody
                 await self._reply(self._script(records.UNLOCK, owner))
 
@@ -158,7 +163,7 @@ class AsyncRedisTokenStore:
         try:
             while waited < _PATIENCE:
                 asked = (owner, self._lease, self._lease + _MEMORY, ",".join(self._left))
-                fence = int(await self._run(records.LOCK, *asked, then=give_back))
+                fence = int(await self._send(self._script(records.LOCK, *asked), then=release))
                 if fence:
                     return fence
                 pause = _PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
@@ -170,46 +175,47 @@ class AsyncRedisTokenStore:
         message = f"the lock of the key {self._key} is held for over {_PATIENCE:g} s"
         raise StoreError(message) from TimeoutError()
 
-    def _script(self, script: str, *arguments: str | int) -> tuple[str | int, ...]:
-        return ("EVAL", script, 1, self._key, *arguments)
-
-    async def _run(
-        self,
-        script: str,
-        *arguments: str | int,
-        timeout: float | None = None,
-        then: AsyncWork[None] | None = None,
-    ) -> Any:
-        return await self._send(*self._script(script, *arguments), timeout=timeout, then=then)
+    def _script(self, script: str, *arguments: str | int) -> records.Command:
+        return records.Command("EVAL", script, 1, self._key, *arguments)
 
     async def _send(
         self,
-        *command: str | int,
+        command: records.Command,
+        *,
+        token: Token | None = None,
         timeout: float | None = None,
         then: AsyncWork[None] | None = None,
     ) -> Any:
-        """Send a command, as a flight: a client without a timeout of its own may hang."""
-        flight = AsyncFlight(functools.partial(self._reply, command), then)
+        """
+        Send a command, as a flight: a client without a timeout of its own may hang.
+
+        ``token`` is what the command carries: no error quotes it.
+        """
+        flight = AsyncFlight(functools.partial(self._reply, command, token), then)
         flight.start()
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
-        return _answer(await flight.join(timeout), timeout)
+        late = StoreError(f"Redis did not answer within {timeout:g} s")
+        return unwrap(await flight.join(timeout) or late)[0]
 
-    async def _reply(self, command: tuple[str | int, ...]) -> tuple[Any]:
+    async def _reply(
+        self, command: records.Command, token: Token | None = None
+    ) -> tuple[Any] | StoreError:
+        """Return the reply, in a tuple as it may be `None`."""
         try:
-            return (await async_call(self._client.execute_command, *command),)
+            return (await async_call(command.send, self._client),)
         except Exception as exc:  # noqa: BLE001 - of whichever client library
-            return (exc,)
+            return _failure(exc, token)
 
 
-def _answer(reply: tuple[Any] | None, timeout: float) -> Any:
-    """Take a reply out of its tuple, or raise what stands in its place."""
-    if reply is None:
-        raise StoreError(f"Redis did not answer within {timeout:g} s")
-    if isinstance(reply[0], Exception):
-        error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
-        text = str(reply[0])
-        # A `TimeoutError` would say that somebody holds the lock.
-        late = isinstance(reply[0], TimeoutError)
-        error.__cause__ = ConnectionError(text) if late else bare(reply[0], text)
-        raise error
-    return reply[0]
+def _parse(record: Any) -> Token | ValueError | None:
+    return None if record is None else records.read_record(record)
+
+
+def _failure(exc: Exception, token: Token | None) -> StoreError:
+    """Say what a client library said, without its frames, which hold the command."""
+    text = redacted_text(exc, token)
+    error = StoreError(f"Redis cannot be used: {type(exc).__name__}: {text}")
+    # A `TimeoutError` would say that another process holds the lock.
+    late = isinstance(exc, TimeoutError)
+    error.__cause__ = ConnectionError(text) if late else bare(exc, text)
+    return error

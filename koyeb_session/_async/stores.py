@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from .._concurrency.async_waiting import AsyncLock
 
@@ -65,7 +65,8 @@ def needed(extra: str) -> Generator[None]:
     try:
         yield
     except ImportError as exc:
-        message = f"this store needs an extra: pip install koyeb-session[{extra}]"
+        # Quoted for shells that would look for a file of that pattern.
+        message = f'this store needs an extra: pip install "koyeb-session[{extra}]"'
         raise ImportError(message, name=exc.name) from exc
 
 
@@ -73,7 +74,8 @@ class AsyncMemoryTokenStore:
     """
     Keeps the token for as long as the object lives.
 
-    Several clients in one process that are given the same store share one session.
+    Several clients in one process that are given the same store share one session. It can be
+    neither pickled nor copied: a copy would be another session's store.
     """
 
     __module__ = "koyeb_session"  # where users import it from, and what pickles say
@@ -81,6 +83,12 @@ class AsyncMemoryTokenStore:
     def __init__(self) -> None:
         self._token: Token | None = None
         self._lock = AsyncLock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied: give the same object to each "
+            "client, and to another process a store that both can reach, such as a file's"
+        )
 
     async def load(self) -> Token | None:
         """Return what was saved last."""

@@ -10,16 +10,16 @@ import random
 import secrets
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from .. import _records as records
-from .._arguments import checked, wrong_timeout
+from .._arguments import checked, wrong_client, wrong_text, wrong_timeout
 from .._concurrency.calls import call
 from .._concurrency.flights import Flight, Work
 from .._concurrency.waiting import sleep
 from .._errors import StoreError
 from .._log import log
-from .._outcomes import bare
+from .._outcomes import bare, redacted_text, unwrap
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,17 +65,16 @@ class RedisTokenStore:
 
     Args:
         client: A constructed client; it stays the user's to close. Not of a cluster's replica.
-        key: Where the session is kept; one for each session. Whoever may read it is signed in.
+        key: Where the session is kept; one for each session. Anybody who may read it is signed in.
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
+        TypeError: ``client`` is a URL, or a client of the other kind, blocking or asynchronous.
         ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
     """
 
     def __init__(self, client: RedisClient, *, key: str, lease: float = 15.0) -> None:
-        if not key:
-            raise ValueError("key must not be empty")
-        checked(wrong_timeout(lease, "lease"))
+        checked(wrong_client(client) or wrong_text("key", key) or wrong_timeout(lease, "lease"))
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))
@@ -85,6 +84,12 @@ class RedisTokenStore:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(key={self._key!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, as its client's connections "
+            "cannot: make a client and a store in each process"
+        )
+
     def load(self) -> Token | None:
         """
         Return what was saved last; what cannot be read counts as nothing, with a warning.
@@ -92,10 +97,7 @@ class RedisTokenStore:
         Raises:
             StoreError: Redis is away.
         """
-        record = self._send("HGET", self._key, "record")
-        if record is None:
-            return None
-        found = records.read_record(record)
+        found = _parse(self._send(records.Command("HGET", self._key, "record")))
         if isinstance(found, ValueError):
             log.warning("the record under the key %s is passed over: %s", self._key, found)
             return None
@@ -114,7 +116,8 @@ class RedisTokenStore:
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
             life = max(0, int(left.total_seconds() * 1000)) + _MEMORY
-        if not self._run(records.SAVE, records.write_record(token), fence, life):
+        command = self._script(records.SAVE, records.write_record(token), fence, life)
+        if not self._send(command, token=token):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
 
     def delete(self) -> None:
@@ -124,7 +127,7 @@ class RedisTokenStore:
         Raises:
             StoreError: Redis is away.
         """
-        self._run(records.DELETE, self._lease + _MEMORY)
+        self._send(self._script(records.DELETE, self._lease + _MEMORY))
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
@@ -145,14 +148,14 @@ class RedisTokenStore:
         finally:
             _held.set(None)
             try:
-                self._run(records.UNLOCK, owner, timeout=timeout)
+                self._send(self._script(records.UNLOCK, owner), timeout=timeout)
             except StoreError:  # the lease ends it, or the next one to come this way
                 self._left = (*self._left, owner)[-_REMEMBERED:]
 
     def _fence(self, owner: str) -> int:
         gone = False
 
-        def give_back() -> None:
+        def release() -> None:
             if gone:  # a Redis that hung has given the lock to nobody
                 self._reply(self._script(records.UNLOCK, owner))
 
@@ -160,7 +163,7 @@ class RedisTokenStore:
         try:
             while waited < _PATIENCE:
                 asked = (owner, self._lease, self._lease + _MEMORY, ",".join(self._left))
-                fence = int(self._run(records.LOCK, *asked, then=give_back))
+                fence = int(self._send(self._script(records.LOCK, *asked), then=release))
                 if fence:
                     return fence
                 pause = _PAUSE * (0.5 + random.random())  # noqa: S311 - spreads load
@@ -172,46 +175,47 @@ class RedisTokenStore:
         message = f"the lock of the key {self._key} is held for over {_PATIENCE:g} s"
         raise StoreError(message) from TimeoutError()
 
-    def _script(self, script: str, *arguments: str | int) -> tuple[str | int, ...]:
-        return ("EVAL", script, 1, self._key, *arguments)
-
-    def _run(
-        self,
-        script: str,
-        *arguments: str | int,
-        timeout: float | None = None,
-        then: Work[None] | None = None,
-    ) -> Any:
-        return self._send(*self._script(script, *arguments), timeout=timeout, then=then)
+    def _script(self, script: str, *arguments: str | int) -> records.Command:
+        return records.Command("EVAL", script, 1, self._key, *arguments)
 
     def _send(
         self,
-        *command: str | int,
+        command: records.Command,
+        *,
+        token: Token | None = None,
         timeout: float | None = None,
         then: Work[None] | None = None,
     ) -> Any:
-        """Send a command, as a flight: a client without a timeout of its own may hang."""
-        flight = Flight(functools.partial(self._reply, command), then)
+        """
+        Send a command, as a flight: a client without a timeout of its own may hang.
+
+        ``token`` is what the command carries: no error quotes it.
+        """
+        flight = Flight(functools.partial(self._reply, command, token), then)
         flight.start()
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
-        return _answer(flight.join(timeout), timeout)
+        late = StoreError(f"Redis did not answer within {timeout:g} s")
+        return unwrap(flight.join(timeout) or late)[0]
 
-    def _reply(self, command: tuple[str | int, ...]) -> tuple[Any]:
+    def _reply(
+        self, command: records.Command, token: Token | None = None
+    ) -> tuple[Any] | StoreError:
+        """Return the reply, in a tuple as it may be `None`."""
         try:
-            return (call(self._client.execute_command, *command),)
+            return (call(command.send, self._client),)
         except Exception as exc:  # noqa: BLE001 - of whichever client library
-            return (exc,)
+            return _failure(exc, token)
 
 
-def _answer(reply: tuple[Any] | None, timeout: float) -> Any:
-    """Take a reply out of its tuple, or raise what stands in its place."""
-    if reply is None:
-        raise StoreError(f"Redis did not answer within {timeout:g} s")
-    if isinstance(reply[0], Exception):
-        error = StoreError(f"Redis cannot be used: {type(reply[0]).__name__}")
-        text = str(reply[0])
-        # A `TimeoutError` would say that somebody holds the lock.
-        late = isinstance(reply[0], TimeoutError)
-        error.__cause__ = ConnectionError(text) if late else bare(reply[0], text)
-        raise error
-    return reply[0]
+def _parse(record: Any) -> Token | ValueError | None:
+    return None if record is None else records.read_record(record)
+
+
+def _failure(exc: Exception, token: Token | None) -> StoreError:
+    """Say what a client library said, without its frames, which hold the command."""
+    text = redacted_text(exc, token)
+    error = StoreError(f"Redis cannot be used: {type(exc).__name__}: {text}")
+    # A `TimeoutError` would say that another process holds the lock.
+    late = isinstance(exc, TimeoutError)
+    error.__cause__ = ConnectionError(text) if late else bare(exc, text)
+    return error

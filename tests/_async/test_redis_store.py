@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -237,7 +238,10 @@ async def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None
     async with async_redis_client(1) as client:
         with pytest.raises(ValueError, match="must"):
             AsyncRedisTokenStore(client, **arguments)
-        assert repr(AsyncRedisTokenStore(client, key=KEY)).endswith("(key='session')")
+        store = AsyncRedisTokenStore(client, key=KEY)
+        assert repr(store).endswith("(key='session')")
+        with pytest.raises(TypeError, match="make a client and a store in each process"):
+            pickle.dumps(store)
 
 
 async def test_session_that_is_not_saved_yet_is_saved_later(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -235,7 +236,10 @@ def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
     with redis_client(1) as client:
         with pytest.raises(ValueError, match="must"):
             RedisTokenStore(client, **arguments)
-        assert repr(RedisTokenStore(client, key=KEY)).endswith("(key='session')")
+        store = RedisTokenStore(client, key=KEY)
+        assert repr(store).endswith("(key='session')")
+        with pytest.raises(TypeError, match="make a client and a store in each process"):
+            pickle.dumps(store)
 
 
 def test_session_that_is_not_saved_yet_is_saved_later(
