@@ -188,13 +188,15 @@ def _not_a_store(store: object, prefix: str, missing: list[str]) -> str | None:
     """Name what was given, and what to give instead."""
     if isinstance(store, type):
         return f"a class: call {store.__name__}()"
+    if not missing:
+        return None
     if isinstance(store, str) and "://" in store:
         return f"a URL: give {prefix}RedisTokenStore(client, key=...), or another store"
     if isinstance(store, str | os.PathLike):
         return f"a path: give {prefix}FileTokenStore(path)"
-    if missing and callable(getattr(store, "execute_command", None)):
+    if callable(getattr(store, "execute_command", None)):
         return f"a Redis client: give {prefix}RedisTokenStore(client, key=...)"
-    return f"{type(store).__name__}, which has no {', '.join(missing)}" if missing else None
+    return f"{type(store).__name__}, which has no {', '.join(missing)}"
 
 
 def _is_of_other_half(methods: Mapping[str, Any], *, awaited: bool) -> bool:

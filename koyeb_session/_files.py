@@ -75,7 +75,7 @@ def read(path: Path) -> Token | None:
     with failing_as("read", path):
         try:
             with open(path, "rb", opener=_open) as file:
-                found = _parse(file.read(LIMIT + 1))
+                found = read_record(file.read(LIMIT + 1))
         except FileNotFoundError:
             return None
     if not isinstance(found, ValueError):
@@ -92,11 +92,6 @@ def read(path: Path) -> Token | None:
         aside.chmod(0o600)
         log.warning("%s is put aside as %s: %s", path, aside.name, found)
     return None
-
-
-def _parse(content: bytes) -> Token | ValueError | None:
-    """Read a record; an empty file, as ``touch`` makes it for a mount, holds no token."""
-    return read_record(content) if content.strip() else None
 
 
 def write(path: Path, token: Token) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from ._errors import StoreError
 from ._log import log
-from ._outcomes import bare, redacted_text, unwrap
+from ._outcomes import bare, frameless, redacted_text, unwrap
 from ._records import read_record, write_record
 
 if TYPE_CHECKING:
@@ -24,15 +24,11 @@ def read(service: str, name: str) -> Token | None:
     """Read a token; an entry that holds something else counts as none, with a warning."""
     import keyring  # noqa: PLC0415 - an extra
 
-    found = unwrap(_tried("read", lambda: _parse(keyring.get_password(service, name))))
+    found = unwrap(_tried("read", lambda: read_record(keyring.get_password(service, name)), None))
     if isinstance(found, ValueError):
         log.warning("the entry %s of %s in the keyring is passed over: %s", name, service, found)
         return None
     return found
-
-
-def _parse(record: str | None) -> Token | ValueError | None:
-    return None if record is None else read_record(record)
 
 
 def write(service: str, name: str, token: Token) -> None:
@@ -53,10 +49,11 @@ def remove(service: str, name: str) -> None:
         if keyring.get_password(service, name) is not None:
             keyring.delete_password(service, name)
 
-    unwrap(_tried("removed", take_away))
+    unwrap(_tried("removed", take_away, None))
 
 
-def _tried(what: str, work: Callable[[], T], token: Token | None = None) -> T | StoreError:
+@frameless
+def _tried(what: str, work: Callable[[], T], token: Token | None) -> T | StoreError:
     """Return an error in place of what a back end raises, whose frames hold the record."""
     try:
         return work()

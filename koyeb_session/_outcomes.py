@@ -8,9 +8,10 @@ frame, and those above it, hold no secret.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from ._errors import (
     KoyebSessionError,
@@ -21,11 +22,12 @@ from ._errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ._models import Token
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=KoyebSessionError)
 
 _GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -67,6 +69,24 @@ def bare(exc: BaseException, text: str) -> BaseException:
 def said(exc: BaseException) -> str:
     """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
     return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", str(exc), flags=re.DOTALL)
+
+
+def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """
+    Take the frames of a function off what it raises, as their locals show a secret.
+
+    For what returns its errors, so that only a signal handler can raise in it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: *Ts) -> T:
+        try:
+            return function(*args)
+        except BaseException as exc:  # noqa: BLE001 - it is raised again
+            del args
+            raise exc.with_traceback(None)  # noqa: B904 - it is the same one
+
+    return call
 
 
 def detached(error: E) -> E:

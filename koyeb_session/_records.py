@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, cast
 
 from ._models import Token
+from ._outcomes import frameless
 from ._wire import is_header_safe
 
 VERSION: Final = 2
@@ -18,9 +19,9 @@ _TEXTS: Final = ("user_id", "organization_id", "renewal", "provenance")
 _TIMES: Final = ("expires_at", "issued_at")
 
 
+@frameless
 def write_record(token: Token) -> str:
     """Write a token with all its fields."""
-    # No local holds the secrets: a signal handler may raise in here.
     return json.dumps(
         {
             "format": "koyeb-session",
@@ -38,8 +39,17 @@ def _iso(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat()
 
 
-def read_record(text: str | bytes) -> Token | ValueError:
-    """Read a token back; the error says what is wrong and quotes nothing."""
+@frameless
+def read_record(text: str | bytes | None) -> Token | ValueError | None:
+    """
+    Read a token back; the error says what is wrong and quotes nothing.
+
+    `None`, and a text that is empty, as a file that was made to be mounted, hold no token.
+    """
+    return _record(text) if text and text.strip() else None
+
+
+def _record(text: str | bytes) -> Token | ValueError:
     if len(text) > LIMIT:
         return ValueError("it is too large for a session")
     try:

@@ -97,7 +97,7 @@ class AsyncRedisTokenStore:
         Raises:
             StoreError: Redis is away.
         """
-        found = _parse(await self._send(records.Command("HGET", self._key, "record")))
+        found = records.read_record(await self._send(records.Command("HGET", self._key, "record")))
         if isinstance(found, ValueError):
             log.warning("the record under the key %s is passed over: %s", self._key, found)
             return None
@@ -205,10 +205,6 @@ class AsyncRedisTokenStore:
             return (await async_call(command.send, self._client),)
         except Exception as exc:  # noqa: BLE001 - of whichever client library
             return _failure(exc, token)
-
-
-def _parse(record: Any) -> Token | ValueError | None:
-    return None if record is None else records.read_record(record)
 
 
 def _failure(exc: Exception, token: Token | None) -> StoreError:
