@@ -36,8 +36,8 @@ class AsyncTokenStore(Protocol):
         """
         Keep ``token`` in place of what was there, whole or not at all.
 
-        Its ``id`` is a secret of some thousand characters. Keep ``issued_at``, too: who finds a
-        token here that was minted before its own passes it over.
+        Keep all its fields. ``id`` and ``renewal`` are secrets; an ``id`` has some thousand
+        characters. ``provenance`` says whose the token is, and ``issued_at`` how old it is.
         """
         ...
 
