@@ -40,7 +40,7 @@ RANKS = (
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
     {"_operations", "_state", "_records", "_environment"},
-    {"_files", "_keyring"},
+    {"_files", "_keyring", "_redis"},
     {"_async", "_sync"},
     {"_following", "_callers", "_problems"},
     {"__init__"},

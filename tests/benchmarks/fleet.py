@@ -21,9 +21,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 from .measure import Bench
 from .service import EMAIL, PASSWORD
 
-_MEMBERS: Final = (50, 200)
+_FLEETS: Final = ((50, 20), (200, 2))  # members, and requests that each of them makes at a time
 _EXPIRIES: Final = 5
-_REQUESTS: Final = 20
 _DAY: Final = timedelta(hours=24)
 _HARD: Final = timedelta(seconds=30)
 _SOFT: Final = timedelta(hours=6)
@@ -44,14 +43,14 @@ def measure(bench: Bench) -> None:
         server = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
         try:
             _wait(port)
-            for members in _MEMBERS:
-                bench.notes.extend(asyncio.run(_count(port, members)))
+            for count, requests in _FLEETS:
+                bench.notes.extend(asyncio.run(_count(port, count, requests)))
         finally:
             server.terminate()
             server.wait()
 
 
-async def _count(port: int, count: int) -> list[str]:
+async def _count(port: int, count: int, each_makes: int) -> list[str]:
     clock = FakeClock(datetime.now(UTC))
     fake = FakeKoyeb(clock=clock)
     redis = Redis(port=port)  # with as many connections as it has by default, for all of them
@@ -65,7 +64,7 @@ async def _count(port: int, count: int) -> list[str]:
     ]
 
     async def work() -> None:
-        requests = [each.http.get("/v1/apps") for each in members for _ in range(_REQUESTS)]
+        requests = [each.http.get("/v1/apps") for each in members for _ in range(each_makes)]
         for reply in await asyncio.gather(*requests):
             assert reply.status_code == 200
 
@@ -81,7 +80,7 @@ async def _count(port: int, count: int) -> list[str]:
     await members[0].login(EMAIL, PASSWORD)
     lines = [
         (
-            f"A fleet of {count} members on one Redis, {_REQUESTS} requests each at a time, "
+            f"A fleet of {count} members on one Redis, {each_makes} requests each at a time, "
             f"a token of {_DAY.total_seconds() / 3600:.0f} hours:\n"
         ),
         await _phase(redis, fake, count, "the members' first look at the store", work),
@@ -93,7 +92,9 @@ async def _count(port: int, count: int) -> list[str]:
             for _ in range(_EXPIRIES):
                 await grow_old(left)
 
-        lines.append(await _phase(redis, fake, count, f"an expiry met in {what}", expiries, _EXPIRIES))
+        lines.append(
+            await _phase(redis, fake, count, f"an expiry met in {what}", expiries, per=_EXPIRIES)
+        )
     for each in members:
         await each.aclose()
     await redis.aclose()
@@ -119,6 +120,7 @@ async def _phase(
     members: int,
     title: str,
     work: Callable[[], Awaitable[None]],
+    *,
     per: int = 1,
 ) -> str:
     exchanges, begin = fake.exchanges(), time.perf_counter()
