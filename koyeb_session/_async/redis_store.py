@@ -271,7 +271,9 @@ class AsyncRedisTokenStore:
         async with contextlib.nullcontext() if at_once else lane.held():
             flight.start()
             outcome = await flight.join(timeout)
-        return unwrap(outcome or StoreError(f"Redis did not answer within {timeout:g} s"))[0]
+        late = StoreError(f"Redis did not answer within {timeout:g} s")
+        reply: tuple[Any] = unwrap(outcome or late)
+        return reply[0]
 
     async def _reply(
         self, command: redis.Command, token: Token | None = None

@@ -319,7 +319,10 @@ async def test_a_busy_service_is_asked_again_without_the_store(
     await session.refresh()
     assert count(fake, "refresh") == 2
     assert caplog.messages == [
-        "the token is renewed without its store: the token store could not be used: OSError"
+        (
+            "the token is renewed without its store: the token store could not be used: "
+            "OSError: no such host"
+        )
     ]
 
 
@@ -397,7 +400,10 @@ async def test_a_late_save_replaces_the_token_before(
     new = await session.refresh()
     assert await store.load() == old
     assert caplog.messages == [
-        "the renewed token is kept in memory only: the token store could not be used: OSError"
+        (
+            "the renewed token is kept in memory only: the token store could not be used: "
+            "OSError: no room"
+        )
     ]
     store.full = False
     await session.aclose()
@@ -411,8 +417,8 @@ async def test_a_login_that_is_not_saved_is_told(
     session = connect(store=Full())
     await session.login(ME, PASSWORD)
     assert (
-        "the new token is kept in memory only: the token store could not be written: OSError"
-        in caplog.messages
+        "the new token is kept in memory only: the token store could not be written: "
+        "OSError: no room" in caplog.messages
     )
 
 

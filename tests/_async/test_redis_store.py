@@ -201,7 +201,8 @@ class AsyncCounting:
 def fresh(token_id: str, **fields: Any) -> Token:
     """Make a token that was issued just now."""
     now = datetime.now(UTC)
-    return Token(token_id, issued_at=now, **{"expires_at": now + timedelta(hours=1)} | fields)
+    token = Token(token_id, expires_at=now + timedelta(hours=1), issued_at=now)
+    return attrs.evolve(token, **fields)
 
 
 async def test_new_token_is_taken_over_without_the_lock(server: RedisServer) -> None:

@@ -317,7 +317,10 @@ def test_a_busy_service_is_asked_again_without_the_store(
     session.refresh()
     assert count(fake, "refresh") == 2
     assert caplog.messages == [
-        "the token is renewed without its store: the token store could not be used: OSError"
+        (
+            "the token is renewed without its store: the token store could not be used: "
+            "OSError: no such host"
+        )
     ]
 
 
@@ -395,7 +398,10 @@ def test_a_late_save_replaces_the_token_before(
     new = session.refresh()
     assert store.load() == old
     assert caplog.messages == [
-        "the renewed token is kept in memory only: the token store could not be used: OSError"
+        (
+            "the renewed token is kept in memory only: the token store could not be used: "
+            "OSError: no room"
+        )
     ]
     store.full = False
     session.close()
@@ -409,8 +415,8 @@ def test_a_login_that_is_not_saved_is_told(
     session = connect(store=Full())
     session.login(ME, PASSWORD)
     assert (
-        "the new token is kept in memory only: the token store could not be written: OSError"
-        in caplog.messages
+        "the new token is kept in memory only: the token store could not be written: "
+        "OSError: no room" in caplog.messages
     )
 
 

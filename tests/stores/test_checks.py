@@ -132,9 +132,9 @@ def test_client_that_is_none_of_the_stores_half_is_refused(
 
 def test_client_of_ones_own_is_taken() -> None:
     """Whatever has ``execute_command`` will do."""
-    stores.AsyncRedisTokenStore(Threaded(REDIS), key="a")
-    stores.AsyncRedisTokenStore(MagicMock(), key="a")
-    stores.AsyncRedisTokenStore(SimpleNamespace(execute_command=given), key="a")
+    clients: list[Any] = [*(Threaded(REDIS), MagicMock(), SimpleNamespace(execute_command=given))]
+    for client in clients:
+        stores.AsyncRedisTokenStore(client, key="a")
     stores.RedisTokenStore(MagicMock(), key="a")
 
 

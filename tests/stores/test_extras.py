@@ -162,6 +162,8 @@ def test_copies_of_a_keyring_store_are_of_the_same_entry(
     twin = copy_of(store)
     check_store(iter([store, twin]).__next__)
     assert repr(twin) == "KeyringTokenStore('koyeb-session', 'a')"
+    twin_of_async = pickle.loads(pickle.dumps(AsyncKeyringTokenStore()))  # noqa: S301 - our own
+    assert repr(twin_of_async) == "AsyncKeyringTokenStore('koyeb-session', 'default')"
 
 
 @pytest.mark.parametrize("entry", [("", "a"), ("a", "")])

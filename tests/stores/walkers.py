@@ -19,14 +19,14 @@ def _stdlib(error: BaseException) -> str:
 
 def _rich(error: BaseException) -> str:
     rich: Any = import_module("rich.traceback").Traceback
-    shown = rich.extract(
+    shown: Any = rich.extract(
         *(type(error), error, error.__traceback__),
         show_locals=True,
         locals_max_length=None,
         locals_max_string=None,
     )
-    frames = [frame for stack in shown.stacks for frame in stack.frames]
-    variables = [str(value) for frame in frames for value in (frame.locals or {}).values()]
+    frames: list[Any] = [frame for stack in shown.stacks for frame in stack.frames]
+    variables = [f"{frame.locals}" for frame in frames]
     return "\n".join([f"{stack.exc_type}: {stack.exc_value}" for stack in shown.stacks] + variables)
 
 
