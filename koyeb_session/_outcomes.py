@@ -8,18 +8,27 @@ frame, and those above it, hold no secret.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final, TypeVar
+import functools
+import re
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 from ._errors import KoyebSessionError, StoreError, TransportTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
+
+    from ._models import Token
 
 _WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=KoyebSessionError)
+
+
+_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"
+"""A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
 
 
 def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
@@ -67,6 +76,24 @@ def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None
     return traceback
 
 
+def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """
+    Take the frames of a function off what it raises, as their locals show a secret.
+
+    For what returns its errors, so that only a signal handler can raise in it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: *Ts) -> T:
+        try:
+            return function(*args)
+        except BaseException as exc:  # noqa: BLE001 - it is raised again
+            del args
+            raise exc.with_traceback(None)  # noqa: B904 - it is the same one
+
+    return call
+
+
 def detached(error: E) -> E:
     """Copy an error of this package that came out of user code, without the frames on its way."""
     cause = error.__cause__
@@ -90,15 +117,28 @@ def unwrap(outcome: T | KoyebSessionError) -> T:
     return outcome
 
 
-def store_error(what: str, exc: Exception) -> StoreError:
-    """Tell that the store failed; a custom one may raise anything."""
+def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:
+    """
+    Tell that the store failed; a store of the user's own may raise anything.
+
+    ``token`` is what it was given, if anything: its secrets are taken out of what the error says.
+    """
     if isinstance(exc, StoreError):
         return detached(exc)
-    text = f"the token store could not be {what}: {type(exc).__name__}"
-    error = StoreError(text)
-    # What the system says names a file; anything else may quote what the store holds.
-    error.__cause__ = bare(exc, text_of(exc) if isinstance(exc, OSError) else "")
+    text = redacted_text(exc, token)
+    said = f": {text}" if text else ""
+    error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
+    error.__cause__ = bare(exc, text)
     return error
+
+
+def redacted_text(exc: BaseException, token: Token | None = None) -> str:
+    """Say in one line what a store's error says, without what looks like a part of a token."""
+    from ._redaction import Redactor  # noqa: PLC0415 - only where something has failed
+
+    secrets = () if token is None else (token.id, token.renewal or "")
+    text = Redactor(filter(None, secrets))(text_of(exc))
+    return re.sub(_LIKE_A_TOKEN, "[...]", text)
 
 
 def not_renewed(seconds: float) -> TransportTimeoutError:

@@ -38,20 +38,20 @@ from koyeb_session import (
 from koyeb_session._concurrency import async_flights, places
 from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
 from koyeb_session._concurrency.async_deadlines import (
-    async_time_limit,
     async_first_part,
     async_read_raw,
+    async_time_limit,
 )
 from koyeb_session._concurrency.async_flights import AsyncFlight
 from koyeb_session._concurrency.async_http import async_http_transport
 from koyeb_session._concurrency.async_waiting import AsyncLock, AsyncPulse, async_sleep
 from koyeb_session._concurrency.calls import call, call_blocking, in_thread
 from koyeb_session._concurrency.deadlines import (
-    time_limit,
     ends,
     first_part,
     read_raw,
     remaining,
+    time_limit,
 )
 from koyeb_session._concurrency.flights import Flight
 from koyeb_session._concurrency.http import http_transport

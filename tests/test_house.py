@@ -42,7 +42,7 @@ RANKS = (
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
     {"_operations", "_provenance", "_state", "_records", "_environment"},
-    {"_files"},
+    {"_files", "_keyring", "_redis"},
     {"_async", "_sync"},
     {"_following", "_callers", "_problems"},
     {"__init__"},

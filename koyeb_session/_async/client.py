@@ -12,7 +12,10 @@ import httpx
 from .. import _operations as operations
 from .._arguments import (
     adopted,
+    async_wrong_listener,
+    async_wrong_store,
     checked,
+    wrong_clock,
     wrong_credentials,
     wrong_kind,
     wrong_switch,
@@ -125,11 +128,14 @@ class AsyncSessionClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
+        wrong = wrong_clock(clock)
         clock = clock or time
-        first = None if token is None else adopted(token, clock.time())
+        first = None if wrong or token is None else adopted(token, clock.time())
         del token
         checked(
-            wrong_timeout(timeout)
+            wrong
+            or async_wrong_store(store)
+            or wrong_timeout(timeout)
             or wrong_credentials(credentials)
             or wrong_kind("refresh_policy", refresh_policy, RefreshPolicy)
             or wrong_kind("retry_policy", retry_policy, RetryPolicy)
@@ -486,7 +492,11 @@ class AsyncSessionClient:
 
         Returns:
             What takes the listener away again.
+
+        Raises:
+            TypeError: It is no function, or, in the blocking half, an async one.
         """
+        checked(async_wrong_listener(listener))
         return self._keeper.listen(listener)
 
     def for_token(self, token: Token | str, *, renew: bool = False) -> Self:

@@ -15,8 +15,11 @@ from .. import _operations as operations
 from .._arguments import (
     adopted,
     checked,
+    wrong_clock,
     wrong_credentials,
     wrong_kind,
+    wrong_listener,
+    wrong_store,
     wrong_switch,
     wrong_timeout,
 )
@@ -127,11 +130,14 @@ class SessionClient:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
+        wrong = wrong_clock(clock)
         clock = clock or time
-        first = None if token is None else adopted(token, clock.time())
+        first = None if wrong or token is None else adopted(token, clock.time())
         del token
         checked(
-            wrong_timeout(timeout)
+            wrong
+            or wrong_store(store)
+            or wrong_timeout(timeout)
             or wrong_credentials(credentials)
             or wrong_kind("refresh_policy", refresh_policy, RefreshPolicy)
             or wrong_kind("retry_policy", retry_policy, RetryPolicy)
@@ -486,7 +492,11 @@ class SessionClient:
 
         Returns:
             What takes the listener away again.
+
+        Raises:
+            TypeError: It is no function, or, in the blocking half, an async one.
         """
+        checked(wrong_listener(listener))
         return self._keeper.listen(listener)
 
     def for_token(self, token: Token | str, *, renew: bool = False) -> Self:

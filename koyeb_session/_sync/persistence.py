@@ -300,7 +300,8 @@ class Persistence:
                 store.save(self._bind(snapshot))
                 self._known = snapshot.token.id
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-            problem = store_error("emptied" if snapshot is None else "written", exc)
+            token = None if snapshot is None else snapshot.token
+            problem = store_error("emptied" if token is None else "written", exc, token)
         else:
             return None
         if snapshot is None:

@@ -320,7 +320,8 @@ async def test_a_busy_service_is_asked_again_without_the_store(
     await session.refresh()
     assert count(fake, "refresh") == 2
     assert set(caplog.messages) == {
-        "the token is renewed inside the store's lock: the token store could not be read: OSError"
+        "the token is renewed inside the store's lock: "
+        "the token store could not be read: OSError: no such host"
     }
 
 
@@ -398,8 +399,8 @@ async def test_a_late_save_replaces_the_token_before(
     new = await session.refresh()
     assert await store.load() is None
     assert caplog.messages == [
-        "the new token is kept in memory only: the token store could not be written: OSError; "
-        "what it held is deleted"
+        "the new token is kept in memory only: "
+        "the token store could not be written: OSError: no room; what it held is deleted"
     ]
     store.full = False
     await session.aclose()
@@ -413,8 +414,8 @@ async def test_a_login_that_is_not_saved_is_told(
     session = connect(store=Full())
     await session.login(ME, PASSWORD)
     assert caplog.messages == [
-        "the new token is kept in memory only: the token store could not be written: OSError; "
-        "what it held is deleted"
+        "the new token is kept in memory only: "
+        "the token store could not be written: OSError: no room; what it held is deleted"
     ]
 
 

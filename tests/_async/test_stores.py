@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import pytest
@@ -77,6 +78,13 @@ async def test_memory_is_free_again_when_the_block_raises() -> None:
             raise KeyError
     async with store.lock():
         assert await store.load() is None
+
+
+@pytest.mark.parametrize("copy_of", [pickle.dumps, copy.copy, copy.deepcopy])
+async def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]) -> None:
+    """A copy would be another session's: the error says what to do."""
+    with pytest.raises(TypeError, match="give the same object to each client"):
+        copy_of(AsyncMemoryTokenStore())
 
 
 class AsyncAway(AsyncMemoryTokenStore):

@@ -318,7 +318,8 @@ def test_a_busy_service_is_asked_again_without_the_store(
     session.refresh()
     assert count(fake, "refresh") == 2
     assert set(caplog.messages) == {
-        "the token is renewed inside the store's lock: the token store could not be read: OSError"
+        "the token is renewed inside the store's lock: "
+        "the token store could not be read: OSError: no such host"
     }
 
 
@@ -396,8 +397,8 @@ def test_a_late_save_replaces_the_token_before(
     new = session.refresh()
     assert store.load() is None
     assert caplog.messages == [
-        "the new token is kept in memory only: the token store could not be written: OSError; "
-        "what it held is deleted"
+        "the new token is kept in memory only: "
+        "the token store could not be written: OSError: no room; what it held is deleted"
     ]
     store.full = False
     session.close()
@@ -411,8 +412,8 @@ def test_a_login_that_is_not_saved_is_told(
     session = connect(store=Full())
     session.login(ME, PASSWORD)
     assert caplog.messages == [
-        "the new token is kept in memory only: the token store could not be written: OSError; "
-        "what it held is deleted"
+        "the new token is kept in memory only: "
+        "the token store could not be written: OSError: no room; what it held is deleted"
     ]
 
 

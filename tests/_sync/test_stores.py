@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
@@ -79,6 +80,13 @@ def test_memory_is_free_again_when_the_block_raises() -> None:
             raise KeyError
     with store.lock():
         assert store.load() is None
+
+
+@pytest.mark.parametrize("copy_of", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]) -> None:
+    """A copy would be another session's: the error says what to do."""
+    with pytest.raises(TypeError, match="give the same object to each client"):
+        copy_of(MemoryTokenStore())
 
 
 class Away(MemoryTokenStore):
