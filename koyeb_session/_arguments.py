@@ -7,7 +7,7 @@ Each check returns the error to raise, or `None`; no message quotes what it was 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias, TypeVar
 
 import attrs
@@ -21,6 +21,9 @@ BadArgument: TypeAlias = ValueError | TypeError
 
 TIMEOUT_LIMIT: Final = 1_000_000
 """Seconds; sockets and locks overflow beyond some number of them, which depends on the platform."""
+
+VALIDITY_LIMITS: Final = timedelta(seconds=1), timedelta(hours=24)
+"""The shortest and the longest life that an access token can be asked for."""
 
 
 def checked(value: T | ValueError | TypeError) -> T:
@@ -125,6 +128,22 @@ def wrong_header(name: str, value: object) -> BadArgument | None:
     if not isinstance(value, str):
         return TypeError(f"{name} must be a str, not {type(value).__name__}")
     return None if is_header_safe(value) else ValueError(f"{name} must be visible ASCII")
+
+
+def wrong_validity(name: str, validity: object) -> BadArgument | None:
+    """Check for how long a token is to be issued."""
+    if not isinstance(validity, timedelta):
+        return TypeError(f"{name} must be a timedelta, not {type(validity).__name__}")
+    if not VALIDITY_LIMITS[0] <= validity <= VALIDITY_LIMITS[1]:
+        return ValueError(f"{name} must be from one second to 24 hours, not {validity}")
+    return None
+
+
+def wrong_access_token(organization_id: object, validity: object) -> BadArgument | None:
+    """Check what an access token is asked for with; without a validity the service decides."""
+    return wrong_id(organization_id) or (
+        None if validity is None else wrong_validity("validity", validity)
+    )
 
 
 def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:

@@ -12,6 +12,7 @@ import httpx
 from .._concurrency.async_deadlines import async_deadline, async_read_raw, async_remaining
 from .._concurrency.async_waiting import async_sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
+from .._operations import user_agent
 from .._outcomes import bare, caused, said, scrub
 from .._wire import BODY_LIMIT, Reply, decoded
 
@@ -128,6 +129,7 @@ class AsyncSender:
     async def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:
             return await self._transport.handle_async_request(request)
+        request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
         try:
             return await self._client.send(request, auth=None, follow_redirects=False, stream=True)
         except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()

@@ -14,7 +14,9 @@ from .. import _operations as operations
 from .._arguments import (
     adopted,
     checked,
+    wrong_access_token,
     wrong_credentials,
+    wrong_header,
     wrong_kind,
     wrong_switch,
     wrong_timeout,
@@ -35,6 +37,7 @@ from .transport import Connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import timedelta
     from types import TracebackType
 
     from .._errors import KoyebSessionError
@@ -366,6 +369,79 @@ class SessionClient:
         )
         return self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
 
+    def unscope_organization_token(
+        self, *, seon_fp: str | None = None, timeout: float | None = None
+    ) -> Token:
+        """
+        Act in no organization from now on, for example to delete the one acted in so far.
+
+        A token that acts in an organization stops working when that organization is deleted.
+
+        Args:
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token, for no organization; the client goes on with it.
+
+        Raises:
+            NotSignedInError: There is no token and no credentials, or the session was signed out
+                meanwhile.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The token may not be used for this; an API access token may not
+                be, for example.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
+        """
+        checked(wrong_header("seon_fp", seon_fp))
+        ends = self._check(timeout)
+        fence = self._state.fence
+        outcome = self._signed(
+            lambda token: operations.unscope_organization_token(token, seon_fp), ends
+        )
+        return self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
+
+    def create_access_token(
+        self,
+        organization_id: str,
+        *,
+        validity: timedelta | None = None,
+        timeout: float | None = None,
+    ) -> Token:
+        """
+        Issue a short-lived token that acts in one organization.
+
+        This client keeps its own token; use the new one with :meth:`for_token`. To keep such tokens
+        current give a client :class:`AccessTokenCredentials`.
+
+        Args:
+            organization_id: The organization to act in (a UUID).
+            validity: How long the token lives, from one second to 24 hours; `None`: the service's
+                default, one hour.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token. The service does not say when it expires: ``expires_at`` is the JWT's
+            ``exp`` where the token is one, else ``validity`` after the reply's arrival.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The user is not a member of the organization, or this client's
+                token may not issue others.
+            NotFoundError: There is no such organization.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
+        """
+        checked(wrong_access_token(organization_id, validity))
+        ends = self._check(timeout)
+        outcome = self._signed(
+            lambda token: operations.create_access_token(token, organization_id, validity), ends
+        )
+        return unwrap(outcome)
+
     def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
         Ask how an address signs in.
@@ -482,6 +558,7 @@ class SessionClient:
             self._http = httpx.Client(
                 auth=self.auth,
                 base_url=self._origins.base_url,
+                headers={"User-Agent": operations.USER_AGENT},
                 timeout=self._sender.timeout,
                 transport=self._connections,
             )

@@ -14,6 +14,7 @@ import httpx
 from .._concurrency.deadlines import deadline, read_raw, remaining
 from .._concurrency.waiting import sleep
 from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
+from .._operations import user_agent
 from .._outcomes import bare, caused, said, scrub
 from .._wire import BODY_LIMIT, Reply, decoded
 
@@ -130,6 +131,7 @@ class Sender:
     def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:
             return self._transport.handle_request(request)
+        request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
         try:
             return self._client.send(request, auth=None, follow_redirects=False, stream=True)
         except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()

@@ -16,6 +16,7 @@ import pytest
 
 import koyeb_session
 from koyeb_session import (
+    AccessTokenCredentials,
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     KoyebSessionError,
@@ -174,6 +175,7 @@ def test_public_objects_show_no_secret() -> None:
         models: list[Any] = [
             token,
             credentials,
+            AccessTokenCredentials(PASSWORD, "an-organization"),
             LoginRequest(EMAIL, PASSWORD),
             LoginReply(token),
             PasswordlessLoginRequest(EMAIL),
