@@ -35,13 +35,13 @@ def checked(value: T | ValueError | TypeError) -> T:
     return value
 
 
-def adopted(token: Token | str, wall: float) -> Token | BadArgument:
+def adopted(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
     """Check a token that is given to us, and complete it from what it says of itself."""
     if not isinstance(token, Token | str):
-        return TypeError(f"token must be a Token or a str, not {type(token).__name__}")
+        return TypeError(f"{name} must be a Token or a str, not {type(token).__name__}")
     token = Token(token) if isinstance(token, str) else token
     wrong = (
-        _wrong_token("token", token.id)
+        _wrong_token(name, token.id)
         or _wrong_renewal(token.renewal)
         or _wrong_time("expires_at", token.expires_at)
         or _wrong_time("issued_at", token.issued_at)
@@ -52,7 +52,7 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
     if token.expires_at is None:
         return token
     if token.expires_at.timestamp() <= wall:
-        return ValueError("token has expired; sign in again for a new one")
+        return ValueError(f"{name} has expired; sign in again for a new one")
     return attrs.evolve(
         token,
         expires_at=token.expires_at.astimezone(UTC),
@@ -199,12 +199,12 @@ def wrong_text(name: str, text: object) -> BadArgument | None:
     return None
 
 
-def wrong_id(organization_id: object) -> BadArgument | None:
+def wrong_id(organization_id: object, name: str = "organization_id") -> BadArgument | None:
     """Check what becomes a part of a path."""
     if not isinstance(organization_id, str):
-        return TypeError(f"organization_id must be a str, not {type(organization_id).__name__}")
+        return TypeError(f"{name} must be a str, not {type(organization_id).__name__}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", organization_id):
-        return ValueError("organization_id must be an id: letters, digits, '-' and '_', not empty")
+        return ValueError(f"{name} must be an id: letters, digits, '-' and '_', not empty")
     return None
 
 

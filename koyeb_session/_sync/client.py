@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
@@ -159,26 +159,32 @@ class SessionClient:
         Make a client with what the environment says.
 
         The first of these signs in: ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with
-        ``KOYEB_PASSWORD`` (in ``KOYEB_ORGANIZATION``, if set), the Koyeb CLI's file: the one that
-        ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. ``KOYEB_URL`` is the service; the CLI's file
-        may name it, too, and counts only for its own token.
+        ``KOYEB_PASSWORD``, the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or
+        ``~/.koyeb.yaml``. That file must be yours or root's, and writable by nobody else.
 
-        ``KOYEB_ORGANIZATION`` counts for a password alone. A token acts in the organization that it
-        was issued in, whatever the variable or the CLI's file say: an API token is not exchanged
-        behind your back for one that expires. `switch_organization` is the way to another.
+        The first of these is the service: ``KOYEB_URL``, ``KOYEB_API_HOST``, ``KOYEB_API_URL``. The
+        CLI's file may name it for its own token, which is then sent to no other one.
+
+        With an organization, from ``KOYEB_ORGANIZATION`` or beside the token in the CLI's file, an
+        API access token becomes :class:`AccessTokenCredentials`, so that the program acts where the
+        CLI does. A password signs in to that organization. A token that is a JWT is used as it is:
+        it acts in the organization that it was issued for.
 
         Args:
             overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
                 nothing else that signs in is looked at; with a ``store`` there need be nothing.
 
         Raises:
-            NotSignedInError: There is nothing to sign in with; the message says what was looked at.
+            NotSignedInError: There is nothing to sign in with, or the CLI's file cannot be used;
+                the message says what was looked at.
             ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
-            ValueError: A variable has an impossible value.
+            ValueError: A variable, a field of the CLI's file, or an argument has an impossible
+                value.
+            TypeError: An argument is of the wrong type.
         """
-        from .._environment import settings  # noqa: PLC0415 - most clients are made without
+        from .._environment import client_arguments  # noqa: PLC0415 - most clients do without
 
-        return cls(**unwrap(settings(overrides)))
+        return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
     def _begin(self, exchange: Exchange, clock: Clock, *, renew: bool) -> None:
         self._state = SessionState(self._policy, clock, renew=renew)
