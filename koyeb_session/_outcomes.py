@@ -27,7 +27,7 @@ Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=KoyebSessionError)
 
 
-_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"
+_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"  # noqa: S105 - a pattern
 """A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
 
 

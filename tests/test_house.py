@@ -21,7 +21,7 @@ TOP_LEVEL = {
     *{"examples", "koyeb_session", "tests"},
 }
 BUILT = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}  # git does not hold these
-LONGEST = 250
+LONGEST = 275
 """Lines of code: docstrings, comments and blank lines do not count."""
 
 # A part of the package imports parts of its own rank and of those before it. A part is a module
@@ -39,6 +39,7 @@ RANKS = (
         "_origins",
         "_redaction",
         "_timestamps",
+        "_version",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
     {"_operations", "_provenance", "_state", "_records", "_environment"},

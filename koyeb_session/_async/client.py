@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
@@ -15,8 +15,10 @@ from .._arguments import (
     async_wrong_listener,
     async_wrong_store,
     checked,
+    wrong_access_token,
     wrong_clock,
     wrong_credentials,
+    wrong_header,
     wrong_kind,
     wrong_switch,
     wrong_timeout,
@@ -32,6 +34,7 @@ from .._policy import RefreshPolicy, RetryPolicy
 from .._provenance import account_of
 from .._snapshot import Issuer, Obtained, Snapshot
 from .._state import SessionState
+from .arguments import AsyncClientArguments
 from .auth import AsyncSessionAuth
 from .keeper import AsyncTokenKeeper
 from .persistence import AsyncPersistence
@@ -42,8 +45,8 @@ from .transport import AsyncConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import timedelta
     from types import TracebackType
-    from typing import Self
 
     from .._errors import KoyebSessionError
     from .._models import Clock, Credentials, LoginMethod
@@ -167,31 +170,37 @@ class AsyncSessionClient:
             unwrap(self._state.commit(Obtained(first, minted=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[AsyncClientArguments]) -> Self:
         """
         Make a client with what the environment says.
 
         The first of these signs in: ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with
-        ``KOYEB_PASSWORD`` (in ``KOYEB_ORGANIZATION``, if set), the Koyeb CLI's file: the one that
-        ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. ``KOYEB_URL`` is the service; the CLI's file
-        may name it, too, and counts only for its own token.
+        ``KOYEB_PASSWORD``, the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or
+        ``~/.koyeb.yaml``. That file must be yours or root's, and writable by nobody else.
 
-        ``KOYEB_ORGANIZATION`` counts for a password alone. A token acts in the organization that it
-        was issued in, whatever the variable or the CLI's file say: an API token is not exchanged
-        behind your back for one that expires. `switch_organization` is the way to another.
+        The first of these is the service: ``KOYEB_URL``, ``KOYEB_API_HOST``, ``KOYEB_API_URL``. The
+        CLI's file may name it for its own token, which is then sent to no other one.
+
+        With an organization, from ``KOYEB_ORGANIZATION`` or beside the token in the CLI's file, an
+        API access token becomes :class:`AccessTokenCredentials`, so that the program acts where the
+        CLI does. A password signs in to that organization. A token that is a JWT is used as it is:
+        it acts in the organization that it was issued for.
 
         Args:
             overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
                 nothing else that signs in is looked at; with a ``store`` there need be nothing.
 
         Raises:
-            NotSignedInError: There is nothing to sign in with; the message says what was looked at.
+            NotSignedInError: There is nothing to sign in with, or the CLI's file cannot be used;
+                the message says what was looked at.
             ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
-            ValueError: A variable has an impossible value.
+            ValueError: A variable, a field of the CLI's file, or an argument has an impossible
+                value.
+            TypeError: An argument is of the wrong type.
         """
-        from .._environment import settings  # noqa: PLC0415 - most clients are made without
+        from .._environment import client_arguments  # noqa: PLC0415 - most clients do without
 
-        return cls(**unwrap(settings(overrides)))
+        return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
     def _start_session(
         self,
@@ -429,6 +438,79 @@ class AsyncSessionClient:
         obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
         return unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
 
+    async def unscope_organization_token(
+        self, *, seon_fp: str | None = None, timeout: float | None = None
+    ) -> Token:
+        """
+        Act in no organization from now on, for example to delete the one acted in so far.
+
+        A token that acts in an organization stops working when that organization is deleted.
+
+        Args:
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token, for no organization; the client goes on with it.
+
+        Raises:
+            NotSignedInError: There is no token and no credentials, or the session was signed out
+                meanwhile.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The token may not be used for this; an API access token may not
+                be, for example.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
+        """
+        wrong = wrong_header("seon_fp", seon_fp)
+        build = _with_token(operations.unscope_organization_token, seon_fp)
+        del seon_fp
+        checked(wrong)
+        deadline = self._check(timeout)
+        fence = self._state.fence
+        outcome = await self._signed(build, deadline)
+        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+
+    async def create_access_token(
+        self,
+        organization_id: str,
+        *,
+        validity: timedelta | None = None,
+        timeout: float | None = None,
+    ) -> Token:
+        """
+        Issue a short-lived token that acts in one organization.
+
+        This client keeps its own token; use the new one with :meth:`for_token`. To keep such tokens
+        current give a client :class:`AccessTokenCredentials`.
+
+        Args:
+            organization_id: The organization to act in (a UUID).
+            validity: How long the token lives, from one second to 24 hours; `None`: the service's
+                default, one hour.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token. The service does not say when it expires: ``expires_at`` is the JWT's
+            ``exp`` where the token is one, else ``validity`` after the reply's arrival.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The user is not a member of the organization, or this client's
+                token may not issue others.
+            NotFoundError: There is no such organization.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
+        """
+        checked(wrong_access_token(organization_id, validity))
+        deadline = self._check(timeout)
+        build = _with_token(operations.create_access_token, organization_id, validity)
+        return unwrap(await self._signed(build, deadline))
+
     async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
         Ask how an address signs in.
@@ -550,6 +632,7 @@ class AsyncSessionClient:
             self._http = httpx.AsyncClient(
                 auth=self.auth,
                 base_url=self._origins.base_url,
+                headers={"User-Agent": operations.USER_AGENT},
                 timeout=self._sender.timeout,
                 transport=self._connections,
             )
