@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
 import httpx
 
@@ -24,6 +24,7 @@ from .._outcomes import unwrap
 from .._policy import RefreshPolicy, RetryPolicy
 from .._snapshot import Obtained, Snapshot
 from .._state import SessionState
+from .arguments import AsyncClientArguments
 from .auth import AsyncSessionAuth
 from .exchange import AsyncExchange
 from .keeper import AsyncTokenKeeper
@@ -33,7 +34,6 @@ from .transport import AsyncConnections
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
-    from typing import Self
 
     from .._errors import KoyebSessionError
     from .._models import Clock, Credentials, LoginMethod
@@ -151,7 +151,7 @@ class AsyncSessionClient:
             unwrap(self._state.commit(Obtained(first, minted=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[AsyncClientArguments]) -> Self:
         """
         Make a client with what the environment says.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar, Unpack
 
 import httpx
 
@@ -26,6 +26,7 @@ from .._outcomes import unwrap
 from .._policy import RefreshPolicy, RetryPolicy
 from .._snapshot import Obtained, Snapshot
 from .._state import SessionState
+from .arguments import ClientArguments
 from .auth import SessionAuth
 from .exchange import Exchange
 from .keeper import TokenKeeper
@@ -35,7 +36,6 @@ from .transport import Connections
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
-    from typing import Self
 
     from .._errors import KoyebSessionError
     from .._models import Clock, Credentials, LoginMethod
@@ -151,7 +151,7 @@ class SessionClient:
             unwrap(self._state.commit(Obtained(first, minted=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[ClientArguments]) -> Self:
         """
         Make a client with what the environment says.
 
