@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ._errors import (
     KoyebSessionError,
@@ -23,9 +23,13 @@ from ._errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ._errors import SessionMark
+
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
 
+RAISED_BY: Final = "koyeb_session.raised_by"
+"""The extension of a request that has the mark of the session that signed it."""
 _GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 """What Go escapes in JSON, and Python does not."""
 
@@ -75,15 +79,25 @@ def detached(error: E) -> E:
     return error
 
 
-def unwrap(outcome: T | KoyebSessionError) -> T:
+def unwrap(outcome: T | KoyebSessionError, mark: SessionMark | None = None) -> T:
     """
     Return a result, or raise the error that stands in its place.
 
     Each caller gets its own copy: one outcome may be raised in many tasks at once.
+
+    Args:
+        outcome: The result or the error.
+        mark: The mark of the session that raises it, whichever session it came from before.
     """
     if isinstance(outcome, KoyebSessionError):
-        raise copy.copy(outcome) from outcome.__cause__
+        raise _marked(copy.copy(outcome), mark) from outcome.__cause__
     return outcome
+
+
+def _marked(error: E, mark: SessionMark | None) -> E:
+    if error.raised_by is not mark:
+        error.raised_by = mark
+    return error
 
 
 def store_error(what: str, exc: Exception) -> StoreError:

@@ -221,7 +221,7 @@ class AsyncSessionClient:
         del password
         ends = self._check(timeout)
         outcome = await self._sender.send(checked(operation), timeout=timeout)
-        return await self._adopt(Obtained(unwrap(outcome), minted=True), ends)
+        return await self._adopt(Obtained(self._unwrap(outcome), minted=True), ends)
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -244,7 +244,7 @@ class AsyncSessionClient:
         operation = checked(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        unwrap(await self._sender.send(operation, timeout=timeout))
+        self._unwrap(await self._sender.send(operation, timeout=timeout))
 
     async def use_token(self, token: Token | str) -> Token:
         """
@@ -287,7 +287,7 @@ class AsyncSessionClient:
         """
         self._check(timeout)
         outcome = await self._keeper.renewed(self._state.snapshot, timeout, patient=True)
-        return unwrap(outcome).token
+        return self._unwrap(outcome).token
 
     async def logout(self, *, timeout: float | None = None) -> None:
         """
@@ -308,7 +308,7 @@ class AsyncSessionClient:
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
         self._check(timeout)
-        unwrap(await self._keeper.sign_out(timeout))
+        self._unwrap(await self._keeper.sign_out(timeout))
 
     # Other operations
 
@@ -332,7 +332,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         ends = self._check(timeout)
-        return unwrap(await self._signed(operations.new_session, ends))
+        return self._unwrap(await self._signed(operations.new_session, ends))
 
     async def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -364,7 +364,7 @@ class AsyncSessionClient:
         outcome = await self._signed(
             lambda token: operations.switch_organization(token, organization_id, seon_fp), ends
         )
-        return await self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
+        return await self._adopt(Obtained(self._unwrap(outcome), minted=True), ends, fence)
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -384,7 +384,7 @@ class AsyncSessionClient:
         """
         operation = operations.login_method(email)
         self._check(timeout)
-        return unwrap(await self._sender.send(checked(operation), timeout=timeout))
+        return self._unwrap(await self._sender.send(checked(operation), timeout=timeout))
 
     # The token
 
@@ -407,7 +407,7 @@ class AsyncSessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
         """
         self._check(None)
-        return unwrap(await self._keeper.current()).token
+        return self._unwrap(await self._keeper.current()).token
 
     async def keep_current(self) -> None:
         """
@@ -446,11 +446,24 @@ class AsyncSessionClient:
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
         """
-        clock = self._state.clock
-        given = adopted(token, clock.time())
+        given = adopted(token, self._state.clock.time())
         del token
         self._check(None)
-        first = checked(given)
+        return self._sibling(checked(given), renew=renew)
+
+    def guest(self) -> Self:
+        """
+        Make one more session, signed out, on the same connections: for somebody else to log in.
+
+        Its token is not renewed and is in no store, and it has no credentials to sign in with. It
+        takes microseconds, and need not be closed. It can be used until this client is closed.
+        """
+        self._check(None)
+        return self._sibling(None, renew=False)
+
+    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+        """Make another session, with a token or signed out, on the same connections."""
+        clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
         other._connections = self._connections
@@ -458,7 +471,8 @@ class AsyncSessionClient:
         other._sender = self._sender
         other._policy = self._policy
         other._begin(AsyncExchange(self._sender, None, None, clock), clock, renew=renew)
-        unwrap(other._state.commit(Obtained(first, minted=False)))
+        if token is not None:
+            unwrap(other._state.commit(Obtained(token, minted=False)))
         return other
 
     # What it plugs into
@@ -546,8 +560,12 @@ class AsyncSessionClient:
             checked(wrong_timeout(timeout))
         return time.monotonic() + (self._sender.timeout if timeout is None else timeout)
 
+    def _unwrap(self, outcome: T | KoyebSessionError) -> T:
+        """Return a result, or raise the error in its place, as an error of this session."""
+        return unwrap(outcome, self._state.mark)
+
     async def _adopt(self, obtained: Obtained, ends: float, fence: int | None = None) -> Token:
-        return unwrap(await self._keeper.adopt(obtained, fence, _left(ends))).token
+        return self._unwrap(await self._keeper.adopt(obtained, fence, _left(ends))).token
 
     async def _signed(
         self, build: Callable[[Token], Operation[T]], ends: float
