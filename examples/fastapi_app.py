@@ -1,13 +1,15 @@
-"""A FastAPI application: log in, list my apps, and a page for all; here on a pretend Koyeb."""
+"""A FastAPI application: log in, who am I, log out, and a page for all; on a fake Koyeb."""
 
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Body, Depends, FastAPI
+from fastapi import APIRouter, Body, Depends, FastAPI
 
 from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeKoyeb
+
+NotBlank = Body(pattern=r"\S")
 
 
 def make_app(url: str) -> FastAPI:
@@ -15,20 +17,29 @@ def make_app(url: str) -> FastAPI:
     sessions = KoyebSessions(base_url=url, credentials=credentials)
     app = FastAPI(lifespan=sessions.lifespan)
     sessions.add_exception_handlers(app)
+    router = APIRouter(responses=sessions.responses)
 
-    @app.post("/login")
-    async def login(email: Annotated[str, Body()], password: Annotated[str, Body()]) -> str:
-        async with AsyncSessionClient(base_url=url) as session:
-            return (await session.login(email, password)).id
+    @router.post("/login")
+    async def login(
+        guest: Annotated[AsyncSessionClient, Depends(sessions.guest)],
+        email: Annotated[str, NotBlank],
+        password: Annotated[str, NotBlank],
+    ) -> str:
+        return (await guest.login(email, password)).id
 
-    @app.get("/my/apps")
-    async def my_apps(caller: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> Any:
-        return (await caller.http.get("/v1/apps")).raise_for_status().json()
+    @router.get("/me")
+    async def me(caller: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> Any:
+        return (await caller.http.get("/v1/account/profile")).raise_for_status().json()
 
-    @app.get("/public")
+    @router.post("/logout")
+    async def logout(caller: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
+        await caller.logout()
+
+    @router.get("/public")
     def public(service: Annotated[SessionClient, Depends(sessions.service_sync)]) -> Any:
         return {"apps": service.http.get("/v1/apps").raise_for_status().json()["count"]}
 
+    app.include_router(router)
     return app
 
 

@@ -42,7 +42,7 @@ RANKS = (
     {"_operations", "_state", "_records", "_environment"},
     {"_files"},
     {"_async", "_sync"},
-    {"_following", "_callers", "_problems"},
+    {"_following", "_fastapi"},
     {"__init__"},
 )
 HALVES = {"_async", "_sync"}
