@@ -30,19 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class SessionMark:
-    """
-    Stands for a session in the errors that it raises: it equals only itself, and holds nothing.
-
-    An error that was unpickled was raised by no session of this process: its mark is `None`.
-    """
-
-    __slots__ = ()
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        return type(None), ()
-
-
 class KoyebSessionError(Exception):
     """
     The root of all errors that this package raises about a session.
@@ -55,7 +42,7 @@ class KoyebSessionError(Exception):
     """
 
     retryable: bool = False
-    raised_by: SessionMark | None = None  # set by `unwrap`, for the edges; not for users
+    raised_by: object = None  # the mark of a session: set by `unwrap`, for the edges; not for users
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -23,8 +23,6 @@ from ._errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._errors import SessionMark
-
 T = TypeVar("T")
 E = TypeVar("E", bound=KoyebSessionError)
 
@@ -79,7 +77,7 @@ def detached(error: E) -> E:
     return error
 
 
-def unwrap(outcome: T | KoyebSessionError, mark: SessionMark | None = None) -> T:
+def unwrap(outcome: T | KoyebSessionError, mark: object = None) -> T:
     """
     Return a result, or raise the error that stands in its place.
 
@@ -94,7 +92,7 @@ def unwrap(outcome: T | KoyebSessionError, mark: SessionMark | None = None) -> T
     return outcome
 
 
-def _marked(error: E, mark: SessionMark | None) -> E:
+def _marked(error: E, mark: object) -> E:
     if error.raised_by is not mark:
         error.raised_by = mark
     return error

@@ -7,13 +7,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ._concurrency.places import atomic
-from ._errors import (
-    KoyebSessionError,
-    NotSignedInError,
-    SessionExpiredError,
-    SessionMark,
-    WireError,
-)
+from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
 from ._log import log, spell
 from ._outcomes import caused, nothing_sent, unasked
 from ._snapshot import Obtained, Snapshot, Verdict, next_look, usable, verdict
@@ -63,7 +57,8 @@ class SessionState:
         self.clock: Clock = clock
         self.closed: bool = False
         self.fence: int = 0
-        self.mark: Final = SessionMark()
+        self.mark: object = object()
+        """Stands for this session in the errors that it raises; another one out of a pickle."""
         self.on_change: Callable[[Token | None], None] | None = None
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None

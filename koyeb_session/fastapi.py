@@ -8,11 +8,17 @@ from typing import Annotated, Any, ClassVar, Final, Self, Unpack, cast
 
 import httpx
 
-from . import AsyncSessionClient, KoyebSessionError, SessionClient, Token, _following
-from ._async.arguments import AsyncClientArguments
-from ._environment import settings
-from ._outcomes import unwrap
-from ._sync.arguments import ClientArguments
+from . import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    SessionClient,
+    Token,
+    _environment,
+    _following,
+    _outcomes,
+)
+from ._async import arguments as _async
+from ._sync import arguments as _sync
 
 try:
     from fastapi import Depends, FastAPI, Request, WebSocketException
@@ -95,7 +101,7 @@ class KoyebSessions:
     responses: ClassVar[dict[int | str, dict[str, Any]]] = problems.RESPONSES
     """What OpenAPI says of the answers to errors: ``APIRouter(responses=sessions.responses)``."""
 
-    def __init__(self, **arguments: Unpack[AsyncClientArguments]) -> None:
+    def __init__(self, **arguments: Unpack[_async.AsyncClientArguments]) -> None:
         self._running: tuple[AsyncSessionClient, SessionClient] | None = None
         _hide_token(arguments)
         origins = arguments.get("allowed_origins")
@@ -113,7 +119,7 @@ class KoyebSessions:
         self.Guest: Any = Annotated[AsyncSessionClient, Depends(self.guest)]
 
     @classmethod
-    def from_env(cls, **overrides: Unpack[AsyncClientArguments]) -> Self:
+    def from_env(cls, **overrides: Unpack[_async.AsyncClientArguments]) -> Self:
         """
         Make one with what the environment says, as :meth:`AsyncSessionClient.from_env` does.
 
@@ -127,7 +133,7 @@ class KoyebSessions:
             ValueError: A variable has an impossible value.
         """
         _hide_token(overrides)
-        return cls(**unwrap(settings(overrides)))
+        return cls(**_outcomes.unwrap(_environment.settings(overrides)))
 
     def __repr__(self) -> str:
         state = "not running" if self._running is None else repr(self._running[0])
@@ -161,7 +167,7 @@ class KoyebSessions:
         shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
         if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
             shared["transport"] = transport
-        return _following.FollowingClient(**cast("ClientArguments", shared))
+        return _following.FollowingClient(**cast("_sync.ClientArguments", shared))
 
     def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
         if self._running is None:
@@ -298,7 +304,7 @@ class KoyebSessions:
         responder.origins.append(self._origins)
 
 
-def _hide_token(arguments: AsyncClientArguments) -> None:
+def _hide_token(arguments: _async.AsyncClientArguments) -> None:
     """Put a plain token into a `Token`, which hides it from tracebacks with local variables."""
     if isinstance(token := arguments.get("token"), str):
         arguments["token"] = Token(token)

@@ -13,8 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from koyeb_session.testing import FakeKoyeb
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "with_koyeb_sdk.py": ["sees 0 apps", "A day later", "renewed 1 time"],
@@ -42,12 +40,8 @@ def test_example_says_what_happens(name: str) -> None:
 
 def test_fastapi_app(serve: Serve) -> None:
     """The application logs callers in and out, knows who they are, and has a page for all."""
-    make_app = runpy.run_path(str(EXAMPLES / "fastapi_app.py"))["make_app"]
-    with (
-        FakeKoyeb().serve() as koyeb,
-        serve(make_app(koyeb)) as url,
-        httpx.Client(base_url=url) as client,
-    ):
+    app = runpy.run_path(str(EXAMPLES / "fastapi_app.py"))["app"]
+    with serve(app) as url, httpx.Client(base_url=url) as client:
         assert client.get("/public").json() == {"apps": 0}
         for headers in ({}, {"Authorization": "Bearer nobody's"}):
             refused = client.get("/me", headers=headers)
