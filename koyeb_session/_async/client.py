@@ -37,7 +37,6 @@ from .._state import SessionState
 from .arguments import AsyncClientArguments
 from .auth import AsyncSessionAuth
 from .keeper import AsyncTokenKeeper
-from .persistence import AsyncPersistence
 from .renewal import AsyncRenewal
 from .sender import AsyncSender
 from .token_source import AsyncTokenSource
@@ -219,6 +218,8 @@ class AsyncSessionClient:
         source = AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .persistence import AsyncPersistence  # noqa: PLC0415 - many do without a store
+
             persistence = AsyncPersistence(
                 store,
                 state,
@@ -280,9 +281,11 @@ class AsyncSessionClient:
         del password, seon_fp
         deadline = self._check(timeout)
         outcome = await self._sender.send(checked(operation), timeout=timeout)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
         account = account_of(PasswordCredentials(email, "", organization_id))
-        return unwrap(await self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
+        return self._unwrap(
+            await self._keeper.adopt(obtained, None, deadline, account, bound=True)
+        ).token
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -305,7 +308,7 @@ class AsyncSessionClient:
         operation = checked(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        unwrap(await self._sender.send(operation, timeout=timeout))
+        self._unwrap(await self._sender.send(operation, timeout=timeout))
 
     async def use_token(self, token: Token | str) -> Token:
         """
@@ -330,7 +333,7 @@ class AsyncSessionClient:
         if held is not None and held.token.id == given.id:
             return held.token
         account = account_of(given)
-        return unwrap(
+        return self._unwrap(
             await self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
         ).token
 
@@ -357,7 +360,7 @@ class AsyncSessionClient:
         """
         self._check(timeout)
         outcome = await self._keeper.renewed(self._state.snapshot, timeout)
-        return unwrap(outcome).token
+        return self._unwrap(outcome).token
 
     async def logout(self, *, timeout: float | None = None) -> None:
         """
@@ -378,7 +381,7 @@ class AsyncSessionClient:
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
         self._check(timeout)
-        unwrap(await self._keeper.sign_out(timeout))
+        self._unwrap(await self._keeper.sign_out(timeout))
 
     # Other operations
 
@@ -402,7 +405,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return unwrap(await self._signed(operations.new_session, deadline))
+        return self._unwrap(await self._signed(operations.new_session, deadline))
 
     async def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -435,8 +438,8 @@ class AsyncSessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = await self._signed(build, deadline)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
-        return unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return self._unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
 
     async def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -470,8 +473,8 @@ class AsyncSessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = await self._signed(build, deadline)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
-        return unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return self._unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
 
     async def create_access_token(
         self,
@@ -509,7 +512,7 @@ class AsyncSessionClient:
         checked(wrong_access_token(organization_id, validity))
         deadline = self._check(timeout)
         build = _with_token(operations.create_access_token, organization_id, validity)
-        return unwrap(await self._signed(build, deadline))
+        return self._unwrap(await self._signed(build, deadline))
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -529,7 +532,7 @@ class AsyncSessionClient:
         """
         operation = operations.login_method(email)
         self._check(timeout)
-        return unwrap(await self._sender.send(checked(operation), timeout=timeout))
+        return self._unwrap(await self._sender.send(checked(operation), timeout=timeout))
 
     # The token
 
@@ -552,7 +555,7 @@ class AsyncSessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
         """
         self._check(None)
-        return unwrap(await self._keeper.current()).token
+        return self._unwrap(await self._keeper.current()).token
 
     async def keep_current(self) -> None:
         """
@@ -595,11 +598,24 @@ class AsyncSessionClient:
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
         """
-        clock = self._state.clock
-        given = adopted(token, clock.time())
+        given = adopted(token, self._state.clock.time())
         del token
         self._check(None)
-        first = checked(given)
+        return self._sibling(checked(given), renew=renew)
+
+    def guest(self) -> Self:
+        """
+        Make one more session, signed out, on the same connections: for somebody else to log in.
+
+        Its token is not renewed and is in no store, and it has no credentials to sign in with. It
+        takes microseconds, and need not be closed. It can be used until this client is closed.
+        """
+        self._check(None)
+        return self._sibling(None, renew=False)
+
+    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+        """Make another session, with a token or signed out, on the same connections."""
+        clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
         other._connections = self._connections
@@ -608,7 +624,8 @@ class AsyncSessionClient:
         other._policy = self._policy
         other._under_way = self._under_way
         other._start_session(clock, renew=renew)
-        unwrap(other._state.commit(Obtained(first, minted=False)))
+        if token is not None:
+            unwrap(other._state.commit(Obtained(token, minted=False)))
         return other
 
     # What it plugs into
@@ -716,6 +733,10 @@ class AsyncSessionClient:
         if timeout is not None:
             checked(wrong_timeout(timeout))
         return Deadline(self._sender.timeout if timeout is None else timeout)
+
+    def _unwrap(self, outcome: T | KoyebSessionError) -> T:
+        """Return a result, or raise the error in its place, as an error of this session."""
+        return unwrap(outcome, self._state.mark)
 
     async def _signed(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline

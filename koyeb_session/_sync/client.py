@@ -39,7 +39,6 @@ from .._state import SessionState
 from .arguments import ClientArguments
 from .auth import SessionAuth
 from .keeper import TokenKeeper
-from .persistence import Persistence
 from .renewal import Renewal
 from .sender import Sender
 from .token_source import TokenSource
@@ -219,6 +218,8 @@ class SessionClient:
         source = TokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .persistence import Persistence  # noqa: PLC0415 - many do without a store
+
             persistence = Persistence(
                 store,
                 state,
@@ -280,9 +281,9 @@ class SessionClient:
         del password, seon_fp
         deadline = self._check(timeout)
         outcome = self._sender.send(checked(operation), timeout=timeout)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
         account = account_of(PasswordCredentials(email, "", organization_id))
-        return unwrap(self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
+        return self._unwrap(self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -305,7 +306,7 @@ class SessionClient:
         operation = checked(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        unwrap(self._sender.send(operation, timeout=timeout))
+        self._unwrap(self._sender.send(operation, timeout=timeout))
 
     def use_token(self, token: Token | str) -> Token:
         """
@@ -330,7 +331,7 @@ class SessionClient:
         if held is not None and held.token.id == given.id:
             return held.token
         account = account_of(given)
-        return unwrap(
+        return self._unwrap(
             self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
         ).token
 
@@ -357,7 +358,7 @@ class SessionClient:
         """
         self._check(timeout)
         outcome = self._keeper.renewed(self._state.snapshot, timeout)
-        return unwrap(outcome).token
+        return self._unwrap(outcome).token
 
     def logout(self, *, timeout: float | None = None) -> None:
         """
@@ -378,7 +379,7 @@ class SessionClient:
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
         self._check(timeout)
-        unwrap(self._keeper.sign_out(timeout))
+        self._unwrap(self._keeper.sign_out(timeout))
 
     # Other operations
 
@@ -402,7 +403,7 @@ class SessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return unwrap(self._signed(operations.new_session, deadline))
+        return self._unwrap(self._signed(operations.new_session, deadline))
 
     def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -435,8 +436,8 @@ class SessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = self._signed(build, deadline)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
-        return unwrap(self._keeper.adopt(obtained, fence, deadline)).token
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return self._unwrap(self._keeper.adopt(obtained, fence, deadline)).token
 
     def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -470,8 +471,8 @@ class SessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = self._signed(build, deadline)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
-        return unwrap(self._keeper.adopt(obtained, fence, deadline)).token
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return self._unwrap(self._keeper.adopt(obtained, fence, deadline)).token
 
     def create_access_token(
         self,
@@ -509,7 +510,7 @@ class SessionClient:
         checked(wrong_access_token(organization_id, validity))
         deadline = self._check(timeout)
         build = _with_token(operations.create_access_token, organization_id, validity)
-        return unwrap(self._signed(build, deadline))
+        return self._unwrap(self._signed(build, deadline))
 
     def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -529,7 +530,7 @@ class SessionClient:
         """
         operation = operations.login_method(email)
         self._check(timeout)
-        return unwrap(self._sender.send(checked(operation), timeout=timeout))
+        return self._unwrap(self._sender.send(checked(operation), timeout=timeout))
 
     # The token
 
@@ -552,7 +553,7 @@ class SessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
         """
         self._check(None)
-        return unwrap(self._keeper.current()).token
+        return self._unwrap(self._keeper.current()).token
 
     def keep_current(self) -> None:
         """
@@ -595,11 +596,24 @@ class SessionClient:
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
         """
-        clock = self._state.clock
-        given = adopted(token, clock.time())
+        given = adopted(token, self._state.clock.time())
         del token
         self._check(None)
-        first = checked(given)
+        return self._sibling(checked(given), renew=renew)
+
+    def guest(self) -> Self:
+        """
+        Make one more session, signed out, on the same connections: for somebody else to log in.
+
+        Its token is not renewed and is in no store, and it has no credentials to sign in with. It
+        takes microseconds, and need not be closed. It can be used until this client is closed.
+        """
+        self._check(None)
+        return self._sibling(None, renew=False)
+
+    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+        """Make another session, with a token or signed out, on the same connections."""
+        clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
         other._connections = self._connections
@@ -608,7 +622,8 @@ class SessionClient:
         other._policy = self._policy
         other._under_way = self._under_way
         other._start_session(clock, renew=renew)
-        unwrap(other._state.commit(Obtained(first, minted=False)))
+        if token is not None:
+            unwrap(other._state.commit(Obtained(token, minted=False)))
         return other
 
     # What it plugs into
@@ -716,6 +731,10 @@ class SessionClient:
         if timeout is not None:
             checked(wrong_timeout(timeout))
         return Deadline(self._sender.timeout if timeout is None else timeout)
+
+    def _unwrap(self, outcome: T | KoyebSessionError) -> T:
+        """Return a result, or raise the error in its place, as an error of this session."""
+        return unwrap(outcome, self._state.mark)
 
     def _signed(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline
