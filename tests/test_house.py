@@ -29,6 +29,7 @@ LONGEST = 250
 RANKS = (
     {
         "_errors",
+        "_failures",
         "_messages",
         "_models",
         "_concurrency",
@@ -36,6 +37,7 @@ RANKS = (
         "_network",
         "_outcomes",
         "_origins",
+        "_proxies",
         "_timestamps",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},

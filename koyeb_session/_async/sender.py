@@ -11,8 +11,7 @@ import httpx
 
 from .._concurrency.async_deadlines import async_deadline, async_read_raw, async_remaining
 from .._concurrency.async_waiting import async_sleep
-from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
-from .._outcomes import bare, caused, said, scrub
+from .._errors import KoyebSessionError, TransportError
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
@@ -34,17 +33,15 @@ class AsyncSender:
     Sends one operation at a time, each with its own deadline.
 
     It sends on ``transport`` itself: an `httpx.AsyncClient` around it would add cookies, redirects
-    and its own auth, none of which an operation may have. A client that the user has given is used
-    as a whole, for its event hooks.
+    and its own auth, none of which an operation may have.
     """
 
-    __slots__ = ("_base_url", "_client", "_clock", "_retry", "_transport", "timeout")
+    __slots__ = ("_base_url", "_clock", "_retry", "_transport", "timeout")
 
     def __init__(
         self,
         base_url: str,
         transport: httpx.AsyncBaseTransport,
-        client: httpx.AsyncClient | None,
         *,
         retry: RetryPolicy,
         timeout: float,
@@ -52,7 +49,6 @@ class AsyncSender:
     ) -> None:
         self._base_url = base_url
         self._transport = transport
-        self._client = client
         self._retry = retry
         self._clock = clock
         self.timeout: float = timeout
@@ -81,7 +77,7 @@ class AsyncSender:
             left = ends - time.monotonic()
             bound = nullcontext() if bounded else async_deadline(left)
             outcome = await self._attempt(operation, left, bound)
-            if not retry or not isinstance(outcome, KoyebSessionError):
+            if not retry or not isinstance(outcome, KoyebSessionError) or _is_final(outcome):
                 return outcome
             wait = self._retry.wait(
                 outcome,
@@ -107,11 +103,9 @@ class AsyncSender:
             failure = exc
         else:
             return operation.outcome(reply, self._clock.time())
-        late = isinstance(failure, TimeoutError | httpx.TimeoutException)
-        kind = TransportTimeoutError if late else TransportError
-        what = scrub(said(failure), operation.secrets) or type(failure).__name__
-        text = f"{operation.name}: no reply from {self._base_url}: {what}"
-        return caused(kind(text), bare(failure, what))
+        from .._failures import transport_error  # noqa: PLC0415 - most replies come
+
+        return transport_error(failure, operation.name, self._base_url, operation.secrets)
 
     async def _exchange(self, request: httpx.Request) -> Reply:
         response = await self._dispatch(request)
@@ -126,14 +120,17 @@ class AsyncSender:
         return Reply(response.status_code, response.headers, body)
 
     async def _dispatch(self, request: httpx.Request) -> httpx.Response:
-        if self._client is None:
-            return await self._transport.handle_async_request(request)
         try:
-            return await self._client.send(request, auth=None, follow_redirects=False, stream=True)
-        except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()
+            return await self._transport.handle_async_request(request)
+        except httpx.HTTPStatusError as exc:  # a hook of the user's client: raise_for_status()
             if exc.request is not request:  # on a response of its own affairs
                 raise
             return exc.response
+
+
+def _is_final(error: KoyebSessionError) -> bool:
+    """Tell whether no retry can heal what kept a request from its reply."""
+    return isinstance(error, TransportError) and not error.retryable
 
 
 async def _body(response: httpx.Response) -> bytes | WireError:

@@ -13,8 +13,7 @@ import httpx
 
 from .._concurrency.deadlines import deadline, read_raw, remaining
 from .._concurrency.waiting import sleep
-from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
-from .._outcomes import bare, caused, said, scrub
+from .._errors import KoyebSessionError, TransportError
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
@@ -36,17 +35,15 @@ class Sender:
     Sends one operation at a time, each with its own deadline.
 
     It sends on ``transport`` itself: an `httpx.Client` around it would add cookies, redirects
-    and its own auth, none of which an operation may have. A client that the user has given is used
-    as a whole, for its event hooks.
+    and its own auth, none of which an operation may have.
     """
 
-    __slots__ = ("_base_url", "_client", "_clock", "_retry", "_transport", "timeout")
+    __slots__ = ("_base_url", "_clock", "_retry", "_transport", "timeout")
 
     def __init__(
         self,
         base_url: str,
         transport: httpx.BaseTransport,
-        client: httpx.Client | None,
         *,
         retry: RetryPolicy,
         timeout: float,
@@ -54,7 +51,6 @@ class Sender:
     ) -> None:
         self._base_url = base_url
         self._transport = transport
-        self._client = client
         self._retry = retry
         self._clock = clock
         self.timeout: float = timeout
@@ -83,7 +79,7 @@ class Sender:
             left = ends - time.monotonic()
             bound = nullcontext() if bounded else deadline(left)
             outcome = self._attempt(operation, left, bound)
-            if not retry or not isinstance(outcome, KoyebSessionError):
+            if not retry or not isinstance(outcome, KoyebSessionError) or _is_final(outcome):
                 return outcome
             wait = self._retry.wait(
                 outcome,
@@ -109,11 +105,9 @@ class Sender:
             failure = exc
         else:
             return operation.outcome(reply, self._clock.time())
-        late = isinstance(failure, TimeoutError | httpx.TimeoutException)
-        kind = TransportTimeoutError if late else TransportError
-        what = scrub(said(failure), operation.secrets) or type(failure).__name__
-        text = f"{operation.name}: no reply from {self._base_url}: {what}"
-        return caused(kind(text), bare(failure, what))
+        from .._failures import transport_error  # noqa: PLC0415 - most replies come
+
+        return transport_error(failure, operation.name, self._base_url, operation.secrets)
 
     def _exchange(self, request: httpx.Request) -> Reply:
         response = self._dispatch(request)
@@ -128,14 +122,17 @@ class Sender:
         return Reply(response.status_code, response.headers, body)
 
     def _dispatch(self, request: httpx.Request) -> httpx.Response:
-        if self._client is None:
-            return self._transport.handle_request(request)
         try:
-            return self._client.send(request, auth=None, follow_redirects=False, stream=True)
-        except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()
+            return self._transport.handle_request(request)
+        except httpx.HTTPStatusError as exc:  # a hook of the user's client: raise_for_status()
             if exc.request is not request:  # on a response of its own affairs
                 raise
             return exc.response
+
+
+def _is_final(error: KoyebSessionError) -> bool:
+    """Tell whether no retry can heal what kept a request from its reply."""
+    return isinstance(error, TransportError) and not error.retryable
 
 
 def _body(response: httpx.Response) -> bytes | WireError:
