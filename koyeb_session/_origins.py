@@ -117,9 +117,9 @@ def _problem(url: httpx.URL) -> str | None:
         return "have a port up to 65535"
     if url.scheme == "http" and not is_loopback(url.host):
         return (
-            "be https: over http, tokens go to this machine alone. Use https, or a port of this "
-            "machine, http://127.0.0.1:PORT (in a compose file: publish the service's port, or set "
-            "network_mode to the service's)"
+            "be https: tokens go over http to loopback only. Use https, or a port of this machine, "
+            "http://127.0.0.1:PORT (in a compose file: publish the port, or share the service's "
+            "network by network_mode)"
         )
     return None
 

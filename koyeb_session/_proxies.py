@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.request import getproxies
 
 import httpx
 
-from ._failures import final
 from ._origins import is_loopback
 
 if TYPE_CHECKING:
@@ -83,9 +81,12 @@ def environment_proxies() -> Proxies | TransportError:
         rules = dict(_rules(found))
         return Proxies((_Pattern(text), proxy) for text, proxy in rules.items())
     except (httpx.InvalidURL, ValueError):
-        return final("NO_PROXY, or a proxy of the environment, holds what is no host or URL")
+        message = "NO_PROXY, or a proxy of the environment, holds what is no host or URL"
     except _UnusableProxyError as exc:
-        return final(str(exc))
+        message = str(exc)
+    from ._failures import final  # noqa: PLC0415 - nearly always there is none
+
+    return final(message)
 
 
 class _UnusableProxyError(Exception):
@@ -109,10 +110,17 @@ def _checked(scheme: str, text: str) -> httpx.URL:
     if url.scheme not in {"http", "https", "socks5", "socks5h"}:
         message = f"{name} is a {url.scheme}:// proxy, which httpx does not know: {_SET}, or socks5"
         raise _UnusableProxyError(message)
-    if url.scheme.startswith("socks") and not find_spec("socksio"):  # httpx's extra, only for this
+    if url.scheme.startswith("socks") and not _has_socksio():
         message = f"{name} is a SOCKS proxy, and socksio is missing: pip install 'httpx[socks]'"
         raise _UnusableProxyError(message)
     return url
+
+
+def _has_socksio() -> bool:
+    """Look for httpx's extra, which is for SOCKS alone."""
+    from importlib.util import find_spec  # noqa: PLC0415 - few have such a proxy
+
+    return find_spec("socksio") is not None
 
 
 def _exception(host: str) -> str:

@@ -43,6 +43,11 @@ async def async_advance(
         return None
 
 
+async def async_read(response: httpx.Response) -> None:
+    """Read a response's body, so that its connection can be used again."""
+    await response.aread()
+
+
 class AsyncAuthBase(httpx.Auth):
     """Refuses ``httpx.Client``, which would send unauthenticated requests."""
 

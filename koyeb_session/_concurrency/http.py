@@ -33,6 +33,11 @@ def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | 
         return None
 
 
+def read(response: httpx.Response) -> None:
+    """Blocking twin."""
+    response.read()
+
+
 class AuthBase(httpx.Auth):
     """Blocking twin: refuses ``httpx.AsyncClient``."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
 
@@ -32,8 +32,7 @@ class Certificates:
 
     def __init__(self) -> None:
         self._source = _source()
-        self._file = self._source[1]
-        self._stamp = _stamp(self._file)
+        self._stamp = _stamp(self._source)
         self._ssl_class: object = None
         self._context: ssl.SSLContext | None = None
         self._failure: Exception | None = None
@@ -50,8 +49,8 @@ class Certificates:
         """Whether reading them again would bring the same."""
         return (
             self._failure is None
-            and self._source == _source()
-            and self._stamp == _stamp(self._file)
+            and (self.is_loading or self._source == _source())
+            and self._stamp == _stamp(self._source)
             and self._ssl_class in {None, _ssl_class()}  # None: not loaded yet
         )
 
@@ -62,7 +61,7 @@ class Certificates:
         Raises:
             TransportError: The file that the environment names is not there.
         """
-        if self._source[0] == _FILE and self._stamp is None:
+        if self._source.name == _FILE and self._stamp is None:
             raise self._unreadable("there is no such file")
         try:
             start_before_forks(self._thread)
@@ -94,17 +93,15 @@ class Certificates:
         try:
             self._ssl_class = ssl.SSLContext
             self._context = httpx.create_ssl_context()
-            if self._file is None:
-                self._file = sys.modules["certifi"].where()  # where httpx has read them
-                self._stamp = _stamp(self._file)
+            if not self._source.path:  # httpx has imported certifi by now
+                self._source = _source()
+                self._stamp = _stamp(self._source)
         except Exception as exc:  # noqa: BLE001 - raised to the caller that needs the context
             self._failure = exc
 
     def _unreadable(self, why: str) -> TransportError:
-        name, path = self._source
-        source = f"{name} ({path})" if name else "the package certifi"
         error = TransportError(
-            f"the certificates of {source} cannot be read: {why}; "
+            f"the certificates of {self._source.name} ({self._source.path}) cannot be read: {why}; "
             f"{_FILE} must name a file of certificates in the PEM format"
         )
         error.retryable = False
@@ -132,18 +129,24 @@ def certificates() -> Certificates:
     return latest
 
 
-def _source() -> tuple[str, str | None]:
-    """Name the variable that httpx goes by, and its value; without one it asks certifi."""
+class _Source(NamedTuple):
+    name: str
+    path: str
+
+
+def _source() -> _Source:
+    """Name the variable that httpx goes by; without one it asks certifi, once that is imported."""
     for name in (_FILE, "SSL_CERT_DIR"):
-        if value := os.environ.get(name):
-            return name, value
-    return "", None
+        if path := os.environ.get(name):
+            return _Source(name, path)
+    certifi = sys.modules.get("certifi")
+    return _Source("certifi", certifi.where() if certifi else "")
 
 
-def _stamp(path: str | None) -> tuple[int, int, int] | None:
+def _stamp(source: _Source) -> tuple[int, int, int] | None:
     """Tell one state of a file from another."""
     try:
-        found = os.stat(path or "")  # noqa: PTH116 - pathlib would take longer
+        found = os.stat(source.path)  # noqa: PTH116 - pathlib would take longer
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

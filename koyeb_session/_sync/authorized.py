@@ -4,24 +4,21 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
 
-from .._concurrency.deadlines import read_raw
-from .._concurrency.http import advance
+from .._concurrency.http import advance, read
 from .auth import SessionAuth
 from .transport import NO_AUTH
 
 if TYPE_CHECKING:
+    from .._origins import Origin
     from .transport import Connections
 
-_AUTH: Final = "koyeb_session.auth"
-"""The extension of a request that names the auth to sign it with."""
 _HEADER: Final = "Authorization"
-_REFUSAL_LIMIT: Final = 1 << 16
-"""Bytes to read of a refusal so that its connection can be used again; beyond, it is closed."""
 
 
 class AuthorizedClient(httpx.Client):
@@ -55,43 +52,70 @@ class AuthorizedClient(httpx.Client):
     ) -> httpx.Response:
         """Send a request; a session's auth is left to the transport."""
         chosen = self.auth if auth is httpx.USE_CLIENT_DEFAULT else auth
-        if isinstance(chosen, SessionAuth):
-            _keeper, origins = chosen.shared
-            if origins.trusts(request):
-                request.headers.pop(_HEADER, None)
-            request.extensions[_AUTH] = chosen
-            auth = NO_AUTH
-        else:
-            request.extensions.pop(_AUTH, None)
-        return super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
+        signer = _Signer(chosen, request) if isinstance(chosen, SessionAuth) else None
+        before = _signer.set(signer)
+        try:
+            response = super().send(
+                request,
+                stream=stream,
+                auth=auth if signer is None else NO_AUTH,
+                follow_redirects=follow_redirects,
+            )
+        finally:
+            _signer.reset(before)
+        if signer is not None:
+            response.history += signer.refused
+        return response
+
+
+class _Signer:
+    """What signs one request of a user's: its auth, and what was refused on the way."""
+
+    def __init__(self, auth: SessionAuth, request: httpx.Request) -> None:
+        _keeper, origins = auth.shared
+        if origins.trusts(request):
+            request.headers.pop(_HEADER, None)  # as the auth would overwrite it
+        self._auth: SessionAuth | None = auth
+        self._origin = _origin(request.url)
+        self.refused: list[httpx.Response] = []
+
+    def auth_for(self, request: httpx.Request) -> SessionAuth | None:
+        """
+        Give the auth, as long as all requests have gone to the origin of the first.
+
+        Otherwise anybody who is asked could send the token where it was not meant to go. A header
+        that a hook has set stays as it is.
+        """
+        if _origin(request.url) != self._origin:
+            self._auth = None
+        return None if _HEADER in request.headers else self._auth
+
+
+_signer: Final[ContextVar[_Signer | None]] = ContextVar("koyeb_session_signer", default=None)
+"""What signs the requests of this context; an event hook may replace a request's extensions."""
 
 
 class _SigningTransport(httpx.BaseTransport):
-    """Runs the auth of a request, on a copy of it: what httpx keeps is never signed."""
+    """Runs the auth of a request; what httpx keeps of it, for a redirect, is not signed."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sign a request, send it, and let the auth answer for a refusal."""
-        auth: httpx.Auth | None = request.extensions.get(_AUTH)
-        if auth is None or _HEADER in request.headers:  # of the user's own, by a hook for example
+        signer = _signer.get()
+        auth = None if signer is None else signer.auth_for(request)
+        if signer is None or auth is None:
             return self._connections.handle_request(request)
-        flow = auth.sync_auth_flow(
-            httpx.Request(
-                request.method,
-                request.url,
-                headers=request.headers,
-                stream=request.stream,
-                extensions=request.extensions,
-            )
-        )
+        flow = auth.sync_auth_flow(request)
         response: httpx.Response | None = None
         failure: httpx.HTTPStatusError | None = None
         try:
             while (signed := advance(flow, response)) is not None:
                 if response is not None:
-                    _drop(response)
+                    signer.refused.append(response)
+                    if not response.is_closed:  # by a hook of the user's own client
+                        read(response)
                 response, failure = self._answer(signed)
         except BaseException:
             if response is not None:
@@ -99,6 +123,7 @@ class _SigningTransport(httpx.BaseTransport):
             raise
         finally:
             flow.close()
+            request.headers.pop(_HEADER, None)
         if failure is not None:
             raise failure
         return cast("httpx.Response", response)  # each flow yields a request
@@ -117,8 +142,5 @@ class _SigningTransport(httpx.BaseTransport):
         return response, None
 
 
-def _drop(response: httpx.Response) -> None:
-    """Let go of a response that is not the answer, and of its connection."""
-    if not response.is_closed:  # by a hook of the user's own client, which has raised
-        read_raw(cast("httpx.SyncByteStream", response.stream), _REFUSAL_LIMIT)
-        response.close()
+def _origin(url: httpx.URL) -> Origin:
+    return url.scheme, url.raw_host, url.port
