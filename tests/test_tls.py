@@ -224,8 +224,11 @@ def test_a_file_that_holds_no_certificates_is_told_to_the_connection(
     """Reading it takes too long for the constructor."""
     bundle.write_text("nonsense", "utf-8")
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    with pytest.raises(TransportError, match=r"SSL_CERT_FILE \(.*PEM") as caught:
-        SessionClient().login_method("me@example.com")
+    with (
+        SessionClient() as session,
+        pytest.raises(TransportError, match=r"SSL_CERT_FILE \(.*PEM") as caught,
+    ):
+        session.login_method("me@example.com")
     assert not caught.value.retryable
 
 

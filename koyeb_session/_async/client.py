@@ -538,6 +538,8 @@ class AsyncSessionClient:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_state"):  # its arguments were refused
+            return f"<{type(self).__name__}: not made>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
