@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from ._errors import KoyebSessionError, TransportError, TransportTimeoutError
-from ._outcomes import bare, caused, detached, said, scrub
+from ._errors import TransportError, TransportTimeoutError
+from ._outcomes import bare
+from ._redaction import safe_message
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Iterator
 
 _CERTIFICATE: Final = (
     "its certificate is not trusted: set SSL_CERT_FILE to the certificates of the authority that "
@@ -27,7 +28,6 @@ _FORBIDDEN: Final = (
     "the proxy refuses to connect to the service: have it allowed, or name it in NO_PROXY"
 )
 _UNREACHED: Final = "the proxy did not reach the service: look at HTTPS_PROXY and NO_PROXY"
-_CLOSED: Final = "the client that sends is closed: make a new one"
 _MAY_PASS: Final = {408, 425, 429}
 """Of the 4xx, those that another attempt may change."""
 
@@ -39,37 +39,31 @@ def final(message: str) -> TransportError:
     return error
 
 
-def transport_error(
-    exc: Exception, what: str, origin: str, secrets: Collection[str] = ()
-) -> KoyebSessionError:
+def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> TransportError:
     """
     Tell that no reply came; the cause is a copy of ``exc`` without its frames.
 
     Args:
         exc: What a transport, or a client of the user's, has raised.
-        what: The operation.
-        origin: Where it was sent to.
-        secrets: What no text may show.
+        what: What did not happen; the message begins with it.
+        redact: Takes secrets out of a text.
     """
-    if isinstance(exc, KoyebSessionError):  # the certificates cannot be read, for example
-        return detached(exc)
     late = isinstance(exc, TimeoutError | httpx.TimeoutException)
-    text = scrub(said(exc), secrets) or type(exc).__name__
+    text = redact(safe_message(exc)) or type(exc).__name__
     advice, is_final = ("", False) if late else _diagnosis(exc)
+    message = f"{what}: {text}"
     error = (TransportTimeoutError if late else TransportError)(
-        f"{what}: no reply from {origin}: {text}{advice and f'; {advice}'}"
+        f"{message}; {advice}" if advice else message
     )
-    if is_final:
-        error.retryable = False
-    return caused(error, bare(exc, text))
+    error.retryable = not is_final
+    error.__cause__ = bare(exc, text)
+    return error
 
 
 def _diagnosis(exc: Exception) -> tuple[str, bool]:
     """Say what to do about it, and whether it is final."""
     if isinstance(exc, httpx.ProxyError):
         return _refused_by_proxy(str(exc))
-    if isinstance(exc, RuntimeError) and "closed" in str(exc):
-        return _CLOSED, True
     if "CERTIFICATE_VERIFY_FAILED" in str(exc):
         return _CERTIFICATE, True
     if any(isinstance(it, socket.gaierror) for it in _reasons(exc)):

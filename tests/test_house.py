@@ -29,6 +29,7 @@ LONGEST = 250
 RANKS = (
     {
         "_errors",
+        "_deadline",
         "_failures",
         "_messages",
         "_models",
@@ -38,11 +39,12 @@ RANKS = (
         "_outcomes",
         "_origins",
         "_proxies",
+        "_redaction",
         "_timestamps",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
-    {"_operations", "_state", "_records", "_environment"},
-    {"_files"},
+    {"_operations", "_provenance", "_state", "_records", "_environment"},
+    {"_files", "_keyring", "_redis"},
     {"_async", "_sync"},
     {"_following", "_callers", "_problems"},
     {"__init__"},

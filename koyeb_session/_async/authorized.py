@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
 
-from .._concurrency.async_http import async_advance, async_read
+from .._concurrency.async_http import async_advance, async_read_reply
 from .auth import AsyncSessionAuth
 from .transport import NO_AUTH
 
@@ -113,7 +113,7 @@ class _AsyncSigningTransport(httpx.AsyncBaseTransport):
                 if response is not None:
                     signer.refused.append(response)
                     if not response.is_closed:  # by a hook of the user's own client
-                        await async_read(response)
+                        await async_read_reply(response)
                 response, failure = await self._answer(signed)
         except BaseException:
             if response is not None:

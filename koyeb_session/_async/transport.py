@@ -9,6 +9,7 @@ import httpx
 from .._concurrency.async_http import async_tls_ready
 from .._concurrency.places import async_place
 from .._concurrency.tls import certificates
+from .._failures import final
 from .._outcomes import unwrap
 from .._proxies import Proxies, environment_proxies
 from .slots import AsyncSlots
@@ -87,12 +88,19 @@ class AsyncBorrowedClient(httpx.AsyncBaseTransport):
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+        self._check_open()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """
         Send a request with the client.
 
         Raises:
+            TransportError: The client is closed.
             httpx.HTTPStatusError: A hook of the client has called `raise_for_status`.
         """
+        self._check_open()
         return await self._client.send(request, auth=NO_AUTH, follow_redirects=False, stream=True)
+
+    def _check_open(self) -> None:
+        if self._client.is_closed:
+            unwrap(final("http_client is closed: give one that is open"))

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 
 _ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
+ASYNC_NETWORK_ERRORS: Final = (
+    *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError),
+    *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
+)
+"""What httpx, anyio and the system raise when there is no reply."""
 _PAUSE: Final = 0.001
 """Seconds between two looks at a thread that takes twenty times as long, once in a process."""
 
@@ -43,8 +48,8 @@ async def async_advance(
         return None
 
 
-async def async_read(response: httpx.Response) -> None:
-    """Read a response's body, so that its connection can be used again."""
+async def async_read_reply(response: httpx.Response) -> None:
+    """Read what is left of a reply, which releases its connection; httpx does before a replay."""
     await response.aread()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import httpx
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .tls import Certificates
 
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
+
+NETWORK_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
+"""What httpx and the system raise when there is no reply."""
 
 
 def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.BaseTransport:
@@ -33,7 +36,7 @@ def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | 
         return None
 
 
-def read(response: httpx.Response) -> None:
+def read_reply(response: httpx.Response) -> None:
     """Blocking twin."""
     response.read()
 

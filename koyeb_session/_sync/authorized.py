@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
 
-from .._concurrency.http import advance, read
+from .._concurrency.http import advance, read_reply
 from .auth import SessionAuth
 from .transport import NO_AUTH
 
@@ -115,7 +115,7 @@ class _SigningTransport(httpx.BaseTransport):
                 if response is not None:
                     signer.refused.append(response)
                     if not response.is_closed:  # by a hook of the user's own client
-                        read(response)
+                        read_reply(response)
                 response, failure = self._answer(signed)
         except BaseException:
             if response is not None:

@@ -11,6 +11,7 @@ import httpx
 from .._concurrency.http import tls_ready
 from .._concurrency.places import place
 from .._concurrency.tls import certificates
+from .._failures import final
 from .._outcomes import unwrap
 from .._proxies import Proxies, environment_proxies
 from .slots import Slots
@@ -89,12 +90,19 @@ class BorrowedClient(httpx.BaseTransport):
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
+        self._check_open()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """
         Send a request with the client.
 
         Raises:
+            TransportError: The client is closed.
             httpx.HTTPStatusError: A hook of the client has called `raise_for_status`.
         """
+        self._check_open()
         return self._client.send(request, auth=NO_AUTH, follow_redirects=False, stream=True)
+
+    def _check_open(self) -> None:
+        if self._client.is_closed:
+            unwrap(final("http_client is closed: give one that is open"))
