@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from ._errors import TransportError, TransportTimeoutError
-from ._outcomes import bare
+from ._outcomes import bare, text_of
 from ._redaction import safe_message
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ def _diagnosis(exc: Exception) -> tuple[str, bool]:
     """Say what to do about it, and whether it is final."""
     if isinstance(exc, httpx.ProxyError):
         return _refused_by_proxy(str(exc))
-    if "CERTIFICATE_VERIFY_FAILED" in str(exc):
+    reasons = [*_reasons(exc)]
+    if any("CERTIFICATE_VERIFY_FAILED" in text_of(it) for it in reasons):
         return _CERTIFICATE, True
-    if any(isinstance(it, socket.gaierror) for it in _reasons(exc)):
+    if any(isinstance(it, socket.gaierror) for it in reasons):
         return _NAME, False
     return "", False
 

@@ -112,8 +112,7 @@ class _AsyncSigningTransport(httpx.AsyncBaseTransport):
             while (signed := await async_advance(flow, response)) is not None:
                 if response is not None:
                     signer.refused.append(response)
-                    if not response.is_closed:  # by a hook of the user's own client
-                        await async_read_reply(response)
+                    await async_read_reply(response)
                 response, failure = await self._answer(signed)
         except BaseException:
             if response is not None:
@@ -135,7 +134,8 @@ class _AsyncSigningTransport(httpx.AsyncBaseTransport):
         except httpx.HTTPStatusError as exc:
             if exc.request is not request:  # on a response of its own affairs
                 raise
-            return exc.response, exc
+            headers = exc.response.headers  # httpx has closed it, maybe unread
+            return httpx.Response(exc.response.status_code, headers=headers, request=request), exc
         response.request = request
         return response, None
 

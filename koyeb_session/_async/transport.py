@@ -9,7 +9,6 @@ import httpx
 from .._concurrency.async_http import async_tls_ready
 from .._concurrency.places import async_place
 from .._concurrency.tls import certificates
-from .._failures import final
 from .._outcomes import unwrap
 from .._proxies import Proxies, environment_proxies
 from .slots import AsyncSlots
@@ -103,4 +102,6 @@ class AsyncBorrowedClient(httpx.AsyncBaseTransport):
 
     def _check_open(self) -> None:
         if self._client.is_closed:
+            from .._failures import final  # noqa: PLC0415 - only once
+
             unwrap(final("http_client is closed: give one that is open"))

@@ -114,8 +114,7 @@ class _SigningTransport(httpx.BaseTransport):
             while (signed := advance(flow, response)) is not None:
                 if response is not None:
                     signer.refused.append(response)
-                    if not response.is_closed:  # by a hook of the user's own client
-                        read_reply(response)
+                    read_reply(response)
                 response, failure = self._answer(signed)
         except BaseException:
             if response is not None:
@@ -137,7 +136,8 @@ class _SigningTransport(httpx.BaseTransport):
         except httpx.HTTPStatusError as exc:
             if exc.request is not request:  # on a response of its own affairs
                 raise
-            return exc.response, exc
+            headers = exc.response.headers  # httpx has closed it, maybe unread
+            return httpx.Response(exc.response.status_code, headers=headers, request=request), exc
         response.request = request
         return response, None
 

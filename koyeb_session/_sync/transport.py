@@ -11,7 +11,6 @@ import httpx
 from .._concurrency.http import tls_ready
 from .._concurrency.places import place
 from .._concurrency.tls import certificates
-from .._failures import final
 from .._outcomes import unwrap
 from .._proxies import Proxies, environment_proxies
 from .slots import Slots
@@ -105,4 +104,6 @@ class BorrowedClient(httpx.BaseTransport):
 
     def _check_open(self) -> None:
         if self._client.is_closed:
+            from .._failures import final  # noqa: PLC0415 - only once
+
             unwrap(final("http_client is closed: give one that is open"))
