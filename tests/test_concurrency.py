@@ -920,16 +920,6 @@ def test_transports_share_one_tls_context() -> None:
         transport.close()
 
 
-def test_an_httpx_with_other_names_inside_is_used_as_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The backend of its pool has no public name; without it, each read has its own timeout."""
-    plain = object()
-    monkeypatch.setattr(httpx, "HTTPTransport", lambda **_: plain)
-    found: object = http_transport(None, certificates())
-    assert found is plain
-
-
 def test_a_share_of_a_deadline_is_given_back() -> None:
     """What follows the first part has what is left, and the deadline is the one that it was."""
     with time_limit(60):

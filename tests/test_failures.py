@@ -148,15 +148,15 @@ def test_a_certificate_that_is_not_trusted_is_final(listen: Listen, half: str) -
 
 
 @HALVES
+@pytest.mark.usefixtures("listen")
 def test_a_name_that_cannot_be_resolved_is_named(
-    monkeypatch: pytest.MonkeyPatch, listen: Listen, half: str
+    monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
     """It may be the network of this moment: trying again may help."""
 
     def fail(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    assert listen
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     error = failure(half, base_url="https://nowhere.invalid")
     assert "a name cannot be resolved: look at base_url" in str(error)

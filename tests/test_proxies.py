@@ -111,7 +111,7 @@ def test_a_socks_proxy_is_used_where_socksio_is_installed(
     monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     """It is httpx's extra."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", str)
     monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:secret@proxy:1")
     proxies = environment_proxies()
     assert isinstance(proxies, Proxies)

@@ -89,6 +89,7 @@ def test_a_ticket_that_is_not_called_waits_for_no_longer(seconds: float) -> None
     ticket.wait(1e12)  # as long as the system can wait
     ticket.call()
     ticket.call()  # nothing more
+    ticket.wait(None)
 
 
 async def test_a_ticket_of_an_event_loop_that_has_ended_is_left_alone() -> None:
@@ -102,4 +103,6 @@ async def test_a_ticket_of_an_event_loop_that_has_ended_is_left_alone() -> None:
 
 def test_a_ticket_may_be_called_where_no_event_loop_runs() -> None:
     """The garbage collector may close a response anywhere."""
-    AsyncTicket.call(AsyncTicket.__new__(AsyncTicket))
+    ticket = AsyncTicket.__new__(AsyncTicket)
+    ticket._place = object()
+    ticket.call()

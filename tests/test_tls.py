@@ -19,7 +19,7 @@ import truststore
 
 from koyeb_session import AsyncSessionClient, SessionClient, TransportError
 from koyeb_session._concurrency import forks, tls
-from koyeb_session._concurrency.http import tls_ready
+from koyeb_session._concurrency.http import http_transport, tls_ready
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import async_idle
@@ -232,6 +232,25 @@ def test_a_file_that_holds_no_certificates_is_told_to_the_connection(
     assert not caught.value.retryable
 
 
+# Deadlines
+
+
+def test_an_httpx_with_other_names_inside_is_used_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The backend of its pool has no public name; without it, each read has its own timeout."""
+
+    class Plain:
+        """Has no pool."""
+
+        def __init__(self, **_options: object) -> None:
+            """Take what httpx's own takes."""
+
+    monkeypatch.setattr(httpx, "HTTPTransport", Plain)
+    found: object = http_transport(None, tls.certificates())
+    assert type(found) is Plain
+
+
 # Forks
 
 
@@ -266,3 +285,12 @@ def test_certificates_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     copied = runpy.run_path(forks.__file__)
     copied["start_before_forks"](thread := threading.Thread(target=bool))
     thread.join()
+    copied["_wait"]()  # for nothing
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_fork_waits_for_no_thread_that_has_ended() -> None:
+    """Nor for one that could not be started."""
+    read()
+    forks._threads.append(threading.Thread())
+    forks._wait()

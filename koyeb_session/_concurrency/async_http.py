@@ -32,7 +32,8 @@ def async_http_transport(
 
 async def async_tls_ready(certificates: Certificates) -> None:
     """Wait for the certificates, without keeping the event loop from others."""
-    import httpcore  # noqa: F401, PLC0415 - the connection needs it; the thread goes on meanwhile
+    # The connection needs it; the thread goes on meanwhile.
+    import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
 
     while certificates.is_loading:  # noqa: ASYNC110 - a thread is no event
         await anyio.sleep(_PAUSE)

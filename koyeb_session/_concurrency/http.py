@@ -25,7 +25,8 @@ def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx
 
 def tls_ready(certificates: Certificates) -> None:  # noqa: ARG001 - it waits when it is asked
     """Blocking twin: import what the connection needs."""
-    import httpcore  # noqa: F401, PLC0415 - the thread goes on meanwhile
+    # The thread goes on meanwhile.
+    import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
 
 
 def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | None:

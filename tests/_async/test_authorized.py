@@ -317,6 +317,18 @@ async def test_a_closed_client_is_told_once_and_is_final(
     assert gateway.paths == []
 
 
+async def test_nothing_is_sent_once_the_session_is_closed(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """Nor for a session that was made of it, signed or not."""
+    other = session.for_token(fake.issue_token())
+    await session.aclose()
+    for auth in (None, other.auth):
+        with pytest.raises(RuntimeError, match="closed"):
+            await other.http.get("/v1/apps", auth=auth)
+    assert fake.requests == []
+
+
 async def test_requests_go_to_several_services_on_sockets(
     fake: FakeKoyeb, url: str, clock: FakeClock
 ) -> None:
