@@ -335,7 +335,8 @@ class SessionClient:
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
-        account = account_of(given)
+        # With credentials the session stays theirs: they will be asked to go on from this token.
+        account = None if self._state.has_credentials else account_of(given)
         return self._unwrap(
             self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
         ).token
