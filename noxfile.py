@@ -34,6 +34,7 @@ UNMEASURED = (*HEAVY, "tests/storms")
 # What has a long form.
 LONG = (
     *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
+    "tests/test_fuzz.py",
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than there are cores, as tests wait now and then for a socket or a process.
@@ -43,7 +44,7 @@ SPREAD = ("-m", "pytest", "--numprocesses", WORKERS, "--dist", "worksteal")
 WHEEL_ONLY = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": ""}
 # The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
 SDIST = {
-    *{".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md"},
+    *{".ci", ".github", ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md"},
     *{"examples", "koyeb_session", "noxfile.py", "pyproject.toml", "tests"},
 }
 ALONE = """
@@ -123,12 +124,15 @@ def generate(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel, look at what is in them, and use the wheel on its own."""
+    """Build sdist and wheel twice, look at what is in them, and use the wheel on its own."""
     session.install(*PYPROJECT["build-system"]["requires"], "build", "twine", "virtualenv")
-    shutil.rmtree(DIST, ignore_errors=True)
-    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(DIST))
+    again = Path(session.create_tmp()) / "again"
+    for place in (DIST, again):
+        shutil.rmtree(place, ignore_errors=True)
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(place))
     session.run("twine", "check", "--strict", *map(str, DIST.iterdir()))
     check_contents(session)
+    check_reproducible(session, again)
     for version in INSTALLED:
         use_alone(session, version)
 
@@ -152,6 +156,15 @@ def check_contents(session: nox.Session) -> None:
     ):
         if names != wanted:
             session.error(f"{what}: unlike what is listed: {sorted(map(str, names ^ wanted))}")
+
+
+def check_reproducible(session: nox.Session, again: Path) -> None:
+    """Fail unless a second build has given the same bytes: anybody can check what is released."""
+    first, second = (
+        {path.name: path.read_bytes() for path in place.iterdir()} for place in (DIST, again)
+    )
+    if first != second:
+        session.error("two builds of the same sources are not byte-identical")
 
 
 def use_alone(session: nox.Session, version: str) -> None:

@@ -35,6 +35,7 @@ RULES = [  # in order
     (r"\baclose\b", "close"),
     (r"(?<=[a-z])_async(?=_[a-z])", ""),  # handle_async_request, enter_async_context
     (r"\b(_*)async_(?=[a-z])", r"\1"),  # async_thing -> thing
+    (r"\bASYNC_(?=[A-Z])", ""),  # ASYNC_THING -> THING
     (r"Async(?=[A-Z])", ""),  # AsyncThing -> Thing, AbstractAsyncThing -> AbstractThing
 ]
 LEFTOVER = re.compile(

@@ -6,13 +6,17 @@ Each check returns the error to raise, or `None`; no message quotes what it was 
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 
 from ._models import PasswordCredentials, Token
+from ._redaction import printable
 from ._wire import TOKEN_LIMIT, completed, is_header_safe
 
 T = TypeVar("T")
@@ -43,7 +47,7 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
     wrong = _wrong_time("expires_at", token.expires_at) or _wrong_time("issued_at", token.issued_at)
     if wrong:
         return wrong
-    token = completed(token)
+    token = completed(_printable(token))
     if token.expires_at is None:
         return token
     if token.expires_at.timestamp() <= wall:
@@ -53,6 +57,16 @@ def adopted(token: Token | str, wall: float) -> Token | BadArgument:
         expires_at=token.expires_at.astimezone(UTC),
         issued_at=token.issued_at or datetime.fromtimestamp(wall, UTC),
     )
+
+
+def _printable(token: Token) -> Token:
+    """Keep what could forge a line of a log out of a session's `repr`; stores may be poisoned."""
+    odd: dict[str, Any] = {
+        name: printable(text)
+        for name, text in (("user_id", token.user_id), ("organization_id", token.organization_id))
+        if isinstance(text, str) and not text.isprintable()
+    }
+    return attrs.evolve(token, **odd) if odd else token
 
 
 def _wrong_time(name: str, at: object) -> BadArgument | None:
@@ -130,3 +144,136 @@ def wrong_header(name: str, value: object) -> BadArgument | None:
 def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:
     """Check what switching to another organization is asked with."""
     return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)
+
+
+def wrong_path(path: object, name: object) -> BadArgument | None:
+    """Check where a session's file is to be: at a path, or under a name."""
+    if path is None:
+        return None
+    if not isinstance(path, str | os.PathLike):
+        return TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
+    text = os.fspath(cast("os.PathLike[str]", path))
+    if not isinstance(text, str):
+        return TypeError("path must be text, not bytes")
+    if not text.strip() or "\0" in text:
+        return ValueError("path must not be empty: leave it out for the user's own folder")
+    if name != "default":
+        return ValueError("give path or name, not both")
+    return None
+
+
+def wrong_name(name: object) -> BadArgument | None:
+    """Check what becomes a part of a file's name."""
+    if not isinstance(name, str):
+        return TypeError(f"name must be a str, not {type(name).__name__}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        return ValueError("name must be 1 to 64 letters, digits, '-' and '_'")
+    return None
+
+
+# Twins, as a store and what it stands on are of one half: `async_wrong_x` and `wrong_x`.
+
+
+def async_wrong_store(store: object) -> BadArgument | None:
+    """Check what an asynchronous session is to keep its token in."""
+    return _wrong_store(store, "Async", awaited=True)
+
+
+def wrong_store(store: object) -> BadArgument | None:
+    """Check what a blocking session is to keep its token in."""
+    return _wrong_store(store, "", awaited=False)
+
+
+def _wrong_store(store: object, prefix: str, *, awaited: bool) -> TypeError | None:
+    if store is None:
+        return None
+    methods = {name: getattr(store, name, None) for name in ("load", "save", "delete", "lock")}
+    wrong = _not_a_store(store, prefix, [name for name in methods if not callable(methods[name])])
+    if wrong is None and _is_of_other_half(methods, awaited=awaited):
+        half = "asynchronous" if awaited else "blocking"
+        wrong = f"{type(store).__name__}, which is not of the {half} half"
+    return None if wrong is None else TypeError(f"store must be a token store, not {wrong}")
+
+
+def _not_a_store(store: object, prefix: str, missing: list[str]) -> str | None:
+    """Name what was given, and what to give instead."""
+    if isinstance(store, type):
+        return f"a class: call {store.__name__}()"
+    if not missing:
+        return None
+    if isinstance(store, str) and "://" in store:
+        return f"a URL: give {prefix}RedisTokenStore(client, key=...), or another store"
+    if isinstance(store, str | os.PathLike):
+        return f"a path: give {prefix}FileTokenStore(path)"
+    if callable(getattr(store, "execute_command", None)):
+        return f"a Redis client: give {prefix}RedisTokenStore(client, key=...)"
+    return f"{type(store).__name__}, which has no {', '.join(missing)}"
+
+
+def _is_of_other_half(methods: Mapping[str, Any], *, awaited: bool) -> bool:
+    """Tell the other half's store, where its functions leave no doubt."""
+    lock = inspect.unwrap(methods["lock"])
+    if awaited and (inspect.isasyncgenfunction(lock) or inspect.iscoroutinefunction(lock)):
+        return False
+    calls = [methods[name] for name in ("load", "save", "delete")]
+    if awaited:  # a plain function may return what is to be awaited; all three hardly do
+        return all(map(_is_plain, calls))
+    return inspect.isasyncgenfunction(lock) or any(map(inspect.iscoroutinefunction, calls))
+
+
+def _is_plain(function: object) -> bool:
+    """Tell a function written in Python that is not ``async``; a mock, say, tells nothing."""
+    written = inspect.isfunction(getattr(function, "__func__", function))
+    return written and not inspect.iscoroutinefunction(function)
+
+
+def async_wrong_client(client: object) -> TypeError | None:
+    """Check what an asynchronous store is to reach Redis with."""
+    wrong = _wrong_client(client, "redis.asyncio.Redis")
+    if wrong is not None:
+        return wrong
+    execute: Any = getattr(client, "execute_command", None)
+    library = getattr(execute, "__module__", None) or ""
+    if library.partition(".")[0] in {"redis", "valkey"} and _is_plain(execute):
+        return TypeError("client must be an asynchronous one: give redis.asyncio.Redis(...)")
+    return None
+
+
+def wrong_client(client: object) -> TypeError | None:
+    """Check what a blocking store is to reach Redis with."""
+    wrong = _wrong_client(client, "redis.Redis")
+    if wrong is None and inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
+        return TypeError("client must be a blocking one: give redis.Redis(...)")
+    return wrong
+
+
+def _wrong_client(client: object, wanted: str) -> TypeError | None:
+    if isinstance(client, str):
+        return TypeError(f"client must be a client, not a URL: give {wanted}.from_url(...)")
+    if isinstance(client, type) or not callable(getattr(client, "execute_command", None)):
+        kind = client.__name__ if isinstance(client, type) else type(client).__name__
+        return TypeError(f"client must be one of Redis or Valkey, such as {wanted}(), not {kind}")
+    return None
+
+
+def async_wrong_listener(listener: object) -> TypeError | None:
+    """Check what is to be told of each new token."""
+    if callable(listener):
+        return None
+    return TypeError(f"listener must be a function of a token, not {type(listener).__name__}")
+
+
+def wrong_listener(listener: object) -> TypeError | None:
+    """Check what is to be told of each new token, and cannot be awaited."""
+    if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
+        getattr(listener, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+    ):
+        return TypeError("listener must be a plain function: nobody awaits an async one here")
+    return async_wrong_listener(listener)
+
+
+def wrong_clock(clock: object) -> TypeError | None:
+    """Check what is to tell the time."""
+    if clock is None or all(callable(getattr(clock, name, None)) for name in ("time", "monotonic")):
+        return None
+    return TypeError("clock must have time() and monotonic(), as the module time has them")

@@ -42,6 +42,8 @@ class KoyebSessionError(Exception):
     """
 
     retryable: bool = False
+    _repeatable: bool = False
+    """Whether it may be sent again at once: nothing was done, or it may be done twice."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -13,10 +13,9 @@ from ._concurrency.async_calls import async_in_thread
 from ._concurrency.async_flights import AsyncFlight
 from ._concurrency.places import async_place
 from ._errors import KoyebSessionError, StoreError
-from ._outcomes import detached
-from ._snapshot import Obtained, Snapshot
+from ._snapshot import Failed, Obtained
 from ._sync.client import SessionClient
-from ._sync.exchange import Exchange
+from ._sync.renewal import Renewal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -24,9 +23,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ._async.client import AsyncSessionClient
-    from ._models import Clock, Token
+    from ._deadline import Deadline
+    from ._models import Token
+    from ._snapshot import Snapshot, Urgency
     from ._state import SessionState
-    from ._sync.sender import Sender
 
 _GRACE: Final = 5.0
 """Seconds that cancelled work has to end."""
@@ -62,8 +62,9 @@ class FollowingClient(SessionClient):
     @contextlib.asynccontextmanager
     async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
         """Follow ``leader`` in this event loop; close after the block."""
-        clock = self._state.clock
-        self._begin(_Following(leader, self._sender, clock), clock, renew=True)
+        store = _LeaderStore(leader)
+        self._start_session(self._state.clock, store=store)
+        self._keeper._renewal = _LeaderRenewal(self._state, store, leader)  # noqa: SLF001
         unfollow = leader.on_token_change(self._follow)
         if leader.token is not None:
             self._follow(leader.token)
@@ -80,39 +81,37 @@ class FollowingClient(SessionClient):
             self._state.commit(Obtained(token, minted=False))
 
 
-class _Following(Exchange):
+class _LeaderRenewal(Renewal):
     """Has the session of the event loop renew, so that there is one exchange for both."""
 
-    __slots__ = ("_keeper", "_store")
+    __slots__ = ("_keeper", "_leader")
 
-    def __init__(self, leader: AsyncSessionClient, sender: Sender, clock: Clock) -> None:
-        self._store = _LeaderStore(leader)
-        super().__init__(sender, None, self._store, clock)
+    def __init__(
+        self, state: SessionState, store: _LeaderStore, leader: AsyncSessionClient
+    ) -> None:
+        self._state = state
+        self._leader = store
         self._keeper, _ = leader.auth.shared
 
-    def renew(
-        self,
-        state: SessionState,
-        old: Snapshot | None,
-        fence: int,
-        *,
-        patient: bool,
-        timeout: float,
-    ) -> Snapshot | KoyebSessionError:
-        """Take over what the leader has, once that is newer than ``old``."""
-        try:
-            outcome = self._store.ask(self._newer_than, old, patient, timeout)
-        except StoreError as exc:
-            return detached(exc)
-        if isinstance(outcome, KoyebSessionError):
-            return outcome
-        return state.commit(Obtained(outcome.token, minted=False), fence)
+    def refusal(self) -> KoyebSessionError | None:
+        """Refuse the event loop's own thread, where it would deadlock."""
+        return self._leader.refusal()
 
-    async def _newer_than(self, old: Snapshot | None, patient: bool, timeout: float) -> Any:  # noqa: FBT001 - handed over by position
+    def run(
+        self, old: Snapshot | None, fence: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | Failed:
+        """Take over what the leader has, once that is newer than ``old``."""
+        outcome = self._leader.call(self._newer_than, old, urgency, deadline)
+        if isinstance(outcome, KoyebSessionError):
+            return Failed(outcome)
+        committed = self._state.commit(Obtained(outcome.token, minted=False), fence)
+        return Failed(committed) if isinstance(committed, KoyebSessionError) else committed
+
+    async def _newer_than(self, old: Snapshot | None, urgency: Urgency, deadline: Deadline) -> Any:
         snapshot = self._keeper.state.snapshot
         if old is None or snapshot is None or snapshot.token.id != old.token.id:
             return await self._keeper.current(settled=True)
-        return await self._keeper.renewed(snapshot, patient=patient, timeout=timeout)
+        return await self._keeper.renewed(snapshot, deadline.left(), urgency)
 
 
 class _LeaderStore:
@@ -123,20 +122,17 @@ class _LeaderStore:
         self._place = async_place()
         self._token = anyio.lowlevel.current_token()
 
-    def ask(self, function: Callable[..., Any], *args: object) -> Any:
-        """
-        Call ``function`` in the event loop, and wait for what it returns.
-
-        Raises:
-            StoreError: This is the thread of that event loop: it would wait for itself.
-        """
+    def refusal(self) -> StoreError | None:
+        """Refuse the event loop's own thread, where it would deadlock."""
         here: object = None
         with contextlib.suppress(RuntimeError):
             here = async_place()
-        if here is self._place:
-            raise StoreError(
-                "service_sync is for `def` endpoints: in an `async def` one use service"
-            )
+        if here is not self._place:
+            return None
+        return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
+
+    def call(self, function: Callable[..., Any], *args: object) -> Any:
+        """Call ``function`` in the event loop, and wait for what it returns."""
         return anyio.from_thread.run(function, *args, token=self._token)
 
     def load(self) -> Token | None:
@@ -145,11 +141,11 @@ class _LeaderStore:
 
     def save(self, token: Token) -> None:
         """Let the leader go on with this token."""
-        self.ask(self._leader.use_token, token)
+        self.call(self._leader.use_token, token)
 
     def delete(self) -> None:
         """Sign the leader out."""
-        self.ask(self._leader.logout)
+        self.call(self._leader.logout)
 
     def lock(self) -> AbstractContextManager[None]:
         """Do nothing: the leader has locks of its own."""

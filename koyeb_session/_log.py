@@ -15,7 +15,7 @@ def spell(seconds: float) -> str:
     """Say a span of time in its two largest units, as in ``11 h 52 min``."""
     if seconds == math.inf:
         return "an unknown time"
-    rest = max(0, int(seconds))
+    rest = max(0, math.ceil(seconds))
     parts: list[str] = []
     for size, unit in _UNITS:
         count, rest = divmod(rest, size)

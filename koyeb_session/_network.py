@@ -50,7 +50,9 @@ class _Stream(httpcore.NetworkStream):
         return self._inner.read(max_bytes, _left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _left(timeout))
+        given = [buffer]
+        del buffer  # it holds the token, and this frame shows in the traceback of a broken write
+        self._inner.write(given.pop(), _left(timeout))
 
     def start_tls(
         self,

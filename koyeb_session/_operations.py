@@ -25,8 +25,8 @@ from ._errors import (
 )
 from ._models import LoginMethod, Token
 from ._origins import address
-from ._outcomes import scrub
 from ._policy import minted_at
+from ._redaction import Redactor
 from ._timestamps import retry_after, service_time
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
-_MESSAGE_LIMIT: Final = 500
 _ACCEPT: Final = ((b"Accept", b"application/json"), (b"Accept-Encoding", b"identity"))
 _HEADERS: Final = (*_ACCEPT, (b"User-Agent", b"koyeb-session"))
 _NOT_DONE: Final = frozenset({429, 503})
@@ -43,7 +42,7 @@ _NO_ANSWER: Final = _NOT_DONE | {502, 504}
 """What says nothing about whether it was done: for operations that may be done twice."""
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False)
 class Operation(Generic[T_co]):
     """
     One call of the service.
@@ -59,17 +58,15 @@ class Operation(Generic[T_co]):
     name: str
     method: str
     path: str
-    read: Callable[[bytes], T_co | WireError]
-    instead: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    params: Mapping[str, str] | None = None
-    body: bytes | None = None
-    secrets: tuple[str, ...] = ()
-    repeat: frozenset[int] = frozenset()
-    signs_in: bool = False
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
+    # Rich and structlog show the fields, whatever `__repr__` says: each one hides by itself.
+    read: Callable[[bytes], T_co | WireError] = attrs.field(repr=False)
+    instead: str = attrs.field(repr=False)
+    headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
+    params: Mapping[str, str] | None = attrs.field(default=None, repr=False)
+    body: bytes | None = attrs.field(default=None, repr=False)
+    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    repeat: frozenset[int] = attrs.field(default=frozenset(), repr=False)
+    signs_in: bool = attrs.field(default=False, repr=False)
 
     def request(self, base_url: str, timeout: float) -> httpx.Request:
         """Build the request; each phase of it may take ``timeout`` seconds."""
@@ -100,28 +97,35 @@ class Operation(Generic[T_co]):
             return WireError(f"{self.name}: {result.message}")
         return result
 
+    def redacted(self, text: str) -> str:
+        """Take what the request keeps secret out of a text that somebody else wrote."""
+        return self._redactor()(text)
+
+    def _redactor(self) -> Redactor:
+        fingerprints = (value.decode() for name, value in self.headers if name == b"seon-fp")
+        return Redactor((*self.secrets, *fingerprints))
+
     def _error(self, reply: Reply, wall: float) -> ApiError:
         body = _wire.error_body(b"" if isinstance(reply.body, WireError) else reply.body)
         message = body.message or "no message"
         kind = error_class(reply.status, body.code, message, signs_in=self.signs_in)
-        text = f"{self.name}: {self._clean(message)} (status {reply.status})"
+        redacted = self._redactor()
         if kind is EndpointGoneError:
             text = f"{self.name}: the service no longer has this operation; {self.instead}"
+        else:
+            said = message if body.message is None else redacted(message)
+            text = f"{self.name}: {said} (status {reply.status})"
         request_id = reply.headers.get("x-request-id")
         error = kind(
             text,
             status=reply.status,
-            code=self._clean(body.code) if isinstance(body.code, str) else body.code,
-            request_id=None if request_id is None else self._clean(request_id),
+            code=redacted(body.code) if isinstance(body.code, str) else body.code,
+            request_id=None if request_id is None else redacted(request_id),
             retry_after=retry_after(reply.headers.get("retry-after"), wall),
         )
         if isinstance(error, BadRequestError):
-            error.fields = {self._clean(k): self._clean(v) for k, v in body.fields.items()}
+            error.fields = {redacted(k): redacted(v) for k, v in body.fields.items()}
         return error
-
-    def _clean(self, text: str) -> str:
-        text = scrub(text, self.secrets)[:_MESSAGE_LIMIT]
-        return text.encode(errors="replace").decode()  # JSON can spell half a character
 
 
 # What each one sends

@@ -53,6 +53,12 @@ class Origins(NamedTuple):
     base_url: str
     trusted: Mapping[Origin, bytes]
 
+    @property
+    def service(self) -> str:
+        """Name the service's own origin."""
+        (scheme, _, _), host = next(iter(self.trusted.items()))
+        return f"{scheme}://{host.decode('ascii')}"
+
     def trusts(self, request: _Request) -> bool:
         """
         Tell whether a request may carry the token.

@@ -8,36 +8,27 @@ frame, and those above it, hold no secret.
 from __future__ import annotations
 
 import copy
-import json
+import functools
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
-from ._errors import (
-    KoyebSessionError,
-    NotSignedInError,
-    SessionExpiredError,
-    StoreError,
-    TransportTimeoutError,
-)
+from ._errors import KoyebSessionError, StoreError, TransportTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from ._models import Token
+
+_WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=KoyebSessionError)
 
-_GO = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What Go escapes in JSON, and Python does not."""
 
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Take what this request kept secret out of a text that the service wrote, JSON in it too."""
-    for secret in secrets:
-        quoted = {json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
-        forms = {secret, *quoted, *(form.translate(_GO) for form in quoted)}
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "[secret]")
-    return text
+_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"
+"""A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
 
 
 def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
@@ -58,9 +49,49 @@ def bare(exc: BaseException, text: str) -> BaseException:
         return Exception(f"{type(exc).__name__}: {text}")
 
 
-def said(exc: BaseException) -> str:
-    """Say what a foreign error says, up to the bytes of a broken reply that it may quote."""
-    return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", str(exc), flags=re.DOTALL)
+def foreign(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
+    """Copy a foreign error without its frames, and without what it may quote of our secrets."""
+    from ._redaction import Redactor  # noqa: PLC0415 - only where something has failed
+
+    return bare(exc, Redactor(secrets)(text_of(exc)))
+
+
+def text_of(exc: BaseException) -> str:
+    """Say what a foreign error says; nothing where it cannot be told."""
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - what failed is known all the same
+        return ""
+
+
+def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames of the HTTP libraries: their locals show headers and bodies."""
+    if traceback is None:
+        return None
+    rest = without_wire_frames(traceback.tb_next)
+    package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    if package in _WIRE:
+        return rest
+    traceback.tb_next = rest
+    return traceback
+
+
+def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """
+    Take the frames of a function off what it raises, as their locals show a secret.
+
+    For what returns its errors, so that only a signal handler can raise in it.
+    """
+
+    @functools.wraps(function)
+    def call(*args: *Ts) -> T:
+        try:
+            return function(*args)
+        except BaseException as exc:  # noqa: BLE001 - it is raised again
+            del args
+            raise exc.with_traceback(None)  # noqa: B904 - it is the same one
+
+    return call
 
 
 def detached(error: E) -> E:
@@ -69,7 +100,7 @@ def detached(error: E) -> E:
     if isinstance(cause, KoyebSessionError):
         cause = detached(cause)
     elif cause is not None:
-        cause = bare(cause, str(cause))
+        cause = bare(cause, text_of(cause))
     error = copy.copy(error)
     error.__cause__ = cause
     return error
@@ -86,29 +117,30 @@ def unwrap(outcome: T | KoyebSessionError) -> T:
     return outcome
 
 
-def store_error(what: str, exc: Exception) -> StoreError:
-    """Tell that the store failed; a custom one may raise anything."""
+def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:
+    """
+    Tell that the store failed; a store of the user's own may raise anything.
+
+    ``token`` is what it was given, if anything: its secrets are taken out of what the error says.
+    """
     if isinstance(exc, StoreError):
         return detached(exc)
-    text = f"the token store could not be {what}: {type(exc).__name__}"
-    error = StoreError(text)
-    # What the system says names a file; anything else may quote what the store holds.
-    error.__cause__ = bare(exc, str(exc) if isinstance(exc, OSError) else "")
+    text = redacted_text(exc, token)
+    said = f": {text}" if text else ""
+    error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
+    error.__cause__ = bare(exc, text)
     return error
+
+
+def redacted_text(exc: BaseException, token: Token | None = None) -> str:
+    """Say in one line what a store's error says, without what looks like a part of a token."""
+    from ._redaction import Redactor  # noqa: PLC0415 - only where something has failed
+
+    secrets = () if token is None else (token.id, token.renewal or "")
+    text = Redactor(filter(None, secrets))(text_of(exc))
+    return re.sub(_LIKE_A_TOKEN, "[...]", text)
 
 
 def not_renewed(seconds: float) -> TransportTimeoutError:
     """Tell that a renewal, or the patience of who waits for it, has ended without a token."""
     return TransportTimeoutError(f"the token was not renewed within {round(seconds, 2):g} s")
-
-
-def unasked(outcome: object) -> bool:
-    """Tell whether a renewal asked the service nothing: its store failed, and there was time."""
-    return isinstance(outcome, StoreError)
-
-
-def nothing_sent(outcome: object) -> bool:
-    """Tell whether there was nothing to renew a token with."""
-    return isinstance(outcome, NotSignedInError) or (
-        isinstance(outcome, SessionExpiredError) and outcome.__cause__ is None
-    )

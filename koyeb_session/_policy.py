@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ._errors import KoyebSessionError, RateLimitedError, ServerError, TransportError, WireError
+from ._errors import WireError
 from ._models import Token
 from ._snapshot import Snapshot, Trouble
 from ._wire import is_api_token
 
 if TYPE_CHECKING:
+    from ._errors import KoyebSessionError
     from ._models import Clock
 
 REFUSAL_FACTOR: Final = 60
@@ -84,7 +85,7 @@ class RefreshPolicy:
         backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
             While the token is still good, half of what is left of it is the longest, so that
             there is another try before it expires. A service that asks for more time, with
-            ``Retry-After``, is given it, up to an hour.
+            ``Retry-After``, is given it, up to an hour, and up to half of what is left.
 
     Raises:
         TypeError: A value is no number and no `timedelta`.
@@ -148,6 +149,7 @@ class RefreshPolicy:
         *,
         last: Trouble | None,
         left: float = math.inf,
+        soon: bool = False,
     ) -> Trouble:
         """
         Decide how long to wait after a failure.
@@ -158,16 +160,17 @@ class RefreshPolicy:
             chance: A random number from 0 to 1.
             last: The failure before, if nothing has succeeded since.
             left: Seconds that the token is still good: there is to be another try in them.
+            soon: Whether another try soon does no harm, whatever the error.
         """
         failures = 1 if last is None else last.failures + 1
         wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
-        if error.retryable or isinstance(error, WireError):
+        if soon or error.retryable or isinstance(error, WireError):
             wait = min(wait, max(left / 2, self.backoff))
         else:
             wait *= REFUSAL_FACTOR
         wait *= 1 - chance / 2
         asked = getattr(error, "retry_after", None) or 0.0
-        wait = max(wait, min(asked, RETRY_AFTER_LIMIT))
+        wait = max(wait, min(asked, RETRY_AFTER_LIMIT, left / 2))
         return Trouble(error, failures, clock.time(), clock.monotonic(), wait)
 
 
@@ -197,23 +200,9 @@ class RetryPolicy:
     delay_max: float = attrs.field(default=2.0, converter=_seconds, validator=_check)
     retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_check)
 
-    def wait(
-        self,
-        error: KoyebSessionError,
-        attempt: int,
-        chance: float,
-        *,
-        sent: bool,
-        repeat: frozenset[int],
-    ) -> float | None:
+    def wait(self, error: KoyebSessionError, attempt: int, chance: float) -> float | None:
         """Decide how long to wait before sending again; `None`: do not."""
-        if attempt >= self.attempts:
-            return None
-        if isinstance(error, TransportError):
-            again = not sent
-        else:
-            again = isinstance(error, RateLimitedError | ServerError) and error.status in repeat
-        if not again:
+        if attempt >= self.attempts or not error._repeatable:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return None
         asked = getattr(error, "retry_after", None) or 0.0
         if asked > self.retry_after_max:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ._errors import AuthenticationError, KoyebSessionError
-
 if TYPE_CHECKING:
+    from ._errors import KoyebSessionError
     from ._models import Clock, Token
 
 SHORTEST_SLEEP: Final = 0.05
@@ -30,6 +29,18 @@ class Phase(enum.IntEnum):
     """Do not use it."""
 
 
+class Issuer(enum.Enum):
+    """Who issued a token, and so renews it."""
+
+    KOYEB = "koyeb"
+    """A login, a refresh, or another operation of the service: a refresh renews it."""
+    CREDENTIALS = "credentials"
+    """A callable or an API access token: they are asked for the next one, and it is never shown to
+    a refresh, which may revoke what others hold."""
+    GIVEN = "given"
+    """Somebody else, who gave it to the session."""
+
+
 class Snapshot:
     """
     What a session knows at one moment; its identity says whether the session has moved on.
@@ -39,7 +50,19 @@ class Snapshot:
     ever changes. Written out, as to make such a class takes attrs a hundredth of the import.
     """
 
-    __slots__ = ("expiry", "floor", "hard", "look", "mono", "renewable", "soft", "token", "wall")
+    __slots__ = (
+        "expiry",
+        "floor",
+        "from_store",
+        "hard",
+        "issuer",
+        "look",
+        "mono",
+        "renewable",
+        "soft",
+        "token",
+        "wall",
+    )
 
     def __init__(
         self,
@@ -52,8 +75,12 @@ class Snapshot:
         expiry: float,
         floor: float,
         renewable: bool,
+        issuer: Issuer = Issuer.GIVEN,
+        from_store: bool = False,
     ) -> None:
         self.token: Token = token
+        self.issuer: Issuer = issuer
+        self.from_store: bool = from_store
         self.wall: float = wall
         self.mono: float = mono
         self.soft: float = soft
@@ -93,21 +120,53 @@ class Snapshot:
 
 
 class Obtained(NamedTuple):
-    """A token that was had; whether the service minted it for us this moment; how, for the log."""
+    """
+    A token that was obtained.
+
+    Attributes:
+        token: The token.
+        minted: Whether it was issued this moment, so that its whole life lies before it.
+        how: How, for the log.
+        issuer: Who issued it.
+        from_store: Whether somebody else had saved it.
+    """
 
     token: Token
     minted: bool
     how: str = "signed in with the credentials"
+    issuer: Issuer = Issuer.GIVEN
+    from_store: bool = False
+
+
+class Failed(NamedTuple):
+    """
+    Why a renewal brought no token.
+
+    Attributes:
+        error: What to tell callers.
+        signs_in: Whether signing in failed, rather than a refresh or a store on the way to it.
+        refused: Whether the service has refused the token that is held.
+        attempted: Whether anything was asked; else there is nothing to renew it with.
+        soon: Whether another attempt soon does no harm; passwords lock accounts.
+    """
+
+    error: KoyebSessionError
+    signs_in: bool = False
+    refused: bool = False
+    attempted: bool = True
+    soon: bool = False
 
 
 class Trouble(NamedTuple):
-    """The last attempt to renew has failed; the next one has to wait."""
+    """The last attempt to renew has failed (see :class:`Failed`); the next one has to wait."""
 
     error: KoyebSessionError
     failures: int
     wall: float
     mono: float
     wait: float
+    signs_in: bool = False
+    refused: bool = False
 
     def age(self, clock: Clock) -> float:
         """Tell how many seconds ago that was; never negative."""
@@ -116,11 +175,6 @@ class Trouble(NamedTuple):
     def blocks(self, clock: Clock) -> bool:
         """Tell whether it is too early for another attempt."""
         return self.age(clock) < self.wait
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the service has said that the token is no good, rather than nothing useful."""
-        return isinstance(self.error, AuthenticationError)
 
 
 class Verdict(enum.Enum):
@@ -136,25 +190,79 @@ class Verdict(enum.Enum):
     """There is none that can be used, and it is too early to try again."""
 
 
-def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> bool:
-    """Tell whether a token may be sent: not expired, and not just refused by the service."""
-    if snapshot is None or snapshot.phase(clock) is Phase.EXPIRED:
-        return False
-    return trouble is None or not (trouble.is_refusal and trouble.blocks(clock))
+class Urgency(enum.IntEnum):
+    """How much a caller needs a newer token."""
+
+    AHEAD = 0
+    """Not yet: the token is good for a while."""
+    NEEDED = 1
+    """There is none that can be used, or hardly any time left."""
+    REJECTED = 2
+    """The service has just refused the one that there is."""
+    REQUESTED = 3
+    """Somebody has called `refresh()`."""
 
 
-def verdict(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> Verdict:
-    """Decide what to do when a token is asked for; a back-off never makes an old one usable."""
-    blocked = trouble is not None and trouble.blocks(clock)
-    refused = trouble is not None and blocked and trouble.is_refusal
-    if snapshot is None:
-        return Verdict.FAIL if blocked else Verdict.WAIT
-    age = snapshot.age(clock)
-    if age >= snapshot.expiry or refused:
-        return Verdict.WAIT if snapshot.renewable and not blocked else Verdict.FAIL
-    if blocked or age < max(snapshot.soft, snapshot.floor):
-        return Verdict.USE
-    return Verdict.RENEW if age < snapshot.hard else Verdict.WAIT
+class Moment(NamedTuple):
+    """One reading of both clocks, and a clock that stands still there."""
+
+    wall: float
+    mono: float
+
+    def time(self) -> float:
+        """Give the wall clock's reading."""
+        return self.wall
+
+    def monotonic(self) -> float:
+        """Give the monotonic clock's reading."""
+        return self.mono
+
+
+class Look(NamedTuple):
+    """All that one decision is made on: a snapshot, the last failure, one reading of the clocks."""
+
+    snapshot: Snapshot | None
+    trouble: Trouble | None
+    now: Moment
+    has_credentials: bool = False
+
+    @property
+    def usable(self) -> Snapshot | None:
+        """The snapshot, if its token may be sent: not expired, and not just refused."""
+        if self.snapshot is None or self.snapshot.phase(self.now) is Phase.EXPIRED:
+            return None
+        return None if self._is_refused else self.snapshot
+
+    @property
+    def blocked(self) -> Trouble | None:
+        """
+        The last failure, while it is too early for another attempt.
+
+        Without a usable token only a failed sign-in keeps the credentials from being asked.
+        """
+        trouble = self.trouble
+        if trouble is None or not trouble.blocks(self.now):
+            return None
+        if self.has_credentials and not trouble.signs_in and self.usable is None:
+            return None
+        return trouble
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to do when a token is asked for; a back-off never makes an old one usable."""
+        snapshot, usable, blocked = self.snapshot, self.usable, self.blocked
+        if usable is None:
+            can_renew = snapshot is None or snapshot.renewable
+            return Verdict.WAIT if can_renew and blocked is None else Verdict.FAIL
+        age = usable.age(self.now)
+        if blocked is not None or age < max(usable.soft, usable.floor):
+            return Verdict.USE
+        return Verdict.RENEW if age < usable.hard else Verdict.WAIT
+
+    @property
+    def _is_refused(self) -> bool:
+        trouble = self.trouble
+        return trouble is not None and trouble.refused and trouble.blocks(self.now)
 
 
 def next_look(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> float:

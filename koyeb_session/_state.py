@@ -7,88 +7,109 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ._concurrency.places import atomic
-from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, WireError
+from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError, WireError
 from ._log import log, spell
-from ._outcomes import caused, nothing_sent, unasked
-from ._snapshot import Obtained, Snapshot, Verdict, next_look, usable, verdict
+from ._outcomes import caused
+from ._snapshot import Look, Moment, Snapshot, next_look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._models import Clock, Token
     from ._policy import RefreshPolicy
-    from ._snapshot import Trouble
+    from ._snapshot import Failed, Obtained, Trouble, Verdict
 
 SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
 """Stands for a token that came too late to be used."""
-_FINAL: Final = 60.0
-"""Seconds for which a refusal is an endpoint's own affair; then the token itself is doubted."""
+_REJECTION_MEMORY: Final = 60.0
+_LONGEST_REJECTION_MEMORY: Final = 3600.0
+"""Seconds for which a rejection of a new token is the answer; they double with each rejection."""
 
 
 class SessionState:
     """
-    Holds a session's snapshot; knows nothing of how a newer one is had.
+    Holds a session's snapshot; knows nothing of how a newer one is obtained.
 
     ``snapshot`` is read without a lock, and only ever replaced as a whole. ``fence`` counts
     sign-ins and sign-outs: a renewal that began before one may not commit.
     """
 
     __slots__ = (
-        "_missed",
         "_policy",
-        "_refused",
+        "_rejections",
         "_renew",
         "clock",
         "closed",
         "fence",
+        "has_credentials",
         "on_change",
+        "rejected",
         "signed_out",
         "snapshot",
-        "taken_over",
         "trouble",
     )
 
-    def __init__(self, policy: RefreshPolicy, clock: Clock, *, renew: bool = True) -> None:
-        self._missed: Snapshot | None = None
+    def __init__(
+        self,
+        policy: RefreshPolicy,
+        clock: Clock,
+        *,
+        renew: bool = True,
+        has_credentials: bool = False,
+    ) -> None:
         self._policy = policy
+        self._rejections = 0
         self._renew = renew
-        self._refused: tuple[Snapshot, float] | None = None
         self.clock: Clock = clock
         self.closed: bool = False
         self.fence: int = 0
+        self.has_credentials: bool = has_credentials
         self.on_change: Callable[[Token | None], None] | None = None
+        self.rejected: tuple[Snapshot, float] | None = None
+        """A token that was refused although it was new, and the age up to which that is final."""
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
-        self.taken_over: Snapshot | None = None
-        """The last one that was had from the store."""
         self.trouble: Trouble | None = None
+
+    def look(self) -> Look:
+        """Read all that a decision is made on, at one moment."""
+        clock = self.clock
+        with atomic:
+            snapshot, trouble = self.snapshot, self.trouble
+        now = Moment(clock.time(), clock.monotonic())
+        return Look(snapshot, trouble, now, self.has_credentials)
 
     @property
     def verdict(self) -> Verdict:
         """What to do when a token is asked for."""
-        return verdict(self.snapshot, self.trouble, self.clock)
+        return self.look().verdict
 
     @property
     def next_look(self) -> float:
         """In how many seconds there may be something to renew."""
-        return next_look(self.snapshot, self.trouble, self.clock)
+        look = self.look()
+        return next_look(look.snapshot, look.blocked, look.now)
 
     @property
     def usable(self) -> Snapshot | None:
         """The snapshot, if its token may be sent."""
-        snapshot = self.snapshot
-        return snapshot if usable(snapshot, self.trouble, self.clock) else None
+        return self.look().usable
 
     @property
     def summary(self) -> str:
-        """Say for a person where the session stands; no secret."""
-        snapshot = self.snapshot
+        """Say for a person where the session stands, also when a clock raises; no secret."""
         if self.closed:
             return "closed"
+        snapshot = self.snapshot
         if snapshot is None:
-            return "not signed in"
+            return "signed out" if self.signed_out else "not signed in"
         who = f" as {snapshot.token.user_id}" if snapshot.token.user_id else ""
-        left = snapshot.expiry - snapshot.age(self.clock)
+        try:
+            left = snapshot.expiry - snapshot.age(self.clock)
+        except Exception:  # noqa: BLE001 - a clock of the user's, maybe at the interpreter's end
+            return f"signed in{who}"
+        if left == math.inf and not snapshot.renewable:
+            return f"signed in{who}, with an API access token"
         return f"signed in{who}, token " + (f"good for {spell(left)}" if left > 0 else "expired")
 
     def close(self) -> None:
@@ -96,7 +117,8 @@ class SessionState:
         with atomic:
             self.closed = True
             if self.snapshot is not None:
-                self.snapshot.look = -math.inf  # whoever asks for it is told
+                # Forces every caller off the fast path, where `check_open` raises.
+                self.snapshot.look = -math.inf
 
     def check_open(self) -> None:
         """
@@ -110,7 +132,12 @@ class SessionState:
             raise RuntimeError(message)
 
     def commit(
-        self, obtained: Obtained, fence: int | None = None, *, begins: bool = False
+        self,
+        obtained: Obtained,
+        fence: int | None = None,
+        *,
+        begins: bool = False,
+        unsaved: bool = False,
     ) -> Snapshot | KoyebSessionError:
         """
         Check a token and swap it in.
@@ -119,6 +146,7 @@ class SessionState:
             obtained: The token.
             fence: What ``self.fence`` was when the exchange began; `None` if that does not matter.
             begins: Whether this begins a session, rather than going on with one.
+            unsaved: Whether a store is still to be told of it; a later request looks whether it is.
 
         Returns:
             The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the fence has
@@ -128,14 +156,19 @@ class SessionState:
         snapshot = self._policy.snapshot(
             token, self.clock, minted=obtained.minted, renew=self._renew
         )
+        snapshot.issuer, snapshot.from_store = obtained.issuer, obtained.from_store
         if snapshot.expiry <= 0:
             return WireError("the service handed out a token that has expired")
+        if unsaved:
+            snapshot.look_again(self.clock)
         with atomic:
             if fence is not None and fence != self.fence:
                 return SUPERSEDED
             if obtained.minted and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
             self.fence += begins
+            if begins:
+                self.accept()
             self._swap(snapshot)
         return snapshot
 
@@ -147,80 +180,97 @@ class SessionState:
             self._swap(None)
         return old
 
-    def missed(self, snapshot: Snapshot | None) -> None:
-        """Note what the store could not be told of, so that a later request has it told."""
-        self._missed = snapshot
-        if snapshot is not None and not self.closed:
+    def look_for_unsaved(self, snapshot: Snapshot) -> None:
+        """Have a later request look whether the store has been told of its token."""
+        if not self.closed:
             snapshot.look_again(self.clock)
 
-    def take_missed(self) -> Snapshot | None:
-        """Return what the store is still to be told of, once, if it is the session's token."""
-        missed, self._missed = self._missed, None
-        if missed is None or missed is not self.snapshot:
-            return None
+    def saved(self, snapshot: Snapshot) -> None:
+        """Have requests look for nothing but the token's age again."""
         if not self.closed:
-            missed.look = missed.soft
-        return missed
+            snapshot.look = snapshot.soft
 
-    def failed(self, error: KoyebSessionError, fence: int | None = None) -> None:
-        """Note that a renewal has failed that began at ``fence``, so that the next one waits."""
-        if nothing_sent(error):
+    def failed(self, failed: Failed, fence: int | None = None, *, again: bool = False) -> None:
+        """
+        Note that a renewal has failed, so that the next one waits.
+
+        Args:
+            failed: What failed.
+            fence: What ``self.fence`` was when it began.
+            again: Whether those who wait try again in a moment, so that it is no news yet.
+        """
+        error = failed.error
+        if not failed.attempted:
             if self.trouble is not None:
                 error.__cause__ = self.trouble.error
-            return  # there is nobody to spare
-        held = self.snapshot
+            return  # no request was sent, so no back-off is needed
+        look = self.look()
+        held = look.snapshot
         if held is not None and not held.renewable:
-            return  # somebody asked all the same; its use is another matter
-        chance = random.random()  # noqa: S311 - spreads load
-        left = math.inf if held is None else held.expiry - held.age(self.clock)
+            return  # an API token cannot be refreshed: that says nothing about its validity
+        left = math.inf if held is None else held.expiry - held.age(look.now)
         trouble = self._policy.trouble(
-            error, self.clock, chance, last=self.trouble, left=left if left > 0 else math.inf
-        )
+            error,
+            look.now,
+            random.random(),  # noqa: S311 - spreads load
+            last=look.trouble,
+            left=left if left > 0 else math.inf,
+            soon=failed.soon,
+        )._replace(signs_in=failed.signs_in, refused=failed.refused)
         with atomic:
             if fence is not None and fence != self.fence:  # it was another session's
                 return
             self.trouble = trouble
-        if self.usable is None:
-            log.error(
-                "renewal failed: %s; no token is left; next try in %s", error, spell(trouble.wait)
-            )
+        what = "signing in failed" if held is None else "renewal failed"
+        if again:
+            log.debug("%s: %s; it is tried again", what, error)
+        elif self.usable is None:
+            log.error("%s: %s; no token is left; next try in %s", what, error, spell(trouble.wait))
         else:
             log.warning(
-                "renewal failed: %s; the token is good for %s; next try in %s",
+                "%s: %s; the token is good for %s; next try in %s",
+                what,
                 error,
                 spell(left),
                 spell(trouble.wait),
             )
 
-    def refuse(self, minted: Snapshot) -> None:
+    def refuse(self, snapshot: Snapshot) -> None:
         """
-        Remember for a while that a token was refused when it was new: another may not help.
+        Remember that a brand-new token was rejected, so that a further 401 is the answer.
 
-        One that was taken over may have been dead before: it is doubted at once.
+        Otherwise each refused request would renew once more. The memory doubles with each token
+        that is rejected in a row, up to an hour. A token that another process saved may have been
+        dead before: it is not remembered.
         """
-        if minted is not self.taken_over:
-            self._refused = (minted, minted.age(self.clock) + _FINAL)
+        if snapshot.from_store:
+            return
+        memory = min(_REJECTION_MEMORY * 2.0**self._rejections, _LONGEST_REJECTION_MEMORY)
+        self._rejections = min(self._rejections + 1, 16)
+        self.rejected = (snapshot, snapshot.age(self.clock) + memory)
+
+    def accept(self) -> None:
+        """Forget rejections: the service has accepted a token."""
+        self.rejected = None
+        self._rejections = 0
 
     def is_final(self, snapshot: Snapshot) -> bool:
         """Tell whether a refusal of this token is simply the answer."""
-        refused, until = self._refused or (None, 0.0)
+        refused, until = self.rejected or (None, 0.0)
         return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
 
-    def blocked(self, *, patient: bool = False) -> KoyebSessionError | None:
-        """Return the last failure, while it is too early for another attempt; see `unasked`."""
-        trouble = self.trouble
-        if trouble is None or not trouble.blocks(self.clock):
-            return None
-        return None if patient and unasked(trouble.error) else trouble.error
-
-    def ended(self, old: Snapshot | None, error: KoyebSessionError | None) -> KoyebSessionError:
+    def ended(self, look: Look, error: KoyebSessionError | None) -> KoyebSessionError:
         """Make the error for callers who are left without a token."""
+        trouble = look.trouble
         if error is None:
-            return SessionExpiredError("the token has expired, and is not renewed by this session")
-        if old is None or isinstance(error, SessionExpiredError | NotSignedInError):
-            return error
-        ago = "" if self.trouble is None else f" {spell(self.trouble.age(self.clock))} ago"
-        ended = SessionExpiredError(f"the token could not be renewed{ago}: {error.message}")
+            return SessionExpiredError("the token has expired, and this session does not renew it")
+        kept = isinstance(error, SessionExpiredError | NotSignedInError | StoreError)
+        if look.snapshot is None or kept or trouble is None or trouble.error is not error:
+            return error  # of a store, of a caller's own deadline, or clear enough by itself
+        ago = spell(trouble.age(look.now))
+        ended = SessionExpiredError(
+            f"the token could not be renewed {ago} ago: {error.message}; sign in again"
+        )
         ended.retryable = error.retryable
         return caused(ended, error)
 
@@ -228,7 +278,7 @@ class SessionState:
         if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
             snapshot.look = -math.inf
         self.snapshot = snapshot
-        self.trouble = self._refused = None
+        self.trouble = None
         self.signed_out = snapshot is None
         if self.on_change is not None:
             self.on_change(None if snapshot is None else snapshot.token)

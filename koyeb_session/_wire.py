@@ -24,6 +24,8 @@ BODY_LIMIT: Final = 1 << 20
 """Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
 TOKEN_LIMIT: Final = 16 << 10
 """Characters of a token; a longer one does not fit into the header of a common server."""
+FIELD_LIMIT: Final = 50
+"""Fields of an error that are read; no request of this API has as many."""
 
 
 class _Unfit(Exception):  # noqa: N818 - a signal inside this module; the name says what is wrong
@@ -151,7 +153,7 @@ def error_body(body: bytes) -> ErrorBody:
 
 
 def _error_fields(entries: list[object]) -> Iterator[tuple[str, str]]:
-    for entry in entries:
+    for entry in entries[:FIELD_LIMIT]:
         match entry:
             case {"field": str(name), "description": str(description)}:
                 yield name, description
@@ -234,9 +236,21 @@ def _token(value: object) -> Token:
     except ValueError:
         message = "token.expires_at: not an RFC 3339 timestamp"
         raise _Unfit(message) from None
-    token = Token(token_id, _text(fields, "user_id"), _text(fields, "organization_id"), expires_at)
+    token = Token(
+        token_id, _shown(fields, "user_id"), _shown(fields, "organization_id"), expires_at
+    )
     # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
     return completed(token) if expires_at is None else token
+
+
+def _shown(fields: Mapping[str, object], name: str) -> str | None:
+    """Read a string that logs and representations show."""
+    text = _text(fields, name)
+    if text is None or text.isprintable():
+        return text
+    from ._redaction import printable  # noqa: PLC0415 - no service in its right mind needs it
+
+    return printable(text)
 
 
 def _text(fields: Mapping[str, object], name: str) -> str | None:

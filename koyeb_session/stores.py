@@ -5,6 +5,14 @@ Importing this module imports no extra. ``redis.asyncio`` and ``valkey.asyncio``
 alone: on trio, give `AsyncRedisTokenStore` an object whose ``execute_command`` is an async function
 that calls a blocking client in a thread.
 
+Everybody who may read a store is signed in: keep files in your own folder, and give Redis a
+password, TLS and an ACL. Several accounts on one machine need no more than a name each:
+``FileTokenStore(name="ci")``, ``KeyringTokenStore(name="ci")``, ``RedisTokenStore(client,
+key="koyeb-session:ci")``.
+
+Stores in a file or the keyring are configuration: they can be pickled for another process, and
+copied. A memory store is for one process, and a Redis store is made beside its client in each.
+
 No store can save a session without ``credentials``, at a service that revokes a token as it is
 refreshed, when
 
@@ -26,30 +34,36 @@ needs other SQL in the same places:
         def create(self):  # once for all
             self._run(
                 "CREATE TABLE session (id TEXT, user_id TEXT, organization_id TEXT,"
-                " expires_at TEXT, issued_at TEXT, owner TEXT, until REAL)"
+                " expires_at TEXT, issued_at TEXT, renewal TEXT, provenance TEXT,"
+                " owner TEXT, until REAL)"
             )
             self._run("INSERT INTO session (until) VALUES (0)")
 
         def load(self):
             (row,), _ = self._run(
-                "SELECT id, user_id, organization_id, expires_at, issued_at FROM session"
+                "SELECT id, user_id, organization_id, expires_at, issued_at, renewal, provenance"
+                " FROM session"
             )
-            token_id, user_id, organization_id, *times = row
+            token_id, user_id, organization_id, *times, renewal, provenance = row
             if token_id is None:
                 return None
             expires_at, issued_at = (at and datetime.fromisoformat(at) for at in times)
-            return Token(token_id, user_id, organization_id, expires_at, issued_at=issued_at)
+            return Token(
+                *(token_id, user_id, organization_id, expires_at),
+                issued_at=issued_at, renewal=renewal, provenance=provenance,
+            )
 
         def save(self, token):
             times = (at and at.isoformat() for at in (token.expires_at, token.issued_at))
             self._run(
                 "UPDATE session SET id = ?, user_id = ?, organization_id = ?,"
-                " expires_at = ?, issued_at = ?",
+                " expires_at = ?, issued_at = ?, renewal = ?, provenance = ?",
                 *(token.id, token.user_id, token.organization_id, *times),
+                *(token.renewal, token.provenance),
             )
 
         def delete(self):
-            self._run("UPDATE session SET id = NULL")
+            self._run("UPDATE session SET id = NULL, renewal = NULL")
 
         @contextlib.contextmanager
         def lock(self):
@@ -62,7 +76,7 @@ needs other SQL in the same places:
             try:
                 yield
             finally:
-                self.give_back(owner)
+                self.release(owner)
 
         def take(self, owner, lease=15):
             now = time.time()
@@ -70,7 +84,7 @@ needs other SQL in the same places:
             _, changed = self._run(statement, owner, now + lease, now)
             return changed == 1
 
-        def give_back(self, owner):
+        def release(self, owner):
             self._run("UPDATE session SET until = 0 WHERE owner = ?", owner)
 
         def _run(self, statement, *values):
@@ -89,12 +103,14 @@ What to mind:
   rules it out where the lock is held; `RedisTokenStore` has a number that grows with each lock.
 - Many threads, or tasks, enter the lock of one object at once. What a block needs, like ``owner``,
   belongs to the block and not to the object.
-- A token's ``id`` is a secret of some thousand characters. Times are kept to the microsecond.
+- A token's ``id`` is a secret of some thousand characters, and its ``renewal`` is one of any
+  length. All fields are kept, times to the microsecond.
 - Machines that share a session have clocks that differ: where there are many, use the database's.
 - A `TimeoutError` of `lock` says that somebody else has it, and is renewing the token. Whatever
-  else a method raises, the session goes on without the store. Do not wait long.
+  else a method raises, the session goes on without the store, and its class and text are logged,
+  less what looks like a token. Do not wait long.
 
-The async half must not block the event loop, not even where it is made, and gives the lock back
+The async half must not block the event loop, not even where it is made, and releases the lock
 although it is cancelled:
 
 .. code-block:: python
@@ -122,7 +138,7 @@ although it is cancelled:
                 yield
             finally:
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._store.give_back, owner)
+                    await to_thread.run_sync(self._store.release, owner)
 
 ``koyeb_session.testing.check_store`` and ``async_check_store`` check a store:
 

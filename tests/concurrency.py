@@ -192,7 +192,8 @@ async def async_idle() -> None:
 
 def idle() -> None:
     """Blocking twin: wait until the session's own threads have ended; none may stand at a gate."""
-    _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
+    if threading.current_thread().name != "koyeb-session":  # which would wait for itself
+        _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
 
 
 async def async_until(happened: Callable[[], bool]) -> None:

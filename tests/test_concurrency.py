@@ -38,20 +38,20 @@ from koyeb_session import (
 from koyeb_session._concurrency import async_flights, places
 from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
 from koyeb_session._concurrency.async_deadlines import (
-    async_deadline,
     async_first_part,
     async_read_raw,
+    async_time_limit,
 )
 from koyeb_session._concurrency.async_flights import AsyncFlight
 from koyeb_session._concurrency.async_http import async_http_transport
 from koyeb_session._concurrency.async_waiting import AsyncLock, AsyncPulse, async_sleep
 from koyeb_session._concurrency.calls import call, call_blocking, in_thread
 from koyeb_session._concurrency.deadlines import (
-    deadline,
     ends,
     first_part,
     read_raw,
     remaining,
+    time_limit,
 )
 from koyeb_session._concurrency.flights import Flight
 from koyeb_session._concurrency.http import http_transport
@@ -792,10 +792,10 @@ def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> 
 def test_read_raw_ends_with_the_deadline() -> None:
     """A body that drips in on the user's own connections is read once more, and not for ever."""
     stream = Chunks(9)
-    with deadline(0), pytest.raises(httpx.ReadTimeout, match="too long"):
+    with time_limit(0), pytest.raises(httpx.ReadTimeout, match="too long"):
         read_raw(stream, 100)
     assert stream.taken == 2
-    with deadline(60):
+    with time_limit(60):
         assert len(read_raw(Chunks(9), 100)) == 45
 
 
@@ -841,7 +841,7 @@ class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
 def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     """Connecting, TLS, reading and writing are each cut down to what is left."""
     recorder = Recorder()
-    with deadline(10):
+    with time_limit(10):
         stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
         stream = stream.start_tls(tls_context(), "host", 60.0)
         assert stream.read(3, 60.0) == b"xxx"
@@ -865,7 +865,7 @@ def test_without_a_deadline_timeouts_are_what_they_are() -> None:
     recorder = Recorder()
     stream = _network._Backend(recorder).connect_tcp("host", 80)
     assert recorder.calls == [("connect", ("host", 80, None, None, None))]
-    with pytest.raises(KeyError), deadline(1):
+    with pytest.raises(KeyError), time_limit(1):
         raise KeyError
     stream.read(1, 7.0)
     stream.read(1)
@@ -876,7 +876,7 @@ def test_a_passed_deadline_leaves_a_moment() -> None:
     """Nothing is left, but 0 would make the socket non-blocking."""
     recorder = Recorder()
     stream = _network._Stream(recorder)
-    with deadline(-5):
+    with time_limit(-5):
         stream.read(1, 7.0)
     assert recorder.calls == [("read", 1e-6)]
 
@@ -885,10 +885,10 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
     """The outer one holds; an inner one may be sooner."""
     recorder = Recorder()
     stream = _network._Stream(recorder)
-    with deadline(5):
-        with deadline(60):
+    with time_limit(5):
+        with time_limit(60):
             stream.read(1)
-        with deadline(2):
+        with time_limit(2):
             stream.read(1)
         stream.read(1)
     first, second, third = (timeout for _, timeout in recorder.calls)
@@ -900,7 +900,7 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
 
 async def test_async_deadline_raises_when_it_is_over() -> None:
     """The async half bounds whatever is awaited."""
-    with pytest.raises(TimeoutError), async_deadline(0.001):
+    with pytest.raises(TimeoutError), async_time_limit(0.001):
         await anyio.sleep_forever()
 
 
@@ -920,7 +920,7 @@ def test_transports_share_one_tls_context() -> None:
 
 def test_a_share_of_a_deadline_is_given_back() -> None:
     """What follows the first part has what is left, and the deadline is the one that it was."""
-    with deadline(60):
+    with time_limit(60):
         with first_part(30) as over:
             assert 29 < remaining(100) <= 30
             over()
@@ -934,7 +934,7 @@ def test_a_share_of_a_deadline_is_given_back() -> None:
 
 def test_what_cannot_be_stopped_takes_nothing_from_what_follows() -> None:
     """The deadline has passed in the first part: there is as much time again."""
-    with deadline(0):
+    with time_limit(0):
         with first_part(30):
             assert remaining(100) < 1
         assert 29 < remaining(100) <= 30
@@ -1023,7 +1023,7 @@ def test_an_operation_with_no_time_left_is_not_slept_for() -> None:
     fake = FakeKoyeb()
     fake.fail("login_method", Fault(status=429, headers={"Retry-After": "2"}))
     session = SessionClient(transport=fake.transport)
-    with deadline(0.05), pytest.raises(RateLimitedError):
+    with time_limit(0.05), pytest.raises(RateLimitedError):
         session.login_method("me@example.com")
     session.close()
 
@@ -1037,7 +1037,7 @@ def test_a_reply_that_is_complete_at_the_deadline_counts() -> None:
             yield b"whole"
             yield b""  # the last frame of HTTP/2 may be an empty one
 
-    with deadline(60):
+    with time_limit(60):
         assert read_raw(Late(), 100) == b"whole"
 
 
@@ -1053,7 +1053,7 @@ async def test_the_first_part_ends_late_in_the_round_of_its_deadline() -> None:
 def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
     """Those of the other half are cancelled there."""
     lock = Lock()
-    with deadline(0), lock.held():
+    with time_limit(0), lock.held():
         with pytest.raises(TimeoutError):
             sleep(PATIENCE)
         with pytest.raises(TimeoutError), lock.held():

@@ -37,7 +37,7 @@ from koyeb_session import (
 from koyeb_session import _operations as operations
 from koyeb_session._errors import error_class
 from koyeb_session._operations import Operation
-from koyeb_session._outcomes import bare, caused, scrub, unwrap
+from koyeb_session._outcomes import bare, caused, unwrap
 from koyeb_session._wire import Reply
 from koyeb_session.testing import assert_no_secret
 
@@ -227,16 +227,25 @@ def test_message_seen_in_the_wild_has_its_class(
     assert error.code == code
 
 
-@pytest.mark.parametrize("password", ["password", "incorrect", "a", "is"])
+@pytest.mark.parametrize(
+    ("password", "shown"),
+    [
+        ("password", "[secret]"),
+        ("incorrect", "[secret]"),
+        ("is", "[secret]"),
+        ("a", WRONG_PASSWORD),
+        ("pass", WRONG_PASSWORD),
+    ],
+)
 def test_class_does_not_depend_on_the_password_when_it_is_a_word_of_the_message(
-    password: str,
+    password: str, shown: str
 ) -> None:
-    """A password that the message happens to hold is taken out of the text only."""
+    """A password that is a word of the message is no gap in it, which anybody could fill."""
     made = operations.login("me@example.com", password)
     assert isinstance(made, Operation)
     error = answer(made, 400, said(WRONG_PASSWORD))
     assert type(error) is InvalidCredentialsError
-    assert error.message == f"login: {WRONG_PASSWORD.replace(password, '[secret]')} (status 400)"
+    assert error.message == f"login: {shown} (status 400)"
 
 
 def test_account_is_locked_when_the_password_is_a_part_of_that_word() -> None:
@@ -410,29 +419,6 @@ def test_no_secret_shows_when_the_service_echoes_the_request(name: str) -> None:
 
 
 # The small tools
-
-
-@pytest.mark.parametrize(
-    ("text", "secrets", "clean"),
-    [
-        ("nothing here", ["pw"], "nothing here"),
-        ("pw and pw", ["pw"], "[secret] and [secret]"),
-        ("one two", ["one", "two"], "[secret] [secret]"),
-        ("as it is", [], "as it is"),
-        ("less", ["s"], "le[secret][secret]"),  # and not once more inside of the mark
-        ('{"password": "a\\"b"}', ['a"b'], '{"password": "[secret]"}'),
-        ('a"b', ['a"b'], "[secret]"),
-        ('{"password": "p\\u00e4ss"} päss', ["päss"], '{"password": "[secret]"} [secret]'),
-        ('{"password": "ä\\n"}', ["ä\n"], '{"password": "[secret]"}'),
-        ("\\\\ or \\", ["\\"], "[secret] or [secret]"),
-        (r'{"pw": "a\u003cb\u0026\u2028"}', ["a<b&\u2028"], '{"pw": "[secret]"}'),  # as Go does
-    ],
-)
-def test_scrub_takes_out_secrets_when_the_text_has_them(
-    text: str, secrets: list[str], clean: str
-) -> None:
-    """A secret goes, as it is and as JSON writes it; the rest of the text stays."""
-    assert scrub(text, secrets) == clean
 
 
 def test_caused_gives_the_cause_without_raising() -> None:

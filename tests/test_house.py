@@ -29,6 +29,7 @@ LONGEST = 250
 RANKS = (
     {
         "_errors",
+        "_deadline",
         "_messages",
         "_models",
         "_concurrency",
@@ -36,11 +37,12 @@ RANKS = (
         "_network",
         "_outcomes",
         "_origins",
+        "_redaction",
         "_timestamps",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
-    {"_operations", "_state", "_records", "_environment"},
-    {"_files"},
+    {"_operations", "_provenance", "_state", "_records", "_environment"},
+    {"_files", "_keyring", "_redis"},
     {"_async", "_sync"},
     {"_following", "_callers", "_problems"},
     {"__init__"},

@@ -457,8 +457,8 @@ def test_text_can_be_printed_when_json_spells_half_a_character() -> None:
     body = b'{"message": "a\\ud800b", "code": "\\udfff", "fields": []}'
     error = outcome(operations.refresh(TOKEN), body, 400)
     assert isinstance(error, ApiError)
-    assert error.message == "refresh: a?b (status 400)"
-    assert error.code == "?"
+    assert error.message == "refresh: a\\ud800b (status 400)"
+    assert error.code == "\\udfff"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._concurrency.async_http import AsyncAuthBase
+from .._concurrency.async_http import AsyncAuthBase, async_read_reply
 from .._outcomes import unwrap
 from .slots import SIGNER
 
@@ -68,12 +68,20 @@ class AsyncSessionAuth(AsyncAuthBase):
         self._sign(request, signed)
         response = yield request
 
-        if response.status_code != _UNAUTHORIZED or not self._origins.trusts(response.request):
+        if response.status_code != _UNAUTHORIZED:
+            if state.rejected is not None and self._origins.trusts(response.request):
+                state.accept()
+            return
+        if not self._origins.trusts(response.request):
             return
         signed = response.request.extensions.get(_SIGNED, signed)
         if response.request.headers.get(_HEADER) is None:
             return  # a redirect to elsewhere, and back: it went out without the token
         moved_on = state.snapshot is not signed
+        if not moved_on and state.is_final(signed):
+            return
+        # First: a refused request must not hold the connection that the renewal needs.
+        await async_read_reply(response)
         newer = unwrap(await self._keeper.replacement(signed))
         if newer is None or not self._can_replay(request):
             return

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import _files as files
-from .._arguments import checked, wrong_timeout
+from .._arguments import checked, wrong_name, wrong_path, wrong_timeout
 from .._concurrency.async_calls import async_in_thread
 from .._concurrency.async_waiting import async_sleep
 from .._errors import StoreError
@@ -17,6 +15,8 @@ from .stores import needed
 if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator
+
+    from filelock import BaseFileLock
 
     from .._models import Token
 
@@ -27,36 +27,53 @@ class AsyncFileTokenStore:
     """
     Keeps the token in a file that only its owner may read.
 
-    The file is replaced as a whole: whoever reads it, after whatever crash, finds the old token or
-    the new one. A file that holds no token of this version is renamed, with a warning in the log.
-    The lock lies beside it, and ends with the process that holds it.
+    The file is replaced as a whole: any reader, after any crash, finds the old token or the new
+    one. A file that is a mount of its own, as in a container, cannot be replaced and is written in
+    place. An empty file holds no token. A file that holds something else is renamed, with a warning
+    in the log, and is removed with the token. The lock lies beside the file, and ends with the
+    process that holds it. The store can be pickled and copied: all copies are of the same file.
 
     Example:
         .. code-block:: python
 
             session = AsyncSessionClient(store=AsyncFileTokenStore())
+            for_ci = AsyncSessionClient(store=AsyncFileTokenStore(name="ci"))
 
     Args:
-        path: The file; its folder is made, closed to others, when it is not there. `None`:
-            ``session.json`` in the user's own folder for state (``platformdirs``).
+        path: The file; ``~`` is the home folder. Its folders are made, closed to others, when they
+            are not there. `None`: a file in the user's own folder for state (``platformdirs``).
+        name: Which of this user's sessions it is, one for each account: letters, digits, ``-`` and
+            ``_``. ``"default"`` is ``session.json``, another one ``session-<name>.json``, in the
+            user's own folder for state. Excludes ``path``.
         lock_timeout: Seconds to wait for another process's renewal; above 0. A session waits for
             half of its ``timeout`` at most.
 
     Raises:
         ImportError: The extra ``file`` is not installed.
-        ValueError: ``lock_timeout`` is not above 0, or has no end.
+        TypeError: An argument is of the wrong type.
+        ValueError: ``path`` is empty, or given together with ``name``; ``name`` has other
+            characters; ``lock_timeout`` is not above 0, or has no end.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, lock_timeout: float = 10.0
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        name: str = "default",
+        lock_timeout: float = 10.0,
     ) -> None:
-        checked(wrong_timeout(lock_timeout, "lock_timeout"))
+        checked(
+            wrong_path(path, name)
+            or wrong_name(name)
+            or wrong_timeout(lock_timeout, "lock_timeout")
+        )
         with needed("file"):
-            self._filelock: Any = import_module("filelock")
-            if path is None:
-                folder = import_module("platformdirs").user_state_path("koyeb-session")
-                path = Path(folder, "session.json")
-        self._path = Path(path).absolute()
+            import filelock  # noqa: F401, PLC0415 - an extra, used in `lock`
+            import platformdirs  # noqa: PLC0415 - an extra
+        if path is None:
+            file = "session.json" if name == "default" else f"session-{name}.json"
+            path = platformdirs.user_state_path("koyeb-session") / file
+        self._path = checked(files.absolute(path))
         self._lock_path = self._path.with_name(f"{self._path.name}.lock")
         self._lock_timeout = lock_timeout
 
@@ -68,7 +85,8 @@ class AsyncFileTokenStore:
         Return what was saved last.
 
         Raises:
-            StoreError: The file cannot be read, or is a symlink.
+            StoreError: The file cannot be read, is a symlink or no file, or may have been written
+                by another user of this machine.
         """
         return await async_in_thread(files.read, self._path)
 
@@ -77,16 +95,17 @@ class AsyncFileTokenStore:
         Replace the file.
 
         Raises:
-            StoreError: The folder is read-only or full, or the file is a symlink.
+            StoreError: The folder is read-only or full, or the file is a symlink; or its file
+                system lets other users write to it.
         """
         await async_in_thread(files.write, self._path, token)
 
     async def delete(self) -> None:
         """
-        Remove the file.
+        Remove the file, and what was put aside.
 
         Raises:
-            StoreError: It cannot be removed.
+            StoreError: One of them cannot be removed.
         """
         await async_in_thread(files.remove, self._path)
 
@@ -98,8 +117,10 @@ class AsyncFileTokenStore:
         Raises:
             StoreError: Somebody holds it for too long, or the file system cannot lock.
         """
+        from filelock import FileLock  # noqa: PLC0415 - an extra
+
         # One for each block: it belongs to no other thread, task or, after a fork, process.
-        lock: Any = self._filelock.FileLock(str(self._lock_path), mode=0o600, thread_local=False)
+        lock = FileLock(str(self._lock_path), mode=0o600, thread_local=False)
         waits = int(self._lock_timeout / _PAUSE)
         try:
             while not await async_in_thread(self._take, lock):
@@ -110,20 +131,22 @@ class AsyncFileTokenStore:
                 await async_sleep(_PAUSE)
             yield
         finally:
-            await async_in_thread(self._give_back, lock)
+            await async_in_thread(self._release, lock)
 
-    def _take(self, lock: Any) -> bool:
+    def _take(self, lock: BaseFileLock) -> bool:
+        from filelock import Timeout  # noqa: PLC0415 - an extra
+
         try:
             with files.failing_as("locked", self._lock_path):
                 files.make_folder(self._lock_path)
                 try:
                     lock.acquire(timeout=0)
-                except self._filelock.Timeout:  # an `OSError`, too
+                except Timeout:  # an `OSError`, too
                     return False
         except NotImplementedError as exc:
             raise StoreError(f"{self._lock_path}: this file system has no locks") from exc
         return True
 
-    def _give_back(self, lock: Any) -> None:
+    def _release(self, lock: BaseFileLock) -> None:
         with files.failing_as("unlocked", self._lock_path):
             lock.release()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from .._concurrency.async_calls import async_call
+from .._concurrency.async_flights import AsyncFlight
+from .._concurrency.async_waiting import AsyncEvent
 from .._concurrency.places import async_place, atomic
+from .._deadline import Deadline
 from .._log import log
 
 if TYPE_CHECKING:
@@ -17,20 +21,25 @@ if TYPE_CHECKING:
 
 _UNTOLD: Final = 100
 """Changes that are kept while a listener hangs; of more, the oldest are told to nobody."""
+_telling: Final[ContextVar[object]] = ContextVar("koyeb_session_telling", default=None)
+"""Those whose listener runs in this context."""
 
 
 class AsyncListeners:
     """
     Calls listeners after the change, outside of all locks, one change after the other.
 
-    Whoever brings news tells all that there is, unless somebody is telling already, who then goes
-    on with it. So a listener may call the client, and is not told of a change inside of another.
+    The task that reports a change delivers all pending changes, unless another task is already
+    delivering them. So a listener may call the client, and is not told of a change inside of
+    another one.
     """
 
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[Token | None], object]] = {}
         self._news: deque[Token | None] = deque(maxlen=_UNTOLD)
         self._teller: object = None
+        self._told: AsyncEvent | None = None
+        """Set once the present teller has told all, or is not to be waited for."""
 
     def add(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """Add a listener; what is returned takes it away, and may be called twice."""
@@ -53,6 +62,8 @@ class AsyncListeners:
             if self._teller is here:
                 return
             self._teller = here
+            self._told = told = AsyncEvent()
+        within = _telling.set(self)
         try:
             while True:
                 with atomic:
@@ -66,6 +77,25 @@ class AsyncListeners:
             if self._teller is here:
                 self._teller = None
             raise
+        finally:
+            _telling.reset(within)
+            told.set()
+
+    async def drain(self, timeout: float) -> None:
+        """
+        Wait until all is told, for at most ``timeout`` seconds.
+
+        Not where a listener is what waits, as by closing the client: it would wait for itself.
+        """
+        deadline = Deadline(timeout)
+        await AsyncFlight(self.tell, seconds=timeout).lead(deadline.left())
+        if self._told is not None and self._teller is async_place():
+            await self._told.wait(deadline.left())
+
+    def let_go(self) -> None:
+        """Have nobody wait for a listener that closes the client."""
+        if _telling.get() is self and self._told is not None:
+            self._told.set()
 
     async def _call(self, listener: Callable[[Token | None], object], token: Token | None) -> None:
         try:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import random
-import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import httpx
 
-from .._concurrency.async_deadlines import async_deadline, async_read_raw, async_remaining
+from .._concurrency.async_deadlines import async_read_raw, async_remaining, async_time_limit
+from .._concurrency.async_http import ASYNC_NETWORK_ERRORS
 from .._concurrency.async_waiting import async_sleep
-from .._errors import KoyebSessionError, TransportError, TransportTimeoutError
-from .._outcomes import bare, caused, said, scrub
+from .._deadline import Deadline
+from .._errors import (
+    KoyebSessionError,
+    RateLimitedError,
+    ServerError,
+    TransportError,
+    TransportTimeoutError,
+)
+from .._outcomes import bare, without_wire_frames
+from .._redaction import safe_message
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
@@ -38,7 +46,7 @@ class AsyncSender:
     as a whole, for its event hooks.
     """
 
-    __slots__ = ("_base_url", "_client", "_clock", "_retry", "_transport", "timeout")
+    __slots__ = ("_base_url", "_client", "_clock", "_transport", "retry", "timeout")
 
     def __init__(
         self,
@@ -53,17 +61,12 @@ class AsyncSender:
         self._base_url = base_url
         self._transport = transport
         self._client = client
-        self._retry = retry
+        self.retry: RetryPolicy = retry
         self._clock = clock
         self.timeout: float = timeout
 
     async def send(
-        self,
-        operation: Operation[T],
-        *,
-        timeout: float | None = None,
-        retry: bool = True,
-        bounded: bool = False,
+        self, operation: Operation[T], *, timeout: float | None = None
     ) -> T | KoyebSessionError:
         """
         Send an operation, again where the policy allows it, and tell what came of it.
@@ -71,29 +74,38 @@ class AsyncSender:
         Args:
             operation: What to send.
             timeout: Seconds for all of it; `None`: the client's.
-            retry: Whether it may be sent more than once.
-            bounded: Whether a deadline of the caller's ends it: a second one would be for nothing.
+
+        Raises:
+            Exception: What a transport or an event hook of the user's raised, or a signal handler.
         """
-        seconds = self.timeout if timeout is None else timeout
-        ends = time.monotonic() + (async_remaining(seconds) if bounded else seconds)
+        deadline = Deadline(self.timeout if timeout is None else timeout)
         attempt = 1
         while True:
-            left = ends - time.monotonic()
-            bound = nullcontext() if bounded else async_deadline(left)
-            outcome = await self._attempt(operation, left, bound)
-            if not retry or not isinstance(outcome, KoyebSessionError):
+            left = deadline.left()
+            outcome = await self._attempt(operation, left, async_time_limit(left))
+            if not isinstance(outcome, KoyebSessionError):
                 return outcome
-            wait = self._retry.wait(
-                outcome,
-                attempt,
-                random.random(),  # noqa: S311 - spreads load
-                sent=not isinstance(outcome.__cause__, _NEVER_SENT),
-                repeat=operation.repeat,
-            )
-            if wait is None or wait >= async_remaining(ends - time.monotonic()):
+            chance = random.random()  # noqa: S311 - spreads load
+            wait = self.retry.wait(outcome, attempt, chance)
+            if wait is None or wait >= async_remaining(deadline.left()):
                 return outcome
             await async_sleep(wait)
             attempt += 1
+
+    async def send_once(self, operation: Operation[T], deadline: Deadline) -> T | KoyebSessionError:
+        """
+        Send an operation once, within a deadline that the caller keeps.
+
+        Nothing is sent when no time is left: a reply that nobody waits for may be the session.
+
+        Raises:
+            Exception: See `send`.
+        """
+        left = async_remaining(deadline.left())
+        if deadline.passed:
+            text = f"{operation.name}: no time was left to ask {self._base_url}"
+            return TransportTimeoutError(text)
+        return await self._attempt(operation, left, nullcontext())
 
     async def _attempt(
         self, operation: Operation[T], seconds: float, bound: AbstractContextManager[object]
@@ -103,27 +115,42 @@ class AsyncSender:
         try:
             with bound:
                 reply = await self._exchange(request)
-        except Exception as exc:  # noqa: BLE001 - transports and event hooks may be the user's
-            failure = exc
-        else:
-            return operation.outcome(reply, self._clock.time())
-        late = isinstance(failure, TimeoutError | httpx.TimeoutException)
+        except ASYNC_NETWORK_ERRORS as exc:
+            return self._failure(operation, exc)
+        outcome = operation.outcome(reply, self._clock.time())
+        if isinstance(outcome, RateLimitedError | ServerError):
+            outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return outcome
+
+    def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
+        """Tell that no reply came."""
+        late = isinstance(exc, TimeoutError | httpx.TimeoutException)
         kind = TransportTimeoutError if late else TransportError
-        what = scrub(said(failure), operation.secrets) or type(failure).__name__
-        text = f"{operation.name}: no reply from {self._base_url}: {what}"
-        return caused(kind(text), bare(failure, what))
+        what = operation.redacted(safe_message(exc)) or type(exc).__name__
+        error = kind(f"{operation.name}: no reply from {self._base_url}: {what}")
+        error._repeatable = isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        error.__cause__ = bare(exc, what)
+        return error
 
     async def _exchange(self, request: httpx.Request) -> Reply:
-        response = await self._dispatch(request)
         try:
-            body = await _body(response)
-        except httpx.TransportError as exc:
-            if response.is_success or isinstance(exc, httpx.TimeoutException):
-                raise
-            body = b""  # an error is told by its status; what else it says can be missed
-        finally:
-            await response.aclose()
-        return Reply(response.status_code, response.headers, body)
+            response = await self._dispatch(request)
+            try:
+                # In a `Reply` at once: this frame must not hold a body that may hold a token.
+                reply = Reply(response.status_code, response.headers, await _body(response))
+            except httpx.TransportError as exc:
+                if response.is_success or isinstance(exc, httpx.TimeoutException):
+                    raise
+                # An error is told by its status; what else it says can be missed.
+                reply = Reply(response.status_code, response.headers, b"")
+            finally:
+                await response.aclose()
+        except BaseException as exc:
+            # What is no failure of the network goes on to the caller, but without the frames that
+            # hold what was sent and read.
+            exc.__traceback__ = without_wire_frames(exc.__traceback__)
+            raise
+        return reply
 
     async def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:

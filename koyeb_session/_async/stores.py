@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from .._concurrency.async_waiting import AsyncLock
 
@@ -36,8 +36,8 @@ class AsyncTokenStore(Protocol):
         """
         Keep ``token`` in place of what was there, whole or not at all.
 
-        Its ``id`` is a secret of some thousand characters. Keep ``issued_at``, too: who finds a
-        token here that was minted before its own passes it over.
+        Keep all its fields. ``id`` and ``renewal`` are secrets; an ``id`` has some thousand
+        characters. ``provenance`` says whose the token is, and ``issued_at`` how old it is.
         """
         ...
 
@@ -65,7 +65,8 @@ def needed(extra: str) -> Generator[None]:
     try:
         yield
     except ImportError as exc:
-        message = f"this store needs an extra: pip install koyeb-session[{extra}]"
+        # Quoted for shells that would look for a file of that pattern.
+        message = f'this store needs an extra: pip install "koyeb-session[{extra}]"'
         raise ImportError(message, name=exc.name) from exc
 
 
@@ -73,7 +74,8 @@ class AsyncMemoryTokenStore:
     """
     Keeps the token for as long as the object lives.
 
-    Several clients in one process that are given the same store share one session.
+    Several clients in one process that are given the same store share one session. It can be
+    neither pickled nor copied: a copy would be another session's store.
     """
 
     __module__ = "koyeb_session"  # where users import it from, and what pickles say
@@ -81,6 +83,12 @@ class AsyncMemoryTokenStore:
     def __init__(self) -> None:
         self._token: Token | None = None
         self._lock = AsyncLock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied: give the same object to each "
+            "client, and to another process a store that both can reach, such as a file's"
+        )
 
     async def load(self) -> Token | None:
         """Return what was saved last."""
@@ -97,24 +105,3 @@ class AsyncMemoryTokenStore:
     def lock(self) -> AbstractAsyncContextManager[None]:
         """Keep the other clients from renewing the token meanwhile."""
         return self._lock.held()
-
-
-class AsyncNoStore:
-    """Keeps nothing: the session lives in its client."""
-
-    async def load(self) -> Token | None:
-        """Return `None`."""
-        return None
-
-    async def save(self, token: Token) -> None:
-        """Do nothing."""
-
-    async def delete(self) -> None:
-        """Do nothing."""
-
-    def lock(self) -> AbstractAsyncContextManager[None]:
-        """Hold nothing."""
-        return contextlib.nullcontext()
-
-
-async_no_store: Final = AsyncNoStore()

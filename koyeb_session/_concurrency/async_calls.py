@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 import anyio
-import anyio.to_thread
 
-from .places import in_trio
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+from .places import async_call_soon, async_place, in_trio
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -35,24 +34,68 @@ async def async_call(function: Callable[..., Any], *args: object) -> Any:
         raise RuntimeError(message) from exc
 
 
-async def async_call_blocking(function: Callable[[], Any]) -> Any:
-    """Call a plain function, which may block, in a worker thread; await an async one."""
-
-    async def in_worker() -> Any:
-        # In a tuple, as trio refuses threads that return a coroutine.
-        (result,) = await anyio.to_thread.run_sync(
-            lambda: (function(),), abandon_on_cancel=True, limiter=_no_queue()
-        )
-        return await result if inspect.isawaitable(result) else result
-
-    return await async_call(function if _is_async(function) else in_worker)
+async def async_call_blocking(function: Callable[..., Any], *args: object) -> Any:
+    """Call a plain function, which may block, in a thread of its own; await an async one."""
+    if _is_async(function):
+        return await async_call(function, *args)
+    result = await async_in_thread(function, *args)
+    return await async_call(lambda: result) if inspect.isawaitable(result) else result
 
 
-async def async_in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-    """Call what blocks for a moment in a worker thread, cancelled or not: it is never left out."""
-    shield = cast("AbstractContextManager[object, None]", anyio.CancelScope(shield=True))
-    with shield:  # which nobody cancels, so that it swallows nothing
-        return await anyio.to_thread.run_sync(function, *args, limiter=_no_queue())
+async def async_in_thread(
+    function: Callable[[*Ts], T],
+    *args: *Ts,
+    undo: Callable[[T], object] | None = None,
+) -> T:
+    """
+    Call what blocks in a daemon thread of its own, and wait for it.
+
+    The thread is started before the first await and goes on by itself when the waiting task is
+    cancelled; ``undo`` is then given its result. The interpreter does not wait for a thread that
+    hangs, and no pool of threads is kept waiting by one.
+    """
+    call = _ThreadCall(partial(function, *args), undo)
+    threading.Thread(
+        target=contextvars.copy_context().run, args=(call.run,), name="koyeb-session", daemon=True
+    ).start()
+    return cast("T", await call.result())
+
+
+class _ThreadCall:
+    """A call in a thread, and the task that waits for what comes of it."""
+
+    def __init__(self, call: Callable[[], Any], undo: Callable[[Any], object] | None) -> None:
+        self._call = call
+        self._undo = undo
+        self._loop = async_place()
+        self._done = anyio.Event()
+        self._abandoned = threading.Lock()
+        """Held by the first of the two sides that is through with the other one."""
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call; whatever it raises is for the task that waits."""
+        try:
+            self._value = self._call()
+        except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+            self._error = exc
+        if self._abandoned.acquire(blocking=False):
+            async_call_soon(self._loop, self._done.set)
+        elif self._error is None and self._undo is not None:
+            self._undo(self._value)
+
+    async def result(self) -> Any:
+        """Wait for what came of it."""
+        try:
+            await self._done.wait()
+        except BaseException:
+            if not self._abandoned.acquire(blocking=False) and self._undo and not self._error:
+                self._undo(self._value)  # it has just returned
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 def _is_cancelled() -> bool:
@@ -62,15 +105,6 @@ def _is_cancelled() -> bool:
 
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _no_queue() -> anyio.CapacityLimiter:
-    """
-    Let a thread be had at once.
-
-    The threads that all of the loop's work shares may be taken by those who wait for the renewal.
-    """
-    return anyio.CapacityLimiter(1)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 
@@ -50,9 +50,11 @@ class AsyncFlight(Generic[T]):
     """
     One run of ``work`` that any number of callers wait for.
 
-    Cancelling a waiter neither stops nor loses it. ``work`` returns its errors. ``then`` runs after
-    the waiters have been let go. ``about`` is whatever its owner wants to know it by. It should
-    have ended in ``seconds``: those who would wait for longer share one timer until then.
+    It belongs to the event loop: cancelling a waiter neither stops nor loses it. ``work`` returns
+    its errors; what it raises all the same is raised to all who wait. ``then`` runs after the
+    waiters have been let go. ``under_way`` holds it until then. ``about`` is whatever its owner
+    wants to know it by. It should have ended in ``seconds``: those who would wait for longer share
+    one timer until then.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class AsyncFlight(Generic[T]):
         *,
         about: object = None,
         seconds: float = math.inf,
+        under_way: set[AsyncFlight[Any]] | None = None,
     ) -> None:
         self.about: object = about
         self._work = work
@@ -70,19 +73,41 @@ class AsyncFlight(Generic[T]):
         self._seconds = seconds
         self._ends = time.monotonic() + seconds
         self._landed = anyio.Event()
-        self._over: anyio.Event | None = None
+        self._over = anyio.Event()
+        self._due: anyio.Event | None = None
         """Set once it has landed, or should have."""
-        self.outcome: T | None = None
-        """What ``work`` returned; `None` while under way, and if its event loop ended first."""
+        self._outcome: T | None = None
+        self._raised: Exception | None = None
+        self._returned = False
+        self._under_way = under_way
 
     @property
     def alive(self) -> bool:
         """Whether it is under way, here."""
         return not self._landed.is_set() and self._place is async_place()
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
+
+    @property
+    def outcome(self) -> T | None:
+        """
+        What ``work`` returned; `None` while under way, and if its event loop ended first.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        if self._raised is not None:
+            raise self._raised
+        return self._outcome
+
     def start(self) -> None:
         """Let it run by itself."""
-        _start_task(self._run, self._landed.set)
+        if self._under_way is not None:
+            self._under_way.add(self)
+        _start_task(self._run, self._end)
 
     async def lead(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
@@ -93,31 +118,62 @@ class AsyncFlight(Generic[T]):
         return self.outcome
 
     async def join(self, timeout: float | None = None) -> T | None:
-        """Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended."""
+        """
+        Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        await self.wait(timeout)
+        return self.outcome
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait as `join` does, whatever comes of it."""
         now = time.monotonic()
         timeout = max(self._ends - now, 0.0) if timeout is None else timeout
         if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs
-            if self._over is None:
-                self._over = anyio.Event()
-                _start_task(partial(self._watch, self._over), self._over.set)
-            await self._over.wait()
+            if self._due is None:
+                self._due = anyio.Event()
+                _start_task(partial(self._watch, self._due), self._due.set)
+            await self._due.wait()
         if not self._landed.is_set():
             with anyio.move_on_after(now + timeout - time.monotonic()):
                 await self._landed.wait()
-        return self.outcome
 
-    async def _watch(self, over: anyio.Event) -> None:
+    async def ended(self, timeout: float) -> None:
+        """Wait for it and for what comes ``then``, for at most ``timeout`` seconds."""
+        if self._place is async_place():
+            with anyio.move_on_after(timeout):
+                await self._over.wait()
+
+    async def _watch(self, due: anyio.Event) -> None:
         """Keep the time, in a task of its own that ends with the flight, or at its time."""
         try:
             with anyio.move_on_after(self._ends - time.monotonic()):
                 await self._landed.wait()
         finally:
-            over.set()
+            due.set()
 
     async def _run(self) -> None:
         try:
-            self.outcome = await self._work()
+            self._outcome = await self._work()
+            self._returned = True
+        except Exception as exc:  # noqa: BLE001 - see `outcome`
+            self._raised = exc
         finally:
-            self._landed.set()
-        if self._then is not None:
-            await self._then()
+            self._land()
+        try:
+            if self._then is not None:
+                await self._then()
+        finally:
+            self._over.set()
+
+    def _end(self) -> None:
+        """Let all go, also when the task was cancelled before its first step."""
+        self._land()
+        self._over.set()
+
+    def _land(self) -> None:
+        self._landed.set()
+        if self._under_way is not None:
+            self._under_way.discard(self)

@@ -13,6 +13,11 @@ from .tls import is_loading, tls_context
 
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 
+ASYNC_NETWORK_ERRORS: Final = (
+    *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError),
+    *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
+)
+"""What httpx, anyio and the system raise when there is no reply."""
 _PAUSE: Final = 0.001
 """Seconds between two looks at a thread that takes twenty times as long, once in a process."""
 
@@ -27,6 +32,11 @@ async def async_tls_ready() -> None:
     import_module("httpcore")  # which the connection needs, too: the thread goes on meanwhile
     while is_loading():  # noqa: ASYNC110 - a thread is no event
         await anyio.sleep(_PAUSE)
+
+
+async def async_read_reply(response: httpx.Response) -> None:
+    """Read what is left of a reply, which releases its connection; httpx does before a replay."""
+    await response.aread()
 
 
 class AsyncAuthBase(httpx.Auth):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
+
+from .flights import Flight
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -21,9 +24,25 @@ def call(function: Callable[..., Any], *args: object) -> Any:
     return result
 
 
-call_blocking = call
+def call_blocking(function: Callable[..., Any], *args: object) -> Any:
+    """
+    Blocking twin: call it in a daemon thread, and wait until the deadline.
+
+    Raises:
+        TimeoutError: The deadline came first; the thread goes on by itself.
+    """
+    flight = Flight(partial(call, function, *args))
+    flight.start(at_exit=False)
+    outcome = flight.join()
+    if flight.alive:
+        raise TimeoutError
+    return outcome
 
 
-def in_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+def in_thread(
+    function: Callable[[*Ts], T],
+    *args: *Ts,
+    undo: Callable[[T], object] | None = None,  # noqa: ARG001 - for a waiter that is cancelled
+) -> T:
     """Blocking twin: call it here."""
     return function(*args)

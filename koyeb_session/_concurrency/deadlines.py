@@ -8,6 +8,7 @@ read and write, and each wait, may take only what is left of the deadline that i
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import time
 from contextvars import ContextVar
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
 _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
 
 
 @contextlib.contextmanager
-def deadline(seconds: float) -> Generator[None]:
+def time_limit(seconds: float) -> Generator[None]:
     """
     Bound each read and write of the block, on connections of ``http_transport``.
 
@@ -37,28 +38,6 @@ def deadline(seconds: float) -> Generator[None]:
         ends.reset(reset)
 
 
-@contextlib.contextmanager
-def first_part(seconds: float) -> Generator[Callable[[], None]]:
-    """
-    Shorten the deadline until the block calls what this gives, or ends.
-
-    Foreign code cannot be stopped. Whatever it took, what follows has as many seconds again, if
-    need be beyond the deadline: by half of it, where the first part has half of it.
-    """
-    end = ends.get()
-    first = min(end, time.monotonic() + seconds)
-
-    def over() -> None:
-        if ends.get() == first:
-            ends.set(max(end, time.monotonic() + seconds))
-
-    ends.set(first)
-    try:
-        yield over
-    finally:
-        over()
-
-
 def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
     """
     Read a body as it comes; stop once there is more of it than ``limit`` bytes.
@@ -66,17 +45,18 @@ def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
     On a user's own connections the deadline is kept here, between reads. What was complete at the
     deadline is not thrown away, as it may be the session's token.
     """
-    raw = bytearray()
+    raw = io.BytesIO()  # which shows nothing of the body in a frame that is interrupted
     late = False
     for chunk in stream:
         if late and chunk:  # one without bytes may end a body that is complete
             message = "the body took too long"
             raise httpx.ReadTimeout(message)
-        raw += chunk
-        if len(raw) > limit:
+        raw.write(chunk)
+        del chunk
+        if raw.tell() > limit:
             break
         late = time.monotonic() > ends.get()
-    return bytes(raw)
+    return raw.getvalue()
 
 
 def remaining(timeout: float) -> float:

@@ -1,36 +1,54 @@
-"""Work that everyone waits for, and no waiter owns: in a thread."""
+"""Work that everyone waits for, and no waiter owns: in a thread of its own."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import contextvars
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from .deadlines import ends, remaining
+from .deadlines import ends
 from .places import atomic, place
+from .waiting import Event
 
 T = TypeVar("T")
 
 Work: TypeAlias = Callable[[], T]
 
+_at_exit: Final[set[Flight[Any]]] = set()
+"""What the end of the interpreter waits for; the threads are daemons, which it would cut off."""
+_registered: object = None
+"""The process whose end waits for them."""
+
 
 class Flight(Generic[T]):
-    """Blocking twin: who leads it to its end runs it here, anyone else in a daemon thread."""
+    """
+    Blocking twin: in a daemon thread, where no signal handler can interrupt it.
+
+    Whatever a handler raises reaches the thread that waits, and that one alone. A normal end of the
+    interpreter waits for a flight until it should have ended.
+    """
 
     __slots__ = (
         "_begun",
+        "_context",
         "_ends",
         "_landed",
-        "_landing",
+        "_outcome",
+        "_over",
         "_place",
-        "_seconds",
+        "_raised",
+        "_returned",
         "_then",
+        "_under_way",
+        "_unstarted",
         "_work",
         "about",
-        "outcome",
     )
 
     def __init__(
@@ -40,72 +58,152 @@ class Flight(Generic[T]):
         *,
         about: object = None,
         seconds: float = math.inf,
+        under_way: set[Flight[Any]] | None = None,
     ) -> None:
         self.about: object = about
         self._work = work
         self._then = then
-        self._seconds = seconds
         self._place = place()
-        self._ends = time.monotonic() + seconds * 1.5  # see `deadlines.first_part`
+        self._ends = time.monotonic() + seconds
         self._begun = False
-        self._landed = False
-        self._landing: threading.Event | None = None
-        """Made for the first who waits: most flights carry nobody else."""
-        self.outcome: T | None = None
-        """What ``work`` returned; `None` while under way, and if its thread was interrupted."""
+        self._landed = Event()
+        self._over = Event()
+        self._outcome: T | None = None
+        self._raised: Exception | None = None
+        self._returned = False
+        self._under_way = under_way
+        self._context = contextvars.copy_context()
+        self._context.run(ends.set, math.inf)  # it has a deadline of its own
+        self._unstarted = [True]
 
     @property
     def alive(self) -> bool:
-        """Whether it is under way, here, or about to be; its thread may have been interrupted."""
-        if self._landed or self._place is not place():
-            return False
-        return self._begun or time.monotonic() < self._ends
+        """
+        Whether it is under way, here, or about to be.
 
-    def start(self) -> None:
-        """Let it run by itself."""
-        context = contextvars.copy_context()
-        context.run(ends.set, math.inf)  # it has a deadline of its own
+        One that hangs counts as dead: foreign code cannot be stopped, and others go on without it.
+        """
+        if self._landed.is_set() or self._place is not place():
+            return False
+        return time.monotonic() < self._ends + _GRACE
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
+
+    @property
+    def outcome(self) -> T | None:
+        """
+        What ``work`` returned; `None` while under way.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        if self._raised is not None:
+            raise self._raised
+        return self._outcome
+
+    def start(self, *, at_exit: bool = True) -> None:
+        """Let it run by itself, once."""
+        try:
+            self._unstarted.pop()  # one step: of two threads, one starts it
+        except IndexError:
+            return
+        if self._place is not place():
+            return
+        if at_exit:
+            _wait_at_exit(self)
+        if self._under_way is not None:
+            self._under_way.add(self)
+        self._launch()
+
+    def _launch(self) -> None:
         thread = threading.Thread(
-            target=context.run, args=(self._run,), name="koyeb-session", daemon=True
+            target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
         )
         try:
             thread.start()
-        except RuntimeError:  # there are too many, or the interpreter ends: another time, then
-            self._land()
+        except RuntimeError:  # there are too many, or the interpreter ends
+            self._run()
 
     def lead(self, timeout: float = math.inf) -> T | None:
-        """Run it here; who has less time than it may take waits for it, as the others do."""
-        if remaining(timeout) < self._seconds:
-            self.start()
-            return self.join(timeout)
-        self._run()
-        return self.outcome
+        """Start it and wait for it, for at most ``timeout`` seconds."""
+        return self.join(timeout)
 
     def join(self, timeout: float | None = None) -> T | None:
-        """Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended."""
-        rest = max(self._ends - time.monotonic(), 0.0)
-        with atomic:
-            if self._landing is None:
-                self._landing = threading.Event()
-        if not self._landed:  # looked at after the event is there: see `_land`
-            self._landing.wait(remaining(rest if timeout is None else timeout))
+        """
+        Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        self.wait(timeout)
         return self.outcome
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait as `join` does, whatever comes of it."""
+        self.start()
+        seconds = self._ends - time.monotonic() if timeout is None else timeout
+        if not self._begun and not self._landed.wait(min(seconds, _GRACE)) and not self._begun:
+            self._launch()  # a signal handler raised in the one who was about to start it
+        self._landed.wait(seconds)
+
+    def ended(self, timeout: float) -> None:
+        """Wait for it and for what comes ``then``, for at most ``timeout`` seconds."""
+        if self._place is place():
+            self._over.wait(timeout)
+
+    def at_exit(self) -> None:
+        """Wait until it should have ended: the interpreter is about to end."""
+        self.ended(self._ends + _GRACE - time.monotonic())
 
     def _run(self) -> None:
         with atomic:
-            self._begun = self.alive
-        if not self._begun:  # it comes so late that others have gone on without it
-            self._land()
+            begun, self._begun = self._begun, True
+        if begun:  # it was launched twice: see `wait`
             return
         try:
-            self.outcome = self._work()
+            try:
+                if self.alive:  # else its thread comes so late that others have gone on without it
+                    self._outcome = self._work()
+                    self._returned = True
+            except Exception as exc:  # noqa: BLE001 - see `outcome`
+                self._raised = exc
+            finally:
+                self._landed.set()
+                if self._under_way is not None:
+                    self._under_way.discard(self)
+            if self._then is not None:
+                self._then()
         finally:
-            self._land()
-        if self._then is not None:
-            self._then()
+            self._over.set()
+            _at_exit.discard(self)
 
-    def _land(self) -> None:
-        """Let go of all who wait."""
-        self._landed = True  # before the event is looked for: see `join`
-        if self._landing is not None:
-            self._landing.set()
+
+_GRACE: Final = 1.0
+"""Seconds for which a flight may be late."""
+
+
+def _wait_at_exit(flight: Flight[Any]) -> None:
+    global _registered  # noqa: PLW0603 - it changes with each fork
+    if _registered is not place():
+        _registered = place()
+        _at_exit.clear()  # those of the parent
+        atexit.register(_finish)
+        _finish_in_child()
+    _at_exit.add(flight)
+
+
+def _finish_in_child() -> None:
+    """Have a process of `multiprocessing` wait too: it ends without `atexit`."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _finish, exitpriority=0)
+
+
+def _finish() -> None:
+    """Wait for all that is under way, each until it should have ended."""
+    with contextlib.suppress(RuntimeError):  # the set changed: those that came now are late
+        for flight in tuple(_at_exit):
+            flight.at_exit()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from importlib import import_module
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import httpx
 
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
+
+NETWORK_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
+"""What httpx and the system raise when there is no reply."""
 
 
 def http_transport(proxy: str | None) -> httpx.BaseTransport:
@@ -21,6 +24,11 @@ def http_transport(proxy: str | None) -> httpx.BaseTransport:
 def tls_ready() -> None:
     """Blocking twin: import what the connection needs; `tls.tls_context` waits by itself."""
     import_module("httpcore")
+
+
+def read_reply(response: httpx.Response) -> None:
+    """Blocking twin."""
+    response.read()
 
 
 class AuthBase(httpx.Auth):

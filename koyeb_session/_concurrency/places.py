@@ -8,10 +8,16 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Final  # a hook keeps what its module holds until the interpreter has ended
+    # A fork hook keeps what its module holds until the interpreter has ended.
+    from collections.abc import Callable
+    from typing import Final
 
-atomic: Final = threading.Lock()
-"""Guards each check-then-set of a session's state, for the whole process."""
+atomic: Final = threading.RLock()
+"""
+Guards each check-then-set of a session's state, for the whole process.
+
+Re-entrant: a signal handler or a finalizer may use a session while its own thread holds the lock.
+"""
 
 _process = object()
 
@@ -51,3 +57,22 @@ def async_place() -> object:
 def place() -> object:
     """Name the process since its last fork."""
     return _process
+
+
+def async_call_soon(where: object, callback: Callable[[], object]) -> bool:
+    """
+    Have an event loop call ``callback``, from whichever thread.
+
+    Returns:
+        Whether that event loop runs. `False`: what lives there is dead.
+    """
+    try:
+        if hasattr(where, "run_sync_soon"):  # trio's token
+            where.run_sync_soon(callback)
+            return True
+        if where.is_running():  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            where.call_soon_threadsafe(callback)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            return True
+    except RuntimeError:  # it has ended: trio's error is one, too
+        pass
+    return False

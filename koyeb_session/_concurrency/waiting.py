@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Generator
@@ -24,11 +25,50 @@ def sleep(seconds: float) -> None:
         raise TimeoutError
 
 
+class Event:
+    """
+    Is set once, and wakes all who wait for it.
+
+    Nothing here takes a lock that another caller could hold, so a signal handler or a finalizer may
+    interrupt a method and call another one. A waiter is listed before it looks at the flag, and the
+    flag is set before the list is read: whichever comes first, no wake-up is lost.
+    """
+
+    __slots__ = ("_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiters: list[threading.Lock] = []
+
+    def is_set(self) -> bool:
+        """Tell whether it is set."""
+        return self._set
+
+    def set(self) -> None:
+        """Wake all."""
+        self._set = True
+        for waiter in tuple(self._waiters):
+            with contextlib.suppress(RuntimeError):  # somebody else has just woken it
+                waiter.release()
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Wait for at most ``seconds``, or the deadline; tell whether it is set."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        try:
+            if not self._set:
+                waiter.acquire(timeout=min(remaining(max(seconds, 0.0)), threading.TIMEOUT_MAX))
+            return self._set
+        finally:
+            self._waiters.remove(waiter)
+
+
 class Pulse:
     """Wakes one sleeper early."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._event = Event()
 
     def beat(self) -> None:
         """Wake the sleeper."""
@@ -36,8 +76,8 @@ class Pulse:
 
     def sleep(self, seconds: float | None) -> None:
         """Wait for the next beat, or until ``seconds`` have passed."""
-        self._event.wait(seconds)
-        self._event.clear()
+        self._event.wait(math.inf if seconds is None else seconds)
+        self._event = Event()  # what a beat stands for is looked at after this
 
 
 class Lock:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,22 +15,31 @@ from .. import _operations as operations
 from .._arguments import (
     adopted,
     checked,
+    wrong_clock,
     wrong_credentials,
     wrong_kind,
+    wrong_listener,
+    wrong_store,
     wrong_switch,
     wrong_timeout,
 )
+from .._concurrency.flights import Flight
+from .._concurrency.places import atomic
+from .._deadline import Deadline
 from .._errors import AuthenticationError, TransportTimeoutError
-from .._models import Token
+from .._models import PasswordCredentials, Token
 from .._origins import origins
 from .._outcomes import unwrap
 from .._policy import RefreshPolicy, RetryPolicy
-from .._snapshot import Obtained, Snapshot
+from .._provenance import account_of
+from .._snapshot import Issuer, Obtained, Snapshot
 from .._state import SessionState
 from .auth import SessionAuth
-from .exchange import Exchange
 from .keeper import TokenKeeper
+from .persistence import Persistence
+from .renewal import Renewal
 from .sender import Sender
+from .token_source import TokenSource
 from .transport import Connections
 
 if TYPE_CHECKING:
@@ -44,8 +54,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHORTEST: Final = 1e-6
-"""Seconds; 0 would stand for no limit of one's own."""
+_CLOSING: Final = 3
+"""Closing may take as many times the client's timeout as it waits for one thing after another."""
 
 
 class SessionClient:
@@ -93,6 +103,7 @@ class SessionClient:
     __slots__ = (
         "__weakref__",
         "_auth",
+        "_closing",
         "_connections",
         "_http",
         "_keeper",
@@ -101,6 +112,7 @@ class SessionClient:
         "_policy",
         "_sender",
         "_state",
+        "_under_way",
     )
 
     def __init__(
@@ -118,11 +130,14 @@ class SessionClient:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
+        wrong = wrong_clock(clock)
         clock = clock or time
-        first = None if token is None else adopted(token, clock.time())
+        first = None if wrong or token is None else adopted(token, clock.time())
         del token
         checked(
-            wrong_timeout(timeout)
+            wrong
+            or wrong_store(store)
+            or wrong_timeout(timeout)
             or wrong_credentials(credentials)
             or wrong_kind("refresh_policy", refresh_policy, RefreshPolicy)
             or wrong_kind("retry_policy", retry_policy, RetryPolicy)
@@ -146,7 +161,8 @@ class SessionClient:
             clock=clock,
         )
         self._policy = refresh_policy or RefreshPolicy()
-        self._begin(Exchange(self._sender, credentials, store, clock), clock, renew=True)
+        self._under_way: set[Flight[Any]] = set()
+        self._start_session(clock, credentials, store, first)
         if first is not None:
             unwrap(self._state.commit(Obtained(first, minted=False)))
 
@@ -177,10 +193,44 @@ class SessionClient:
 
         return cls(**unwrap(settings(overrides)))
 
-    def _begin(self, exchange: Exchange, clock: Clock, *, renew: bool) -> None:
-        self._state = SessionState(self._policy, clock, renew=renew)
-        self._keeper = TokenKeeper(self._state, exchange, self._sender.timeout)
+    def _start_session(
+        self,
+        clock: Clock,
+        credentials: Credentials | None = None,
+        store: TokenStore | None = None,
+        first: Token | None = None,
+        *,
+        renew: bool = True,
+    ) -> None:
+        sender = self._sender
+        state = SessionState(
+            self._policy, clock, renew=renew, has_credentials=credentials is not None
+        )
+        beginning = first if credentials is None else credentials
+        source = TokenSource(sender, credentials, clock)
+        persistence = None
+        if store is not None:
+            persistence = Persistence(
+                store,
+                state,
+                origin=self._origins.service,
+                account=None if beginning is None else account_of(beginning),
+                bound=beginning is not None,
+                timeout=sender.timeout,
+                under_way=self._under_way,
+            )
+        self._state = state
+        self._keeper = TokenKeeper(
+            state,
+            Renewal(state, source, persistence),
+            source,
+            persistence,
+            retry=sender.retry,
+            timeout=sender.timeout,
+            under_way=self._under_way,
+        )
         self._auth: SessionAuth | None = None
+        self._closing: Flight[None] | None = None
         self._http: httpx.Client | None = None
 
     # Signing in and out
@@ -218,10 +268,12 @@ class SessionClient:
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
         operation = operations.login(email, password, organization_id, seon_fp)
-        del password
-        ends = self._check(timeout)
+        del password, seon_fp
+        deadline = self._check(timeout)
         outcome = self._sender.send(checked(operation), timeout=timeout)
-        return self._adopt(Obtained(unwrap(outcome), minted=True), ends)
+        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        account = account_of(PasswordCredentials(email, "", organization_id))
+        return unwrap(self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -253,6 +305,8 @@ class SessionClient:
         Args:
             token: A :class:`Token`, or a `str`: a JWT or an API access token.
 
+        The token that the session holds already changes nothing.
+
         Returns:
             The token, with what its id says of its life filled in.
 
@@ -261,8 +315,15 @@ class SessionClient:
         """
         given = adopted(token, self._state.clock.time())
         del token
-        ends = self._check(None)
-        return self._adopt(Obtained(checked(given), minted=False), ends)
+        deadline = self._check(None)
+        given = checked(given)
+        held = self._state.snapshot
+        if held is not None and held.token.id == given.id:
+            return held.token
+        account = account_of(given)
+        return unwrap(
+            self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
+        ).token
 
     def refresh(self, *, timeout: float | None = None) -> Token:
         """
@@ -286,7 +347,7 @@ class SessionClient:
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
         self._check(timeout)
-        outcome = self._keeper.renewed(self._state.snapshot, timeout, patient=True)
+        outcome = self._keeper.renewed(self._state.snapshot, timeout)
         return unwrap(outcome).token
 
     def logout(self, *, timeout: float | None = None) -> None:
@@ -331,8 +392,8 @@ class SessionClient:
 
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
-        ends = self._check(timeout)
-        return unwrap(self._signed(operations.new_session, ends))
+        deadline = self._check(timeout)
+        return unwrap(self._signed(operations.new_session, deadline))
 
     def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -358,13 +419,15 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        checked(wrong_switch(organization_id, seon_fp))
-        ends = self._check(timeout)
+        wrong = wrong_switch(organization_id, seon_fp)
+        build = _with_token(operations.switch_organization, organization_id, seon_fp)
+        del seon_fp
+        checked(wrong)
+        deadline = self._check(timeout)
         fence = self._state.fence
-        outcome = self._signed(
-            lambda token: operations.switch_organization(token, organization_id, seon_fp), ends
-        )
-        return self._adopt(Obtained(unwrap(outcome), minted=True), ends, fence)
+        outcome = self._signed(build, deadline)
+        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return unwrap(self._keeper.adopt(obtained, fence, deadline)).token
 
     def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -429,7 +492,11 @@ class SessionClient:
 
         Returns:
             What takes the listener away again.
+
+        Raises:
+            TypeError: It is no function, or, in the blocking half, an async one.
         """
+        checked(wrong_listener(listener))
         return self._keeper.listen(listener)
 
     def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
@@ -440,8 +507,8 @@ class SessionClient:
 
         Args:
             token: The other session's token.
-            renew: Whether it is renewed when it is due. That may kill its owner's copy. Close such
-                a session before this client, so that a renewal under way is waited for.
+            renew: Whether it is renewed when it is due. That may kill its owner's copy. Closing
+                this client waits for a renewal of it that is under way.
 
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
@@ -457,7 +524,8 @@ class SessionClient:
         other._operating = None
         other._sender = self._sender
         other._policy = self._policy
-        other._begin(Exchange(self._sender, None, None, clock), clock, renew=renew)
+        other._under_way = self._under_way
+        other._start_session(clock, renew=renew)
         unwrap(other._state.commit(Obtained(first, minted=False)))
         return other
 
@@ -491,20 +559,38 @@ class SessionClient:
 
     def close(self) -> None:
         """
-        Wait for a renewal under way, at most for its deadline, then close the connections.
+        Wait for what is under way, each within its bounds, then close the connections.
 
-        A given ``http_client`` is left open, and so are the connections of :meth:`for_token`.
-        Closing twice is closing once; if the first one was cancelled, the second one does the rest.
+        That is a renewal, also one of :meth:`for_token`, a save, and the listeners, which have the
+        client's timeout. A given ``http_client`` is left open, and so are the connections of
+        :meth:`for_token`. Any number of callers wait for one closing. If one of them is cancelled,
+        it goes on.
         """
         self._state.close()
-        self._keeper.drain()
-        if self._operating is not None:
-            # They are one and the same if the transport was given.
-            for connections in dict.fromkeys((self._operating, self._connections)):
-                connections.shut()
-            self._operating = None
-        if self._http is not None:
-            self._http.close()
+        if self._keeper.listeners is not None:
+            self._keeper.listeners.let_go()
+        with atomic:
+            closing = self._closing
+            if closing is None or not (closing.succeeded or closing.alive):
+                seconds = _CLOSING * self._sender.timeout
+                self._closing = closing = Flight(self._close_all, seconds=seconds)
+                closing.start()
+        closing.join(math.inf)
+
+    def _close_all(self) -> None:
+        try:
+            self._keeper.drain()
+            if self._operating is not None:
+                for flight in tuple(self._under_way):  # those of `for_token`
+                    flight.wait()
+        finally:  # also when the event loop ends
+            if self._operating is not None:
+                # They are one and the same if the transport was given.
+                for connections in dict.fromkeys((self._operating, self._connections)):
+                    connections.shut()
+                self._operating = None
+            if self._http is not None:
+                self._http.close()
 
     def __enter__(self) -> Self:
         self._check(None)
@@ -519,6 +605,8 @@ class SessionClient:
         self.close()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_state"):  # its arguments were refused
+            return f"<{type(self).__name__}: not made>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
@@ -536,34 +624,36 @@ class SessionClient:
 
     # Shared by the above
 
-    def _check(self, timeout: float | None) -> float:
-        """Refuse what cannot be done, and tell when it has to be done (monotonic, seconds)."""
+    def _check(self, timeout: float | None) -> Deadline:
+        """Raise if the client is closed or the timeout is invalid; return the deadline."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
             checked(wrong_timeout(timeout))
-        return time.monotonic() + (self._sender.timeout if timeout is None else timeout)
+        return Deadline(self._sender.timeout if timeout is None else timeout)
 
-    def _adopt(self, obtained: Obtained, ends: float, fence: int | None = None) -> Token:
-        return unwrap(self._keeper.adopt(obtained, fence, _left(ends))).token
-
-    def _signed(self, build: Callable[[Token], Operation[T]], ends: float) -> T | KoyebSessionError:
+    def _signed(
+        self, build: Callable[[Token], Operation[T]], deadline: Deadline
+    ) -> T | KoyebSessionError:
         """Send an operation with the current token; once more with a newer one if it is refused."""
-        signed = self._keeper.current(settled=True, timeout=_left(ends))
+        signed = self._keeper.current(settled=True, timeout=deadline.left())
         if not isinstance(signed, Snapshot):
             return signed
-        outcome = self._sender.send(build(signed.token), timeout=_left(ends))
+        outcome = self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        if time.monotonic() > ends and not self._state.is_final(signed):
+        if deadline.passed and not self._state.is_final(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
-        newer = self._keeper.replacement(signed, _left(ends))
+        newer = self._keeper.replacement(signed, deadline.left())
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
-        return self._sender.send(build(newer.token), timeout=_left(ends))
+        return self._sender.send(build(newer.token), timeout=deadline.left())
 
 
-def _left(ends: float) -> float:
-    return max(ends - time.monotonic(), _SHORTEST)
+def _with_token(
+    build: Callable[..., Operation[T]], *arguments: object
+) -> Callable[[Token], Operation[T]]:
+    """Build an operation once its token is known; a `partial` would show the arguments."""
+    return lambda token: build(token, *arguments)

@@ -1,31 +1,42 @@
 # Generated from koyeb_session/_async/keeper.py by .ci/generate_sync.py: edit that, not this.
 
-"""The one exchange at a time that keeps a session's token current."""
+"""Who waits for a renewal, and for which one: there is one at a time."""
 
 from __future__ import annotations
 
+import random
 import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._concurrency.deadlines import deadline
+from .._concurrency.deadlines import time_limit
 from .._concurrency.flights import Flight
 from .._concurrency.places import atomic
-from .._concurrency.waiting import Pulse
-from .._errors import KoyebSessionError, NotSignedInError, TransportError
+from .._concurrency.waiting import Pulse, sleep
+from .._deadline import Deadline
+from .._errors import (
+    KoyebSessionError,
+    NotSignedInError,
+    StoreError,
+    TransportError,
+    TransportTimeoutError,
+)
 from .._log import log
-from .._outcomes import bare, caused, not_renewed, unasked
-from .._snapshot import Obtained, Snapshot, Verdict
+from .._outcomes import caused, foreign, not_renewed
+from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency, Verdict
 from .._state import SUPERSEDED
 from .listeners import Listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .._models import Token
+    from .._policy import RetryPolicy
     from .._state import SessionState
-    from .exchange import Exchange
-    from .settling import Settling
+    from .persistence import Persistence
+    from .renewal import Renewal
+    from .token_source import TokenSource
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
 
@@ -38,14 +49,41 @@ class TokenKeeper:
     flight: no caller owns it, so cancelling one neither stops nor loses it.
     """
 
-    __slots__ = ("_exchange", "_flight", "_pulses", "_settling", "_timeout", "listeners", "state")
+    __slots__ = (
+        "_flight",
+        "_persistence",
+        "_pulses",
+        "_renewal",
+        "_retry",
+        "_retry_at",
+        "_source",
+        "_timeout",
+        "_under_way",
+        "listeners",
+        "state",
+    )
 
-    def __init__(self, state: SessionState, exchange: Exchange, timeout: float) -> None:
-        self._exchange = exchange
-        self._flight: Flight[Outcome] | None = None
+    def __init__(
+        self,
+        state: SessionState,
+        renewal: Renewal,
+        source: TokenSource,
+        persistence: Persistence | None,
+        *,
+        retry: RetryPolicy,
+        timeout: float,
+        under_way: set[Flight[Any]],
+    ) -> None:
+        self._flight: _Renewing | None = None
+        self._persistence = persistence
         self._pulses: tuple[Pulse, ...] = ()
-        self._settling: Settling | None = None
+        self._renewal = renewal
+        self._retry = retry
+        self._retry_at: tuple[KoyebSessionError, float] | None = None
+        """When all who wait may try again after this error (monotonic)."""
+        self._source = source
         self._timeout = timeout
+        self._under_way = under_way
         self.listeners: Listeners | None = None
         self.state: SessionState = state
         state.on_change = self._changed
@@ -57,28 +95,35 @@ class TokenKeeper:
         Return a snapshot that may be used now; renew it first, in time, where there is need.
 
         ``settled`` waits even for a renewal that is only ahead of need: it may revoke the token.
+
+        Raises:
+            Exception: What a transport, an event hook or a clock of the user's raised.
         """
         state = self.state
         while True:
-            old = state.snapshot
-            match state.verdict:
+            look = state.look()  # all that is decided here is decided on this
+            old = look.snapshot
+            match look.verdict:
                 case Verdict.USE if old is not None:
-                    if old.is_looked_at(state.clock) and (late := self._late()) is not None:
+                    if old.is_looked_at(look.now) and (late := self._late()) is not None:
+                        state.saved(old)  # not again by the next request
                         late.start()
                     return old
                 case Verdict.RENEW if old is not None and not settled:
-                    flight, first = self._board(old, self._timeout)
-                    if flight is not None and first:
-                        flight.start()
+                    self._begin(old, state.fence, self._timeout, Urgency.AHEAD)
                     return old
                 case Verdict.FAIL:
-                    return state.ended(old, state.blocked())
+                    return state.ended(look, look.blocked and look.blocked.error)
+                case Verdict.RENEW:
+                    outcome = self.renewed(old, timeout, Urgency.AHEAD)
                 case _:
-                    outcome = self.renewed(old, timeout)
+                    outcome = self.renewed(old, timeout, Urgency.NEEDED)
             if isinstance(outcome, KoyebSessionError):
-                return state.usable or state.ended(old, outcome)
+                look = state.look()
+                return look.usable or state.ended(look, outcome)
             if state.closed:
-                return state.usable or state.ended(old, None)
+                look = state.look()
+                return look.usable or state.ended(look, None)
             if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
 
@@ -92,16 +137,25 @@ class TokenKeeper:
         if state.snapshot is signed:
             if state.is_final(signed):
                 return None
-            blocked = state.blocked(patient=True)
-            outcome = blocked or self.renewed(signed, timeout, patient=True)
+            look = state.look()
+            trouble = look.trouble
+            # Only a failed sign-in keeps credentials from being asked, and a store nobody.
+            if trouble is not None and trouble.blocks(look.now):
+                skips = isinstance(trouble.error, StoreError)
+                if not skips and (trouble.signs_in or not state.has_credentials):
+                    return state.ended(look, trouble.error)
+            outcome = self.renewed(signed, timeout, Urgency.REJECTED)
             if isinstance(outcome, KoyebSessionError):
-                return state.ended(signed, outcome)
+                return state.ended(state.look(), outcome)
         return state.usable
 
     # The one exchange
 
     def renewed(
-        self, old: Snapshot | None, timeout: float | None = None, *, patient: bool = False
+        self,
+        old: Snapshot | None,
+        timeout: float | None = None,
+        urgency: Urgency = Urgency.REQUESTED,
     ) -> Outcome:
         """
         Run, or join, the one exchange that replaces ``old``, unless that has happened already.
@@ -109,89 +163,195 @@ class TokenKeeper:
         Args:
             old: The snapshot that the caller has seen.
             timeout: Seconds to wait for it; `None`: the client's. It does not end with them.
-            patient: Whether a refresh may be sent again when the service is busy.
+            urgency: How much the caller needs it.
         """
-        if old is None and self.state.signed_out and not patient:
+        state = self.state
+        if old is None and state.signed_out and urgency < Urgency.REQUESTED:
             return NotSignedInError("signed out: call login()")
-        seconds = left = timeout or self._timeout
-        failed, fence, ends = None, self.state.fence, time.monotonic() + seconds
-        while fence == self.state.fence:
-            flight, first = self._board(old, max(seconds, self._timeout), patient=patient)
+        if refusal := self._renewal.refusal():
+            return refusal
+        deadline = Deadline(timeout or self._timeout)
+        failed, fence, attempt = None, state.fence, 1
+        while fence == state.fence:
+            flight = self._begin(old, fence, max(deadline.seconds, self._timeout), urgency)
             if flight is None:
                 break
-            outcome = flight.lead(left) if first else flight.join(left)
+            outcome = flight.join(deadline.left())
             if outcome is None and flight.alive:
-                return failed or not_renewed(seconds)
+                return failed or not_renewed(deadline.seconds)
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
-            is_anothers = patient and not first and (unasked(outcome) or outcome is SUPERSEDED)
-            if flight.about is old and not is_anothers:
-                return outcome
-            failed, left = outcome, ends - time.monotonic()
-        return self.state.snapshot or SUPERSEDED
+            # A weaker flight may have given up where this caller would not.
+            gave_up = isinstance(outcome, StoreError) and flight.urgency < urgency
+            if flight.about is old and not gave_up:
+                if not self._wait_to_retry(outcome, attempt, urgency, deadline):
+                    return outcome
+                attempt += 1
+            failed = outcome if isinstance(outcome, KoyebSessionError) else None
+        return state.snapshot or SUPERSEDED
 
-    def _board(
-        self, old: Snapshot | None, seconds: float, *, patient: bool = False
-    ) -> tuple[Flight[Outcome] | None, bool]:
-        """Return the flight that is under way, or else a new one, and whether it is new."""
+    def _wait_to_retry(
+        self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
+    ) -> bool:
+        """
+        Wait until all who need a token may try again; `False`: there is no reason to.
+
+        It is here, and not inside the flight, which holds the store's lock and which others, maybe
+        of a newer session, would wait for.
+        """
+        if self._retry_at is None or self._retry_at[0] is not outcome:
+            return False
+        if urgency < Urgency.REJECTED and self.state.usable is not None:
+            return False
+        wait = self._retry_at[1] - time.monotonic()
+        if attempt >= self._retry.attempts or wait >= deadline.left():
+            return False
+        sleep(max(wait, 0.0))
+        return True
+
+    def _begin(
+        self, old: Snapshot | None, fence: int, seconds: float, urgency: Urgency
+    ) -> _Renewing | None:
+        """
+        Join the exchange under way, or begin one.
+
+        Returns:
+            `None` when the session has moved on from ``old``. Reusing an exchanged token trips the
+            service's reuse detection and ends the whole session.
+        """
         with atomic:
             if self.state.snapshot is not old:
-                return None, False  # exchanging an old token again would look like theft
+                return None
             flight = self._flight
-            if flight is not None and flight.alive:
-                return flight, False
-            renew = partial(self._renew, old, self.state.fence, patient=patient, seconds=seconds)
-            self._flight = flight = Flight(renew, self._tell, about=old, seconds=seconds)
-            return flight, True
+            if flight is not None and flight.alive and flight.fence == fence:
+                return flight
+            renew = partial(self._renew, old, fence, urgency, seconds)
+            self._flight = flight = _Renewing(
+                renew, self._tell, about=old, seconds=seconds, under_way=self._under_way
+            )
+            flight.fence, flight.urgency = fence, urgency
+        flight.start()
+        return flight
 
-    def _renew(self, old: Snapshot | None, fence: int, *, patient: bool, seconds: float) -> Outcome:
-        """Do the work of a flight; whatever happens comes back as a value."""
+    def _renew(self, old: Snapshot | None, fence: int, urgency: Urgency, seconds: float) -> Outcome:
+        """Do the work of a flight; a failure comes back as a value."""
+        raised: Exception | None = None
         try:
-            with deadline(seconds):
-                patient = patient or self.state.usable is None
-                outcome = self._exchange.renew(
-                    self.state, old, fence, patient=patient, timeout=seconds
-                )
+            with time_limit(seconds):
+                outcome = self._renewal.run(old, fence, urgency, Deadline(seconds))
         except TimeoutError:
-            outcome = not_renewed(seconds)
-        except Exception as exc:  # noqa: BLE001 - a clock of the user's may raise, or an error's text
+            outcome = Failed(not_renewed(seconds))
+        except Exception as exc:  # noqa: BLE001 - the user's own clock, transport or event hook
+            raised = exc
             text = f"the token was not renewed: {type(exc).__name__}"
-            outcome = caused(TransportError(text), bare(exc, str(exc)))
+            outcome = Failed(caused(TransportError(text), foreign(exc)))
         held = self.state.snapshot
         if isinstance(outcome, Snapshot) or fence != self.state.fence:
             return held or SUPERSEDED
         if held is not None and held is not old:
-            self.state.missed(held)  # the deadline came after the exchange
-            log.warning("the renewed token is kept in memory only: %s", outcome)
-            return held
-        self.state.failed(outcome, fence)
-        return outcome
+            return held  # the exchange succeeded; something after it took too long, or failed
+        self._fail(outcome, fence, urgency)
+        if raised is not None and self.state.usable is None:
+            raise raised
+        return outcome.error
+
+    def _fail(self, failed: Failed, fence: int, urgency: Urgency) -> None:
+        """Note a failure, and when all who wait may try again."""
+        before = self.state.trouble
+        attempt = 1 if before is None else min(before.failures + 1, self._retry.attempts)
+        chance = random.random()  # noqa: S311 - spreads load
+        wait = self._retry.wait(failed.error, attempt, chance)
+        self._retry_at = None if wait is None else (failed.error, time.monotonic() + wait)
+        is_waited_for = urgency >= Urgency.REJECTED or self.state.usable is None
+        self.state.failed(failed, fence, again=is_waited_for and wait is not None)
 
     # Signing in and out
 
-    def adopt(self, obtained: Obtained, fence: int | None, seconds: float) -> Outcome:
-        """Begin a session with a token; the store has so many seconds to take it."""
-        outcome = self.state.commit(obtained, fence, begins=True)
-        if outcome is SUPERSEDED and obtained.minted:
-            self._exchange.revoke(obtained.token)
-        if isinstance(outcome, Snapshot) and (self.listeners or self._exchange.has_store):
-            self.settling.save(outcome, seconds)
+    def adopt(
+        self,
+        obtained: Obtained,
+        fence: int | None,
+        deadline: Deadline,
+        account: str | None = None,
+        *,
+        bound: bool = False,
+    ) -> Outcome:
+        """
+        Begin a session with a token.
+
+        Args:
+            obtained: The token.
+            fence: See `SessionState.commit`.
+            deadline: The store has the rest of it to take the token.
+            account: Whose session it is; `None`: of the account before.
+            bound: See `Persistence.bound`.
+        """
+        if refusal := self._renewal.refusal():
+            return refusal
+        persistence = self._persistence
+        unsaved = persistence is not None
+        if persistence is not None:
+            persistence.owe()  # first: a signal handler may raise after the commit
+        outcome = self.state.commit(obtained, fence, begins=True, unsaved=unsaved)
+        if isinstance(outcome, KoyebSessionError):
+            if outcome is SUPERSEDED and obtained.minted:
+                self._source.revoke(obtained.token, deadline)
+            return outcome
+        if persistence is not None and account is not None:
+            persistence.begin(account, bound=bound)
+        if self.listeners or unsaved:
+            self._after_change(partial(self._follow, deadline), deadline)
         return outcome
 
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
         """End the session: here at once, at the service, and in the store, whatever fails."""
+        if refusal := self._renewal.refusal():
+            return refusal
+        renewing = self._flight
+        if self._persistence is not None:
+            self._persistence.owe()
         old = self.state.clear()
-        return self.settling.leave(old, self._flight, timeout or self._timeout)
+        deadline = Deadline(timeout or self._timeout)
+        return self._after_change(partial(self._leave, old, renewing, deadline), deadline)
 
-    @property
-    def settling(self) -> Settling:
-        """Made when first needed, which it never is for most of a service's callers."""
-        from .settling import Settling  # noqa: PLC0415 - see above
+    def _after_change(
+        self, work: Callable[[], Any], deadline: Deadline
+    ) -> KoyebSessionError | None:
+        """Have the store, the service and the listeners told, which no caller's end cuts off."""
+        flight = Flight[KoyebSessionError | None](
+            work, self._tell, seconds=deadline.left(), under_way=self._under_way
+        )
+        return flight.lead()
 
-        with atomic:
-            if self._settling is None:
-                self._settling = Settling(self.state, self._exchange, self._tell)
-            return self._settling
+    def _follow(self, deadline: Deadline) -> KoyebSessionError | None:
+        return None if self._persistence is None else self._persistence.follow(deadline)
+
+    def _leave(
+        self, old: Snapshot | None, renewing: Flight[Any] | None, deadline: Deadline
+    ) -> KoyebSessionError | None:
+        problem: KoyebSessionError | None = None
+        forgotten: KoyebSessionError | None = None
+        try:
+            with time_limit(deadline.left()):
+                # First, as a service that hangs must not keep the store from being emptied.
+                found = None
+                if self._persistence is not None:
+                    half = Deadline(deadline.left() / 2)
+                    found, forgotten = self._persistence.sign_out(old, half)
+                if found is not None:
+                    problem = self._source.revoke(found, deadline)
+                if old is not None and old.phase(self.state.clock) is not Phase.EXPIRED:
+                    problem = self._source.revoke(old.token, deadline) or problem
+                if renewing is not None and renewing.alive:  # what it still obtains, it revokes
+                    renewing.ended(deadline.left())
+        except TimeoutError:
+            late = TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
+            problem = problem or late
+        if old is not None or problem is not None:
+            log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
+        if problem is not None and forgotten is not None:
+            log.warning("the token may still be in the store: %s", forgotten)
+        return problem or forgotten
 
     # Life cycle
 
@@ -208,31 +368,33 @@ class TokenKeeper:
             self._pulses = (*self._pulses, pulse)
         try:
             while running():
-                self.current(settled=True)
-                self.catch_up()
+                try:
+                    self.current(settled=True)
+                except Exception:  # noqa: BLE001 - a transport or a clock of the user's
+                    log.exception("keep_current() goes on after an error that is not Koyeb's")
+                if (late := self._late()) is not None:
+                    late.lead()
                 pulse.sleep(self.state.next_look)
         finally:
             with atomic:
                 self._pulses = tuple(other for other in self._pulses if other is not pulse)
 
-    def catch_up(self) -> None:
-        """Save what the store could not be told of."""
-        if (late := self._late()) is not None:
-            late.lead()
-
-    def _late(self) -> Flight[KoyebSessionError | None] | None:
-        """Return what saves the token that the store missed."""
-        missed = self.state.take_missed()
-        return None if missed is None else self.settling.save_late(missed, self._timeout)
-
     def drain(self) -> None:
-        """Wait for what is under way, each at most for its deadline; save what is not saved yet."""
+        """Wait for what is under way, each within its bounds; save what is not saved yet."""
         if self._flight is not None and self._flight.alive:
-            self._flight.join()
-        if self._settling is not None:
-            self._settling.drain()
-        self.catch_up()
+            self._flight.wait()
+        if self._persistence is not None:
+            self._persistence.drain(self._timeout)
+        if self.listeners is not None:
+            self.listeners.drain(self._timeout)
         self.wake()
+
+    def _late(self) -> Flight[StoreError | None] | None:
+        """Return what tells the store of a change that it has missed."""
+        persistence = self._persistence
+        if persistence is None or not persistence.is_behind:
+            return None
+        return persistence.follow_later()
 
     def wake(self) -> None:
         """Let :meth:`keep` look again."""
@@ -248,3 +410,10 @@ class TokenKeeper:
     def _tell(self) -> None:
         if self.listeners is not None:
             self.listeners.tell()
+
+
+class _Renewing(Flight[Outcome]):
+    """The exchange under way: of which session it is, and how much it was needed."""
+
+    fence: int = 0
+    urgency: Urgency = Urgency.AHEAD

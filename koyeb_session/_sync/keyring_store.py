@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
-from .. import _records as records
+from .. import _keyring as keyring_entry
+from .._arguments import checked, wrong_text
 from .._concurrency.calls import in_thread
 from .._concurrency.waiting import Lock
-from .._errors import StoreError
-from .._log import log
-from .._outcomes import bare
 from .stores import needed
 
 if TYPE_CHECKING:
@@ -20,13 +17,17 @@ if TYPE_CHECKING:
 
     from .._models import Token
 
+_locks: Final[dict[tuple[str, str], Lock]] = {}
+"""One for each entry, so that copies of a store exclude each other."""
+
 
 class KeyringTokenStore:
     """
     Keeps the token in the operating system's keyring, on a person's own machine.
 
-    A keyring has no lock: only clients that share this object renew one after another. Where many
-    processes share a session, use a file or Redis.
+    A keyring has no lock: only clients of one process renew one after another. Where many processes
+    share a session, use a file or Redis. The store can be pickled and copied: all copies are of the
+    same entry.
 
     Example:
         .. code-block:: python
@@ -39,13 +40,22 @@ class KeyringTokenStore:
 
     Raises:
         ImportError: The extra ``keyring`` is not installed.
+        TypeError: An argument is no text.
+        ValueError: An argument is empty.
     """
 
     def __init__(self, service: str = "koyeb-session", name: str = "default") -> None:
+        checked(wrong_text("service", service) or wrong_text("name", name))
         with needed("keyring"):
-            self._keyring: Any = import_module("keyring")
+            import keyring  # noqa: F401, PLC0415 - an extra, used in `_keyring`
         self._entry = (service, name)
-        self._lock = Lock()
+        self._lock = _locks.setdefault(self._entry, Lock())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self._entry}"
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), self._entry  # without the lock, which belongs to the process
 
     def load(self) -> Token | None:
         """
@@ -54,21 +64,16 @@ class KeyringTokenStore:
         Raises:
             StoreError: The keyring cannot be used.
         """
-        record = self._call("get_password")
-        found = None if record is None else records.read_record(record)
-        if isinstance(found, ValueError):
-            log.warning("the entry in the keyring is passed over: %s", found)
-            return None
-        return found
+        return in_thread(keyring_entry.read, *self._entry)
 
     def save(self, token: Token) -> None:
         """
         Keep ``token``.
 
         Raises:
-            StoreError: The keyring cannot be used.
+            StoreError: The keyring cannot be used, or takes no entry of that length.
         """
-        self._call("set_password", records.write_record(token))
+        in_thread(keyring_entry.write, *self._entry, token)
 
     def delete(self) -> None:
         """
@@ -77,17 +82,8 @@ class KeyringTokenStore:
         Raises:
             StoreError: The keyring cannot be used.
         """
-        if self._call("get_password") is not None:
-            self._call("delete_password")
+        in_thread(keyring_entry.remove, *self._entry)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep the other clients of this object from renewing the token meanwhile."""
+        """Keep the other clients of this process from renewing the token meanwhile."""
         return self._lock.held()
-
-    def _call(self, method: str, *arguments: str) -> Any:
-        try:
-            return in_thread(getattr(self._keyring, method), *self._entry, *arguments)
-        except Exception as exc:  # noqa: BLE001 - each back end has errors of its own
-            error = StoreError(f"the keyring cannot be used: {type(exc).__name__}")
-            error.__cause__ = bare(exc, "")
-        raise error

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from .._concurrency.waiting import Lock
 
@@ -38,8 +38,8 @@ class TokenStore(Protocol):
         """
         Keep ``token`` in place of what was there, whole or not at all.
 
-        Its ``id`` is a secret of some thousand characters. Keep ``issued_at``, too: who finds a
-        token here that was minted before its own passes it over.
+        Keep all its fields. ``id`` and ``renewal`` are secrets; an ``id`` has some thousand
+        characters. ``provenance`` says whose the token is, and ``issued_at`` how old it is.
         """
         ...
 
@@ -67,7 +67,8 @@ def needed(extra: str) -> Generator[None]:
     try:
         yield
     except ImportError as exc:
-        message = f"this store needs an extra: pip install koyeb-session[{extra}]"
+        # Quoted for shells that would look for a file of that pattern.
+        message = f'this store needs an extra: pip install "koyeb-session[{extra}]"'
         raise ImportError(message, name=exc.name) from exc
 
 
@@ -75,7 +76,8 @@ class MemoryTokenStore:
     """
     Keeps the token for as long as the object lives.
 
-    Several clients in one process that are given the same store share one session.
+    Several clients in one process that are given the same store share one session. It can be
+    neither pickled nor copied: a copy would be another session's store.
     """
 
     __module__ = "koyeb_session"  # where users import it from, and what pickles say
@@ -83,6 +85,12 @@ class MemoryTokenStore:
     def __init__(self) -> None:
         self._token: Token | None = None
         self._lock = Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied: give the same object to each "
+            "client, and to another process a store that both can reach, such as a file's"
+        )
 
     def load(self) -> Token | None:
         """Return what was saved last."""
@@ -99,24 +107,3 @@ class MemoryTokenStore:
     def lock(self) -> AbstractContextManager[None]:
         """Keep the other clients from renewing the token meanwhile."""
         return self._lock.held()
-
-
-class NoStore:
-    """Keeps nothing: the session lives in its client."""
-
-    def load(self) -> Token | None:
-        """Return `None`."""
-        return None
-
-    def save(self, token: Token) -> None:
-        """Do nothing."""
-
-    def delete(self) -> None:
-        """Do nothing."""
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold nothing."""
-        return contextlib.nullcontext()
-
-
-no_store: Final = NoStore()

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import inspect
+import linecache
 import logging
 import pickle
+import re
 import traceback
+import types
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import UserList, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import cast
-from urllib.parse import quote, quote_plus
+from typing import Any, Final, NamedTuple, cast
 
-# Pairs of where and what, so that a finding can be named without being shown.
-_Texts = Iterator[tuple[str, str]]
-_KIT = Path(__file__).parent
-_RUNNERS = frozenset({"_pytest", "pluggy"})
-_CONTAINERS = (list, tuple, set, frozenset, deque)
+from .._redaction import spellings
+
+_KIT: Final = Path(__file__).parent
+_RUNNERS: Final = frozenset({"_pytest", "pluggy"})
+_PLAIN: Final = (list, tuple, set, frozenset, dict, deque, UserList)
+"""Collections whose ``repr`` is made of the items'."""
+_OPENED: Final = (list, tuple, set, frozenset, Mapping)
+"""Collections that Sentry walks, whatever their ``repr``."""
+_LONGEST: Final = 10_000
+"""Items of a mapping that is no `dict`; it may have no end."""
 # What pytest's caplog, recwarn, ExceptionInfo and CaptureResult keep, and where.
-_PYTEST_HOLDS = ("records", "text", "list", "value", "out", "err")
+_PYTEST_HOLDS: Final = ("records", "text", "list", "value", "out", "err")
 
 
 def assert_no_secret(
@@ -29,13 +37,20 @@ def assert_no_secret(
     """
     Assert that none of the things shows any of the secrets.
 
-    What is searched depends on the thing. Text and bytes are taken as they are, and containers
+    What is searched depends on the thing. Text and bytes are taken as they are, and collections
     item by item. Log records are searched with their arguments, extras and exceptions, warnings
     with their messages; pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output
     can be given as they are. An exception is searched with its arguments, notes, attributes,
     pickle and traceback, the local variables of each frame included, and so are its causes, its
     contexts and the members of a group. Of any other object it is the ``repr``, ``str`` and
     ``format``.
+
+    Tools that show local variables do not all ask for the ``repr``. So objects and variables are
+    also searched as rich, structlog and Sentry walk them: by the fields of attrs classes and
+    dataclasses, except those with ``repr=False``, by the items of mappings, lists, tuples and sets,
+    and by ``__rich_repr__`` and ``__sentry_repr__``. None of the tools need be installed.
+
+    A secret is found in every usual spelling: in JSON, URLs, HTML, base64 and ``repr``.
 
     Args:
         secrets: one secret or several.
@@ -56,15 +71,14 @@ def assert_no_secret(
     wanted = [secrets] if isinstance(secrets, str) else list(secrets)
     if not wanted or not all(wanted):
         raise ValueError("give at least one secret, and no empty one")
-    caller = traceback.extract_stack(limit=2)[0].filename
-    search = _Search(_frame_filter(caller, packages))
-    forms = [_forms(secret) for secret in wanted]
+    search = _Search(_frame_filter(_caller(inspect.currentframe()), packages))
+    patterns = [_Pattern.of(secret) for secret in wanted]
     clean: set[str] = set()  # records of logs show the same few texts again and again
     found: dict[str, None] = {}
-    for where, text in search.walk("things", things):
+    for where, text in search.texts(things):
         if text in clean:
             continue
-        shown = [n for n, ways in enumerate(forms, start=1) if any(form in text for form in ways)]
+        shown = [n for n, pattern in enumerate(patterns, start=1) if pattern.is_in(text)]
         found |= dict.fromkeys(f"secret {n} of {len(wanted)} found in {where}" for n in shown)
         if not shown:
             clean.add(text)
@@ -72,91 +86,168 @@ def assert_no_secret(
         raise AssertionError("\n".join(found))
 
 
+def _caller(frame: types.FrameType | None) -> str:
+    """Give the file of the code that called the function of this frame."""
+    return frame.f_back.f_code.co_filename if frame and frame.f_back else ""
+
+
+class _Pattern(NamedTuple):
+    """The spellings of one secret; most of them hold its ``core``, which is looked for first."""
+
+    core: str
+    with_core: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, secret: str) -> _Pattern:
+        core = max(re.findall("[A-Za-z0-9]+", secret) or [""], key=len)
+        forms = {form for text in spellings(secret) for form in (text, *_in_repr(text))}
+        others = {form for form in forms if core not in form}
+        return cls(core, tuple(forms - others), tuple(others))
+
+    def is_in(self, text: str) -> bool:
+        """Tell whether a text shows the secret."""
+        forms = (*self.with_core, *self.others) if self.core in text else self.others
+        return any(form in text for form in forms)
+
+
+def _in_repr(text: str) -> Iterator[str]:
+    """Give how the text reads in a ``repr``, of bytes too, whichever quotation marks it has."""
+    raw = f'{text}"'.encode(errors="surrogatepass")
+    for shown in (repr(f'{text}"')[1:-2], repr(raw)[2:-2]):
+        yield from (shown, shown.replace("\\'", "'"))
+
+
+class _Piece(NamedTuple):
+    """Something to search; named, so that a finding can be told without being shown."""
+
+    where: str
+    thing: object
+    whole: bool
+    """Whether exceptions and log records are taken apart; of a variable only their ``repr`` is."""
+
+
+_Pieces = Iterator[_Piece]
+
+
 class _Search:
     """Walks through things and tells all the text that they show."""
 
     def __init__(self, wants_frames_of: Callable[[str], bool]) -> None:
         self._wants_frames_of = wants_frames_of
-        self._seen: dict[int, object] = {}  # holds the objects, so that no id is used twice
+        self._seen: dict[tuple[int, bool], object] = {}  # holds the objects: no id is used twice
 
-    def walk(self, where: str, thing: object) -> _Texts:
-        if isinstance(thing, str):
-            yield where, thing
-        elif isinstance(thing, bytes | bytearray):
-            yield where, thing.decode(errors="replace")
-        elif id(thing) not in self._seen:
-            self._seen[id(thing)] = thing
-            yield from self._walk_object(where, thing)
+    def texts(self, things: object) -> Iterator[tuple[str, str]]:
+        """Give pairs of where and what."""
+        left = [_Piece("things", things, whole=True)]
+        while left:
+            piece = left.pop()
+            where, thing, whole = piece
+            if isinstance(thing, str):
+                yield where, str.__str__(thing)
+            elif isinstance(thing, bytes | bytearray):
+                yield where, thing.decode(errors="replace")
+            elif (id(thing), whole) not in self._seen:
+                self._seen[id(thing), whole] = thing
+                left += reversed(list(self._open(piece)))
 
-    def _walk_object(self, where: str, thing: object) -> _Texts:
-        if isinstance(thing, BaseException):
-            yield from self._walk_exception(f"{where} ({type(thing).__name__})", thing)
+    def _open(self, piece: _Piece) -> _Pieces:
+        where, thing, whole = piece
+        if not whole:
+            yield from _as_variable(piece)
+        elif isinstance(thing, BaseException):
+            yield from self._exception(f"{where} ({type(thing).__name__})", thing)
         elif isinstance(thing, logging.LogRecord):
-            yield from self._walk_record(where, thing)
+            with contextlib.suppress(Exception):  # the arguments may not fit the message
+                yield _Piece(f"{where}.getMessage()", thing.getMessage(), whole)
+            yield from _attributes(where, thing)
         elif isinstance(thing, warnings.WarningMessage):
-            yield from self.walk(f"{where}.message", thing.message)
-        elif isinstance(thing, dict):
-            # Numbered, not named: a key may be the secret.
-            pairs = cast("dict[object, object]", thing).items()
-            yield from self._walk_items(where, (item for pair in pairs for item in pair))
-        elif isinstance(thing, _CONTAINERS):
-            yield from self._walk_items(where, cast("Iterable[object]", thing))
+            yield _Piece(f"{where}.message", thing.message, whole)
         elif type(thing).__module__.startswith("_pytest."):
             for name in _PYTEST_HOLDS:
-                yield from self.walk(f"{where}.{name}", getattr(thing, name, ""))
+                yield _Piece(f"{where}.{name}", getattr(thing, name, ""), whole)
         else:
-            yield from _shown(where, thing)
+            yield from _as_variable(piece)
 
-    def _walk_items(self, where: str, items: Iterable[object]) -> _Texts:
-        for number, item in enumerate(items):
-            yield from self.walk(f"{where}[{number}]", item)
-
-    def _walk_record(self, where: str, record: logging.LogRecord) -> _Texts:
-        with contextlib.suppress(Exception):  # the arguments may not fit the message
-            yield f"{where}.getMessage()", record.getMessage()
-        yield from self._walk_attributes(where, record)
-
-    def _walk_exception(self, where: str, error: BaseException) -> _Texts:
+    def _exception(self, where: str, error: BaseException) -> _Pieces:
         yield from _shown(where, error)
-        yield from self.walk(f"{where}.args", error.args)
-        yield from self._walk_attributes(where, error)
+        yield _Piece(f"{where}.args", error.args, whole=True)
+        yield from _attributes(where, error)
         with contextlib.suppress(Exception):  # not every exception can be pickled
-            yield from self.walk(f"the pickle of {where}", pickle.dumps(error))
-        yield from self._walk_traceback(where, error)
+            yield _Piece(f"the pickle of {where}", pickle.dumps(error), whole=True)
+        yield from self._frames(where, error)
         for name in ("__cause__", "__context__"):  # a group has its members in ``args``
-            yield from self.walk(f"{where}.{name}", getattr(error, name))
+            yield _Piece(f"{where}.{name}", getattr(error, name), whole=True)
 
-    def _walk_attributes(self, where: str, thing: object) -> _Texts:
-        for name, value in vars(thing).items():
-            yield from self.walk(f"{where}.{name}", value)
-
-    def _walk_traceback(self, where: str, error: BaseException) -> _Texts:
-        for frame in traceback.TracebackException.from_exception(error, capture_locals=True).stack:
-            if not self._wants_frames_of(frame.filename):
+    def _frames(self, where: str, error: BaseException) -> _Pieces:
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            filename = frame.f_code.co_filename
+            if not self._wants_frames_of(filename):
                 continue
-            place = f"{frame.name}, {frame.filename}:{frame.lineno}, of {where}"
-            yield f"the line {place}", frame.line or ""
-            for name, shown in (frame.locals or {}).items():
-                yield f"the local {name!r} in {place}", shown
+            place = f"{frame.f_code.co_name}, {filename}:{number}, of {where}"
+            yield _Piece(f"the line {place}", linecache.getline(filename, number), whole=False)
+            for name, value in frame.f_locals.items():
+                yield _Piece(f"the local {name!r} in {place}", value, whole=False)
 
 
-def _shown(where: str, thing: object) -> _Texts:
+def _as_variable(piece: _Piece) -> _Pieces:
+    """Take a value apart as tools do that show variables."""
+    where, thing, whole = piece
+    kind = type(thing)
+    if kind not in _PLAIN:
+        yield from _shown(where, thing)
+    for name, value in _fields(thing):
+        yield _Piece(f"{where}.{name}", value, whole)
+    for name in ("__rich_repr__", "__sentry_repr__"):
+        if callable(getattr(kind, name, None)):
+            with contextlib.suppress(Exception):  # then the tools fall back on the repr
+                result = getattr(thing, name)()
+                items = list(result) if name == "__rich_repr__" else result
+                yield _Piece(f"{name}() of {where}", items, whole)
+    if kind in _PLAIN or isinstance(thing, _OPENED):
+        with contextlib.suppress(Exception):  # what cannot be read shows nothing
+            # Numbered, not named: a key may be the secret.
+            for number, item in enumerate(_items(cast("Iterable[object]", thing))):
+                yield _Piece(f"{where}[{number}]", item, whole)
+
+
+def _items(collection: Iterable[object]) -> Iterator[object]:
+    if not isinstance(collection, Mapping):
+        return iter(collection)
+    mapping = cast("Mapping[object, object]", collection)
+    pairs = islice(mapping.items(), None if isinstance(mapping, dict) else _LONGEST)
+    return (item for pair in pairs for item in pair)
+
+
+def _fields(thing: Any) -> Iterator[tuple[str, object]]:
+    """Give the fields that rich walks: of attrs classes, and of dataclasses with their own repr."""
+    kind = cast("Any", type(thing))
+    fields: Iterable[Any] = getattr(kind, "__attrs_attrs__", ())
+    if hasattr(kind.__repr__, "__wrapped__"):  # by `reprlib.recursive_repr`, as dataclasses do
+        fields = getattr(kind, "__dataclass_fields__", {}).values() or fields
+    for field in fields:
+        if field.repr:
+            with contextlib.suppress(Exception):  # it has no value yet
+                value = getattr(thing, field.name)
+                yield field.name, field.repr(value) if callable(field.repr) else value
+
+
+def _attributes(where: str, thing: object) -> _Pieces:
+    """Give all that an object holds, in its ``__dict__`` and in the slots of its classes."""
+    held = dict(vars(thing))
+    for kind in type(thing).__mro__:
+        for name, slot in vars(kind).items():
+            if isinstance(slot, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # it is empty
+                    held[name] = slot.__get__(thing)
+    for name, value in held.items():
+        yield _Piece(f"{where}.{name}", value, whole=True)
+
+
+def _shown(where: str, thing: object) -> _Pieces:
     for show in (repr, str, format):
         with contextlib.suppress(Exception):  # what cannot be shown shows nothing
-            yield f"{show.__name__}() of {where}", show(thing)
-
-
-def _forms(secret: str) -> set[str]:
-    """Return how the secret reads in a URL, in a form, in JSON, and in the ``repr`` of each."""
-    in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
-    plain = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), *in_json}
-    return {form for text in plain for form in (text, *_in_repr(text))}
-
-
-def _in_repr(text: str) -> Iterator[str]:
-    """Give how the text reads in a ``repr``, of bytes too, whichever quotation marks it has."""
-    for shown in (repr(f'{text}"')[1:-2], repr(f'{text}"'.encode())[2:-2]):
-        yield from (shown, shown.replace("\\'", "'"))
+            yield _Piece(f"{show.__name__}() of {where}", show(thing), whole=False)
 
 
 def _frame_filter(caller: str, packages: Sequence[str] | None) -> Callable[[str], bool]:

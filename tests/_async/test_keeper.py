@@ -734,7 +734,7 @@ async def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
     first = await session.current_token()
     fake.revoke(first.id)
     assert (await session.http.get("/v1/apps")).status_code == 200
-    assert log(fake) == [("apps", 401), ("refresh", 401), ("apps", 200)]
+    assert log(fake) == [("apps", 401), ("apps", 200)]
     assert held(session) != first.id
 
 
@@ -750,7 +750,7 @@ async def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
         (Token("t", expires_at="tomorrow"), Exception),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - as a careless provider might
     ],
 )
-async def test_a_callable_that_returns_nonsense_ends_the_session(
+async def test_a_callable_that_returns_nonsense_is_told(
     connect: Connect, given: object, cause: type[Exception]
 ) -> None:
     """What is no usable token is told as such, and the provider is asked once."""
@@ -760,7 +760,7 @@ async def test_a_callable_that_returns_nonsense_ends_the_session(
         asked.append(None)
         return given
 
-    with pytest.raises(SessionExpiredError, match="no usable token") as caught:
+    with pytest.raises(NotSignedInError, match="the credentials gave no token") as caught:
         await connect(credentials=provider).current_token()
     assert isinstance(caught.value.__cause__, cause)
     assert len(asked) == 1
@@ -773,8 +773,9 @@ async def test_what_a_callable_raises_is_the_cause(connect: Connect) -> None:
         message = "the vault is sealed"
         raise PermissionError(message)
 
-    with pytest.raises(SessionExpiredError, match="PermissionError") as caught:
+    with pytest.raises(NotSignedInError, match="PermissionError: the vault is sealed") as caught:
         await connect(credentials=provider).current_token()
+    assert caught.value.retryable
     assert isinstance(caught.value.__cause__, PermissionError)
     assert str(caught.value.__cause__) == "the vault is sealed"
     assert caught.value.__cause__.__traceback__ is None
@@ -797,7 +798,7 @@ async def test_credentials_that_were_changed_to_nonsense_are_told(connect: Conne
     credentials = PasswordCredentials(ME, PASSWORD)
     session = connect(credentials=credentials)
     object.__setattr__(credentials, "password", "")
-    with pytest.raises(SessionExpiredError, match="no usable token"):
+    with pytest.raises(NotSignedInError, match="password must not be empty"):
         await session.current_token()
 
 
@@ -979,11 +980,10 @@ async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
         await background.settled()
         late = background.start(session.refresh)
         await background.settled()
-        gate.open()
-        with pytest.raises(NotSignedInError):
-            await early.result()
-        await leaving.result()
         token = await late.result()
+        gate.open()
+        assert await early.result() == token
+        await leaving.result()
     assert fake.live_tokens() == [token.id] == [held(session)]
 
 
@@ -1260,15 +1260,15 @@ async def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> No
     store = AsyncMemoryTokenStore()
     session = connect(store=store)
     await session.login(ME, PASSWORD)
-    assert await store.load() is session.token
+    assert await store.load() == session.token
     await session.refresh()
-    assert await store.load() is session.token
+    assert await store.load() == session.token
     await session.switch_organization(fake.organizations[ME][1])
-    assert await store.load() is session.token
+    assert await store.load() == session.token
     await session.use_token(fake.issue_token())
-    assert await store.load() is session.token
+    assert await store.load() == session.token
     await session.new_session()
-    assert await store.load() is session.token
+    assert await store.load() == session.token
 
 
 @pytest.mark.parametrize("broken", ["load", "lock"])
@@ -1284,9 +1284,7 @@ async def test_a_store_that_cannot_be_read_does_not_keep_callers_waiting(
     clock.advance(DAY - timedelta(seconds=30))
     await session.current_token()
     assert fake.exchanges() == 1
-    assert (
-        "the token is renewed without its store: the token store could not be used" in caplog.text
-    )
+    assert "the token store could not be" in caplog.text
 
 
 async def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
@@ -1299,7 +1297,7 @@ async def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
     await session.current_token()
     await async_idle()
     assert fake.requests == []
-    assert "renewal failed: the token store could not be used: OSError" in caplog.text
+    assert "renewal failed: the token store could not be locked: OSError" in caplog.text
     store.broken.clear()
     clock.advance(5)
     await session.current_token()
@@ -1314,10 +1312,10 @@ async def test_a_token_that_cannot_be_saved_stays_in_memory(
     store = BrokenStore("save")
     session = connect(token=fake.issue_token(), store=store)
     token = await session.refresh()
-    assert session.token is token
+    assert session.token == token
     assert fake.live_tokens() == [token.id]
     assert fake.exchanges() == 1
-    wanted = "kept in memory only: the token store could not be used: OSError"
+    wanted = "kept in memory only: the token store could not be written: OSError"
     assert wanted in caplog.text
     assert (await session.http.get("/v1/apps")).status_code == 200
 
@@ -1328,7 +1326,7 @@ async def test_a_login_that_cannot_be_saved_stays_in_memory(
     """A failed save of a new session is reported, and the session is there."""
     session = connect(store=BrokenStore("save", error=StoreError("no room")))
     token = await session.login(ME, PASSWORD)
-    assert session.token is token
+    assert session.token == token
     assert "the new token is kept in memory only: no room" in caplog.text
 
 
@@ -1357,7 +1355,7 @@ async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_curre
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
         await async_until(lambda: store._token is not None)
-        assert store._token is token
+        assert store._token == token
         assert fake.exchanges() == 1
         await session.aclose()
         await job.result()
@@ -1388,7 +1386,7 @@ async def test_a_save_that_failed_is_made_up_for_by_a_later_request(
     assert [await later(seconds) for seconds in (4, 2, 4, 4)] == [1, 2, 2, 3]
     store.broken.clear()
     await later(60)
-    assert store._token is token
+    assert store._token == token
     await store.delete()
     await later(60)
     assert store._token is None  # there was nothing to make up for any more
@@ -1409,7 +1407,7 @@ async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
     clock.advance(6)
     assert (await session.http.get("/v1/apps")).status_code == 200
     await async_idle()
-    assert store._token is token
+    assert store._token == token
 
 
 async def test_a_save_that_failed_is_forgotten_with_the_session(
@@ -1488,21 +1486,17 @@ class UnspeakableError(OSError):
         raise self.kind
 
 
-@pytest.mark.parametrize(
-    ("kind", "error"), [(ValueError, TransportError), (TimeoutError, TransportTimeoutError)]
-)
+@pytest.mark.parametrize("kind", [ValueError, TimeoutError])
 async def test_a_renewal_survives_an_error_that_cannot_be_told(
-    fake: FakeKoyeb, connect: Connect, kind: type[Exception], error: type[Exception]
+    fake: FakeKoyeb, connect: Connect, kind: type[Exception]
 ) -> None:
-    """Whatever user code raises, the flight ends with an error of ours, and the session stays."""
+    """Whatever a store raises, the token is renewed inside its lock, and saved."""
     store = BrokenStore("load", error=UnspeakableError(kind))
     session = connect(token=fake.issue_token(), store=store)
-    with pytest.raises(error, match="not renewed") as caught:
-        await session.refresh()
-    if kind is ValueError:
-        assert str(caught.value) == "the token was not renewed: ValueError"
-        assert isinstance(caught.value.__cause__, ValueError)
+    token = await session.refresh()
     assert (await session.http.get("/v1/apps")).status_code == 200
+    store.broken.clear()
+    assert await store.load() == token
 
 
 @pytest.mark.parametrize("kind", [ValueError, TimeoutError])
@@ -1516,10 +1510,10 @@ async def test_a_renewed_token_survives_an_error_that_cannot_be_told(
     assert session.token is token
     assert fake.live_tokens() == [token.id]
     (message,) = caplog.messages
-    assert message.startswith("the renewed token is kept in memory only: the token was not renewed")
+    assert message.startswith("the new token is kept in memory only: the token store could not be")
     store.broken.clear()
     await session.aclose()
-    assert await store.load() is token
+    assert await store.load() == token
 
 
 async def test_a_logout_survives_an_error_that_cannot_be_told(
@@ -1531,9 +1525,10 @@ async def test_a_logout_survives_an_error_that_cannot_be_told(
     await session.login(ME, PASSWORD)
     store.broken.add("delete")
     store.error = UnspeakableError(TimeoutError)
-    with pytest.raises(TransportTimeoutError, match="logout: not done within 10 s"):
+    with pytest.raises(StoreError, match="the token store could not be emptied"):
         await session.logout()
     assert session.token is None
+    assert fake.live_tokens() == []
 
 
 async def test_a_refresh_that_fails_while_the_client_closes_fails(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import AsyncSessionClient, Token
+from koyeb_session._concurrency.async_flights import AsyncFlight
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
@@ -246,15 +247,16 @@ async def test_a_telling_that_is_cut_off_frees_its_place_only(
     assert listeners._teller is (other if elsewhere else None)
 
 
-async def test_a_session_without_listeners_settles_nothing(
-    fake: FakeKoyeb, connect: Connect
+async def test_a_session_without_listeners_starts_nothing(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A login with neither listeners nor a store starts nothing of its own."""
+    """A login with neither listeners nor a store starts no task and no thread of its own."""
+    started: list[object] = []
+    start = AsyncFlight.start
+    monkeypatch.setattr(AsyncFlight, "start", lambda it: (started.append(it), start(it)))
     session = connect()
     await session.login(ME, PASSWORD)
-    assert session._keeper._settling is None
+    assert started == []
     session.on_token_change(lambda _: None)
     await session.login(ME, PASSWORD)
-    assert len(session._keeper.settling._flights) == 1
-    await session.login(ME, PASSWORD)
-    assert len(session._keeper.settling._flights) == 1
+    assert len(started) == 1

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from koyeb_session import AsyncSessionClient, StoreError, Token
 from koyeb_session._concurrency.async_waiting import async_sleep
-from koyeb_session._records import LOCK
+from koyeb_session._redis import LOCK, UNLOCK
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeKoyeb, Gate, async_check_store
 
-from ..concurrency import AsyncBackground, async_idle, async_pass_through
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_gather,
+    async_idle,
+    async_pass_through,
+    async_until,
+)
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import async_redis_client
 
@@ -181,6 +192,168 @@ async def test_lock_that_could_not_be_given_back_is_taken_over(
             assert await other.load() == Token("a")
 
 
+class AsyncCounting:
+    """A client that counts the commands that are under way, and the scripts that were sent."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.scripts: list[str] = []
+
+    async def execute_command(self, *command: Any) -> Any:
+        """Send a command."""
+        self.scripts += [command[1]] if command[0] == "EVAL" else []
+        return await self._client.execute_command(*command)
+
+
+def fresh(token_id: str, **fields: Any) -> Token:
+    """Make a token that was issued just now."""
+    now = datetime.now(UTC)
+    token = Token(token_id, expires_at=now + timedelta(hours=1), issued_at=now)
+    return attrs.evolve(token, **fields)
+
+
+async def test_new_token_is_taken_over_without_the_lock(server: RedisServer) -> None:
+    """Members of a fleet that wait for a renewal do not queue to read what it brought."""
+    old, new = fresh("old"), fresh("new")
+    async with async_redis_client(server.port) as client:
+        counting = AsyncCounting(client)
+        holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, counting))
+        await holder.save(old)
+        assert await member.load() == old
+        async with holder.lock():
+            await holder.save(new)
+            async with member.lock():
+                assert await member.load() == new
+            assert counting.scripts == [LOCK]
+        async with member.lock():  # from now on it has to be locked to be exchanged
+            assert await member.load() == new
+            assert await client.hexists(KEY, "owner")
+        assert counting.scripts == [LOCK, LOCK, UNLOCK]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        fresh("new", provenance="another account's"),
+        fresh("new", user_id="another user"),
+        fresh("new", expires_at=datetime.now(UTC) + timedelta(seconds=1)),
+        Token("new", issued_at=datetime.now(UTC)),
+        Token("new", expires_at=datetime.now(UTC) + timedelta(hours=1)),
+        None,
+    ],
+)
+async def test_token_that_may_be_exchanged_is_read_under_the_lock(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, new: Token | None
+) -> None:
+    """Another account's, or one that is due itself, or none, is no reason to go ahead."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    async with async_redis_client(server.port) as client:
+        holder, member = (AsyncRedisTokenStore(client, key=KEY) for _ in range(2))
+        await member.save(fresh("old", expires_at=datetime.now(UTC) + timedelta(hours=1)))
+        async with holder.lock():
+            if new is None:
+                await holder.delete()
+            else:
+                await holder.save(aged(new))
+            with pytest.raises(StoreError, match="held for over"):
+                async with member.lock():
+                    raise AssertionError
+
+
+def aged(token: Token) -> Token:
+    """Make it old, if it ends soon: half of its life is over."""
+    if token.expires_at is None or token.issued_at is None:
+        return token
+    ends_soon = token.expires_at - datetime.now(UTC) < timedelta(minutes=1)
+    earlier = token.issued_at - timedelta(minutes=1)
+    return attrs.evolve(token, issued_at=earlier) if ends_soon else token
+
+
+@pytest.mark.parametrize("what", ["load", "save", "delete"])
+async def test_block_that_goes_on_has_the_lock(server: RedisServer, what: str) -> None:
+    """What a block does after it has read another's new token keeps all others out."""
+    async with async_redis_client(server.port) as client:
+        counting = AsyncCounting(client)
+        holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, counting))
+        await member.save(fresh("old"))
+        counting.scripts.clear()
+        inside, gate = Gate(), Gate()
+
+        async def hold() -> None:
+            async with holder.lock():
+                await holder.save(fresh("new"))
+                await async_pass_through(inside)
+
+        async def go_on() -> None:
+            async with member.lock():
+                assert await member.load() is not None
+                if what == "save":
+                    await member.save(fresh("newer"))
+                elif what == "delete":
+                    await member.delete()
+                else:
+                    assert await member.load() is not None
+                await async_pass_through(gate)
+
+        async with AsyncBackground() as background:
+            background.start(hold)
+            await async_arrived(inside)
+            background.start(go_on)
+            await async_until(lambda: counting.scripts.count(LOCK) == 2)
+            inside.open()
+            await async_arrived(gate)
+            assert await client.hexists(KEY, "owner")
+            gate.open()
+        assert not await client.hexists(KEY, "owner")
+        assert counting.scripts[-1] == UNLOCK
+
+
+async def test_lock_that_is_held_is_asked_for_less_and_less_often(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses double, so that a fleet that waits is no load."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setitem(settings(), "async_sleep", pause)
+    async with async_redis_client(server.port) as client:
+        store = AsyncRedisTokenStore(client, key=KEY)
+        async with store.lock():
+            with pytest.raises(StoreError, match="held for over 10 s"):
+                async with store.lock():
+                    raise AssertionError
+    for number, seconds in enumerate(pauses):
+        usual = min(0.02 * 2**number, 0.64)
+        assert usual / 2 <= seconds <= usual * 1.5
+    assert sum(pauses) > 10
+
+
+async def test_one_client_serves_two_hundred_sessions(
+    server: RedisServer, connect: Connect, fake: FakeKoyeb
+) -> None:
+    """Its pool has fewer connections than there are sessions, and none of them is told so."""
+    async with async_redis_client(server.port) as client:
+        stores = [AsyncRedisTokenStore(client, key=KEY) for _ in range(200)]
+        await stores[0].save(fresh("a"))
+        found = await async_gather(*(store.load for store in stores))
+        assert {token.id for token in found if token} == {"a"}
+        await async_gather(*(partial(store.save, fresh("b")) for store in stores))
+
+
+@pytest.mark.parametrize(
+    ("most", "count"), [(None, 50), (1, 1), (2, 1), (20, 10), (1000, 50), ("many", 50)]
+)
+async def test_commands_queue_for_half_of_the_clients_connections(most: Any, count: int) -> None:
+    """The client serves others, too; one of a user's own has a pool or not."""
+    client = SimpleNamespace(execute_command=print)
+    if most is not None:
+        client.connection_pool = SimpleNamespace(max_connections=most)
+    stand_in: Any = client
+    assert len(AsyncRedisTokenStore(stand_in, key=KEY)._lanes) == count
+
+
 class AsyncLate:
     """A client to which Redis gives no lock before the gate is open."""
 
@@ -246,7 +419,10 @@ async def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None
     async with async_redis_client(1) as client:
         with pytest.raises(ValueError, match="must"):
             AsyncRedisTokenStore(client, **arguments)
-        assert repr(AsyncRedisTokenStore(client, key=KEY)).endswith("(key='session')")
+        store = AsyncRedisTokenStore(client, key=KEY)
+        assert repr(store).endswith("(key='session')")
+        with pytest.raises(TypeError, match="make a client and a store in each process"):
+            pickle.dumps(store)
 
 
 async def test_session_that_is_not_saved_yet_is_saved_later(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import pytest
@@ -79,18 +80,11 @@ async def test_memory_is_free_again_when_the_block_raises() -> None:
         assert await store.load() is None
 
 
-async def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect: Connect) -> None:
-    """What stands in for no store loads nothing, and takes all calls."""
-    session = connect(token=fake.issue_token())
-    exchange = session._keeper._exchange
-    assert not exchange.has_store
-    await exchange.store.save(Token("t"))
-    assert await exchange.store.load() is None
-    await exchange.store.delete()
-    lock: AbstractAsyncContextManager[None] = exchange.store.lock()
-    async with lock, exchange.store.lock():
-        pass
-    assert connect(store=AsyncMemoryTokenStore())._keeper._exchange.has_store
+@pytest.mark.parametrize("copy_of", [pickle.dumps, copy.copy, copy.deepcopy])
+async def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]) -> None:
+    """A copy would be another session's: the error says what to do."""
+    with pytest.raises(TypeError, match="give the same object to each client"):
+        copy_of(AsyncMemoryTokenStore())
 
 
 class AsyncAway(AsyncMemoryTokenStore):

@@ -25,7 +25,6 @@ from koyeb_session import (
     BadRequestError,
     EndpointGoneError,
     InvalidCredentialsError,
-    KoyebSessionError,
     LoginMethod,
     MemoryTokenStore,
     NotFoundError,
@@ -174,7 +173,7 @@ def test_logout_ends_the_session_everywhere(fake: FakeKoyeb, connect: Connect) -
     store = MemoryTokenStore()
     session = connect(store=store)
     token = session.login(ME, PASSWORD)
-    assert store.load() is token
+    assert store.load() == token
     session.logout()
     request = fake.requests[-1]
     assert (request.method, request.path) == ("DELETE", "/v1/account/logout")
@@ -404,9 +403,8 @@ def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
     for timeout in deadlines(lambda: "refresh" in operations(fake)):
         fake.recover("new_session")
         fake.fail("new_session", Fault(status=401))
-        with pytest.raises(KoyebSessionError) as caught:
+        with pytest.raises(TransportTimeoutError) as caught:
             session.new_session(timeout=timeout)
-    assert isinstance(caught.value, SessionExpiredError)
     assert re.search(r"not renewed within \d", str(caught.value))
     assert caught.value.retryable
     gate.open()
@@ -528,7 +526,7 @@ def test_for_token_shares_connections_and_leaves_the_token_alone(
     fake.revoke_all()
     assert (caller.http.get("/v1/apps")).status_code == 401
     clock.advance(10)
-    with pytest.raises(SessionExpiredError, match="not renewed by this session"):
+    with pytest.raises(SessionExpiredError, match="this session does not renew it"):
         caller.current_token()
     assert fake.exchanges() == 0
     assert session.token is own

@@ -49,6 +49,21 @@ def test_old_token_can_be_read_when_the_disk_is_read_only(disk: Disk) -> None:
     assert store.load() == Token("old")
 
 
+def test_file_that_is_mounted_by_itself_is_written_in_place(disk: Disk) -> None:
+    """What a container mounts as a single file can be neither replaced nor removed, for real."""
+    path = disk.path / "session.json"
+    with disk.mounted(path):
+        store = FileTokenStore(path)
+        assert store.load() is None
+        for token in (Token("a" * 2000), Token("b")):
+            with store.lock():
+                store.save(token)
+            assert store.load() == token
+        store.delete()
+        assert store.load() is None
+        assert disk.names() <= FILES
+
+
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_session_goes_on_in_memory_while_the_disk_cannot_be_written(
     disk: Disk,
@@ -67,7 +82,8 @@ def test_session_goes_on_in_memory_while_the_disk_cannot_be_written(
     second = session.refresh()
     assert (session.http.get("/v1/apps")).status_code == 200
     assert "kept in memory only" in caplog.text or "without its store" in caplog.text
-    assert store.load() == first
+    # What cannot be replaced is deleted, where that is possible.
+    assert store.load() == (None if trouble == "full" else first)
     works()
     session.close()
     assert store.load() == second

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
+import socket
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import filelock
 import pytest
@@ -60,12 +63,13 @@ def test_file_lies_in_the_users_own_folder_when_no_path_is_given(
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b'{"format": "koyeb-session", "version": 1, "tok',
         b"\xff\xfe",
         b"[]",
         b'{"token": {"id": "a"}}',
-        b'{"format": "koyeb-session", "version": 2, "token": {"id": "a"}}',
+        b'{"format": "koyeb-session", "version": 3, "token": {"id": "a"}}',
+        b'{"format": "koyeb-session", "version": [2], "token": {"id": "a"}}',
+        b'{"format": "koyeb-session", "version": 2, "token": {"id": "a", "renewal": 5}}',
         b'{"format": "koyeb-session", "version": 1, "token": {"id": "a b"}}',
         b'{"format": "koyeb-session", "version": 1, "token": {"id": "a", "user_id": 1}}',
         b'{"format": "koyeb-session", "version": 1, "token": {"id": "a", "expires_at": "soon"}}',
@@ -91,28 +95,305 @@ def test_file_is_put_aside_when_it_holds_no_token(
     assert store.load() == Token("b")
 
 
-def test_pipe_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A pipe with nobody at its other end is not waited for."""
+@pytest.mark.parametrize("content", [b"", b"\n"])
+def test_empty_file_counts_as_no_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """A file that was made to be mounted holds nothing yet, and stays where it is."""
     path = tmp_path / "session.json"
-    os.mkfifo(path)
+    path.write_bytes(content)
+    assert FileTokenStore(path).load() is None
+    assert names(tmp_path) == {"session.json"}
+    assert caplog.text == ""
+
+
+def test_record_of_the_first_version_is_read(tmp_path: Path) -> None:
+    """A session that an older release has saved goes on."""
+    path = tmp_path / "session.json"
+    path.write_text('{"format": "koyeb-session", "version": 1, "token": {"id": "a"}}')
+    assert FileTokenStore(path).load() == Token("a")
+
+
+def test_renewal_and_provenance_are_kept(tmp_path: Path) -> None:
+    """What is no part of a token's equality is saved too."""
+    store = FileTokenStore(tmp_path / "session.json")
+    store.save(Token("a", renewal="b", provenance="c"))
+    found = store.load()
+    assert found is not None
+    assert (found.renewal, found.provenance) == ("b", "c")
+
+
+def make_socket(path: Path) -> None:
+    """Leave a socket there that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_socket])
+def test_what_is_no_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    """A pipe, which is not waited for, a folder or a socket is told each time; none stays open."""
+    monkeypatch.chdir(tmp_path)
+    make(Path("session.json"))  # the path of a socket has to be short
+    store = FileTokenStore(tmp_path / "session.json")
+    before = descriptors()
+    for _ in range(10):
+        with pytest.raises(StoreError, match=r"is refused: it is|cannot be read: No such device"):
+            store.load()
+    assert descriptors() < before + 10
+    assert names(tmp_path) == {"session.json"}
+
+
+def descriptors() -> int:
+    """Count what this process has open, where that can be counted."""
+    folder = Path("/proc/self/fd")
+    return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+
+
+def test_large_file_is_not_read_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is larger than any session is put aside after its first part."""
+    path = tmp_path / "session.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert FileTokenStore(path).load() is None
+    assert "too large" in caplog.text
+
+
+def test_nested_record_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """JSON that is nested deeper than Python can go is no record."""
+    path = tmp_path / "session.json"
+    path.write_text("[" * 1_000_000)
     assert FileTokenStore(path).load() is None
     assert "put aside" in caplog.text
 
 
-def descriptors() -> int:
-    """Count what this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+def test_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user could have put their own session there; the error says how to go on."""
+    path = tmp_path / "session.json"
+    store = FileTokenStore(path)
+    store.save(Token("a"))
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(StoreError, match=r"belongs to the user .* run `chown"):
+        store.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: path.stat().st_uid)
+        assert store.load() == Token("a")
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors")
-def test_folder_in_its_place_is_told(tmp_path: Path) -> None:
-    """Each time, and nothing of it stays open."""
-    store = FileTokenStore(tmp_path)
-    before = descriptors()
-    for _ in range(10):
-        with pytest.raises(StoreError, match="cannot be read: Is a directory"):
-            store.load()
-    assert descriptors() < before + 10
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    """Others could have put their own session there; once that is mended, it is read."""
+    path = tmp_path / "session.json"
+    store = FileTokenStore(path)
+    store.save(Token("a"))
+    path.chmod(mode)
+    with pytest.raises(StoreError, match="other users may write to it; run `chmod 600"):
+        store.load()
+    path.chmod(0o600)
+    assert store.load() == Token("a")
+
+
+def test_file_system_without_permissions_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is saved that would be refused when it is read."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if os.getuid() == 0:
+        monkeypatch.setattr("koyeb_session._files._ROOT", -1)
+    with pytest.raises(StoreError, match="belongs to the user"):
+        FileTokenStore(tmp_path / "session.json").save(Token("a"))
+    assert names(tmp_path) == set()
+
+
+def test_folders_are_closed_to_others_when_the_umask_is_zero(tmp_path: Path) -> None:
+    """All that are made are, and not the last one alone; those that are there stay as they are."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o755)
+    before = os.umask(0)
+    try:
+        FileTokenStore(tmp_path / "there" / "a" / "b" / "session.json").save(Token("a"))
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("there", "there/a/b/..")]
+    assert modes == [0o755, 0o700]
+    assert stat.S_IMODE((tmp_path / "there/a/b").stat().st_mode) == 0o700
+
+
+def test_what_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
+    """It may hold the token: nobody else may read it, and a logout removes it."""
+    path = tmp_path / "session.json"
+    path.write_text("?")
+    path.chmod(0o644)
+    other = tmp_path / "session.json.b.1.unreadable"  # of a file whose name begins alike
+    other.touch()
+    store = FileTokenStore(path)
+    assert store.load() is None
+    (aside,) = (tmp_path / name for name in names(tmp_path) - {other.name})
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    store.delete()
+    assert names(tmp_path) == {other.name}
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV])
+def test_file_that_is_a_mount_is_written_in_place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+) -> None:
+    """A container's single file can be neither replaced nor removed: it is filled and emptied."""
+    path = tmp_path / "session.json"
+    path.write_text("?" * 1000)
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    real = Path.unlink
+
+    def unlink(self: Path, **options: bool) -> None:
+        fail() if self == path else real(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    before = path.stat().st_ino
+    store = FileTokenStore(path)
+    assert store.load() is None
+    assert "passed over" in caplog.text
+    for token in (Token("a" * 2000), Token("b")):
+        store.save(token)
+        assert store.load() == token
+    store.delete()
+    assert store.load() is None
+    assert path.stat().st_ino == before
+    assert names(tmp_path) == {"session.json"}
+
+
+def test_file_that_cannot_be_put_aside_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails then is a `StoreError`, with its number and what the system says."""
+    path = tmp_path / "session.json"
+    path.write_text("?")
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(StoreError, match=rf"put aside: {os.strerror(errno.EIO)} \(errno \d+\)"):
+        FileTokenStore(path).load()
+
+
+def test_file_that_cannot_be_removed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that says no more than that something failed is quoted as well."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError("quota exceeded")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(StoreError, match="removed: quota exceeded") as caught:
+        FileTokenStore(tmp_path / "session.json").delete()
+    assert repr(caught.value.__cause__) == "OSError('quota exceeded')"
+
+
+def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some network file systems sync no folders: what is written is written."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = FileTokenStore(tmp_path / "session.json")
+    store.save(Token("a"))
+    assert store.load() == Token("a")
+    store.delete()
+    assert caplog.text == ""
+
+
+def test_names_are_sessions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several accounts on one machine need no more than a name each."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    FileTokenStore(name="ci").save(Token("a"))
+    assert FileTokenStore().load() is None
+    assert FileTokenStore(name="ci").load() == Token("a")
+    assert names(tmp_path / "koyeb-session") == {"session-ci.json"}
+
+
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell has expanded it, where the path comes from a file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    FileTokenStore("~/new/session.json").save(Token("a"))
+    assert names(tmp_path) == {"new"}
+
+
+def homeless(_: Path) -> NoReturn:
+    """Know no home, as in a container whose user its system does not know."""
+    raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"path": ""}, ValueError, "path must not be empty"),
+        ({"path": "a\0b"}, ValueError, "path must not be empty"),
+        ({"path": "/"}, ValueError, "path must be a file's"),
+        ({"path": "~/session.json"}, ValueError, "no home"),
+        ({"path": 5}, TypeError, "path must be a str or an os.PathLike, not int"),
+        ({"path": os.scandir}, TypeError, "path must be a str"),
+        ({"path": "a", "name": "ci"}, ValueError, "path or name, not both"),
+        ({"name": 5}, TypeError, "name must be a str, not int"),
+        ({"name": ""}, ValueError, "name must be 1 to 64 letters"),
+        ({"name": "../etc"}, ValueError, "name must be 1 to 64 letters"),
+    ],
+)
+def test_impossible_place_is_refused(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    """A file has to have one place, by its path or by a name."""
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    if arguments.get("path") == "/":
+        monkeypatch.undo()
+    with pytest.raises(error, match=says):
+        FileTokenStore(**arguments)
+
+
+class BytesPath:
+    """A path that is no text."""
+
+    def __fspath__(self) -> bytes:
+        return b"session.json"
+
+
+def test_path_of_bytes_is_refused() -> None:
+    """The names of the lock and of the temporary files are text."""
+    with pytest.raises(TypeError, match="path must be text"):
+        FileTokenStore(cast("Any", BytesPath()))
+
+
+def copied(thing: Any) -> Any:
+    """Hand something to another process, and take it back."""
+    return pickle.loads(pickle.dumps(thing))  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("copy_of", [copied, copy.copy, copy.deepcopy])
+def test_copies_are_of_the_same_file(tmp_path: Path, copy_of: Callable[[Any], Any]) -> None:
+    """A store is configuration: a spawned process, or a fixture, has one of the same session."""
+    store = FileTokenStore(tmp_path / "session.json", lock_timeout=3)
+    with store.lock():
+        copy_of(store).save(Token("a"))
+    assert store.load() == Token("a")
+    assert repr(copy_of(store)) == repr(store)
 
 
 def test_symlink_is_refused(tmp_path: Path) -> None:
@@ -233,7 +514,23 @@ def test_session_goes_on_in_memory_when_the_store_fails(
     assert FileTokenStore(folder / "session.json").load() == token
 
 
-def test_lock_that_cannot_be_given_back_is_a_store_error(
+def test_file_system_that_is_late_does_not_hold_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cause is a `TimeoutError`, which would say that another process renews the token."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    with pytest.raises(StoreError, match="locked") as caught:
+        with FileTokenStore(tmp_path / "session.json").lock():
+            raise AssertionError
+    assert not isinstance(caught.value.__cause__, TimeoutError)
+    assert os.strerror(errno.ETIMEDOUT) in str(caught.value.__cause__)
+
+
+def test_lock_that_cannot_be_released_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system that goes away under the lock is a `StoreError`."""

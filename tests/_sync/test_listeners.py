@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import SessionClient, Token
+from koyeb_session._concurrency.flights import Flight
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
@@ -242,13 +243,16 @@ def test_a_telling_that_is_cut_off_frees_its_place_only(
     assert listeners._teller is (other if elsewhere else None)
 
 
-def test_a_session_without_listeners_settles_nothing(fake: FakeKoyeb, connect: Connect) -> None:
-    """A login with neither listeners nor a store starts nothing of its own."""
+def test_a_session_without_listeners_starts_nothing(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login with neither listeners nor a store starts no task and no thread of its own."""
+    started: list[object] = []
+    start = Flight.start
+    monkeypatch.setattr(Flight, "start", lambda it: (started.append(it), start(it)))
     session = connect()
     session.login(ME, PASSWORD)
-    assert session._keeper._settling is None
+    assert started == []
     session.on_token_change(lambda _: None)
     session.login(ME, PASSWORD)
-    assert len(session._keeper.settling._flights) == 1
-    session.login(ME, PASSWORD)
-    assert len(session._keeper.settling._flights) == 1
+    assert len(started) == 1

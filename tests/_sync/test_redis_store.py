@@ -4,20 +4,31 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from koyeb_session import SessionClient, StoreError, Token
 from koyeb_session._concurrency.waiting import sleep
-from koyeb_session._records import LOCK
+from koyeb_session._redis import LOCK, UNLOCK
 from koyeb_session.stores import RedisTokenStore
 from koyeb_session.testing import FakeKoyeb, Gate, check_store
 
-from ..concurrency import Background, idle, pass_through
+from ..concurrency import (
+    Background,
+    arrived,
+    gather,
+    idle,
+    pass_through,
+    until,
+)
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import redis_client
 
@@ -181,6 +192,168 @@ def test_lock_that_could_not_be_given_back_is_taken_over(
             assert other.load() == Token("a")
 
 
+class Counting:
+    """A client that counts the commands that are under way, and the scripts that were sent."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.scripts: list[str] = []
+
+    def execute_command(self, *command: Any) -> Any:
+        """Send a command."""
+        self.scripts += [command[1]] if command[0] == "EVAL" else []
+        return self._client.execute_command(*command)
+
+
+def fresh(token_id: str, **fields: Any) -> Token:
+    """Make a token that was issued just now."""
+    now = datetime.now(UTC)
+    token = Token(token_id, expires_at=now + timedelta(hours=1), issued_at=now)
+    return attrs.evolve(token, **fields)
+
+
+def test_new_token_is_taken_over_without_the_lock(server: RedisServer) -> None:
+    """Members of a fleet that wait for a renewal do not queue to read what it brought."""
+    old, new = fresh("old"), fresh("new")
+    with redis_client(server.port) as client:
+        counting = Counting(client)
+        holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
+        holder.save(old)
+        assert member.load() == old
+        with holder.lock():
+            holder.save(new)
+            with member.lock():
+                assert member.load() == new
+            assert counting.scripts == [LOCK]
+        with member.lock():  # from now on it has to be locked to be exchanged
+            assert member.load() == new
+            assert client.hexists(KEY, "owner")
+        assert counting.scripts == [LOCK, LOCK, UNLOCK]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        fresh("new", provenance="another account's"),
+        fresh("new", user_id="another user"),
+        fresh("new", expires_at=datetime.now(UTC) + timedelta(seconds=1)),
+        Token("new", issued_at=datetime.now(UTC)),
+        Token("new", expires_at=datetime.now(UTC) + timedelta(hours=1)),
+        None,
+    ],
+)
+def test_token_that_may_be_exchanged_is_read_under_the_lock(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, new: Token | None
+) -> None:
+    """Another account's, or one that is due itself, or none, is no reason to go ahead."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    with redis_client(server.port) as client:
+        holder, member = (RedisTokenStore(client, key=KEY) for _ in range(2))
+        member.save(fresh("old", expires_at=datetime.now(UTC) + timedelta(hours=1)))
+        with holder.lock():
+            if new is None:
+                holder.delete()
+            else:
+                holder.save(aged(new))
+            with pytest.raises(StoreError, match="held for over"):
+                with member.lock():
+                    raise AssertionError
+
+
+def aged(token: Token) -> Token:
+    """Make it old, if it ends soon: half of its life is over."""
+    if token.expires_at is None or token.issued_at is None:
+        return token
+    ends_soon = token.expires_at - datetime.now(UTC) < timedelta(minutes=1)
+    earlier = token.issued_at - timedelta(minutes=1)
+    return attrs.evolve(token, issued_at=earlier) if ends_soon else token
+
+
+@pytest.mark.parametrize("what", ["load", "save", "delete"])
+def test_block_that_goes_on_has_the_lock(server: RedisServer, what: str) -> None:
+    """What a block does after it has read another's new token keeps all others out."""
+    with redis_client(server.port) as client:
+        counting = Counting(client)
+        holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
+        member.save(fresh("old"))
+        counting.scripts.clear()
+        inside, gate = Gate(), Gate()
+
+        def hold() -> None:
+            with holder.lock():
+                holder.save(fresh("new"))
+                pass_through(inside)
+
+        def go_on() -> None:
+            with member.lock():
+                assert member.load() is not None
+                if what == "save":
+                    member.save(fresh("newer"))
+                elif what == "delete":
+                    member.delete()
+                else:
+                    assert member.load() is not None
+                pass_through(gate)
+
+        with Background() as background:
+            background.start(hold)
+            arrived(inside)
+            background.start(go_on)
+            until(lambda: counting.scripts.count(LOCK) == 2)
+            inside.open()
+            arrived(gate)
+            assert client.hexists(KEY, "owner")
+            gate.open()
+        assert not client.hexists(KEY, "owner")
+        assert counting.scripts[-1] == UNLOCK
+
+
+def test_lock_that_is_held_is_asked_for_less_and_less_often(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses double, so that a fleet that waits is no load."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setitem(settings(), "sleep", pause)
+    with redis_client(server.port) as client:
+        store = RedisTokenStore(client, key=KEY)
+        with store.lock():
+            with pytest.raises(StoreError, match="held for over 10 s"):
+                with store.lock():
+                    raise AssertionError
+    for number, seconds in enumerate(pauses):
+        usual = min(0.02 * 2**number, 0.64)
+        assert usual / 2 <= seconds <= usual * 1.5
+    assert sum(pauses) > 10
+
+
+def test_one_client_serves_two_hundred_sessions(
+    server: RedisServer, connect: Connect, fake: FakeKoyeb
+) -> None:
+    """Its pool has fewer connections than there are sessions, and none of them is told so."""
+    with redis_client(server.port) as client:
+        stores = [RedisTokenStore(client, key=KEY) for _ in range(200)]
+        stores[0].save(fresh("a"))
+        found = gather(*(store.load for store in stores))
+        assert {token.id for token in found if token} == {"a"}
+        gather(*(partial(store.save, fresh("b")) for store in stores))
+
+
+@pytest.mark.parametrize(
+    ("most", "count"), [(None, 50), (1, 1), (2, 1), (20, 10), (1000, 50), ("many", 50)]
+)
+def test_commands_queue_for_half_of_the_clients_connections(most: Any, count: int) -> None:
+    """The client serves others, too; one of a user's own has a pool or not."""
+    client = SimpleNamespace(execute_command=print)
+    if most is not None:
+        client.connection_pool = SimpleNamespace(max_connections=most)
+    stand_in: Any = client
+    assert len(RedisTokenStore(stand_in, key=KEY)._lanes) == count
+
+
 class Late:
     """A client to which Redis gives no lock before the gate is open."""
 
@@ -246,7 +419,10 @@ def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
     with redis_client(1) as client:
         with pytest.raises(ValueError, match="must"):
             RedisTokenStore(client, **arguments)
-        assert repr(RedisTokenStore(client, key=KEY)).endswith("(key='session')")
+        store = RedisTokenStore(client, key=KEY)
+        assert repr(store).endswith("(key='session')")
+        with pytest.raises(TypeError, match="make a client and a store in each process"):
+            pickle.dumps(store)
 
 
 def test_session_that_is_not_saved_yet_is_saved_later(

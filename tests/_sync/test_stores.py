@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
@@ -81,18 +82,11 @@ def test_memory_is_free_again_when_the_block_raises() -> None:
         assert store.load() is None
 
 
-def test_a_session_without_a_store_keeps_nothing(fake: FakeKoyeb, connect: Connect) -> None:
-    """What stands in for no store loads nothing, and takes all calls."""
-    session = connect(token=fake.issue_token())
-    exchange = session._keeper._exchange
-    assert not exchange.has_store
-    exchange.store.save(Token("t"))
-    assert exchange.store.load() is None
-    exchange.store.delete()
-    lock: AbstractContextManager[None] = exchange.store.lock()
-    with lock, exchange.store.lock():
-        pass
-    assert connect(store=MemoryTokenStore())._keeper._exchange.has_store
+@pytest.mark.parametrize("copy_of", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]) -> None:
+    """A copy would be another session's: the error says what to do."""
+    with pytest.raises(TypeError, match="give the same object to each client"):
+        copy_of(MemoryTokenStore())
 
 
 class Away(MemoryTokenStore):

@@ -21,9 +21,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 from .measure import Bench
 from .service import EMAIL, PASSWORD
 
-_MEMBERS: Final = 50
+_FLEETS: Final = ((50, 20), (200, 2))  # members, and requests that each of them makes at a time
 _EXPIRIES: Final = 5
-_REQUESTS: Final = 20
 _DAY: Final = timedelta(hours=24)
 _HARD: Final = timedelta(seconds=30)
 _SOFT: Final = timedelta(hours=6)
@@ -44,26 +43,28 @@ def measure(bench: Bench) -> None:
         server = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
         try:
             _wait(port)
-            bench.notes.extend(asyncio.run(_count(port)))
+            for count, requests in _FLEETS:
+                bench.notes.extend(asyncio.run(_count(port, count, requests)))
         finally:
             server.terminate()
             server.wait()
 
 
-async def _count(port: int) -> list[str]:
+async def _count(port: int, count: int, each_makes: int) -> list[str]:
     clock = FakeClock(datetime.now(UTC))
     fake = FakeKoyeb(clock=clock)
-    redis = Redis(port=port)
-    store = AsyncRedisTokenStore(redis, key="fleet")
+    redis = Redis(port=port)  # with as many connections as it has by default, for all of them
+    key = f"fleet of {count}"
+    store = AsyncRedisTokenStore(redis, key=key)
     members = [
         AsyncSessionClient(
-            transport=fake.transport, clock=clock, store=AsyncRedisTokenStore(redis, key="fleet")
+            transport=fake.transport, clock=clock, store=AsyncRedisTokenStore(redis, key=key)
         )
-        for _ in range(_MEMBERS)
+        for _ in range(count)
     ]
 
     async def work() -> None:
-        requests = [each.http.get("/v1/apps") for each in members for _ in range(_REQUESTS)]
+        requests = [each.http.get("/v1/apps") for each in members for _ in range(each_makes)]
         for reply in await asyncio.gather(*requests):
             assert reply.status_code == 200
 
@@ -79,11 +80,11 @@ async def _count(port: int) -> list[str]:
     await members[0].login(EMAIL, PASSWORD)
     lines = [
         (
-            f"A fleet of {_MEMBERS} members on one Redis, {_REQUESTS} requests each at a time, "
+            f"A fleet of {count} members on one Redis, {each_makes} requests each at a time, "
             f"a token of {_DAY.total_seconds() / 3600:.0f} hours:\n"
         ),
-        await _phase(redis, fake, "the members' first look at the store", work, 1),
-        await _phase(redis, fake, "requests while it is fresh", work, 1),
+        await _phase(redis, fake, count, "the members' first look at the store", work),
+        await _phase(redis, fake, count, "requests while it is fresh", work),
     ]
     for what, left in (("the hard window", _HARD), ("the soft window", _SOFT)):
 
@@ -91,7 +92,9 @@ async def _count(port: int) -> list[str]:
             for _ in range(_EXPIRIES):
                 await grow_old(left)
 
-        lines.append(await _phase(redis, fake, f"an expiry met in {what}", expiries, _EXPIRIES))
+        lines.append(
+            await _phase(redis, fake, count, f"an expiry met in {what}", expiries, per=_EXPIRIES)
+        )
     for each in members:
         await each.aclose()
     await redis.aclose()
@@ -112,7 +115,13 @@ def _wait(port: int) -> None:
 
 
 async def _phase(
-    redis: Any, fake: FakeKoyeb, title: str, work: Callable[[], Awaitable[None]], per: int
+    redis: Any,
+    fake: FakeKoyeb,
+    members: int,
+    title: str,
+    work: Callable[[], Awaitable[None]],
+    *,
+    per: int = 1,
 ) -> str:
     exchanges, begin = fake.exchanges(), time.perf_counter()
     await redis.config_resetstat()
@@ -129,5 +138,6 @@ async def _phase(
     seconds = (time.perf_counter() - begin) / per
     return (
         f"- {title}: {(fake.exchanges() - exchanges) / per:g} exchanges; {scripts:g} scripts sent "
-        f"to Redis (what they ran: {listed}); {seconds * 1e3:.0f} ms."
+        f"to Redis, {scripts / members:.2f} a member (what they ran: {listed}); "
+        f"{seconds * 1e3:.0f} ms."
     )

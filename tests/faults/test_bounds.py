@@ -15,7 +15,8 @@ from koyeb_session import (
     StoreError,
     WireError,
 )
-from koyeb_session._outcomes import detached, said
+from koyeb_session._outcomes import detached
+from koyeb_session._redaction import safe_message
 
 from .matrix import EMAIL
 from .replies import MIB
@@ -69,7 +70,7 @@ def test_endless_body() -> None:
 )
 def test_bytes_of_a_broken_reply_are_not_quoted(text: str, shown: str | None) -> None:
     """What an HTTP library quotes of a broken reply is cut off; what it says itself is not."""
-    assert said(ValueError(text)) == (text if shown is None else shown)
+    assert safe_message(ValueError(text)) == (text if shown is None else shown)
 
 
 def _fail_thrice() -> None:

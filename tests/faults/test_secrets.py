@@ -16,12 +16,14 @@ import pytest
 
 import koyeb_session
 from koyeb_session import (
+    AccessTokenCredentials,
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     KoyebSessionError,
     LoginReply,
     LoginRequest,
     MemoryTokenStore,
+    NotSignedInError,
     PasswordCredentials,
     PasswordlessLoginRequest,
     SessionClient,
@@ -174,6 +176,7 @@ def test_public_objects_show_no_secret() -> None:
         models: list[Any] = [
             token,
             credentials,
+            AccessTokenCredentials(STORED, "an-organization"),
             LoginRequest(EMAIL, PASSWORD),
             LoginReply(token),
             PasswordlessLoginRequest(EMAIL),
@@ -186,7 +189,7 @@ def test_public_objects_show_no_secret() -> None:
         ]
         signed = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
         next(session.auth.sync_auth_flow(signed))
-        assert_no_secret(SECRETS, models, holders, signed, session.http.__dict__)
+        assert_no_secret([STORED, *SECRETS], models, holders, signed, session.http.__dict__)
     shown = {type(thing).__name__ for thing in [*models, *holders]}
     classes = {
         name
@@ -244,7 +247,7 @@ def test_credentials_that_fail_show_no_frames(caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.DEBUG)
     with (
         SessionClient(credentials=_vault, retry_policy=RETRY) as session,
-        pytest.raises(SessionExpiredError) as caught,
+        pytest.raises(NotSignedInError) as caught,
     ):
         session.current_token()
     cause = caught.value.__cause__

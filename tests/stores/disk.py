@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ class Disk:
     def names(self) -> set[str]:
         """Give what lies there, except for what fills it."""
         return {path.name for path in self.path.iterdir()} - {self._filler.name}
+
+    @contextlib.contextmanager
+    def mounted(self, path: Path) -> Generator[None]:
+        """Mount a file of the disk by itself, on an empty one."""
+        source = path.with_name("source")
+        for file in (source, path):
+            file.touch()
+        run("mount", "--bind", str(source), str(path)).check_returncode()
+        try:
+            source.unlink()  # as in a container, which does not see it
+            yield
+        finally:
+            run("umount", str(path)).check_returncode()
 
     def _remount(self, how: str) -> None:
         run("mount", "-o", f"remount,{how}", str(self.path)).check_returncode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
@@ -185,3 +187,33 @@ async def test_conformance_finds_a_lock_that_a_cancelled_block_leaves_behind(
     store = Unshielded()
     with pytest.raises(AssertionError, match="when the block was cancelled"):
         await async_check_store(lambda: store)
+
+
+UNASSERTED = """
+import asyncio
+from koyeb_session import AsyncMemoryTokenStore, MemoryTokenStore
+from koyeb_session.testing import async_check_store, check_store
+
+class Forgetful(MemoryTokenStore):
+    def save(self, token): pass
+
+class AsyncForgetful(AsyncMemoryTokenStore):
+    async def save(self, token): pass
+
+for check in (
+    lambda: check_store(Forgetful),
+    lambda: asyncio.run(async_check_store(AsyncForgetful)),
+):
+    try:
+        check()
+    except AssertionError:
+        print("found")
+"""
+
+
+def test_check_finds_what_is_wrong_without_assertions() -> None:
+    """`python -O` takes assertions away, but not the checks."""
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", UNASSERTED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "found\nfound\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +22,7 @@ from koyeb_session.stores import (
     FileTokenStore,
     KeyringTokenStore,
 )
-from koyeb_session.testing import FakeKoyeb, async_check_store, check_store
+from koyeb_session.testing import FakeKoyeb, assert_no_secret, async_check_store, check_store
 
 
 class Ring(KeyringBackend):
@@ -105,16 +107,70 @@ def test_entry_that_cannot_be_read_is_passed_over(
     assert "passed over" in caplog.text
 
 
-def test_keyring_that_fails_is_a_store_error(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A keyring that is locked is a `StoreError`, and what it says is not repeated."""
+def failing(message: str) -> Callable[..., NoReturn]:
+    """Make a method of a keyring that fails."""
 
     def fail(*_: object) -> NoReturn:
-        raise RuntimeError("secret")
+        raise RuntimeError(message)
 
-    monkeypatch.setattr(ring, "set_password", fail)
-    with pytest.raises(StoreError, match="RuntimeError") as caught:
-        KeyringTokenStore().save(Token("a"))
-    assert str(caught.value.__cause__) == ""
+    return fail
+
+
+@pytest.mark.parametrize("method", ["get_password", "set_password", "delete_password"])
+def test_keyring_that_fails_is_a_store_error(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A keyring that is locked is a `StoreError` that says what the keyring said."""
+    store = KeyringTokenStore()
+    store.save(Token("a"))
+    monkeypatch.setattr(ring, method, failing("the collection\nis locked"))
+
+    def use() -> None:
+        store.load()
+        store.save(Token("a"))
+        store.delete()
+
+    with pytest.raises(StoreError, match=r"RuntimeError: the collection is locked$") as caught:
+        use()
+    assert repr(caught.value.__cause__) == "RuntimeError('the collection is locked')"
+
+
+def test_keyring_that_takes_no_long_entry_is_told(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows has a limit that some tokens exceed: the error says so, and quotes no token."""
+    secret = "0123456789" * 150
+    monkeypatch.setattr(ring, "set_password", failing(f"(1783, 'CredWrite', '{secret}')"))
+    with pytest.raises(StoreError, match="too long for this keyring: use a file") as caught:
+        KeyringTokenStore().save(Token(secret))
+    assert "1783" in str(caught.value)
+    assert_no_secret(secret, caught.value, str(caught.value))
+
+
+def copied(store: KeyringTokenStore) -> KeyringTokenStore:
+    """Hand a store to another process, and take it back."""
+    copy_of: KeyringTokenStore = pickle.loads(pickle.dumps(store))  # noqa: S301 - our own
+    return copy_of
+
+
+@pytest.mark.parametrize("copy_of", [copied, copy.deepcopy])
+def test_copies_of_a_keyring_store_are_of_the_same_entry(
+    ring: Ring, copy_of: Callable[[KeyringTokenStore], KeyringTokenStore]
+) -> None:
+    """A store is configuration; in one process its copies exclude each other, too."""
+    store = KeyringTokenStore(name="a")
+    twin = copy_of(store)
+    check_store(iter([store, twin]).__next__)
+    assert repr(twin) == "KeyringTokenStore('koyeb-session', 'a')"
+    twin_of_async = pickle.loads(pickle.dumps(AsyncKeyringTokenStore()))  # noqa: S301 - our own
+    assert repr(twin_of_async) == "AsyncKeyringTokenStore('koyeb-session', 'default')"
+
+
+@pytest.mark.parametrize("entry", [("", "a"), ("a", "")])
+def test_entry_without_a_name_is_refused(entry: tuple[str, str]) -> None:
+    """An entry that cannot be found again is none."""
+    with pytest.raises(ValueError, match="must not be empty"):
+        KeyringTokenStore(*entry)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +189,7 @@ def test_store_without_its_extra_says_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as caught:
         store()
-    assert f"pip install koyeb-session[{extra}]" in str(caught.value)
+    assert f'pip install "koyeb-session[{extra}]"' in str(caught.value)
     assert caught.value.name == module
 
 
@@ -143,10 +199,6 @@ async def test_async_keyring_store_fails_and_passes_over_alike(
     """The async store does the same with an entry of another program, and with a failure."""
     ring.entries["koyeb-session", "default"] = "?"
     assert await AsyncKeyringTokenStore().load() is None
-
-    def fail(*_: object) -> NoReturn:
-        raise RuntimeError
-
-    monkeypatch.setattr(ring, "get_password", fail)
-    with pytest.raises(StoreError, match="RuntimeError"):
+    monkeypatch.setattr(ring, "get_password", failing("locked"))
+    with pytest.raises(StoreError, match="RuntimeError: locked"):
         await AsyncKeyringTokenStore().load()

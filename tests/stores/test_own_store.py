@@ -56,6 +56,13 @@ async def test_documented_async_store_does_what_a_store_has_to_do(path: Path) ->
     await async_check_store(lambda: kind(path))
 
 
+def test_documented_store_keeps_all_fields(path: Path) -> None:
+    """What is no part of a token's equality is kept as well."""
+    store = documented()["SqliteTokenStore"](path)
+    store.save(Token("a", renewal="b", provenance="c"))
+    assert (store.load().renewal, store.load().provenance) == ("b", "c")
+
+
 def test_documented_store_keeps_a_session(path: Path) -> None:
     """A session in it goes on, renewed, in the next run."""
     fake = FakeKoyeb()
@@ -74,5 +81,5 @@ def test_lock_of_a_killed_holder_is_free_after_its_lease(path: Path) -> None:
     store = documented()["SqliteTokenStore"](path)
     assert store.take("killed", lease=0.01)
     with store.lock():
-        store.give_back("killed")
+        store.release("killed")
         assert not store.take("third")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
+import linecache
 import logging
 import types
 import warnings
-from collections.abc import Callable
+from collections import UserDict, UserList, deque
+from collections.abc import Callable, ItemsView, Iterator
+from itertools import count
 from traceback import TracebackException
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+import attrs
 import httpx
 import pytest
 
 from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
+
+from ..walkers import WALKERS
 
 SECRET = "c4nary b1rd"
 FAILS = "def f(password):\n    raise ValueError"
@@ -51,6 +59,141 @@ class PickledError(Exception):
 
     def __reduce__(self) -> tuple[type[PickledError], tuple[str]]:
         return PickledError, (self.__hidden(),)
+
+
+@attrs.define
+class Attrs:
+    """Hides its field from `repr` by its class alone."""
+
+    field: object
+
+    def __repr__(self) -> str:
+        return "<Attrs>"
+
+
+@attrs.define
+class AttrsWithSecretRepr:
+    """Has its field shown by a function."""
+
+    field: object = attrs.field(default=None, repr=lambda _: SECRET)
+
+
+@attrs.define
+class HiddenField:
+    """Hides its field from everyone."""
+
+    field: object = attrs.field(repr=False)
+
+
+@dataclasses.dataclass
+class Data:
+    """Shows its field."""
+
+    field: object
+
+
+@dataclasses.dataclass(slots=True)
+class HiddenData:
+    """Hides its field from everyone."""
+
+    field: object = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass
+class OwnRepr:
+    """Hides its field by its class, which is enough for a dataclass."""
+
+    field: object
+
+    def __repr__(self) -> str:
+        return "<OwnRepr>"
+
+
+class Pair(NamedTuple):
+    """Hides its item from `repr`."""
+
+    item: object
+
+    def __repr__(self) -> str:
+        return "<Pair>"
+
+
+class HiddenDict(UserDict[str, object]):
+    """Hides its items from `repr`, but not from those who ask for them."""
+
+    def __repr__(self) -> str:
+        return "<HiddenDict>"
+
+
+class HiddenList(list[object]):
+    """Hides its items from `repr`, but not from those who ask for them."""
+
+    def __repr__(self) -> str:
+        return "<HiddenList>"
+
+
+@attrs.define
+class Empty:
+    """Has no value."""
+
+    field: object = attrs.field(init=False)
+
+
+class EndlessDict(HiddenDict):
+    """Never ends."""
+
+    def items(self) -> ItemsView[str, object]:
+        """Go on for ever."""
+        return cast("ItemsView[str, object]", zip(map(str, count()), count(), strict=False))
+
+
+class BrokenDict(HiddenDict):
+    """Cannot be read."""
+
+    def items(self) -> ItemsView[str, object]:
+        """Fail."""
+        raise RuntimeError
+
+
+class Rich:
+    """Shows the secret to rich alone."""
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "field", {"key": SECRET}
+
+
+class BrokenRich:
+    """Shows nothing to rich."""
+
+    def __rich_repr__(self) -> Iterator[object]:
+        raise RuntimeError
+
+
+class Sentry:
+    """Shows the secret to Sentry alone."""
+
+    def __sentry_repr__(self) -> str:
+        return SECRET
+
+
+class SlottedError(Exception):
+    """Keeps a value in a slot, and leaves another one empty."""
+
+    __slots__ = ("empty", "value")
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+
+@attrs.define
+class AttrsError(Exception):
+    """Keeps a value in a field that no repr shows."""
+
+    value: object = attrs.field(repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.args = ()
 
 
 def elsewhere(source: str, filename: str = "/lib/client.py") -> Callable[..., Any]:
@@ -108,6 +251,17 @@ LEAKS: dict[str, tuple[object, str]] = {
     "repr": (Shown("repr"), "repr() of things[0]"),
     "str": (Shown("str"), "str() of things[0]"),
     "format": (Shown("format"), "format() of things[0]"),
+    "attrs": (Attrs([SECRET]), "things[0].field[0]"),
+    "attrs with a function": (AttrsWithSecretRepr(), "things[0].field"),
+    "dataclass": (Data(Attrs(SECRET)), "things[0].field.field"),
+    "named tuple": (Pair(SECRET), "things[0][0]"),
+    "mapping": (HiddenDict(a=SECRET), "things[0][1]"),
+    "headers": (httpx.Headers({"authorization": f"Bearer {SECRET}"}), "things[0][1]"),
+    "sequence": (HiddenList([SECRET]), "things[0][0]"),
+    "rich": (Rich(), "__rich_repr__() of things[0][0][1][1]"),
+    "sentry": (Sentry(), "__sentry_repr__() of things[0]"),
+    "slot": (SlottedError(SECRET), "things[0] (SlottedError).value"),
+    "attrs error": (AttrsError(SECRET), "things[0] (AttrsError).value"),
     "record": (record(SECRET), "things[0].getMessage()"),
     "extra": (record(1, 2, detail=SECRET), "things[0].detail"),
     "exc_info": (
@@ -152,6 +306,13 @@ def test_secret_is_found(thing: object, where: str) -> None:
         pytest.param(None, id="None"),
         pytest.param(Dumb(), id="no repr"),
         pytest.param(record(1, 2), id="no message"),
+        pytest.param(HiddenField(SECRET), id="hidden field of attrs"),
+        pytest.param(HiddenData(SECRET), id="hidden field of a dataclass"),
+        pytest.param(OwnRepr(SECRET), id="dataclass with its own repr"),
+        pytest.param(Empty(), id="empty field"),
+        pytest.param(BrokenDict(), id="cannot be read"),
+        pytest.param(EndlessDict(), id="no end"),
+        pytest.param(BrokenRich(), id="broken for rich"),
         pytest.param(PickledError(), id="innocent pickle"),
         pytest.param(with_attribute(ValueError(), lambda: None), id="no pickle"),
         pytest.param(caught(raises("raise ValueError"), "another"), id="innocent local"),
@@ -162,6 +323,87 @@ def test_secret_is_found(thing: object, where: str) -> None:
 def test_innocent_thing_passes(thing: object) -> None:
     """What shows no secret passes, and what cannot be shown, and frames that know it by right."""
     assert_no_secret([SECRET, "0ther"], thing)
+
+
+VARIABLES: dict[str, Callable[[str], object]] = {
+    "text": str,
+    "bytes": str.encode,
+    "nested": lambda secret: {"a": [(secret,)]},
+    "key": lambda secret: {secret: 1},
+    "attrs": Attrs,
+    "attrs of attrs": lambda secret: Attrs({"a": Attrs(secret)}),
+    "dataclass": Data,
+    "named tuple": Pair,
+    "mapping": lambda secret: HiddenDict(a=secret),
+    "headers": lambda secret: httpx.Headers({"authorization": secret}),
+    "sequence": lambda secret: HiddenList([secret]),
+    "error": ValueError,
+    "hidden": HiddenField,
+    "hidden data": HiddenData,
+    "hidden by a repr": OwnRepr,
+    "user's list": lambda secret: UserList([Attrs(secret)]),
+    "queue": lambda secret: deque([Attrs(secret)]),
+    "hidden in a slot": SlottedError,
+    "rich": lambda secret: Rich(),
+    "sentry": lambda secret: Sentry(),
+}
+"""Makes a variable of a secret."""
+RAISES: dict[str, Callable[[str], str]] = {
+    "plainly": lambda line: f"{line}\n raise KeyError",
+    "with a cause": lambda line: (
+        f"try:\n  {line}\n  raise KeyError\n except KeyError as e: raise ValueError from e"
+    ),
+    "with a context": lambda line: (
+        f"try:\n  {line}\n  raise KeyError\n except KeyError: raise ValueError"
+    ),
+    "in a group": lambda line: (
+        f"try:\n  {line}\n  raise KeyError\n except KeyError as e: error = e\n"
+        ' raise ExceptionGroup("g", [error])'
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", VARIABLES)
+@pytest.mark.parametrize("how", RAISES)
+def test_variable_is_found_if_any_tool_shows_it(kind: str, how: str) -> None:
+    """What the tools show of the variables of frames, the search finds without them; no more."""
+    source = RAISES[how]("variable = make(secret.decode()); del secret")
+    error = caught(elsewhere(f"def f(make, secret):\n {source}"), VARIABLES[kind], SECRET.encode())
+    shown = {
+        name
+        for name, walk in WALKERS.items()
+        if any("c4nary b1rd" in text for file, text in walk(error) if file == "/lib/client.py")
+    }
+    found = False
+    try:
+        assert_no_secret(SECRET, error, packages=["client"])
+    except AssertionError:
+        found = True
+    assert found is bool(shown), shown
+    assert found is not kind.startswith("hidden")
+
+
+def test_module_without_a_loader_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sources of frames are not asked of their modules: newer Pythons warn of odd ones."""
+    asked: list[object] = []
+
+    def lazycache(filename: str, module_globals: object) -> bool:
+        asked.append(module_globals)
+        return False
+
+    error = caught(raises("raise ValueError"), "another")
+    monkeypatch.setattr(linecache, "lazycache", lazycache)
+    assert_no_secret(SECRET, error)
+    assert asked in ([], [None])
+
+
+def test_caller_without_a_frame_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python does not tell who calls, all frames are searched."""
+    error = caught(elsewhere(FAILS, __file__), SECRET)
+    assert_no_secret(SECRET, error)
+    monkeypatch.setattr(inspect, "currentframe", lambda: None)
+    with pytest.raises(AssertionError):
+        assert_no_secret(SECRET, error)
 
 
 def test_kits_own_frames_know_the_secrets() -> None:

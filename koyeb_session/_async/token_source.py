@@ -1,0 +1,162 @@
+"""Where a newer token comes from: a refresh, or the session's credentials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+
+from .. import _operations as operations
+from .._arguments import adopted, takes_token
+from .._concurrency.async_calls import async_call_blocking
+from .._errors import (
+    ApiError,
+    AuthenticationError,
+    EndpointGoneError,
+    KoyebSessionError,
+    NotSignedInError,
+    PermissionDeniedError,
+    SessionExpiredError,
+)
+from .._models import AccessTokenCredentials, PasswordCredentials, Token
+from .._outcomes import caused, detached, foreign
+from .._snapshot import Failed, Issuer, Obtained, Snapshot
+from .._timestamps import from_epoch
+
+if TYPE_CHECKING:
+    from .._deadline import Deadline
+    from .._models import Clock, Credentials
+    from .sender import AsyncSender
+
+NewToken: TypeAlias = Obtained | Failed
+
+_PASSING: Final = {408, 425, 429}
+"""What says that another attempt may be answered otherwise, among the 4xx."""
+
+
+def is_refusal(error: KoyebSessionError) -> bool:
+    """Tell whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
+    if isinstance(error, EndpointGoneError):
+        return True
+    return (
+        isinstance(error, ApiError) and 300 <= error.status < 500 and error.status not in _PASSING
+    )
+
+
+class AsyncTokenSource:
+    """
+    Asks for a newer token, each of the two ways once, and knows nothing of who waits for it.
+
+    A token is renewed by its issuer. One that credentials brought is never shown to a refresh: that
+    may revoke the copy of another program, or of its owner.
+    """
+
+    __slots__ = ("_clock", "_sender", "credentials")
+
+    def __init__(self, sender: AsyncSender, credentials: Credentials | None, clock: Clock) -> None:
+        self._sender = sender
+        self._clock = clock
+        self.credentials: Credentials | None = credentials
+
+    def can_refresh(self, old: Snapshot) -> bool:
+        """Tell whether a refresh is the way to renew a token."""
+        if old.issuer is Issuer.GIVEN:
+            return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
+        return old.issuer is Issuer.KOYEB
+
+    async def refresh(self, old: Snapshot, deadline: Deadline) -> NewToken:
+        """
+        Exchange a token for a new one.
+
+        A refresh whose reply was lost is not repeated: it may have been carried out. What comes
+        next, a request with the old token or another renewal, finds out.
+        """
+        outcome = await self._sender.send_once(operations.refresh(old.token), deadline)
+        if isinstance(outcome, Token):
+            return Obtained(outcome, minted=True, how="renewed", issuer=Issuer.KOYEB)
+        return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
+
+    async def sign_in(self, old: Snapshot | None, deadline: Deadline) -> NewToken:
+        """Ask the credentials for a token; they are given the one that it is to replace."""
+        match self.credentials:
+            case None:
+                return Failed(self._no_way(old), attempted=False)
+            case PasswordCredentials() as given:
+                operation = operations.login(*attrs.astuple(given))
+                if isinstance(operation, Exception):
+                    return Failed(_unusable(operation, old), signs_in=True)
+                return self._issued(await self._sender.send_once(operation, deadline), Issuer.KOYEB)
+            case AccessTokenCredentials() as given:
+                bearer = Token(given.api_token)
+                operation = operations.create_access_token(
+                    bearer, given.organization_id, given.validity
+                )
+                outcome = await self._sender.send_once(operation, deadline)
+                return self._issued(_explained(outcome), Issuer.CREDENTIALS)
+            case source:
+                arguments = (None if old is None else old.token,) if takes_token(source) else ()
+                try:
+                    given = await async_call_blocking(source, *arguments)
+                except TimeoutError:
+                    raise  # the deadline's, or as good as that
+                except Exception as exc:  # noqa: BLE001 - the user's code; what it raises is the cause
+                    return Failed(_raised(exc, old), signs_in=True, soon=True)
+                return self._brought(given, old)
+
+    async def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
+        """Make the service forget a token; one that it does not know any more is success."""
+        outcome = await self._sender.send(operations.logout(token), timeout=deadline.left())
+        return None if isinstance(outcome, AuthenticationError) else outcome
+
+    def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> NewToken:
+        if isinstance(outcome, Token):
+            return Obtained(outcome, minted=True, issuer=issuer)
+        return Failed(outcome, signs_in=True)
+
+    def _brought(self, given: object, old: Snapshot | None) -> NewToken:
+        """Check what a callable has returned."""
+        wall = self._clock.time()
+        token = adopted(given, wall)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
+        if isinstance(token, Exception):
+            return Failed(_unusable(token, old), signs_in=True, soon=True)
+        if token.issued_at is None:  # marks it as renewable: else an opaque one is an API token
+            token = attrs.evolve(token, issued_at=from_epoch(wall))
+        return Obtained(token, minted=False, issuer=Issuer.CREDENTIALS)
+
+    def _no_way(self, old: Snapshot | None) -> KoyebSessionError:
+        if old is None:
+            return NotSignedInError("not signed in: call login(), or give token= or credentials=")
+        if not old.renewable:
+            return SessionExpiredError("an API access token was refused; it cannot be refreshed")
+        return SessionExpiredError("the session has ended: sign in again")
+
+
+def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
+    """Say of a refused API access token what it is that was refused."""
+    if isinstance(outcome, AuthenticationError | PermissionDeniedError):
+        what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
+        outcome.message = (
+            f"{outcome.message}: the API access token {what}; make one in Koyeb's control panel "
+            "that may act in this organization"
+        )
+        outcome.args = (outcome.message,)
+    return outcome
+
+
+def _raised(exc: Exception, old: Snapshot | None) -> KoyebSessionError:
+    """Make the error for credentials that raised; an error of this package is what it is."""
+    if isinstance(exc, KoyebSessionError):
+        error = detached(exc)
+        # Another session's, whose end is not this one's.
+        is_another = isinstance(error, NotSignedInError | SessionExpiredError)
+        return _unusable(error, old) if is_another else error
+    return _unusable(foreign(exc), old)
+
+
+def _unusable(cause: BaseException, old: Snapshot | None) -> KoyebSessionError:
+    kind = NotSignedInError if old is None else SessionExpiredError
+    error = kind(
+        f"the credentials gave no token: {type(cause).__name__}: {cause}; refresh() asks them again"
+    )
+    error.retryable = getattr(cause, "retryable", isinstance(cause, OSError))
+    return caused(error, cause)

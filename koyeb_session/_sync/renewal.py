@@ -1,0 +1,213 @@
+# Generated from koyeb_session/_async/renewal.py by .ci/generate_sync.py: edit that, not this.
+
+"""One renewal: lock the store, read it again, obtain a token, commit it, save it, unlock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._deadline import Deadline
+from .._errors import KoyebSessionError, SessionExpiredError, StoreError
+from .._log import Span, log
+from .._outcomes import caused, not_renewed
+from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency
+from .._state import SUPERSEDED
+from .token_source import is_refusal
+
+if TYPE_CHECKING:
+    from .._state import SessionState
+    from .persistence import Persistence
+    from .store_turn import StoreTurn
+    from .token_source import NewToken, TokenSource
+
+
+class Renewal:
+    """
+    Obtains a newer token where it may be had, inside the store's lock whenever that can be had.
+
+    The keeper sees to it that there is one at a time.
+    """
+
+    __slots__ = ("_persistence", "_source", "_state")
+
+    def __init__(
+        self, state: SessionState, source: TokenSource, persistence: Persistence | None
+    ) -> None:
+        self._persistence = persistence
+        self._source = source
+        self._state = state
+
+    def refusal(self) -> KoyebSessionError | None:
+        """Tell why the calling thread or task must not wait for a renewal; `None`: it may."""
+        return None
+
+    def run(
+        self, old: Snapshot | None, fence: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | Failed:
+        """
+        Replace ``old``.
+
+        Args:
+            old: The snapshot to replace; `None` when there is none.
+            fence: What ``state.fence`` was when this was decided.
+            urgency: How much the callers need it.
+            deadline: For all of it. The store has half of it to be locked and read.
+        """
+        persistence = self._persistence
+        if persistence is None:
+            return self._obtain(old, fence, urgency, deadline)
+        turn = persistence.turn()
+        try:
+            turn.ready(deadline.left() / 2)
+            return self._run(turn, old, fence, urgency, deadline=deadline)
+        finally:
+            turn.leave(deadline)
+
+    def _run(
+        self,
+        turn: StoreTurn,
+        old: Snapshot | None,
+        fence: int,
+        urgency: Urgency,
+        *,
+        deadline: Deadline,
+    ) -> Snapshot | Failed:
+        newer = self._saved_by_others(turn, old, deadline)
+        if fence != self._state.fence:  # the session changed while the store was waited for
+            return Failed(SUPERSEDED, attempted=False)
+        if newer is not None:
+            return self._commit(newer, fence)
+        may_exchange = True
+        if problem := _problem_of(turn):
+            may_exchange = not turn.is_held_elsewhere
+            if not self._may_go_on(old, urgency, turn):
+                return Failed(problem)
+            where = "inside the store's lock" if turn.locked else "without the store"
+            log.warning("the token is renewed %s: %s", where, problem)
+        outcome = self._obtain(old, fence, urgency, deadline, turn=turn, may_exchange=may_exchange)
+        if isinstance(outcome, Failed) and problem and _has_no_way(outcome):
+            return Failed(problem)
+        if isinstance(outcome, Snapshot) and self._persistence is not None:
+            self._persistence.follow(deadline)
+        return outcome
+
+    def _obtain(
+        self,
+        old: Snapshot | None,
+        fence: int,
+        urgency: Urgency,
+        deadline: Deadline,
+        *,
+        turn: StoreTurn | None = None,
+        may_exchange: bool = True,
+    ) -> Snapshot | Failed:
+        """Refresh, or sign in again where that cannot help; commit what comes of it."""
+        refused: Failed | None = None
+        if deadline.passed:
+            return Failed(not_renewed(deadline.seconds))
+        # A token that was refused counts as expired: what else fails must not end the session.
+        signs_in = urgency is Urgency.REJECTED and self._state.has_credentials
+        if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
+            outcome = self._source.refresh(old, deadline)
+            if isinstance(outcome, Obtained) or not (signs_in or is_refusal(outcome.error)):
+                return self._settle(outcome, fence, deadline)
+            refused = outcome
+            # Somebody may have exchanged it meanwhile, as after a lease that has ended.
+            if turn is not None and turn.locked:
+                turn.read_again(deadline.left() / 2)
+            if newer := self._saved_by_others(turn, old, deadline):
+                return self._commit(newer, fence)
+        outcome = self._source.sign_in(old, deadline)
+        if isinstance(outcome, Failed) and refused is not None:
+            outcome = _both(refused, outcome)
+        return self._settle(outcome, fence, deadline)
+
+    def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
+        """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
+        look = self._state.look()
+        failed = look.trouble if signs_in else None
+        in_backoff = failed is not None and failed.blocks(look.now)
+        if in_backoff and not isinstance(failed and failed.error, StoreError):
+            return False
+        return self._source.can_refresh(old) and old.phase(look.now) is not Phase.EXPIRED
+
+    def _saved_by_others(
+        self, turn: StoreTurn | None, old: Snapshot | None, deadline: Deadline
+    ) -> Obtained | None:
+        """
+        Return a newer token that somebody else has saved, if there is one.
+
+        A record that is there but cannot be used is read a second time: a store may hand out the
+        first one without its lock, and locks for certain before it reads again.
+        """
+        persistence = self._persistence
+        if turn is None or persistence is None:
+            return None
+        if not turn.locked:
+            found = persistence.load_unlocked(deadline.left() / 2)
+            return persistence.newer(found, old, turn.known)
+        newer = persistence.newer(turn.found, old, turn.known)
+        is_other = turn.found is not None and (old is None or turn.found.id != old.token.id)
+        if newer is None and is_other:
+            turn.read_again(deadline.left() / 2)
+            newer = persistence.newer(turn.found, old, turn.known)
+        return newer
+
+    def _settle(self, outcome: NewToken, fence: int, deadline: Deadline) -> Snapshot | Failed:
+        """Commit a new token; one that comes too late is revoked."""
+        if isinstance(outcome, Failed):
+            return outcome
+        committed = self._commit(outcome, fence)
+        if isinstance(committed, Failed) and committed.error is SUPERSEDED:
+            self._source.revoke(outcome.token, deadline)
+        return committed
+
+    def _commit(self, obtained: Obtained, fence: int) -> Snapshot | Failed:
+        unsaved = not obtained.from_store and self._persistence is not None
+        if unsaved and self._persistence is not None:
+            self._persistence.owe()
+        committed = self._state.commit(obtained, fence, unsaved=unsaved)
+        if isinstance(committed, KoyebSessionError):
+            return Failed(committed, attempted=committed is not SUPERSEDED)
+        log.info("%s; the token is good for %s", obtained.how, Span(committed.expiry))
+        return committed
+
+    def _may_go_on(self, old: Snapshot | None, urgency: Urgency, turn: StoreTurn) -> bool:
+        """
+        Decide whether to go on although the store could not be locked and read.
+
+        Whoever holds its lock may be exchanging the same token, and two exchanges may cost all the
+        session. A token that has expired, or is refused, is not exchanged but replaced by signing
+        in, where that is possible.
+        """
+        phase = Phase.EXPIRED if old is None else old.phase(self._state.clock)
+        if phase is Phase.EXPIRED or (urgency is Urgency.REJECTED and self._state.has_credentials):
+            return True
+        if turn.is_held_elsewhere:
+            return False
+        return urgency > Urgency.AHEAD or phase is Phase.HARD
+
+
+def _has_no_way(failed: Failed) -> bool:
+    """Tell whether there was nothing to renew a token with."""
+    return not failed.attempted and failed.error is not SUPERSEDED
+
+
+def _problem_of(turn: StoreTurn) -> StoreError | None:
+    """Tell why a turn is not inside the lock with what the store holds."""
+    if turn.problem is not None:
+        return turn.problem
+    if turn.is_ready:
+        return None
+    what = "read" if turn.locked else "locked"
+    return StoreError(f"the token store could not be {what} in time")
+
+
+def _both(refused: Failed, second: Failed) -> Failed:
+    """Tell of a refused refresh after which the credentials brought no token either."""
+    if second.attempted:
+        return second._replace(refused=refused.refused)
+    if not refused.refused:  # it is told as it is: the token may still be good
+        return refused
+    ended = SessionExpiredError(f"the service refused the token: {refused.error.message}")
+    return Failed(caused(ended, refused.error), refused=True)

@@ -1,0 +1,211 @@
+# Generated from tests/_async/test_store_secrets.py by .ci/generate_sync.py: edit that, not this.
+
+"""No store shows a token to a tool that prints a traceback's local variables."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import keyring
+import pytest
+from keyring.backends import fail
+
+from koyeb_session import MemoryTokenStore, StoreError, Token
+from koyeb_session._outcomes import store_error
+from koyeb_session.stores import (
+    FileTokenStore,
+    KeyringTokenStore,
+    RedisTokenStore,
+)
+
+from ..stores.fleet import redis_client
+from ..stores.walkers import assert_none_shows
+
+ID, RENEWAL = "0123456789" * 7, "a refresh token/+"
+TOKEN = Token(ID, "user", expires_at=datetime(2100, 1, 1, tzinfo=UTC), renewal=RENEWAL)
+SECRETS = (ID, RENEWAL, json.dumps(RENEWAL)[1:-1])
+NO_KEYRING: Any = fail.Keyring
+USES = ("load", "save", "delete", "lock")
+
+
+def use(store: Any, what: str) -> object:
+    """Use a store in one way."""
+    if what == "save":
+        return store.save(TOKEN)
+    if what != "lock":
+        return getattr(store, what)()
+    with store.lock():
+        return store.save(TOKEN)
+
+
+def error_of(store: Any, what: str) -> BaseException:
+    """Catch what a use of a store raises."""
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of whatever kind
+        use(store, what)
+    return caught.value
+
+
+class Quoting:
+    """A client of Redis that quotes what it was given when it fails."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self._kind = kind
+
+    def execute_command(self, *command: Any) -> Any:
+        """Fail."""
+        raise self._kind(f"unknown command, with args beginning with: {command}")
+
+
+@pytest.mark.parametrize("what", USES)
+@pytest.mark.parametrize("kind", [ConnectionError, TimeoutError])
+def test_redis_that_fails_shows_no_token(what: str, kind: type[Exception]) -> None:
+    """Not even where Redis quotes the command."""
+    store = RedisTokenStore(Quoting(kind), key="k")
+    error = error_of(store, what)
+    assert isinstance(error, StoreError)
+    assert "unknown command" in str(error)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+@pytest.mark.parametrize("what", USES)
+def test_redis_that_hangs_shows_no_token(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The command is under way, and the caller has gone on."""
+    settings: dict[str, Any] = RedisTokenStore.__init__.__globals__
+    monkeypatch.setitem(settings, "_COMMAND_TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with redis_client(port, socket_timeout=0.2) as client:
+            store = RedisTokenStore(client, key="k")
+            error = error_of(store, what)
+    assert "did not answer" in str(error)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+@pytest.fixture
+def no_keyring() -> Iterator[None]:
+    """Put none in place of the machine's keyring."""
+    before = keyring.get_keyring()
+    keyring.set_keyring(NO_KEYRING())
+    yield
+    keyring.set_keyring(before)
+
+
+@pytest.mark.parametrize("what", USES)
+def test_keyring_that_is_none_shows_no_token(no_keyring: None, what: str) -> None:
+    """A machine without a keyring says so."""
+    error = error_of(KeyringTokenStore(), what)
+    assert isinstance(error, StoreError)
+    assert "No recommended backend" in str(error)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+@pytest.mark.parametrize("what", USES)
+def test_file_that_fails_shows_no_token(tmp_path: Path, what: str) -> None:
+    """A folder that is a file holds none."""
+    (tmp_path / "file").touch()
+    store = FileTokenStore(tmp_path / "file" / "session.json")
+    error = error_of(store, what)
+    assert isinstance(error, StoreError)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+def test_disk_that_is_full_shows_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error comes out of the middle of writing."""
+
+    def full(_: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    store = FileTokenStore(tmp_path / "session.json")
+    error = error_of(store, "save")
+    assert "errno 28" in str(error)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+def interrupt(*_: object, **__: object) -> NoReturn:
+    """Do what a signal handler may do at any line."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("os.fsync", "save"),
+        ("json.dumps", "save"),
+        ("json.loads", "load"),
+        ("koyeb_session._records.is_header_safe", "load"),
+        ("pathlib.Path.unlink", "delete"),
+    ],
+)
+def test_interrupt_shows_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: str
+) -> None:
+    """A signal handler may raise while a token is written, or read."""
+    store = FileTokenStore(tmp_path / "session.json")
+    store.save(TOKEN)
+    monkeypatch.setattr(where, interrupt)
+    error = error_of(store, what)
+    monkeypatch.undo()
+    assert isinstance(error, KeyboardInterrupt)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+@pytest.mark.parametrize("what", ["save", "lock"])
+def test_interrupt_in_the_keyring_shows_no_token(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The frames of its back end hold the record."""
+    monkeypatch.setattr(fail.Keyring, "set_password", interrupt)
+    before = keyring.get_keyring()
+    keyring.set_keyring(NO_KEYRING())
+    error = error_of(KeyringTokenStore(), what)
+    keyring.set_keyring(before)
+    assert isinstance(error, KeyboardInterrupt)
+    assert_none_shows(error, SECRETS, __file__)
+
+
+def test_copying_a_memory_store_shows_no_token() -> None:
+    """It is refused without a word of what it holds."""
+    store = MemoryTokenStore()
+    store.save(TOKEN)
+    with pytest.raises(TypeError) as caught:
+        store.__reduce__()
+    assert_none_shows(caught.value, SECRETS, __file__)
+
+
+class DriverError(Exception):
+    """What a database's library raises, with more than a text."""
+
+    def __init__(self, statement: str, parameters: tuple[str, ...]) -> None:
+        super().__init__(f"{statement}\n[parameters: {parameters}]")
+
+
+def test_error_of_ones_own_store_reaches_the_log() -> None:
+    """Its class and text are told, in one line, less the token and what looks like one."""
+    error = store_error("written", DriverError("UPDATE session", (ID, "user", RENEWAL)), TOKEN)
+    assert str(error) == (
+        "the token store could not be written: DriverError: UPDATE session "
+        "[parameters: ('[secret]', 'user', '[secret]')]"
+    )
+    assert str(error.__cause__).startswith("DriverError: UPDATE session [parameters: (")
+    unknown = store_error("read", ValueError(f"no record: {ID[:50]}... {'long ' * 200}"))
+    assert "no record: [...]" in str(unknown)
+    assert len(str(unknown)) < 600
+    assert_none_shows(raised(error), (*SECRETS, ID[:45]), __file__)
+    assert str(store_error("read", TimeoutError())) == (
+        "the token store could not be read: TimeoutError"
+    )
+
+
+def raised(error: Exception) -> BaseException:
+    """Give an error its traceback."""
+    with pytest.raises(type(error)) as caught:
+        raise error
+    return caught.value

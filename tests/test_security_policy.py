@@ -1,0 +1,32 @@
+"""The security policy names tests that are there, and versions that are asked for."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICY = (ROOT / ".github" / "SECURITY.md").read_text("utf-8")
+
+
+def test_promises_name_tests_that_are_there() -> None:
+    """Each promise names test functions that the suite has."""
+    rows = re.findall(r"^\| ([^|]+) \| (`test_[^|]+) \|$", POLICY, re.MULTILINE)
+    assert len(rows) >= 10
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for promise, shown_by in rows:
+        names = re.findall(r"`(\w+)`", shown_by)
+        assert names, promise
+        for name in names:
+            assert re.search(rf"def {name}\b", sources), name
+
+
+def test_minimum_versions_are_those_that_are_asked_for() -> None:
+    """What the policy leaves out, the package's extras leave out."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = {*project["dependencies"], *chain(*project["optional-dependencies"].values())}
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", POLICY, re.MULTILINE)
+    assert len(rows) >= 5
+    assert {f"{name}>={version}" for name, version in rows} <= asked

@@ -1,0 +1,77 @@
+"""What tools show of an exception that show the local variables of its frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from traceback import TracebackException
+from typing import Any, Final, TypeAlias
+
+from rich.traceback import Traceback
+from sentry_sdk.consts import DEFAULT_OPTIONS
+from sentry_sdk.utils import event_from_exception
+from structlog.tracebacks import ExceptionDictTransformer
+
+Shown: TypeAlias = Iterator[tuple[str, str]]
+"""Pairs of a frame's file, and all the variables of that frame as the tool shows them."""
+
+_TRANSFORM: Final = ExceptionDictTransformer(
+    locals_max_length=10_000, locals_max_string=1_000_000, locals_hide_dunder=False, max_frames=1000
+)
+_SENTRY: Final = {**DEFAULT_OPTIONS, "max_value_length": 1_000_000}
+
+
+def stdlib(error: BaseException) -> Shown:
+    """Show what ``traceback`` shows with ``capture_locals``, of hidden contexts too."""
+    left = [TracebackException.from_exception(error, capture_locals=True)]
+    while left:
+        shown = left.pop()
+        for frame in shown.stack:
+            yield frame.filename, "\n".join((frame.locals or {}).values())
+        others = (shown.__cause__, shown.__context__, *(shown.exceptions or ()))
+        left += [other for other in others if other is not None]
+
+
+def rich(error: BaseException) -> Shown:
+    """Show what rich shows with ``show_locals``."""
+    trace = Traceback.extract(
+        *(type(error), error, error.__traceback__),
+        show_locals=True,
+        locals_max_length=10_000,
+        locals_max_string=1_000_000,
+        locals_hide_dunder=False,
+    )
+    left = [trace]
+    while left:
+        for stack in left.pop().stacks:
+            left += stack.exceptions
+            for frame in stack.frames:
+                nodes = (frame.locals or {}).values()
+                yield frame.filename, "\n".join(node.render() for node in nodes)
+
+
+def structlog(error: BaseException) -> Shown:
+    """Show what structlog's ``dict_tracebacks`` shows."""
+    left: list[Mapping[str, Any]] = list(_TRANSFORM((type(error), error, error.__traceback__)))
+    while left:
+        stack = left.pop()
+        left += [entry for group in stack["exceptions"] for entry in group]
+        for frame in stack["frames"]:
+            yield frame["filename"], "\n".join(frame["locals"].values())
+
+
+def sentry(error: BaseException) -> Shown:
+    """Show what Sentry's SDK would send, before it leaves out what has a telling name."""
+    event: dict[str, Any] = dict(event_from_exception(error, client_options=_SENTRY)[0])
+    for entry in event["exception"]["values"]:
+        trace: dict[str, list[dict[str, Any]]] = entry.get("stacktrace") or {}
+        for frame in trace.get("frames", []):
+            yield frame["abs_path"], json.dumps(frame.get("vars"), ensure_ascii=False)
+
+
+WALKERS: Final[Mapping[str, Callable[[BaseException], Shown]]] = {
+    "stdlib": stdlib,
+    "rich": rich,
+    "structlog": structlog,
+    "sentry": sentry,
+}
