@@ -14,7 +14,8 @@ exit status:
   3     no answer from the service, or trouble with the file: try again later
   130   interrupted
 
-KOYEB_URL names the service, as for the Koyeb CLI. Nothing is printed in color.
+A session is of one service: name it again, by --url or KOYEB_URL, when it is not Koyeb's own.
+Nothing is printed in color.
 
 Each command takes --help. A script asks for a token each time it needs one:
 
@@ -56,6 +57,7 @@ BROKEN_PIPE: Final = 141
 
 _NAME: Final = "python -m koyeb_session"
 _SERVICE: Final = "https://app.koyeb.com"
+_VARIABLES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
 
 Renewal: TypeAlias = Callable[[Token | None], Token]
 
@@ -86,13 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--url",
-        default=os.environ.get("KOYEB_URL") or _SERVICE,
-        help=f"the service (default: KOYEB_URL, or {_SERVICE})",
+        default=next(filter(None, map(os.environ.get, _VARIABLES)), _SERVICE),
+        help=f"the service (default: {', '.join(_VARIABLES)}, or {_SERVICE})",
     )
     common.add_argument(
-        "--file",
-        metavar="PATH",
-        help="where the session is saved (default: session.json in your folder for state)",
+        "--name",
+        default="default",
+        help="which of your sessions, one for each account (default: %(default)s)",
+    )
+    common.add_argument(
+        "--file", metavar="PATH", help="the file of a session that is kept elsewhere"
     )
     parser = argparse.ArgumentParser(
         prog=_NAME,
@@ -148,21 +153,24 @@ def _standard_input(argument: str) -> bool:
 
 
 def _login(options: argparse.Namespace) -> int:
-    store = FileTokenStore(options.file)
-    with _client(options.url, store) as session:
-        if not (options.api_token or options.stdin):
+    store = _store(options)
+    credentials: Renewal | None = None
+    has_token = options.api_token or options.stdin
+    if has_token and options.organization is not None:
+        credentials = _issued_once(options, store)
+    with _client(options.url, store, credentials) as session:
+        if credentials is not None:
+            session.refresh()
+        elif has_token:
+            session.use_token(_read_secret())
+        else:
             session.login(
                 options.email or _ask("Email: "),
                 _ask_secret("Password: "),
                 organization_id=options.organization,
             )
-        elif options.organization is None:
-            session.use_token(_read_secret())
-        else:
-            credentials = AccessTokenCredentials(_read_secret(), options.organization)
-            session.use_token(_issue(options.url, credentials))
     if store.load() != session.token:
-        return _complain("signed in, but the session could not be saved", TRY_AGAIN)
+        return _complain(f"signed in, but not saved in {store!r}", TRY_AGAIN)
     return _tell("Signed in.")
 
 
@@ -186,7 +194,7 @@ def _token(options: argparse.Namespace) -> int:
 
 
 def _logout(options: argparse.Namespace) -> int:
-    store = FileTokenStore(options.file)
+    store = _store(options)
     saved = store.load()
     if saved is None:
         return _tell("There is no session.")
@@ -201,6 +209,13 @@ def _logout(options: argparse.Namespace) -> int:
 # The session
 
 
+def _store(options: argparse.Namespace) -> FileTokenStore:
+    try:
+        return FileTokenStore(options.file, name=options.name)
+    except ValueError as error:
+        raise ValueError(f"--file or --name: {error}") from None
+
+
 def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None) -> SessionClient:
     try:
         return SessionClient(base_url=url, credentials=credentials, store=store)
@@ -209,7 +224,7 @@ def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None)
 
 
 def _current_token(options: argparse.Namespace) -> Token:
-    store = FileTokenStore(options.file)
+    store = _store(options)
     saved = store.load()
     if saved is None:
         raise NotSignedInError("nobody has signed in here")
@@ -229,6 +244,15 @@ def _renewal(url: str) -> Renewal:
         return _issue(url, AccessTokenCredentials(replaced.renewal, replaced.organization_id))
 
     return renew
+
+
+def _issued_once(options: argparse.Namespace, store: FileTokenStore) -> Renewal:
+    """Issue the first token of a session, and take the one before out of its way."""
+    credentials = AccessTokenCredentials(_read_secret(), options.organization)
+    first = _issue(options.url, credentials)
+    with store.lock():
+        store.delete()
+    return lambda _: first
 
 
 def _issue(url: str, credentials: AccessTokenCredentials) -> Token:

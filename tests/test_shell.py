@@ -397,6 +397,27 @@ def test_session_is_of_the_file_that_is_named(shell: Shell) -> None:
     assert shell.run("token", "--file", other).stdout.strip() == second
 
 
+def test_session_is_of_the_account_that_is_named(shell: Shell) -> None:
+    """``--name`` keeps the sessions of two accounts apart."""
+    first = shell.sign_in()
+    second = shell.fake.issue_token()
+    shell.run("login", "-", "--name", "ci", stdin=f"{second}\n")
+    assert shell.run("token").stdout.strip() == first
+    assert shell.run("token", "--name", "ci").stdout.strip() == second
+    done = shell.run("token", "--name", "../elsewhere")
+    assert done.returncode == 2
+    assert "--name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_session_of_another_service_is_not_used(shell: Shell) -> None:
+    """A token that one service issued is not printed for another one."""
+    shell.sign_in()
+    done = shell.run("token", "--url", "https://elsewhere.example.com")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+
+
 def test_url_is_checked(shell: Shell) -> None:
     """A token does not go over plain http: the mistake is named as the user made it."""
     done = shell.run("login", "-", "--url", "http://example.com", stdin="abc\n")
