@@ -42,6 +42,7 @@ class SessionState:
         "closed",
         "fence",
         "has_credentials",
+        "mark",
         "on_change",
         "rejected",
         "signed_out",
@@ -64,6 +65,8 @@ class SessionState:
         self.closed: bool = False
         self.fence: int = 0
         self.has_credentials: bool = has_credentials
+        self.mark: object = object()
+        """Stands for this session in the errors that it raises; another one out of a pickle."""
         self.on_change: Callable[[Token | None], None] | None = None
         self.rejected: tuple[Snapshot, float] | None = None
         """A token that was refused although it was new, and the age up to which that is final."""
@@ -72,10 +75,11 @@ class SessionState:
         self.trouble: Trouble | None = None
 
     def look(self) -> Look:
-        """Read all that a decision is made on, at one moment."""
+        """Read all that a decision is made on, without a lock: a failure says what it is about."""
         clock = self.clock
-        with atomic:
-            snapshot, trouble = self.snapshot, self.trouble
+        snapshot, trouble = self.snapshot, self.trouble
+        if trouble is not None and trouble.about is not snapshot:
+            trouble = None
         now = Moment(clock.time(), clock.monotonic())
         return Look(snapshot, trouble, now, self.has_credentials)
 
@@ -216,7 +220,7 @@ class SessionState:
             last=look.trouble,
             left=left if left > 0 else math.inf,
             soon=failed.soon,
-        )._replace(signs_in=failed.signs_in, refused=failed.refused)
+        )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
         with atomic:
             if fence is not None and fence != self.fence:  # it was another session's
                 return

@@ -84,7 +84,6 @@ class AsyncTokenKeeper:
         self._under_way = under_way
         self.listeners: AsyncListeners | None = None
         self.state: SessionState = state
-        state.on_change = self._changed
 
     # What requests ask
 
@@ -359,6 +358,7 @@ class AsyncTokenKeeper:
         """Tell ``listener`` of each change of the token."""
         if self.listeners is None:
             self.listeners = AsyncListeners()
+        self.state.on_change = self._changed
         return self.listeners.add(listener)
 
     async def keep(self, running: Callable[[], bool]) -> None:
@@ -366,6 +366,7 @@ class AsyncTokenKeeper:
         pulse = AsyncPulse()
         with atomic:
             self._pulses = (*self._pulses, pulse)
+        self.state.on_change = self._changed
         try:
             while running():
                 try:

@@ -117,7 +117,10 @@ class AsyncRenewal:
                 await turn.read_again(deadline.left() / 2)
             if newer := await self._saved_by_others(turn, old, deadline):
                 return self._commit(newer, fence)
-        outcome = await self._source.sign_in(old, deadline)
+        replaced = None if old is None else old.token
+        if turn is not None and self._persistence is not None:
+            replaced = self._persistence.latest(turn.found, old, turn.known)
+        outcome = await self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, Failed) and refused is not None:
             outcome = _both(refused, outcome)
         return await self._settle(outcome, fence, deadline)

@@ -19,6 +19,7 @@ from .._errors import (
     TransportError,
     TransportTimeoutError,
 )
+from .._operations import user_agent
 from .._outcomes import bare, without_wire_frames
 from .._redaction import safe_message
 from .._wire import BODY_LIMIT, Reply, decoded
@@ -155,6 +156,7 @@ class AsyncSender:
     async def _dispatch(self, request: httpx.Request) -> httpx.Response:
         if self._client is None:
             return await self._transport.handle_async_request(request)
+        request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
         try:
             return await self._client.send(request, auth=None, follow_redirects=False, stream=True)
         except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()

@@ -86,7 +86,6 @@ class TokenKeeper:
         self._under_way = under_way
         self.listeners: Listeners | None = None
         self.state: SessionState = state
-        state.on_change = self._changed
 
     # What requests ask
 
@@ -359,6 +358,7 @@ class TokenKeeper:
         """Tell ``listener`` of each change of the token."""
         if self.listeners is None:
             self.listeners = Listeners()
+        self.state.on_change = self._changed
         return self.listeners.add(listener)
 
     def keep(self, running: Callable[[], bool]) -> None:
@@ -366,6 +366,7 @@ class TokenKeeper:
         pulse = Pulse()
         with atomic:
             self._pulses = (*self._pulses, pulse)
+        self.state.on_change = self._changed
         try:
             while running():
                 try:

@@ -215,6 +215,13 @@ class Persistence:
             token, minted=False, how="taken over from the store", issuer=issuer, from_store=True
         )
 
+    def latest(self, found: Token | None, old: Snapshot | None, known: str | None) -> Token | None:
+        """Return the newest token that is known, expired or not; see `newer`."""
+        own = None if old is None else old.token
+        if found is None or self.is_foreign(found, old):
+            return own
+        return found if own is None or found.id not in {own.id, known} else own
+
     def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
         loaded = self._unlocked(self.store.load, seconds)
