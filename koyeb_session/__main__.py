@@ -28,11 +28,12 @@ import argparse
 import getpass
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import attrs
 
@@ -84,6 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes no argument that it refuses: it may be a secret that was given by mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with the status of wrong usage."""
+        super().error(re.sub(r"'[^']*'|(?<=unrecognized arguments: ).*", "...", message, count=1))
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -99,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--file", metavar="PATH", help="the file of a session that is kept elsewhere"
     )
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=_NAME,
         usage="%(prog)s [--help] [--version] COMMAND ...",
         description=__doc__,

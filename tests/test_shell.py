@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 
 from koyeb_session import SessionClient, Token
@@ -20,9 +21,11 @@ from koyeb_session.testing import FakeKoyeb, Fault
 
 EMAIL, PASSWORD = "me@example.com", "correct horse"
 SHELL = [sys.executable, "-m", "koyeb_session"]
-# Makes its standard input the terminal that it is controlled by, and becomes the shell.
+# Makes its standard input the terminal that it is controlled by, and becomes the shell. A test run
+# in the background of a script ignores SIGINT, and its children would inherit that.
 ON_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, "-m", "koyeb_session", *sys.argv[1:]])
@@ -194,26 +197,38 @@ def test_api_token_comes_by_standard_input(shell: Shell, form: list[str]) -> Non
     assert shell.run("token").stdout == f"{token_id}\n"
 
 
-def test_token_as_an_argument_is_refused_and_not_repeated(shell: Shell) -> None:
-    """Arguments show in the list of processes: the mistake is named, the token is not."""
-    token_id = shell.fake.issue_api_token()
-    done = shell.run("login", "--api-token", token_id)
-    assert done.returncode == 2
-    assert "standard input" in done.stderr
-    assert token_id not in done.stderr
-
-
-@pytest.mark.skipif(
-    not hasattr(SessionClient, "create_access_token"),
-    reason="this version cannot issue tokens of an organization",
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--api-token", "canary"], "standard input"),
+        (["--api-token", "-canary"], "unrecognized"),
+        (["--api-token=canary"], "--api-token"),
+        (["--password", "canary"], "unrecognized"),
+    ],
 )
-def test_api_token_issues_tokens_of_an_organization(shell: Shell) -> None:
-    """With an organization a short-lived token is printed, and the next one after it is due."""
+def test_secret_as_an_argument_is_refused_and_not_repeated(
+    shell: Shell, arguments: list[str], told: str
+) -> None:
+    """Arguments show in the list of processes: the mistake is named, the secret is not."""
+    done = shell.run("login", *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "canary" not in done.stderr
+
+
+def sign_in_for_an_organization(shell: Shell) -> str:
+    """Save a session of an organization, and return its API access token."""
     api_token = shell.fake.issue_api_token()
     organization = shell.fake.organizations[EMAIL][0]
     arguments = ("login", "--api-token", "--organization", organization)
     done = shell.run(*arguments, stdin=f"{api_token}\n")
     assert done.returncode == 0, done.stderr
+    return api_token
+
+
+def test_api_token_issues_tokens_of_an_organization(shell: Shell) -> None:
+    """With an organization a short-lived token is printed, and the next one after it is due."""
+    api_token = sign_in_for_an_organization(shell)
     first = shell.run("token").stdout.strip()
     assert first in shell.fake.live_tokens()
     assert first != api_token
@@ -222,6 +237,40 @@ def test_api_token_issues_tokens_of_an_organization(shell: Shell) -> None:
     assert second.returncode == 0, second.stderr
     assert second.stdout.strip() in {*shell.fake.live_tokens()} - {first, api_token}
     assert shell.fake.exchanges() == 0
+
+
+def test_api_token_of_an_organization_replaces_another_one(shell: Shell) -> None:
+    """A second login is the session from then on, not the one that the first has begun."""
+    sign_in_for_an_organization(shell)
+    first = shell.run("token").stdout
+    api_token = sign_in_for_an_organization(shell)
+    saved = shell.store.load()
+    assert saved is not None
+    assert saved.renewal == api_token
+    assert shell.run("token").stdout == f"{saved.id}\n" != first
+
+
+def test_refused_api_token_replaces_nothing(shell: Shell) -> None:
+    """An API access token that may not issue leaves the session that there was, and is told."""
+    token_id = shell.sign_in()
+    arguments = ("login", "--api-token", "--organization", shell.fake.organizations[EMAIL][0])
+    done = shell.run(*arguments, stdin="unknown\n")
+    assert done.returncode == 1
+    assert "API access token" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert shell.run("token").stdout == f"{token_id}\n"
+
+
+def test_session_of_no_known_organization_is_told(shell: Shell) -> None:
+    """Where the file lacks what the next token is issued for, signing in again is the way."""
+    sign_in_for_an_organization(shell)
+    saved = shell.store.load()
+    assert saved is not None
+    expired = datetime.now(UTC) - timedelta(hours=1)
+    shell.store.save(attrs.evolve(saved, organization_id=None, expires_at=expired))
+    done = shell.run("token")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
 
 
 def test_nothing_can_be_asked_without_a_terminal(shell: Shell) -> None:
@@ -259,7 +308,7 @@ def test_session_that_cannot_be_saved_is_an_error(shell: Shell) -> None:
         stdin=f"{shell.fake.issue_api_token()}\n",
     )
     assert done.returncode == 3
-    assert "not be saved" in done.stderr
+    assert "not saved in" in done.stderr
     assert "Traceback" not in done.stderr
 
 
