@@ -203,7 +203,7 @@ def test_api_token_comes_by_standard_input(shell: Shell, form: list[str]) -> Non
         (["--api-token", "canary"], "standard input"),
         (["--api-token", "-canary"], "unrecognized"),
         (["--api-token=canary"], "--api-token"),
-        (["--password", "canary"], "unrecognized"),
+        (["--password", "canary"], "standard input"),
     ],
 )
 def test_secret_as_an_argument_is_refused_and_not_repeated(
