@@ -359,7 +359,7 @@ def test_status_says_where_the_session_stands(shell: Shell) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert shell.environ["KOYEB_URL"] in done.stdout
     assert str(token.user_id) in done.stdout
-    assert "good for 23 h" in done.stdout
+    assert f"until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC" in done.stdout
     assert token.id not in done.stdout
 
 
