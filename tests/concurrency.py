@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -17,8 +17,8 @@ from koyeb_session.testing import Gate
 
 T = TypeVar("T")
 
-PATIENCE = 5.0
-"""Seconds after which what a test waits for will not happen any more."""
+PATIENCE = 30.0
+"""Seconds after which what a test waits for will not happen any more, on the busiest machine."""
 _TURNS = 60
 """How often a task gives way until all that is ready to run has run; a request takes ten."""
 _WAITING = {"wait", "held"}
@@ -210,6 +210,20 @@ def until(happened: Callable[[], bool]) -> None:
         if time.monotonic() > ends:
             raise TimeoutError
         time.sleep(0.001)
+
+
+def deadlines(was_enough: Callable[[], object]) -> Iterator[float]:
+    """
+    Give longer and longer times, in seconds, until one was enough.
+
+    For what has to be under way when its own deadline comes: on a busy machine a short one passes
+    before anything has begun.
+    """
+    for seconds in (0.05, 0.5, 5.0, PATIENCE):
+        yield seconds
+        if was_enough():
+            return
+    raise TimeoutError
 
 
 async def async_read(response: httpx.Response) -> bytes:

@@ -73,6 +73,8 @@ def rank(name: str) -> int:
     for number, names in enumerate(RANKS):
         if name in names:
             return number
+    if name == "__main__":  # uses the public edges
+        return len(RANKS) + 1
     assert not name.startswith("_"), f"{name} has no rank in {Path(__file__).name}"
     return len(RANKS)
 

@@ -261,15 +261,18 @@ def test_a_fork_waits_for_the_certificates() -> None:
 import os, threading, httpx
 inner = httpx.create_ssl_context
 done = []
+forking = threading.Event()
 def slow():
-    threading.Event().wait(0.2)
+    forking.wait()
     done.append(inner())
     return done[-1]
 httpx.create_ssl_context = slow
 from koyeb_session import SessionClient
 from koyeb_session._concurrency.tls import certificates
 for n in (1, 2):
+    forking.clear()
     session = SessionClient()
+    os.register_at_fork(before=forking.set)  # before those that were registered before it
     assert threading.active_count() == 2
     if os.fork() == 0:
         os._exit(0 if len(done) == n and done[-1] is certificates().context() else 1)

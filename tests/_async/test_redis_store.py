@@ -48,6 +48,12 @@ def settings() -> dict[str, Any]:
     return AsyncRedisTokenStore.__init__.__globals__
 
 
+async def milliseconds(client: Any) -> int:
+    """Read the clock of Redis."""
+    seconds, micros = await client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 @pytest.mark.parametrize("library", ["redis", "valkey"])
 async def test_redis_store_does_what_a_store_has_to_do(
     any_server: RedisServer, library: str
@@ -113,9 +119,10 @@ async def test_late_writer_is_late_also_when_redis_has_lost_its_data(
     async with async_redis_client(server.port) as client:
         slow, other = (AsyncRedisTokenStore(client, key=KEY) for _ in range(2))
         async with slow.lock(), AsyncBackground() as background:
-            await async_sleep(
-                0.01
-            )  # Redis has the real time, and fencing values have it from there
+            # Fencing values have their time from Redis: the next one is to be a later one.
+            locked = await milliseconds(client)
+            while await milliseconds(client) == locked:
+                pass
             await client.flushall()
 
             async def go_on() -> None:
@@ -365,12 +372,13 @@ async def test_lock_that_comes_too_late_is_given_back(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
-    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
     gate = Gate()
     async with async_redis_client(server.port) as client:
-        with pytest.raises(StoreError, match="did not answer"):
-            async with AsyncRedisTokenStore(AsyncLate(client, gate), key=KEY).lock():
-                raise AssertionError
+        with monkeypatch.context() as patched:
+            patched.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
+            with pytest.raises(StoreError, match="did not answer"):
+                async with AsyncRedisTokenStore(AsyncLate(client, gate), key=KEY).lock():
+                    raise AssertionError
         gate.open()
         while not await client.hexists(KEY, "fence"):
             await async_sleep(0.001)
@@ -396,9 +404,10 @@ async def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.Monkey
     monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        async with async_redis_client(port, socket_timeout=0.2) as client:
+        async with async_redis_client(port, socket_timeout=None) as client:
             with pytest.raises(StoreError, match="did not answer"):
                 await AsyncRedisTokenStore(client, key=KEY).load()
+            silent.close()  # which ends the thread that asks
             await async_idle()
 
 

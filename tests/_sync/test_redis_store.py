@@ -50,6 +50,12 @@ def settings() -> dict[str, Any]:
     return RedisTokenStore.__init__.__globals__
 
 
+def milliseconds(client: Any) -> int:
+    """Read the clock of Redis."""
+    seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 @pytest.mark.parametrize("library", ["redis", "valkey"])
 def test_redis_store_does_what_a_store_has_to_do(any_server: RedisServer, library: str) -> None:
     """It passes the conformance suite on Redis and on Valkey, with the client of either."""
@@ -113,7 +119,10 @@ def test_late_writer_is_late_also_when_redis_has_lost_its_data(
     with redis_client(server.port) as client:
         slow, other = (RedisTokenStore(client, key=KEY) for _ in range(2))
         with slow.lock(), Background() as background:
-            sleep(0.01)  # Redis has the real time, and fencing values have it from there
+            # Fencing values have their time from Redis: the next one is to be a later one.
+            locked = milliseconds(client)
+            while milliseconds(client) == locked:
+                pass
             client.flushall()
 
             def go_on() -> None:
@@ -363,12 +372,13 @@ def test_lock_that_comes_too_late_is_given_back(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
-    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
     gate = Gate()
     with redis_client(server.port) as client:
-        with pytest.raises(StoreError, match="did not answer"):
-            with RedisTokenStore(Late(client, gate), key=KEY).lock():
-                raise AssertionError
+        with monkeypatch.context() as patched:
+            patched.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
+            with pytest.raises(StoreError, match="did not answer"):
+                with RedisTokenStore(Late(client, gate), key=KEY).lock():
+                    raise AssertionError
         gate.open()
         while not client.hexists(KEY, "fence"):
             sleep(0.001)
@@ -394,9 +404,10 @@ def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with redis_client(port, socket_timeout=0.2) as client:
+        with redis_client(port, socket_timeout=None) as client:
             with pytest.raises(StoreError, match="did not answer"):
                 RedisTokenStore(client, key=KEY).load()
+            silent.close()  # which ends the thread that asks
             idle()
 
 

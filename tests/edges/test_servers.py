@@ -28,7 +28,7 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 ME = PasswordCredentials("me@example.com", "correct horse")
-PATIENCE = 20.0
+PATIENCE = 30.0
 APPLICATION = """
 import asyncio, os
 from fastapi import FastAPI
@@ -59,9 +59,10 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.client = httpx.Client(
-            transport=httpx.HTTPTransport(retries=9),  # until it has started
+            transport=httpx.HTTPTransport(retries=9),  # it starts, and listens a moment later
             base_url=f"http://127.0.0.1:{port}",
             headers={"connection": "close"},
+            timeout=PATIENCE,
         )
         command = [sys.executable, "-m", "uvicorn", "application:app", "--no-access-log"]
         environment = {**os.environ, "FAKE": fake, "FILE": str(folder / "session.json")}
@@ -77,6 +78,7 @@ class Server:
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read, args=[self.process.stderr], daemon=True)
         self._reader.start()
+        self.wait_said("Application startup complete")
 
     def _read(self, stream: IO[str]) -> None:
         with stream:
@@ -92,8 +94,22 @@ class Server:
 
     def wait_said(self, text: str) -> None:
         """Wait until it has written a text."""
+        assert self.says(text, PATIENCE), self.said
+
+    def says(self, text: str, seconds: float) -> bool:
+        """Wait for a text for a while, and tell whether it was written."""
         with self._more:
-            assert self._more.wait_for(lambda: text in self.said, PATIENCE), self.said
+            return self._more.wait_for(lambda: text in self.said, seconds)
+
+    def change(self, application: str) -> None:
+        """Write another application, and wait until the server has noticed."""
+        self.source.write_text(application, "utf-8")
+        seconds = int(self.source.stat().st_mtime)
+        # A file that was new when the server first looked has to change again. Once it has noticed
+        # it does not look before the old application has ended.
+        while not self.says("detected changes", 0.1):
+            seconds += 1
+            os.utime(self.source, (seconds, seconds))
 
     def use(self) -> list[int]:
         """Give the version, the process and the status of a request to Koyeb."""
@@ -136,20 +152,19 @@ def test_reloaded_application_goes_on_with_the_session(
 ) -> None:
     """Under `--reload` the new version has the session that the old one renewed, and renews it."""
     koyeb, url = fake
+    gate = Gate()
     with serving(tmp_path, url, "--reload") as server:
         version, old, status = server.use()
         new = old
         assert (version, status) == (1, 200)
+        koyeb.fail("refresh", Fault(gate=gate))
         server.client.get("/renew")
-        server.source.write_text(APPLICATION.replace("VERSION = 1", "VERSION = 2"), "utf-8")
-        seconds = int(server.source.stat().st_mtime)
+        server.change(APPLICATION.replace("VERSION = 1", "VERSION = 2"))
+        gate.open()  # until then the old application cannot have ended
         while version == 1:
-            seconds += 1  # a file that was new when the server first looked has to change again
-            os.utime(server.source, (seconds, seconds))
             with contextlib.suppress(httpx.TransportError):  # while it is exchanged
                 version, new, status = server.use()
                 assert status == 200
-        assert version == 2
         assert new != old
         server.client.get("/renew")
         assert server.use()[2] == 200

@@ -8,8 +8,8 @@ was; and after a logout there is none, whatever the service answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import attrs
 import pytest
@@ -124,6 +124,13 @@ class Fault:
     def suits_a_given_client(self) -> bool:
         """Whether a client that knows nothing of the tests' certificates can meet it."""
         return self.server in {"plain", "nobody"}
+
+    @property
+    def attempts(self) -> Iterator[Self]:
+        """The fault, and where it is played until a short deadline, again with longer ones."""
+        yield self
+        for seconds in (1.0, 10.0) if self.timeout == SHORT else ():
+            yield attrs.evolve(self, timeout=seconds)
 
     def expects(self, operation: str) -> Expected:
         """Find what an operation comes to."""

@@ -22,7 +22,7 @@ from koyeb_session.testing import FakeClock
 
 from ..soak import SOAK
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 _measured: list[str] = []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
@@ -17,12 +17,11 @@ import pytest
 from koyeb_session import AsyncMemoryTokenStore, MemoryTokenStore, Token, TokenStore
 from koyeb_session.testing import async_check_store, check_store
 
+from .conftest import PATIENCE
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for a lock that nobody gives back no longer than a test can."""
-    settings: dict[str, Any] = check_store.__globals__
-    monkeypatch.setitem(settings, "_PATIENCE", 0.3)
+SETTINGS: dict[str, Any] = check_store.__globals__
+IMPATIENT = 0.3
+"""Seconds to wait for a lock that nobody will give back."""
 
 
 class ShortColumn(MemoryTokenStore):
@@ -115,18 +114,23 @@ class OneOwner(MemoryTokenStore):
         super().__init__()
         self._rows = rows
         self._owner = object()
+        self._over = threading.Event()
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
         """Forget who had it when the next one comes."""
         self._owner = object()
-        for _ in range(400):
-            if not self._rows:
-                break
-            time.sleep(0.001)
+        while self._rows and not self._over.wait(0.001):
+            pass
         self._rows.add(self._owner)
-        yield
-        self._rows.discard(self._owner)
+        try:
+            yield
+        finally:
+            self._rows.discard(self._owner)
+
+    def end(self) -> None:
+        """Let those go who wait in vain."""
+        self._over.set()
 
 
 @pytest.mark.parametrize(
@@ -142,11 +146,19 @@ class OneOwner(MemoryTokenStore):
         (lambda: OneOwner(set()), "is free again when the block has ended"),
     ],
 )
-def test_conformance_finds_a_broken_store(kind: Callable[[], TokenStore], what: str) -> None:
+def test_conformance_finds_a_broken_store(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[[], TokenStore], what: str
+) -> None:
     """What a store gets wrong does not pass, and the error says what it is."""
     store = kind()
+    if isinstance(store, Open):  # whose second taker comes in at once, whenever that is
+        monkeypatch.setitem(SETTINGS, "_HELD", PATIENCE)
+    if isinstance(store, OneOwner):
+        monkeypatch.setitem(SETTINGS, "_PATIENCE", IMPATIENT)
     with pytest.raises(AssertionError, match=what):
         check_store(lambda: store)
+    if isinstance(store, OneOwner):
+        store.end()
 
 
 class Unshielded(AsyncMemoryTokenStore):
@@ -167,8 +179,11 @@ class Unshielded(AsyncMemoryTokenStore):
             self._semaphore.release()
 
 
-async def test_conformance_finds_a_lock_that_a_cancelled_block_leaves_behind() -> None:
+async def test_conformance_finds_a_lock_that_a_cancelled_block_leaves_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A lock that is not given back under cancellation does not pass."""
+    monkeypatch.setitem(SETTINGS, "_PATIENCE", IMPATIENT)
     store = Unshielded()
     with pytest.raises(AssertionError, match="when the block was cancelled"):
         await async_check_store(lambda: store)

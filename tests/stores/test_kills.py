@@ -17,7 +17,7 @@ from koyeb_session import SessionExpiredError
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ..soak import SOAK
-from .conftest import FleetClock, RedisServer, Worker, running
+from .conftest import PATIENCE, FleetClock, RedisServer, Worker, running
 from .fleet import opened, redis_client
 from .test_fleet import processes
 
@@ -177,7 +177,7 @@ def test_session_survives_kills(
                         pass  # that it starts slowly is no fault of the lock
                     started, before = time.monotonic(), fake.exchanges()
                     while fake.exchanges() == before:
-                        assert time.monotonic() - started < LEASE + 5, (
+                        assert time.monotonic() - started < LEASE + PATIENCE, (
                             "a dead process holds the lock"
                         )
                         time.sleep(0.005)

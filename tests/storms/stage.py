@@ -16,6 +16,7 @@ from koyeb_session._concurrency.places import atomic
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
+from ..concurrency import PATIENCE
 from .steps import rounds_until, tasks
 
 EMAIL: Final = "me@example.com"
@@ -125,7 +126,7 @@ class Stage:
         assert not atomic.locked()
         assert self.line.exchanging == 0
         assert self.fake.transport.open_replies == 0
-        with anyio.fail_after(1):
+        with anyio.fail_after(PATIENCE):
             async with self.store.lock():
                 pass
 

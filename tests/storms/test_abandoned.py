@@ -27,7 +27,7 @@ AGES: Final = {
     "hard": LIFE - timedelta(seconds=30),
 }
 ENDINGS: Final = ["closed", "dropped", "thrown"]
-PATIENCE: Final = 5.0
+PATIENCE: Final = 30.0
 
 
 def request_for(stage: Stage) -> httpx.Request:

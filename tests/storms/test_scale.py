@@ -167,7 +167,7 @@ def test_two_hundred_threads_share_one_exchange(
         clock.advance(LIFE - left)
 
         def at_once() -> int:
-            barrier.wait(5)
+            barrier.wait(PATIENCE)
             return session.http.get("/v1/apps").status_code
 
         with Background() as background:

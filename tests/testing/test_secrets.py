@@ -7,10 +7,11 @@ import inspect
 import json
 import linecache
 import logging
-import types
 import warnings
 from collections import UserDict, UserList, deque
 from collections.abc import Callable, ItemsView, Iterator
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from itertools import count
 from traceback import TracebackException
 from typing import Any, NamedTuple, cast
@@ -198,7 +199,9 @@ class AttrsError(Exception):
 
 def elsewhere(source: str, filename: str = "/lib/client.py") -> Callable[..., Any]:
     """Compile a function into another file, for frames that are not the test's own."""
-    module = types.ModuleType("elsewhere")
+    # With a loader, for which Python 3.15 looks when it shows a frame.
+    loader = SourceFileLoader("elsewhere", filename)
+    module = module_from_spec(ModuleSpec("elsewhere", loader))
     exec(compile(source, filename, "exec"), module.__dict__)  # noqa: S102 - it is this test's own
     function: Callable[..., Any] = module.__dict__["f"]
     return function

@@ -40,7 +40,7 @@ def client(fake: FakeKoyeb, url: str) -> Iterator[httpx.Client]:
 
 def dial(url: str) -> socket.socket:
     """Connect without any HTTP."""
-    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5)
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30)
 
 
 def converse(url: str, sent: bytes) -> bytes:
@@ -75,7 +75,7 @@ def test_every_path_and_method_is_answered_in_json(
 
 def test_standard_librarys_client_is_served(url: str, fake: FakeKoyeb) -> None:
     """A client of another make, that sends head and body apart, is served as well."""
-    with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)) as connection:
+    with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)) as connection:
         body = json.dumps({"email": "me@example.com", "password": "correct horse"})
         for _ in range(2):
             connection.request("POST", "/v1/account/login", body)

@@ -1,0 +1,338 @@
+"""
+Sign in to Koyeb once, and use the session in scripts.
+
+commands:
+  login     sign in, with a password or an API access token
+  status    say where the session stands
+  token     print a token that may be used now, and nothing else
+  logout    end the session
+
+exit status:
+  0     done; the session is signed in
+  1     not signed in, or refused: sign in again
+  2     wrong arguments, no terminal to ask on, or an extra is missing
+  3     no answer from the service, or trouble with the file: try again later
+  130   interrupted
+
+A session is of one service: name it again, by --url or KOYEB_URL, when it is not Koyeb's own.
+Nothing is printed in color.
+
+Each command takes --help. A script asks for a token each time it needs one:
+
+  curl -H "Authorization: Bearer $(python -m koyeb_session token)" https://app.koyeb.com/v1/apps
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final, NoReturn, TypeAlias
+
+import attrs
+
+from . import (
+    AccessTokenCredentials,
+    KoyebSessionError,
+    NotSignedInError,
+    SessionClient,
+    SessionExpiredError,
+    Token,
+    __version__,
+)
+from ._log import spell
+from .stores import FileTokenStore
+
+DONE: Final = 0
+SIGN_IN: Final = 1
+USAGE: Final = 2
+TRY_AGAIN: Final = 3
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+
+_NAME: Final = "python -m koyeb_session"
+_SERVICE: Final = "https://app.koyeb.com"
+_VARIABLES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
+
+Renewal: TypeAlias = Callable[[Token | None], Token]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit status; see the module."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="koyeb_session: %(message)s", level=logging.WARNING)
+    try:
+        status: int = options.run(options)
+        print(end="", flush=True)  # what is wrong with standard output shows here
+    except KoyebSessionError as error:
+        return _complain(_advice(error), _status_of(error))
+    except (ImportError, ValueError) as error:
+        return _complain(str(error), USAGE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        # The interpreter flushes once more as it ends, which would fail again, and noisily.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        return _complain(f"standard output: {error.strerror}", TRY_AGAIN)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Quotes no argument that it refuses: it may be a secret that was given by mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with the status of wrong usage."""
+        super().error(re.sub(r"'[^']*'|(?<=unrecognized arguments: ).*", "...", message, count=1))
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--url",
+        default=next(filter(None, map(os.environ.get, _VARIABLES)), _SERVICE),
+        help=f"the service (default: {', '.join(_VARIABLES)}, or {_SERVICE})",
+    )
+    common.add_argument(
+        "--name",
+        default="default",
+        help="which of your sessions, one for each account (default: %(default)s)",
+    )
+    common.add_argument(
+        "--file", metavar="PATH", help="the file of a session that is kept elsewhere"
+    )
+    parser = _Parser(
+        prog=_NAME,
+        usage="%(prog)s [--help] [--version] COMMAND ...",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"koyeb-session {__version__}")
+    commands = parser.add_subparsers(
+        prog=_NAME, metavar="COMMAND", required=True, help=argparse.SUPPRESS
+    )
+
+    login = commands.add_parser(
+        "login",
+        parents=[common],
+        description="Sign in, and save the session. A password is asked for and never echoed.",
+    )
+    login.add_argument("--email", help="your account's address; asked for when it is left out")
+    login.add_argument(
+        "--api-token",
+        action="store_true",
+        help="sign in with an API access token; it is the first line of standard input",
+    )
+    login.add_argument(
+        "stdin", nargs="?", metavar="-", type=_standard_input, help="the same as --api-token"
+    )
+    login.add_argument(
+        "--organization",
+        metavar="ID",
+        help="the organization to act in; with an API access token, the session keeps that token "
+        "and issues a short-lived one for the organization whenever one is needed",
+    )
+    login.set_defaults(run=_login)
+    for name, run, description in (
+        ("status", _status, "Say where the session stands; renew it if it is due."),
+        ("token", _token, "Print a token that may be used now; renew it first if it is due."),
+        ("logout", _logout, "End the session. An API access token is removed here, not revoked."),
+    ):
+        command = commands.add_parser(name, parents=[common], description=description)
+        command.set_defaults(run=run)
+    return parser
+
+
+def _standard_input(argument: str) -> bool:
+    """Refuse all but ``-``, without a word of it: it may be the secret."""
+    if argument != "-":
+        message = "a token is read from standard input; an argument would show in the process list"
+        raise argparse.ArgumentTypeError(message)
+    return True
+
+
+# The commands
+
+
+def _login(options: argparse.Namespace) -> int:
+    store = _store(options)
+    credentials: Renewal | None = None
+    has_token = options.api_token or options.stdin
+    if has_token and options.organization is not None:
+        credentials = _issued_once(options, store)
+    with _client(options.url, store, credentials) as session:
+        if credentials is not None:
+            session.refresh()
+        elif has_token:
+            session.use_token(_read_secret())
+        else:
+            session.login(
+                options.email or _ask("Email: "),
+                _ask_secret("Password: "),
+                organization_id=options.organization,
+            )
+    if store.load() != session.token:
+        return _complain(f"signed in, but not saved in {store!r}", TRY_AGAIN)
+    return _tell("Signed in.")
+
+
+def _status(options: argparse.Namespace) -> int:
+    try:
+        token = _current_token(options)
+    except KoyebSessionError as error:
+        print(_advice(error))
+        return _status_of(error)
+    print(f"Signed in to {options.url}")
+    for name, value in (("user", token.user_id), ("organization", token.organization_id)):
+        if value is not None:
+            print(f"  {name}: {value}")
+    print(f"  token: {_life(token)}")
+    return DONE
+
+
+def _token(options: argparse.Namespace) -> int:
+    print(_current_token(options).id)
+    return DONE
+
+
+def _logout(options: argparse.Namespace) -> int:
+    store = _store(options)
+    saved = store.load()
+    if saved is None:
+        return _tell("There is no session.")
+    if _is_api_token(saved):  # other programs may be using it
+        store.delete()
+        return _tell("Signed out. The API access token is still valid: revoke it at Koyeb.")
+    with _client(options.url, store) as session:
+        session.logout()
+    return _tell("Signed out.")
+
+
+# The session
+
+
+def _store(options: argparse.Namespace) -> FileTokenStore:
+    try:
+        return FileTokenStore(options.file, name=options.name)
+    except ValueError as error:
+        raise ValueError(f"--file or --name: {error}") from None
+
+
+def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None) -> SessionClient:
+    try:
+        return SessionClient(base_url=url, credentials=credentials, store=store)
+    except ValueError as error:
+        raise ValueError(str(error).replace("base_url", "--url (or KOYEB_URL)")) from None
+
+
+def _current_token(options: argparse.Namespace) -> Token:
+    store = _store(options)
+    saved = store.load()
+    if saved is None:
+        raise NotSignedInError("nobody has signed in here")
+    credentials = None if saved.renewal is None else _renewal(options.url)
+    with _client(options.url, store, credentials) as session:
+        token = session.current_token()
+    # Closing waited for a renewal ahead of need, which may have revoked that one.
+    return session.token or token
+
+
+def _renewal(url: str) -> Renewal:
+    """Give the credentials of a session that an API access token began."""
+
+    def renew(replaced: Token | None) -> Token:
+        if replaced is None or replaced.renewal is None or replaced.organization_id is None:
+            raise NotSignedInError("another process has ended the session, or begun another one")
+        return _issue(url, AccessTokenCredentials(replaced.renewal, replaced.organization_id))
+
+    return renew
+
+
+def _issued_once(options: argparse.Namespace, store: FileTokenStore) -> Renewal:
+    """Issue the first token of a session, and take the one before out of its way."""
+    credentials = AccessTokenCredentials(_read_secret(), options.organization)
+    first = _issue(options.url, credentials)
+    with store.lock():
+        store.delete()
+    return lambda _: first
+
+
+def _issue(url: str, credentials: AccessTokenCredentials) -> Token:
+    """Have a token issued that brings along, for the next one, what it was issued with."""
+    with SessionClient(base_url=url, credentials=credentials) as session:
+        return attrs.evolve(
+            session.current_token(),
+            organization_id=credentials.organization_id,
+            renewal=credentials.api_token,
+        )
+
+
+def _is_api_token(token: Token) -> bool:
+    return token.expires_at is None and token.issued_at is None
+
+
+def _life(token: Token) -> str:
+    """Say how long a token lives, and what comes after it."""
+    if _is_api_token(token):
+        return "an API access token, which does not expire"
+    if token.expires_at is None:
+        return "good for an unknown time"
+    left = (token.expires_at - datetime.now(UTC)).total_seconds()
+    return f"good for {spell(left)}, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+# Questions and answers. No secret stays in a local of a frame that something is raised through.
+
+
+def _ask(prompt: str) -> str:
+    print(prompt, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def _ask_secret(prompt: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)  # it would echo
+        try:
+            return getpass.getpass(prompt)
+        except getpass.GetPassWarning:
+            reason = "there is no terminal to ask on; --api-token reads standard input"
+        except EOFError:
+            reason = "nothing was entered"
+    raise ValueError(reason)
+
+
+def _read_secret() -> str:
+    if sys.stdin.isatty():
+        return _ask_secret("API access token: ").strip()
+    return sys.stdin.readline().strip()
+
+
+def _status_of(error: KoyebSessionError) -> int:
+    return TRY_AGAIN if error.retryable else SIGN_IN
+
+
+def _advice(error: KoyebSessionError) -> str:
+    if isinstance(error, NotSignedInError | SessionExpiredError) and not error.retryable:
+        return f"{error.message}\nSign in with: {_NAME} login"
+    return error.message
+
+
+def _tell(text: str) -> int:
+    print(text, file=sys.stderr)
+    return DONE
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"koyeb_session: {text}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
