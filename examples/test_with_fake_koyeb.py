@@ -1,4 +1,4 @@
-"""Test your own code against a Koyeb that fails when you say so: pytest examples/."""
+"""Test your code against a Koyeb that fails on demand: pip install pytest && pytest examples/."""
 
 from datetime import timedelta
 

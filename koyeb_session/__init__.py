@@ -36,6 +36,7 @@ from ._models import (
     Token,
 )
 from ._policy import RefreshPolicy, RetryPolicy
+from ._version import __version__
 
 if TYPE_CHECKING:
     from ._async.auth import AsyncSessionAuth
@@ -71,8 +72,6 @@ else:
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
 
-
-__version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - by role
     # clients

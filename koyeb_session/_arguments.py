@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 
-from ._models import PasswordCredentials, Token
+from ._models import AccessTokenCredentials, PasswordCredentials, Token
 from ._redaction import printable
 from ._wire import TOKEN_LIMIT, completed, is_header_safe
 
@@ -26,6 +26,9 @@ BadArgument: TypeAlias = ValueError | TypeError
 TIMEOUT_LIMIT: Final = 1_000_000
 """Seconds; sockets and locks overflow beyond some number of them, which depends on the platform."""
 
+VALIDITY_LIMITS: Final = timedelta(seconds=1), timedelta(hours=24)
+"""The shortest and the longest life that an access token can be asked for."""
+
 
 def checked(value: T | ValueError | TypeError) -> T:
     """Return what was found right, or raise what is wrong; this frame holds no secret."""
@@ -34,24 +37,24 @@ def checked(value: T | ValueError | TypeError) -> T:
     return value
 
 
-def adopted(token: Token | str, wall: float) -> Token | BadArgument:
+def adopted(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
     """Check a token that is given to us, and complete it from what it says of itself."""
     if not isinstance(token, Token | str):
-        return TypeError(f"token must be a Token or a str, not {type(token).__name__}")
+        return TypeError(f"{name} must be a Token or a str, not {type(token).__name__}")
     token = Token(token) if isinstance(token, str) else token
-    if not isinstance(token.id, str) or not is_header_safe(token.id):
-        return ValueError(
-            "token must be visible ASCII, not empty, without spaces or line breaks, and at most "
-            f"{TOKEN_LIMIT} characters long"
-        )
-    wrong = _wrong_time("expires_at", token.expires_at) or _wrong_time("issued_at", token.issued_at)
+    wrong = (
+        _wrong_token(name, token.id)
+        or _wrong_renewal(token.renewal)
+        or _wrong_time("expires_at", token.expires_at)
+        or _wrong_time("issued_at", token.issued_at)
+    )
     if wrong:
         return wrong
     token = completed(_printable(token))
     if token.expires_at is None:
         return token
     if token.expires_at.timestamp() <= wall:
-        return ValueError("token has expired; sign in again for a new one")
+        return ValueError(f"{name} has expired; sign in again for a new one")
     return attrs.evolve(
         token,
         expires_at=token.expires_at.astimezone(UTC),
@@ -69,11 +72,33 @@ def _printable(token: Token) -> Token:
     return attrs.evolve(token, **odd) if odd else token
 
 
+def _wrong_token(name: str, token_id: object) -> BadArgument | None:
+    """Check what goes into ``Authorization: Bearer``."""
+    if not isinstance(token_id, str):
+        return TypeError(f"{name} must be a str, not {type(token_id).__name__}")
+    if is_header_safe(token_id):
+        return None
+    if re.match(r"\s*bearer\s", token_id, re.IGNORECASE):
+        return ValueError(f"{name} must be the token alone, without 'Bearer' before it")
+    return ValueError(
+        f"{name} must be visible ASCII, not empty, without spaces or line breaks, and at most "
+        f"{TOKEN_LIMIT} characters long"
+    )
+
+
+def _wrong_renewal(renewal: object) -> TypeError | None:
+    if renewal is None or isinstance(renewal, str):
+        return None
+    return TypeError(f"token.renewal must be a str, not {type(renewal).__name__}")
+
+
 def _wrong_time(name: str, at: object) -> BadArgument | None:
     if not isinstance(at, datetime | None):
         return TypeError(f"token.{name} must be a datetime, not {type(at).__name__}")
     if at is not None and at.tzinfo is None:
-        return ValueError(f"token.{name} must be aware: give it a time zone")
+        return ValueError(
+            f"token.{name} must be aware: give it a time zone, as in datetime.now(UTC)"
+        )
     return None
 
 
@@ -90,15 +115,78 @@ def wrong_credentials(credentials: object) -> BadArgument | None:
     if credentials is None:
         return None
     if isinstance(credentials, PasswordCredentials):
-        return (
-            wrong_text("credentials.email", credentials.email)
-            or wrong_text("credentials.password", credentials.password)
-            or (credentials.organization_id is not None and wrong_id(credentials.organization_id))
-            or None
-        )
+        return _wrong_password(credentials)
+    if isinstance(credentials, AccessTokenCredentials):
+        return _wrong_api_token(credentials)
     if not callable(credentials):
-        return TypeError("credentials must be PasswordCredentials, or a callable without arguments")
+        return TypeError(
+            "credentials must be PasswordCredentials, AccessTokenCredentials, or a callable that "
+            f"returns a token, not {type(credentials).__name__}"
+        )
+    if _arguments_needed(credentials) > 1:
+        return TypeError(
+            "credentials must be a callable without arguments, or with one for the token that is "
+            "to be replaced"
+        )
     return None
+
+
+def _wrong_password(credentials: PasswordCredentials) -> BadArgument | None:
+    wrong = wrong_text("credentials.email", credentials.email) or wrong_text(
+        "credentials.password", credentials.password
+    )
+    if wrong:
+        return type(wrong)(f"{wrong}: give PasswordCredentials(email, password)")
+    if credentials.organization_id is None:
+        return None
+    return wrong_id(credentials.organization_id)
+
+
+def _wrong_api_token(credentials: AccessTokenCredentials) -> BadArgument | None:
+    wrong = _wrong_token("credentials.api_token", credentials.api_token) or wrong_id(
+        credentials.organization_id
+    )
+    if wrong:
+        return type(wrong)(f"{wrong}: give AccessTokenCredentials(api_token, organization_id)")
+    return wrong_validity("credentials.validity", credentials.validity)
+
+
+def takes_token(source: Callable[..., Any]) -> bool:
+    """
+    Tell whether a callable takes the token that it is to replace.
+
+    It does so by an argument that it needs, or by a first one that is annotated as a `Token`. Any
+    other that it can do without stays out: ``lambda cache=cache: ...`` means its own. A callable
+    that does not say what it takes is called without.
+    """
+    parameters = _positional(source)
+    return bool(parameters) and (
+        parameters[0].default is inspect.Parameter.empty
+        or bool(re.search(r"\bToken\b", str(parameters[0].annotation)))
+    )
+
+
+def _arguments_needed(source: Callable[..., Any]) -> int:
+    """Count the arguments that a callable cannot do without; one by name counts for two."""
+    return sum(
+        2 if parameter.kind is inspect.Parameter.KEYWORD_ONLY else 1
+        for parameter in _parameters(source)
+        if parameter.default is inspect.Parameter.empty
+    )
+
+
+def _positional(source: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in _parameters(source) if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+
+
+def _parameters(source: Callable[..., Any]) -> list[inspect.Parameter]:
+    """List what a callable takes, ``*args`` and ``**kwargs`` left out; nothing if it hides that."""
+    try:
+        signature = inspect.signature(source)
+    except Exception:  # noqa: BLE001 - the user's object; some builtins have no signature
+        return []
+    various = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [p for p in signature.parameters.values() if p.kind not in various]
 
 
 def wrong_timeout(timeout: object, name: str = "timeout") -> BadArgument | None:
@@ -123,12 +211,12 @@ def wrong_text(name: str, text: object) -> BadArgument | None:
     return None
 
 
-def wrong_id(organization_id: object) -> BadArgument | None:
+def wrong_id(organization_id: object, name: str = "organization_id") -> BadArgument | None:
     """Check what becomes a part of a path."""
     if not isinstance(organization_id, str):
-        return TypeError(f"organization_id must be a str, not {type(organization_id).__name__}")
+        return TypeError(f"{name} must be a str, not {type(organization_id).__name__}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", organization_id):
-        return ValueError("organization_id must be an id: letters, digits, '-' and '_', not empty")
+        return ValueError(f"{name} must be an id: letters, digits, '-' and '_', not empty")
     return None
 
 
@@ -139,6 +227,22 @@ def wrong_header(name: str, value: object) -> BadArgument | None:
     if not isinstance(value, str):
         return TypeError(f"{name} must be a str, not {type(value).__name__}")
     return None if is_header_safe(value) else ValueError(f"{name} must be visible ASCII")
+
+
+def wrong_validity(name: str, validity: object) -> BadArgument | None:
+    """Check for how long a token is to be issued."""
+    if not isinstance(validity, timedelta):
+        return TypeError(f"{name} must be a timedelta, not {type(validity).__name__}")
+    if not VALIDITY_LIMITS[0] <= validity <= VALIDITY_LIMITS[1]:
+        return ValueError(f"{name} must be from one second to 24 hours, not {validity}")
+    return None
+
+
+def wrong_access_token(organization_id: object, validity: object) -> BadArgument | None:
+    """Check what an access token is asked for with; without a validity the service decides."""
+    return wrong_id(organization_id) or (
+        None if validity is None else wrong_validity("validity", validity)
+    )
 
 
 def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:

@@ -1,94 +1,290 @@
-"""What the environment and the Koyeb CLI's own file say about how to sign in."""
+"""
+What the environment and the Koyeb CLI's own file say about how to sign in, and to which service.
+
+A token goes to no other service than the one that its own source names. All that is wrong comes
+back as a value: a frame that raises would show the token among its locals.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
+import time
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
-from ._errors import KoyebSessionError, NotSignedInError
-from ._models import PasswordCredentials
+import attrs
+
+from ._arguments import adopted, wrong_id, wrong_text
+from ._errors import NotSignedInError
+from ._log import log
+from ._models import AccessTokenCredentials, PasswordCredentials
+from ._origins import origins
+from ._wire import jwt_claims
 
 _TOKENS: Final = ("KOYEB_TOKEN", "KOYEB_API_TOKEN")
+_SERVICES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
+"""Of Koyeb's CLI, its SDK for Python, and its Terraform provider."""
 _LOOKED_AT: Final = "KOYEB_TOKEN, KOYEB_API_TOKEN, KOYEB_EMAIL with KOYEB_PASSWORD, KOYEB_CONFIG"
 _CLI_FILE: Final = ".koyeb.yaml"
+_FILE_LIMIT: Final = 64 << 10
+"""Bytes; the CLI's file has some hundred."""
+_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
+"""A pipe that somebody laid there would be waited for without end."""
+
+Problem: TypeAlias = NotSignedInError | ValueError | TypeError | ImportError
+Arguments: TypeAlias = dict[str, Any]
 
 
-def settings(
-    overrides: Mapping[str, Any], environ: Mapping[str, str] = os.environ
-) -> dict[str, Any] | KoyebSessionError:
+@attrs.frozen
+class _Service:
+    """A service, and what names it."""
+
+    url: str
+    source: str
+
+
+def client_arguments(overrides: Arguments) -> Arguments:
+    """
+    Give a client's arguments, and empty ``overrides``, which may hold secrets.
+
+    Raises:
+        NotSignedInError: There is nothing to sign in with.
+        ImportError: The CLI's file is needed, and PyYAML is missing.
+        ValueError: A variable, or the file, has an impossible value.
+    """
+    found = look_up(dict(overrides), os.environ)
+    overrides.clear()  # the caller's frame is in the traceback of whatever the client refuses
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def look_up(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Arguments | Problem:
     """Give a client's arguments; ``overrides`` win, and what they make moot is not read."""
-    found: dict[str, Any] = {}
-    if environ.get("KOYEB_URL"):
-        found["base_url"] = environ["KOYEB_URL"]
+    service = _service(overrides, environ)
+    if isinstance(service, ValueError | TypeError):
+        return service
+    found: Arguments = {} if service is None else {"base_url": service.url}
     if overrides.get("token") is None and overrides.get("credentials") is None:
-        how = _from_variables(environ) or _from_cli(environ)
-        if isinstance(how, NotSignedInError):
+        wall = (overrides.get("clock") or time).time()
+        has_store = overrides.get("store") is not None
+        how = _from_variables(environ, wall) or _from_cli(
+            environ, wall, service, has_store=has_store
+        )
+        if isinstance(how, Exception):
             return how
-        if not how and overrides.get("store") is None:
+        if not how and not has_store:
             return NotSignedInError(
                 f"nothing to sign in with: looked at {_LOOKED_AT}, and ~/{_CLI_FILE}"
             )
-        found = {**how, **found}
+        found |= how
     return {**found, **overrides}
 
 
-def _from_variables(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
+# The service
+
+
+def _service(
+    overrides: Mapping[str, Any], environ: Mapping[str, str]
+) -> _Service | ValueError | TypeError | None:
+    """Find the service that the program or a variable names; the first one wins."""
+    if overrides.get("base_url") is not None:
+        return _Service(overrides["base_url"], "the program")
+    named = [_Service(_url(environ[name]), name) for name in _SERVICES if _value(environ, name)]
+    for service in named:
+        if wrong := _wrong_url(service.url, service.source):
+            return wrong
+        if _origin(service.url) != _origin(named[0].url):
+            log.warning(
+                "%s names another service than %s, which is used", service.source, named[0].source
+            )
+    return named[0] if named else None
+
+
+def _url(text: str) -> str:
+    """Complete a URL; the SDK's variable is called a host, and may be no more than that."""
+    text = text.strip()
+    if "://" in text:
+        return text
+    scheme = "http" if text.startswith(("localhost", "127.", "[::1]")) else "https"
+    return f"{scheme}://{text}"
+
+
+def _wrong_url(url: str, source: str) -> ValueError | TypeError | None:
+    wrong = origins(url, ())
+    if isinstance(wrong, Exception):
+        return type(wrong)(source + str(wrong).removeprefix("base_url"))
+    return None
+
+
+def _origin(url: object) -> object:
+    """Give what tells services apart; the client refuses what is no URL."""
+    found = origins(cast("str", url), ())
+    return found if isinstance(found, Exception) else set(found.trusted)
+
+
+# Variables
+
+
+def _value(environ: Mapping[str, str], name: str) -> str:
+    """Read a variable; a blank one counts as none, as a secret does that is not filled in."""
+    return environ.get(name, "").strip()
+
+
+def _from_variables(environ: Mapping[str, str], wall: float) -> Arguments | Problem:
+    organization = _value(environ, "KOYEB_ORGANIZATION") or None
     for name in _TOKENS:
-        if token := environ.get(name, "").strip():
-            return {"token": token}
-    email, password = environ.get("KOYEB_EMAIL"), environ.get("KOYEB_PASSWORD")
+        if token := _value(environ, name):
+            return _with_token(token, name, organization, "KOYEB_ORGANIZATION", wall)
+    email, password = _value(environ, "KOYEB_EMAIL"), environ.get("KOYEB_PASSWORD")
     if email and password:
-        organization = environ.get("KOYEB_ORGANIZATION") or None
-        return {"credentials": PasswordCredentials(email, password, organization)}
+        wrong = (
+            wrong_text("KOYEB_EMAIL", email)
+            or wrong_text("KOYEB_PASSWORD", password)
+            or (organization is not None and wrong_id(organization, "KOYEB_ORGANIZATION"))
+        )
+        return wrong or {"credentials": PasswordCredentials(email, password, organization)}
     if email or password:
         there, missing = ("EMAIL", "PASSWORD") if email else ("PASSWORD", "EMAIL")
         return NotSignedInError(f"KOYEB_{there} is set, but KOYEB_{missing} is not")
     return {}
 
 
-def _from_cli(environ: Mapping[str, str]) -> dict[str, Any] | NotSignedInError:
-    """Read the file that ``koyeb login`` writes: YAML with ``token``, and maybe ``url``."""
-    named = environ.get("KOYEB_CONFIG")
-    path = Path(named) if named else _home(environ) / _CLI_FILE
+def _with_token(
+    token: str, source: str, organization: str | None, where: str, wall: float
+) -> Arguments | Problem:
+    """Use a token as it is, or exchange an API access token for the organization's tokens."""
+    wrong = adopted(token, wall, source)
+    if isinstance(wrong, Exception):
+        return wrong
+    if organization is None or jwt_claims(token) is not None:
+        return {"token": token}
+    if problem := wrong_id(organization, where):
+        return problem
+    return {"credentials": AccessTokenCredentials(token, organization)}
+
+
+# The file of the CLI
+
+
+def _from_cli(
+    environ: Mapping[str, str], wall: float, service: _Service | None, *, has_store: bool
+) -> Arguments | Problem:
+    """Use the file that ``koyeb login`` writes: YAML with ``token``, ``url``, ``organization``."""
+    named = _value(environ, "KOYEB_CONFIG")
+    path = _expanded(named, environ) if named else _home(environ) / _CLI_FILE
     where = f"{path} (from KOYEB_CONFIG)" if named else str(path)
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+    fields = _read(path, where)
+    if isinstance(fields, FileNotFoundError):
         return NotSignedInError(f"{where} is not there") if named else {}
-    except (OSError, UnicodeDecodeError) as exc:
-        return NotSignedInError(f"{where} cannot be read: {type(exc).__name__}")
-    value: object = _yaml(text) if text.strip() else {}
-    if not isinstance(value, dict):
-        return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
-    fields = cast("dict[object, object]", value)
-    found = {
-        argument: field.strip()
-        for name, argument in (("token", "token"), ("url", "base_url"))
-        if isinstance(field := fields.get(name), str) and field.strip()
-    }
-    if "token" not in found:
+    if isinstance(fields, Exception):
+        return fields
+    if "token" not in fields:
         return NotSignedInError(f"{where} has no token: run `koyeb login`") if named else {}
-    return dict(found)
+    base_url = _service_of_file(fields, where, service)
+    if isinstance(base_url, NotSignedInError) and has_store and not named:
+        log.info("not used: %s", base_url)  # the store may hold a session of that service
+        return {}
+    if isinstance(base_url, Exception):
+        return base_url
+    organization = _value(environ, "KOYEB_ORGANIZATION")
+    how = _with_token(
+        fields["token"],
+        f"the token of {where}",
+        organization or fields.get("organization"),
+        "KOYEB_ORGANIZATION" if organization else f"the organization of {where}",
+        wall,
+    )
+    return how if isinstance(how, Exception) else {**base_url, **how}
+
+
+def _service_of_file(
+    fields: Mapping[str, str], where: str, service: _Service | None
+) -> Arguments | NotSignedInError | ValueError | TypeError:
+    """Find the service that may see the file's token, unless the program names it already."""
+    if "url" not in fields:
+        if service is not None:
+            log.info("the token of %s goes to the service of %s", where, service.source)
+        return {}
+    url = _url(fields["url"])
+    if wrong := _wrong_url(url, f"the url of {where}"):
+        return wrong
+    if service is None:
+        return {"base_url": url}
+    if _origin(url) == _origin(service.url):
+        return {}
+    return NotSignedInError(
+        f"the token of {where} is for {url}, not for the service of {service.source}: "
+        "set KOYEB_TOKEN for that one"
+    )
+
+
+def _expanded(named: str, environ: Mapping[str, str]) -> Path:
+    """Expand ``~``, which no shell does in a unit file or an image."""
+    if named == "~" or named.startswith("~/"):
+        return _home(environ) / named[2:]
+    return Path(os.path.expanduser(named))  # noqa: PTH111 - Path raises for an unknown user
 
 
 def _home(environ: Mapping[str, str]) -> Path:
     try:
         return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     except RuntimeError:  # the system does not know the user, as in some containers
-        return Path("/", "~")  # which is not there
+        return Path("/", "~")  # a path that does not exist, so that the file counts as missing
 
 
-def _yaml(text: str) -> Any:
+def _read(path: Path, where: str) -> dict[str, str] | Problem | FileNotFoundError:
+    """Read the fields that are texts and not blank."""
     try:
-        yaml = import_module("yaml")
+        with open(path, "rb", opener=_open) as file:
+            # Of the open file: what its path names may be another one by then.
+            if problem := _untrusted(os.fstat(file.fileno())):
+                return NotSignedInError(f"{where} {problem}")
+            raw = file.read(_FILE_LIMIT + 1)
+    except FileNotFoundError as exc:
+        return exc
+    except OSError as exc:
+        return NotSignedInError(f"{where} cannot be read: {os.strerror(exc.errno or 0)}")
+    if len(raw) > _FILE_LIMIT:
+        return NotSignedInError(f"{where} is larger than {_FILE_LIMIT} bytes")
+    return _parsed(raw, where)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | _NO_WAIT)
+
+
+def _parsed(raw: bytes, where: str) -> dict[str, str] | Problem:
+    try:
+        # A plain import, as packagers of programs look for.
+        import yaml  # type: ignore[import-untyped] # noqa: PLC0415 - of an extra
     except ImportError as exc:
-        message = "reading the Koyeb CLI's file needs: pip install koyeb-session[cli-config]"
-        raise ImportError(message, name="yaml") from exc
+        text = 'the Koyeb CLI\'s file needs PyYAML: pip install "koyeb-session[cli-config]"'
+        return ImportError(text, name=exc.name)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None  # its message quotes the file
-    return {} if value is None else value  # which is empty, but for comments
+        value: object = yaml.safe_load(raw)
+    except Exception:  # noqa: BLE001 - YAMLError, ValueError, RecursionError ...; it quotes the file
+        value = "unreadable"
+    if not isinstance(value, dict | None):
+        return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
+    fields = cast("dict[object, object]", value or {})  # None: it is empty, but for comments
+    return {
+        name: field.strip()
+        for name, field in fields.items()
+        if isinstance(name, str) and isinstance(field, str) and field.strip()
+    }
+
+
+def _untrusted(status: os.stat_result) -> str | None:
+    """Tell why a file's word counts for nothing, in words that follow its name."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a file"
+    if os.name == "nt":  # pragma: no cover - its permissions are not in the mode
+        return None
+    if status.st_uid not in {os.geteuid(), 0}:
+        return "belongs to another user, who could read or change what signs in here"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others: use `chmod go-w` on it"
+    return None

@@ -44,6 +44,7 @@ class KoyebSessionError(Exception):
     retryable: bool = False
     _repeatable: bool = False
     """Whether it may be sent again at once: nothing was done, or it may be done twice."""
+    raised_by: object = None  # the mark of a session: set by `unwrap`, for the edges; not for users
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)

@@ -51,3 +51,28 @@ class PasswordlessLoginRequest:
     __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     email: str
+
+
+@attrs.frozen
+class CreateAccessTokenRequest:
+    """
+    What creating an access token sends.
+
+    Attributes:
+        validity: A protobuf duration such as ``"3600s"``; `None`: the service's default, an hour.
+
+    Source: ``CreateAccessToken`` in Koyeb's API description.
+    """
+
+    validity: str | None = None
+
+
+@attrs.frozen
+class CreateAccessTokenReply:
+    """
+    What creating an access token answers: the token alone, without an expiry.
+
+    Source: ``CreateAccessTokenReply`` in Koyeb's API description.
+    """
+
+    token: str = attrs.field(repr=False)

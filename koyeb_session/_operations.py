@@ -8,6 +8,7 @@ that raises would show the password among its locals.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import attrs
@@ -20,6 +21,7 @@ from ._errors import (
     BadRequestError,
     EndpointGoneError,
     KoyebSessionError,
+    PermissionDeniedError,
     WireError,
     error_class,
 )
@@ -27,19 +29,36 @@ from ._models import LoginMethod, Token
 from ._origins import address
 from ._policy import minted_at
 from ._redaction import Redactor
-from ._timestamps import retry_after, service_time
+from ._timestamps import from_epoch, retry_after, service_time
+from ._version import __version__
 
 if TYPE_CHECKING:
     from ._wire import Reply
 
 T_co = TypeVar("T_co", covariant=True)
 
+_PRODUCT: Final = f"koyeb-session/{__version__}"
+USER_AGENT: Final = f"{_PRODUCT} python-httpx/{httpx.__version__}"
+"""How requests that no client of the user's sends introduce themselves (RFC 9110, 10.1.5)."""
 _ACCEPT: Final = ((b"Accept", b"application/json"), (b"Accept-Encoding", b"identity"))
-_HEADERS: Final = (*_ACCEPT, (b"User-Agent", b"koyeb-session"))
+_HEADERS: Final = (*_ACCEPT, (b"User-Agent", USER_AGENT.encode()))
 _NOT_DONE: Final = frozenset({429, 503})
 """What says that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
 """What says nothing about whether it was done: for operations that may be done twice."""
+_DEFAULT_VALIDITY: Final = timedelta(hours=1)
+"""How long an access token lives when the request does not say; from the description."""
+_OTHER_WAYS: Final = (
+    "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
+    "callable that brings tokens (credentials=...)"
+)
+"""How to sign in to Koyeb without a password."""
+_NO_PASSWORDS: Final = f"if Koyeb no longer accepts this kind of sign-in, use {_OTHER_WAYS}"
+
+
+def user_agent(own: str | None) -> str:
+    """Introduce a request that the user's own client sends, after that client itself."""
+    return f"{own} {_PRODUCT}" if own else USER_AGENT
 
 
 @attrs.frozen(eq=False)
@@ -52,6 +71,7 @@ class Operation(Generic[T_co]):
         params: The query.
         secrets: What the request carries that no error may show.
         instead: What to use when the service has withdrawn the operation.
+        forbidden: What to do when it is refused with a 403.
         repeat: The statuses after which it may be sent again.
     """
 
@@ -67,6 +87,7 @@ class Operation(Generic[T_co]):
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
     repeat: frozenset[int] = attrs.field(default=frozenset(), repr=False)
     signs_in: bool = attrs.field(default=False, repr=False)
+    forbidden: str = attrs.field(default="", repr=False)
 
     def request(self, base_url: str, timeout: float) -> httpx.Request:
         """Build the request; each phase of it may take ``timeout`` seconds."""
@@ -115,6 +136,8 @@ class Operation(Generic[T_co]):
         else:
             said = message if body.message is None else redacted(message)
             text = f"{self.name}: {said} (status {reply.status})"
+            if issubclass(kind, PermissionDeniedError) and self.forbidden:
+                text = f"{text}; {self.forbidden}"
         request_id = reply.headers.get("x-request-id")
         error = kind(
             text,
@@ -126,6 +149,21 @@ class Operation(Generic[T_co]):
         if isinstance(error, BadRequestError):
             error.fields = {redacted(k): redacted(v) for k, v in body.fields.items()}
         return error
+
+
+@attrs.frozen(eq=False)
+class _AccessTokenRequest(Operation[Token]):
+    """One whose reply says nothing of an expiry: the token lives as long as was asked for."""
+
+    validity: timedelta = attrs.field(default=_DEFAULT_VALIDITY, repr=False)
+
+    def outcome(self, reply: Reply, wall: float) -> Token | KoyebSessionError:
+        """Tell what a reply means; the token's life counts from the reply's arrival."""
+        token = super().outcome(reply, wall)
+        if not isinstance(token, Token) or token.expires_at is not None or token.issued_at is None:
+            return token
+        expires = token.issued_at.timestamp() + self.validity.total_seconds()
+        return attrs.evolve(token, expires_at=from_epoch(expires))
 
 
 # What each one sends
@@ -148,11 +186,12 @@ def login(
         "POST",
         "/v1/account/login",
         read=_token,
-        instead="sign in at WorkOS and bring the token with use_token() or credentials=",
+        instead=f"use {_OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
         body=_wire.login_body(email, password, organization_id),
         secrets=(password,),
         signs_in=True,
+        forbidden=_NO_PASSWORDS,
     )
 
 
@@ -163,9 +202,10 @@ def passwordless_login(email: str) -> Operation[None] | BadArgument:
         "POST",
         "/v1/account/passwordless_login",
         read=_wire.empty_reply,
-        instead="Koyeb withdrew passwordless login in 2023: use login() or credentials=",
+        instead=f"Koyeb withdrew passwordless login in 2023: use {_OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"),),
         body=_wire.passwordless_login_body(email),
+        forbidden=_NO_PASSWORDS,
     )
 
 
@@ -176,7 +216,7 @@ def refresh(token: Token) -> Operation[Token]:
         "PUT",
         "/v1/account/refresh",
         read=_token,
-        instead="give the client credentials= that bring a new token",
+        instead=f"use {_OTHER_WAYS}",
         headers=_bearer(token),
         body=b"",
         secrets=(token.id,),
@@ -205,7 +245,7 @@ def new_session(token: Token) -> Operation[Token]:
         "POST",
         "/v1/account/session",
         read=_token,
-        instead="sign in once more with login() or credentials=",
+        instead=f"for one more session use {_OTHER_WAYS}",
         headers=_bearer(token),
         body=b"",
         secrets=(token.id,),
@@ -221,10 +261,57 @@ def switch_organization(
         "POST",
         f"/v1/organizations/{organization_id}/switch",
         read=_token,
-        instead="sign in to the organization with login(organization_id=...) or credentials=",
+        instead="use create_access_token(), or AccessTokenCredentials(api_token, organization_id)",
         headers=(*_bearer(token), (b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
         body=b"{}",
         secrets=(token.id,),
+    )
+
+
+def unscope_organization_token(token: Token, seon_fp: str | None = None) -> Operation[Token]:
+    """``POST /v1/unscope_organization_token``, with arguments that are checked."""
+    return Operation(
+        "unscope_organization_token",
+        "POST",
+        "/v1/unscope_organization_token",
+        read=_token,
+        instead="go on in an organization, with switch_organization() or AccessTokenCredentials",
+        headers=(*_bearer(token), (b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
+        body=b"{}",
+        secrets=(token.id,),
+    )
+
+
+def create_access_token(
+    bearer: Token, organization_id: str, validity: timedelta | None = None
+) -> Operation[Token]:
+    """
+    ``POST /v1/organizations/{id}/access_token``, with arguments that are checked.
+
+    Args:
+        bearer: The token of a session, or an API access token.
+        organization_id: Where the new token is to act.
+        validity: How long it is to live; `None`: the service's default, an hour.
+    """
+
+    def read(body: bytes) -> Token | WireError:
+        reply = _wire.create_access_token_reply(body)
+        if isinstance(reply, WireError):
+            return reply
+        return _wire.completed(Token(reply.token, organization_id=organization_id))
+
+    return _AccessTokenRequest(
+        "create_access_token",
+        "POST",
+        f"/v1/organizations/{organization_id}/access_token",
+        read=read,
+        instead="use an API access token as it is (token=...), or a callable as credentials=",
+        headers=(*_bearer(bearer), (b"Content-Type", b"application/json")),
+        body=_wire.create_access_token_body(validity),
+        secrets=(bearer.id,),
+        repeat=_NOT_DONE,
+        forbidden="use a token whose user is a member of this organization and may issue tokens",
+        validity=_DEFAULT_VALIDITY if validity is None else validity,
     )
 
 
@@ -235,7 +322,7 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
         "GET",
         "/v1/account/login_method",
         read=_wire.login_method,
-        instead="try login(), and sign in at WorkOS if that is refused",
+        instead=f"try login(), and if that is refused use {_OTHER_WAYS}",
         params={"email": email},
         repeat=_NO_ANSWER,
     )

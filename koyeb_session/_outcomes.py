@@ -26,8 +26,10 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=KoyebSessionError)
 
+RAISED_BY: Final = "koyeb_session.raised_by"
+"""The extension of a request that has the mark of the session that signed it."""
 
-_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"
+_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"  # noqa: S105 - a pattern
 """A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
 
 
@@ -106,15 +108,25 @@ def detached(error: E) -> E:
     return error
 
 
-def unwrap(outcome: T | KoyebSessionError) -> T:
+def unwrap(outcome: T | KoyebSessionError, mark: object = None) -> T:
     """
     Return a result, or raise the error that stands in its place.
 
     Each caller gets its own copy: one outcome may be raised in many tasks at once.
+
+    Args:
+        outcome: The result or the error.
+        mark: The mark of the session that raises it, whichever session it came from before.
     """
     if isinstance(outcome, KoyebSessionError):
-        raise copy.copy(outcome) from outcome.__cause__
+        raise _marked(copy.copy(outcome), mark) from outcome.__cause__
     return outcome
+
+
+def _marked(error: E, mark: object) -> E:
+    if error.raised_by is not mark:
+        error.raised_by = mark
+    return error
 
 
 def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:

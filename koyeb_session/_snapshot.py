@@ -167,6 +167,8 @@ class Trouble(NamedTuple):
     wait: float
     signs_in: bool = False
     refused: bool = False
+    about: Snapshot | None = None
+    """The snapshot that was to be replaced; once another one has taken its place, this is past."""
 
     def age(self, clock: Clock) -> float:
         """Tell how many seconds ago that was; never negative."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import EllipsisType
 from typing import TYPE_CHECKING, Final
 
 from ._concurrency.places import atomic
@@ -42,6 +43,7 @@ class SessionState:
         "closed",
         "fence",
         "has_credentials",
+        "mark",
         "on_change",
         "rejected",
         "signed_out",
@@ -64,6 +66,8 @@ class SessionState:
         self.closed: bool = False
         self.fence: int = 0
         self.has_credentials: bool = has_credentials
+        self.mark: object = object()
+        """Stands for this session in the errors that it raises; another one out of a pickle."""
         self.on_change: Callable[[Token | None], None] | None = None
         self.rejected: tuple[Snapshot, float] | None = None
         """A token that was refused although it was new, and the age up to which that is final."""
@@ -72,10 +76,11 @@ class SessionState:
         self.trouble: Trouble | None = None
 
     def look(self) -> Look:
-        """Read all that a decision is made on, at one moment."""
+        """Read all that a decision is made on, without a lock: a failure says what it is about."""
         clock = self.clock
-        with atomic:
-            snapshot, trouble = self.snapshot, self.trouble
+        snapshot, trouble = self.snapshot, self.trouble
+        if trouble is not None and trouble.about is not snapshot:
+            trouble = None
         now = Moment(clock.time(), clock.monotonic())
         return Look(snapshot, trouble, now, self.has_credentials)
 
@@ -136,6 +141,7 @@ class SessionState:
         obtained: Obtained,
         fence: int | None = None,
         *,
+        replaces: Snapshot | EllipsisType | None = ...,
         begins: bool = False,
         unsaved: bool = False,
     ) -> Snapshot | KoyebSessionError:
@@ -145,12 +151,13 @@ class SessionState:
         Args:
             obtained: The token.
             fence: What ``self.fence`` was when the exchange began; `None` if that does not matter.
+            replaces: The snapshot that it is to replace; left out if that does not matter.
             begins: Whether this begins a session, rather than going on with one.
             unsaved: Whether a store is still to be told of it; a later request looks whether it is.
 
         Returns:
-            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the fence has
-            moved.
+            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the session has
+            moved on.
         """
         token = obtained.token
         snapshot = self._policy.snapshot(
@@ -164,6 +171,8 @@ class SessionState:
         with atomic:
             if fence is not None and fence != self.fence:
                 return SUPERSEDED
+            if not isinstance(replaces, EllipsisType) and replaces is not self.snapshot:
+                return SUPERSEDED  # the renewal hung, and others have gone on without it
             if obtained.minted and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
             self.fence += begins
@@ -216,7 +225,7 @@ class SessionState:
             last=look.trouble,
             left=left if left > 0 else math.inf,
             soon=failed.soon,
-        )._replace(signs_in=failed.signs_in, refused=failed.refused)
+        )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
         with atomic:
             if fence is not None and fence != self.fence:  # it was another session's
                 return

@@ -7,6 +7,7 @@ import functools
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import attrs
@@ -18,7 +19,7 @@ from ._timestamps import from_epoch, timestamp
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ._messages import LoginReply
+    from ._messages import CreateAccessTokenReply, LoginReply
 
 BODY_LIMIT: Final = 1 << 20
 """Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
@@ -178,6 +179,20 @@ def passwordless_login_body(email: str) -> bytes:
     return _dumped(Converter().unstructure(PasswordlessLoginRequest(email)))
 
 
+def create_access_token_body(validity: timedelta | None) -> bytes:
+    """Write the body of a request for an access token."""
+    from ._messages import CreateAccessTokenRequest  # noqa: PLC0415 - as that module says
+
+    wanted = None if validity is None else _duration(validity)
+    return _dumped(attrs.asdict(CreateAccessTokenRequest(wanted)))
+
+
+def _duration(value: timedelta) -> str:
+    """Spell a duration as protobuf does in JSON: seconds, with as many digits as it takes."""
+    seconds, rest = divmod(value, timedelta(seconds=1))
+    return f"{seconds}.{rest.microseconds:06}".rstrip("0").rstrip(".") + "s"
+
+
 def _dumped(fields: dict[str, Any]) -> bytes:
     return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
 
@@ -193,6 +208,21 @@ def login_reply(body: bytes) -> LoginReply | WireError:
         return _reply_class()(_token(value["token"]))
     except _Unfit as exc:
         return WireError(str(exc))
+
+
+def create_access_token_reply(body: bytes) -> CreateAccessTokenReply | WireError:
+    """Read a reply that is a bare token."""
+    from ._messages import CreateAccessTokenReply  # noqa: PLC0415 - as that module says
+
+    value = json_object(body)
+    if isinstance(value, WireError):
+        return value
+    token_id = value.get("token")
+    if not isinstance(token_id, str):
+        return WireError("the reply has no token that is a string")
+    if not is_header_safe(token_id):
+        return WireError("token: empty, or not fit for a header")
+    return CreateAccessTokenReply(token_id)
 
 
 @functools.cache

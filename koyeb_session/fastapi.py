@@ -4,41 +4,44 @@
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from http import HTTPStatus
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, Final, Self, Unpack, cast
 
 import httpx
 
 from . import (
     AsyncSessionClient,
-    AsyncTokenStore,
-    Clock,
-    Credentials,
     KoyebSessionError,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
     Token,
+    _environment,
     _following,
 )
+from ._async import arguments as _async
+from ._sync import arguments as _sync
 
 try:
     from fastapi import Depends, FastAPI, Request, WebSocketException
     from fastapi.responses import Response
-    from fastapi.security import HTTPAuthorizationCredentials
     from starlette.requests import HTTPConnection
 
-    from . import _callers, _problems
+    from ._fastapi import bearer as bearers
+    from ._fastapi import problems
 except ImportError as _exc:
     raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
 
 __all__ = ["KoyebSessions"]
+
+_SHARED: Final = frozenset(
+    ("base_url", "refresh_policy", "retry_policy", "timeout", "allowed_origins", "clock")
+)
+"""The arguments of both halves' sessions."""
 
 
 class KoyebSessions:
     """
     The sessions of an application; a configuration, which opens nothing until ``lifespan`` runs.
 
-    It takes the arguments of :class:`AsyncSessionClient`, and fails on wrong ones when it is made.
+    Name the dependencies once, in a form that type checkers read:
 
     Example:
         .. code-block:: python
@@ -46,86 +49,90 @@ class KoyebSessions:
             sessions = KoyebSessions(credentials=PasswordCredentials("me@example.com", "..."))
             app = FastAPI(lifespan=sessions.lifespan)
             sessions.add_exception_handlers(app)
+            router = APIRouter(responses=sessions.responses)
 
             Service = Annotated[AsyncSessionClient, Depends(sessions.service)]
+            ServiceSync = Annotated[SessionClient, Depends(sessions.service_sync)]
+            Caller = Annotated[AsyncSessionClient, Depends(sessions.caller)]
+            Guest = Annotated[AsyncSessionClient, Depends(sessions.guest)]
 
 
-            @app.get("/apps")
+            @router.get("/apps")
             async def apps(session: Service) -> Any:
                 return (await session.http.get("/v1/apps")).raise_for_status().json()
 
-    ``sessions.Service``, ``.ServiceSync`` and ``.Caller`` are such aliases ready made, for code
-    that no type checker reads: those want the assignment.
+
+            app.include_router(router)
+
+    ``sessions.Service``, ``.ServiceSync``, ``.Caller`` and ``.Guest`` are the same ready made, for
+    code that no type checker reads: an attribute of an object is no type to them.
+
+    The requests by ``http`` of all these sessions share a hundred connections; operations and
+    renewals have others. One caller with that many slow requests can hold them all, and others are
+    answered with 503 after ``timeout`` seconds. There is no limit for each caller here: set one
+    where requests come in, such as nginx's ``limit_conn``.
 
     Args:
-        base_url: As of :class:`AsyncSessionClient`, and so are all others.
-        token: See there.
-        credentials: See there.
-        store: See there.
-        refresh_policy: See there.
-        retry_policy: See there.
-        timeout: See there.
-        allowed_origins: See there.
-        http_client: See there; ``service_sync`` does not use it.
-        transport: See there; ``service_sync`` uses it if it is an `httpx.BaseTransport` as well.
-        clock: See there.
+        base_url: The service, https; http on loopback only. ``https://app.koyeb.com`` by default.
+        token: The token that the service's session begins with: a `Token`, or a `str` that is a JWT
+            or an API access token; the latter is never renewed. `None`: none.
+        credentials: How the service's session signs in again when a refresh cannot help. `None`: it
+            cannot, which is an error then.
+        store: Where the service's token is kept between processes. `None`: in memory only.
+        refresh_policy: When the service's token is renewed. `None`: the defaults of
+            :class:`RefreshPolicy`.
+        retry_policy: What is sent again. `None`: the defaults of :class:`RetryPolicy`.
+        timeout: Seconds that one operation may take in all; for ``session.http``, each phase of a
+            request. 10 by default.
+        allowed_origins: More origins that may see a token, beside ``base_url``'s own.
+        http_client: Your own client, to send the operations with; it stays yours to close.
+            ``service_sync`` does not use it. `None`: none.
+        transport: What to send everything on; it is closed in the end. ``service_sync`` uses it if
+            it is an `httpx.BaseTransport` as well. Excludes ``http_client``. `None`: httpx's own,
+            with the environment's proxies.
+        clock: The wall clock and the monotonic clock. `None`: the `time` module.
+
+    Raises:
+        ValueError: An argument has an impossible value; the message names it.
+        TypeError: An argument is of the wrong type; the message names it.
     """
 
-    def __init__(
-        self,
-        *,
-        base_url: str = "https://app.koyeb.com",
-        token: Token | str | None = None,
-        credentials: Credentials | None = None,
-        store: AsyncTokenStore | None = None,
-        refresh_policy: RefreshPolicy | None = None,
-        retry_policy: RetryPolicy | None = None,
-        timeout: float = 10.0,
-        allowed_origins: Iterable[str] = (),
-        http_client: httpx.AsyncClient | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        if not isinstance(allowed_origins, str) and isinstance(allowed_origins, Iterable):
-            allowed_origins = tuple(allowed_origins)  # it is read once for each client
+    responses: ClassVar[dict[int | str, dict[str, Any]]] = problems.RESPONSES
+    """What OpenAPI says of the answers to errors: ``APIRouter(responses=sessions.responses)``."""
 
-        def make(
-            transport: httpx.AsyncBaseTransport | None = transport,
-        ) -> AsyncSessionClient:
-            return AsyncSessionClient(
-                base_url=base_url,
-                token=token,
-                credentials=credentials,
-                store=store,
-                refresh_policy=refresh_policy,
-                retry_policy=retry_policy,
-                timeout=timeout,
-                allowed_origins=allowed_origins,
-                http_client=http_client,
-                transport=transport,
-                clock=clock,
-            )
-
-        def make_sync() -> _following.FollowingClient:
-            return _following.FollowingClient(
-                base_url=base_url,
-                refresh_policy=refresh_policy,
-                retry_policy=retry_policy,
-                timeout=timeout,
-                allowed_origins=allowed_origins,
-                transport=transport if isinstance(transport, httpx.BaseTransport) else None,
-                clock=clock,
-            )
-
-        # Checked at once; a transport of httpx's own would begin to read the certificates.
-        nowhere = None if http_client else httpx.AsyncBaseTransport()
-        self._origins = make(transport or nowhere).auth.shared[1]
-        self._make = make
-        self._make_sync = make_sync
+    def __init__(self, **arguments: Unpack[_async.AsyncClientArguments]) -> None:
         self._running: tuple[AsyncSessionClient, SessionClient] | None = None
+        _hide_token(arguments)
+        origins = arguments.get("allowed_origins")
+        if isinstance(origins, Iterable) and not isinstance(origins, str):
+            arguments["allowed_origins"] = tuple(origins)  # it is read once for each client
+        self._arguments = arguments
+        trial = arguments.copy()  # checked at once
+        if trial.get("transport") is None and trial.get("http_client") is None:
+            # httpx's own would begin to read the certificates.
+            trial["transport"] = httpx.AsyncBaseTransport()
+        _, self._origins = AsyncSessionClient(**trial).auth.shared
         self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
         self.ServiceSync: Any = Annotated[SessionClient, Depends(self.service_sync)]
         self.Caller: Any = Annotated[AsyncSessionClient, Depends(self.caller)]
+        self.Guest: Any = Annotated[AsyncSessionClient, Depends(self.guest)]
+
+    @classmethod
+    def from_env(cls, **overrides: Unpack[_async.AsyncClientArguments]) -> Self:
+        """
+        Make one with what the environment says, as :meth:`AsyncSessionClient.from_env` does.
+
+        Args:
+            overrides: Arguments of this class; they win. With a ``token`` or ``credentials``
+                nothing else that signs in is looked at; with a ``store`` there need be nothing.
+
+        Raises:
+            NotSignedInError: There is nothing to sign in with; the message says what was looked at.
+            ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
+            ValueError: A variable has an impossible value.
+        """
+        _hide_token(overrides)
+        return cls(**_environment.client_arguments(cast("dict[str, Any]", overrides)))
 
     def __repr__(self) -> str:
         state = "not running" if self._running is None else repr(self._running[0])
@@ -136,7 +143,7 @@ class KoyebSessions:
         """
         Open the sessions, keep the service's token current, and close them in the end.
 
-        ``FastAPI(lifespan=sessions.lifespan)``, or in a lifespan of yours ``async with
+        ``FastAPI(lifespan=sessions.lifespan)``, or in your own lifespan ``async with
         sessions.lifespan(app):``. At its end it waits for a renewal under way. Where it runs
         already, as in a sub-application that shares it, it does nothing.
         """
@@ -144,8 +151,8 @@ class KoyebSessions:
             yield
             return
         async with (
-            self._make() as service,
-            self._make_sync().following(service) as service_sync,
+            AsyncSessionClient(**self._arguments) as service,
+            self._follower().following(service) as service_sync,
             _following.beside(service.keep_current),
         ):
             self._running = service, service_sync
@@ -153,6 +160,13 @@ class KoyebSessions:
                 yield
             finally:
                 self._running = None
+
+    def _follower(self) -> _following.FollowingClient:
+        """Make the blocking session, which has its token from the other one."""
+        shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
+        if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
+            shared["transport"] = transport
+        return _following.FollowingClient(**cast("_sync.ClientArguments", shared))
 
     def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
         if self._running is None:
@@ -183,7 +197,7 @@ class KoyebSessions:
     async def caller(
         self,
         connection: HTTPConnection,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_callers.BEARER)],
+        bearer: Annotated[Token | ValueError | None, Depends(bearers.BEARER)],
     ) -> AsyncSessionClient:
         """
         Give a session for the caller's own bearer, on the service's connections.
@@ -193,23 +207,72 @@ class KoyebSessions:
         accepts a token shows when it is used.
 
         Raises:
-            HTTPException: 401, with a challenge: there is no bearer, or it is malformed or expired.
+            HTTPException: 401, with a challenge: there is no bearer, or more than one, or it is
+                malformed or expired.
             WebSocketException: 1008, for the same reasons.
             RuntimeError: ``lifespan`` is not running.
         """
-        service = self._sessions()[0]
-        problem = "a bearer token is needed"
-        if bearer is not None:
+        outcome = self._admitted(connection, bearer)
+        del connection  # its headers would show in a traceback
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def for_token(
+        self, connection: HTTPConnection, token: Token | str | None
+    ) -> AsyncSessionClient:
+        """
+        Give a session for a caller's token that came in another way, such as by a cookie.
+
+        It is like that of :meth:`caller`: what is wrong with it is told to the caller of this
+        connection. With ``service.for_token()`` it is the service's own trouble.
+
+        Args:
+            connection: The `Request` or the `WebSocket` that brought the token.
+            token: The caller's token. `None`: there was none, which is refused.
+
+        Raises:
+            HTTPException: 401, with a challenge: the token is missing, malformed or expired.
+            WebSocketException: 1008, for the same reasons.
+            RuntimeError: ``lifespan`` is not running.
+        """
+        outcome = self._admitted(connection, Token(token) if isinstance(token, str) else token)
+        del connection, token  # as in `caller`
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _admitted(
+        self, connection: HTTPConnection, bearer: Token | ValueError | None
+    ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException:
+        """Make the session for a bearer, or what refuses its caller."""
+        service, _ = self._sessions()
+        if bearer is not None and not isinstance(bearer, ValueError):
             try:
-                return service.for_token(bearer.credentials)
+                return problems.own(connection, service.for_token(bearer))
             except ValueError:
-                problem = "the bearer token is malformed or has expired"
+                bearer = ValueError("the bearer token is malformed or has expired")
+        problem = "a bearer token is needed" if bearer is None else str(bearer)
         if connection.scope["type"] == "websocket":
-            raise WebSocketException(_problems.POLICY_VIOLATION, problem)
-        invalid = {} if bearer is None else {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        raise _problems.Refused(
-            HTTPStatus.UNAUTHORIZED, problem, {**_problems.CHALLENGE, **invalid}
+            return WebSocketException(problems.POLICY_VIOLATION, problem)
+        challenge = "Bearer" if bearer is None else 'Bearer error="invalid_token"'
+        return problems.CallerRejected(
+            HTTPStatus.UNAUTHORIZED, problem, {"WWW-Authenticate": challenge}
         )
+
+    async def guest(self, connection: HTTPConnection) -> AsyncSessionClient:
+        """
+        Give a session that is signed out, on the service's connections, for a login endpoint.
+
+        Somebody can log in with it, which does nothing to the service's own session. It is never
+        renewed, is in no store, and need not be closed. What is wrong with the password is told to
+        the caller; `ValueError` means that an address or a password cannot be one, as it is empty.
+
+        Raises:
+            RuntimeError: ``lifespan`` is not running.
+        """
+        service, _ = self._sessions()
+        return problems.own(connection, service.guest())
 
     def add_exception_handlers(self, app: FastAPI) -> None:
         """
@@ -218,18 +281,29 @@ class KoyebSessions:
         They are this package's errors, and those of `httpx` about the session's origins, as by
         ``raise_for_status()``; other hosts' are left alone.
 
-        401, with a challenge, when a sign-in or a token is refused, has expired or is missing, be
-        it the caller's or the service's own; 400, 403, 404, 409 and 429 as Koyeb said; 503 when
-        Koyeb says so, a store fails or all connections are taken; 504 when there is no answer in
-        time; 502 for all else. ``Retry-After`` is handed on. A WebSocket is closed with 1008 or
-        1011. What is 500 and above is a warning in the log. A sub-application needs handlers of its
-        own; two `KoyebSessions` may share an application's.
+        The errors of :meth:`caller`, :meth:`guest` and :meth:`for_token` are the caller's own, and
+        say what is wrong: 401, with a challenge, when a token or a password is refused, has expired
+        or is missing; 400, 403, 404, 409 and 429 as Koyeb said.
+
+        All others are the service's: the answer is 502, 503 or 504 and says nothing of them, and
+        the log has an error. An endpoint that wants to say more raises an `HTTPException` itself.
+
+        For both, 504 means that there is no answer in time, 503, with ``Retry-After``, that trying
+        again may help, and 502 all else. A WebSocket is closed with 1008 where the answer would be
+        below 500, and else with 1011. A sub-application needs handlers of its own; two
+        `KoyebSessions` may share an application's.
         """
-        answers: object = app.exception_handlers.get(KoyebSessionError)
-        if not isinstance(answers, _problems.Answers):
-            answers = _problems.Answers()
-            handler = cast("Callable[[Request, Exception], Awaitable[Response]]", answers)
+        responder: object = app.exception_handlers.get(KoyebSessionError)
+        if not isinstance(responder, problems.ProblemResponder):
+            responder = problems.ProblemResponder()
+            handler = cast("Callable[[Request, Exception], Awaitable[Response]]", responder)
             app.add_exception_handler(KoyebSessionError, handler)
-            app.add_exception_handler(_problems.Refused, handler)
+            app.add_exception_handler(problems.CallerRejected, handler)
             app.exception_handlers.setdefault(httpx.HTTPError, handler)
-        answers.origins.append(self._origins)
+        responder.origins.append(self._origins)
+
+
+def _hide_token(arguments: _async.AsyncClientArguments) -> None:
+    """Put a plain token into a `Token`, which hides it from tracebacks with local variables."""
+    if isinstance(token := arguments.get("token"), str):
+        arguments["token"] = Token(token)

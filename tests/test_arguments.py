@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from unittest.mock import AsyncMock, Mock, create_autospec
 
 import httpx
 import pytest
 
-from koyeb_session import PasswordCredentials, RefreshPolicy, Token
+from koyeb_session import AccessTokenCredentials, PasswordCredentials, RefreshPolicy, Token
 from koyeb_session._arguments import (
     TIMEOUT_LIMIT,
     adopted,
     checked,
+    takes_token,
     wrong_credentials,
     wrong_header,
     wrong_id,
@@ -138,7 +142,29 @@ def test_token_is_refused_when_it_is_not_fit_for_a_header(token: str) -> None:
 def test_token_is_refused_when_its_id_is_no_str() -> None:
     """A Token is not checked when it is made, so it is here."""
     token = Token(b"canary")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
-    assert text(adopted(token, WALL), ValueError) == HEADER_RULE
+    assert text(adopted(token, WALL), TypeError) == "token must be a str, not bytes"
+
+
+@pytest.mark.parametrize("token", ["Bearer canary", "bearer\tcanary", " BEARER canary"])
+def test_token_is_refused_when_it_is_a_whole_header(token: str) -> None:
+    """What was copied from a request holds one word too many."""
+    message = "token must be the token alone, without 'Bearer' before it"
+    assert text(adopted(token, WALL), ValueError) == message
+
+
+def test_token_is_refused_when_its_renewal_is_no_str() -> None:
+    """Every store has to be able to keep it."""
+    token = Token("x", renewal=b"canary")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+    assert text(adopted(token, WALL), TypeError) == "token.renewal must be a str, not bytes"
+
+
+def test_token_keeps_what_is_no_field_of_the_api() -> None:
+    """A renewal secret and a provenance come through, whatever is filled in."""
+    given = Token(jwt(exp=WALL + 60), renewal="r", provenance="p")
+    found = adopted(given, WALL)
+    assert isinstance(found, Token)
+    assert (found.renewal, found.provenance) == ("r", "p")
+    assert found.expires_at is not None
 
 
 @pytest.mark.parametrize("token", [None, 5, b"canary", {"id": "canary"}], ids=repr)
@@ -153,7 +179,9 @@ def test_token_is_refused_when_a_time_of_it_is_naive_or_none_at_all(name: str) -
     """A naive time would be local time to some and UTC to others."""
     naive = (NOW + HOUR).replace(tzinfo=None)
     error = adopted(Token("x", **{name: naive}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - by name
-    assert text(error, ValueError) == f"token.{name} must be aware: give it a time zone"
+    assert text(error, ValueError) == (
+        f"token.{name} must be aware: give it a time zone, as in datetime.now(UTC)"
+    )
     error = adopted(Token("x", **{name: "2030-01-01"}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
     assert text(error, TypeError) == f"token.{name} must be a datetime, not str"
 
@@ -182,23 +210,112 @@ def test_kind_is_wrong_when_it_is_another_class() -> None:
     )
 
 
+KINDS = (
+    "credentials must be PasswordCredentials, AccessTokenCredentials, or a callable that returns "
+    "a token, not"
+)
+ARGUMENTS = (
+    "credentials must be a callable without arguments, or with one for the token that is to be "
+    "replaced"
+)
+
+
+class Vault:
+    """Something that brings tokens, in more than one way."""
+
+    def __init__(self) -> None:
+        self.replaced: Token | None = None
+
+    def __call__(self, old: Token | None) -> str:
+        """Bring a token in place of another one."""
+        self.replaced = old
+        return "t"
+
+    def without(self) -> str:
+        """Bring a token."""
+        return "t"
+
+    @staticmethod
+    def static(old: Token | None) -> str:
+        """Bring a token in place of another one."""
+        return "t" if old is None else old.id
+
+
+class Unreadable:
+    """Can be called, and does not say with what."""
+
+    __signature__ = "odd"
+
+    def __call__(self) -> str:
+        """Bring a token."""
+        return "t"
+
+
+def annotated(old: Token | None = None) -> str:
+    """Bring a token in place of another one, if there is one."""
+    return "t" if old is None else old.id
+
+
+def default(cache: dict[str, str] | None = None) -> str:
+    """Bring a token from somewhere."""
+    return (cache or {}).get("token", "t")
+
+
+def two(cache: dict[str, str], old: Token | None) -> str:
+    """Bring a token from somewhere in place of another one."""
+    return cache.get("token", "t") if old is None else old.id
+
+
+async def awaited(old: Token | None) -> str:
+    """Bring a token in place of another one."""
+    return "t" if old is None else old.id
+
+
+def anything(*arguments: object) -> str:
+    """Bring a token, whatever it is given."""
+    return f"t{len(arguments)}"
+
+
+def keyword_only(*, vault: str) -> str:
+    """Bring a token, from somewhere that has to be named."""
+    return vault
+
+
 def test_credentials_are_right_when_they_can_be_used() -> None:
     """Nothing, a password, or anything that can be called."""
     assert wrong_credentials(None) is None
     assert wrong_credentials(PasswordCredentials("a@b.c", "pw")) is None
     assert wrong_credentials(PasswordCredentials("a@b.c", "pw", "org")) is None
+    assert wrong_credentials(AccessTokenCredentials("x" * 64, "org")) is None
+    assert wrong_credentials(AccessTokenCredentials("x", "o", timedelta(seconds=1))) is None
     assert wrong_credentials(lambda: "token") is None
+    assert wrong_credentials(annotated) is None
 
 
 @pytest.mark.parametrize(
     ("credentials", "kind", "message"),
     [
-        (PasswordCredentials("", "canary"), ValueError, "credentials.email must not be empty"),
-        (PasswordCredentials("a", " "), ValueError, "credentials.password must not be empty"),
+        (
+            PasswordCredentials("", "canary"),
+            ValueError,
+            "credentials.email must not be empty: give PasswordCredentials(email, password)",
+        ),
+        (
+            PasswordCredentials("a", " "),
+            ValueError,
+            "credentials.password must not be empty: give PasswordCredentials(email, password)",
+        ),
+        (
+            PasswordCredentials("a", None),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+            TypeError,
+            ("credentials.password must be a str, not NoneType: give PasswordCredentials(email, "
+            "password)"),
+        ),
         (
             PasswordCredentials("a", b"canary"),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
             TypeError,
-            "credentials.password must be a str, not bytes",
+            ("credentials.password must be a str, not bytes: give PasswordCredentials(email, "
+            "password)"),
         ),
         (
             PasswordCredentials("a", "canary", ""),
@@ -206,15 +323,38 @@ def test_credentials_are_right_when_they_can_be_used() -> None:
             "organization_id must be an id: letters, digits, '-' and '_', not empty",
         ),
         (
-            "canary",
+            AccessTokenCredentials(None, "org"),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
             TypeError,
-            "credentials must be PasswordCredentials, or a callable without arguments",
+            ("credentials.api_token must be a str, not NoneType: give "
+            "AccessTokenCredentials(api_token, organization_id)"),
         ),
         (
-            ("a", "canary"),
-            TypeError,
-            "credentials must be PasswordCredentials, or a callable without arguments",
+            AccessTokenCredentials("Bearer canary", "org"),
+            ValueError,
+            ("credentials.api_token must be the token alone, without 'Bearer' before it: give "
+            "AccessTokenCredentials(api_token, organization_id)"),
         ),
+        (
+            AccessTokenCredentials("canary", "a/b"),
+            ValueError,
+            ("organization_id must be an id: letters, digits, '-' and '_', not empty: give "
+            "AccessTokenCredentials(api_token, organization_id)"),
+        ),
+        (
+            AccessTokenCredentials("canary", "o", timedelta(days=2)),
+            ValueError,
+            "credentials.validity must be from one second to 24 hours, not 2 days, 0:00:00",
+        ),
+        (
+            AccessTokenCredentials("canary", "o", 60),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+            TypeError,
+            "credentials.validity must be a timedelta, not int",
+        ),
+        ("canary", TypeError, f"{KINDS} str"),
+        (("a", "canary"), TypeError, f"{KINDS} tuple"),
+        (PasswordCredentials, TypeError, ARGUMENTS),
+        (two, TypeError, ARGUMENTS),
+        (keyword_only, TypeError, ARGUMENTS),
     ],
 )  # fmt: skip
 def test_credentials_are_wrong_when_they_could_not_be_used(
@@ -222,6 +362,44 @@ def test_credentials_are_wrong_when_they_could_not_be_used(
 ) -> None:
     """Each part of them is named, and what they may be is said."""
     assert text(wrong_credentials(credentials), kind) == message
+
+
+WITHOUT: dict[str, Callable[..., object]] = {
+    "none": lambda: "t",
+    "any": anything,
+    "another kind": default,
+    "partial with both": functools.partial(two, {}, None),
+    "partial by name": functools.partial(annotated, old=None),
+    "bound": Vault().without,
+    "class": Vault,
+    "builtin class": str,
+    "builtin": iter([]).__next__,
+    "no signature": Unreadable(),
+    "mock": Mock(return_value="t"),
+    "async mock": AsyncMock(return_value="t"),
+}
+WITH: dict[str, Callable[..., object]] = {
+    "one": Vault.static,
+    "annotated": annotated,
+    "coroutine function": awaited,
+    "partial": functools.partial(two, {}),
+    "object": Vault(),
+    "autospec": create_autospec(awaited),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT)
+def test_callable_is_given_nothing_when_it_asks_for_nothing(case: str) -> None:
+    """One that can do without an argument, or does not say what it takes, is given none."""
+    assert wrong_credentials(WITHOUT[case]) is None
+    assert not takes_token(WITHOUT[case])
+
+
+@pytest.mark.parametrize("case", WITH)
+def test_callable_is_given_the_token_when_it_asks_for_it(case: str) -> None:
+    """One that needs an argument, or says that it takes a token, is given the token."""
+    assert wrong_credentials(WITH[case]) is None
+    assert takes_token(WITH[case])
 
 
 @pytest.mark.parametrize("timeout", [1, 0.5, 1e-9, TIMEOUT_LIMIT], ids=repr)

@@ -55,6 +55,8 @@ def operation_table() -> dict[str, Operation[object]]:
         operations.new_session(TOKEN),
         operations.login_method("me@example.com"),
         operations.switch_organization(TOKEN, "org-1"),
+        operations.unscope_organization_token(TOKEN),
+        operations.create_access_token(TOKEN, "org-1"),
     )
     return {made.name: made for made in made if isinstance(made, Operation)}
 
@@ -64,16 +66,36 @@ def operation(name: str) -> Operation[object]:
     return operation_table()[name]
 
 
-# What each of the seven says when the service has withdrawn it.
+# What each of them says when the service has withdrawn it.
+WAYS = (
+    "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
+    "callable that brings tokens (credentials=...)"
+)
 INSTEAD = {
-    "login": "sign in at WorkOS and bring the token with use_token() or credentials=",
+    "login": f"use {WAYS}",
     "logout": "the token works until it expires; revoke it in the control panel",
-    "passwordless_login": "Koyeb withdrew passwordless login in 2023: use login() or credentials=",
-    "refresh": "give the client credentials= that bring a new token",
-    "new_session": "sign in once more with login() or credentials=",
-    "login_method": "try login(), and sign in at WorkOS if that is refused",
+    "passwordless_login": f"Koyeb withdrew passwordless login in 2023: use {WAYS}",
+    "refresh": f"use {WAYS}",
+    "new_session": f"for one more session use {WAYS}",
+    "login_method": f"try login(), and if that is refused use {WAYS}",
     "switch_organization": (
-        "sign in to the organization with login(organization_id=...) or credentials="
+        "use create_access_token(), or AccessTokenCredentials(api_token, organization_id)"
+    ),
+    "unscope_organization_token": (
+        "go on in an organization, with switch_organization() or AccessTokenCredentials"
+    ),
+    "create_access_token": (
+        "use an API access token as it is (token=...), or a callable as credentials="
+    ),
+}
+
+# What some of them say when the service forbids it.
+NO_PASSWORDS = f"if Koyeb no longer accepts this kind of sign-in, use {WAYS}"
+FORBIDDEN = {
+    "login": NO_PASSWORDS,
+    "passwordless_login": NO_PASSWORDS,
+    "create_access_token": (
+        "use a token whose user is a member of this organization and may issue tokens"
     ),
 }
 
@@ -176,13 +198,14 @@ def check_error(name: str, status: int, body: str) -> None:
         )
     else:
         message = "no message" if CODES[body] is None else MESSAGE
-        assert error.message == f"{name}: {message} (status {status})"
+        advice = f"; {FORBIDDEN[name]}" if status == 403 and name in FORBIDDEN else ""
+        assert error.message == f"{name}: {message} (status {status}){advice}"
 
 
-def test_table_has_all_seven_operations() -> None:
+def test_table_has_all_operations() -> None:
     """No operation is forgotten."""
     assert set(operation_table()) == set(INSTEAD)
-    assert len(INSTEAD) == 7
+    assert len(INSTEAD) == 9
 
 
 WRONG_PASSWORD = (

@@ -23,6 +23,12 @@ SAYS = {
         "Twenty threads asked for the apps: 20 answered, and the token is renewed on the way.",
         "Signed out, here and at the service.",
     ],
+    "access_token.py": [
+        "this plays on a fake Koyeb at http://127.0.0.1:",
+        "At first: acting in the organization ",
+        "A day later: acting in the organization ",
+        "It took 25 tokens of an hour each; the API access token issued them all.",
+    ],
     "httpx_auth.py": ["async: 200", "sync: 200", "signed in as"],
 }
 
@@ -51,21 +57,15 @@ def test_example_says_what_happens(name: str) -> None:
 
 
 def test_example_for_tests_passes() -> None:
-    """The example of a user's own test suite passes, with the plugin as it is installed."""
-    done = run(
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *("-c", os.devnull),
-        str(EXAMPLES / "test_with_fake_koyeb.py"),
-    )
-    assert done.returncode == 0, done.stdout
+    """``pytest examples/`` needs this package and pytest, and no plugin of ours but its own."""
+    plugins = (f"-pno:{name}" for name in ("cacheprovider", "timeout", "xdist"))
+    done = run("-m", "pytest", "-q", *plugins, str(EXAMPLES))
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
 
 def test_examples_are_short() -> None:
-    """An example is at most 40 lines."""
+    """An example is at most 40 lines, but for the one that brings its own sign-in."""
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text("utf-8").splitlines()) <= 40, path.name
+        longest = 60 if path.name == "sign_in_elsewhere.py" else 40
+        assert len(path.read_text("utf-8").splitlines()) <= longest, path.name

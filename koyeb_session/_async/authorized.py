@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import httpx
 
 from .._concurrency.async_http import async_advance, async_read_reply
+from .._operations import USER_AGENT
 from .auth import AsyncSessionAuth
 from .transport import NO_AUTH
 
@@ -34,6 +35,7 @@ class AsyncAuthorizedClient(httpx.AsyncClient):
         super().__init__(
             auth=auth,
             base_url=base_url,
+            headers={"User-Agent": USER_AGENT},
             timeout=timeout,
             transport=_AsyncSigningTransport(connections),
             # No cookies are kept: one client may act for one user after another.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
@@ -15,8 +15,10 @@ from .._arguments import (
     async_wrong_listener,
     async_wrong_store,
     checked,
+    wrong_access_token,
     wrong_clock,
     wrong_credentials,
+    wrong_header,
     wrong_kind,
     wrong_switch,
     wrong_timeout,
@@ -32,9 +34,9 @@ from .._policy import RefreshPolicy, RetryPolicy
 from .._provenance import account_of
 from .._snapshot import Issuer, Obtained, Snapshot
 from .._state import SessionState
+from .arguments import AsyncClientArguments
 from .auth import AsyncSessionAuth
 from .keeper import AsyncTokenKeeper
-from .persistence import AsyncPersistence
 from .renewal import AsyncRenewal
 from .sender import AsyncSender
 from .token_source import AsyncTokenSource
@@ -42,8 +44,8 @@ from .transport import AsyncBorrowedClient, AsyncConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import timedelta
     from types import TracebackType
-    from typing import Self
 
     from .._errors import KoyebSessionError
     from .._models import Clock, Credentials, LoginMethod
@@ -173,31 +175,37 @@ class AsyncSessionClient:
             unwrap(self._state.commit(Obtained(first, minted=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[AsyncClientArguments]) -> Self:
         """
         Make a client with what the environment says.
 
         The first of these signs in: ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with
-        ``KOYEB_PASSWORD`` (in ``KOYEB_ORGANIZATION``, if set), the Koyeb CLI's file: the one that
-        ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. ``KOYEB_URL`` is the service; the CLI's file
-        may name it, too, and counts only for its own token.
+        ``KOYEB_PASSWORD``, the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or
+        ``~/.koyeb.yaml``. That file must be yours or root's, and writable by nobody else.
 
-        ``KOYEB_ORGANIZATION`` counts for a password alone. A token acts in the organization that it
-        was issued in, whatever the variable or the CLI's file say: an API token is not exchanged
-        behind your back for one that expires. `switch_organization` is the way to another.
+        The first of these is the service: ``KOYEB_URL``, ``KOYEB_API_HOST``, ``KOYEB_API_URL``. The
+        CLI's file may name it for its own token, which is then sent to no other one.
+
+        With an organization, from ``KOYEB_ORGANIZATION`` or beside the token in the CLI's file, an
+        API access token becomes :class:`AccessTokenCredentials`, so that the program acts where the
+        CLI does. A password signs in to that organization. A token that is a JWT is used as it is:
+        it acts in the organization that it was issued for.
 
         Args:
             overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
                 nothing else that signs in is looked at; with a ``store`` there need be nothing.
 
         Raises:
-            NotSignedInError: There is nothing to sign in with; the message says what was looked at.
+            NotSignedInError: There is nothing to sign in with, or the CLI's file cannot be used;
+                the message says what was looked at.
             ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
-            ValueError: A variable has an impossible value.
+            ValueError: A variable, a field of the CLI's file, or an argument has an impossible
+                value.
+            TypeError: An argument is of the wrong type.
         """
-        from .._environment import settings  # noqa: PLC0415 - most clients are made without
+        from .._environment import client_arguments  # noqa: PLC0415 - most clients do without
 
-        return cls(**unwrap(settings(overrides)))
+        return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
     def _start_session(
         self,
@@ -216,6 +224,8 @@ class AsyncSessionClient:
         source = AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .persistence import AsyncPersistence  # noqa: PLC0415 - many do without a store
+
             persistence = AsyncPersistence(
                 store,
                 state,
@@ -277,9 +287,11 @@ class AsyncSessionClient:
         del password, seon_fp
         deadline = self._check(timeout)
         outcome = await self._sender.send(checked(operation), timeout=timeout)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
         account = account_of(PasswordCredentials(email, "", organization_id))
-        return unwrap(await self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
+        return self._unwrap(
+            await self._keeper.adopt(obtained, None, deadline, account, bound=True)
+        ).token
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -302,7 +314,7 @@ class AsyncSessionClient:
         operation = checked(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        unwrap(await self._sender.send(operation, timeout=timeout))
+        self._unwrap(await self._sender.send(operation, timeout=timeout))
 
     async def use_token(self, token: Token | str) -> Token:
         """
@@ -326,8 +338,9 @@ class AsyncSessionClient:
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
-        account = account_of(given)
-        return unwrap(
+        # With credentials the session stays theirs: they will be asked to go on from this token.
+        account = None if self._state.has_credentials else account_of(given)
+        return self._unwrap(
             await self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
         ).token
 
@@ -354,7 +367,7 @@ class AsyncSessionClient:
         """
         self._check(timeout)
         outcome = await self._keeper.renewed(self._state.snapshot, timeout)
-        return unwrap(outcome).token
+        return self._unwrap(outcome).token
 
     async def logout(self, *, timeout: float | None = None) -> None:
         """
@@ -375,7 +388,7 @@ class AsyncSessionClient:
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
         self._check(timeout)
-        unwrap(await self._keeper.sign_out(timeout))
+        self._unwrap(await self._keeper.sign_out(timeout))
 
     # Other operations
 
@@ -399,7 +412,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return unwrap(await self._signed(operations.new_session, deadline))
+        return self._unwrap(await self._signed(operations.new_session, deadline))
 
     async def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -432,8 +445,81 @@ class AsyncSessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = await self._signed(build, deadline)
-        obtained = Obtained(unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
-        return unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return self._unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+
+    async def unscope_organization_token(
+        self, *, seon_fp: str | None = None, timeout: float | None = None
+    ) -> Token:
+        """
+        Act in no organization from now on, for example to delete the one acted in so far.
+
+        A token that acts in an organization stops working when that organization is deleted.
+
+        Args:
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token, for no organization; the client goes on with it.
+
+        Raises:
+            NotSignedInError: There is no token and no credentials, or the session was signed out
+                meanwhile.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The token may not be used for this; an API access token may not
+                be, for example.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
+        """
+        wrong = wrong_header("seon_fp", seon_fp)
+        build = _with_token(operations.unscope_organization_token, seon_fp)
+        del seon_fp
+        checked(wrong)
+        deadline = self._check(timeout)
+        fence = self._state.fence
+        outcome = await self._signed(build, deadline)
+        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        return self._unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+
+    async def create_access_token(
+        self,
+        organization_id: str,
+        *,
+        validity: timedelta | None = None,
+        timeout: float | None = None,
+    ) -> Token:
+        """
+        Issue a short-lived token that acts in one organization.
+
+        This client keeps its own token; use the new one with :meth:`for_token`. To keep such tokens
+        current give a client :class:`AccessTokenCredentials`.
+
+        Args:
+            organization_id: The organization to act in (a UUID).
+            validity: How long the token lives, from one second to 24 hours; `None`: the service's
+                default, one hour.
+            timeout: Seconds in all; `None`: the client's.
+
+        Returns:
+            The new token. The service does not say when it expires: ``expires_at`` is the JWT's
+            ``exp`` where the token is one, else ``validity`` after the reply's arrival.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            PermissionDeniedError: The user is not a member of the organization, or this client's
+                token may not issue others.
+            NotFoundError: There is no such organization.
+            EndpointGoneError: The service has withdrawn the operation.
+
+        Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
+        """
+        checked(wrong_access_token(organization_id, validity))
+        deadline = self._check(timeout)
+        build = _with_token(operations.create_access_token, organization_id, validity)
+        return self._unwrap(await self._signed(build, deadline))
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
         """
@@ -453,7 +539,7 @@ class AsyncSessionClient:
         """
         operation = operations.login_method(email)
         self._check(timeout)
-        return unwrap(await self._sender.send(checked(operation), timeout=timeout))
+        return self._unwrap(await self._sender.send(checked(operation), timeout=timeout))
 
     # The token
 
@@ -476,7 +562,7 @@ class AsyncSessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
         """
         self._check(None)
-        return unwrap(await self._keeper.current()).token
+        return self._unwrap(await self._keeper.current()).token
 
     async def keep_current(self) -> None:
         """
@@ -519,11 +605,24 @@ class AsyncSessionClient:
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
         """
-        clock = self._state.clock
-        given = adopted(token, clock.time())
+        given = adopted(token, self._state.clock.time())
         del token
         self._check(None)
-        first = checked(given)
+        return self._sibling(checked(given), renew=renew)
+
+    def guest(self) -> Self:
+        """
+        Make one more session, signed out, on the same connections: for somebody else to log in.
+
+        Its token is not renewed and is in no store, and it has no credentials to sign in with. It
+        takes microseconds, and need not be closed. It can be used until this client is closed.
+        """
+        self._check(None)
+        return self._sibling(None, renew=False)
+
+    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+        """Make another session, with a token or signed out, on the same connections."""
+        clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
         other._connections = self._connections
@@ -532,7 +631,8 @@ class AsyncSessionClient:
         other._policy = self._policy
         other._under_way = self._under_way
         other._start_session(clock, renew=renew)
-        unwrap(other._state.commit(Obtained(first, minted=False)))
+        if token is not None:
+            unwrap(other._state.commit(Obtained(token, minted=False)))
         return other
 
     # What it plugs into
@@ -649,6 +749,10 @@ class AsyncSessionClient:
         if timeout is not None:
             checked(wrong_timeout(timeout))
         return Deadline(self._sender.timeout if timeout is None else timeout)
+
+    def _unwrap(self, outcome: T | KoyebSessionError) -> T:
+        """Return a result, or raise the error in its place, as an error of this session."""
+        return unwrap(outcome, self._state.mark)
 
     async def _signed(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline

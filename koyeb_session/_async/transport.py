@@ -9,6 +9,7 @@ import httpx
 from .._concurrency.async_http import async_tls_ready
 from .._concurrency.places import async_place
 from .._concurrency.tls import certificates
+from .._operations import USER_AGENT, user_agent
 from .._outcomes import unwrap
 from .._proxies import Proxies, environment_proxies
 from .slots import AsyncSlots
@@ -98,6 +99,8 @@ class AsyncBorrowedClient(httpx.AsyncBaseTransport):
             httpx.HTTPStatusError: A hook of the client has called `raise_for_status`.
         """
         self._check_open()
+        if request.headers.get("User-Agent") == USER_AGENT:  # the user has set none
+            request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
         return await self._client.send(request, auth=NO_AUTH, follow_redirects=False, stream=True)
 
     def _check_open(self) -> None:

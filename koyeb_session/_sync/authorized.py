@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import httpx
 
 from .._concurrency.http import advance, read_reply
+from .._operations import USER_AGENT
 from .auth import SessionAuth
 from .transport import NO_AUTH
 
@@ -36,6 +37,7 @@ class AuthorizedClient(httpx.Client):
         super().__init__(
             auth=auth,
             base_url=base_url,
+            headers={"User-Agent": USER_AGENT},
             timeout=timeout,
             transport=_SigningTransport(connections),
             # No cookies are kept: one client may act for one user after another.

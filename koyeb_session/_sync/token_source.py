@@ -78,8 +78,16 @@ class TokenSource:
             return Obtained(outcome, minted=True, how="renewed", issuer=Issuer.KOYEB)
         return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
 
-    def sign_in(self, old: Snapshot | None, deadline: Deadline) -> NewToken:
-        """Ask the credentials for a token; they are given the one that it is to replace."""
+    def sign_in(self, old: Snapshot | None, replaced: Token | None, deadline: Deadline) -> NewToken:
+        """
+        Ask the credentials for a token.
+
+        Args:
+            old: What the session has held so far.
+            replaced: The token that a callable is told of: the newest one that is known, which the
+                store may have, also expired. A rotating grant goes on from it.
+            deadline: For all of it.
+        """
         match self.credentials:
             case None:
                 return Failed(self._no_way(old), attempted=False)
@@ -96,14 +104,14 @@ class TokenSource:
                 outcome = self._sender.send_once(operation, deadline)
                 return self._issued(_explained(outcome), Issuer.CREDENTIALS)
             case source:
-                arguments = (None if old is None else old.token,) if takes_token(source) else ()
+                arguments = (replaced,) if takes_token(source) else ()
+                wall = self._clock.time()
                 try:
-                    given = call_blocking(source, *arguments)
-                except TimeoutError:
-                    raise  # the deadline's, or as good as that
-                except Exception as exc:  # noqa: BLE001 - the user's code; what it raises is the cause
-                    return Failed(_raised(exc, old), signs_in=True, soon=True)
-                return self._brought(given, old)
+                    return _brought(call_blocking(source, *arguments), wall, old)
+                except Exception as exc:
+                    if isinstance(exc, TimeoutError) and deadline.passed:
+                        raise
+                    return Failed(_raised(exc, old, replaced), signs_in=True, soon=True)
 
     def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
         """Make the service forget a token; one that it does not know any more is success."""
@@ -114,16 +122,6 @@ class TokenSource:
         if isinstance(outcome, Token):
             return Obtained(outcome, minted=True, issuer=issuer)
         return Failed(outcome, signs_in=True)
-
-    def _brought(self, given: object, old: Snapshot | None) -> NewToken:
-        """Check what a callable has returned."""
-        wall = self._clock.time()
-        token = adopted(given, wall)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
-        if isinstance(token, Exception):
-            return Failed(_unusable(token, old), signs_in=True, soon=True)
-        if token.issued_at is None:  # marks it as renewable: else an opaque one is an API token
-            token = attrs.evolve(token, issued_at=from_epoch(wall))
-        return Obtained(token, minted=False, issuer=Issuer.CREDENTIALS)
 
     def _no_way(self, old: Snapshot | None) -> KoyebSessionError:
         if old is None:
@@ -145,14 +143,25 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
     return outcome
 
 
-def _raised(exc: Exception, old: Snapshot | None) -> KoyebSessionError:
+def _brought(given: object, wall: float, old: Snapshot | None) -> NewToken:
+    """Check what a callable has returned."""
+    token = adopted(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
+    if isinstance(token, Exception):
+        return Failed(_unusable(token, old), signs_in=True, soon=True)
+    if token.issued_at is None:  # marks it as renewable: else an opaque one is an API token
+        token = attrs.evolve(token, issued_at=from_epoch(wall))
+    return Obtained(token, minted=False, issuer=Issuer.CREDENTIALS)
+
+
+def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> KoyebSessionError:
     """Make the error for credentials that raised; an error of this package is what it is."""
     if isinstance(exc, KoyebSessionError):
         error = detached(exc)
         # Another session's, whose end is not this one's.
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
-    return _unusable(foreign(exc), old)
+    secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
+    return _unusable(foreign(exc, filter(None, secrets)), old)
 
 
 def _unusable(cause: BaseException, old: Snapshot | None) -> KoyebSessionError:

@@ -11,6 +11,7 @@ import httpx
 from .._concurrency.http import tls_ready
 from .._concurrency.places import place
 from .._concurrency.tls import certificates
+from .._operations import USER_AGENT, user_agent
 from .._outcomes import unwrap
 from .._proxies import Proxies, environment_proxies
 from .slots import Slots
@@ -100,6 +101,8 @@ class BorrowedClient(httpx.BaseTransport):
             httpx.HTTPStatusError: A hook of the client has called `raise_for_status`.
         """
         self._check_open()
+        if request.headers.get("User-Agent") == USER_AGENT:  # the user has set none
+            request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
         return self._client.send(request, auth=NO_AUTH, follow_redirects=False, stream=True)
 
     def _check_open(self) -> None:

@@ -1,4 +1,8 @@
-"""A Koyeb sign-in service for tests: in memory, on a clock of its own, and failing on demand."""
+"""
+A Koyeb sign-in service for tests: in memory, on a clock of its own, and failing on demand.
+
+``python -m koyeb_session.testing`` serves it for programs in any language.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,13 @@ if TYPE_CHECKING:
     from ._faults import Fault
     from ._gate import Gate
     from ._koyeb import FakeKoyeb
+    from ._provider import FakeIdentityProvider
     from ._requests import Request
     from ._secrets import assert_no_secret
 
 __all__ = [  # noqa: RUF022 - grouped by role
-    # the service
+    # the services
+    "FakeIdentityProvider",
     "FakeKoyeb",
     "Request",
     # what goes wrong
@@ -32,6 +38,7 @@ __all__ = [  # noqa: RUF022 - grouped by role
 
 _HOMES = {
     "FakeClock": "_clock",
+    "FakeIdentityProvider": "_provider",
     "FakeKoyeb": "_koyeb",
     "Fault": "_faults",
     "Gate": "_gate",

@@ -1,4 +1,4 @@
-"""Who may sign in, and to which organisations they belong."""
+"""Who may sign in, and to which organizations they belong."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ class Account:
 
 class Accounts:
     """
-    The users, their organisations and their ways to sign in.
+    The users, their organizations and their ways to sign in.
 
     Attributes:
-        organizations: email -> the ids of the user's organisations; a sign-in that names none
+        organizations: email -> the ids of the user's organizations; a sign-in that names none
             gets the first. To begin with, each user has one alone and one shared with all others.
+        deactivated: the ids of the organizations that are deactivated.
         login_methods: email -> ``"KOYEB"`` or ``"WORKOS"``; whoever is not listed uses ``"KOYEB"``.
     """
 
@@ -50,6 +51,7 @@ class Accounts:
         self.organizations: dict[str, list[str]] = {
             email: [_stable_id("organization", email), shared] for email in self._by_email
         }
+        self.deactivated: set[str] = set()
         self.login_methods: dict[str, str] = {}
 
     def find(self, email: str) -> Account | None:
@@ -70,15 +72,15 @@ class Accounts:
         return account
 
     def default_organization(self, email: str) -> str:
-        """Return the organisation of a sign-in that names none; empty if there is none."""
+        """Return the organization of a sign-in that names none; empty if there is none."""
         return next(iter(self.organizations.get(email, ())), "")
 
     def is_member(self, email: str, organization_id: str) -> bool:
-        """Return whether the user belongs to the organisation."""
+        """Return whether the user belongs to the organization."""
         return organization_id in self.organizations.get(email, ())
 
     def exists(self, organization_id: str) -> bool:
-        """Return whether anybody belongs to the organisation."""
+        """Return whether anybody belongs to the organization."""
         return any(organization_id in ids for ids in self.organizations.values())
 
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Literal
 
 from ._accounts import Accounts
-from ._asgi import FakeApp
 from ._clock import Clock
-from ._faults import Fault
-from ._operations import Operations
-from ._requests import Request
-from ._service import Service
-from ._tokens import Ledger
-from ._transport import FakeTransport
+from ._fake import FakeService
+from ._operations import Operations, Rules
+from ._routes import KOYEB
+from ._tokens import Ledger, TokenKind
 
 _USERS: Mapping[str, str] = MappingProxyType({"me@example.com": "correct horse"})
 
 
-class FakeKoyeb:
+class FakeKoyeb(FakeService):
     """
     A sign-in service like Koyeb's, with all its state in this object.
 
@@ -32,6 +28,11 @@ class FakeKoyeb:
         refresh: whether a refresh ``"revokes"`` the token that it is given, or ``"keeps"`` it. A
             service that revokes also detects reuse: to refresh with a token that has been
             exchanged before ends all tokens that descend from the same sign-in.
+        access_tokens: whether the tokens that ``create_access_token`` issues are each a ``"jwt"``,
+            which says when it expires, or ``"opaque"``.
+        access_tokens_may_issue: whether such a token may issue the next one.
+        organization_api_tokens_may_issue: whether an organization's API token may issue them, too.
+        logout_revokes_access_tokens: whether a logout with such a token ends it.
         withdrawn: names of operations that the service no longer has.
         clock: tells the service's time; the machine's own if it is ``None``.
 
@@ -39,12 +40,16 @@ class FakeKoyeb:
         base_url: where clients on ``transport`` find the service.
         transport: an ``httpx`` transport for both halves.
         app: the service as an ASGI application.
-        organizations: email -> the ids of the user's organisations, the default one first.
+        clock: tells the service's time.
+        organizations: email -> the ids of the user's organizations, the default one first.
             Change it to change who is a member.
+        deactivated: the ids of the organizations that are deactivated. Their tokens can be
+            renewed and replaced, and are refused for all else with "Token rejected".
         login_methods: email -> ``"KOYEB"`` or ``"WORKOS"``, for those that do not use ``"KOYEB"``.
 
     Raises:
-        ValueError: ``refresh`` is neither, or ``withdrawn`` names an unknown operation.
+        ValueError: ``refresh`` or ``access_tokens`` is neither, or ``withdrawn`` names an unknown
+            operation.
 
     Example:
         >>> import httpx
@@ -63,78 +68,39 @@ class FakeKoyeb:
         users: Mapping[str, str] = _USERS,
         token_lifetime: timedelta = timedelta(hours=24),
         refresh: Literal["revokes", "keeps"] = "revokes",
+        access_tokens: Literal["jwt", "opaque"] = "jwt",
+        access_tokens_may_issue: bool = False,
+        organization_api_tokens_may_issue: bool = True,
+        logout_revokes_access_tokens: bool = True,
         withdrawn: Collection[str] = (),
         clock: Clock | None = None,
     ) -> None:
-        if refresh not in ("revokes", "keeps"):
-            raise ValueError(f"refresh is 'revokes' or 'keeps', not {refresh!r}")
+        rules = Rules(
+            refresh,
+            access_tokens,
+            access_tokens_may_issue,
+            organization_api_tokens_may_issue,
+            logout_revokes_access_tokens,
+        )
         clock = time if clock is None else clock
         self._accounts = Accounts(users)
         self._ledger = Ledger(clock, token_lifetime)
-        self._operations = Operations(
-            self._accounts, self._ledger, refresh_revokes=refresh == "revokes"
+        self._operations = Operations(self._accounts, self._ledger, rules)
+        super().__init__(
+            "https://app.koyeb.com", self._operations.carry_out, KOYEB, clock, withdrawn
         )
-        self._service = Service(self._operations, withdrawn, clock)
-        self.base_url = "https://app.koyeb.com"
-        self.transport: FakeTransport = FakeTransport(self._service)
-        self.app: FakeApp = FakeApp(self._service)
         self.organizations: dict[str, list[str]] = self._accounts.organizations
+        self.deactivated: set[str] = self._accounts.deactivated
         self.login_methods: dict[str, str] = self._accounts.login_methods
-
-    def __repr__(self) -> str:
-        return f"<FakeKoyeb, {len(self.requests)} requests>"
-
-    @property
-    def requests(self) -> list[Request]:
-        """What was received, in order. Clear it to begin anew."""
-        return self._service.requests
 
     @property
     def mailbox(self) -> dict[str, list[str]]:
         """Email -> the tokens that passwordless links carried, the latest last."""
         return self._operations.mailbox
 
-    def serve(self) -> AbstractContextManager[str]:
-        """
-        Serve on a real socket of the loopback interface, as long as the context lasts.
-
-        Returns:
-            A context manager that yields the base URL, ``http://127.0.0.1:`` and a free port.
-        """
-        # Not at the top: most tests need no socket.
-        from ._server import serving  # noqa: PLC0415
-
-        return serving(self._service)
-
     def exchanges(self) -> int:
         """Return how many refreshes were served, those included whose reply was lost."""
         return self._operations.exchanges
-
-    def fail(self, operation: str, fault: Fault, *, times: int = 1) -> None:
-        """
-        Let the next requests of an operation go wrong. Faults are played in the order of the calls.
-
-        Args:
-            operation: its name, e.g. ``"refresh"`` or ``"apps"``.
-            fault: what goes wrong.
-            times: with how many requests.
-
-        Raises:
-            ValueError: there is no such operation, or ``times`` is below 1.
-        """
-        self._service.fail(operation, fault, times)
-
-    def recover(self, operation: str | None = None) -> None:
-        """
-        Forget the faults that have not been played yet.
-
-        Args:
-            operation: of which operation; ``None`` for all.
-
-        Raises:
-            ValueError: there is no such operation.
-        """
-        self._service.recover(operation)
 
     def issue_token(self, email: str | None = None, *, lifetime: timedelta | None = None) -> str:
         """
@@ -158,20 +124,32 @@ class FakeKoyeb:
             )
         return token.id
 
-    def issue_api_token(self, email: str | None = None) -> str:
+    def issue_api_token(
+        self, email: str | None = None, *, organization_id: str | None = None
+    ) -> str:
         """
         Issue an API access token, as the control panel does: opaque, good until it is revoked.
 
         Args:
             email: for whom; the first user if it is ``None``.
+            organization_id: the organization whose token it is; ``None`` for the user's own,
+                which acts in the user's default organization.
 
         Raises:
-            ValueError: there is no such user.
+            ValueError: there is no such user, or the user is not a member of the organization.
         """
         with self._service.lock:
             account = self._accounts.get(email)
-            organization = self._accounts.default_organization(account.email)
-            token = self._ledger.issue_api_token(account.email, account.user_id, organization)
+            if organization_id is None:
+                kind: TokenKind = "api"
+                organization_id = self._accounts.default_organization(account.email)
+            elif self._accounts.is_member(account.email, organization_id):
+                kind = "organization api"
+            else:
+                raise ValueError(f"{account.email} is not a member of {organization_id}")
+            token = self._ledger.issue_api_token(
+                account.email, account.user_id, organization_id, kind=kind
+            )
         return token.id
 
     def live_tokens(self) -> list[str]:

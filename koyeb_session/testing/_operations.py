@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 from urllib.parse import parse_qs
+
+import attrs
 
 from . import _replies
 from ._accounts import Accounts
@@ -21,6 +25,25 @@ _WRONG_CREDENTIALS = (
 _ORGANIZATION_STATUSES = frozenset(
     ("WARNING", "LOCKED", "ACTIVE", "DEACTIVATING", "DEACTIVATED", "DELETING", "DELETED")
 )
+_DURATION = re.compile(r"(\d{1,6})(?:\.(\d{1,9}))?s", re.ASCII)
+_DEFAULT_VALIDITY, _LONGEST_VALIDITY = timedelta(hours=1), timedelta(hours=24)
+
+
+@attrs.frozen
+class Rules:
+    """What Koyeb does not document, and a test therefore chooses; see ``FakeKoyeb``."""
+
+    refresh: Literal["revokes", "keeps"]
+    access_tokens: Literal["jwt", "opaque"]
+    access_tokens_may_issue: bool
+    organization_api_tokens_may_issue: bool
+    logout_revokes_access_tokens: bool
+
+    def __attrs_post_init__(self) -> None:
+        if self.refresh not in ("revokes", "keeps"):
+            raise ValueError(f"refresh is 'revokes' or 'keeps', not {self.refresh!r}")
+        if self.access_tokens not in ("jwt", "opaque"):
+            raise ValueError(f"access_tokens is 'jwt' or 'opaque', not {self.access_tokens!r}")
 
 
 class Operations:
@@ -32,11 +55,11 @@ class Operations:
         mailbox: email -> the tokens that passwordless links carried.
     """
 
-    def __init__(self, accounts: Accounts, ledger: Ledger, *, refresh_revokes: bool) -> None:
+    def __init__(self, accounts: Accounts, ledger: Ledger, rules: Rules) -> None:
         self._accounts = accounts
         self._ledger = ledger
         self._apps = Apps()
-        self._refresh_revokes = refresh_revokes
+        self._rules = rules
         self.exchanges: int = 0
         self.mailbox: dict[str, list[str]] = {email: [] for email in accounts.organizations}
         self._handlers: Mapping[str, Callable[[Request, str], Reply]] = {
@@ -47,6 +70,8 @@ class Operations:
             "new_session": self._new_session,
             "login_method": self._login_method,
             "switch_organization": self._switch_organization,
+            "create_access_token": self._create_access_token,
+            "unscope_organization_token": self._unscope_organization_token,
             "profile": self._profile,
             "organization": self._organization,
             "organizations": self._organizations,
@@ -58,9 +83,9 @@ class Operations:
         Do what the request asks for.
 
         Args:
-            operation: its name, one of ``OPERATIONS``.
+            operation: its name, one of the routes'.
             request: the request.
-            argument: what the path names, e.g. the id of an organisation.
+            argument: what the path names, e.g. the id of an organization.
         """
         try:
             return self._handlers[operation](request, argument)
@@ -81,7 +106,9 @@ class Operations:
         return _token_reply(self._ledger.issue(account.email, account.user_id, organization))
 
     def _logout(self, request: Request, _: str) -> Reply:
-        self._signed_in(request).revoked = True
+        token = self._signed_in(request)
+        if token.kind != "access" or self._rules.logout_revokes_access_tokens:
+            token.revoked = True
         return _replies.success({})
 
     def _passwordless_login(self, request: Request, _: str) -> Reply:
@@ -99,10 +126,10 @@ class Operations:
             # RFC 9700, 4.14.2: who presents an exchanged token again may have stolen it.
             self._ledger.revoke_family(known.family)
         old = self._signed_in(request)
-        if old.is_api_token:
+        if old.kind != "session":
             _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
         new = self._descend(old, old.organization_id)
-        old.exchanged = old.revoked = self._refresh_revokes
+        old.exchanged = old.revoked = self._rules.refresh == "revokes"
         self.exchanges += 1
         return _token_reply(new)
 
@@ -123,6 +150,40 @@ class Operations:
             _refuse(HTTPStatus.FORBIDDEN, "User is not a member of the organization")
         return _token_reply(self._descend(token, organization_id))
 
+    def _create_access_token(self, request: Request, organization_id: str) -> Reply:
+        token = self._signed_in(request)
+        validity = _validity(request.content)
+        if not self._accounts.exists(organization_id):
+            _refuse(HTTPStatus.NOT_FOUND, "Organization not found")
+        if not self._accounts.is_member(token.email, organization_id):
+            _refuse(HTTPStatus.FORBIDDEN, "User is not a member of the organization")
+        if not self._may_issue(token, organization_id):
+            _refuse(HTTPStatus.FORBIDDEN, "This token may not create access tokens")
+        issued = self._ledger.issue(
+            token.email,
+            token.user_id,
+            organization_id,
+            lifetime=validity,
+            kind="access",
+            opaque=self._rules.access_tokens == "opaque",
+        )
+        return _replies.success({"token": issued.id})
+
+    def _may_issue(self, token: IssuedToken, organization_id: str) -> bool:
+        if token.kind == "access":
+            return self._rules.access_tokens_may_issue
+        if token.kind == "organization api":
+            own = token.organization_id == organization_id
+            return own and self._rules.organization_api_tokens_may_issue
+        return True
+
+    def _unscope_organization_token(self, request: Request, _: str) -> Reply:
+        token = self._signed_in(request)
+        _json_object(request.content)
+        if token.kind in ("api", "organization api"):
+            _refuse(HTTPStatus.FORBIDDEN, "An API token cannot be unscoped")
+        return _token_reply(self._descend(token, ""))
+
     def _profile(self, request: Request, _: str) -> Reply:
         token = self._signed_in(request)
         user = {
@@ -136,10 +197,10 @@ class Operations:
         return _replies.success({"user": user})
 
     def _organization(self, request: Request, _: str) -> Reply:
-        token = self._signed_in(request)
+        token = self._active(request)
         if not token.organization_id:
             _refuse(HTTPStatus.NOT_FOUND, "The session has no organization")
-        return _replies.success({"organization": _organization_json(token.organization_id)})
+        return _replies.success({"organization": self._organization_json(token.organization_id)})
 
     def _organizations(self, request: Request, _: str) -> Reply:
         token = self._signed_in(request)
@@ -147,9 +208,9 @@ class Operations:
         if statuses - _ORGANIZATION_STATUSES:
             raise Refusal(_replies.invalid({"statuses": "no such status"}))
         listed = self._accounts.organizations.get(token.email, [])
-        found = [_organization_json(organization) for organization in listed]
+        found = [self._organization_json(organization) for organization in listed]
         payload = {
-            "organizations": found if "ACTIVE" in statuses else [],
+            "organizations": [one for one in found if one["status"] in statuses],
             "limit": len(listed),
             "offset": 0,
             "has_next": False,
@@ -157,7 +218,7 @@ class Operations:
         return _replies.success(payload)
 
     def _use_apps(self, request: Request, app_id: str) -> Reply:
-        self._signed_in(request)
+        self._active(request)
         return self._apps.use(request, app_id)
 
     def _signed_in(self, request: Request) -> IssuedToken:
@@ -166,6 +227,23 @@ class Operations:
         if token is None:
             _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
         return token
+
+    def _active(self, request: Request) -> IssuedToken:
+        """Accept a bearer for the organization's own affairs, unless that is deactivated."""
+        token = self._signed_in(request)
+        if token.organization_id in self._accounts.deactivated:
+            _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
+        return token
+
+    def _organization_json(self, organization_id: str) -> dict[str, Any]:
+        is_deactivated = organization_id in self._accounts.deactivated
+        return {
+            "id": organization_id,
+            "name": f"organization-{organization_id[:8]}",
+            "plan": "starter",
+            "status": "DEACTIVATED" if is_deactivated else "ACTIVE",
+            "status_message": "VALID",
+        }
 
     def _descend(self, token: IssuedToken, organization_id: str) -> IssuedToken:
         return self._ledger.issue(token.email, token.user_id, organization_id, family=token.family)
@@ -177,16 +255,6 @@ def _refuse(status: int, message: str) -> NoReturn:
 
 def _token_reply(token: IssuedToken) -> Reply:
     return _replies.success({"token": token.as_json()})
-
-
-def _organization_json(organization_id: str) -> dict[str, Any]:
-    return {
-        "id": organization_id,
-        "name": f"organization-{organization_id[:8]}",
-        "plan": "starter",
-        "status": "ACTIVE",
-        "status_message": "VALID",
-    }
 
 
 def _query(request: Request) -> dict[str, str]:
@@ -201,6 +269,21 @@ def _json_object(content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal(_replies.invalid({"body": "must be a JSON object"}))
     return cast("dict[str, Any]", value)
+
+
+def _validity(content: bytes) -> timedelta:
+    """Read how long an access token is to live, which protobuf spells as ``"3600s"``."""
+    text = _json_object(content).get("validity")
+    if text is None:
+        return _DEFAULT_VALIDITY
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise Refusal(_replies.invalid({"validity": 'must be a duration such as "3600s"'}))
+    fraction = int((match[2] or "").ljust(9, "0")) // 1000
+    validity = timedelta(seconds=int(match[1]), microseconds=fraction)
+    if not timedelta(0) < validity <= _LONGEST_VALIDITY:
+        raise Refusal(_replies.invalid({"validity": "must be above 0s and at most 86400s"}))
+    return validity
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 import attrs
 
-_FIXED: Mapping[str, Mapping[str, str]] = {
+Methods = Mapping[str, str]
+"""The methods that a path knows, with their operations."""
+
+_FIXED: Mapping[str, Methods] = {
     "/v1/account/login": {"POST": "login"},
     "/v1/account/logout": {"DELETE": "logout"},
     "/v1/account/passwordless_login": {"POST": "passwordless_login"},
@@ -17,14 +20,14 @@ _FIXED: Mapping[str, Mapping[str, str]] = {
     "/v1/account/profile": {"GET": "profile"},
     "/v1/account/organization": {"GET": "organization"},
     "/v1/account/organizations": {"GET": "organizations"},
+    "/v1/unscope_organization_token": {"POST": "unscope_organization_token"},
 }
-_SWITCH: Mapping[str, str] = {"POST": "switch_organization"}
-_APPS: Mapping[str, str] = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), "apps")
-_NONE: Mapping[str, str] = {}
-
-OPERATIONS = frozenset(
-    name for methods in (*_FIXED.values(), _SWITCH, _APPS) for name in methods.values()
-)
+_OF_ORGANIZATION: Mapping[str, Methods] = {
+    "switch": {"POST": "switch_organization"},
+    "access_token": {"POST": "create_access_token"},
+}
+_APPS: Methods = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), "apps")
+_NONE: Methods = {}
 
 
 @attrs.frozen
@@ -34,23 +37,45 @@ class Route:
 
     Attributes:
         operation: the operation; ``None`` if there is none by this method and path.
-        argument: what the path names, e.g. the id of an organisation.
+        argument: what the path names, e.g. the id of an organization.
         methods: the methods that the path knows, with their operations; empty if there is no such
             path.
     """
 
     operation: str | None
     argument: str = ""
-    methods: Mapping[str, str] = _NONE
+    methods: Methods = _NONE
 
 
-def find_route(method: str, path: str) -> Route:
-    """Find the operation for a method and a path as it was sent, without the query."""
-    methods, argument = _find_path(path)
-    return Route(methods.get(method), argument, methods)
+@attrs.frozen
+class Routes:
+    """
+    All paths of one service.
+
+    Attributes:
+        operations: the names of its operations.
+        find_path: finds the methods of a path, as it was sent, and what the path names.
+    """
+
+    operations: frozenset[str]
+    find_path: Callable[[str], tuple[Methods, str]]
+
+    def find(self, method: str, path: str) -> Route:
+        """Find the operation for a method and a path as it was sent, without the query."""
+        methods, argument = self.find_path(path)
+        return Route(methods.get(method), argument, methods)
 
 
-def _find_path(path: str) -> tuple[Mapping[str, str], str]:
+def fixed_routes(paths: Mapping[str, Methods]) -> Routes:
+    """Make the routes of a service whose paths name nothing."""
+    return Routes(_operations(*paths.values()), lambda path: (paths.get(path, _NONE), ""))
+
+
+def _operations(*methods: Methods) -> frozenset[str]:
+    return frozenset(name for known in methods for name in known.values())
+
+
+def _find_koyeb_path(path: str) -> tuple[Methods, str]:
     if path in _FIXED:
         return _FIXED[path], ""
     match path.split("/"):
@@ -58,7 +83,10 @@ def _find_path(path: str) -> tuple[Mapping[str, str], str]:
             return _APPS, ""
         case ["", "v1", "apps", argument] if argument:
             return _APPS, unquote(argument)
-        case ["", "v1", "organizations", argument, "switch"]:
-            return _SWITCH, unquote(argument)
+        case ["", "v1", "organizations", argument, what]:
+            return _OF_ORGANIZATION.get(what, _NONE), unquote(argument)
         case _:
             return _NONE, ""
+
+
+KOYEB = Routes(_operations(*_FIXED.values(), *_OF_ORGANIZATION.values(), _APPS), _find_koyeb_path)

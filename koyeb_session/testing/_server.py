@@ -28,13 +28,19 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # l_onoff, l_linger
 
 
 @contextlib.contextmanager
-def serving(service: Service) -> Generator[str]:
+def serving(service: Service, host: str, port: int) -> Generator[str]:
     """
-    Serve on a free port of the loopback interface, and yield the base URL.
+    Serve on an address, at a free port if it is 0, and yield the base URL.
 
     On leaving, connections that are still open are ended, and the thread is waited for.
     """
-    listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    is_v6 = ":" in host
+    listener = socket.create_server(
+        (host, port),
+        family=socket.AF_INET6 if is_v6 else socket.AF_INET,
+        backlog=_BACKLOG,
+        dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+    )
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     thread = threading.Thread(
@@ -42,7 +48,7 @@ def serving(service: Service) -> Generator[str]:
     )
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://{f'[{host}]' if is_v6 else host}:{listener.getsockname()[1]}"
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()

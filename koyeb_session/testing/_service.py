@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -15,10 +15,12 @@ from . import _replies
 from ._bodies import MAX_BODY
 from ._clock import Clock
 from ._faults import Fault
-from ._operations import Operations
 from ._replies import Reply
 from ._requests import RawHeaders, Request
-from ._routes import OPERATIONS, Route, find_route
+from ._routes import Route, Routes
+
+CarryOut = Callable[[str, Request, str], Reply]
+"""Does what a request asks for: takes its operation, itself, and what its path names."""
 
 
 @attrs.define(eq=False)
@@ -36,14 +38,17 @@ class Service:
 
     Attributes:
         requests: what arrived, in order.
-        lock: to be held by whoever reads or changes the state behind ``operations``.
+        lock: to be held by whoever reads or changes the state behind ``carry_out``.
     """
 
-    def __init__(self, operations: Operations, withdrawn: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self, carry_out: CarryOut, routes: Routes, clock: Clock, withdrawn: Collection[str] = ()
+    ) -> None:
         self.requests: list[Request] = []
         self.lock: threading.Lock = threading.Lock()
-        self._operations = operations
-        self._withdrawn = known_operations(withdrawn)
+        self._perform = carry_out
+        self._routes = routes
+        self._withdrawn = self._known(withdrawn)
         self._clock = clock
         self._faults: dict[str, deque[tuple[Fault, int]]] = {}
         self._serials = itertools.count(1)
@@ -53,13 +58,13 @@ class Service:
         """Queue a fault for the next ``times`` requests of one operation."""
         if times < 1:
             raise ValueError(f"times is a number from 1, not {times}")
-        (name,) = known_operations((operation,))
+        (name,) = self._known((operation,))
         with self.lock:
             self._faults.setdefault(name, deque()).append((fault, times))
 
     def recover(self, operation: str | None) -> None:
         """Drop the faults that have not been played, for one operation or for all."""
-        names = OPERATIONS if operation is None else known_operations((operation,))
+        names = self._routes.operations if operation is None else self._known((operation,))
         with self.lock:
             for name in names:
                 self._faults.pop(name, None)
@@ -75,7 +80,7 @@ class Service:
             content: the whole body.
         """
         path, _, query = target.partition("?")
-        route = find_route(method, path)
+        route = self._routes.find(method, path)
         request = Request(route.operation, method, path, query, headers, content)
         with self.lock:
             fault = self._next_fault(route.operation)
@@ -128,7 +133,7 @@ class Service:
             return _replies.rpc_status(405, ((b"allow", allowed),))
         if len(request.content) > MAX_BODY:
             return _replies.rpc_status(413)
-        return self._operations.carry_out(route.operation, request, route.argument)
+        return self._perform(route.operation, request, route.argument)
 
     def _date_header(self) -> bytes:
         now = int(self._clock.time())
@@ -136,18 +141,11 @@ class Service:
             self._date = (now, formatdate(now, usegmt=True).encode())
         return self._date[1]
 
-
-def known_operations(names: Collection[str]) -> frozenset[str]:
-    """
-    Return the names, if they are operations.
-
-    Raises:
-        ValueError: one is not.
-    """
-    if unknown := set(names) - OPERATIONS:
-        known = ", ".join(sorted(OPERATIONS))
-        raise ValueError(f"no such operation: {', '.join(sorted(unknown))}; there are {known}")
-    return frozenset(names)
+    def _known(self, names: Collection[str]) -> frozenset[str]:
+        if unknown := set(names) - self._routes.operations:
+            known = ", ".join(sorted(self._routes.operations))
+            raise ValueError(f"no such operation: {', '.join(sorted(unknown))}; there are {known}")
+        return frozenset(names)
 
 
 def _spoil(reply: Reply | None, fault: Fault) -> Reply | None:

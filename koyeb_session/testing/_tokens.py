@@ -9,7 +9,7 @@ import itertools
 import json
 import secrets
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -19,12 +19,22 @@ _NANOSECOND = 1_000_000_000
 # Go cannot print a later year, and neither can Python.
 _LAST_MOMENT = 253_402_300_799 * _NANOSECOND
 _JWT_HEADER = {"alg": "HS256", "typ": "JWT"}
-_API_TOKEN_BYTES = 48  # 64 characters of base64
+_OPAQUE_BYTES = 48  # 64 characters of base64
+
+
+TokenKind = Literal["session", "access", "api", "organization api"]
 
 
 @attrs.define(eq=False)
 class IssuedToken:
-    """One token and what became of it."""
+    """
+    One token and what became of it.
+
+    Attributes:
+        kind: ``"session"``; ``"access"`` for a short-lived token of one organization; ``"api"``
+            and ``"organization api"`` for API access tokens of a user and of an organization.
+        exchanged: Whether a refresh has replaced it.
+    """
 
     id: str = attrs.field(repr=False)
     email: str
@@ -32,7 +42,7 @@ class IssuedToken:
     organization_id: str
     family: int  # the sign-in that it descends from
     expires_at: int  # nanoseconds since 1970
-    is_api_token: bool = False
+    kind: TokenKind = "session"
     exchanged: bool = False
     revoked: bool = False
 
@@ -66,8 +76,10 @@ class Ledger:
         *,
         family: int | None = None,
         lifetime: timedelta | None = None,
+        kind: TokenKind = "session",
+        opaque: bool = False,
     ) -> IssuedToken:
-        """Issue a session token; it starts a family of its own unless it is given one."""
+        """Issue a token that expires; it starts a family of its own unless it is given one."""
         issued_at = nanoseconds(self._clock.time())
         lived = nanoseconds(self._lifetime if lifetime is None else lifetime)
         expires_at = max(0, min(issued_at + lived, _LAST_MOMENT))
@@ -80,26 +92,29 @@ class Ledger:
         }
         return self._add(
             IssuedToken(
-                id=self._sign(claims),
+                id=secrets.token_urlsafe(_OPAQUE_BYTES) if opaque else self._sign(claims),
                 email=email,
                 user_id=user_id,
                 organization_id=organization_id,
                 family=next(self._families) if family is None else family,
                 expires_at=expires_at,
+                kind=kind,
             )
         )
 
-    def issue_api_token(self, email: str, user_id: str, organization_id: str) -> IssuedToken:
+    def issue_api_token(
+        self, email: str, user_id: str, organization_id: str, *, kind: TokenKind = "api"
+    ) -> IssuedToken:
         """Issue an API access token: opaque, and good until it is revoked."""
         return self._add(
             IssuedToken(
-                id=secrets.token_urlsafe(_API_TOKEN_BYTES),
+                id=secrets.token_urlsafe(_OPAQUE_BYTES),
                 email=email,
                 user_id=user_id,
                 organization_id=organization_id,
                 family=next(self._families),
                 expires_at=_LAST_MOMENT,
-                is_api_token=True,
+                kind=kind,
             )
         )
 

@@ -9,8 +9,8 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeAlias
 
 import httpx
 import pytest
@@ -37,6 +37,7 @@ from koyeb_session import (
     Token,
     TransportTimeoutError,
     WireError,
+    __version__,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -272,6 +273,142 @@ async def test_switch_organization_gives_up_when_signed_out_meanwhile(
     assert fake.live_tokens() == []
 
 
+async def test_unscope_goes_on_with_a_token_of_no_organization(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The session acts in no organization from then on."""
+    session = connect()
+    old = await session.login(ME, PASSWORD)
+    new = await session.unscope_organization_token(seon_fp="print")
+    request = fake.requests[-1]
+    assert (request.method, request.path) == ("POST", "/v1/unscope_organization_token")
+    assert request.json == {}
+    assert request.bearer == old.id
+    assert request.headers["seon-fp"] == "print"
+    assert new.organization_id is None
+    assert session.token is new
+
+
+async def test_unscope_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A logout wins over an operation that was under way: the token that it issued is revoked."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    gate = Gate()
+    fake.fail("unscope_organization_token", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        job = background.start(session.unscope_organization_token)
+        await async_arrived(gate)
+        await session.logout()
+        gate.open()
+        with pytest.raises(NotSignedInError, match="meanwhile"):
+            await job.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
+
+
+@pytest.mark.parametrize(
+    ("validity", "sent"),
+    [
+        (None, {}),
+        (timedelta(seconds=1), {"validity": "1s"}),
+        (timedelta(hours=24), {"validity": "86400s"}),
+        (timedelta(minutes=1.5), {"validity": "90s"}),
+        (timedelta(seconds=7.25), {"validity": "7.25s"}),
+    ],
+)
+@pytest.mark.parametrize("form", ["jwt", "opaque"])
+async def test_access_token_lives_as_long_as_was_asked_for(
+    clock: FakeClock,
+    connect: Connect,
+    form: Literal["jwt", "opaque"],
+    validity: timedelta | None,
+    sent: dict[str, str],
+) -> None:
+    """The reply names no expiry: it is the JWT's, to a second, or what was asked for."""
+    fake = FakeKoyeb(access_tokens=form, clock=clock)
+    session = connect(transport=fake.transport)
+    own = await session.login(ME, PASSWORD)
+    organization = fake.organizations[ME][1]
+    other = await session.create_access_token(organization, validity=validity)
+    request = fake.requests[-1]
+    path = f"/v1/organizations/{organization}/access_token"
+    assert (request.method, request.path) == ("POST", path)
+    assert request.json == sent
+    assert request.bearer == own.id
+    assert session.token is own
+    assert other.id in fake.live_tokens()
+    assert other.organization_id == organization
+    now = datetime.fromtimestamp(clock.time(), UTC)
+    assert other.issued_at == now
+    life = validity or timedelta(hours=1)
+    if form == "jwt":
+        life -= timedelta(microseconds=life.microseconds)
+    assert other.expires_at == now + life
+
+
+async def test_access_token_is_for_another_session(fake: FakeKoyeb, connect: Connect) -> None:
+    """A session for the new token acts in its organization, and a stranger's is forbidden."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    organization = fake.organizations[ME][1]
+    other = session.for_token(await session.create_access_token(organization))
+    reply = await other.http.get("/v1/account/organization")
+    assert reply.json()["organization"]["id"] == organization
+    with pytest.raises(PermissionDeniedError, match=r"may not create.*may issue tokens"):
+        await other.create_access_token(organization)
+    with pytest.raises(NotFoundError):
+        await session.create_access_token("no-such-organization")
+
+
+async def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connect) -> None:
+    """An API access token of the user issues tokens for each organization of the user's."""
+    session = connect(token=fake.issue_api_token())
+    for organization in fake.organizations[ME]:
+        token = await session.create_access_token(organization, validity=timedelta(minutes=5))
+        assert token.organization_id == organization
+    assert operations(fake) == ["create_access_token"] * 2
+
+
+async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
+    """Koyeb closes the password login with a 403: the error names what a program types instead."""
+    session = connect()
+    for status in (403, 404):
+        fake.fail("login", Fault(status=status, body={"message": "no", "code": 7}))
+        with pytest.raises(ApiError) as caught:
+            await session.login(ME, PASSWORD)
+        for word in ("API access token", "token=", "AccessTokenCredentials(", "credentials="):
+            assert word in str(caught.value)
+    fake.lock_account(ME)
+    with pytest.raises(AccountLockedError, match=r"Account is locked.*AccessTokenCredentials"):
+        await session.login(ME, PASSWORD)
+
+
+async def test_requests_say_which_library_sends_them(fake: FakeKoyeb, connect: Connect) -> None:
+    """Operations and `http` name the library and its version; a request's own header wins."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    await session.http.get("/v1/apps")
+    await session.http.get("/v1/apps", headers={"User-Agent": "mine"})
+    ours = f"koyeb-session/{__version__} python-httpx/{httpx.__version__}"
+    assert [request.headers["user-agent"] for request in fake.requests] == [ours, ours, "mine"]
+
+
+async def test_requests_of_a_given_client_say_first_what_it_says(
+    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
+) -> None:
+    """The user's own product comes before the library that it uses, also when it changes."""
+    session = connect(transport=None, http_client=client)
+    client.headers["User-Agent"] = "shop/7"
+    await session.login(ME, PASSWORD)
+    del client.headers["User-Agent"]
+    await session.login(ME, PASSWORD)
+    first, second = (request.headers["user-agent"] for request in fake.requests)
+    assert first == f"shop/7 koyeb-session/{__version__}"
+    assert second == f"koyeb-session/{__version__} python-httpx/{httpx.__version__}"
+
+
 @pytest.mark.parametrize("method", list(LoginMethod))
 async def test_login_method_tells_how_an_address_signs_in(
     fake: FakeKoyeb, connect: Connect, method: LoginMethod
@@ -289,6 +426,7 @@ async def test_login_method_tells_how_an_address_signs_in(
 async def test_every_operation_says_so_when_withdrawn(clock: FakeClock, connect: Connect) -> None:
     """An operation that the service has dropped raises `EndpointGoneError`, and says what to do."""
     names = {"login", "passwordless_login", "new_session", "switch_organization", "login_method"}
+    names |= {"unscope_organization_token", "create_access_token"}
     fake = FakeKoyeb(withdrawn={*names, "refresh", "logout"}, clock=clock)
     session = connect(transport=fake.transport)
     calls: list[Callable[[], Any]] = [
@@ -296,6 +434,8 @@ async def test_every_operation_says_so_when_withdrawn(clock: FakeClock, connect:
         lambda: session.passwordless_login(ME),
         session.new_session,
         lambda: session.switch_organization("other"),
+        session.unscope_organization_token,
+        lambda: session.create_access_token("other"),
         lambda: session.login_method(ME),
         session.refresh,
         session.logout,
@@ -576,6 +716,10 @@ BAD_TOKENS: list[tuple[object, type[Exception]]] = [
     *(("é", ValueError), (b"a", TypeError), (3, TypeError)),
     (Token("a", expires_at=datetime(2030, 1, 1)), ValueError),  # noqa: DTZ001 - naive
 ]
+BAD_VALIDITIES: list[tuple[Any, type[Exception]]] = [
+    *((timedelta(seconds=bad), ValueError) for bad in (-1, 0, 0.999999, 86_400.000001)),
+    *((bad, TypeError) for bad in (3600, "3600s", True)),
+]
 BadCall: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]
 BAD_CALLS: list[BadCall] = [
     *[("login", (bad, PASSWORD), {}, error, "email") for bad, error in BAD_EMAILS],
@@ -590,6 +734,12 @@ BAD_CALLS: list[BadCall] = [
     ("switch_organization", (None,), {}, TypeError, "organization_id"),
     ("login", (ME, PASSWORD), {"seon_fp": "a\nb"}, ValueError, "seon_fp"),
     ("switch_organization", ("a",), {"seon_fp": 5}, TypeError, "seon_fp"),
+    ("unscope_organization_token", (), {"seon_fp": "a b"}, ValueError, "seon_fp"),
+    *[("create_access_token", (bad,), {}, error, "organization_id") for bad, error in BAD_IDS],
+    *[
+        ("create_access_token", ("a",), {"validity": bad}, error, "validity")
+        for bad, error in BAD_VALIDITIES
+    ],
     *[("use_token", (bad,), {}, error, "token") for bad, error in BAD_TOKENS],
     *[("for_token", (bad,), {}, error, "token") for bad, error in BAD_TOKENS],
     *[
@@ -602,6 +752,8 @@ BAD_CALLS: list[BadCall] = [
             ("logout", ()),
             ("new_session", ()),
             ("switch_organization", ("a",)),
+            ("unscope_organization_token", ()),
+            ("create_access_token", ("a",)),
             ("login_method", (ME,)),
         ]
     ],
@@ -678,6 +830,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "logout": (),
     "new_session": (),
     "switch_organization": ("a",),
+    "unscope_organization_token": (),
+    "create_access_token": ("a",),
     "login_method": (ME,),
     "current_token": (),
     "use_token": ("abc",),

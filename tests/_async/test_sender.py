@@ -88,7 +88,14 @@ async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Con
 
 
 @pytest.mark.parametrize(
-    "name", ["login", "passwordless_login", "new_session", "switch_organization"]
+    "name",
+    [
+        "login",
+        "passwordless_login",
+        "new_session",
+        "switch_organization",
+        "unscope_organization_token",
+    ],
 )
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_what_must_not_be_done_twice_is_sent_once(

@@ -5,12 +5,12 @@
 import inspect
 import re
 import textwrap
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import fastapi
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 import koyeb_session
 from koyeb_session import AsyncSessionClient, SessionClient
@@ -24,6 +24,8 @@ app = FastAPI(lifespan=sessions.lifespan)
 Service = Annotated[AsyncSessionClient, Depends(sessions.service)]
 ServiceSync = Annotated[SessionClient, Depends(sessions.service_sync)]
 Caller = Annotated[AsyncSessionClient, Depends(sessions.caller)]
+Guest = Annotated[AsyncSessionClient, Depends(sessions.guest)]
+router = APIRouter(responses=sessions.responses)
 
 
 @app.get("/service")
@@ -44,6 +46,15 @@ async def use_caller(session: Caller) -> int:
     return (await session.http.get("/v1/apps")).status_code
 
 
+@router.get("/guest")
+async def use_guest(session: Guest) -> int:
+    """Use one that is signed out."""
+    return 200 if session.token is None else 500
+
+
+app.include_router(router)
+
+
 async def statuses(app: FastAPI, *paths: str) -> list[str]:
     """Ask as a caller with a good bearer."""
     headers = {"Authorization": f"Bearer {fake.issue_token()}"}
@@ -57,16 +68,20 @@ async def statuses(app: FastAPI, *paths: str) -> list[str]:
 
 async def test_alias_of_the_users() -> None:
     """An alias that type checkers understand gives the session that it names."""
-    assert await statuses(app, "/service", "/sync", "/caller") == ["200"] * 3
+    assert await statuses(app, "/service", "/sync", "/caller", "/guest") == ["200"] * 4
 
 
-@pytest.mark.parametrize("name", ["Service", "ServiceSync", "Caller"])
+@pytest.mark.parametrize("name", ["Service", "ServiceSync", "Caller", "Guest"])
 async def test_alias_ready_made(name: str) -> None:
     """The aliases of `KoyebSessions` are the same."""
-    assert getattr(sessions, name) == globals()[name]
+    made, written = get_args(getattr(sessions, name)), get_args(globals()[name])
+    assert made[0] is written[0]
+    assert made[1].dependency == written[1].dependency
     other = FastAPI()
 
     async def use(session: Any) -> int:
+        if name == "Guest":
+            await session.login("me@example.com", "correct horse")
         answer = session.http.get("/v1/apps")
         return int((await answer if inspect.isawaitable(answer) else answer).status_code)
 
@@ -82,7 +97,7 @@ def test_example_of_the_docstring() -> None:
     assert found is not None
     names = {**vars(koyeb_session), **vars(fastapi)}
     names |= {"KoyebSessions": KoyebSessions, "Annotated": Annotated, "Any": Any}
-    names |= {"AsyncSessionClient": AsyncSessionClient}
+    names |= {"AsyncSessionClient": AsyncSessionClient, "SessionClient": SessionClient}
     names["PasswordCredentials"] = koyeb_session.PasswordCredentials
     exec(textwrap.dedent(found[1]), names)  # noqa: S102 - our own text
     assert "/apps" in names["app"].openapi()["paths"]

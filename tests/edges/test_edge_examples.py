@@ -13,8 +13,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from koyeb_session.testing import FakeKoyeb
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "with_koyeb_sdk.py": ["sees 0 apps", "A day later", "renewed 1 time"],
@@ -41,22 +39,21 @@ def test_example_says_what_happens(name: str) -> None:
 
 
 def test_fastapi_app(serve: Serve) -> None:
-    """The application logs in, lists the caller's apps, and has a page for all."""
-    make_app = runpy.run_path(str(EXAMPLES / "fastapi_app.py"))["make_app"]
-    with (
-        FakeKoyeb().serve() as koyeb,
-        serve(make_app(koyeb)) as url,
-        httpx.Client(base_url=url) as client,
-    ):
+    """The application logs callers in and out, knows who they are, and has a page for all."""
+    app = runpy.run_path(str(EXAMPLES / "fastapi_app.py"))["app"]
+    with serve(app) as url, httpx.Client(base_url=url) as client:
         assert client.get("/public").json() == {"apps": 0}
         for headers in ({}, {"Authorization": "Bearer nobody's"}):
-            refused = client.get("/my/apps", headers=headers)
+            refused = client.get("/me", headers=headers)
             assert refused.status_code == 401
             assert refused.headers["www-authenticate"].startswith("Bearer")
         me = {"email": "me@example.com", "password": "correct horse"}
         token = client.post("/login", json=me).json()
-        mine = client.get("/my/apps", headers={"Authorization": f"Bearer {token}"})
-        assert mine.json()["count"] == 0
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert client.get("/me", headers=bearer).json()["user"]["email"] == "me@example.com"
         wrong = client.post("/login", json={**me, "password": "wrong"})
         assert wrong.status_code == 401
         assert "wrong" not in wrong.text
+        assert client.post("/login", json={**me, "password": " "}).status_code == 422
+        assert client.post("/logout", headers=bearer).status_code == 200
+        assert client.get("/me", headers=bearer).status_code == 401

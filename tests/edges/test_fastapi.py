@@ -27,24 +27,13 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from koyeb_session import (
-    AccountLockedError,
     AsyncSessionClient,
-    BadRequestError,
-    EndpointGoneError,
-    InvalidCredentialsError,
     KoyebSessionError,
-    NotFoundError,
     NotSignedInError,
     PasswordCredentials,
-    PermissionDeniedError,
-    RateLimitedError,
-    ServerError,
     SessionClient,
     SessionExpiredError,
     StoreError,
-    TransportError,
-    TransportTimeoutError,
-    WireError,
 )
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
@@ -56,7 +45,7 @@ Serve = Callable[..., AbstractContextManager[str]]
 
 @pytest.fixture
 def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
+    """Serve the fake Koyeb."""
     with fake_koyeb.serve() as url:
         yield url
 
@@ -172,6 +161,26 @@ def test_bearer_shows_in_openapi(app: FastAPI) -> None:
     assert "security" not in page["paths"]["/async"]["get"]
 
 
+def test_answers_to_errors_show_in_openapi(sessions: KoyebSessions) -> None:
+    """A router declares what its endpoints answer where Koyeb, or the way to it, fails."""
+    app, router = FastAPI(), APIRouter(responses=KoyebSessions.responses)
+
+    @router.get("/apps")
+    async def apps(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> int:
+        return 0
+
+    app.include_router(router)
+    responses = app.openapi()["paths"]["/apps"]["get"]["responses"]
+    handed_on, ours = {"400", "401", "403", "404", "409", "429"}, {"502", "503", "504"}
+    assert responses.keys() == {"200", *handed_on, *ours}
+    for status in handed_on | ours:
+        assert responses[status]["description"]
+        (media_type,) = responses[status]["content"]
+        assert media_type == "application/problem+json"
+        schema = responses[status]["content"][media_type]["schema"]
+        assert schema["required"] == ["type", "title", "status", "detail"]
+
+
 @pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
 def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb, ws: str) -> None:
     """A WebSocket brings its token as a header or as subprotocols; without one it is refused."""
@@ -199,51 +208,6 @@ def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb,
         assert closed.value.rcvd.code == 1008
 
 
-async def test_error_is_answered_with_problem_details() -> None:
-    """Each error has the status that says whose fault it is, and what belongs to it."""
-    sessions = KoyebSessions()
-    app = FastAPI()
-    sessions.add_exception_handlers(app)
-    errors: dict[str, tuple[KoyebSessionError, int]] = {
-        "a": (InvalidCredentialsError("wrong"), 401),
-        "b": (SessionExpiredError("ended"), 401),
-        "c": (NotSignedInError("not signed in"), 401),
-        "d": (PermissionDeniedError("no"), 403),
-        "e": (AccountLockedError("locked"), 403),
-        "f": (RateLimitedError("slowly", retry_after=1.5), 429),
-        "g": (BadRequestError("bad", fields={"email": "odd"}, request_id="r1"), 400),
-        "h": (NotFoundError("nothing there"), 404),
-        "i": (EndpointGoneError("gone"), 502),
-        "j": (ServerError("broken", status=500), 502),
-        "k": (ServerError("busy", status=503, retry_after=3.0), 503),
-        "l": (ServerError("late", status=504), 504),
-        "m": (WireError("garbage from host-1"), 502),
-        "n": (TransportError("no reply from host-1"), 502),
-        "o": (TransportTimeoutError("late"), 504),
-        "p": (StoreError("disk"), 503),
-    }
-
-    @app.get("/{name}")
-    async def fail(name: str) -> None:
-        raise errors[name][0]
-
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://test"
-    ) as client:
-        answers = {name: await client.get(f"/{name}") for name in errors}
-    for name, (error, status) in errors.items():
-        answer = answers[name]
-        problem = answer.json()
-        assert answer.status_code == problem["status"] == status, error
-        assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
-        assert problem["type"] == "about:blank"
-        assert (problem["detail"] == error.message) == (status < 500)
-    assert answers["f"].headers["retry-after"] == "2"
-    assert answers["k"].headers["retry-after"] == "3"
-    assert answers["g"].json()["fields"] == {"email": "odd"}
-    assert answers["g"].json()["request_id"] == "r1"
-
-
 async def test_session_is_asked_for_before_lifespan(app: FastAPI, sessions: KoyebSessions) -> None:
     """Who forgets the lifespan is told what to write."""
     async with httpx.AsyncClient(
@@ -260,6 +224,44 @@ def test_wrong_argument_is_told_when_made() -> None:
         KoyebSessions(base_url="http://example.com")
     with pytest.raises(TypeError, match="allowed_origins"):
         KoyebSessions(allowed_origins="https://example.com")
+
+
+async def test_environment_says_how_to_sign_in(
+    koyeb: str, fake_koyeb: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application is made with what the environment says, and with arguments that win."""
+    for name in [name for name in os.environ if name.startswith("KOYEB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(NotSignedInError, match="KOYEB_TOKEN"):
+        KoyebSessions.from_env()
+    monkeypatch.setenv("KOYEB_TOKEN", fake_koyeb.issue_api_token())
+    monkeypatch.setenv("KOYEB_URL", koyeb)
+    sessions = KoyebSessions.from_env(timeout=5.0)
+    async with sessions.lifespan():
+        service = await sessions.service()
+        assert (await service.http.get("/v1/apps")).status_code == 200
+        assert service.http.timeout == httpx.Timeout(5.0)
+        assert (await sessions.service_sync()).http.timeout == httpx.Timeout(5.0)
+
+
+async def test_password_of_a_guest_goes_to_the_given_transport(fake_koyeb: FakeKoyeb) -> None:
+    """A login endpoint of an application under test sends nothing past the fake service."""
+    sessions, app = KoyebSessions(transport=fake_koyeb.transport), FastAPI()
+
+    @app.get("/login")
+    async def login(guest: Annotated[AsyncSessionClient, Depends(sessions.guest)]) -> str:
+        return (await guest.login("me@example.com", "correct horse")).id
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        sessions.lifespan(),
+        httpx.AsyncClient(transport=transport, base_url="http://t") as client,
+    ):
+        tokens = [(await client.get("/login")).json() for _ in range(2)]
+        assert (await sessions.service()).token is None
+    assert fake_koyeb.live_tokens() == tokens
+    assert [request.operation for request in fake_koyeb.requests] == ["login"] * 2
 
 
 async def test_dependency_is_overridden(app: FastAPI, sessions: KoyebSessions) -> None:
@@ -388,7 +390,7 @@ async def test_sync_session_ends_with_the_other(
 
 @pytest.mark.blocks_loop
 async def test_sync_session_in_event_loop_fails(
-    sessions: KoyebSessions, koyeb_clock: FakeClock, caplog: pytest.LogCaptureFixture
+    sessions: KoyebSessions, koyeb_clock: FakeClock
 ) -> None:
     """In an `async def` endpoint the blocking session would wait for itself: it says so."""
     async with sessions.lifespan():
@@ -397,9 +399,8 @@ async def test_sync_session_in_event_loop_fails(
         koyeb_clock.advance(timedelta(days=2))
         with pytest.raises(KoyebSessionError, match="in an `async def` one use service"):
             blocking.current_token()
-        caplog.clear()
-        blocking.login("me@example.com", "correct horse")
-        assert "in an `async def` one use service" in caplog.text
+        with pytest.raises(StoreError, match="in an `async def` one use service"):
+            blocking.login("me@example.com", "correct horse")
         with pytest.raises(StoreError, match="in an `async def` one use service"):
             blocking.logout()
 

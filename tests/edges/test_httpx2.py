@@ -90,6 +90,7 @@ def test_other_origin_sees_no_token(koyeb: str) -> None:
     assert "authorization" not in {name.lower() for name in other.requests[0].headers}
 
 
+@pytest.mark.blocks_loop
 async def test_wrong_half_is_refused(koyeb: str) -> None:
     """The auth of one half does not go out unsigned on a client of the other."""
     with SessionClient(base_url=koyeb) as session:

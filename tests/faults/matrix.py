@@ -46,6 +46,8 @@ ACTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "logout": lambda session: session.logout(),
     "new_session": lambda session: session.new_session(),
     "switch_organization": lambda session: session.switch_organization(ORGANIZATION),
+    "unscope_organization_token": lambda session: session.unscope_organization_token(),
+    "create_access_token": lambda session: session.create_access_token(ORGANIZATION),
     "login_method": lambda session: session.login_method(EMAIL),
 }
 
@@ -54,9 +56,11 @@ PROMISES_NOTHING: Final[Operations] = frozenset({"passwordless_login", "logout"}
 """The reply is `{}`, so that a body of any shape, or none, will do."""
 SENT_AGAIN: Final[Operations] = frozenset({"logout", "login_method"})
 """May be done twice."""
-SENT_AGAIN_UNDONE: Final[Operations] = SENT_AGAIN | {"refresh"}
+SENT_AGAIN_UNDONE: Final[Operations] = SENT_AGAIN | {"refresh", "create_access_token"}
 """May be sent again after a status that says that nothing was done: 429 and 503."""
-RENEWS: Final[Operations] = frozenset({"login", "refresh", "switch_organization"})
+RENEWS: Final[Operations] = frozenset(
+    {"login", "refresh", "switch_organization", "unscope_organization_token"}
+)
 """The session goes on with the token that comes back."""
 
 

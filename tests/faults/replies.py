@@ -32,6 +32,8 @@ def good(request: Request) -> bytes:
         return b'{"method": "WORKOS"}'
     if request.path.endswith(("/logout", "/passwordless_login")):
         return b"{}"
+    if request.path.endswith("/access_token"):
+        return json.dumps({"token": MINTED}).encode()
     expires = datetime.now(UTC) + timedelta(hours=2)
     token = {
         "id": MINTED,

@@ -40,7 +40,7 @@ from .replies import MINTED, head, reply
 from .server import SERVER_THREAD, Behaviour, Exchange, Server
 from .stage import SECRETS, held_token
 
-STORED: Final = "canary-stored-51aa0e"
+STORED: Final = "canary-stored-51aa0e-of-sixty-four-characters-as-an-api-token-has-it"
 
 
 def _echo(request_text: Callable[[Exchange], str], shape: Callable[[str], bytes]) -> Behaviour:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,18 @@ def test_second_run_of_the_script_makes_no_login() -> None:
         "Run 1 sent: login, apps.",
         "Asked for the apps: 200.",
         "Run 2 sent: apps.",
+    ]
+
+
+def test_sign_in_elsewhere_asks_a_person_once() -> None:
+    """The example of an identity provider shows a code in its first run alone."""
+    lines = said("sign_in_elsewhere.py").splitlines()
+    assert re.fullmatch(r"Open http://127\.0\.0\.1:\d+/device and enter [A-Z-]{9}\.", lines[0])
+    assert lines[1:] == [
+        "Asked for the apps: 200.",
+        "An hour later the token has expired, and the program runs again.",
+        "Asked for the apps: 200.",
+        "The rotating token was exchanged 1 time(s), and nobody was asked.",
     ]
 
 

@@ -127,7 +127,7 @@ def test_bad_body_names_the_fields(connect: Connect, content: bytes, fields: set
 
 
 def test_login_into_an_organization(connect: Connect) -> None:
-    """A member signs in to the organisation that it names; anyone else is refused."""
+    """A member signs in to the organization that it names; anyone else is refused."""
     fake = FakeKoyeb()
     client = connect(fake)
     second = fake.organizations[ME][1]
@@ -137,7 +137,7 @@ def test_login_into_an_organization(connect: Connect) -> None:
 
 
 def test_user_without_organization_signs_in(connect: Connect) -> None:
-    """A token for no organisation has no such field, and there is no current organisation."""
+    """A token for no organization has no such field, and there is no current organization."""
     fake = FakeKoyeb()
     del fake.organizations[ME]
     token = sign_in(connect(fake)).json()["token"]
@@ -168,7 +168,7 @@ def test_passwordless_login_mails_a_token(connect: Connect) -> None:
 
 
 def test_refresh_revokes_the_old_token(connect: Connect) -> None:
-    """With ``revokes``, only the new token is good after a refresh, in the same organisation."""
+    """With ``revokes``, only the new token is good after a refresh, in the same organization."""
     fake = FakeKoyeb()
     old = fake.issue_token()
     new = connect(fake, old).put("/v1/account/refresh").json()["token"]
@@ -232,6 +232,8 @@ def test_expired_exchanged_token_is_no_reuse(connect: Connect) -> None:
         ("DELETE", "/v1/account/logout"),
         ("POST", "/v1/account/session"),
         ("POST", "/v1/organizations/x/switch"),
+        ("POST", "/v1/organizations/x/access_token"),
+        ("POST", "/v1/unscope_organization_token"),
         ("GET", "/v1/account/profile"),
         ("GET", "/v1/account/organization"),
         ("GET", "/v1/account/organizations"),
@@ -261,7 +263,7 @@ def test_token_expires_with_the_clock(connect: Connect) -> None:
 
 
 def test_new_session_is_for_no_organization(connect: Connect) -> None:
-    """A new session is a second sign-in without an organisation: both tokens are good."""
+    """A new session is a second sign-in without an organization: both tokens are good."""
     fake = FakeKoyeb()
     client = connect(fake, token := fake.issue_token())
     new = client.post("/v1/account/session").json()["token"]
@@ -284,7 +286,7 @@ def test_login_method_is_set_for_each_user(connect: Connect) -> None:
 
 
 def test_switch_organization_checks_membership(connect: Connect) -> None:
-    """A switch is for members; to a strange organisation it is a 403, to none a 404."""
+    """A switch is for members; to a strange organization it is a 403, to none a 404."""
     fake = FakeKoyeb(users={ME: PASSWORD, "you@example.com": "x"})
     client = connect(fake, token := fake.issue_token(ME))
     mine, shared = fake.organizations[ME]
@@ -300,8 +302,134 @@ def test_switch_organization_checks_membership(connect: Connect) -> None:
     assert client.post(f"/v1/organizations/{mine}/switch").status_code == 400
 
 
+def test_unscope_gives_a_token_of_no_organization(connect: Connect) -> None:
+    """The session goes on without an organization; an API token has no session to go on with."""
+    fake = FakeKoyeb()
+    client = connect(fake, token := fake.issue_token())
+    new = client.post("/v1/unscope_organization_token", json={}).json()["token"]
+    assert "organization_id" not in new
+    assert fake.live_tokens() == [token, new["id"]]
+    assert client.post("/v1/unscope_organization_token").status_code == 400
+    api = connect(fake, fake.issue_api_token())
+    assert api.post("/v1/unscope_organization_token", json={}).status_code == 403
+
+
+def access_token(client: httpx.Client, organization: str, body: object) -> httpx.Response:
+    """Ask for an access token."""
+    return client.post(f"/v1/organizations/{organization}/access_token", json=body)
+
+
+@pytest.mark.parametrize(
+    ("body", "life"),
+    [
+        ({}, 3600),
+        ({"validity": None}, 3600),
+        ({"validity": "1s"}, 1),
+        ({"validity": "86400s"}, 86_400),
+        ({"validity": "2.500000000s"}, 2.5),
+    ],
+)
+def test_access_token_is_good_for_its_validity(
+    connect: Connect, body: dict[str, str], life: float
+) -> None:
+    """The reply is a bare string, which works until the validity is over."""
+    clock = FakeClock()
+    fake = FakeKoyeb(access_tokens="opaque", clock=clock)
+    organization = fake.organizations[ME][1]
+    issued = access_token(connect(fake, fake.issue_token()), organization, body).json()
+    assert list(issued) == ["token"]
+    assert "." not in issued["token"]
+    client = connect(fake, issued["token"])
+    clock.advance(life - 0.001)
+    current = client.get("/v1/account/organization").json()["organization"]
+    assert current["id"] == organization
+    clock.advance(0.001)
+    assert client.get("/v1/apps").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "validity", ["", "0s", "0.0s", "-1s", "3600", "1h", "86401s", "86400.000001s", 5, ["5s"]]
+)
+def test_access_token_for_an_impossible_validity(connect: Connect, validity: object) -> None:
+    """What is no duration, or one beyond a day, is a validation error."""
+    fake = FakeKoyeb()
+    client = connect(fake, fake.issue_token())
+    reply = access_token(client, fake.organizations[ME][0], {"validity": validity})
+    assert reply.status_code == 400
+    assert reply.json()["fields"][0]["field"] == "validity"
+
+
+def test_access_token_is_a_jwt_by_default(connect: Connect) -> None:
+    """Its claims say when it ends; which form the service's tokens have is not documented."""
+    fake = FakeKoyeb(clock=FakeClock())
+    organization = fake.organizations[ME][0]
+    client = connect(fake, fake.issue_token())
+    told = claims(access_token(client, organization, {"validity": "60s"}).json()["token"])
+    assert told["exp"] - told["iat"] == 60
+    assert told["organization"] == organization
+
+
+def test_access_token_is_for_members(connect: Connect) -> None:
+    """A stranger's organization is a 403, one that does not exist a 404."""
+    fake = FakeKoyeb(users={ME: PASSWORD, "you@example.com": "x"})
+    client = connect(fake, fake.issue_token(ME))
+    yours = fake.organizations["you@example.com"][0]
+    assert access_token(client, yours, {}).status_code == 403
+    assert access_token(client, "none", {}).status_code == 404
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_what_issues_access_tokens_is_a_choice(connect: Connect, *, may: bool) -> None:
+    """Nobody documents whether an access token, or an organization's API token, issues others."""
+    fake = FakeKoyeb(access_tokens_may_issue=may, organization_api_tokens_may_issue=may)
+    own, shared = fake.organizations[ME]
+    status = 200 if may else 403
+    api = connect(fake, fake.issue_api_token())
+    first = access_token(api, shared, {})
+    assert first.status_code == 200
+    assert access_token(connect(fake, first.json()["token"]), own, {}).status_code == status
+    organizations = connect(fake, fake.issue_api_token(organization_id=shared))
+    assert access_token(organizations, shared, {}).status_code == status
+    assert access_token(organizations, own, {}).status_code == 403
+    with pytest.raises(ValueError, match="not a member"):
+        fake.issue_api_token(organization_id="other")
+
+
+@pytest.mark.parametrize("revokes", [True, False])
+def test_logout_of_an_access_token_is_a_choice(connect: Connect, *, revokes: bool) -> None:
+    """Nobody documents whether a logout ends it; a refresh is for sessions alone."""
+    fake = FakeKoyeb(logout_revokes_access_tokens=revokes)
+    api = connect(fake, fake.issue_api_token())
+    token = access_token(api, fake.organizations[ME][0], {}).json()["token"]
+    client = connect(fake, token)
+    assert client.put("/v1/account/refresh").status_code == 401
+    assert client.delete("/v1/account/logout").status_code == 200
+    assert client.get("/v1/apps").status_code == (401 if revokes else 200)
+
+
+def test_deactivated_organization_rejects_its_tokens(connect: Connect) -> None:
+    """Tokens can still be renewed and replaced, and a new one is rejected as the old one was."""
+    fake = FakeKoyeb()
+    own, shared = fake.organizations[ME]
+    fake.deactivated.add(own)
+    client = connect(fake, fake.issue_token())
+    for path in ("/v1/apps", "/v1/account/organization"):
+        assert client.get(path).json() == {"status": 401, "message": "Token rejected"}
+    new = client.put("/v1/account/refresh").json()["token"]["id"]
+    client = connect(fake, new)
+    assert client.get("/v1/apps").status_code == 401
+    path = "/v1/account/organizations"
+    listed = client.get(path, params={"statuses": ["ACTIVE", "DEACTIVATED"]}).json()
+    assert [o["status"] for o in listed["organizations"]] == ["DEACTIVATED", "ACTIVE"]
+    assert [o["id"] for o in client.get(path).json()["organizations"]] == [shared]
+    switched = client.post(f"/v1/organizations/{shared}/switch", json={}).json()["token"]["id"]
+    assert connect(fake, switched).get("/v1/apps").status_code == 200
+    fake.deactivated.clear()
+    assert client.get("/v1/apps").status_code == 200
+
+
 def test_profile_and_organizations_tell_who_it_is(connect: Connect) -> None:
-    """A signed-in client reads whose token it holds, and of which organisations."""
+    """A signed-in client reads whose token it holds, and of which organizations."""
     fake = FakeKoyeb()
     client = connect(fake, fake.issue_token())
     assert client.get("/v1/account/profile").json()["user"]["email"] == ME
@@ -380,6 +508,8 @@ def test_impossible_service_is_refused() -> None:
         FakeKoyeb(withdrawn={"x"})
     with pytest.raises(ValueError, match="'revokes' or 'keeps', not 'rotates'"):
         FakeKoyeb(refresh="rotates")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="'jwt' or 'opaque', not 'paper'"):
+        FakeKoyeb(access_tokens="paper")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_every_reply_is_dated_and_numbered(connect: Connect) -> None:

@@ -93,7 +93,7 @@ def test_client_may_end_the_connection(url: str) -> None:
 def test_fault_may_end_the_connection(fake: FakeKoyeb, url: str) -> None:
     """A scripted ``connection: close`` is acted on."""
     fake.fail("apps", Fault(headers={"Connection": "close"}))
-    assert b"401" in converse(url, b"GET /v1/apps HTTP/1.1\r\n\r\n")
+    assert b"401" in converse(url, b"GET /v1/apps HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
 def test_unknown_status_has_no_phrase(fake: FakeKoyeb, url: str) -> None:
@@ -105,7 +105,7 @@ def test_unknown_status_has_no_phrase(fake: FakeKoyeb, url: str) -> None:
 def test_requests_that_arrive_at_once_are_answered_in_order(fake: FakeKoyeb, url: str) -> None:
     """Requests behind a held one wait for it."""
     fake.fail("apps", Fault(latency=0.001))
-    first, last = b"GET /v1/apps HTTP/1.1\r\n\r\n", b"GET /x HTTP/1.0\r\n\r\n"
+    first, last = b"GET /v1/apps HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /x HTTP/1.0\r\n\r\n"
     reply = converse(url, first + last)
     assert reply.index(b"HTTP/1.1 401") < reply.index(b"HTTP/1.1 404")
 
@@ -123,7 +123,8 @@ def test_waiting_client_is_told_to_go_on(url: str) -> None:
     """A client that asks before it sends its body is answered."""
     with dial(url) as connection:
         connection.sendall(
-            b"POST /v1/apps HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+            b"POST /v1/apps HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n"
+            b"Expect: 100-continue\r\n\r\n"
         )
         assert connection.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"{}")
@@ -166,7 +167,7 @@ def test_client_that_hangs_up_is_forgotten(fake: FakeKoyeb, url: str) -> None:
     gate = Gate()
     fake.fail("apps", Fault(gate=gate))
     with dial(url) as connection:
-        connection.sendall(b"GET /v1/apps HTTP/1.1\r\n\r\n")
+        connection.sendall(b"GET /v1/apps HTTP/1.1\r\nHost: a\r\n\r\n")
         gate.wait_arrived()
     assert httpx.get(f"{url}/v1/apps", trust_env=False).status_code == 401
     gate.open()
@@ -182,7 +183,7 @@ def test_end_of_serving_ends_everything(fake: FakeKoyeb) -> None:
         fake.fail("apps", Fault(gate=gate))
         with fake.serve() as url:
             idle, held = dial(url), dial(url)
-            held.sendall(b"GET /v1/apps HTTP/1.1\r\n\r\n")
+            held.sendall(b"GET /v1/apps HTTP/1.1\r\nHost: a\r\n\r\n")
             gate.wait_arrived()
             assert threading.active_count() == before + 1
         for connection in (idle, held):

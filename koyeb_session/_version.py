@@ -1,0 +1,5 @@
+"""The package's version."""
+
+from typing import Final
+
+__version__: Final = "0.1.0"

@@ -1,0 +1,220 @@
+"""The caller's bearer: how it is read from raw headers, and where it shows."""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
+
+import contextlib
+import traceback
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+
+from koyeb_session import AsyncSessionClient, ServerError
+from koyeb_session.fastapi import KoyebSessions
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
+
+A = b"authorization"
+CANARY = "CANARYtokenCANARYtoken0123456789"
+Headers = list[tuple[bytes, bytes]]
+
+
+class Application:
+    """An application that says who the caller is, called as a server does it."""
+
+    def __init__(self, fake: FakeKoyeb, clock: FakeClock) -> None:
+        self.sessions = sessions = KoyebSessions(
+            transport=fake.transport, token="service", clock=clock
+        )
+        self.app = app = FastAPI(lifespan=sessions.lifespan)
+        self.rejected: list[tuple[Exception, TracebackType | None]] = []
+
+        @app.get("/")
+        async def who(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> str:
+            return "" if session.token is None else session.token.id
+
+        @app.get("/new")
+        async def new(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
+            await session.new_session()
+
+        @app.get("/cookie")
+        async def cookie(request: Request) -> None:
+            await sessions.for_token(request, request.cookies["token"]).new_session()
+
+        @app.websocket("/")
+        async def stream(
+            websocket: WebSocket, session: Annotated[AsyncSessionClient, Depends(sessions.caller)]
+        ) -> None:
+            await websocket.accept(subprotocol=session.token.id if session.token else None)
+
+        @app.exception_handler(HTTPException)
+        async def keep(request: Request, error: HTTPException) -> Response:
+            self.rejected.append((error, error.__traceback__))  # which is not there any more later
+            return Response(status_code=error.status_code, headers=error.headers)
+
+    async def call(
+        self, headers: Headers, subprotocols: list[str] | None = None, path: str = "/"
+    ) -> dict[str, Any]:
+        """Send a request with raw headers, or open a WebSocket; give what it is answered with."""
+        sent: list[dict[str, Any]] = []
+        kind = "http" if subprotocols is None else "websocket"
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request" if kind == "http" else "websocket.connect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append({**message})
+
+        scope: dict[str, Any] = {"type": kind, "method": "GET", "path": path, "query_string": b""}
+        scope |= {"headers": headers, "subprotocols": subprotocols}
+        await self.app(scope, receive, send)
+        return sent[0] | {"body": sent[-1].get("body")}
+
+
+@pytest.fixture
+async def application(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -> AsyncIterator[Application]:
+    """Run an application."""
+    made = Application(fake_koyeb, koyeb_clock)
+    async with made.sessions.lifespan():
+        yield made
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(A, b"Bearer one")],
+        [(A, b"bearer one")],
+        [(A, b"BEARER  one")],
+        [(A, b" Bearer one\t")],
+    ],
+    ids=lambda headers: repr(headers[0][1]),
+)
+async def test_one_bearer_is_the_callers(application: Application, headers: Headers) -> None:
+    """The scheme may be written in any case, and blanks around it are HTTP's own."""
+    answer = await application.call(headers)
+    assert (answer["status"], answer["body"]) == (200, b'"one"')
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(A, b"Bearer one"), (A, b"Bearer two")],
+        [(A, b"Bearer one"), (A, b"Bearer one")],
+        [(A, b"Basic eDp5"), (A, b"Bearer two")],
+        [(A, b"Bearer one"), (A, b"Basic eDp5")],
+        [(A, b"Bearer one"), (A, b"")],
+        *[
+            [(A, value)]
+            for value in (
+                b"",
+                b"Bearer",
+                b"Bearer ",
+                b"Token one",
+                b"Basic eDp5",
+                b"Bearer one, Bearer two",
+                b"Bearer one,two",
+                b"Bearer one two",
+                b"Basic eDp5, Bearer one",
+                b"Bearer\tone",
+                b"Bearer \xa0one\xa0",
+                b"Bearer\xa0one",
+                b"Bearer \x1fone\x1c",
+                b"Bearer \x85one",
+                b"\x85Bearer one",
+                b"Bearer o\x00ne",
+                b"Bearer one\r\nX-Evil: 1",
+                b"Bearer \xe9",
+                b'Bearer "one"',
+                b"Bearer =one",
+                b"Bearer " + b"a" * 16_385,
+            )
+        ],
+    ],
+    ids=lambda headers: repr([value[:32] for _, value in headers]),
+)
+async def test_anything_but_one_bearer_is_refused(
+    application: Application, headers: Headers
+) -> None:
+    """What checks a request before us may look at another token than we do: none is taken."""
+    answer = await application.call(headers)
+    assert answer["status"] == 401
+    assert dict(answer["headers"])[b"www-authenticate"].startswith(b"Bearer")
+
+
+@pytest.mark.parametrize(
+    ("headers", "subprotocols", "taken"),
+    [
+        ([(A, b"Bearer one")], [], "one"),
+        ([], ["Bearer", "one"], "one"),
+        ([], ["chat", "bearer", "one"], "one"),
+        ([(A, b"Basic eDp5")], ["Bearer", "one"], "one"),  # of a page behind a password
+        ([(A, b"Bearer one")], ["Bearer", "one"], None),
+        ([(A, b"Bearer one")], ["Bearer", "two"], None),
+        ([(A, b"Bearer one")], ["Bearer"], None),
+        ([], ["Bearer", "one", "Bearer", "two"], None),
+        ([], ["Bearer", "bearer", "two"], None),
+        ([], ["Bearer"], None),
+        ([], ["Bearer", ""], None),
+        ([], ["one"], None),
+        ([], ["Bearer", "\u017fecret"], None),
+        ([(A, b"Basic eDp5"), (A, b"Basic eDp5")], ["Bearer", "one"], None),
+    ],
+    ids=repr,
+)
+async def test_websocket_has_one_bearer(
+    application: Application, headers: Headers, subprotocols: list[str], taken: str | None
+) -> None:
+    """A header and a subprotocol are two bearers; a password of another layer is none."""
+    answer = await application.call(headers, subprotocols)
+    assert answer.get("subprotocol") == taken
+    if taken is None:
+        assert (answer["type"], answer["code"]) == ("websocket.close", 1008)
+
+
+async def test_bearer_shows_in_no_frame_of_the_package(
+    application: Application, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """Neither an error of the caller's session nor a refusal shows the bearer in its traceback."""
+    old = fake_koyeb.issue_token(lifetime=timedelta(seconds=10))
+    koyeb_clock.advance(20)
+    fake_koyeb.fail("new_session", Fault(status=500), times=9)
+    bearer = b"Bearer " + CANARY.encode()
+    for headers, path in (
+        ([(A, bearer)], "/new"),
+        ([(b"cookie", b"token=" + bearer[7:])], "/cookie"),
+    ):
+        with pytest.raises(ServerError) as caught:
+            await application.call(headers, path=path)
+        assert_no_secret(CANARY, caught, packages=["koyeb_session"])
+    for headers, path in (
+        ([(A, bearer), (A, bearer)], "/"),
+        ([(A, bearer + b",")], "/"),
+        ([(A, b"Bearer " + old.encode())], "/"),
+        ([(b"cookie", b"token=" + old.encode())], "/cookie"),
+        ([(b"cookie", b"token=" + bearer[7:] + b" x")], "/cookie"),
+    ):
+        answer = await application.call(headers, path=path)
+        assert answer["status"] == 401
+    assert len(application.rejected) == 5
+    for error, frames in application.rejected:
+        assert error.__context__ is None
+        assert_no_secret([CANARY, old], error.with_traceback(frames), packages=["koyeb_session"])
+        files = [frame.filename for frame in traceback.extract_tb(frames)]
+        assert any("koyeb_session" in name for name in files)
+
+
+@pytest.mark.parametrize("make", [KoyebSessions, KoyebSessions.from_env])
+def test_configuration_shows_its_token_in_no_frame(make: Callable[..., KoyebSessions]) -> None:
+    """A wrong argument beside the service's token shows the argument, not the token."""
+    with pytest.raises(ValueError, match="timeout") as caught:
+        make(token=CANARY, timeout=-1)
+    shown: list[str] = []
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+        if "koyeb_session" in frame.f_code.co_filename.rpartition("/")[0]:
+            for value in frame.f_locals.values():
+                with contextlib.suppress(AttributeError):  # a client that is not made yet
+                    shown.append(repr(value))
+    assert_no_secret(CANARY, shown)
