@@ -1,7 +1,5 @@
 """Faults are scripted as values, so that a test says what goes wrong in one line."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The log of what the service received, for tests to assert on."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
