@@ -21,8 +21,9 @@ TOP_LEVEL = {
     *{"examples", "koyeb_session", "tests"},
 }
 BUILT = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}  # git does not hold these
-LONGEST = 275
+LONGEST = 300
 """Lines of code: docstrings, comments and blank lines do not count."""
+LONG = {"koyeb_session._async.client"}  # the public contract: long signatures, short bodies
 
 # A part of the package imports parts of its own rank and of those before it. A part is a module
 # or a folder right below koyeb_session/; what has no underscore is a public edge.
@@ -30,6 +31,7 @@ RANKS = (
     {
         "_errors",
         "_deadline",
+        "_failures",
         "_messages",
         "_models",
         "_concurrency",
@@ -37,6 +39,7 @@ RANKS = (
         "_network",
         "_outcomes",
         "_origins",
+        "_proxies",
         "_redaction",
         "_timestamps",
         "_version",

@@ -320,8 +320,10 @@ async def test_a_busy_service_is_asked_again_without_the_store(
     await session.refresh()
     assert count(fake, "refresh") == 2
     assert set(caplog.messages) == {
-        "the token is renewed inside the store's lock: "
-        "the token store could not be read: OSError: no such host"
+        (
+            "the token is renewed inside the store's lock: "
+            "the token store could not be read: OSError: no such host"
+        )
     }
 
 
@@ -399,8 +401,10 @@ async def test_a_late_save_replaces_the_token_before(
     new = await session.refresh()
     assert await store.load() is None
     assert caplog.messages == [
-        "the new token is kept in memory only: "
-        "the token store could not be written: OSError: no room; what it held is deleted"
+        (
+            "the new token is kept in memory only: "
+            "the token store could not be written: OSError: no room; what it held is deleted"
+        )
     ]
     store.full = False
     await session.aclose()
@@ -414,8 +418,10 @@ async def test_a_login_that_is_not_saved_is_told(
     session = connect(store=Full())
     await session.login(ME, PASSWORD)
     assert caplog.messages == [
-        "the new token is kept in memory only: "
-        "the token store could not be written: OSError: no room; what it held is deleted"
+        (
+            "the new token is kept in memory only: "
+            "the token store could not be written: OSError: no room; what it held is deleted"
+        )
     ]
 
 
@@ -462,7 +468,7 @@ async def test_an_error_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> No
         await connect().current_token()
     session = connect(token=fake.issue_token())
     fake.revoke_all()
-    with pytest.raises(SessionExpiredError, match="^the service refused the token: "):
+    with pytest.raises(SessionExpiredError, match=r"^the service refused the token: "):
         await session.refresh()
 
 

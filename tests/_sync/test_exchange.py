@@ -318,8 +318,10 @@ def test_a_busy_service_is_asked_again_without_the_store(
     session.refresh()
     assert count(fake, "refresh") == 2
     assert set(caplog.messages) == {
-        "the token is renewed inside the store's lock: "
-        "the token store could not be read: OSError: no such host"
+        (
+            "the token is renewed inside the store's lock: "
+            "the token store could not be read: OSError: no such host"
+        )
     }
 
 
@@ -397,8 +399,10 @@ def test_a_late_save_replaces_the_token_before(
     new = session.refresh()
     assert store.load() is None
     assert caplog.messages == [
-        "the new token is kept in memory only: "
-        "the token store could not be written: OSError: no room; what it held is deleted"
+        (
+            "the new token is kept in memory only: "
+            "the token store could not be written: OSError: no room; what it held is deleted"
+        )
     ]
     store.full = False
     session.close()
@@ -412,8 +416,10 @@ def test_a_login_that_is_not_saved_is_told(
     session = connect(store=Full())
     session.login(ME, PASSWORD)
     assert caplog.messages == [
-        "the new token is kept in memory only: "
-        "the token store could not be written: OSError: no room; what it held is deleted"
+        (
+            "the new token is kept in memory only: "
+            "the token store could not be written: OSError: no room; what it held is deleted"
+        )
     ]
 
 
@@ -460,7 +466,7 @@ def test_an_error_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
         connect().current_token()
     session = connect(token=fake.issue_token())
     fake.revoke_all()
-    with pytest.raises(SessionExpiredError, match="^the service refused the token: "):
+    with pytest.raises(SessionExpiredError, match=r"^the service refused the token: "):
         session.refresh()
 
 
