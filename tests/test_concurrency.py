@@ -55,7 +55,7 @@ from koyeb_session._concurrency.tls import certificates
 from koyeb_session._concurrency.waiting import Event, Lock, Pulse, sleep
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from .concurrency import PATIENCE, Background, until
+from .concurrency import PATIENCE, Background, async_until, until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -893,7 +893,7 @@ async def test_async_in_thread_calls_to_the_end() -> None:
             await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
         go.set()
-    assert done.is_set()
+    await async_until(done.is_set)
 
 
 @pytest.mark.parametrize("call", [async_in_thread, async_call_blocking])
