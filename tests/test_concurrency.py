@@ -55,7 +55,7 @@ from koyeb_session._concurrency.tls import certificates
 from koyeb_session._concurrency.waiting import Event, Lock, Pulse, sleep
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from .concurrency import PATIENCE, Background, async_until, until
+from .concurrency import PATIENCE, Background, async_until, idle, until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -485,6 +485,7 @@ def test_flight_that_is_interrupted_lets_all_go() -> None:
     assert flight.join(PATIENCE) is None
     assert not flight.alive
     assert not flight.succeeded
+    idle()
 
 
 def test_flight_of_the_parent_is_dead_in_a_forked_child() -> None:
