@@ -22,7 +22,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
 # Those whose lowest versions are tested; the others' are the ones that they were made with.
-OLD_EXTRAS = ("cli-config", "file", "keyring", "redis")
+OLD_EXTRAS = ("cli-config", "fastapi", "file", "keyring", "redis")
 # Half of the suite's time: whole processes, and thousands of tasks. It is run on nox's own Python,
 # and on another one by `nox -s tests-3.13 -- tests`.
 HEAVY = (

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import httpcore
 import httpx
 
 from ._concurrency.deadlines import remaining
-from ._concurrency.tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
+    from ._concurrency.tls import Certificates
 
-def http_transport(proxy: str | None) -> httpx.HTTPTransport:
-    """Make httpx's own transport, on connections that keep the deadline."""
-    transport = httpx.HTTPTransport(verify=tls_context(), proxy=proxy)
-    # httpx has no public way to hand its pool one of httpcore's network backends, which are public.
-    pool: Any = transport._pool  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-    pool._network_backend = _Backend(pool._network_backend)  # noqa: SLF001
+
+_ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
+
+
+def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.HTTPTransport:
+    """
+    Make httpx's own transport, for one connection that keeps the deadline.
+
+    A transport of our own on httpcore's public pool would be without private names. But whatever
+    watches httpx (OpenTelemetry, vcrpy, pytest-httpx) hooks into `httpx.HTTPTransport`, and would
+    not see it; and its errors, proxies and options would have to be written anew. Should an httpx
+    have other names inside, timeouts are for one read each, as its own are.
+    """
+    transport = httpx.HTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
+    pool: Any = getattr(transport, "_pool", None)
+    backend: Any = getattr(pool, "_network_backend", None)
+    if backend is not None:
+        pool._network_backend = _Backend(backend)  # noqa: SLF001 - a public class of httpcore's
     return transport
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import httpx
 
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Any, Protocol
 
     class _Url(Protocol):
         @property
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         def url(self) -> _Url: ...
         @property
         def headers(self) -> _Headers: ...
+        @property
+        def extensions(self) -> Mapping[str, Any]: ...
 
 
 Origin: TypeAlias = tuple[str, bytes, int | None]
@@ -64,11 +66,15 @@ class Origins(NamedTuple):
         Tell whether a request may carry the token.
 
         A `Host` header that is not the URL's own would let a shared front end route the request to
-        somebody else, and user information in a URL is a disguise: neither gets the token.
+        somebody else, so would a target that is no path, and user information in a URL is a
+        disguise: none of these gets the token.
         """
         url = request.url
         host = self.trusted.get((url.scheme, url.raw_host, url.port))
         if host is None or url.userinfo:
+            return False
+        target = request.extensions.get("target")  # what httpcore sends in place of the URL's
+        if target is not None and not (isinstance(target, bytes) and target.startswith(b"/")):
             return False
         hosts = 0
         for name, value in request.headers.raw:  # to ask for one by name takes longer
@@ -116,7 +122,11 @@ def _problem(url: httpx.URL) -> str | None:
     if url.port is not None and url.port > 65_535:
         return "have a port up to 65535"
     if url.scheme == "http" and not is_loopback(url.host):
-        return "be https: tokens go over http to loopback only"
+        return (
+            "be https: tokens go over http to loopback only. Use https, or a port of this machine, "
+            "http://127.0.0.1:PORT (in a compose file: publish the port, or share the service's "
+            "network by network_mode)"
+        )
     return None
 
 

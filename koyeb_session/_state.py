@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import EllipsisType
 from typing import TYPE_CHECKING, Final
 
 from ._concurrency.places import atomic
@@ -140,6 +141,7 @@ class SessionState:
         obtained: Obtained,
         fence: int | None = None,
         *,
+        replaces: Snapshot | EllipsisType | None = ...,
         begins: bool = False,
         unsaved: bool = False,
     ) -> Snapshot | KoyebSessionError:
@@ -149,12 +151,13 @@ class SessionState:
         Args:
             obtained: The token.
             fence: What ``self.fence`` was when the exchange began; `None` if that does not matter.
+            replaces: The snapshot that it is to replace; left out if that does not matter.
             begins: Whether this begins a session, rather than going on with one.
             unsaved: Whether a store is still to be told of it; a later request looks whether it is.
 
         Returns:
-            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the fence has
-            moved.
+            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the session has
+            moved on.
         """
         token = obtained.token
         snapshot = self._policy.snapshot(
@@ -168,6 +171,8 @@ class SessionState:
         with atomic:
             if fence is not None and fence != self.fence:
                 return SUPERSEDED
+            if not isinstance(replaces, EllipsisType) and replaces is not self.snapshot:
+                return SUPERSEDED  # the renewal hung, and others have gone on without it
             if obtained.minted and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
             self.fence += begins

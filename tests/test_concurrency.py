@@ -10,6 +10,7 @@ import inspect
 import math
 import os
 import runpy
+import ssl
 import sys
 import threading
 import time
@@ -56,7 +57,7 @@ from koyeb_session._concurrency.deadlines import (
 from koyeb_session._concurrency.flights import Flight
 from koyeb_session._concurrency.http import http_transport
 from koyeb_session._concurrency.places import async_place, atomic, place
-from koyeb_session._concurrency.tls import tls_context
+from koyeb_session._concurrency.tls import certificates
 from koyeb_session._concurrency.waiting import Lock, Pulse, sleep
 from koyeb_session.testing import FakeKoyeb, Fault
 
@@ -843,7 +844,7 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     recorder = Recorder()
     with time_limit(10):
         stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
-        stream = stream.start_tls(tls_context(), "host", 60.0)
+        stream = stream.start_tls(ssl.create_default_context(), "host", 60.0)
         assert stream.read(3, 60.0) == b"xxx"
         stream.write(b"y", 60.0)
         stream.read(1, 5.0)
@@ -906,10 +907,11 @@ async def test_async_deadline_raises_when_it_is_over() -> None:
 
 def test_transports_share_one_tls_context() -> None:
     """Reading the certificates takes 20 ms: once for the process is enough."""
-    blocking: Any = http_transport(None)
-    proxied: Any = http_transport("http://proxy:1")
-    other: Any = async_http_transport("http://proxy:1")
-    assert blocking._pool._ssl_context is other._pool._ssl_context is tls_context()
+    trusted, proxy = certificates(), httpx.URL("http://proxy:1")
+    blocking: Any = http_transport(None, trusted)
+    proxied: Any = http_transport(proxy, trusted)
+    other: Any = async_http_transport(proxy, trusted)
+    assert blocking._pool._ssl_context is other._pool._ssl_context is trusted.context()
     assert isinstance(blocking._pool._network_backend, _network._Backend)
     assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
     assert isinstance(proxied._pool, httpcore.HTTPProxy)

@@ -31,6 +31,7 @@ RANKS = (
     {
         "_errors",
         "_deadline",
+        "_failures",
         "_messages",
         "_models",
         "_concurrency",
@@ -38,6 +39,7 @@ RANKS = (
         "_network",
         "_outcomes",
         "_origins",
+        "_proxies",
         "_redaction",
         "_timestamps",
         "_version",

@@ -184,7 +184,11 @@ def test_base_url_is_kept_when_it_is_right(given: str, kept: str) -> None:
 
 
 RULE_BEGIN = "must begin with https:// and a host name"
-RULE_HTTPS = "must be https: tokens go over http to loopback only"
+RULE_HTTPS = (
+    "must be https: tokens go over http to loopback only. Use https, or a port of this machine, "
+    "http://127.0.0.1:PORT (in a compose file: publish the port, or share the service's network "
+    "by network_mode)"
+)
 RULE_PLAIN = "must have no query, no fragment and no spaces"
 RULE_USER = "must hold no user name or password"
 RULE_PORT = "must have a port up to 65535"

@@ -40,7 +40,7 @@ from .keeper import AsyncTokenKeeper
 from .renewal import AsyncRenewal
 from .sender import AsyncSender
 from .token_source import AsyncTokenSource
-from .transport import AsyncConnections
+from .transport import AsyncBorrowedClient, AsyncConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,15 +87,19 @@ class AsyncSessionClient:
         timeout: Seconds that one operation may take in all; for :attr:`http`, each phase of a
             request.
         allowed_origins: More origins that may see the token, beside ``base_url``'s own.
-        http_client: The user's own client, to send the operations with. It stays the user's to
-            close; its auth and its redirects are not used.
-        transport: What to send everything on. `None`: httpx's own, with the environment's proxies.
-            Excludes ``http_client``. The client closes it.
+        http_client: Your own client, to send everything with: its event hooks, proxies, mounts,
+            limits and TLS settings count. Its auth, cookies and redirects do not, and it stays
+            yours to close. Its hooks and its transport see the token.
+        transport: What to send everything on. `None`: httpx's own, with the proxies and the
+            certificates that the environment names when this client is made. Excludes
+            ``http_client``. The client closes it.
         clock: The wall clock and the monotonic clock. `None`: the `time` module.
 
     Raises:
         ValueError: An argument has an impossible value; the message names it.
         TypeError: An argument is of the wrong type; the message names it.
+        TransportError: The environment's proxies or certificates cannot be used, or ``http_client``
+            is closed; the message says what to set.
     """
 
     __module__ = "koyeb_session"  # where users import it from, and what pickles say
@@ -149,6 +153,8 @@ class AsyncSessionClient:
             raise ValueError(message)
         first = checked(first)
         self._origins = checked(origins(base_url, allowed_origins))
+        if http_client is not None:
+            transport = AsyncBorrowedClient(http_client)
         # The exchange has connections of its own: a full pool must not keep it from renewing.
         self._connections = AsyncConnections(transport)
         self._operating: AsyncConnections | None = (
@@ -157,7 +163,6 @@ class AsyncSessionClient:
         self._sender = AsyncSender(
             self._origins.base_url,
             self._operating,
-            http_client,
             retry=retry_policy or RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
@@ -332,7 +337,8 @@ class AsyncSessionClient:
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
-        account = account_of(given)
+        # With credentials the session stays theirs: they will be asked to go on from this token.
+        account = None if self._state.has_credentials else account_of(given)
         return self._unwrap(
             await self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
         ).token
@@ -640,18 +646,27 @@ class AsyncSessionClient:
     @property
     def http(self) -> httpx.AsyncClient:
         """
-        An authorised client for the service: ``await session.http.get("/v1/apps")``.
+        An authorized client for the service: ``await session.http.get("/v1/apps")``.
 
-        On httpx's own transport a hundred requests go out at a time. The others wait in line, for
-        as long as their pool timeout says, and go out with the token of that moment.
+        It sends where the operations are sent: with your own ``http_client``, on your
+        ``transport``, or on httpx's own. It keeps no cookies, and follows a redirect only where you
+        ask it to.
+
+        Requests are signed below its event hooks and redirects, on their way out. So a response
+        hook that calls `raise_for_status` hides no 401 from the renewal, and the token goes to
+        trusted origins alone, whatever a hook or a redirect makes of the request. In a client of
+        your own with :attr:`auth` httpx calls hooks first: a response hook that raises keeps a
+        refused request from being renewed and sent again.
+
+        On httpx's own transport a hundred requests go out at a time, on a hundred sockets at most.
+        Further requests queue until a connection is free or their pool timeout expires. A token
+        that expires meanwhile is refused, renewed, and the request is sent once more.
         """
         if self._http is None:
-            self._http = httpx.AsyncClient(
-                auth=self.auth,
-                base_url=self._origins.base_url,
-                headers={"User-Agent": operations.USER_AGENT},
-                timeout=self._sender.timeout,
-                transport=self._connections,
+            from .authorized import AsyncAuthorizedClient  # noqa: PLC0415 - not all use it
+
+            self._http = AsyncAuthorizedClient(
+                self.auth, self._connections, self._origins.base_url, self._sender.timeout
             )
         return self._http
 

@@ -167,7 +167,7 @@ class AsyncTokenKeeper:
             return NotSignedInError("signed out: call login()")
         if refusal := self._renewal.refusal():
             return refusal
-        deadline = Deadline(timeout or self._timeout)
+        deadline = Deadline(self._timeout if timeout is None else timeout)
         failed, fence, attempt = None, state.fence, 1
         while fence == state.fence:
             flight = self._begin(old, fence, max(deadline.seconds, self._timeout), urgency)
@@ -296,8 +296,10 @@ class AsyncTokenKeeper:
             if outcome is SUPERSEDED and obtained.minted:
                 await self._source.revoke(obtained.token, deadline)
             return outcome
-        if persistence is not None and account is not None:
-            persistence.begin(account, bound=bound)
+        if persistence is not None:
+            if account is not None:
+                persistence.begin(account, bound=bound)
+            persistence.owe()
         if self.listeners or unsaved:
             await self._after_change(partial(self._follow, deadline), deadline)
         return outcome
@@ -310,7 +312,9 @@ class AsyncTokenKeeper:
         if self._persistence is not None:
             self._persistence.owe()
         old = self.state.clear()
-        deadline = Deadline(timeout or self._timeout)
+        if self._persistence is not None:
+            self._persistence.owe()
+        deadline = Deadline(self._timeout if timeout is None else timeout)
         return await self._after_change(partial(self._leave, old, renewing, deadline), deadline)
 
     async def _after_change(

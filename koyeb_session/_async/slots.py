@@ -1,43 +1,55 @@
-"""Many requests at once, without the one large pool that httpx would search at each of them."""
+"""Limit concurrent requests, avoiding httpx's slow pool lookup under load."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import httpx
 
 from .._concurrency.async_http import async_http_transport
-from .._concurrency.async_waiting import AsyncPulse
+from .._concurrency.async_tickets import AsyncTicket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from .._concurrency.async_flights import AsyncWork
+    from .._concurrency.tls import Certificates
+    from .._proxies import Proxies
+
+Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
+"""A proxy, and the origin behind it: what a connection can be used again for."""
 
 LIMIT: Final = 100
-"""Requests at a time: as many as httpx's own pool has connections."""
+"""Requests at a time, and sockets for all origins: as many as httpx's own pool has."""
 KEPT: Final = 5.0
 """Seconds for which an idle connection is kept: as httpx's own pool does."""
-SIGNER: Final = "koyeb_session.signer"
-"""The extension of a request that says whose it is to sign it again, once it has waited."""
 
 
 class AsyncSlots(httpx.AsyncBaseTransport):
     """
-    Up to :data:`LIMIT` of httpx's own transports, each with one request at a time.
+    Up to :data:`LIMIT` of httpx's own transports, each with one connection and one request.
 
-    A request takes the transport that was used last, or waits in line for one, for as long as its
-    pool timeout says; it gives the transport back when its response is closed.
+    A request takes a turn, or queues for one for as long as its pool timeout says. With the turn it
+    takes the transport that was used last for its route, or makes one, in the place of the one that
+    has been idle for longest where there are too many. Both are given back when its response is
+    closed.
+
+    There is no lock: a turn may be given back by the garbage collector or a signal handler, in the
+    middle of anything. Each step below is one atomic call of a dict, a set or a list. A transport
+    is in ``_made`` from before it connects until after it is closed, and whoever closes an idle one
+    has a turn: so there are never more sockets than :data:`LIMIT`.
     """
 
-    def __init__(self, proxy: str | None) -> None:
-        self._proxy = proxy
+    def __init__(self, proxies: Proxies, certificates: Certificates) -> None:
+        self._proxies = proxies
+        self._certificates = certificates
         self._turns = AsyncTurns(LIMIT)
         self._made: set[httpx.AsyncBaseTransport] = set()
-        self._idle: deque[tuple[float, httpx.AsyncBaseTransport]] = deque()
+        # In the order of their last use, which is told with the route.
+        self._idle: dict[httpx.AsyncBaseTransport, tuple[Route, float]] = {}
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -47,18 +59,18 @@ class AsyncSlots(httpx.AsyncBaseTransport):
         Raises:
             httpx.PoolTimeout: It has waited for too long.
         """
-        waited = await self._turns.take(request.extensions.get("timeout", {}).get("pool"))
+        url = request.url
+        route = (self._proxies.route(url), url.raw_scheme, url.raw_host, url.port)
+        await self._turns.take(request.extensions.get("timeout", {}).get("pool"))
         transport = None
         try:
-            if waited and (signer := request.extensions.get(SIGNER)):
-                await signer.sign_again(request)
-            transport = self._transport()
+            transport = self._kept(route) or await self._new(route)
             response = await transport.handle_async_request(request)
         except BaseException:
-            await self._back(transport)
+            await self._back(transport, route)
             raise
         stream = cast("httpx.AsyncByteStream", response.stream)
-        response.stream = _AsyncHeld(stream, partial(self._back, transport))
+        response.stream = _AsyncHeld(stream, partial(self._back, transport, route))
         return response
 
     async def aclose(self) -> None:
@@ -68,84 +80,100 @@ class AsyncSlots(httpx.AsyncBaseTransport):
             self._made.discard(transport)
             await transport.aclose()
 
-    def _transport(self) -> httpx.AsyncBaseTransport:
+    def _kept(self, route: Route) -> httpx.AsyncBaseTransport | None:
+        """Take the transport that was used last for a route."""
         if self._closed:
             message = "the session client that owns these connections is closed"
             raise RuntimeError(message)
-        try:
-            return self._idle.pop()[1]
-        except IndexError:
-            transport = async_http_transport(self._proxy)
-            self._made.add(transport)
-            return transport
-
-    async def _back(self, transport: httpx.AsyncBaseTransport | None) -> None:
-        """Let another request have its turn, and close what has been idle for long."""
-        now = time.monotonic()
-        if transport is not None:
-            self._idle.append((now, transport))
-        self._turns.give()
-        while (old := self._old(now - KEPT)) is not None:
-            self._made.discard(old)
-            await old.aclose()
-
-    def _old(self, before: float) -> httpx.AsyncBaseTransport | None:
-        """Take a transport that is not to be kept."""
-        try:
-            since, transport = self._idle.popleft()
-        except IndexError:
-            return None
-        if self._closed or since < before:
-            return transport
-        self._idle.appendleft((since, transport))
+        for transport in reversed(list(self._idle)):
+            used = self._idle.get(transport)
+            if used and used[0] == route and self._idle.pop(transport, None):
+                return transport
         return None
+
+    async def _new(self, route: Route) -> httpx.AsyncBaseTransport:
+        """Make a transport, and close idle ones that are then too many."""
+        transport = async_http_transport(route[0], self._certificates)
+        self._made.add(transport)
+        try:
+            for oldest in list(self._idle):
+                if len(self._made) <= LIMIT:
+                    break
+                await self._discard(oldest)
+        except BaseException:
+            self._made.discard(transport)
+            raise
+        return transport
+
+    async def _back(self, transport: httpx.AsyncBaseTransport | None, route: Route) -> None:
+        """Close what has been idle for long, and let another request have its turn."""
+        now = time.monotonic()
+        try:
+            if transport is not None:
+                self._idle[transport] = (route, now)
+            for oldest in list(self._idle):
+                since = self._idle.get(oldest, (route, now))[1]
+                if since >= now - KEPT and not self._closed:
+                    break
+                await self._discard(oldest)
+        finally:
+            self._turns.give()
+
+    async def _discard(self, transport: httpx.AsyncBaseTransport) -> None:
+        """Close an idle transport, unless another request has taken it."""
+        if self._idle.pop(transport, None):
+            try:
+                await transport.aclose()
+            finally:
+                self._made.discard(transport)
 
 
 class AsyncTurns:
     """
-    At most so many at a time; who comes first is served first.
+    At most so many turns at a time, first come, first served.
 
-    There is no lock: a turn may be given back by the garbage collector, in the middle of anything.
+    No turn is lost between two threads, with or without a GIL. A request enters the queue before it
+    looks for a free turn, and a turn becomes free before its giver looks at the queue: one of the
+    two sees the other.
     """
 
     def __init__(self, turns: int) -> None:
         self._free = [True] * turns
-        self._line: deque[AsyncPulse] = deque()
+        self._queue: deque[AsyncTicket] = deque()
 
-    async def take(self, seconds: float | None) -> bool:
+    async def take(self, seconds: float | None) -> None:
         """
-        Wait for a turn, for at most ``seconds``, and tell whether that was a wait.
+        Wait for a turn, for at most ``seconds``.
 
         Raises:
             httpx.PoolTimeout: There was none.
         """
         if self._take_free():
-            return False
-        pulse = AsyncPulse()
-        self._line.append(pulse)
+            return
+        ticket = AsyncTicket()
+        self._queue.append(ticket)
         self._serve()
         try:
-            await pulse.sleep(seconds)
+            await ticket.wait(seconds)
         except BaseException:
-            if not self._leave(pulse):
+            if not self._leave(ticket):
                 self.give()
             raise
-        if self._leave(pulse):
+        if self._leave(ticket):
             message = "no connection became free in time"
             raise httpx.PoolTimeout(message)
-        return True
 
     def give(self) -> None:
-        """Let the next one have its turn."""
+        """Let the next request have its turn."""
         self._free.append(True)
         self._serve()
 
     def _serve(self) -> None:
-        """Call whoever is first, as long as there is a turn."""
-        while self._line and self._take_free():
+        """Call the first in the queue, as long as there is a turn."""
+        while self._queue and self._take_free():
             try:
-                self._line.popleft().beat()
-            except IndexError:  # another thread was faster
+                self._queue.popleft().call()
+            except IndexError:  # another thread was faster; look at the queue once more
                 self._free.append(True)
 
     def _take_free(self) -> bool:
@@ -154,10 +182,10 @@ class AsyncTurns:
         except IndexError:
             return False
 
-    def _leave(self, pulse: AsyncPulse) -> bool:
-        """Leave the line; tell whether it still stood there."""
+    def _leave(self, ticket: AsyncTicket) -> bool:
+        """Leave the queue; tell whether the ticket was still in it."""
         try:
-            self._line.remove(pulse)
+            self._queue.remove(ticket)
         except ValueError:
             return False
         return True
@@ -168,7 +196,7 @@ class _AsyncHeld(httpx.AsyncByteStream):
 
     def __init__(self, stream: httpx.AsyncByteStream, then: AsyncWork[None]) -> None:
         self._stream = stream
-        self._then: AsyncWork[None] | None = then
+        self._then = [then]
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         try:
@@ -178,10 +206,12 @@ class _AsyncHeld(httpx.AsyncByteStream):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Close it, once."""
-        then, self._then = self._then, None
-        if then is not None:
-            try:
-                await self._stream.aclose()
-            finally:
-                await then()
+        """Close it, once: whoever pops what is then to be done does it."""
+        try:
+            then = self._then.pop()
+        except IndexError:
+            return
+        try:
+            await self._stream.aclose()
+        finally:
+            await then()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from importlib import import_module
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 import httpx
 
-from .tls import is_loading, tls_context
+if TYPE_CHECKING:
+    from .tls import Certificates
 
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 
+_ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
 ASYNC_NETWORK_ERRORS: Final = (
     *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError),
     *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
@@ -22,16 +23,30 @@ _PAUSE: Final = 0.001
 """Seconds between two looks at a thread that takes twenty times as long, once in a process."""
 
 
-def async_http_transport(proxy: str | None) -> httpx.AsyncBaseTransport:
-    """Make httpx's own transport."""
-    return httpx.AsyncHTTPTransport(verify=tls_context(), proxy=proxy)
+def async_http_transport(
+    proxy: httpx.URL | None, certificates: Certificates
+) -> httpx.AsyncBaseTransport:
+    """Make httpx's own transport, for one connection."""
+    return httpx.AsyncHTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
 
 
-async def async_tls_ready() -> None:
-    """Wait for what `tls.prepare_tls` has begun, without keeping the event loop from others."""
-    import_module("httpcore")  # which the connection needs, too: the thread goes on meanwhile
-    while is_loading():  # noqa: ASYNC110 - a thread is no event
+async def async_tls_ready(certificates: Certificates) -> None:
+    """Wait for the certificates, without keeping the event loop from others."""
+    # The connection needs it; the thread goes on meanwhile.
+    import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
+
+    while certificates.is_loading:  # noqa: ASYNC110 - a thread is no event
         await anyio.sleep(_PAUSE)
+
+
+async def async_advance(
+    flow: AsyncAuthFlow, response: httpx.Response | None
+) -> httpx.Request | None:
+    """Take an auth flow to its next request; `None` when it has ended."""
+    try:
+        return await (anext(flow) if response is None else flow.asend(response))
+    except StopAsyncIteration:
+        return None
 
 
 async def async_read_reply(response: httpx.Response) -> None:

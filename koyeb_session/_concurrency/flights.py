@@ -204,6 +204,7 @@ def _finish_in_child() -> None:
 
 def _finish() -> None:
     """Wait for all that is under way, each until it should have ended."""
-    with contextlib.suppress(RuntimeError):  # the set changed: those that came now are late
-        for flight in tuple(_at_exit):
+    while _at_exit:
+        with contextlib.suppress(KeyError):  # it has just ended
+            flight = _at_exit.pop()
             flight.at_exit()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from importlib import import_module
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import httpx
+
+if TYPE_CHECKING:
+    from .tls import Certificates
 
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
 
@@ -14,16 +16,25 @@ NETWORK_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, O
 """What httpx and the system raise when there is no reply."""
 
 
-def http_transport(proxy: str | None) -> httpx.BaseTransport:
+def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.BaseTransport:
     """Blocking twin, which keeps the deadline."""
     from .._network import http_transport  # noqa: PLC0415 - imports httpcore, for its first use
 
-    return http_transport(proxy)
+    return http_transport(proxy, certificates)
 
 
-def tls_ready() -> None:
-    """Blocking twin: import what the connection needs; `tls.tls_context` waits by itself."""
-    import_module("httpcore")
+def tls_ready(certificates: Certificates) -> None:  # noqa: ARG001 - it waits when it is asked
+    """Blocking twin: import what the connection needs."""
+    # The thread goes on meanwhile.
+    import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
+
+
+def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | None:
+    """Blocking twin."""
+    try:
+        return next(flow) if response is None else flow.send(response)
+    except StopIteration:
+        return None
 
 
 def read_reply(response: httpx.Response) -> None:

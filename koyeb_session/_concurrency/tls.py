@@ -1,63 +1,157 @@
-"""The one TLS context of the process, and getting it ready ahead of need."""
+"""
+The certificates to trust, read ahead of need and shared by all clients that would read the same.
+
+Reading them takes 20 ms. A client trusts what an `httpx.Client` made at the same moment would.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
+import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
+
+from .._errors import TransportError
+from .forks import start_before_forks
 
 if TYPE_CHECKING:
     import ssl
 
-
-@functools.cache
-def tls_context() -> ssl.SSLContext:
-    """Return the one TLS context of the process; reading the certificates takes 20 ms."""
-    for thread in _threads:
-        thread.join()
-    return _context()
+_FILE: Final = "SSL_CERT_FILE"
 
 
-def prepare_tls() -> None:
+class Certificates:
     """
-    Begin to read the certificates in a thread, once for the process.
+    The certificates of one source, and the thread that reads them.
 
     OpenSSL lets other threads run meanwhile, and a new client has something to do until it needs
     them: it imports what it connects with.
     """
-    with contextlib.suppress(RuntimeError):  # no thread can be had: they are read when needed
-        _start()
+
+    def __init__(self) -> None:
+        self._source = _source()
+        self._stamp = _stamp(self._source)
+        self._ssl_class: object = None
+        self._context: ssl.SSLContext | None = None
+        self._failure: Exception | None = None
+        # No daemon: the interpreter must not end while OpenSSL is at work.
+        self._thread = threading.Thread(target=self._load, name="koyeb-session-tls")
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the thread is at work."""
+        return self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether reading them again would bring the same."""
+        return (
+            self._failure is None
+            and (self.is_loading or self._source == _source())
+            and self._stamp == _stamp(self._source)
+            and self._ssl_class in {None, _ssl_class()}  # None: not loaded yet
+        )
+
+    def start(self) -> None:
+        """
+        Begin to read.
+
+        Raises:
+            TransportError: The file that the environment names is not there.
+        """
+        if self._source.name == _FILE and self._stamp is None:
+            raise self._unreadable("there is no such file")
+        try:
+            start_before_forks(self._thread)
+        except RuntimeError:  # no thread can be had: they are read when needed
+            return
+
+    def wait(self) -> None:
+        """Wait for the thread, if there is one."""
+        if self.is_loading:
+            self._thread.join()
+
+    def context(self) -> ssl.SSLContext:
+        """
+        Return the TLS context that trusts them.
+
+        Raises:
+            TransportError: They cannot be read.
+        """
+        self.wait()
+        if self._context is None and self._failure is None:
+            self._load()
+        if self._context is None:
+            raise self._unreadable(str(self._failure))
+        return self._context
+
+    def _load(self) -> None:
+        import ssl  # noqa: PLC0415 - takes a while, and this is a thread
+
+        try:
+            self._ssl_class = ssl.SSLContext
+            self._context = httpx.create_ssl_context()
+            if not self._source.path:  # httpx has imported certifi by now
+                self._source = _source()
+                self._stamp = _stamp(self._source)
+        except Exception as exc:  # noqa: BLE001 - raised to the caller that needs the context
+            self._failure = exc
+
+    def _unreadable(self, why: str) -> TransportError:
+        error = TransportError(
+            f"the certificates of {self._source.name} ({self._source.path}) cannot be read: {why}; "
+            f"{_FILE} must name a file of certificates in the PEM format"
+        )
+        error.retryable = False
+        return error
 
 
-@functools.cache
-def _start() -> None:
-    # No daemon: the interpreter must not end while OpenSSL is at work.
-    thread = threading.Thread(target=_load, name="koyeb-session-tls")
-    thread.start()
-    _threads.append(thread)
-    if hasattr(os, "register_at_fork"):
-        # A fork in the middle would leave OpenSSL's locks held for ever in the child. A function of
-        # this module as the hook would keep httpx alive until the very end, which takes time.
-        os.register_at_fork(before=thread.join)
+_latest: Certificates | None = None
 
 
-_threads: list[threading.Thread] = []
+def certificates() -> Certificates:
+    """
+    Return what a new client trusts; begin to read it, unless that has been done.
+
+    There is no lock: two threads that come first at the same moment read twice.
+
+    Raises:
+        TransportError: The file that the environment names is not there.
+    """
+    global _latest  # noqa: PLW0603 - one for the process
+    latest = _latest
+    if latest is None or not latest.is_current:
+        latest = Certificates()
+        latest.start()
+        _latest = latest
+    return latest
 
 
-def _load() -> None:
-    with contextlib.suppress(Exception):  # it is raised to whoever needs the context
-        _context()
+class _Source(NamedTuple):
+    name: str
+    path: str
 
 
-def is_loading() -> bool:
-    """Tell whether what :func:`prepare_tls` has begun is not done yet."""
-    return any(thread.is_alive() for thread in _threads)
+def _source() -> _Source:
+    """Name the variable that httpx goes by; without one it asks certifi, once that is imported."""
+    for name in (_FILE, "SSL_CERT_DIR"):
+        if path := os.environ.get(name):
+            return _Source(name, path)
+    certifi = sys.modules.get("certifi")
+    return _Source("certifi", certifi.where() if certifi else "")
 
 
-@functools.cache
-def _context() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+def _stamp(source: _Source) -> tuple[int, int, int] | None:
+    """Tell one state of a file from another."""
+    try:
+        found = os.stat(source.path)  # noqa: PTH116 - pathlib would take longer
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _ssl_class() -> object:
+    """Tell what a context is made of, which truststore replaces."""
+    return getattr(sys.modules.get("ssl"), "SSLContext", None)

@@ -10,7 +10,6 @@ import httpx
 
 from .._concurrency.http import AuthBase, read_reply
 from .._outcomes import RAISED_BY, unwrap
-from .slots import SIGNER
 
 if TYPE_CHECKING:
     from .._concurrency.http import AuthFlow
@@ -93,21 +92,8 @@ class SessionAuth(AuthBase):
         if response.status_code == _UNAUTHORIZED and not moved_on:
             state.refuse(response.request.extensions.get(_SIGNED, newer))
 
-    def sign_again(self, request: httpx.Request) -> None:
-        """Sign a request anew that has waited for its turn, if it is still signed by this."""
-        signed: Snapshot = request.extensions[_SIGNED]
-        header = request.headers.get(_HEADER)  # a redirect, or a hook, may have changed it
-        if header == f"Bearer {signed.token.id}" and self._origins.trusts(request):
-            newer = self._state.snapshot
-            if newer is None or newer.is_due(self._state.clock):
-                self._state.check_open()
-                once = not self._can_replay(request)
-                newer = unwrap(self._keeper.current(settled=once), self._state.mark)
-            self._sign(request, newer)
-
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"
-        request.extensions[SIGNER] = self
         request.extensions[_SIGNED] = signed
         request.extensions[RAISED_BY] = self._state.mark
 

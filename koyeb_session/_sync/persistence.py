@@ -93,7 +93,12 @@ class Persistence:
     # What the session tells
 
     def owe(self) -> None:
-        """Note that the store is to be told of a change that comes now."""
+        """
+        Note that the store is to be told of a change.
+
+        To be called before the change, as a signal handler may raise after it, and once more after
+        it: a turn under way may have written what the session was in between.
+        """
         self._owed = True
 
     def begin(self, account: str, *, bound: bool) -> None:
@@ -305,6 +310,8 @@ class Persistence:
                     self._known = None
             else:
                 store.save(self._bind(snapshot))
+                # What lies there now was saved by nobody else.
+                turn.found, turn.known = snapshot.token, snapshot.token.id
                 self._known = snapshot.token.id
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             token = None if snapshot is None else snapshot.token
@@ -323,7 +330,7 @@ class Persistence:
                 what = "it holds what somebody else has saved since"
             else:
                 store.delete()
-                self._known = None
+                turn.found = self._known = None
                 what = "what it held is deleted"
         except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
             pass

@@ -76,7 +76,7 @@ class Renewal:
         if fence != self._state.fence:  # the session changed while the store was waited for
             return Failed(SUPERSEDED, attempted=False)
         if newer is not None:
-            return self._commit(newer, fence)
+            return self._commit(newer, old, fence)
         may_exchange = True
         if problem := _problem_of(turn):
             may_exchange = not turn.is_held_elsewhere
@@ -110,20 +110,20 @@ class Renewal:
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = self._source.refresh(old, deadline)
             if isinstance(outcome, Obtained) or not (signs_in or is_refusal(outcome.error)):
-                return self._settle(outcome, fence, deadline)
+                return self._settle(outcome, old, fence, deadline)
             refused = outcome
             # Somebody may have exchanged it meanwhile, as after a lease that has ended.
             if turn is not None and turn.locked:
                 turn.read_again(deadline.left() / 2)
             if newer := self._saved_by_others(turn, old, deadline):
-                return self._commit(newer, fence)
+                return self._commit(newer, old, fence)
         replaced = None if old is None else old.token
         if turn is not None and self._persistence is not None:
             replaced = self._persistence.latest(turn.found, old, turn.known)
         outcome = self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, Failed) and refused is not None:
             outcome = _both(refused, outcome)
-        return self._settle(outcome, fence, deadline)
+        return self._settle(outcome, old, fence, deadline)
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
@@ -156,20 +156,26 @@ class Renewal:
             newer = persistence.newer(turn.found, old, turn.known)
         return newer
 
-    def _settle(self, outcome: NewToken, fence: int, deadline: Deadline) -> Snapshot | Failed:
+    def _settle(
+        self, outcome: NewToken, old: Snapshot | None, fence: int, deadline: Deadline
+    ) -> Snapshot | Failed:
         """Commit a new token; one that comes too late is revoked."""
         if isinstance(outcome, Failed):
             return outcome
-        committed = self._commit(outcome, fence)
+        committed = self._commit(outcome, old, fence)
         if isinstance(committed, Failed) and committed.error is SUPERSEDED:
             self._source.revoke(outcome.token, deadline)
         return committed
 
-    def _commit(self, obtained: Obtained, fence: int) -> Snapshot | Failed:
-        unsaved = not obtained.from_store and self._persistence is not None
-        if unsaved and self._persistence is not None:
-            self._persistence.owe()
-        committed = self._state.commit(obtained, fence, unsaved=unsaved)
+    def _commit(self, obtained: Obtained, old: Snapshot | None, fence: int) -> Snapshot | Failed:
+        persistence = None if obtained.from_store else self._persistence
+        if persistence is not None:
+            persistence.owe()
+        committed = self._state.commit(
+            obtained, fence, replaces=old, unsaved=persistence is not None
+        )
+        if persistence is not None:
+            persistence.owe()
         if isinstance(committed, KoyebSessionError):
             return Failed(committed, attempted=committed is not SUPERSEDED)
         log.info("%s; the token is good for %s", obtained.how, Span(committed.expiry))

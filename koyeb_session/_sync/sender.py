@@ -21,9 +21,7 @@ from .._errors import (
     TransportError,
     TransportTimeoutError,
 )
-from .._operations import user_agent
-from .._outcomes import bare, without_wire_frames
-from .._redaction import safe_message
+from .._outcomes import detached, without_wire_frames
 from .._wire import BODY_LIMIT, Reply, decoded
 
 if TYPE_CHECKING:
@@ -45,17 +43,15 @@ class Sender:
     Sends one operation at a time, each with its own deadline.
 
     It sends on ``transport`` itself: an `httpx.Client` around it would add cookies, redirects
-    and its own auth, none of which an operation may have. A client that the user has given is used
-    as a whole, for its event hooks.
+    and its own auth, none of which an operation may have.
     """
 
-    __slots__ = ("_base_url", "_client", "_clock", "_transport", "retry", "timeout")
+    __slots__ = ("_base_url", "_clock", "_transport", "retry", "timeout")
 
     def __init__(
         self,
         base_url: str,
         transport: httpx.BaseTransport,
-        client: httpx.Client | None,
         *,
         retry: RetryPolicy,
         timeout: float,
@@ -63,7 +59,6 @@ class Sender:
     ) -> None:
         self._base_url = base_url
         self._transport = transport
-        self._client = client
         self.retry: RetryPolicy = retry
         self._clock = clock
         self.timeout: float = timeout
@@ -118,6 +113,8 @@ class Sender:
         try:
             with bound:
                 reply = self._exchange(request)
+        except TransportError as exc:  # the certificates cannot be read, for example
+            return detached(exc)
         except NETWORK_ERRORS as exc:
             return self._failure(operation, exc)
         outcome = operation.outcome(reply, self._clock.time())
@@ -127,12 +124,11 @@ class Sender:
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
         """Tell that no reply came."""
-        late = isinstance(exc, TimeoutError | httpx.TimeoutException)
-        kind = TransportTimeoutError if late else TransportError
-        what = operation.redacted(safe_message(exc)) or type(exc).__name__
-        error = kind(f"{operation.name}: no reply from {self._base_url}: {what}")
-        error._repeatable = isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        error.__cause__ = bare(exc, what)
+        from .._failures import transport_error  # noqa: PLC0415 - most replies come
+
+        what = f"{operation.name}: no reply from {self._base_url}"
+        error = transport_error(exc, what, operation.redacted)
+        error._repeatable = error.retryable and isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return error
 
     def _exchange(self, request: httpx.Request) -> Reply:
@@ -156,12 +152,9 @@ class Sender:
         return reply
 
     def _dispatch(self, request: httpx.Request) -> httpx.Response:
-        if self._client is None:
-            return self._transport.handle_request(request)
-        request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
         try:
-            return self._client.send(request, auth=None, follow_redirects=False, stream=True)
-        except httpx.HTTPStatusError as exc:  # from an event hook that calls raise_for_status()
+            return self._transport.handle_request(request)
+        except httpx.HTTPStatusError as exc:  # a hook of the user's client: raise_for_status()
             if exc.request is not request:  # on a response of its own affairs
                 raise
             return exc.response

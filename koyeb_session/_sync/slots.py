@@ -1,45 +1,57 @@
 # Generated from koyeb_session/_async/slots.py by .ci/generate_sync.py: edit that, not this.
 
-"""Many requests at once, without the one large pool that httpx would search at each of them."""
+"""Limit concurrent requests, avoiding httpx's slow pool lookup under load."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import httpx
 
 from .._concurrency.http import http_transport
-from .._concurrency.waiting import Pulse
+from .._concurrency.tickets import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from .._concurrency.flights import Work
+    from .._concurrency.tls import Certificates
+    from .._proxies import Proxies
+
+Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
+"""A proxy, and the origin behind it: what a connection can be used again for."""
 
 LIMIT: Final = 100
-"""Requests at a time: as many as httpx's own pool has connections."""
+"""Requests at a time, and sockets for all origins: as many as httpx's own pool has."""
 KEPT: Final = 5.0
 """Seconds for which an idle connection is kept: as httpx's own pool does."""
-SIGNER: Final = "koyeb_session.signer"
-"""The extension of a request that says whose it is to sign it again, once it has waited."""
 
 
 class Slots(httpx.BaseTransport):
     """
-    Up to :data:`LIMIT` of httpx's own transports, each with one request at a time.
+    Up to :data:`LIMIT` of httpx's own transports, each with one connection and one request.
 
-    A request takes the transport that was used last, or waits in line for one, for as long as its
-    pool timeout says; it gives the transport back when its response is closed.
+    A request takes a turn, or queues for one for as long as its pool timeout says. With the turn it
+    takes the transport that was used last for its route, or makes one, in the place of the one that
+    has been idle for longest where there are too many. Both are given back when its response is
+    closed.
+
+    There is no lock: a turn may be given back by the garbage collector or a signal handler, in the
+    middle of anything. Each step below is one atomic call of a dict, a set or a list. A transport
+    is in ``_made`` from before it connects until after it is closed, and whoever closes an idle one
+    has a turn: so there are never more sockets than :data:`LIMIT`.
     """
 
-    def __init__(self, proxy: str | None) -> None:
-        self._proxy = proxy
+    def __init__(self, proxies: Proxies, certificates: Certificates) -> None:
+        self._proxies = proxies
+        self._certificates = certificates
         self._turns = Turns(LIMIT)
         self._made: set[httpx.BaseTransport] = set()
-        self._idle: deque[tuple[float, httpx.BaseTransport]] = deque()
+        # In the order of their last use, which is told with the route.
+        self._idle: dict[httpx.BaseTransport, tuple[Route, float]] = {}
         self._closed = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -49,18 +61,18 @@ class Slots(httpx.BaseTransport):
         Raises:
             httpx.PoolTimeout: It has waited for too long.
         """
-        waited = self._turns.take(request.extensions.get("timeout", {}).get("pool"))
+        url = request.url
+        route = (self._proxies.route(url), url.raw_scheme, url.raw_host, url.port)
+        self._turns.take(request.extensions.get("timeout", {}).get("pool"))
         transport = None
         try:
-            if waited and (signer := request.extensions.get(SIGNER)):
-                signer.sign_again(request)
-            transport = self._transport()
+            transport = self._kept(route) or self._new(route)
             response = transport.handle_request(request)
         except BaseException:
-            self._back(transport)
+            self._back(transport, route)
             raise
         stream = cast("httpx.SyncByteStream", response.stream)
-        response.stream = _Held(stream, partial(self._back, transport))
+        response.stream = _Held(stream, partial(self._back, transport, route))
         return response
 
     def close(self) -> None:
@@ -70,84 +82,100 @@ class Slots(httpx.BaseTransport):
             self._made.discard(transport)
             transport.close()
 
-    def _transport(self) -> httpx.BaseTransport:
+    def _kept(self, route: Route) -> httpx.BaseTransport | None:
+        """Take the transport that was used last for a route."""
         if self._closed:
             message = "the session client that owns these connections is closed"
             raise RuntimeError(message)
-        try:
-            return self._idle.pop()[1]
-        except IndexError:
-            transport = http_transport(self._proxy)
-            self._made.add(transport)
-            return transport
-
-    def _back(self, transport: httpx.BaseTransport | None) -> None:
-        """Let another request have its turn, and close what has been idle for long."""
-        now = time.monotonic()
-        if transport is not None:
-            self._idle.append((now, transport))
-        self._turns.give()
-        while (old := self._old(now - KEPT)) is not None:
-            self._made.discard(old)
-            old.close()
-
-    def _old(self, before: float) -> httpx.BaseTransport | None:
-        """Take a transport that is not to be kept."""
-        try:
-            since, transport = self._idle.popleft()
-        except IndexError:
-            return None
-        if self._closed or since < before:
-            return transport
-        self._idle.appendleft((since, transport))
+        for transport in reversed(list(self._idle)):
+            used = self._idle.get(transport)
+            if used and used[0] == route and self._idle.pop(transport, None):
+                return transport
         return None
+
+    def _new(self, route: Route) -> httpx.BaseTransport:
+        """Make a transport, and close idle ones that are then too many."""
+        transport = http_transport(route[0], self._certificates)
+        self._made.add(transport)
+        try:
+            for oldest in list(self._idle):
+                if len(self._made) <= LIMIT:
+                    break
+                self._discard(oldest)
+        except BaseException:
+            self._made.discard(transport)
+            raise
+        return transport
+
+    def _back(self, transport: httpx.BaseTransport | None, route: Route) -> None:
+        """Close what has been idle for long, and let another request have its turn."""
+        now = time.monotonic()
+        try:
+            if transport is not None:
+                self._idle[transport] = (route, now)
+            for oldest in list(self._idle):
+                since = self._idle.get(oldest, (route, now))[1]
+                if since >= now - KEPT and not self._closed:
+                    break
+                self._discard(oldest)
+        finally:
+            self._turns.give()
+
+    def _discard(self, transport: httpx.BaseTransport) -> None:
+        """Close an idle transport, unless another request has taken it."""
+        if self._idle.pop(transport, None):
+            try:
+                transport.close()
+            finally:
+                self._made.discard(transport)
 
 
 class Turns:
     """
-    At most so many at a time; who comes first is served first.
+    At most so many turns at a time, first come, first served.
 
-    There is no lock: a turn may be given back by the garbage collector, in the middle of anything.
+    No turn is lost between two threads, with or without a GIL. A request enters the queue before it
+    looks for a free turn, and a turn becomes free before its giver looks at the queue: one of the
+    two sees the other.
     """
 
     def __init__(self, turns: int) -> None:
         self._free = [True] * turns
-        self._line: deque[Pulse] = deque()
+        self._queue: deque[Ticket] = deque()
 
-    def take(self, seconds: float | None) -> bool:
+    def take(self, seconds: float | None) -> None:
         """
-        Wait for a turn, for at most ``seconds``, and tell whether that was a wait.
+        Wait for a turn, for at most ``seconds``.
 
         Raises:
             httpx.PoolTimeout: There was none.
         """
         if self._take_free():
-            return False
-        pulse = Pulse()
-        self._line.append(pulse)
+            return
+        ticket = Ticket()
+        self._queue.append(ticket)
         self._serve()
         try:
-            pulse.sleep(seconds)
+            ticket.wait(seconds)
         except BaseException:
-            if not self._leave(pulse):
+            if not self._leave(ticket):
                 self.give()
             raise
-        if self._leave(pulse):
+        if self._leave(ticket):
             message = "no connection became free in time"
             raise httpx.PoolTimeout(message)
-        return True
 
     def give(self) -> None:
-        """Let the next one have its turn."""
+        """Let the next request have its turn."""
         self._free.append(True)
         self._serve()
 
     def _serve(self) -> None:
-        """Call whoever is first, as long as there is a turn."""
-        while self._line and self._take_free():
+        """Call the first in the queue, as long as there is a turn."""
+        while self._queue and self._take_free():
             try:
-                self._line.popleft().beat()
-            except IndexError:  # another thread was faster
+                self._queue.popleft().call()
+            except IndexError:  # another thread was faster; look at the queue once more
                 self._free.append(True)
 
     def _take_free(self) -> bool:
@@ -156,10 +184,10 @@ class Turns:
         except IndexError:
             return False
 
-    def _leave(self, pulse: Pulse) -> bool:
-        """Leave the line; tell whether it still stood there."""
+    def _leave(self, ticket: Ticket) -> bool:
+        """Leave the queue; tell whether the ticket was still in it."""
         try:
-            self._line.remove(pulse)
+            self._queue.remove(ticket)
         except ValueError:
             return False
         return True
@@ -170,7 +198,7 @@ class _Held(httpx.SyncByteStream):
 
     def __init__(self, stream: httpx.SyncByteStream, then: Work[None]) -> None:
         self._stream = stream
-        self._then: Work[None] | None = then
+        self._then = [then]
 
     def __iter__(self) -> Generator[bytes]:
         try:
@@ -180,10 +208,12 @@ class _Held(httpx.SyncByteStream):
             self.close()
 
     def close(self) -> None:
-        """Close it, once."""
-        then, self._then = self._then, None
-        if then is not None:
-            try:
-                self._stream.close()
-            finally:
-                then()
+        """Close it, once: whoever pops what is then to be done does it."""
+        try:
+            then = self._then.pop()
+        except IndexError:
+            return
+        try:
+            self._stream.close()
+        finally:
+            then()

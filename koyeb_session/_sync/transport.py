@@ -4,37 +4,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-from urllib.request import getproxies, proxy_bypass
+from typing import Final
 
 import httpx
 
 from .._concurrency.http import tls_ready
-from .._concurrency.places import atomic, place
-from .._concurrency.tls import prepare_tls
-from .._origins import is_loopback
+from .._concurrency.places import place
+from .._concurrency.tls import certificates
+from .._operations import USER_AGENT, user_agent
+from .._outcomes import unwrap
+from .._proxies import Proxies, environment_proxies
 from .slots import Slots
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+NO_AUTH: Final = httpx.Auth()
+"""An auth that adds nothing; `None` would stand for the user information of the URL."""
 
 
 class Connections(httpx.BaseTransport):
     """
-    httpx's own transports: a set for each place and proxy, made when first needed.
+    httpx's own transports, made when first needed in a place, or a transport that was given.
 
     What was opened in another place is dead there (an event loop that has ended, the parent of a
     fork) and is dropped without being closed. A transport that was given is used everywhere.
+
+    Raises:
+        TransportError: The environment's proxies or certificates cannot be used.
     """
 
     def __init__(self, given: httpx.BaseTransport | None = None) -> None:
-        self._given: Final = given
-        self._proxies: Final[Mapping[str, str]] = {} if given else getproxies()
-        self._place: object = None
-        self._opened: dict[str | None, Slots] = {}
+        self._given = given
+        self._opened: dict[object, Slots] = {}
         self.shut_down = False
         if given is None:
-            prepare_tls()
+            self._proxies: Proxies = unwrap(environment_proxies())
+            self._certificates = certificates()
 
     @property
     def opened(self) -> bool:
@@ -44,8 +47,12 @@ class Connections(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""
         if self._given is None and not self._opened:
-            tls_ready()
-        return self._transport(request.url).handle_request(request)
+            tls_ready(self._certificates)
+        if self.shut_down:
+            message = "the session client that owns these connections is closed"
+            raise RuntimeError(message)
+        transport = self._given or self._here()
+        return transport.handle_request(request)
 
     def close(self) -> None:
         """Do nothing: an httpx client only borrows the connections."""
@@ -55,37 +62,51 @@ class Connections(httpx.BaseTransport):
         self.shut_down = True
         if self._given is not None:
             self._given.close()
-        here = bool(self._opened) and self._place is place()
-        for proxy, transport in tuple(self._opened.items()):
-            if here:
-                transport.close()
-            self._opened.pop(proxy, None)  # now: who is cancelled before leaves it to the next one
+        if self._opened:
+            here = self._opened.get(place())
+            if here is not None:
+                here.close()
+            self._opened = {}  # now: who is cancelled before leaves it to the next one
 
-    def _transport(self, url: httpx.URL) -> httpx.BaseTransport:
-        if self.shut_down:
-            message = "the session client that owns these connections is closed"
-            raise RuntimeError(message)
-        if self._given is not None:
-            return self._given
-        here = place()
-        if self._place is not here:
-            with atomic:
-                if self._place is not here:
-                    self._opened, self._place = {}, here
-        proxy = self._proxy(url) if self._proxies else None
-        transport = self._opened.get(proxy)
-        if transport is None:
+    def _here(self) -> Slots:
+        now = place()
+        here = self._opened.get(now)
+        if here is None:
             # setdefault: of two threads that make one, both use the first.
-            transport = self._opened.setdefault(proxy, Slots(proxy))
-        return transport
+            here = self._opened.setdefault(now, Slots(self._proxies, self._certificates))
+            for other in list(self._opened):
+                if other is not now:
+                    self._opened.pop(other, None)
+        return here
 
-    def _proxy(self, url: httpx.URL) -> str | None:
-        """Read the environment's proxies, as httpx does."""
-        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
-        if not proxy or proxy_bypass(url.host):
-            return None
-        proxy = proxy if "://" in proxy else f"http://{proxy}"
-        clear = url.scheme == "http" and is_loopback(url.host)
-        if clear and not is_loopback(httpx.URL(proxy).host):
-            return None  # what may be in clear text on this machine must not leave it so
-        return proxy
+
+class BorrowedClient(httpx.BaseTransport):
+    """
+    A user's own client as a transport, which stays the user's to close.
+
+    Its event hooks, proxies, mounts, limits and TLS settings count. A request is sent as it is:
+    the client's auth, cookies and redirects are not used.
+    """
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self._check_open()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """
+        Send a request with the client.
+
+        Raises:
+            TransportError: The client is closed.
+            httpx.HTTPStatusError: A hook of the client has called `raise_for_status`.
+        """
+        self._check_open()
+        if request.headers.get("User-Agent") == USER_AGENT:  # the user has set none
+            request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
+        return self._client.send(request, auth=NO_AUTH, follow_redirects=False, stream=True)
+
+    def _check_open(self) -> None:
+        if self._client.is_closed:
+            from .._failures import final  # noqa: PLC0415 - only once
+
+            unwrap(final("http_client is closed: give one that is open"))

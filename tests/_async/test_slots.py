@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,15 +15,13 @@ import pytest
 from koyeb_session import (
     AsyncSessionClient,
     AuthenticationError,
-    NotSignedInError,
     PasswordCredentials,
 )
-from koyeb_session._concurrency.async_waiting import AsyncPulse
+from koyeb_session._concurrency.async_tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (
     AsyncBackground,
-    async_advance,
     async_arrived,
     async_gather,
     async_read,
@@ -71,7 +70,7 @@ async def hold(session: AsyncSessionClient, fake: FakeKoyeb, background: AsyncBa
 
 async def in_line(session: AsyncSessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
-    await async_until(lambda: len(slots(session)._turns._line) == n)
+    await async_until(lambda: len(slots(session)._turns._queue) == n)
 
 
 # Turns
@@ -133,7 +132,7 @@ async def test_a_turn_is_given_back_when_there_can_be_no_connection(
 ) -> None:
     """Making one may fail, with the certificates for example."""
 
-    def fail(_proxy: str | None) -> Any:
+    def fail(_proxy: object, _certificates: object) -> Any:
         raise OSError
 
     monkeypatch.setattr(f"{SLOTS}.async_http_transport", fail)
@@ -155,7 +154,7 @@ async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None
             self.clear()
             return super().popleft()
 
-    turns._line = Line(["somebody"])
+    turns._queue = Line(["somebody"])
     turns._serve()
     assert len(turns._free) == 2
 
@@ -167,19 +166,19 @@ async def test_who_is_interrupted_in_line_keeps_no_turn(
     """Be it that its turn has just come."""
     assert (await session.http.get("/v1/apps")).status_code == 200
     turns = slots(session)._turns
-    assert not await turns.take(0)
-    assert not await turns.take(0)
-    turns._line.append(first := AsyncPulse())
+    await turns.take(0)
+    await turns.take(0)
+    turns._queue.append(first := AsyncTicket())
 
-    async def sleep(_self: AsyncPulse, _seconds: float | None) -> None:
+    async def wait(_self: AsyncTicket, _seconds: float | None) -> None:
         for _ in range(2 * called):
             turns.give()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AsyncPulse, "sleep", sleep)
+    monkeypatch.setattr(AsyncTicket, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
         await turns.take(None)
-    assert [*turns._line] == ([] if called else [first])
+    assert [*turns._queue] == ([] if called else [first])
     assert len(turns._free) == called
 
 
@@ -229,10 +228,10 @@ async def test_idle_connections_are_not_kept_for_ever(
         (await hold(session, fake, background)).open()
     old = slots(session)._made.copy()
     assert len(old) == 2
-    resting = slots(session)._idle[0]
+    resting = next(iter(slots(session)._idle.items()))
     for _ in range(2):
         await session.http.get("/v1/apps")
-    assert slots(session)._idle[0] == resting  # as one after another need one
+    assert next(iter(slots(session)._idle.items())) == resting  # as one after another need one
     assert slots(session)._made == old
     monkeypatch.setattr(f"{SLOTS}.KEPT", -1)
     await session.http.get("/v1/apps")
@@ -266,36 +265,97 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
     assert len(fake.requests) == 2
 
 
+async def test_all_origins_share_one_bound(
+    session: AsyncSessionClient, fake: FakeKoyeb, limit: int
+) -> None:
+    """The connection that has been idle for longest makes room for one to another origin."""
+    with ExitStack() as stack:
+        others = [stack.enter_context(fake.serve()) for _ in range(3)]
+        for url in [*others, others[2], others[1]]:
+            assert (await session.http.get(f"{url}/v1/apps", auth=None)).status_code == 401
+            assert len(slots(session)._made) <= limit
+        ports = [route[3] for route, _ in slots(session)._idle.values()]
+        assert ports == [httpx.URL(url).port for url in (others[2], others[1])]
+
+
+async def test_a_connection_is_used_again_for_its_own_origin(
+    session: AsyncSessionClient, fake: FakeKoyeb
+) -> None:
+    """Of those that are idle, the one used last for the origin is taken."""
+    with fake.serve() as other:
+        for url in (other, "", other, "", other):
+            assert (await session.http.get(f"{url}/v1/apps", auth=None)).status_code == 401
+        made = slots(session)._made
+        assert len(made) == 2
+        for transport in made:  # each has kept its one socket
+            assert len(transport._pool.connections) == 1
+
+
+async def test_what_makes_room_and_is_interrupted_leaves_nothing(
+    session: AsyncSessionClient, fake: FakeKoyeb, limit: int
+) -> None:
+    """The transport that was to be made is none of those that count."""
+
+    class Stuck(httpx.AsyncBaseTransport):
+        """Is interrupted when it makes room."""
+
+        async def aclose(self) -> None:
+            """Raise, until the client is closed."""
+            if not pool._closed:
+                raise InterruptedError
+
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    pool = slots(session)
+    for _ in range(limit):
+        pool._made.add(stuck := Stuck())
+        pool._idle = {stuck: (("elsewhere",), float("inf"))} | pool._idle
+    with fake.serve() as other, pytest.raises(InterruptedError):
+        await session.http.get(other, auth=None)
+    assert len(pool._made) == limit
+    assert len(pool._turns._free) == limit
+
+
+async def test_another_request_may_take_what_was_to_be_closed(session: AsyncSessionClient) -> None:
+    """Nobody closes a connection that is in use again."""
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    pool = slots(session)
+    ((transport, used),) = pool._idle.items()
+    pool._idle.clear()
+    await pool._discard(transport)
+    assert pool._made == {transport}
+
+    class Late(dict[Any, Any]):
+        """What another thread takes from as it is looked at."""
+
+        def pop(self, key: Any, _default: Any = None) -> Any:
+            """Find nothing."""
+            return super().pop(key) and None
+
+    pool._idle = Late({transport: used})
+    assert pool._kept(used[0]) is None
+
+
 # Tokens
 
 
-async def test_a_request_that_waited_goes_out_with_the_newer_token(
-    session: AsyncSessionClient, fake: FakeKoyeb
+@pytest.mark.parametrize("ending", ["revoked", "expired"])
+async def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_again(
+    session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock, ending: str
 ) -> None:
-    """The token was renewed, and revoked, while it stood in line: nothing is refused."""
+    """It goes out as it was signed; the auth answers for the refusal, as for any other."""
     async with AsyncBackground() as background:
         gate = await hold(session, fake, background)
         waiting = background.start(lambda: session.http.get("/v1/apps"))
         await in_line(session)
-        newer = await session.refresh()
+        if ending == "revoked":
+            await session.refresh()
+        else:
+            clock.advance(DAY)
         gate.open()
         assert (await waiting.result()).status_code == 200
-    assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
-    assert fake.requests[-1].headers["authorization"] == f"Bearer {newer.id}"
-
-
-async def test_a_request_that_waited_for_too_long_is_signed_anew(
-    session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock
-) -> None:
-    """The token expired while it stood in line: no expired header goes out."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
-        clock.advance(DAY)
-        gate.open()
-        assert (await waiting.result()).status_code == 200
-    assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
+    assert [it.status for it in fake.requests if it.operation == "apps"] == [200, 200, 401, 200]
+    assert session.token is not None
+    assert fake.requests[-1].headers["authorization"] == f"Bearer {session.token.id}"
 
 
 async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
@@ -315,51 +375,6 @@ async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def stream() -> AsyncIterator[bytes]:
-    """Yield a body that is gone once it is sent."""
-    yield b'{"name": "mine"}'
-
-
-@pytest.mark.parametrize("once", [True, False])
-async def test_a_request_waited_in_line_into_the_soft_window(
-    session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock, *, once: bool
-) -> None:
-    """A renewal that may revoke its token keeps only what cannot be sent again."""
-    old = session.token
-    body = stream() if once else b'{"name": "mine"}'
-    renewal = Gate()
-    fake.fail("refresh", Fault(gate=renewal, hold="request"))
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.post("/v1/apps", content=body))
-        await in_line(session)
-        clock.advance(timedelta(hours=14))
-        gate.open()
-        await async_arrived(renewal)
-        if not once:
-            assert (await waiting.result()).status_code == 200
-        renewal.open()
-        assert (await waiting.result()).status_code == 200
-    (request,) = [it for it in fake.requests if it.method == "POST"]
-    assert old is not None
-    assert (request.bearer == old.id) is not once
-
-
-async def test_a_newer_token_that_is_refused_is_renewed(
-    session: AsyncSessionClient, fake: FakeKoyeb
-) -> None:
-    """The refusal is of the token that went out, not of the one that it was signed with before."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
-        await session.refresh()
-        fake.fail("apps", Fault(status=401))
-        gate.open()
-        assert (await waiting.result()).status_code == 200
-    assert fake.exchanges() == 2
-
-
 async def test_a_header_of_the_users_own_stays(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
@@ -376,44 +391,22 @@ async def test_a_header_of_the_users_own_stays(
         await session.refresh()
         gate.open()
         assert (await waiting.result()).status_code == 401
-    assert [it.headers["authorization"] for it in fake.requests[-2:]] == ["Bearer mine"] * 2
+    assert fake.requests[-1].headers["authorization"] == "Bearer mine"
+    assert fake.exchanges() == 1
 
 
-async def test_what_was_sent_on_to_somebody_else_gets_no_newer_token(
-    session: AsyncSessionClient,
-) -> None:
-    """A redirect of httpx's takes a request's extensions along, and sometimes its header."""
-    request = httpx.Request("GET", session.http.base_url.join("/v1/apps"))
-    flow = session.auth.async_auth_flow(request)
-    assert await async_advance(flow) is request
-    before = request.headers["authorization"]
-    await session.refresh()
-    late = httpx.Request(
-        "GET",
-        "https://somebody.example",
-        headers={"authorization": before},
-        extensions=request.extensions,
-    )
-    await session.auth.sign_again(late)
-    assert late.headers["authorization"] == before
-    await session.auth.sign_again(request)
-    assert request.headers["authorization"] != before
-    await flow.aclose()
-
-
-async def test_a_request_that_waited_until_the_logout_does_not_go_out(
+async def test_a_request_that_waited_until_the_logout_is_refused(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """Nobody is signed in any more when its turn comes."""
+    """Nobody is signed in any more when its turn comes, and nobody is signed in for it."""
     async with AsyncBackground() as background:
         gate = await hold(session, fake, background)
         waiting = background.start(lambda: session.http.get("/v1/apps"))
         await in_line(session)
         await session.logout()
         gate.open()
-        with pytest.raises(NotSignedInError):
-            await waiting.result()
-    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout"]
+        assert (await waiting.result()).status_code == 401
+    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
 
 
 async def test_what_is_for_somebody_else_is_not_signed_after_a_wait(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -64,7 +64,7 @@ async def test_proxies_are_those_of_the_environment(
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     connections = connect(transport=None)._connections
-    assert connections._proxy(httpx.URL(url)) == proxy
+    assert connections._proxies.route(httpx.URL(url)) == proxy
 
 
 async def test_requests_and_operations_go_through_the_proxy(
@@ -75,7 +75,8 @@ async def test_requests_and_operations_go_through_the_proxy(
     async with AsyncSessionClient(base_url="http://127.0.0.2:9", clock=clock) as session:
         await session.login(ME, PASSWORD)
         assert (await session.http.get("/v1/apps")).status_code == 200
-        assert set(session._connections._opened) == {url}
+        (slots,) = session._connections._opened.values()
+        assert [route[0] for route, _ in slots._idle.values()] == [url]
     assert [request.headers["host"] for request in fake.requests] == ["127.0.0.2:9"] * 2
 
 
@@ -109,36 +110,30 @@ async def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeCloc
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         connections = session._connections
         (old,) = connections._opened.values()
-        connections._place = object()
+        connections._opened = {object(): old}
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         (new,) = connections._opened.values()
         assert new is not old
         await old.aclose()
 
 
-async def test_of_two_who_find_a_dead_place_the_first_opens(
-    url: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who was slower uses the connections that the other one has opened."""
+async def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeClock) -> None:
+    """The slower one uses the connections that the other one has opened."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         connections = session._connections
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        place, opened = connections._place, dict(connections._opened)
+        ((place, opened),) = connections._opened.items()
 
-        class Quicker:
-            """Stands for the lock, which another thread held until now."""
+        class Slower(dict[object, Any]):
+            """Shows a thread what was there before the other one opened."""
 
-            def __enter__(self) -> None:
-                connections._place, connections._opened = place, opened
+            def get(self, _key: object, _default: Any = None) -> Any:
+                """Find nothing."""
 
-            def __exit__(self, *_: object) -> None:
-                """Do nothing."""
-
-        connections._place, connections._opened = object(), {}
-        monkeypatch.setattr(sys.modules[type(connections).__module__], "atomic", Quicker())
+        connections._opened = Slower({place: opened})
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        assert connections._opened is opened
-        assert len(opened) == 1
+        assert connections._opened == {place: opened}
+        connections._opened = {place: opened}
 
 
 async def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:
@@ -148,7 +143,7 @@ async def test_closing_in_another_place_closes_nothing(url: str, clock: FakeCloc
     operating = session._operating
     assert operating is not None
     (transport,) = operating._opened.values()
-    operating._place = object()
+    operating._opened = {object(): transport}
     await session.aclose()
     assert not operating.opened
     response = await transport.handle_async_request(httpx.Request("GET", f"{url}/v1/apps"))

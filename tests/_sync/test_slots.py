@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,16 +16,14 @@ import pytest
 
 from koyeb_session import (
     AuthenticationError,
-    NotSignedInError,
     PasswordCredentials,
     SessionClient,
 )
-from koyeb_session._concurrency.waiting import Pulse
+from koyeb_session._concurrency.tickets import Ticket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (
     Background,
-    advance,
     arrived,
     gather,
     read,
@@ -71,7 +70,7 @@ def hold(session: SessionClient, fake: FakeKoyeb, background: Background) -> Gat
 
 def in_line(session: SessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
-    until(lambda: len(slots(session)._turns._line) == n)
+    until(lambda: len(slots(session)._turns._queue) == n)
 
 
 # Turns
@@ -131,7 +130,7 @@ def test_a_turn_is_given_back_when_there_can_be_no_connection(
 ) -> None:
     """Making one may fail, with the certificates for example."""
 
-    def fail(_proxy: str | None) -> Any:
+    def fail(_proxy: object, _certificates: object) -> Any:
         raise OSError
 
     monkeypatch.setattr(f"{SLOTS}.http_transport", fail)
@@ -153,7 +152,7 @@ def test_a_turn_for_nobody_stays_free(session: SessionClient) -> None:
             self.clear()
             return super().popleft()
 
-    turns._line = Line(["somebody"])
+    turns._queue = Line(["somebody"])
     turns._serve()
     assert len(turns._free) == 2
 
@@ -165,19 +164,19 @@ def test_who_is_interrupted_in_line_keeps_no_turn(
     """Be it that its turn has just come."""
     assert (session.http.get("/v1/apps")).status_code == 200
     turns = slots(session)._turns
-    assert not turns.take(0)
-    assert not turns.take(0)
-    turns._line.append(first := Pulse())
+    turns.take(0)
+    turns.take(0)
+    turns._queue.append(first := Ticket())
 
-    def sleep(_self: Pulse, _seconds: float | None) -> None:
+    def wait(_self: Ticket, _seconds: float | None) -> None:
         for _ in range(2 * called):
             turns.give()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pulse, "sleep", sleep)
+    monkeypatch.setattr(Ticket, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
         turns.take(None)
-    assert [*turns._line] == ([] if called else [first])
+    assert [*turns._queue] == ([] if called else [first])
     assert len(turns._free) == called
 
 
@@ -223,10 +222,10 @@ def test_idle_connections_are_not_kept_for_ever(
         (hold(session, fake, background)).open()
     old = slots(session)._made.copy()
     assert len(old) == 2
-    resting = slots(session)._idle[0]
+    resting = next(iter(slots(session)._idle.items()))
     for _ in range(2):
         session.http.get("/v1/apps")
-    assert slots(session)._idle[0] == resting  # as one after another need one
+    assert next(iter(slots(session)._idle.items())) == resting  # as one after another need one
     assert slots(session)._made == old
     monkeypatch.setattr(f"{SLOTS}.KEPT", -1)
     session.http.get("/v1/apps")
@@ -260,36 +259,95 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
     assert len(fake.requests) == 2
 
 
+def test_all_origins_share_one_bound(session: SessionClient, fake: FakeKoyeb, limit: int) -> None:
+    """The connection that has been idle for longest makes room for one to another origin."""
+    with ExitStack() as stack:
+        others = [stack.enter_context(fake.serve()) for _ in range(3)]
+        for url in [*others, others[2], others[1]]:
+            assert (session.http.get(f"{url}/v1/apps", auth=None)).status_code == 401
+            assert len(slots(session)._made) <= limit
+        ports = [route[3] for route, _ in slots(session)._idle.values()]
+        assert ports == [httpx.URL(url).port for url in (others[2], others[1])]
+
+
+def test_a_connection_is_used_again_for_its_own_origin(
+    session: SessionClient, fake: FakeKoyeb
+) -> None:
+    """Of those that are idle, the one used last for the origin is taken."""
+    with fake.serve() as other:
+        for url in (other, "", other, "", other):
+            assert (session.http.get(f"{url}/v1/apps", auth=None)).status_code == 401
+        made = slots(session)._made
+        assert len(made) == 2
+        for transport in made:  # each has kept its one socket
+            assert len(transport._pool.connections) == 1
+
+
+def test_what_makes_room_and_is_interrupted_leaves_nothing(
+    session: SessionClient, fake: FakeKoyeb, limit: int
+) -> None:
+    """The transport that was to be made is none of those that count."""
+
+    class Stuck(httpx.BaseTransport):
+        """Is interrupted when it makes room."""
+
+        def close(self) -> None:
+            """Raise, until the client is closed."""
+            if not pool._closed:
+                raise InterruptedError
+
+    assert (session.http.get("/v1/apps")).status_code == 200
+    pool = slots(session)
+    for _ in range(limit):
+        pool._made.add(stuck := Stuck())
+        pool._idle = {stuck: (("elsewhere",), float("inf"))} | pool._idle
+    with fake.serve() as other, pytest.raises(InterruptedError):
+        session.http.get(other, auth=None)
+    assert len(pool._made) == limit
+    assert len(pool._turns._free) == limit
+
+
+def test_another_request_may_take_what_was_to_be_closed(session: SessionClient) -> None:
+    """Nobody closes a connection that is in use again."""
+    assert (session.http.get("/v1/apps")).status_code == 200
+    pool = slots(session)
+    ((transport, used),) = pool._idle.items()
+    pool._idle.clear()
+    pool._discard(transport)
+    assert pool._made == {transport}
+
+    class Late(dict[Any, Any]):
+        """What another thread takes from as it is looked at."""
+
+        def pop(self, key: Any, _default: Any = None) -> Any:
+            """Find nothing."""
+            return super().pop(key) and None
+
+    pool._idle = Late({transport: used})
+    assert pool._kept(used[0]) is None
+
+
 # Tokens
 
 
-def test_a_request_that_waited_goes_out_with_the_newer_token(
-    session: SessionClient, fake: FakeKoyeb
+@pytest.mark.parametrize("ending", ["revoked", "expired"])
+def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_again(
+    session: SessionClient, fake: FakeKoyeb, clock: FakeClock, ending: str
 ) -> None:
-    """The token was renewed, and revoked, while it stood in line: nothing is refused."""
+    """It goes out as it was signed; the auth answers for the refusal, as for any other."""
     with Background() as background:
         gate = hold(session, fake, background)
         waiting = background.start(lambda: session.http.get("/v1/apps"))
         in_line(session)
-        newer = session.refresh()
+        if ending == "revoked":
+            session.refresh()
+        else:
+            clock.advance(DAY)
         gate.open()
         assert (waiting.result()).status_code == 200
-    assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
-    assert fake.requests[-1].headers["authorization"] == f"Bearer {newer.id}"
-
-
-def test_a_request_that_waited_for_too_long_is_signed_anew(
-    session: SessionClient, fake: FakeKoyeb, clock: FakeClock
-) -> None:
-    """The token expired while it stood in line: no expired header goes out."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
-        clock.advance(DAY)
-        gate.open()
-        assert (waiting.result()).status_code == 200
-    assert [it.status for it in fake.requests if it.operation == "apps"] == [200] * 3
+    assert [it.status for it in fake.requests if it.operation == "apps"] == [200, 200, 401, 200]
+    assert session.token is not None
+    assert fake.requests[-1].headers["authorization"] == f"Bearer {session.token.id}"
 
 
 def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
@@ -309,49 +367,6 @@ def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     assert (session.http.get("/v1/apps")).status_code == 200
 
 
-def stream() -> Iterator[bytes]:
-    """Yield a body that is gone once it is sent."""
-    yield b'{"name": "mine"}'
-
-
-@pytest.mark.parametrize("once", [True, False])
-def test_a_request_waited_in_line_into_the_soft_window(
-    session: SessionClient, fake: FakeKoyeb, clock: FakeClock, *, once: bool
-) -> None:
-    """A renewal that may revoke its token keeps only what cannot be sent again."""
-    old = session.token
-    body = stream() if once else b'{"name": "mine"}'
-    renewal = Gate()
-    fake.fail("refresh", Fault(gate=renewal, hold="request"))
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.post("/v1/apps", content=body))
-        in_line(session)
-        clock.advance(timedelta(hours=14))
-        gate.open()
-        arrived(renewal)
-        if not once:
-            assert (waiting.result()).status_code == 200
-        renewal.open()
-        assert (waiting.result()).status_code == 200
-    (request,) = [it for it in fake.requests if it.method == "POST"]
-    assert old is not None
-    assert (request.bearer == old.id) is not once
-
-
-def test_a_newer_token_that_is_refused_is_renewed(session: SessionClient, fake: FakeKoyeb) -> None:
-    """The refusal is of the token that went out, not of the one that it was signed with before."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
-        session.refresh()
-        fake.fail("apps", Fault(status=401))
-        gate.open()
-        assert (waiting.result()).status_code == 200
-    assert fake.exchanges() == 2
-
-
 def test_a_header_of_the_users_own_stays(session: SessionClient, fake: FakeKoyeb) -> None:
     """What an event hook has put in the place of the token is not touched after the wait."""
 
@@ -366,44 +381,22 @@ def test_a_header_of_the_users_own_stays(session: SessionClient, fake: FakeKoyeb
         session.refresh()
         gate.open()
         assert (waiting.result()).status_code == 401
-    assert [it.headers["authorization"] for it in fake.requests[-2:]] == ["Bearer mine"] * 2
+    assert fake.requests[-1].headers["authorization"] == "Bearer mine"
+    assert fake.exchanges() == 1
 
 
-def test_what_was_sent_on_to_somebody_else_gets_no_newer_token(
-    session: SessionClient,
-) -> None:
-    """A redirect of httpx's takes a request's extensions along, and sometimes its header."""
-    request = httpx.Request("GET", session.http.base_url.join("/v1/apps"))
-    flow = session.auth.sync_auth_flow(request)
-    assert advance(flow) is request
-    before = request.headers["authorization"]
-    session.refresh()
-    late = httpx.Request(
-        "GET",
-        "https://somebody.example",
-        headers={"authorization": before},
-        extensions=request.extensions,
-    )
-    session.auth.sign_again(late)
-    assert late.headers["authorization"] == before
-    session.auth.sign_again(request)
-    assert request.headers["authorization"] != before
-    flow.close()
-
-
-def test_a_request_that_waited_until_the_logout_does_not_go_out(
+def test_a_request_that_waited_until_the_logout_is_refused(
     session: SessionClient, fake: FakeKoyeb
 ) -> None:
-    """Nobody is signed in any more when its turn comes."""
+    """Nobody is signed in any more when its turn comes, and nobody is signed in for it."""
     with Background() as background:
         gate = hold(session, fake, background)
         waiting = background.start(lambda: session.http.get("/v1/apps"))
         in_line(session)
         session.logout()
         gate.open()
-        with pytest.raises(NotSignedInError):
-            waiting.result()
-    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout"]
+        assert (waiting.result()).status_code == 401
+    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
 
 
 def test_what_is_for_somebody_else_is_not_signed_after_a_wait(
