@@ -273,6 +273,7 @@ os.register_at_fork(before=forking.set)  # before those that were registered bef
 for n in (1, 2):
     forking.clear()
     session = SessionClient()
+    os.register_at_fork(before=forking.set)  # before those that were registered before it
     assert threading.active_count() == 2
     if os.fork() == 0:
         os._exit(0 if len(done) == n and done[-1] is certificates().context() else 1)

@@ -94,7 +94,8 @@ class SessionClient:
             yours to close. Its hooks and its transport see the token.
         transport: What to send everything on. `None`: httpx's own, with the proxies and the
             certificates that the environment names when this client is made. Excludes
-            ``http_client``. The client closes it.
+            ``http_client``. The client closes it. The session keeps no cookies, but a transport
+            may: aiohttp does, without a ``DummyCookieJar``.
         clock: The wall clock and the monotonic clock. `None`: the `time` module.
 
     Raises:

@@ -270,6 +270,21 @@ def test_all_origins_share_one_bound(session: SessionClient, fake: FakeKoyeb, li
         assert ports == [httpx.URL(url).port for url in (others[2], others[1])]
 
 
+def test_many_requests_to_many_origins_at_once_share_one_bound(
+    session: SessionClient, fake: FakeKoyeb, limit: int
+) -> None:
+    """Pitfall 42: each takes the place of one that has just become idle."""
+    with ExitStack() as stack:
+        others = [stack.enter_context(fake.serve()) for _ in range(4)]
+        asks = [partial(session.http.get, f"{url}/v1/apps", auth=None) for url in others]
+        replies = gather(*asks * 6)
+        assert {reply.status_code for reply in replies} == {401}
+        assert len(slots(session)._made) <= limit
+        assert len(slots(session)._idle) == len(slots(session)._made)
+        sockets = [len(transport._pool.connections) for transport in slots(session)._made]
+        assert sum(sockets) <= limit
+
+
 def test_a_connection_is_used_again_for_its_own_origin(
     session: SessionClient, fake: FakeKoyeb
 ) -> None:
