@@ -5,7 +5,7 @@ Sign in to Koyeb, and stay signed in.
 they have the same methods.
 """
 
-from importlib import import_module
+import sys
 from typing import TYPE_CHECKING
 
 from ._errors import (
@@ -47,26 +47,28 @@ if TYPE_CHECKING:
     from ._sync.client import SessionClient
     from ._sync.stores import MemoryTokenStore, TokenStore
 else:
-    # Imported when first asked for: hardly any program uses both halves.
-    _LATER = {
-        "AsyncMemoryTokenStore": "._async.stores",
-        "AsyncSessionAuth": "._async.auth",
-        "AsyncSessionClient": "._async.client",
-        "AsyncTokenStore": "._async.stores",
-        "LoginReply": "._messages",
-        "LoginRequest": "._messages",
-        "MemoryTokenStore": "._sync.stores",
-        "PasswordlessLoginRequest": "._messages",
-        "SessionAuth": "._sync.auth",
-        "SessionClient": "._sync.client",
-        "TokenStore": "._sync.stores",
-    }
-
+    # Imported when first asked for: hardly any program uses both halves. Import statements rather
+    # than names in a table: what packs programs, as PyInstaller does, looks for those.
     def __getattr__(name: str) -> object:
-        if name not in _LATER:
-            message = f"module {__name__!r} has no attribute {name!r}"
-            raise AttributeError(message, name=name, obj=import_module(__name__))
-        value = globals()[name] = getattr(import_module(_LATER[name], __name__), name)
+        match name:
+            case "AsyncSessionAuth":
+                from ._async import auth as home
+            case "AsyncSessionClient":
+                from ._async import client as home
+            case "AsyncMemoryTokenStore" | "AsyncTokenStore":
+                from ._async import stores as home
+            case "LoginReply" | "LoginRequest" | "PasswordlessLoginRequest":
+                from . import _messages as home
+            case "SessionAuth":
+                from ._sync import auth as home
+            case "SessionClient":
+                from ._sync import client as home
+            case "MemoryTokenStore" | "TokenStore":
+                from ._sync import stores as home
+            case _:
+                message = f"module {__name__!r} has no attribute {name!r}"
+                raise AttributeError(message, name=name, obj=sys.modules[__name__])
+        value = globals()[name] = getattr(home, name)
         return value
 
     def __dir__() -> list[str]:

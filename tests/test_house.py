@@ -116,6 +116,13 @@ def test_module_imports_nothing_above_it(name: str) -> None:
             assert not (own != other and {own, other} == HALVES), f"{name} imports {target}"
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports_by_statements(name: str) -> None:
+    """What packs programs, and what checks types, does not see an import of a name in a string."""
+    names = {node.id for node in ast.walk(MODULES[name]) if isinstance(node, ast.Name)}
+    assert not names & {"import_module", "__import__"}
+
+
 def test_no_module_imports_itself_through_others() -> None:
     """The imports make no circle."""
     graph = {name: {t for t in imports(name) if t in MODULES} for name in MODULES}

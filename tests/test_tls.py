@@ -269,6 +269,7 @@ def slow():
 httpx.create_ssl_context = slow
 from koyeb_session import SessionClient
 from koyeb_session._concurrency.tls import certificates
+os.register_at_fork(before=forking.set)  # before those that were registered before it
 for n in (1, 2):
     forking.clear()
     session = SessionClient()

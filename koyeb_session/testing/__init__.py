@@ -6,7 +6,6 @@ A Koyeb sign-in service for tests: in memory, on a clock of its own, and failing
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,29 +35,33 @@ __all__ = [  # noqa: RUF022 - grouped by role
     "assert_no_secret",
 ]
 
-_HOMES = {
-    "FakeClock": "_clock",
-    "FakeIdentityProvider": "_provider",
-    "FakeKoyeb": "_koyeb",
-    "Fault": "_faults",
-    "Gate": "_gate",
-    "Request": "_requests",
-    "assert_no_secret": "_secrets",
-    "async_check_store": "_conformance",
-    "check_store": "_conformance",
-}
+if not TYPE_CHECKING:
+    # Imported when asked for: pytest loads the plugin, and with it this module, in every run of an
+    # environment that has the package. Import statements are what packs programs looks for.
+    def __getattr__(name: str) -> object:
+        match name:
+            case "FakeClock":
+                from . import _clock as home
+            case "FakeIdentityProvider":
+                from . import _provider as home
+            case "FakeKoyeb":
+                from . import _koyeb as home
+            case "Fault":
+                from . import _faults as home
+            case "Gate":
+                from . import _gate as home
+            case "Request":
+                from . import _requests as home
+            case "assert_no_secret":
+                from . import _secrets as home
+            case "async_check_store" | "check_store":
+                from . import _conformance as home
+            case _:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(home, name)
+        value.__module__ = __name__
+        globals()[name] = value
+        return value
 
-
-# Imported when asked for: pytest loads the plugin, and with it this module, in every run of an
-# environment that has the package.
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    value.__module__ = __name__
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
