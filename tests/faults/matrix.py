@@ -173,9 +173,13 @@ def _redirected(
     status: int,
     server: Literal["plain", "trusted"] = "plain",
 ) -> Fault:
-    return Fault(
-        name, everywhere(bad(ApiError, 1, {"status": status})), (behaviour,), server=server
-    )
+    # Another attempt at the refresh would be sent there, too: the password is asked instead.
+    refresh = frozenset({"refresh"})
+    expected = {
+        refresh: bad(ApiError, 2, {"status": status}),
+        ALL - refresh: bad(ApiError, 1, {"status": status}),
+    }
+    return Fault(name, expected, (behaviour,), server=server)
 
 
 def _busy(name: str, behaviour: Behaviour, *, repeats: bool, retry_after: object) -> Fault:
