@@ -24,10 +24,8 @@ Every error of the package, and which one a reply of the service means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Final
 
 
 class KoyebSessionError(Exception):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import AsyncGenerator, Generator
+from typing import Any, overload
 
 from . import AsyncSessionAuth, AsyncSessionClient, SessionAuth, SessionClient
 
@@ -10,9 +11,6 @@ try:
     import httpx2
 except ImportError as _exc:
     raise ImportError("httpx2 is missing: pip install 'koyeb-session[httpx2]'") from _exc
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
 
 __all__ = ["AsyncHttpx2Auth", "Httpx2Auth", "auth_for"]
 

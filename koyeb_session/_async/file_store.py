@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from .. import _files as files
@@ -10,15 +12,11 @@ from .._arguments import checked, wrong_name, wrong_path, wrong_timeout
 from .._concurrency.async_calls import async_in_thread
 from .._concurrency.async_waiting import async_sleep
 from .._errors import StoreError
+from .._models import Token
 from .stores import needed
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncGenerator
-
     from filelock import BaseFileLock
-
-    from .._models import Token
 
 _PAUSE = 0.01
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from .. import _keyring as keyring_entry
 from .._arguments import checked, wrong_text
 from .._concurrency.async_calls import async_in_thread
 from .._concurrency.async_waiting import AsyncLock
+from .._models import Token
 from .stores import needed
-
-if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
-    from .._models import Token
 
 _locks: Final[dict[tuple[str, str], AsyncLock]] = {}
 """One for each entry, so that copies of a store exclude each other."""

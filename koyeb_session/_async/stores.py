@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager
+from typing import NoReturn, Protocol
 
 from .._concurrency.async_waiting import AsyncLock
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from contextlib import AbstractAsyncContextManager
-
-    from .._models import Token
+from .._models import Token
 
 
 class AsyncTokenStore(Protocol):

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from .. import _files as files
@@ -12,15 +14,11 @@ from .._arguments import checked, wrong_name, wrong_path, wrong_timeout
 from .._concurrency.calls import in_thread
 from .._concurrency.waiting import sleep
 from .._errors import StoreError
+from .._models import Token
 from .stores import needed
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Generator
-
     from filelock import BaseFileLock
-
-    from .._models import Token
 
 _PAUSE = 0.01
 

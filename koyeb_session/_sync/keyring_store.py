@@ -4,18 +4,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractContextManager
+from typing import Final
 
 from .. import _keyring as keyring_entry
 from .._arguments import checked, wrong_text
 from .._concurrency.calls import in_thread
 from .._concurrency.waiting import Lock
+from .._models import Token
 from .stores import needed
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from .._models import Token
 
 _locks: Final[dict[tuple[str, str], Lock]] = {}
 """One for each entry, so that copies of a store exclude each other."""

@@ -8,9 +8,10 @@ import contextlib
 import functools
 import itertools
 import random
+from collections.abc import Generator
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 from .. import _redis as redis
@@ -23,9 +24,6 @@ from .._log import log
 from .._models import Token
 from .._outcomes import bare, frameless, redacted_text, unwrap
 from .._records import read_record, write_record
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 _COMMAND_TIMEOUT: Final = 2.0
 """Seconds for one command; a Redis that takes longer counts as away."""

@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from typing import NoReturn, Protocol
 
 from .._concurrency.waiting import Lock
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from contextlib import AbstractContextManager
-
-    from .._models import Token
+from .._models import Token
 
 
 class TokenStore(Protocol):

@@ -6,15 +6,13 @@ import contextlib
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 
+from .._async.stores import AsyncTokenStore
 from .._models import Token
-
-if TYPE_CHECKING:
-    from .._async.stores import AsyncTokenStore
-    from .._sync.stores import TokenStore
+from .._sync.stores import TokenStore
 
 _AT: Final = datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _LONG: Final = f"a.{'b' * 2000}.c"

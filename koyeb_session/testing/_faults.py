@@ -1,6 +1,6 @@
 """Faults are scripted as values, so that a test says what goes wrong in one line."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: the class says that another module has it.
 
 import json
 import math

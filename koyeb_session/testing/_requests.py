@@ -1,6 +1,6 @@
 """The log of what the service received, for tests to assert on."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: the class says that another module has it.
 
 import json
 from typing import Any
