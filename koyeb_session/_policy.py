@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import zlib
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
-from ._errors import WireError
-from ._models import Token
+from ._errors import KoyebSessionError, WireError
+from ._models import Clock, Token
 from ._snapshot import Snapshot, Trouble
 from ._wire import is_api_token
-
-if TYPE_CHECKING:
-    from ._errors import KoyebSessionError
-    from ._models import Clock
 
 REFUSAL_FACTOR: Final = 60
 """How much longer than after an outage to wait after a refusal: repeating those locks accounts."""

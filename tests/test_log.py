@@ -14,10 +14,11 @@ from koyeb_session._log import log, spell
     ("seconds", "words"),
     [
         (0, "0 s"),
+        (1e-9, "1 s"),
         (-5, "0 s"),
-        (0.9, "0 s"),
+        (0.9, "1 s"),
         (1, "1 s"),
-        (59.999, "59 s"),
+        (59.999, "1 min 0 s"),
         (60, "1 min 0 s"),
         (61, "1 min 1 s"),
         (3599, "59 min 59 s"),
@@ -32,7 +33,7 @@ from koyeb_session._log import log, spell
     ],
 )
 def test_span_is_said_in_its_two_largest_units(seconds: float, words: str) -> None:
-    """Two units are as exact as anybody wants to know."""
+    """Two units are as exact as anybody wants to know; a wait never seems over before it is."""
     assert spell(seconds) == words
 
 

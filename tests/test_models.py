@@ -68,6 +68,8 @@ def test_token_has_only_an_id_when_nothing_else_is_known() -> None:
         "organization_id": None,
         "expires_at": None,
         "issued_at": None,
+        "renewal": None,
+        "provenance": None,
     }
 
 

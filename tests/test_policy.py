@@ -37,7 +37,7 @@ from koyeb_session import (
     WireError,
 )
 from koyeb_session._policy import minted_at
-from koyeb_session._snapshot import Phase, Snapshot, Trouble, Verdict, next_look, usable, verdict
+from koyeb_session._snapshot import Look, Moment, Phase, Snapshot, Trouble, Verdict, next_look
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0
@@ -86,10 +86,41 @@ def clock_after(seconds: float) -> FakeClock:
     return clock
 
 
-def failed(error: KoyebSessionError, wait: float = 5) -> Trouble:
+def failed(
+    error: KoyebSessionError, wait: float = 5, *, signs_in: bool = False, refused: bool = False
+) -> Trouble:
     """Make the trouble of a renewal that fails now."""
     clock = FakeClock()
-    return Trouble(error, 1, clock.time(), clock.monotonic(), wait)
+    return Trouble(error, 1, clock.time(), clock.monotonic(), wait, signs_in, refused)
+
+
+def look(
+    snapshot: Snapshot | None,
+    trouble: Trouble | None,
+    clock: FakeClock,
+    *,
+    has_credentials: bool = False,
+) -> Look:
+    """Read all that one decision is made on."""
+    return Look(snapshot, trouble, Moment(clock.time(), clock.monotonic()), has_credentials)
+
+
+def verdict(
+    snapshot: Snapshot | None,
+    trouble: Trouble | None,
+    clock: FakeClock,
+    *,
+    has_credentials: bool = False,
+) -> Verdict:
+    """Tell what to do when a token is asked for at this moment."""
+    return look(snapshot, trouble, clock, has_credentials=has_credentials).verdict
+
+
+def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: FakeClock) -> bool:
+    """Tell whether the token may be sent at this moment."""
+    found = look(snapshot, trouble, clock).usable
+    assert found is None or found is snapshot
+    return found is not None
 
 
 # The windows
@@ -415,25 +446,25 @@ def test_back_off_stays_finite_when_the_outage_is_endless() -> None:
     assert policy.trouble(ServerError(), clock, 0, last=earlier).wait == 2.0**31
 
 
-REFUSALS: dict[type[KoyebSessionError], tuple[bool, bool]] = {
-    # whether the wait is sixty times as long, and whether the token itself was refused
-    TransportError: (False, False),
-    TransportTimeoutError: (False, False),
-    RateLimitedError: (False, False),
-    ServerError: (False, False),
-    StoreError: (False, False),
-    WireError: (False, False),
-    KoyebSessionError: (True, False),
-    ApiError: (True, False),
-    BadRequestError: (True, False),
-    AuthenticationError: (True, True),
-    InvalidCredentialsError: (True, True),
-    SessionExpiredError: (True, True),
-    PermissionDeniedError: (True, False),
-    AccountLockedError: (True, False),
-    NotFoundError: (True, False),
-    EndpointGoneError: (True, False),
-    NotSignedInError: (True, False),
+REFUSALS: dict[type[KoyebSessionError], bool] = {
+    # whether the wait is sixty times as long
+    TransportError: False,
+    TransportTimeoutError: False,
+    RateLimitedError: False,
+    ServerError: False,
+    StoreError: False,
+    WireError: False,
+    KoyebSessionError: True,
+    ApiError: True,
+    BadRequestError: True,
+    AuthenticationError: True,
+    InvalidCredentialsError: True,
+    SessionExpiredError: True,
+    PermissionDeniedError: True,
+    AccountLockedError: True,
+    NotFoundError: True,
+    EndpointGoneError: True,
+    NotSignedInError: True,
 }
 
 
@@ -442,13 +473,28 @@ def test_back_off_is_sixty_times_as_long_when_the_service_refuses(
     kind: type[KoyebSessionError],
 ) -> None:
     """What is refused will be refused again, and repeating it locks accounts."""
-    long, refused = REFUSALS[kind]
+    long = REFUSALS[kind]
     expected = [60.0, 120.0, 240.0] if long else [1.0, 2.0, 4.0]
     assert waits(kind(), 3, 0, RefreshPolicy()) == expected
     assert waits(kind(), 8, 0, RefreshPolicy())[-1] == (HOUR if long else 60)
-    assert failed(kind()).is_refusal is refused
-    assert usable(held(), failed(kind()), clock_after(4)) is not refused
-    assert usable(held(), failed(kind()), clock_after(5))
+
+
+def test_back_off_is_short_when_another_attempt_does_no_harm() -> None:
+    """A callable of the user's locks no account, whatever it raises."""
+    clock = FakeClock()
+    for kind in REFUSALS:
+        trouble = RefreshPolicy().trouble(kind(), clock, 0, last=None, soon=True)
+        assert trouble.wait == 1
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_token_is_refused_when_the_renewal_says_so_and_not_by_an_error_s_class(
+    kind: type[KoyebSessionError],
+) -> None:
+    """Credentials may be refused with the same error; the token is good for all that."""
+    assert usable(held(), failed(kind()), clock_after(4))
+    assert not usable(held(), failed(kind(), refused=True), clock_after(4))
+    assert usable(held(), failed(kind(), refused=True), clock_after(5))
 
 
 @pytest.mark.parametrize(("left", "wait"), [(200, 60), (100, 50), (3, 1.5), (1, 1), (0.1, 1)])
@@ -505,31 +551,43 @@ def test_trouble_remembers_what_failed_and_when() -> None:
 # Verdicts
 
 OUTAGE = failed(ServerError(), wait=1000)
-REFUSAL = failed(AuthenticationError(), wait=1000)
-OVER = failed(AuthenticationError(), wait=0)
+REFUSAL = failed(AuthenticationError(), wait=1000, refused=True)
+SIGN_IN = failed(ServerError(), wait=1000, signs_in=True)
+REFUSED_CREDENTIALS = failed(AuthenticationError(), wait=1000, signs_in=True, refused=True)
+OVER = failed(AuthenticationError(), wait=0, signs_in=True, refused=True)
 AGES = {Phase.FRESH: 5.0, Phase.SOFT: 15.0, Phase.HARD: 25.0, Phase.EXPIRED: 35.0}
 USE, RENEW, WAIT, FAIL = Verdict.USE, Verdict.RENEW, Verdict.WAIT, Verdict.FAIL
 
-VERDICTS: dict[str, tuple[Trouble | None, bool, tuple[Verdict, Verdict, Verdict, Verdict]]] = {
-    # trouble, renewable: fresh, soft, hard, expired
-    "all is well": (None, True, (USE, RENEW, WAIT, WAIT)),
-    "an outage": (OUTAGE, True, (USE, USE, USE, FAIL)),
-    "a refusal": (REFUSAL, True, (FAIL, FAIL, FAIL, FAIL)),
-    "the back-off is over": (OVER, True, (USE, RENEW, WAIT, WAIT)),
-    "not renewable": (None, False, (USE, RENEW, WAIT, FAIL)),  # such a token has no windows
-    "not renewable, an outage": (OUTAGE, False, (USE, USE, USE, FAIL)),
-    "not renewable, refused": (REFUSAL, False, (FAIL, FAIL, FAIL, FAIL)),
+Verdicts = tuple[Verdict, Verdict, Verdict, Verdict]
+
+VERDICTS: dict[str, tuple[Trouble | None, bool, Verdicts, Verdicts]] = {
+    # trouble, renewable: fresh, soft, hard, expired; the same where there are credentials
+    "all is well": (None, True, (USE, RENEW, WAIT, WAIT), (USE, RENEW, WAIT, WAIT)),
+    "an outage": (OUTAGE, True, (USE, USE, USE, FAIL), (USE, USE, USE, WAIT)),
+    "a refusal": (REFUSAL, True, (FAIL, FAIL, FAIL, FAIL), (WAIT, WAIT, WAIT, WAIT)),
+    "no sign-in": (SIGN_IN, True, (USE, USE, USE, FAIL), (USE, USE, USE, FAIL)),
+    "a refusal, no sign-in": (
+        REFUSED_CREDENTIALS, True, (FAIL, FAIL, FAIL, FAIL), (FAIL, FAIL, FAIL, FAIL)
+    ),
+    "the back-off is over": (OVER, True, (USE, RENEW, WAIT, WAIT), (USE, RENEW, WAIT, WAIT)),
+    # such a token has no windows
+    "not renewable": (None, False, (USE, RENEW, WAIT, FAIL), (USE, RENEW, WAIT, FAIL)),
+    "not renewable, an outage": (OUTAGE, False, (USE, USE, USE, FAIL), (USE, USE, USE, FAIL)),
+    "not renewable, refused": (REFUSAL, False, (FAIL, FAIL, FAIL, FAIL), (FAIL, FAIL, FAIL, FAIL)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", VERDICTS)
 def test_verdict_is_the_tables(case: str) -> None:
     """A back-off never makes an old token usable, and an outage never a good one useless."""
-    trouble, renewable, expected = VERDICTS[case]
-    found = tuple(
-        verdict(held(renewable=renewable), trouble, clock_after(age)) for age in AGES.values()
-    )
-    assert found == expected
+    trouble, renewable, alone, with_credentials = VERDICTS[case]
+    for has_credentials, expected in ((False, alone), (True, with_credentials)):
+        snapshot = held(renewable=renewable)
+        found = tuple(
+            verdict(snapshot, trouble, clock_after(age), has_credentials=has_credentials)
+            for age in AGES.values()
+        )
+        assert found == expected
 
 
 def test_verdict_is_to_sign_in_when_there_is_no_token() -> None:
@@ -538,6 +596,8 @@ def test_verdict_is_to_sign_in_when_there_is_no_token() -> None:
     assert verdict(None, OVER, FakeClock()) is Verdict.WAIT
     assert verdict(None, OUTAGE, FakeClock()) is Verdict.FAIL
     assert verdict(None, REFUSAL, FakeClock()) is Verdict.FAIL
+    assert verdict(None, OUTAGE, FakeClock(), has_credentials=True) is Verdict.WAIT
+    assert verdict(None, SIGN_IN, FakeClock(), has_credentials=True) is Verdict.FAIL
 
 
 def test_verdict_is_to_use_when_the_floor_is_not_reached() -> None:
@@ -700,63 +760,37 @@ def test_policy_is_a_frozen_value_of_named_parts(policy: type[attrs.AttrsInstanc
 
 # Sending again
 
-NOTHING: frozenset[int] = frozenset()
-BUSY = frozenset({429, 503})
-RetryCase = tuple[KoyebSessionError, bool, frozenset[int], bool]
 
-RETRIES: dict[str, RetryCase] = {
-    # error, sent, repeat: whether it is sent again
-    "refused connection, login": (TransportError(), False, NOTHING, True),
-    "refused connection, refresh": (TransportError(), False, BUSY, True),
-    "no connection in time": (TransportTimeoutError(), False, NOTHING, True),
-    "lost reply, login": (TransportError(), True, NOTHING, False),
-    "lost reply, refresh": (TransportError(), True, BUSY, False),
-    "no reply in time": (TransportTimeoutError(), True, BUSY, False),
-    "429, login": (RateLimitedError(), True, NOTHING, False),
-    "429, refresh": (RateLimitedError(), True, BUSY, True),
-    "503, refresh": (ServerError(status=503), True, BUSY, True),
-    "503, refresh, odd": (ServerError(status=503), False, BUSY, True),
-    "502, refresh": (ServerError(status=502), True, BUSY, False),
-    "500, everything": (ServerError(), True, frozenset({429, 502, 503, 504}), False),
-    "502, logout": (ServerError(status=502), True, frozenset({502}), True),
-    "401 is none of these": (AuthenticationError(status=503), True, BUSY, False),
-    "an odd 503": (ApiError(status=503), False, BUSY, False),
-    "garbage": (WireError(), True, BUSY, False),
-    "store": (StoreError(), False, BUSY, False),
-}
+def repeatable(error: KoyebSessionError) -> KoyebSessionError:
+    """Mark an error as the sender does where sending again is safe."""
+    error._repeatable = True
+    return error
 
 
-@pytest.mark.parametrize("case", RETRIES)
-def test_operation_is_sent_again_only_when_that_is_safe(case: str) -> None:
+@pytest.mark.parametrize("error", [kind() for kind in REFUSALS], ids=repr)
+def test_operation_is_sent_again_only_when_that_is_safe(error: KoyebSessionError) -> None:
     """What may have been carried out is not repeated, unless it may be done twice (pitfall 23)."""
-    error, sent, repeat, again = RETRIES[case]
-    wait = RetryPolicy().wait(error, 1, 1.0, sent=sent, repeat=repeat)
-    assert wait == (0.2 if again else None)
+    assert RetryPolicy().wait(error, 1, 1.0) is None
+    assert RetryPolicy().wait(repeatable(error), 1, 1.0) == 0.2
 
 
 def test_operation_is_sent_as_often_as_the_policy_says() -> None:
     """The first time counts, and with one attempt there is no second."""
+    error = repeatable(TransportError())
     for attempts, expected in ((1, [None]), (2, [0.2, None]), (3, [0.2, 0.4, None, None])):
         policy = RetryPolicy(attempts=attempts)
-        found = [
-            policy.wait(TransportError(), attempt, 1, sent=False, repeat=NOTHING)
-            for attempt in range(1, len(expected) + 1)
-        ]
-        assert found == expected
+        assert [policy.wait(error, n, 1) for n in range(1, len(expected) + 1)] == expected
 
 
 def test_wait_doubles_to_its_limit_and_is_shortened_by_chance() -> None:
     """Full jitter: a share of the wait, from nothing to all of it."""
     policy = RetryPolicy(attempts=9)
-
-    def wait(attempt: int, chance: float) -> float | None:
-        return policy.wait(TransportError(), attempt, chance, sent=False, repeat=NOTHING)
-
-    assert [wait(n, 1) for n in range(1, 7)] == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    assert [wait(n, 0.5) for n in range(1, 7)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
-    assert [wait(n, 0) for n in range(1, 7)] == [0] * 6
+    error = repeatable(TransportError())
+    assert [policy.wait(error, n, 1) for n in range(1, 7)] == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert [policy.wait(error, n, 0.5) for n in range(1, 7)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [policy.wait(error, n, 0) for n in range(1, 7)] == [0] * 6
     slow = RetryPolicy(delay=timedelta(seconds=9), delay_max=timedelta(seconds=7))
-    assert slow.wait(TransportError(), 1, 1, sent=False, repeat=NOTHING) == 7
+    assert slow.wait(error, 1, 1) == 7
 
 
 @pytest.mark.parametrize(
@@ -768,18 +802,24 @@ def test_wait_is_what_the_service_asks_when_that_is_short(
 ) -> None:
     """Up to five seconds are waited for; beyond that the error says how long."""
     for error in (RateLimitedError(retry_after=asked), ServerError(status=503, retry_after=asked)):
-        assert RetryPolicy().wait(error, 1, 1, sent=True, repeat=BUSY) == wait
+        assert RetryPolicy().wait(repeatable(error), 1, 1) == wait
 
 
 # What it adds up to
 
 
 def test_token_is_dated_when_the_service_mints_it() -> None:
-    """The birth is noted, in UTC, and the rest stays."""
-    fields: dict[str, Any] = {field.name: object() for field in attrs.fields(Token)}
+    """The birth is noted, in UTC, and all else that the service says stays."""
+    said = ["id", "user_id", "organization_id", "expires_at"]
+    fields: dict[str, Any] = {name: object() for name in said}
     at = datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
     dated = minted_at(Token(**fields), 1.5)
-    assert attrs.asdict(dated) == {**fields, "issued_at": at}
+    assert attrs.asdict(dated) == {
+        **fields,
+        "issued_at": at,
+        "renewal": None,
+        "provenance": None,
+    }
 
 
 spans = st.floats(0, 60 * DAY) | st.sampled_from([0.0, 60.0, 12 * HOUR])

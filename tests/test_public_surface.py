@@ -6,13 +6,11 @@ import importlib
 import inspect
 import os
 import pkgutil
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
 
 import pytest
 
@@ -26,10 +24,6 @@ OPTIONAL = {
     *{"aiohttp", "fastapi", "filelock", "httpx2", "httpx_aiohttp", "keyring", "koyeb"},
     *{"platformdirs", "redis", "starlette", "yaml"},
     *{"_pytest", "coverage", "hypothesis", "pytest", "uvicorn"},
-}
-# Whose annotations do not resolve yet.
-UNRESOLVED = {
-    *("_async.auth", "_async.client", "_sync.auth", "_sync.client", "_policy"),
 }
 # The public modules that exist for one of them.
 ALLOWED = {
@@ -52,23 +46,6 @@ def methods(cls: type) -> Iterator[tuple[str, object]]:
             callable(value) or isinstance(value, property | classmethod)
         ):
             yield name, value
-
-
-def annotated(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Give what may have hints: classes, functions, and all that a class defines itself."""
-    for name, value in members(module):
-        if inspect.isclass(value) or inspect.isfunction(value):
-            yield name, value
-        if inspect.isclass(value):
-            for method_name, method in vars(value).items():
-                accessors = (
-                    (method.fget, method.fset)
-                    if isinstance(method, property)
-                    else (getattr(method, "__func__", method),)
-                )
-                for accessor in filter(inspect.isfunction, accessors):
-                    if not re.match("_[^_]", method_name):
-                        yield f"{name}.{method_name}", accessor
 
 
 @pytest.mark.skipif(
@@ -117,19 +94,6 @@ def test_public_name_is_documented(module_name: str) -> None:
         if inspect.isclass(value):
             for method_name, method in methods(value):
                 assert inspect.getdoc(method), f"{name}.{method_name}"
-
-
-@pytest.mark.parametrize("module_name", PUBLIC)
-def test_hints_resolve_at_run_time(module_name: str) -> None:
-    """What injects, checks or documents by annotations finds all names that they use."""
-    broken: dict[str, NameError] = {}
-    for name, value in annotated(importlib.import_module(module_name)):
-        if value.__module__.removeprefix("koyeb_session.") not in UNRESOLVED:
-            try:
-                get_type_hints(value)
-            except NameError as exc:
-                broken[name] = exc
-    assert broken == {}
 
 
 @pytest.mark.parametrize("module_name", PUBLIC)

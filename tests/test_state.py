@@ -17,10 +17,10 @@ from koyeb_session import (
     SessionExpiredError,
     StoreError,
     Token,
+    TransportTimeoutError,
     WireError,
 )
-from koyeb_session._outcomes import caused
-from koyeb_session._snapshot import Obtained, Snapshot, Verdict
+from koyeb_session._snapshot import Failed, Look, Moment, Obtained, Snapshot, Trouble, Verdict
 from koyeb_session._state import SUPERSEDED, SessionState
 from koyeb_session.testing import FakeClock
 
@@ -85,7 +85,7 @@ def test_state_knows_nothing_when_it_is_new(state: SessionState) -> None:
     assert state.verdict is Verdict.WAIT
     assert state.usable is None
     assert state.summary == "not signed in"
-    assert state.blocked() is None
+    assert state.look().blocked is None
     state.check_open()
 
 
@@ -96,7 +96,7 @@ def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
     heard: list[Token | None] = []
     state.on_change = heard.append
     state.clear()
-    state.failed(ServerError("down"))
+    state.failed(Failed(ServerError("down")))
     given = token(clock)
     snapshot = commit(state, given)
     assert state.snapshot is snapshot
@@ -148,7 +148,7 @@ def test_commit_refuses_a_token_when_it_has_expired(
         assert type(error) is WireError
         assert error.message == text
     commit(state, token(clock))
-    state.failed(ServerError())
+    state.failed(Failed(ServerError()))
     assert refused(state, token(clock, life, "new")).message == text
 
 
@@ -216,10 +216,9 @@ def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> 
     state.on_change = heard.append
     snapshot = commit(state, token(clock))
     state.refuse(snapshot)
-    state.failed(ServerError())
+    state.failed(Failed(ServerError()))
     assert state.clear() is snapshot
     assert (state.snapshot, state.trouble, state.signed_out) == (None, None, True)
-    assert not state.is_final(snapshot)
     assert state.clear() is None
     assert heard == [snapshot.token, None, None]
 
@@ -235,9 +234,9 @@ def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock
     assert state.summary == "closed"
     assert state.snapshot is snapshot
     assert snapshot.is_due(clock)  # what the hot path asks
-    state.missed(snapshot)
+    state.look_for_unsaved(snapshot)
     assert snapshot.is_due(clock)
-    assert state.take_missed() is snapshot
+    state.saved(snapshot)
     assert snapshot.is_due(clock)
     with pytest.raises(RuntimeError) as info:
         state.check_open()
@@ -273,7 +272,7 @@ def test_close_is_enough_when_nobody_is_signed_in(state: SessionState) -> None:
     [
         (HOUR, "user-1", 0, "signed in as user-1, token good for 1 h 0 min"),
         (HOUR, None, 600, "signed in, token good for 50 min 0 s"),
-        (HOUR, "", 3599.5, "signed in, token good for 0 s"),
+        (HOUR, "", 3599.5, "signed in, token good for 1 s"),
         (HOUR, "user-1", 3600, "signed in as user-1, token expired"),
         (None, None, 9e9, "signed in, token good for an unknown time"),
     ],
@@ -296,16 +295,37 @@ def test_summary_says_who_and_for_how_long(  # noqa: PLR0917 - fixtures and a ta
 # Failures
 
 
-def test_nothing_is_missed_when_the_session_was_left(state: SessionState, clock: FakeClock) -> None:
-    """A sign-out amid a save that fails leaves nothing to save later, not even what was before."""
-    snapshot = state.commit(Obtained(Token("a"), minted=True))
+def test_requests_look_for_what_is_not_saved_until_it_is(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """A store that is owed a token is thought of again: 5 s later, then after twice as long."""
+    snapshot = commit(state, token(clock))
+    assert not snapshot.is_looked_at(clock)
+    looked = []
+    state.look_for_unsaved(snapshot)
+    for _ in range(60):
+        if snapshot.is_due(clock):
+            assert snapshot.is_looked_at(clock)
+            looked.append(snapshot.age(clock))
+            state.look_for_unsaved(snapshot)
+        clock.advance(2.5)
+    assert looked == [5, 10, 20, 40, 80, 140]  # at most a minute apart
+    state.saved(snapshot)
+    assert not snapshot.is_looked_at(clock)
+    clock.advance(HOUR / 2 - snapshot.age(clock))
+    assert snapshot.is_due(clock)  # it is to be renewed, and that is all
+    assert not snapshot.is_looked_at(clock)
+
+
+def test_requests_look_for_what_is_not_saved_from_the_first_commit(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """Whoever is to tell a store may be interrupted: a later request looks whether it was told."""
+    snapshot = state.commit(Obtained(token(clock), minted=True), unsaved=True)
     assert isinstance(snapshot, Snapshot)
-    state.missed(snapshot)
-    state.missed(None)
-    assert state.take_missed() is None
-    state.missed(snapshot)
-    assert state.take_missed() is snapshot
-    assert state.take_missed() is None
+    assert not snapshot.is_due(clock)
+    clock.advance(5)
+    assert snapshot.is_looked_at(clock)
 
 
 @pytest.mark.usefixtures("no_chance")
@@ -316,7 +336,7 @@ def test_failure_is_a_warning_when_the_token_is_still_good(
     commit(state, token(clock))
     clock.advance(1800)
     error = ServerError("refresh: down (status 503)")
-    state.failed(error)
+    state.failed(Failed(error))
     assert caplog.record_tuples == [
         (
             "koyeb_session",
@@ -329,12 +349,13 @@ def test_failure_is_a_warning_when_the_token_is_still_good(
     ]
     assert state.trouble is not None
     assert (state.trouble.error, state.trouble.failures) == (error, 1)
-    assert state.blocked() is error
+    assert state.look().blocked is state.trouble
     assert state.usable is not None
+    assert state.verdict is Verdict.USE
     clock.advance(1)
-    assert state.blocked() is None
+    assert state.look().blocked is None
     assert state.verdict is Verdict.RENEW
-    state.failed(error)
+    state.failed(Failed(error))
     assert state.trouble.failures == 2
     assert caplog.messages[1].endswith("the token is good for 29 min 59 s; next try in 2 s")
 
@@ -342,7 +363,11 @@ def test_failure_is_a_warning_when_the_token_is_still_good(
 @pytest.mark.usefixtures("no_chance")
 @pytest.mark.parametrize(
     ("error", "age", "wait"),
-    [(ServerError("down"), HOUR, "1 s"), (AuthenticationError("no"), 0, "1 min 0 s")],
+    [
+        (ServerError("down"), HOUR, "1 s"),
+        (AuthenticationError("no"), HOUR, "1 min 0 s"),
+        (AuthenticationError("no"), 0, "1 min 0 s"),
+    ],
 )
 def test_failure_is_an_error_when_no_token_is_left(  # noqa: PLR0917 - fixtures and a table
     state: SessionState,
@@ -355,7 +380,7 @@ def test_failure_is_an_error_when_no_token_is_left(  # noqa: PLR0917 - fixtures 
     """An expired token, or one that was refused, leaves callers without any."""
     commit(state, token(clock))
     clock.advance(age)
-    state.failed(error)
+    state.failed(Failed(error, refused=isinstance(error, AuthenticationError)))
     assert caplog.record_tuples == [
         (
             "koyeb_session",
@@ -372,7 +397,7 @@ def test_failure_is_random_within_its_half(
 ) -> None:
     """Processes that failed together do not come back together."""
     monkeypatch.setattr("koyeb_session._state.random.random", lambda: 1.0)
-    state.failed(ServerError())
+    state.failed(Failed(ServerError()))
     assert state.trouble is not None
     assert state.trouble.wait == 0.5
 
@@ -382,16 +407,135 @@ def test_failure_is_no_trouble_when_nothing_was_sent(
     state: SessionState, caplog: pytest.LogCaptureFixture, error: KoyebSessionError
 ) -> None:
     """Without anybody to spare there is no back-off, and nothing for the log."""
-    state.failed(error)
+    state.failed(Failed(error, attempted=False))
     assert state.trouble is None
+    assert error.__cause__ is None
     assert caplog.records == []
 
 
+def test_failure_tells_of_the_one_before_when_nothing_was_sent(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """Whoever has no way left learns why the last one failed, whose back-off goes on."""
+    commit(state, token(clock))
+    first = SessionExpiredError("refused")
+    state.failed(Failed(first, refused=True))
+    trouble = state.trouble
+    second = SessionExpiredError("ended")
+    state.failed(Failed(second, attempted=False))
+    assert state.trouble is trouble
+    assert second.__cause__ is first
+
+
 def test_failure_is_trouble_when_the_session_ended_by_a_refusal(state: SessionState) -> None:
-    """An ended session with a cause was refused by the service, which is to be spared."""
-    error = caused(SessionExpiredError("ended"), AuthenticationError("no"))
-    state.failed(error)
-    assert state.blocked() is error
+    """An ended session may have been refused by the service, which is to be spared."""
+    error = SessionExpiredError("ended")
+    state.failed(Failed(error))
+    blocked = state.look().blocked
+    assert blocked is not None
+    assert blocked.error is error
+
+
+def test_failure_is_no_trouble_when_the_token_is_an_api_token(
+    state: SessionState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot be refreshed, which says nothing about whether it is good."""
+    snapshot = commit(state, Token("x" * 64))
+    state.failed(Failed(AuthenticationError("no"), refused=True))
+    assert state.trouble is None
+    assert state.usable is snapshot
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("no_chance")
+def test_failure_is_no_news_when_it_is_tried_again(
+    state: SessionState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waits tries again in a moment: an operator need not know, a debugger may."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    error = ServerError("login: down (status 503)")
+    state.failed(Failed(error), again=True)
+    assert state.trouble is not None
+    assert caplog.record_tuples == [
+        (
+            "koyeb_session",
+            logging.DEBUG,
+            "signing in failed: login: down (status 503); it is tried again",
+        )
+    ]
+    state.failed(Failed(error))
+    assert caplog.record_tuples[1:] == [
+        (
+            "koyeb_session",
+            logging.ERROR,
+            "signing in failed: login: down (status 503); no token is left; next try in 2 s",
+        )
+    ]
+
+
+@pytest.mark.usefixtures("no_chance")
+@pytest.mark.parametrize(("soon", "waits"), [(False, [60, 120]), (True, [1, 2])])
+def test_failure_waits_as_long_as_another_attempt_may_harm(
+    state: SessionState, *, soon: bool, waits: list[float]
+) -> None:
+    """A password locks its account; a callable of the user's locks nothing."""
+    for wait in waits:
+        state.failed(Failed(AuthenticationError("no"), signs_in=True, soon=soon))
+        assert state.trouble is not None
+        assert state.trouble.wait == wait
+        assert state.trouble.signs_in
+
+
+def test_failure_counts_only_for_the_token_that_it_is_about(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """Whoever looks between the two steps of a swap sees no failure that is past."""
+    commit(state, token(clock))
+    state.failed(Failed(AuthenticationError("no"), refused=True))
+    past = state.trouble
+    assert past is not None
+    assert past.about is state.snapshot
+    assert state.usable is None
+    snapshot = commit(state, token(clock, token_id="new"))
+    state.trouble = past  # as if read before the swap
+    assert state.look().trouble is None
+    assert state.look().blocked is None
+    assert state.usable is snapshot
+    assert state.verdict is Verdict.USE
+
+
+def test_failure_to_refresh_leaves_the_credentials_to_be_asked(clock: FakeClock) -> None:
+    """Without a usable token only a failed sign-in makes callers wait."""
+    state = SessionState(RefreshPolicy(jitter=0), clock, has_credentials=True)
+    commit(state, token(clock))
+    for failed, verdict in (
+        (Failed(ServerError()), Verdict.WAIT),
+        (Failed(StoreError()), Verdict.WAIT),
+        (Failed(AuthenticationError(), refused=True), Verdict.WAIT),
+        (Failed(ServerError(), signs_in=True), Verdict.FAIL),
+    ):
+        state.failed(failed)
+        assert state.verdict is (Verdict.USE if not failed.refused else verdict)
+        clock.advance(HOUR)
+        state.failed(failed)
+        assert state.verdict is verdict
+        commit(state, token(clock))
+
+
+def test_next_look_comes_with_the_soft_window_or_after_the_back_off(
+    state: SessionState, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever keeps a token current sleeps until there is something to do, a minute at most."""
+    assert state.next_look == 60
+    commit(state, token(clock, 100))
+    assert state.next_look == 50
+    clock.advance(50)
+    assert state.next_look == 0.05
+    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 0.0)
+    state.failed(Failed(ServerError()))
+    assert state.next_look == 1
+    clock.advance(1)
+    assert state.next_look == 0.05
 
 
 def test_refused_token_is_not_used_until_the_back_off_is_over(
@@ -399,8 +543,12 @@ def test_refused_token_is_not_used_until_the_back_off_is_over(
 ) -> None:
     """A token that the service has just refused is not sent again at once (pitfall 7)."""
     snapshot = commit(state, token(clock))
-    state.failed(AuthenticationError("no"))
+    state.failed(Failed(AuthenticationError("no")))
+    assert state.usable is snapshot  # the credentials were refused, and not the token
+    state.failed(Failed(AuthenticationError("no"), refused=True))
     assert state.usable is None
+    clock.advance(60)
+    assert state.usable is None  # the second failure in a row
     clock.advance(60)
     assert state.usable is snapshot
 
@@ -410,10 +558,11 @@ def test_a_failure_of_another_session_is_not_noted(state: SessionState, clock: F
     commit(state, token(clock), begins=True)
     fence = state.fence
     commit(state, token(clock, token_id="u"), begins=True)
-    state.failed(ServerError(), fence)
+    state.failed(Failed(ServerError()), fence)
     assert state.trouble is None
-    state.failed(ServerError(), state.fence)
+    state.failed(Failed(ServerError()), state.fence)
     assert state.trouble is not None
+    assert state.trouble.about is state.snapshot
 
 
 # Refusals
@@ -427,18 +576,20 @@ def test_refusal_is_final_when_a_new_token_was_refused(
     assert not state.is_final(snapshot)
     state.refuse(snapshot)
     assert state.is_final(snapshot)
-    other = commit(state, token(clock))
-    assert not state.is_final(other)
-    assert not state.is_final(snapshot)
+    assert not state.is_final(commit(state, token(clock)))
+    assert not state.is_final(commit(state, token(clock), begins=True))
+    assert state.rejected is None
 
 
 def test_refusal_is_not_final_when_the_token_was_taken_over(
     state: SessionState, clock: FakeClock
 ) -> None:
     """A token out of the store is new here alone."""
-    state.taken_over = snapshot = commit(state, token(clock))
+    snapshot = state.commit(Obtained(token(clock), minted=False, from_store=True))
+    assert isinstance(snapshot, Snapshot)
     state.refuse(snapshot)
     assert not state.is_final(snapshot)
+    assert state.rejected is None
 
 
 def test_refusal_is_final_for_a_minute(state: SessionState, clock: FakeClock) -> None:
@@ -449,6 +600,26 @@ def test_refusal_is_final_for_a_minute(state: SessionState, clock: FakeClock) ->
     clock.advance(59)
     assert state.is_final(snapshot)
     clock.advance(2)
+    assert not state.is_final(snapshot)
+
+
+def test_refusal_is_final_for_twice_as_long_with_each_token(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """A service that rejects all it issues is asked less and less, once an hour in the end."""
+    memories = []
+    for number in range(9):
+        snapshot = commit(state, token(clock, token_id=str(number)))
+        state.refuse(snapshot)
+        begun = clock.monotonic()
+        while state.is_final(snapshot):
+            clock.advance(60)
+        memories.append((clock.monotonic() - begun) / 60)
+    assert memories == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    state.accept()
+    snapshot = commit(state, token(clock))
+    state.refuse(snapshot)
+    clock.advance(60)
     assert not state.is_final(snapshot)
 
 
@@ -464,31 +635,66 @@ def test_refusal_is_final_when_the_token_is_not_renewable(
 # What callers without a token get
 
 
+def fail(state: SessionState, error: KoyebSessionError) -> Look:
+    """Have a renewal fail, and give what a caller then decides on."""
+    state.failed(Failed(error))
+    look = state.look()
+    assert look.trouble is not None
+    assert look.trouble.error is error
+    return look
+
+
 def test_ended_says_so_when_the_session_does_not_renew(
     state: SessionState, clock: FakeClock
 ) -> None:
     """Nothing has failed: the token has come to its end."""
-    error = state.ended(commit(state, token(clock)), None)
+    commit(state, token(clock))
+    error = state.ended(state.look(), None)
     assert type(error) is SessionExpiredError
-    assert error.message == "the token has expired, and is not renewed by this session"
+    assert error.message == "the token has expired, and this session does not renew it"
     assert error.__cause__ is None
 
 
 @pytest.mark.parametrize(
-    "make", [SessionExpiredError, NotSignedInError], ids=lambda kind: kind.__name__
+    "make", [SessionExpiredError, NotSignedInError, StoreError], ids=lambda kind: kind.__name__
 )
 def test_ended_is_the_error_itself_when_it_says_so(
     state: SessionState, clock: FakeClock, make: Callable[[str], KoyebSessionError]
 ) -> None:
-    """An error that already says that the session has ended is not wrapped again."""
+    """An ended session is not wrapped again, and a store's failure keeps its class."""
     error = make("ended")
-    assert state.ended(commit(state, token(clock)), error) is error
+    commit(state, token(clock))
+    assert state.ended(fail(state, error), error) is error
 
 
 def test_ended_is_the_error_itself_when_there_was_no_token(state: SessionState) -> None:
     """A sign-in that failed is what it is."""
     error = ServerError("down")
-    assert state.ended(None, error) is error
+    assert state.ended(state.look(), error) is error
+    assert state.ended(fail(state, error), error) is error
+
+
+def test_ended_is_the_error_itself_when_it_is_one_caller_s(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """The end of a caller's own time is no failed renewal, and keeps its class."""
+    commit(state, token(clock))
+    mine = TransportTimeoutError("not renewed within 3 s")
+    assert state.ended(state.look(), mine) is mine
+    assert state.ended(fail(state, ServerError("down")), mine) is mine
+
+
+def test_ended_is_the_error_itself_when_the_failure_is_past() -> None:
+    """What failed before another token came says nothing about the one that there is."""
+    clock = FakeClock()
+    state = SessionState(RefreshPolicy(jitter=0), clock)
+    commit(state, token(clock))
+    error = ServerError("down")
+    past = fail(state, error).trouble
+    assert isinstance(past, Trouble)
+    commit(state, token(clock, token_id="new"))
+    state.trouble = past
+    assert state.ended(state.look(), error) is error
 
 
 @pytest.mark.usefixtures("no_chance")
@@ -496,25 +702,40 @@ def test_ended_wraps_the_last_failure_when_there_was_a_token(
     state: SessionState, clock: FakeClock
 ) -> None:
     """The session has expired, by that error, so long ago, and may come back (pitfall 6)."""
-    snapshot = commit(state, token(clock))
+    commit(state, token(clock))
     error = ServerError("refresh: down (status 503)")
-    state.failed(error)
+    look = fail(state, error)
     clock.advance(90)
-    ended = state.ended(snapshot, error)
+    ended = state.ended(state.look(), error)
     assert type(ended) is SessionExpiredError
     assert ended.message == (
-        "the token could not be renewed 1 min 30 s ago: refresh: down (status 503)"
+        "the token could not be renewed 1 min 30 s ago: refresh: down (status 503); sign in again"
     )
     assert ended.__cause__ is error
     assert ended.retryable is True
+    assert state.ended(look, error).message.startswith("the token could not be renewed 0 s ago: ")
 
 
-def test_ended_is_not_retryable_when_the_failure_was_not(
-    state: SessionState, clock: FakeClock
+@pytest.mark.parametrize("error", [AuthenticationError("no"), WireError("odd")], ids=repr)
+def test_ended_is_as_retryable_as_the_failure(
+    state: SessionState, clock: FakeClock, error: KoyebSessionError
 ) -> None:
-    """Without a back-off there is no time to tell."""
-    for error in (AuthenticationError("no"), StoreError("full")):
-        ended = state.ended(commit(state, token(clock)), error)
-        assert ended.message == f"the token could not be renewed: {error.message}"
-        assert ended.retryable is error.retryable
-        assert ended.__cause__ is error
+    """Whoever schedules another attempt goes by what has failed."""
+    commit(state, token(clock))
+    ended = state.ended(fail(state, error), error)
+    assert (
+        ended.message == f"the token could not be renewed 0 s ago: {error.message}; sign in again"
+    )
+    assert ended.retryable is error.retryable
+    assert ended.__cause__ is error
+
+
+def test_look_is_one_reading_of_the_clocks(state: SessionState, clock: FakeClock) -> None:
+    """All that is decided on it is decided for one moment, however long the decision takes."""
+    snapshot = commit(state, token(clock))
+    look = state.look()
+    assert look == Look(snapshot, None, Moment(clock.time(), clock.monotonic()))
+    clock.advance(2 * HOUR)
+    assert look.usable is snapshot
+    assert look.verdict is Verdict.USE
+    assert state.verdict is Verdict.WAIT

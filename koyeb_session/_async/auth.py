@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._concurrency.async_http import AsyncAuthBase, async_read_reply
+from .._concurrency.async_http import AsyncAuthBase, AsyncAuthFlow, async_read_reply
+from .._origins import Origins
 from .._outcomes import RAISED_BY, unwrap
+from .keeper import AsyncTokenKeeper
 
 if TYPE_CHECKING:
-    from .._concurrency.async_http import AsyncAuthFlow
-    from .._origins import Origins
     from .._snapshot import Snapshot
-    from .keeper import AsyncTokenKeeper
 
 _HEADER: Final = "Authorization"
 _SIGNED: Final = "koyeb_session.signed"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
@@ -27,7 +30,7 @@ from .._concurrency.async_flights import AsyncFlight
 from .._concurrency.places import atomic
 from .._deadline import Deadline
 from .._errors import AuthenticationError, TransportTimeoutError
-from .._models import PasswordCredentials, Token
+from .._models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
 from .._origins import origins
 from .._outcomes import unwrap
 from .._policy import RefreshPolicy, RetryPolicy
@@ -39,18 +42,13 @@ from .auth import AsyncSessionAuth
 from .keeper import AsyncTokenKeeper
 from .renewal import AsyncRenewal
 from .sender import AsyncSender
+from .stores import AsyncTokenStore
 from .token_source import AsyncTokenSource
 from .transport import AsyncBorrowedClient, AsyncConnections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import timedelta
-    from types import TracebackType
-
     from .._errors import KoyebSessionError
-    from .._models import Clock, Credentials, LoginMethod
     from .._operations import Operation
-    from .stores import AsyncTokenStore
 
 T = TypeVar("T")
 

@@ -174,6 +174,8 @@ class AsyncTokenKeeper:
             if flight is None:
                 break
             outcome = await flight.join(deadline.left())
+            if outcome is None and state.snapshot is not old:
+                break  # there is a newer token; only the store is still waited for
             if outcome is None and flight.alive:
                 return failed or not_renewed(deadline.seconds)
             if outcome is None:

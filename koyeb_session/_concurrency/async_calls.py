@@ -53,6 +53,10 @@ async def async_in_thread(
     The thread is started before the first await and goes on by itself when the waiting task is
     cancelled; ``undo`` is then given its result. The interpreter does not wait for a thread that
     hangs, and no pool of threads is kept waiting by one.
+
+    Raises:
+        Exception: What it raised.
+        RuntimeError: It raised what would have ended its thread alone, as `sys.exit` does.
     """
     call = _ThreadCall(partial(function, *args), undo)
     threading.Thread(
@@ -93,8 +97,11 @@ class _ThreadCall:
             if not self._abandoned.acquire(blocking=False) and self._undo and not self._error:
                 self._undo(self._value)  # it has just returned
             raise
-        if self._error is not None:
+        if isinstance(self._error, Exception):
             raise self._error
+        if self._error is not None:  # it would end the event loop, or look like a cancellation
+            message = f"it raised {type(self._error).__name__}"
+            raise RuntimeError(message) from self._error
         return self._value
 
 

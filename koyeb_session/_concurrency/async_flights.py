@@ -70,7 +70,6 @@ class AsyncFlight(Generic[T]):
         self._work = work
         self._then = then
         self._place = async_place()
-        self._seconds = seconds
         self._ends = time.monotonic() + seconds
         self._landed = anyio.Event()
         self._over = anyio.Event()
@@ -112,9 +111,9 @@ class AsyncFlight(Generic[T]):
     async def lead(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
         self.start()
-        if timeout < self._seconds:
+        if timeout < math.inf:
             return await self.join(timeout)
-        await self._landed.wait()
+        await self._landed.wait()  # which takes no timer
         return self.outcome
 
     async def join(self, timeout: float | None = None) -> T | None:
@@ -128,7 +127,9 @@ class AsyncFlight(Generic[T]):
         return self.outcome
 
     async def wait(self, timeout: float | None = None) -> None:
-        """Wait as `join` does, whatever comes of it."""
+        """Wait as `join` does, whatever comes of it; not for one of an event loop that is left."""
+        if self._place is not async_place():
+            return
         now = time.monotonic()
         timeout = max(self._ends - now, 0.0) if timeout is None else timeout
         if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs

@@ -30,13 +30,24 @@ def call_blocking(function: Callable[..., Any], *args: object) -> Any:
 
     Raises:
         TimeoutError: The deadline came first; the thread goes on by itself.
+        RuntimeError: It raised what would have ended its thread alone, as `sys.exit` does.
     """
-    flight = Flight(partial(call, function, *args))
+    flight = Flight(partial(_call_in_thread, function, *args))
     flight.start(at_exit=False)
     outcome = flight.join()
     if flight.alive:
         raise TimeoutError
     return outcome
+
+
+def _call_in_thread(function: Callable[..., Any], *args: object) -> Any:
+    try:
+        return call(function, *args)
+    except Exception:
+        raise
+    except BaseException as exc:
+        message = f"it raised {type(exc).__name__}"
+        raise RuntimeError(message) from exc
 
 
 def in_thread(

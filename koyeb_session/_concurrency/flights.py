@@ -142,7 +142,9 @@ class Flight(Generic[T]):
         return self.outcome
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait as `join` does, whatever comes of it."""
+        """Wait as `join` does, whatever comes of it; not for one of the process before a fork."""
+        if self._place is not place():
+            return
         self.start()
         seconds = self._ends - time.monotonic() if timeout is None else timeout
         if not self._begun and not self._landed.wait(min(seconds, _GRACE)) and not self._begun:

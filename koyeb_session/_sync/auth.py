@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._concurrency.http import AuthBase, read_reply
+from .._concurrency.http import AuthBase, AuthFlow, read_reply
+from .._origins import Origins
 from .._outcomes import RAISED_BY, unwrap
+from .keeper import TokenKeeper
 
 if TYPE_CHECKING:
-    from .._concurrency.http import AuthFlow
-    from .._origins import Origins
     from .._snapshot import Snapshot
-    from .keeper import TokenKeeper
 
 _HEADER: Final = "Authorization"
 _SIGNED: Final = "koyeb_session.signed"

@@ -7,6 +7,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
@@ -29,7 +32,7 @@ from .._concurrency.flights import Flight
 from .._concurrency.places import atomic
 from .._deadline import Deadline
 from .._errors import AuthenticationError, TransportTimeoutError
-from .._models import PasswordCredentials, Token
+from .._models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
 from .._origins import origins
 from .._outcomes import unwrap
 from .._policy import RefreshPolicy, RetryPolicy
@@ -41,18 +44,13 @@ from .auth import SessionAuth
 from .keeper import TokenKeeper
 from .renewal import Renewal
 from .sender import Sender
+from .stores import TokenStore
 from .token_source import TokenSource
 from .transport import BorrowedClient, Connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from datetime import timedelta
-    from types import TracebackType
-
     from .._errors import KoyebSessionError
-    from .._models import Clock, Credentials, LoginMethod
     from .._operations import Operation
-    from .stores import TokenStore
 
 T = TypeVar("T")
 

@@ -1,7 +1,5 @@
 """Faults are scripted as values, so that a test says what goes wrong in one line."""
 
-# No `from __future__ import annotations` here: the class says that another module has it.
-
 import json
 import math
 from collections.abc import Mapping

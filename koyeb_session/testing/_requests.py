@@ -1,7 +1,5 @@
 """The log of what the service received, for tests to assert on."""
 
-# No `from __future__ import annotations` here: the class says that another module has it.
-
 import json
 from typing import Any
 

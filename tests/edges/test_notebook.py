@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,13 @@ def notebook(tmp_path: Path) -> Iterator[Notebook]:
 
 def test_cells_use_both_sessions(notebook: Notebook) -> None:
     """Cells sign in, renew and ask, with and without `await`, and show sessions without secrets."""
-    with FakeKoyeb().serve() as url:
+    lifetime = timedelta(hours=36, minutes=30)  # far from where the words change
+    with FakeKoyeb(token_lifetime=lifetime).serve() as url:
         assert notebook.run(BLOCKING.format(url=url)) == "200"
         assert notebook.run(ASYNC.format(url=url)) == "200"
         for name in ("session", "other"):
             shown = notebook.run(name)
             assert "signed in as" in shown
-            assert "token good for 23 h 59 min" in shown
+            assert "token good for 1 d 12 h" in shown
             assert notebook.run(f"{name}.token.id in repr({name}) + repr({name}.token)") == "False"
         assert notebook.run(END).count("closed") == 2

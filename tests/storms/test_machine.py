@@ -34,7 +34,7 @@ from koyeb_session import (
     SessionClient,
     Token,
 )
-from koyeb_session._snapshot import Phase
+from koyeb_session._snapshot import Issuer, Phase
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle
@@ -462,6 +462,7 @@ class SessionMachine(RuleBasedStateMachine):
         state = self.session._state
         return (
             state.snapshot is not None
+            and state.snapshot.issuer is Issuer.KOYEB  # what credentials brought is not refreshed
             and state.snapshot.phase(self.world.clock) is not Phase.EXPIRED
             and state.snapshot.token.id in self.world.fake.live_tokens()
             and state.trouble is None
