@@ -182,6 +182,19 @@ def test_top_level_is_fixed() -> None:
     assert {path.name for path in (ROOT / ".ci").iterdir()} - BUILT == {"generate_sync.py", "run"}
 
 
+def test_all_pythons_are_tested() -> None:
+    """What the project says it runs on is what its checks run on, here and elsewhere."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = " ".join(project["classifiers"])
+    minors = sorted(re.findall(r":: 3\.(\d+)", named), key=int)
+    (pattern,) = re.findall(r"grep -E '(.*)'", (ROOT / ".ci" / "run").read_text("utf-8"))
+    assert [n for n in map(str, range(30)) if re.match(pattern, f"3.{n}.1")] == minors
+    workflow = ROOT / ".github" / "workflows" / "ci.yml"
+    if workflow.exists():  # it is in no sdist
+        (versions,) = re.findall(r'python-version: "(.*)"', workflow.read_text("utf-8"))
+        assert sorted(versions.split("\\n")) == [f"3.{n}" for n in minors]
+
+
 def test_changelog_begins_with_current_version() -> None:
     """The newest entry of the changelog is about the version that would be released."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
