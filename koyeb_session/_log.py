@@ -26,6 +26,11 @@ def spell(seconds: float) -> str:
     return " ".join(parts)
 
 
+def from_now(seconds: float) -> str:
+    """Say when something is that comes in some seconds: ``in 5 s``, or ``now``."""
+    return f"in {spell(seconds)}" if seconds > 0 else "now"
+
+
 class Span(float):
     """Seconds that the log says as :func:`spell` does, if the line is written at all."""
 

@@ -205,8 +205,11 @@ class SessionState:
         """
         error = failed.error
         if not failed.attempted:
-            if self.trouble is not None:
-                error.__cause__ = self.trouble.error
+            look = self.look()
+            if look.trouble is not None:
+                from ._endings import add_last_failure  # noqa: PLC0415 - as that module says
+
+                add_last_failure(error, look.trouble, look.now)
             return  # no request was sent, so no back-off is needed
         look = self.look()
         held = look.snapshot
@@ -265,18 +268,9 @@ class SessionState:
 
     def ended(self, look: Look, error: KoyebSessionError | None) -> KoyebSessionError:
         """Make the error for callers who are left without a token."""
-        trouble = look.trouble
-        if error is None:
-            return SessionExpiredError("the token has expired, and this session does not renew it")
-        kept = isinstance(error, SessionExpiredError | NotSignedInError | StoreError)
-        if look.snapshot is None or kept or trouble is None or trouble.error is not error:
-            return error  # of a store, of a caller's own deadline, or clear enough by itself
-        ago = spell(trouble.age(look.now))
-        ended = SessionExpiredError(
-            f"the token could not be renewed {ago} ago: {error.message}; sign in again"
-        )
-        ended.retryable = error.retryable
-        return caused(ended, error)
+        from ._endings import no_token  # noqa: PLC0415 - as that module says
+
+        return no_token(look, error)
 
     def _swap(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop

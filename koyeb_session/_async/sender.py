@@ -99,7 +99,8 @@ class AsyncSender:
         """
         left = async_remaining(deadline.left())
         if deadline.passed:
-            text = f"{operation.name}: no time was left to ask {self._base_url}"
+            request = f"{operation.method} {self._base_url}{operation.path}"
+            text = f"{operation.name}: no time was left for {request}"
             return TransportTimeoutError(text)
         return await self._attempt(operation, left, nullcontext())
 
@@ -115,7 +116,7 @@ class AsyncSender:
             return detached(exc)
         except ASYNC_NETWORK_ERRORS as exc:
             return self._failure(operation, exc)
-        outcome = operation.outcome(reply, self._clock.time())
+        outcome = operation.outcome(reply, self._clock.time(), self._base_url)
         if isinstance(outcome, RateLimitedError | ServerError):
             outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return outcome
@@ -124,7 +125,8 @@ class AsyncSender:
         """Tell that no reply came."""
         from .._failures import transport_error  # noqa: PLC0415 - most replies come
 
-        what = f"{operation.name}: no reply from {self._base_url}"
+        request = f"{operation.method} {self._base_url}{operation.path}"
+        what = f"{operation.name}: no reply to {request}"
         error = transport_error(exc, what, operation.redacted)
         error._repeatable = error.retryable and isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return error

@@ -101,7 +101,8 @@ class Sender:
         """
         left = remaining(deadline.left())
         if deadline.passed:
-            text = f"{operation.name}: no time was left to ask {self._base_url}"
+            request = f"{operation.method} {self._base_url}{operation.path}"
+            text = f"{operation.name}: no time was left for {request}"
             return TransportTimeoutError(text)
         return self._attempt(operation, left, nullcontext())
 
@@ -117,7 +118,7 @@ class Sender:
             return detached(exc)
         except NETWORK_ERRORS as exc:
             return self._failure(operation, exc)
-        outcome = operation.outcome(reply, self._clock.time())
+        outcome = operation.outcome(reply, self._clock.time(), self._base_url)
         if isinstance(outcome, RateLimitedError | ServerError):
             outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return outcome
@@ -126,7 +127,8 @@ class Sender:
         """Tell that no reply came."""
         from .._failures import transport_error  # noqa: PLC0415 - most replies come
 
-        what = f"{operation.name}: no reply from {self._base_url}"
+        request = f"{operation.method} {self._base_url}{operation.path}"
+        what = f"{operation.name}: no reply to {request}"
         error = transport_error(exc, what, operation.redacted)
         error._repeatable = error.retryable and isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return error

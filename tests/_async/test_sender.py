@@ -149,7 +149,7 @@ async def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Con
     fake.fail("login", Fault(gate=Gate()))
     session = connect(timeout=0.02)
     with pytest.raises(
-        TransportTimeoutError, match=r"login: no reply from https://app\.koyeb\.com"
+        TransportTimeoutError, match=r"login: no reply to POST https://app\.koyeb\.com/v1"
     ):
         await session.login(ME, PASSWORD)
     assert len(fake.requests) == 1
@@ -374,4 +374,6 @@ async def test_a_refused_operation_keeps_what_the_service_said(
         await session.new_session()
     error = caught.value
     assert (error.status, error.code, error.request_id) == (401, "authorization_error", "r-7")
-    assert error.message == "new_session: Token rejected (status 401)"
+    assert error.message == (
+        f"new_session: Token rejected (POST {fake.base_url}/v1/account/session: status 401)"
+    )
