@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._models import Clock
     from ._snapshot import Look, Snapshot, Trouble
 
-_SIGN_IN: Final = "call login(), or give credentials="
+_SIGN_IN: Final = "sign in again with login(), or give credentials="
 _SIGNED_OUT: Final = "signed out: call login()"
 _NOT_RENEWED_HERE: Final = (
     "the token has expired, and this session does not renew it: get another one where it came from"
@@ -39,8 +39,9 @@ def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
     if not old.renewable:
         return SessionExpiredError(_NOT_RENEWED_HERE)
     if old.phase(clock) is Phase.EXPIRED:
-        ago = spell(old.age(clock) - old.expiry)
-        return SessionExpiredError(f"the token expired {ago} ago; {_SIGN_IN}")
+        age = old.age(clock) - old.expiry
+        when = f"expired {spell(age)} ago" if age >= 1 else "has just expired"
+        return SessionExpiredError(f"the token {when}; {_SIGN_IN}")
     return SessionExpiredError(
         "the token came from credentials, which this session does not have: give credentials="
     )

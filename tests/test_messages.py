@@ -232,9 +232,12 @@ def test_a_forbidden_sign_in_says_what_to_use_instead() -> None:
 
 def test_no_reply_names_the_request() -> None:
     """Nothing listens there; that is worth another try."""
-    with SessionClient(base_url="http://127.0.0.1:1", retry_policy=RetryPolicy(attempts=1)) as own:
-        with pytest.raises(TransportError) as caught:
-            own.login(ME, PASSWORD)
+    once = RetryPolicy(attempts=1)
+    with (
+        SessionClient(base_url="http://127.0.0.1:1", retry_policy=once) as session,
+        pytest.raises(TransportError) as caught,
+    ):
+        session.login(ME, PASSWORD)
     assert caught.value.message.startswith(
         "login: no reply to POST http://127.0.0.1:1/v1/account/login: "
     )
@@ -283,10 +286,16 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_expired_token_says_since_when(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Nothing has failed: nobody used the session in time."""
     with connect(fake, clock, token=fake.issue_token()) as session:
-        clock.advance(timedelta(hours=25))
+        clock.advance(timedelta(hours=24))
+        assert ending(session).message == (
+            "the token has just expired; sign in again with login(), or give credentials="
+        )
+        clock.advance(timedelta(hours=1))
         error = ending(session)
     assert type(error) is SessionExpiredError
-    assert error.message == "the token expired 1 h 0 min ago; call login(), or give credentials="
+    assert error.message == (
+        "the token expired 1 h 0 min ago; sign in again with login(), or give credentials="
+    )
     assert not error.retryable
     assert error.__cause__ is None
 
@@ -300,7 +309,8 @@ def test_a_refused_token_says_what_the_service_said(fake: FakeKoyeb, clock: Fake
         cause = caught.value.__cause__
         assert isinstance(cause, AuthenticationError)
         assert caught.value.message == (
-            f"the service refused the token: {cause.message}; call login(), or give credentials="
+            f"the service refused the token: {cause.message}; "
+            "sign in again with login(), or give credentials="
         )
         assert not caught.value.retryable
 
@@ -319,7 +329,7 @@ def test_a_service_that_did_not_answer_until_the_end_says_so(
         assert type(error) is SessionExpiredError
         assert error.message == (
             f"the token could not be renewed 6 s ago: refresh: Service Unavailable {request}; "
-            "call login(), or give credentials="
+            "sign in again with login(), or give credentials="
         )
         assert error.retryable
         assert isinstance(error.__cause__, ServerError)
@@ -327,7 +337,8 @@ def test_a_service_that_did_not_answer_until_the_end_says_so(
         error = ending(session)
     assert error.message == (
         "the token expired 1 min 1 s ago; its last renewal failed 1 min 6 s ago: "
-        f"refresh: Service Unavailable {request}; call login(), or give credentials="
+        f"refresh: Service Unavailable {request}; "
+        "sign in again with login(), or give credentials="
     )
     assert error.retryable
     assert isinstance(error.__cause__, ServerError)
@@ -368,7 +379,7 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
     """An operator finds the vault's error in the session's; it is no end where nothing began."""
 
     def vault() -> str:
-        raise KeyError("VAULT_TOKEN")  # noqa: EM101 - as a vault's client does
+        raise KeyError("VAULT_TOKEN")
 
     given = {"token": fake.issue_token()} if begun else {}
     with connect(fake, clock, credentials=vault, **given) as session:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._deadline import Deadline
 from .._errors import KoyebSessionError, StoreError
-from .._log import Span, log
+from .._log import log
 from .._outcomes import not_renewed
 from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency
 from .._state import SUPERSEDED
@@ -172,7 +172,7 @@ class AsyncRenewal:
         committed = self._state.commit(obtained, fence, unsaved=unsaved)
         if isinstance(committed, KoyebSessionError):
             return Failed(committed, attempted=committed is not SUPERSEDED)
-        log.info("%s; the token is good for %s", obtained.how, Span(committed.expiry))
+        self._state.log_new_token(obtained, committed)
         return committed
 
     def _may_go_on(self, old: Snapshot | None, urgency: Urgency, turn: AsyncStoreTurn) -> bool:

@@ -73,7 +73,9 @@ class AsyncTokenSource:
         """
         outcome = await self._sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
-            return Obtained(outcome, minted=True, how="renewed", issuer=Issuer.KOYEB)
+            return Obtained(
+                outcome, minted=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
+            )
         return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
 
     async def sign_in(

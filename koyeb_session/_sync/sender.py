@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
@@ -21,6 +23,7 @@ from .._errors import (
     TransportError,
     TransportTimeoutError,
 )
+from .._log import fields, log
 from .._outcomes import detached, without_wire_frames
 from .._wire import BODY_LIMIT, Reply, decoded
 
@@ -111,16 +114,22 @@ class Sender:
     ) -> T | KoyebSessionError:
         """Send it once, within ``bound``."""
         request = operation.request(self._base_url, seconds)
+        reply: Reply | None = None
+        begun = time.monotonic()
         try:
             with bound:
                 reply = self._exchange(request)
         except TransportError as exc:  # the certificates cannot be read, for example
-            return detached(exc)
+            outcome: T | KoyebSessionError = detached(exc)
         except NETWORK_ERRORS as exc:
-            return self._failure(operation, exc)
-        outcome = operation.outcome(reply, self._clock.time(), self._base_url)
-        if isinstance(outcome, RateLimitedError | ServerError):
-            outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            outcome = self._failure(operation, exc)
+        else:
+            outcome = operation.outcome(reply, self._clock.time(), self._base_url)
+            if isinstance(outcome, RateLimitedError | ServerError):
+                outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if log.isEnabledFor(logging.DEBUG):
+            error = outcome if isinstance(outcome, KoyebSessionError) else None
+            _log_operation(operation, reply, error, time.monotonic() - begun)
         return outcome
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
@@ -160,6 +169,36 @@ class Sender:
             if exc.request is not request:  # on a response of its own affairs
                 raise
             return exc.response
+
+
+def _log_operation(
+    operation: Operation[Any], reply: Reply | None, error: KoyebSessionError | None, seconds: float
+) -> None:
+    """Tell an operator of one request, without its query, which says who signs in."""
+    header = None if reply is None else reply.headers.get("x-request-id")
+    request_id = None if header is None else operation.redacted(header)
+    kind = None if error is None else type(error).__name__
+    milliseconds = round(seconds * 1000, 1)
+    extra = fields(
+        "operation",
+        operation=operation.name,
+        method=operation.method,
+        path=operation.path,
+        status=None if reply is None else reply.status,
+        milliseconds=milliseconds,
+        request_id=request_id,
+        error=kind,
+    )
+    log.debug(
+        "%s: %s %s: %s in %g ms%s",
+        operation.name,
+        operation.method,
+        operation.path,
+        kind if reply is None else reply.status,
+        milliseconds,
+        f" (request {request_id})" if request_id else "",
+        extra=extra,
+    )
 
 
 def _body(response: httpx.Response) -> bytes | WireError:

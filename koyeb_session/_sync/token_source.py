@@ -75,7 +75,9 @@ class TokenSource:
         """
         outcome = self._sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
-            return Obtained(outcome, minted=True, how="renewed", issuer=Issuer.KOYEB)
+            return Obtained(
+                outcome, minted=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
+            )
         return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
 
     def sign_in(self, old: Snapshot | None, replaced: Token | None, deadline: Deadline) -> NewToken:
