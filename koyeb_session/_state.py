@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ._concurrency.places import atomic
-from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError, WireError
+from ._errors import KoyebSessionError, NotSignedInError, WireError
 from ._log import Span, fields, from_now, log, spell
 from ._snapshot import Look, Moment, Snapshot, next_look
 from ._wire import is_api_token

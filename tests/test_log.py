@@ -163,16 +163,13 @@ def test_a_first_sign_in_that_failed_is_no_renewal(
     fake.fail("login", Fault(status=503))
     policy = RefreshPolicy(backoff=0)
     credentials = PasswordCredentials(ME, PASSWORD)
-    with connect(fake, clock, credentials=credentials, refresh_policy=policy) as session:
-        with pytest.raises(ServerError):
-            session.current_token()
-    assert lines(caplog) == [
-        (
-            "ERROR",
-            f"signing in failed: login: Service Unavailable {request}; no token is left; "
-            "next try now",
-        )
-    ]
+    with (
+        connect(fake, clock, credentials=credentials, refresh_policy=policy) as session,
+        pytest.raises(ServerError),
+    ):
+        session.current_token()
+    failed = f"signing in failed: login: Service Unavailable {request}"
+    assert lines(caplog) == [("ERROR", f"{failed}; no token is left; next try now")]
     (fields,) = facts(caplog, "sign_in_failed")
     assert fields["koyeb_retry_in"] == 0
 
@@ -238,9 +235,11 @@ def test_an_operation_without_a_reply_is_told_as_that(caplog: pytest.LogCaptureF
         message = "refused"
         raise httpx.ConnectError(message, request=request)
 
-    with SessionClient(transport=httpx.MockTransport(refuse), retry_policy=ONCE) as session:
-        with pytest.raises(TransportError):
-            session.login(ME, PASSWORD)
+    with (
+        SessionClient(transport=httpx.MockTransport(refuse), retry_policy=ONCE) as session,
+        pytest.raises(TransportError),
+    ):
+        session.login(ME, PASSWORD)
     (told,) = facts(caplog, "operation")
     assert (told["koyeb_status"], told["koyeb_request_id"]) == (None, None)
     assert told["koyeb_error"] == "TransportError"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import timedelta
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -12,6 +19,7 @@ import pytest
 from koyeb_session import (
     AccessTokenCredentials,
     ApiError,
+    AsyncSessionClient,
     AuthenticationError,
     BadRequestError,
     EndpointGoneError,
@@ -490,3 +498,156 @@ def test_copies_of_an_error_say_the_same() -> None:
     """Each caller is given a copy."""
     error = told(LOGIN, 429, retry_after="90")
     assert copy.copy(error).message == str(copy.copy(error)) == error.message
+
+
+# Representations, copies and replacements
+
+
+def test_repr_says_that_a_session_has_ended(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """Expired or refused, without credentials; signed out; closed."""
+    at = f"<SessionClient {fake.base_url}: "
+    session = connect(fake, clock)
+    token = session.login(ME, PASSWORD)
+    who = f"as {token.user_id}"
+    assert repr(session) == f"{at}signed in {who}, token good for 1 d 0 h>"
+    fake.revoke_all()
+    with pytest.raises(SessionExpiredError):
+        session.refresh()
+    assert repr(session) == f"{at}the session {who} has ended: token refused>"
+    clock.advance(timedelta(hours=25))
+    assert repr(session) == f"{at}the session {who} has ended: token expired>"
+    session.logout()
+    assert repr(session) == f"{at}signed out>"
+    session.close()
+    assert repr(session) == f"{at}closed>"
+
+
+def test_repr_says_what_brings_a_session_back(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """With credentials nothing has ended."""
+    with connect(fake, clock, credentials=PasswordCredentials(ME, PASSWORD)) as session:
+        session.current_token()
+        clock.advance(timedelta(hours=25))
+        assert repr(session).endswith(", token expired: the next request signs in again>")
+
+
+def test_repr_says_what_an_api_token_is(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """A JWT without an expiry is none, whether the session renews it or not."""
+    with connect(fake, clock, token=fake.issue_api_token()) as session:
+        assert repr(session).endswith(": signed in, with an API access token>")
+        jwt = "eyJhbGciOiJub25lIn0.e30."
+        for other in (session.for_token(jwt), session.for_token(jwt, renew=True)):
+            assert repr(other).endswith(": signed in, token good for an unknown time>")
+
+
+class Broken:
+    """A clock that works until it does not."""
+
+    def __init__(self) -> None:
+        self.works = True
+
+    def time(self) -> float:
+        """Give the time, if it works."""
+        if not self.works:
+            message = "the battery is empty"
+            raise RuntimeError(message)
+        return 1_800_000_000.0
+
+    monotonic = time
+
+
+@pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
+def test_repr_and_the_end_raise_nothing_when_the_clock_does(
+    half: type[SessionClient | AsyncSessionClient],
+) -> None:
+    """Debuggers, trackers and the interpreter's end look at a session at any time."""
+    clock = Broken()
+    token = Token("t", "user-1", expires_at=datetime(2050, 1, 1, tzinfo=UTC))
+    session = half(clock=clock, token=token)
+    clock.works = False
+    assert repr(session) == f"<{half.__name__} https://app.koyeb.com: signed in as user-1>"
+    session.__del__()
+    with pytest.raises(RuntimeError, match="battery"):
+        half(clock=clock, token="t")
+    unmade = object.__new__(half)
+    assert repr(unmade) == f"<{half.__name__}: not made>"
+    unmade.__del__()
+
+
+@pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_pickling_says_what_to_do_in_a_process_pool(
+    half: type[SessionClient | AsyncSessionClient], copied: Callable[[object], object]
+) -> None:
+    """A client and its auth hold connections and locks, which no other process can use."""
+    session = half()
+    for it in (session, session.auth):
+        with pytest.raises(TypeError) as caught:
+            copied(it)
+        assert str(caught.value) == (
+            f"{type(it).__name__} cannot be copied or pickled: make a client in each process, with "
+            "the same store=, or hand current_token() over, for token= or for_token() there"
+        )
+
+
+@pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
+def test_a_method_of_one_client_can_be_replaced(
+    half: type[SessionClient | AsyncSessionClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users' tests do so, and the other clients stay as they are."""
+    session, other = half(), half()
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "login", lambda *_: "fake")
+        assert session.login(ME, PASSWORD) == "fake"  # type: ignore[comparison-overlap]
+        assert "login" not in vars(other)
+    assert session.login == half.login.__get__(session)
+
+
+# Forks
+
+WORKERS = """
+import os, sys
+from koyeb_session import PasswordCredentials, SessionClient
+from koyeb_session.stores import FileTokenStore
+url, path = sys.argv[1:]
+store = FileTokenStore(path) if path else None
+who = PasswordCredentials("me@example.com", "correct horse")
+session = SessionClient(base_url=url, credentials=who, store=store)
+assert session.http.get("/v1/apps").status_code == 200
+children = []
+for number in range(3):
+    child = os.fork()
+    if not child:
+        for _ in range(2):
+            session.refresh() if number < 2 else None
+            assert session.http.get("/v1/apps").status_code == 200
+        sys.exit(7)
+    children.append(child)
+for child in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert session.http.get("/v1/apps").status_code == 200
+session.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("with_store", [False, True])
+@pytest.mark.parametrize("refresh", ["revokes", "keeps"])
+def test_workers_heal_and_are_silent_when_the_session_was_made_before_the_fork(
+    tmp_path: Path, refresh: Literal["revokes", "keeps"], *, with_store: bool
+) -> None:
+    """Without a store each may have to sign in again; with one they share the session."""
+    fake = FakeKoyeb(refresh=refresh)
+    with fake.serve() as url:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-W", "default", "-c", WORKERS),
+                *(url, str(tmp_path / "session.json") if with_store else ""),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    sign_ins = sum(it.operation == "login" for it in fake.requests)
+    assert 1 <= sign_ins <= (1 if with_store or refresh == "keeps" else 5)
