@@ -24,9 +24,9 @@ _SIGNED_OUT: Final = "signed out: call login()"
 _NOT_RENEWED_HERE: Final = (
     "the token has expired, and this session does not renew it: get another one where it came from"
 )
-_API_TOKEN: Final = (
-    "an API access token cannot be refreshed, and needs no refresh: use it as it is, or exchange it "
-    "for short-lived tokens with AccessTokenCredentials(api_token, organization_id)"
+_CANNOT_BE_REFRESHED: Final = (
+    "an API access token cannot be refreshed, and needs no refresh: use it as it is, or exchange "
+    "it for short-lived tokens with AccessTokenCredentials(api_token, organization_id)"
 )
 
 
@@ -35,7 +35,7 @@ def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
     if old is None:
         return NotSignedInError("not signed in: call login(), or give token= or credentials=")
     if is_api_token(old.token):
-        return SessionExpiredError(_API_TOKEN)
+        return SessionExpiredError(_CANNOT_BE_REFRESHED)
     if not old.renewable:
         return SessionExpiredError(_NOT_RENEWED_HERE)
     if old.phase(clock) is Phase.EXPIRED:
@@ -50,7 +50,7 @@ def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
 def refused(old: Snapshot, error: KoyebSessionError) -> KoyebSessionError:
     """Tell that the service refused to refresh a token, and that there are no credentials."""
     if is_api_token(old.token):
-        return caused(SessionExpiredError(_API_TOKEN), error)
+        return caused(SessionExpiredError(_CANNOT_BE_REFRESHED), error)
     text = f"the service refused the token: {error.message}; {_SIGN_IN}"
     return caused(SessionExpiredError(text), error)
 

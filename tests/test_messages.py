@@ -491,7 +491,7 @@ def test_a_refused_api_token_of_credentials_says_what_to_make(
     assert type(error) is AuthenticationError
     path = f"/v1/organizations/{fake.organizations[ME][0]}/access_token"
     assert f"(POST {fake.base_url}{path}: status 401)" in error.message
-    assert "the API access token is refused; make one in Koyeb's control panel" in error.message
+    assert "the API access token is refused: make one in Koyeb's control panel" in error.message
 
 
 def test_copies_of_an_error_say_the_same() -> None:

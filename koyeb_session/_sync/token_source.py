@@ -133,7 +133,7 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
     if isinstance(outcome, AuthenticationError | PermissionDeniedError):
         what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
         outcome.message = (
-            f"{outcome.message}: the API access token {what}; make one in Koyeb's control panel "
+            f"{outcome.message}; the API access token {what}: make one in Koyeb's control panel "
             "that may act in this organization"
         )
         outcome.args = (outcome.message,)
