@@ -1,4 +1,4 @@
-"""The session's auth on httpx clients of your own; here against a pretend Koyeb."""
+"""The session's auth on httpx clients of your own; here against a fake Koyeb."""
 
 import asyncio
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from koyeb_session import SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb
@@ -33,7 +33,7 @@ with contextlib.ExitStack() as stack:
         clock, where = None, "https://app.koyeb.com"
         who, secret = os.environ["KOYEB_EMAIL"], os.environ["KOYEB_PASSWORD"]
     else:
-        clock, who, secret = FakeClock(), "me@example.com", "correct horse"
+        clock, who, secret = FakeClock(datetime.now(UTC)), "me@example.com", "correct horse"
         where = stack.enter_context(FakeKoyeb(clock=clock).serve())
-        print(f"No KOYEB_EMAIL is set, so this plays on a pretend Koyeb at {where}.")
+        print(f"No KOYEB_EMAIL is set, so this plays on a fake Koyeb at {where}.")
     tour(where, who, secret, clock)

@@ -25,7 +25,7 @@ with contextlib.ExitStack() as stack:
         fake = FakeKoyeb()
         where = stack.enter_context(fake.serve())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        print(f"No KOYEB_EMAIL is set, so this plays on a pretend Koyeb at {where}.")
+        print(f"No KOYEB_EMAIL is set, so this plays on a fake Koyeb at {where}.")
         for number in (1, 2):
             before = len(fake.requests)
             me = PasswordCredentials("me@example.com", "correct horse")

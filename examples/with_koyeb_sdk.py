@@ -1,4 +1,4 @@
-"""The official SDK with a session's token, across an expiry; here on a pretend Koyeb."""
+"""The official SDK with a session's token, across an expiry; here on a fake Koyeb."""
 
 from datetime import timedelta
 

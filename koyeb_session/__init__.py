@@ -3,6 +3,20 @@ Sign in to Koyeb, and stay signed in.
 
 :class:`AsyncSessionClient` is for asyncio and trio, :class:`SessionClient` for everything else;
 they have the same methods.
+
+The logger ``koyeb_session`` tells of each sign-in, renewal and sign-out (INFO), of what went wrong
+(WARNING: the token is still good; ERROR: none is left), and of each operation (DEBUG). No record
+holds a secret. Beside the text a record has these attributes, for filters and structured logs:
+
+- ``koyeb_event``: ``operation``, ``signed_in``, ``renewed``, ``taken_over`` (from the store),
+  ``sign_in_failed``, ``renewal_failed`` or ``signed_out``.
+- ``koyeb_error``: The class of what went wrong; `None`: nothing.
+- ``koyeb_user_id``: Whose token it is; `None`: unknown.
+- ``koyeb_expires_in``: Seconds for which the token is good; `None`: unknown.
+- ``koyeb_retry_in``: Seconds until the next try.
+- ``koyeb_operation``, ``koyeb_method``, ``koyeb_path``: What was sent, without the query.
+- ``koyeb_status``, ``koyeb_request_id``: What was answered; `None`: no reply, or it has none.
+- ``koyeb_milliseconds``: How long an operation took.
 """
 
 import sys

@@ -102,6 +102,14 @@ def _wrong_time(name: str, at: object) -> BadArgument | None:
     return None
 
 
+def not_copied(name: str) -> str:
+    """Say what to do in place of copying or pickling something that is of a session."""
+    return (
+        f"{name} cannot be copied or pickled: make a client in each process, with the same store=, "
+        "or hand current_token() over, for token= or for_token() there"
+    )
+
+
 def wrong_kind(name: str, value: object, kind: type) -> TypeError | None:
     """Check an optional argument that has to be of one class."""
     if value is None or isinstance(value, kind):

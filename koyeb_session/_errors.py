@@ -133,8 +133,10 @@ class SessionExpiredError(AuthenticationError):
     """
     The token is expired or refused, and nothing can renew it: sign in again.
 
-    `__cause__` is the error of the last attempt to renew it, when there was one, and `retryable`
-    is that error's.
+    The message says which it is: it has expired, the service refused it, the service did not answer
+    until it expired, the credentials gave no other one, or it is an API access token, which cannot
+    be refreshed. `__cause__` is the error of the last attempt to renew it, when there was one, and
+    `retryable` is that error's.
     """
 
 
@@ -157,6 +159,8 @@ class NotFoundError(ApiError):
 class EndpointGoneError(ApiError):
     """
     The service no longer has this operation; the message says what to use instead.
+
+    Where the reply is not in the form of Koyeb's API, ``base_url`` may be wrong.
 
     Koyeb marks all sign-in operations "DEPRECATED: this has been replaced by WorkOS and will be
     dropped soon", and has withdrawn passwordless login.

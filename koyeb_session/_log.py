@@ -1,12 +1,32 @@
-"""The package's logger, and how it says a span of time."""
+"""
+The package's logger, the fields of its records, and how it says a span of time.
+
+The docstring of `koyeb_session` has the names of the fields: operators make filters of them.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Final
+from typing import Final, Literal, TypeAlias
+
+Event: TypeAlias = Literal[
+    "operation",
+    "signed_in",
+    "renewed",
+    "taken_over",
+    "sign_in_failed",
+    "renewal_failed",
+    "signed_out",
+]
 
 log: Final = logging.getLogger("koyeb_session")
+
+
+def fields(event: Event, **values: str | float | None) -> dict[str, str | float | None]:
+    """Make the ``extra`` of a record: what happened, and what is known of it."""
+    return {"koyeb_event": event, **{f"koyeb_{name}": value for name, value in values.items()}}
+
 
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -24,6 +44,11 @@ def spell(seconds: float) -> str:
         if len(parts) == 2:
             break
     return " ".join(parts)
+
+
+def from_now(seconds: float) -> str:
+    """Say when something is that comes in some seconds: ``in 5 s``, or ``now``."""
+    return f"in {spell(seconds)}" if seconds > 0 else "now"
 
 
 class Span(float):

@@ -9,6 +9,7 @@ import httpcore
 import httpx
 
 from ._concurrency.deadlines import remaining
+from ._concurrency.forks import close_in_children
 
 if TYPE_CHECKING:
     import ssl
@@ -57,6 +58,7 @@ class _Backend(httpcore.NetworkBackend):
 class _Stream(httpcore.NetworkStream):
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
+        close_in_children(inner.get_extra_info("socket"))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._inner.read(max_bytes, _left(timeout))

@@ -16,20 +16,12 @@ import httpx
 
 from . import _wire
 from ._arguments import BadArgument, wrong_header, wrong_id, wrong_text
-from ._errors import (
-    ApiError,
-    BadRequestError,
-    EndpointGoneError,
-    KoyebSessionError,
-    PermissionDeniedError,
-    WireError,
-    error_class,
-)
+from ._errors import KoyebSessionError, WireError
 from ._models import LoginMethod, Token
 from ._origins import address
 from ._policy import minted_at
 from ._redaction import Redactor
-from ._timestamps import from_epoch, retry_after, service_time
+from ._timestamps import from_epoch, service_time
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -104,10 +96,19 @@ class Operation(Generic[T_co]):
         request.read()  # as event hooks expect it
         return request
 
-    def outcome(self, reply: Reply, wall: float) -> T_co | KoyebSessionError:
-        """Tell what a reply means that arrived at ``wall``."""
+    def outcome(self, reply: Reply, wall: float, base_url: str = "") -> T_co | KoyebSessionError:
+        """
+        Tell what a reply means.
+
+        Args:
+            reply: What was answered.
+            wall: When it arrived, in seconds since the epoch.
+            base_url: Of the service that was asked, for the message of an error.
+        """
         if not 200 <= reply.status < 300:
-            return self._error(reply, wall)
+            from ._replies import error_of  # noqa: PLC0415 - most replies bring a result
+
+            return error_of(self, reply, wall, base_url, self._redactor())
         result = reply.body if isinstance(reply.body, WireError) else self.read(reply.body)
         if isinstance(result, Token):
             now = service_time(reply.headers.get("date"), wall)
@@ -115,7 +116,9 @@ class Operation(Generic[T_co]):
                 return minted_at(result, now)  # type: ignore[return-value]
             result = WireError("the token that the service handed out has expired")
         if isinstance(result, WireError):
-            return WireError(f"{self.name}: {result.message}")
+            from ._replies import unfit  # noqa: PLC0415 - most replies bring a result
+
+            return unfit(self, reply, result, base_url, self._redactor())
         return result
 
     def redacted(self, text: str) -> str:
@@ -126,30 +129,6 @@ class Operation(Generic[T_co]):
         fingerprints = (value.decode() for name, value in self.headers if name == b"seon-fp")
         return Redactor((*self.secrets, *fingerprints))
 
-    def _error(self, reply: Reply, wall: float) -> ApiError:
-        body = _wire.error_body(b"" if isinstance(reply.body, WireError) else reply.body)
-        message = body.message or "no message"
-        kind = error_class(reply.status, body.code, message, signs_in=self.signs_in)
-        redacted = self._redactor()
-        if kind is EndpointGoneError:
-            text = f"{self.name}: the service no longer has this operation; {self.instead}"
-        else:
-            said = message if body.message is None else redacted(message)
-            text = f"{self.name}: {said} (status {reply.status})"
-            if issubclass(kind, PermissionDeniedError) and self.forbidden:
-                text = f"{text}; {self.forbidden}"
-        request_id = reply.headers.get("x-request-id")
-        error = kind(
-            text,
-            status=reply.status,
-            code=redacted(body.code) if isinstance(body.code, str) else body.code,
-            request_id=None if request_id is None else redacted(request_id),
-            retry_after=retry_after(reply.headers.get("retry-after"), wall),
-        )
-        if isinstance(error, BadRequestError):
-            error.fields = {redacted(k): redacted(v) for k, v in body.fields.items()}
-        return error
-
 
 @attrs.frozen(eq=False)
 class _AccessTokenRequest(Operation[Token]):
@@ -157,9 +136,9 @@ class _AccessTokenRequest(Operation[Token]):
 
     validity: timedelta = attrs.field(default=_DEFAULT_VALIDITY, repr=False)
 
-    def outcome(self, reply: Reply, wall: float) -> Token | KoyebSessionError:
+    def outcome(self, reply: Reply, wall: float, base_url: str = "") -> Token | KoyebSessionError:
         """Tell what a reply means; the token's life counts from the reply's arrival."""
-        token = super().outcome(reply, wall)
+        token = super().outcome(reply, wall, base_url)
         if not isinstance(token, Token) or token.expires_at is not None or token.issued_at is None:
             return token
         expires = token.issued_at.timestamp() + self.validity.total_seconds()

@@ -96,6 +96,8 @@ def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | Typ
             return url
         if name == "allowed_origins" and url.path != "/":
             return ValueError("allowed_origins takes origins (scheme, host and port), no paths")
+        if name == "base_url" and url.path.rstrip("/").endswith("/v1"):
+            return ValueError("base_url must not end with /v1: each operation adds it")
         trusted[url.scheme, url.raw_host, url.port] = url.netloc
     return Origins(base_url.rstrip("/"), trusted)
 

@@ -61,7 +61,8 @@ def foreign(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
 def text_of(exc: BaseException) -> str:
     """Say what a foreign error says; nothing where it cannot be told."""
     try:
-        return str(exc)
+        is_key = isinstance(exc, KeyError) and len(exc.args) == 1  # which Python shows quoted
+        return str(exc.args[0] if is_key else exc)
     except Exception:  # noqa: BLE001 - what failed is known all the same
         return ""
 

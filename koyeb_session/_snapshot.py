@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from ._errors import KoyebSessionError
+    from ._log import Event
     from ._models import Clock, Token
 
 SHORTEST_SLEEP: Final = 0.05
@@ -127,6 +128,7 @@ class Obtained(NamedTuple):
         token: The token.
         minted: Whether it was issued this moment, so that its whole life lies before it.
         how: How, for the log.
+        event: What the log's records call it.
         issuer: Who issued it.
         from_store: Whether somebody else had saved it.
     """
@@ -134,6 +136,7 @@ class Obtained(NamedTuple):
     token: Token
     minted: bool
     how: str = "signed in with the credentials"
+    event: Event = "signed_in"
     issuer: Issuer = Issuer.GIVEN
     from_store: bool = False
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from types import EllipsisType
 from typing import TYPE_CHECKING, Final
 
 from ._concurrency.places import atomic
-from ._errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError, WireError
-from ._log import log, spell
-from ._outcomes import caused
+from ._errors import KoyebSessionError, NotSignedInError, WireError
+from ._log import Span, fields, from_now, log, spell
 from ._snapshot import Look, Moment, Snapshot, next_look
+from ._wire import is_api_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,12 +111,22 @@ class SessionState:
             return "signed out" if self.signed_out else "not signed in"
         who = f" as {snapshot.token.user_id}" if snapshot.token.user_id else ""
         try:
-            left = snapshot.expiry - snapshot.age(self.clock)
+            return self._told(snapshot, who)
         except Exception:  # noqa: BLE001 - a clock of the user's, maybe at the interpreter's end
             return f"signed in{who}"
-        if left == math.inf and not snapshot.renewable:
+
+    def _told(self, snapshot: Snapshot, who: str) -> str:
+        """Say what is left of a session."""
+        if is_api_token(snapshot.token):
             return f"signed in{who}, with an API access token"
-        return f"signed in{who}, token " + (f"good for {spell(left)}" if left > 0 else "expired")
+        look = self.look()
+        left = snapshot.expiry - snapshot.age(look.now)
+        if left > 0 and look.usable is not None:
+            return f"signed in{who}, token good for {spell(left)}"
+        what = "expired" if left <= 0 else "refused"
+        if self.has_credentials:
+            return f"signed in{who}, token {what}: the next request signs in again"
+        return f"the session{who} has ended: token {what}"
 
     def close(self) -> None:
         """Let the token be read, but not used any more."""
@@ -210,8 +221,11 @@ class SessionState:
         """
         error = failed.error
         if not failed.attempted:
-            if self.trouble is not None:
-                error.__cause__ = self.trouble.error
+            look = self.look()
+            if look.trouble is not None:
+                from ._endings import add_last_failure  # noqa: PLC0415 - as that module says
+
+                add_last_failure(error, look.trouble, look.now)
             return  # no request was sent, so no back-off is needed
         look = self.look()
         held = look.snapshot
@@ -230,19 +244,37 @@ class SessionState:
             if fence is not None and fence != self.fence:  # it was another session's
                 return
             self.trouble = trouble
+        self._log_failure(trouble, left, again=again)
+
+    def _log_failure(self, trouble: Trouble, left: float, *, again: bool) -> None:
+        error, held = trouble.error, trouble.about
         what = "signing in failed" if held is None else "renewal failed"
+        usable = self.usable is not None
+        extra = fields(
+            "sign_in_failed" if held is None else "renewal_failed",
+            error=type(error).__name__,
+            status=getattr(error, "status", None),
+            request_id=getattr(error, "request_id", None),
+            retry_in=trouble.wait,
+            expires_in=_known(left) if usable else 0.0,
+            user_id=None if held is None else held.token.user_id,
+        )
         if again:
-            log.debug("%s: %s; it is tried again", what, error)
-        elif self.usable is None:
-            log.error("%s: %s; no token is left; next try in %s", what, error, spell(trouble.wait))
-        else:
-            log.warning(
-                "%s: %s; the token is good for %s; next try in %s",
-                what,
-                error,
-                spell(left),
-                spell(trouble.wait),
-            )
+            log.debug("%s: %s; it is tried again", what, error, extra=extra)
+            return
+        state = f"the token is good for {spell(left)}" if usable else "no token is left"
+        level = logging.WARNING if usable else logging.ERROR
+        next_try = from_now(trouble.wait)
+        log.log(level, "%s: %s; %s; next try %s", what, error, state, next_try, extra=extra)
+
+    def log_new_token(self, obtained: Obtained, snapshot: Snapshot) -> None:
+        """Tell an operator of a token that this session goes on with."""
+        extra = fields(
+            obtained.event,
+            expires_in=_known(snapshot.expiry),
+            user_id=snapshot.token.user_id,
+        )
+        log.info("%s; the token is good for %s", obtained.how, Span(snapshot.expiry), extra=extra)
 
     def refuse(self, snapshot: Snapshot) -> None:
         """
@@ -270,18 +302,9 @@ class SessionState:
 
     def ended(self, look: Look, error: KoyebSessionError | None) -> KoyebSessionError:
         """Make the error for callers who are left without a token."""
-        trouble = look.trouble
-        if error is None:
-            return SessionExpiredError("the token has expired, and this session does not renew it")
-        kept = isinstance(error, SessionExpiredError | NotSignedInError | StoreError)
-        if look.snapshot is None or kept or trouble is None or trouble.error is not error:
-            return error  # of a store, of a caller's own deadline, or clear enough by itself
-        ago = spell(trouble.age(look.now))
-        ended = SessionExpiredError(
-            f"the token could not be renewed {ago} ago: {error.message}; sign in again"
-        )
-        ended.retryable = error.retryable
-        return caused(ended, error)
+        from ._endings import no_token  # noqa: PLC0415 - as that module says
+
+        return no_token(look, error)
 
     def _swap(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
@@ -291,6 +314,11 @@ class SessionState:
         self.signed_out = snapshot is None
         if self.on_change is not None:
             self.on_change(None if snapshot is None else snapshot.token)
+
+
+def _known(seconds: float) -> float | None:
+    """Give a number that JSON has, too."""
+    return None if seconds == math.inf else seconds
 
 
 def _is_shorter(token: Token, old: Snapshot | None) -> bool:

@@ -192,14 +192,31 @@ def check_error(name: str, status: int, body: str) -> None:
     assert error.retryable is (status in {429, 500, 502, 503, 504, 599})
     if isinstance(error, BadRequestError):
         assert error.fields == (FIELDS if body == "ErrorWithFields" else {})
+    made = operation(name)
+    what, advice = told(error, name, body)
+    request = f"{made.method} {made.path}: status {status}"
+    assert error.message == "; ".join((f"{name}: {what} ({request})", *advice))
+
+
+def told(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
+    """Give what an error says has happened, and what it says to do."""
+    is_koyebs = CODES[body] is not None
+    message = MESSAGE if is_koyebs else "no message"
+    if isinstance(error, EndpointGoneError) and is_koyebs:
+        return "the service no longer has this operation", [INSTEAD[name]]
     if isinstance(error, EndpointGoneError):
-        assert error.message == (
-            f"{name}: the service no longer has this operation; {INSTEAD[name]}"
-        )
-    else:
-        message = "no message" if CODES[body] is None else MESSAGE
-        advice = f"; {FORBIDDEN[name]}" if status == 403 and name in FORBIDDEN else ""
-        assert error.message == f"{name}: {message} (status {status}){advice}"
+        gone = "if it is right, the service no longer has this operation"
+        wrong = f"base_url may be wrong; {gone}"
+        return "there is no such operation at this URL", [wrong, INSTEAD[name]]
+    if isinstance(error, RateLimitedError):
+        what = f"too many requests: {message}" if is_koyebs else "too many requests"
+        return what, ["try again later"]
+    if isinstance(error, BadRequestError) and error.fields:
+        return f"{message}: email: is not an address, password: is too short", []
+    if 300 <= error.status < 400:
+        return message, ["operations follow no redirect: base_url may be wrong"]
+    is_forbidden = error.status == 403 and name in FORBIDDEN
+    return message, [FORBIDDEN[name]] if is_forbidden else []
 
 
 def test_table_has_all_operations() -> None:
@@ -268,7 +285,7 @@ def test_class_does_not_depend_on_the_password_when_it_is_a_word_of_the_message(
     assert isinstance(made, Operation)
     error = answer(made, 400, said(WRONG_PASSWORD))
     assert type(error) is InvalidCredentialsError
-    assert error.message == f"login: {shown} (status 400)"
+    assert error.message == f"login: {shown} (POST /v1/account/login: status 400)"
 
 
 def test_account_is_locked_when_the_password_is_a_part_of_that_word() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,14 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS = {
     "quickstart.py": [
-        "this plays on a pretend Koyeb at http://127.0.0.1:",
+        "this plays on a fake Koyeb at http://127.0.0.1:",
         "Signed in as me@example.com; its token is good until",
         "Asked for the apps: 200 OK.",
         "Twenty requests at once: 20 answered, by 1 exchange of the token.",
         "Signed out, here and at the service.",
     ],
     "quickstart_sync.py": [
-        "this plays on a pretend Koyeb at http://127.0.0.1:",
+        "this plays on a fake Koyeb at http://127.0.0.1:",
         "Twenty threads asked for the apps: 20 answered, and the token is renewed on the way.",
         "Signed out, here and at the service.",
     ],
@@ -54,6 +56,18 @@ def test_example_says_what_happens(name: str) -> None:
     for line in SAYS[name]:
         assert line in done.stdout
     assert "correct horse" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "quickstart_sync.py"])
+def test_quickstart_says_what_a_reader_can_check(name: str) -> None:
+    """A token that lives for a day is good until tomorrow, by the reader's own clock."""
+    before = datetime.now(UTC)
+    done = run(str(EXAMPLES / name))
+    found = re.search(r"its token is good until (.+)\.\n", done.stdout)
+    assert found
+    expires = datetime.fromisoformat(found[1])
+    assert before <= expires - timedelta(days=1) + timedelta(seconds=1)
+    assert expires - timedelta(days=1) <= datetime.now(UTC)
 
 
 def test_example_for_tests_passes() -> None:

@@ -326,7 +326,9 @@ def test_secret_does_not_come_back_whatever_the_password_is(password: str, text:
     body = json.dumps({"message": f"{text}{password}{json.dumps(password)}"}).encode()
     error = operation.outcome(Reply(500, {}, body), WALL)
     assert isinstance(error, ApiError)
-    rest = error.message.removeprefix("login: ").removesuffix(" (status 500)")
+    rest = error.message.removeprefix("login: ").removesuffix(
+        " (POST /v1/account/login: status 500)"
+    )
     assert rest.isprintable()
     assert all(password not in part for part in rest.split(MARK))
 

@@ -44,7 +44,7 @@ RANKS = (
         "_timestamps",
         "_version",
     },
-    {"_snapshot", "_wire", "_policy", "_arguments"},
+    {"_snapshot", "_wire", "_policy", "_arguments", "_replies", "_endings"},
     {"_operations", "_provenance", "_state", "_records", "_environment"},
     {"_files", "_keyring", "_redis"},
     {"_async", "_sync"},

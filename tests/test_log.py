@@ -1,13 +1,36 @@
-"""How a span of time is said in the log, and where the log is."""
+"""What the log tells an operator, and by which names programs find it there."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
 
+import anyio
+import httpx
 import pytest
 
-from koyeb_session._log import log, spell
+import koyeb_session
+from koyeb_session import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    PasswordCredentials,
+    RefreshPolicy,
+    RetryPolicy,
+    ServerError,
+    SessionClient,
+    TransportError,
+)
+from koyeb_session._log import from_now, log, spell
+from koyeb_session.stores import MemoryTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
+
+ME, PASSWORD = "me@example.com", "correct horse"
+ONCE = RetryPolicy(attempts=1)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +60,289 @@ def test_span_is_said_in_its_two_largest_units(seconds: float, words: str) -> No
     assert spell(seconds) == words
 
 
+def test_what_comes_at_once_is_not_said_in_seconds() -> None:
+    """Nobody waits for 0 s."""
+    assert (from_now(0), from_now(-1), from_now(0.1), from_now(90)) == (
+        "now",
+        "now",
+        "in 1 s",
+        "in 1 min 30 s",
+    )
+
+
 def test_logger_is_named_after_the_package() -> None:
     """An operator configures it by that name."""
     assert log is logging.getLogger("koyeb_session")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Make a clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for a day."""
+    return FakeKoyeb(clock=clock)
+
+
+@pytest.fixture
+def session(fake: FakeKoyeb, clock: FakeClock) -> Iterator[SessionClient]:
+    """Make a client of the service that tries everything once, and again after ten seconds."""
+    with connect(fake, clock) as session:
+        yield session
+
+
+def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
+    """Make a client of the service."""
+    policy = arguments.pop("refresh_policy", RefreshPolicy(jitter=0, backoff=20))
+    return SessionClient(
+        transport=fake.transport,
+        clock=clock,
+        retry_policy=ONCE,
+        refresh_policy=policy,
+        **arguments,
+    )
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[tuple[str, str]]:
+    """Give the levels and the texts of what was logged from this level on."""
+    return [(it.levelname, it.getMessage()) for it in caplog.records if it.levelno >= level]
+
+
+def facts(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """Give the fields of the records about one kind of event."""
+    found = [vars(it) for it in caplog.records if vars(it).get("koyeb_event") == event]
+    return [{k: v for k, v in it.items() if k.startswith("koyeb_")} for it in found]
+
+
+# The texts
+
+
+def test_each_sign_in_is_told_and_each_end(
+    fake: FakeKoyeb,
+    session: SessionClient,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An operator sees when a session began, and how."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    good = "; the token is good for 1 d 0 h"
+    session.login(ME, PASSWORD)
+    session.switch_organization(fake.organizations[ME][1])
+    session.unscope_organization_token()
+    session.use_token(fake.issue_token())
+    session.refresh()
+    session.logout()
+    assert lines(caplog) == [
+        ("INFO", f"signed in with a password{good}"),
+        ("INFO", f"switched to an organization{good}"),
+        ("INFO", f"switched to no organization{good}"),
+        ("INFO", f"signed in with a given token{good}"),
+        ("INFO", f"renewed{good}"),
+        ("INFO", "signed out"),
+    ]
+
+
+def test_a_second_logout_says_nothing(
+    fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There was no session any more that could have ended."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    with connect(fake, clock, store=MemoryTokenStore()) as session:
+        session.login(ME, PASSWORD)
+        for _ in range(3):
+            session.logout()
+    assert [text for _, text in lines(caplog)].count("signed out") == 1
+
+
+def test_a_first_sign_in_that_failed_is_no_renewal(
+    fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There was nothing to renew."""
+    request = f"(POST {fake.base_url}/v1/account/login: status 503)"
+    fake.fail("login", Fault(status=503))
+    policy = RefreshPolicy(backoff=0)
+    credentials = PasswordCredentials(ME, PASSWORD)
+    with (
+        connect(fake, clock, credentials=credentials, refresh_policy=policy) as session,
+        pytest.raises(ServerError),
+    ):
+        session.current_token()
+    failed = f"signing in failed: login: Service Unavailable {request}"
+    assert lines(caplog) == [("ERROR", f"{failed}; no token is left; next try now")]
+    (fields,) = facts(caplog, "sign_in_failed")
+    assert fields["koyeb_retry_in"] == 0
+
+
+def test_a_token_from_the_store_is_told_as_one(
+    fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program has renewed it."""
+    store = MemoryTokenStore()
+    with connect(fake, clock, store=store) as first:
+        first.login(ME, PASSWORD)
+    caplog.set_level(logging.INFO, "koyeb_session")
+    with connect(fake, clock, store=store) as second:
+        second.current_token()
+    assert lines(caplog) == [("INFO", "taken over from the store; the token is good for 1 d 0 h")]
+    assert len(facts(caplog, "taken_over")) == 1
+
+
+@pytest.mark.parametrize("backend", ["blocking", "asyncio", "trio"])
+def test_each_operation_is_told_to_who_debugs(
+    fake: FakeKoyeb, caplog: pytest.LogCaptureFixture, backend: str
+) -> None:
+    """Method, path, status, time and request id: no query, as it says who signs in."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    fake.fail("login_method", Fault(status=200, body={}, headers={"x-request-id": "r-\x1b7"}))
+
+    async def ask() -> None:
+        async with AsyncSessionClient(transport=fake.transport) as session:
+            await session.login_method(ME)
+            await session.login_method(ME)
+
+    if backend == "blocking":
+        with SessionClient(transport=fake.transport) as session:
+            session.login_method(ME)
+            session.login_method(ME)
+    else:
+        anyio.run(ask, backend=backend)
+    texts = [re.sub(r"in \S+ ms", "in N ms", text) for _, text in lines(caplog, logging.DEBUG)]
+    first, second = (text for text in texts if text.startswith("login_method"))
+    assert first.startswith("login_method: GET /v1/account/login_method: 200 in N ms")
+    assert second.startswith("login_method: GET /v1/account/login_method: 200 in N ms")
+    assert ME not in caplog.text
+    told = facts(caplog, "operation")[0]
+    milliseconds = told.pop("koyeb_milliseconds")
+    assert isinstance(milliseconds, float)
+    assert milliseconds >= 0
+    assert told == {
+        "koyeb_event": "operation",
+        "koyeb_operation": "login_method",
+        "koyeb_method": "GET",
+        "koyeb_path": "/v1/account/login_method",
+        "koyeb_status": 200,
+        "koyeb_request_id": r"r-\x1b7",
+        "koyeb_error": None,
+    }
+
+
+def test_an_operation_without_a_reply_is_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
+    """The class of the error stands where the status would."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        message = "refused"
+        raise httpx.ConnectError(message, request=request)
+
+    with (
+        SessionClient(transport=httpx.MockTransport(refuse), retry_policy=ONCE) as session,
+        pytest.raises(TransportError),
+    ):
+        session.login(ME, PASSWORD)
+    (told,) = facts(caplog, "operation")
+    assert (told["koyeb_status"], told["koyeb_request_id"]) == (None, None)
+    assert told["koyeb_error"] == "TransportError"
+    assert any(
+        text.startswith("login: POST /v1/account/login: TransportError in ")
+        for _, text in lines(caplog, logging.DEBUG)
+    )
+
+
+def test_nothing_is_made_of_an_operation_when_nobody_debugs(
+    fake: FakeKoyeb, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is off costs one look."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    monkeypatch.setattr("koyeb_session._sync.sender._log_operation", None)
+    with SessionClient(transport=fake.transport) as session:
+        session.login(ME, PASSWORD)
+    assert facts(caplog, "operation") == []
+
+
+# The fields
+
+
+def bad_night(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """Let a session meet with all that the log speaks of."""
+    credentials = PasswordCredentials(ME, PASSWORD)
+    with connect(fake, clock, credentials=credentials, store=MemoryTokenStore()) as session:
+        fake.fail("login", Fault(status=503, headers={"x-request-id": "r-1"}))
+        with pytest.raises(KoyebSessionError):
+            session.current_token()
+        session.login(ME, PASSWORD)
+        clock.advance(timedelta(hours=23, minutes=59.5))
+        fake.fail("refresh", Fault(status=500, headers={"x-request-id": "r-2"}))
+        session.current_token()
+        session.refresh()
+        session.logout()
+
+
+def test_fields_are_those_that_the_package_documents(
+    fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Operators make filters of the names: all are in the docstring, and no others are used."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    bad_night(fake, clock)
+    document = koyeb_session.__doc__ or ""
+    documented = set(re.findall(r"``(koyeb_\w+)``", document)) - {"koyeb_session"}
+    used = {name for it in caplog.records for name in vars(it) if name.startswith("koyeb_")}
+    assert used == documented
+    for event in {vars(it)["koyeb_event"] for it in caplog.records}:
+        assert f"``{event}``" in document
+
+
+def test_fields_tell_of_a_bad_night(
+    fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They can be counted, compared and written as JSON."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    bad_night(fake, clock)
+    (first,) = facts(caplog, "sign_in_failed")
+    assert first == {
+        "koyeb_event": "sign_in_failed",
+        "koyeb_error": "ServerError",
+        "koyeb_status": 503,
+        "koyeb_request_id": "r-1",
+        "koyeb_retry_in": first["koyeb_retry_in"],
+        "koyeb_expires_in": 0.0,
+        "koyeb_user_id": None,
+    }
+    assert 10 <= first["koyeb_retry_in"] <= 20
+    (signed_in,) = facts(caplog, "signed_in")
+    assert signed_in["koyeb_expires_in"] == pytest.approx(86_400)
+    (failed,) = facts(caplog, "renewal_failed")
+    assert failed["koyeb_user_id"] == signed_in["koyeb_user_id"]
+    assert failed["koyeb_expires_in"] == pytest.approx(30)
+    assert failed["koyeb_request_id"] == "r-2"
+    assert len(facts(caplog, "renewed")) == 1
+    assert facts(caplog, "signed_out") == [{"koyeb_event": "signed_out", "koyeb_error": None}]
+    json.dumps([facts(caplog, name) for name in ("operation", "signed_in", "renewal_failed")])
+
+
+def test_no_record_holds_a_secret(
+    fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither its text nor its fields, also where the service echoes what it was sent."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    bad_night(fake, clock)
+    with connect(fake, clock) as session:
+        token = session.login(ME, PASSWORD)
+        fake.fail("refresh", Fault(status=400, headers={"x-request-id": token.id}))
+        with pytest.raises(KoyebSessionError):
+            session.refresh()
+    for record in caplog.records:
+        assert_no_secret(PASSWORD, record.getMessage(), vars(record))
+        assert_no_secret(token.id, record.getMessage(), vars(record))
+
+
+def test_a_token_without_an_expiry_has_none_in_the_log(
+    fake: FakeKoyeb, session: SessionClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """JSON knows no infinity."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    session.use_token(fake.issue_api_token())
+    (told,) = facts(caplog, "signed_in")
+    assert told["koyeb_expires_in"] is None
+    assert lines(caplog)[0][1].endswith("the token is good for an unknown time")

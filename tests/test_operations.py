@@ -413,6 +413,13 @@ def test_token_is_dated_by_the_service_when_it_says_its_time(date: str, issued: 
     assert token.issued_at == issued
 
 
+def hint(problem: str) -> str:
+    """Give what an error adds when the body is not JSON at all."""
+    is_json = problem not in {"the reply is not JSON", "the reply is not UTF-8"}
+    is_json &= problem != "the reply is not a JSON object"
+    return "" if is_json else "; this is no reply of Koyeb's API: base_url may be wrong"
+
+
 @pytest.mark.parametrize("name", MINTING)
 @pytest.mark.parametrize(
     ("body", "problem"),
@@ -432,7 +439,10 @@ def test_garbage_is_a_wire_error_when_a_token_was_promised(
     """A 2xx that holds no token never becomes one, and the error says which operation it was."""
     error = outcome(SENT[name][0](), body)
     assert type(error) is WireError
-    assert error.message == f"{name}: {problem}"
+    made_of = made(SENT[name][0]())
+    assert error.message == (
+        f"{name}: {problem} ({made_of.method} {made_of.path}: status 200){hint(problem)}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -452,7 +462,10 @@ def test_garbage_is_a_wire_error_when_an_access_token_was_promised(
     """Nothing but a bare string that fits into a header is an access token."""
     error = outcome(operations.create_access_token(TOKEN, "o"), body)
     assert type(error) is WireError
-    assert error.message == f"create_access_token: {problem}"
+    assert error.message == (
+        f"create_access_token: {problem} "
+        f"(POST /v1/organizations/o/access_token: status 200){hint(problem)}"
+    )
 
 
 @pytest.mark.parametrize("validity", [None, timedelta(hours=1), timedelta(seconds=1.5)])
@@ -499,14 +512,17 @@ def test_body_is_not_read_when_it_could_not_be_decoded(case: str) -> None:
     operation = made(SENT[case][0]())
     error = outcome(operation, WireError("the reply is larger than 1048576 bytes"))
     assert type(error) is WireError
-    assert error.message == f"{operation.name}: the reply is larger than 1048576 bytes"
+    assert error.message == (
+        f"{operation.name}: the reply is larger than 1048576 bytes "
+        f"({operation.method} {operation.path}: status 200)"
+    )
 
 
 def test_error_is_told_by_its_status_when_its_body_could_not_be_decoded() -> None:
     """A huge or broken body does not hide that the service said no."""
     error = outcome(operations.refresh(TOKEN), decoded(b"x" * (BODY_LIMIT + 1), None), 503)
     assert isinstance(error, ApiError)
-    assert error.message == "refresh: no message (status 503)"
+    assert error.message == "refresh: no message (PUT /v1/account/refresh: status 503)"
 
 
 @pytest.mark.parametrize("name", ["logout", "passwordless_login"])
@@ -518,7 +534,10 @@ def test_nothing_is_promised_when_an_operation_only_acts(name: str) -> None:
     assert outcome(operation, b"", 204) is None
     error = outcome(operation, b"<html>")
     assert type(error) is WireError
-    assert error.message == f"{name}: the reply is not JSON"
+    assert error.message == (
+        f"{name}: the reply is not JSON ({operation.method} {operation.path}: status 200)"
+        f"{hint('the reply is not JSON')}"
+    )
 
 
 def test_no_url_is_kept_that_says_who_signs_in() -> None:
@@ -539,7 +558,10 @@ def test_login_method_is_read_when_the_service_names_it() -> None:
     assert outcome(operation, b"{}") is LoginMethod.KOYEB
     error = outcome(operation, b'{"method": "canary"}')
     assert type(error) is WireError
-    assert error.message == "login_method: method: not a login method that is known here"
+    assert error.message == (
+        "login_method: method: not a login method that is known here "
+        "(GET /v1/account/login_method: status 200)"
+    )
 
 
 # What an error says
@@ -554,7 +576,10 @@ def test_texts_are_cut_when_the_service_is_verbose() -> None:
         body = json.dumps({"message": long, "code": long, "fields": entries}).encode()
         error = outcome(operation, body, 400, **{"x-request-id": long})
         assert isinstance(error, BadRequestError)
-        assert error.message == f"refresh: {'m' * kept} (status 400)"
+        assert error.message == (
+            f"refresh: {'m' * kept}: {f'{long[:kept]}: {long}'[:500]} "
+            "(PUT /v1/account/refresh: status 400)"
+        )
         assert error.code == error.request_id == "m" * kept
         assert error.fields == {"m" * kept: "m" * kept}
 
@@ -565,7 +590,7 @@ def test_secret_is_out_when_the_cut_would_go_through_it() -> None:
     error = outcome(operations.refresh(TOKEN), body, 500)
     assert isinstance(error, ApiError)
     assert "canar" not in error.message
-    assert error.message == f"refresh: {'m' * 495}[secr (status 500)"
+    assert error.message == f"refresh: {'m' * 495}[secr (PUT /v1/account/refresh: status 500)"
 
 
 def test_text_can_be_printed_when_json_spells_half_a_character() -> None:
@@ -573,7 +598,7 @@ def test_text_can_be_printed_when_json_spells_half_a_character() -> None:
     body = b'{"message": "a\\ud800b", "code": "\\udfff", "fields": []}'
     error = outcome(operations.refresh(TOKEN), body, 400)
     assert isinstance(error, ApiError)
-    assert error.message == "refresh: a\\ud800b (status 400)"
+    assert error.message == "refresh: a\\ud800b (PUT /v1/account/refresh: status 400)"
     assert error.code == "\\udfff"
 
 
@@ -597,7 +622,10 @@ def test_error_says_what_it_can_when_its_body_is_odd(
     """What is no code or no message is left out, and the status stays."""
     error = outcome(operations.refresh(TOKEN), body, 500)
     assert isinstance(error, ApiError)
-    assert (error.code, error.message) == (code, f"refresh: {message} (status 500)")
+    assert (error.code, error.message) == (
+        code,
+        f"refresh: {message} (PUT /v1/account/refresh: status 500)",
+    )
 
 
 def test_operations_are_frozen() -> None:
@@ -616,5 +644,7 @@ def test_token_is_refused_when_it_has_expired_on_arrival(wall: float, good: bool
         assert outcome == Token("t", expires_at=datetime.fromtimestamp(1_900_000_000, UTC))
     else:
         assert isinstance(outcome, WireError)
-        text = "new_session: the token that the service handed out has expired"
-        assert outcome.message == text
+        assert outcome.message == (
+            "new_session: the token that the service handed out has expired "
+            "(POST /v1/account/session: status 200)"
+        )

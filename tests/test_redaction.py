@@ -78,7 +78,9 @@ SPELLED = {
 def test_secret_is_taken_out_in_every_usual_spelling(form: str) -> None:
     """However a program writes the password down, the error does not, and the search finds it."""
     error = answer(login(PASSWORD), {"message": f"bad body: {form}, that is"})
-    assert error.message == "login: bad body: [secret], that is (status 400)"
+    assert (
+        error.message == "login: bad body: [secret], that is (POST /v1/account/login: status 400)"
+    )
     with pytest.raises(AssertionError):
         assert_no_secret(PASSWORD, f"bad body: {form}, that is")
 
@@ -89,7 +91,7 @@ def test_secret_is_taken_out_of_an_encoded_text(before: str, after: str) -> None
     """In base64 a password is spelled in three ways, depending on what comes before it."""
     text = base64.b64encode(f"{before}{PASSWORD}{after}".encode()).decode()
     shown = answer(login(PASSWORD), {"message": text}).message
-    around = len(shown) - len("login: [secret] (status 400)")
+    around = len(shown) - len("login: [secret] (POST /v1/account/login: status 400)")
     assert around <= len(base64.b64encode(f"{before}{after}".encode())) + 4
     with pytest.raises(AssertionError):
         assert_no_secret(PASSWORD, text)
@@ -129,7 +131,10 @@ def test_redaction_replaces_secrets_and_nothing_else(
 def test_own_words_stay_when_they_are_the_password() -> None:
     """What the package says itself gives no password away by a gap."""
     for password in ("login", "status", "message", "400"):
-        assert answer(login(password), {}).message == "login: no message (status 400)"
+        assert (
+            answer(login(password), {}).message
+            == "login: no message (POST /v1/account/login: status 400)"
+        )
 
 
 def test_fingerprint_is_taken_out() -> None:
@@ -137,7 +142,9 @@ def test_fingerprint_is_taken_out() -> None:
     made = operations.switch_organization(TOKEN, "org-1", "canary-fingerprint")
     for operation in (login(PASSWORD, "canary-fingerprint"), made):
         error = answer(operation, {"message": "fp canary-fingerprint"})
-        assert error.message == f"{operation.name}: fp [secret] (status 400)"
+        assert error.message == (
+            f"{operation.name}: fp [secret] ({operation.method} {operation.path}: status 400)"
+        )
 
 
 @pytest.mark.parametrize("gap", ["", " ", "x" * 480, "x" * 500, "x" * 2000])

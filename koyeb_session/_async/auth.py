@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
+from .._arguments import not_copied
 from .._concurrency.async_http import AsyncAuthBase, AsyncAuthFlow, async_read_reply
 from .._origins import Origins
 from .._outcomes import RAISED_BY, unwrap
@@ -95,6 +96,9 @@ class AsyncSessionAuth(AsyncAuthBase):
         request.headers[_HEADER] = f"Bearer {signed.token.id}"
         request.extensions[_SIGNED] = signed
         request.extensions[RAISED_BY] = self._state.mark
+
+    def __reduce__(self) -> str:
+        raise TypeError(not_copied(type(self).__name__))
 
     def _can_replay(self, request: httpx.Request) -> bool:
         return isinstance(request.stream, self._replayable)

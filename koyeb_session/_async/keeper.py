@@ -19,7 +19,7 @@ from .._errors import (
     TransportError,
     TransportTimeoutError,
 )
-from .._log import log
+from .._log import fields, log
 from .._outcomes import caused, foreign, not_renewed
 from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency, Verdict
 from .._state import SUPERSEDED
@@ -298,6 +298,7 @@ class AsyncTokenKeeper:
             if outcome is SUPERSEDED and obtained.minted:
                 await self._source.revoke(obtained.token, deadline)
             return outcome
+        self.state.log_new_token(obtained, outcome)
         if persistence is not None:
             if account is not None:
                 persistence.begin(account, bound=bound)
@@ -353,7 +354,8 @@ class AsyncTokenKeeper:
             late = TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
             problem = problem or late
         if old is not None or problem is not None:
-            log.info("signed out%s", "" if problem is None else f"; at the service: {problem}")
+            at_service = "" if problem is None else f"; at the service: {problem}"
+            log.info("signed out%s", at_service, extra=fields("signed_out", error=_name(problem)))
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)
         return problem or forgotten
@@ -417,6 +419,11 @@ class AsyncTokenKeeper:
     async def _tell(self) -> None:
         if self.listeners is not None:
             await self.listeners.tell()
+
+
+def _name(error: KoyebSessionError | None) -> str | None:
+    """Name the class of an error, for the log."""
+    return None if error is None else type(error).__name__
 
 
 class _Renewing(AsyncFlight[Outcome]):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._deadline import Deadline
-from .._errors import KoyebSessionError, SessionExpiredError, StoreError
-from .._log import Span, log
-from .._outcomes import caused, not_renewed
+from .._errors import KoyebSessionError, StoreError
+from .._log import log
+from .._outcomes import not_renewed
 from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency
 from .._state import SUPERSEDED
 from .token_source import is_refusal
@@ -121,8 +121,8 @@ class AsyncRenewal:
         if turn is not None and self._persistence is not None:
             replaced = self._persistence.latest(turn.found, old, turn.known)
         outcome = await self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, Failed) and refused is not None:
-            outcome = _both(refused, outcome)
+        if isinstance(outcome, Failed) and refused is not None and old is not None:
+            outcome = _both(old, refused, outcome)
         return await self._settle(outcome, old, fence, deadline)
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
@@ -178,7 +178,7 @@ class AsyncRenewal:
             persistence.owe()
         if isinstance(committed, KoyebSessionError):
             return Failed(committed, attempted=committed is not SUPERSEDED)
-        log.info("%s; the token is good for %s", obtained.how, Span(committed.expiry))
+        self._state.log_new_token(obtained, committed)
         return committed
 
     def _may_go_on(self, old: Snapshot | None, urgency: Urgency, turn: AsyncStoreTurn) -> bool:
@@ -212,11 +212,12 @@ def _problem_of(turn: AsyncStoreTurn) -> StoreError | None:
     return StoreError(f"the token store could not be {what} in time")
 
 
-def _both(refused: Failed, second: Failed) -> Failed:
+def _both(old: Snapshot, first: Failed, second: Failed) -> Failed:
     """Tell of a refused refresh after which the credentials brought no token either."""
     if second.attempted:
-        return second._replace(refused=refused.refused)
-    if not refused.refused:  # it is told as it is: the token may still be good
-        return refused
-    ended = SessionExpiredError(f"the service refused the token: {refused.error.message}")
-    return Failed(caused(ended, refused.error), refused=True)
+        return second._replace(refused=first.refused)
+    if not first.refused:  # it is told as it is: the token may still be good
+        return first
+    from .._endings import refused  # noqa: PLC0415 - as that module says
+
+    return Failed(refused(old, first.error), refused=True)

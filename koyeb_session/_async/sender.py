@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
@@ -19,6 +21,7 @@ from .._errors import (
     TransportError,
     TransportTimeoutError,
 )
+from .._log import fields, log
 from .._outcomes import detached, without_wire_frames
 from .._wire import BODY_LIMIT, Reply, decoded
 
@@ -99,7 +102,8 @@ class AsyncSender:
         """
         left = async_remaining(deadline.left())
         if deadline.passed:
-            text = f"{operation.name}: no time was left to ask {self._base_url}"
+            request = f"{operation.method} {self._base_url}{operation.path}"
+            text = f"{operation.name}: no time was left for {request}"
             return TransportTimeoutError(text)
         return await self._attempt(operation, left, nullcontext())
 
@@ -108,23 +112,30 @@ class AsyncSender:
     ) -> T | KoyebSessionError:
         """Send it once, within ``bound``."""
         request = operation.request(self._base_url, seconds)
+        reply: Reply | None = None
+        begun = time.monotonic()
         try:
             with bound:
                 reply = await self._exchange(request)
         except TransportError as exc:  # the certificates cannot be read, for example
-            return detached(exc)
+            outcome: T | KoyebSessionError = detached(exc)
         except ASYNC_NETWORK_ERRORS as exc:
-            return self._failure(operation, exc)
-        outcome = operation.outcome(reply, self._clock.time())
-        if isinstance(outcome, RateLimitedError | ServerError):
-            outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            outcome = self._failure(operation, exc)
+        else:
+            outcome = operation.outcome(reply, self._clock.time(), self._base_url)
+            if isinstance(outcome, RateLimitedError | ServerError):
+                outcome._repeatable = outcome.status in operation.repeat  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if log.isEnabledFor(logging.DEBUG):
+            error = outcome if isinstance(outcome, KoyebSessionError) else None
+            _log_operation(operation, reply, error, time.monotonic() - begun)
         return outcome
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
         """Tell that no reply came."""
         from .._failures import transport_error  # noqa: PLC0415 - most replies come
 
-        what = f"{operation.name}: no reply from {self._base_url}"
+        request = f"{operation.method} {self._base_url}{operation.path}"
+        what = f"{operation.name}: no reply to {request}"
         error = transport_error(exc, what, operation.redacted)
         error._repeatable = error.retryable and isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return error
@@ -156,6 +167,36 @@ class AsyncSender:
             if exc.request is not request:  # on a response of its own affairs
                 raise
             return exc.response
+
+
+def _log_operation(
+    operation: Operation[Any], reply: Reply | None, error: KoyebSessionError | None, seconds: float
+) -> None:
+    """Tell an operator of one request, without its query, which says who signs in."""
+    header = None if reply is None else reply.headers.get("x-request-id")
+    request_id = None if header is None else operation.redacted(header)
+    kind = None if error is None else type(error).__name__
+    milliseconds = round(seconds * 1000, 1)
+    extra = fields(
+        "operation",
+        operation=operation.name,
+        method=operation.method,
+        path=operation.path,
+        status=None if reply is None else reply.status,
+        milliseconds=milliseconds,
+        request_id=request_id,
+        error=kind,
+    )
+    log.debug(
+        "%s: %s %s: %s in %g ms%s",
+        operation.name,
+        operation.method,
+        operation.path,
+        kind if reply is None else reply.status,
+        milliseconds,
+        f" (request {request_id})" if request_id else "",
+        extra=extra,
+    )
 
 
 async def _body(response: httpx.Response) -> bytes | WireError:

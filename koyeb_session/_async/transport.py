@@ -7,7 +7,7 @@ from typing import Final
 import httpx
 
 from .._concurrency.async_http import async_tls_ready
-from .._concurrency.places import async_place
+from .._concurrency.places import async_place, process
 from .._concurrency.tls import certificates
 from .._operations import USER_AGENT, user_agent
 from .._outcomes import unwrap
@@ -32,6 +32,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
     def __init__(self, given: httpx.AsyncBaseTransport | None = None) -> None:
         self._given = given
         self._opened: dict[object, AsyncSlots] = {}
+        self._process = process()
         self.shut_down = False
         if given is None:
             self._proxies: Proxies = unwrap(environment_proxies())
@@ -39,8 +40,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     @property
     def opened(self) -> bool:
-        """Whether there is anything to close."""
-        return bool(self._opened)
+        """Whether there is anything to close, by the process that has made this."""
+        return bool(self._opened) and self._process is process()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""

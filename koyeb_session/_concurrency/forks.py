@@ -1,15 +1,22 @@
 """
-Threads that a fork waits for.
+Threads that a fork waits for, and sockets that its child has no use for.
 
 It imports next to nothing: a hook keeps what its module holds until the interpreter has ended.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from socket import socket
 
 _threads: list[threading.Thread] = []
+_sockets: weakref.WeakSet[socket] = weakref.WeakSet()
 
 
 def start_before_forks(thread: threading.Thread) -> None:
@@ -29,5 +36,28 @@ def _wait() -> None:
             thread.join()
 
 
+def close_in_children(opened: socket | None) -> None:
+    """
+    Have each child that is forked from now on close its copy of a socket.
+
+    The parent's connection stays as it is. The child would drop its copy unclosed, with a warning.
+    At its own end it closes what it has opened since: the client is the parent's to close.
+    """
+    if opened is not None:
+        _sockets.add(opened)
+
+
+def _close_sockets() -> None:
+    for opened in tuple(_sockets):
+        opened.close()
+    _sockets.clear()
+
+
+def _close_in_child() -> None:
+    _close_sockets()
+    atexit.unregister(_close_sockets)  # of a parent that is a child itself
+    atexit.register(_close_sockets)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait)
+    os.register_at_fork(before=_wait, after_in_child=_close_in_child)

@@ -59,6 +59,11 @@ def place() -> object:
     return _process
 
 
+def process() -> object:
+    """Name the process since its last fork, in both halves."""
+    return _process
+
+
 def async_call_soon(where: object, callback: Callable[[], object]) -> bool:
     """
     Have an event loop call ``callback``, from whichever thread.

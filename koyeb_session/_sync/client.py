@@ -18,6 +18,7 @@ from .. import _operations as operations
 from .._arguments import (
     adopted,
     checked,
+    not_copied,
     wrong_access_token,
     wrong_clock,
     wrong_credentials,
@@ -65,6 +66,17 @@ class SessionClient:
     One object serves any number of callers. Close it, or use it in an ``with`` block: that
     waits for a renewal under way.
 
+    It cannot be copied or pickled, but a process may be forked: the child then goes on with
+    connections of its own. Without a store each process renews for itself: where the service
+    revokes the old token at a refresh, the others are refused once, and sign in again with their
+    ``credentials``; without those their session has ended. For several processes, such as those of
+    gunicorn, Celery or a process pool, do one of these:
+
+    - Give each the same ``store=``: they share one session, and one of them renews it.
+    - Make the client after the fork, in each process, with ``credentials=``: each has a session.
+    - Let one process hand out tokens, by :meth:`current_token`; the others use them as they are,
+      with ``token=`` or :meth:`for_token`, and ask for the next one when one is refused.
+
     Example:
         .. code-block:: python
 
@@ -106,6 +118,7 @@ class SessionClient:
     __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     __slots__ = (
+        "__dict__",  # for tests that replace a method of one client; it takes no room until then
         "__weakref__",
         "_auth",
         "_closing",
@@ -285,7 +298,7 @@ class SessionClient:
         del password, seon_fp
         deadline = self._check(timeout)
         outcome = self._sender.send(checked(operation), timeout=timeout)
-        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        obtained = _issued(self._unwrap(outcome), "signed in with a password")
         account = account_of(PasswordCredentials(email, "", organization_id))
         return self._unwrap(self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
 
@@ -337,7 +350,12 @@ class SessionClient:
         # With credentials the session stays theirs: they will be asked to go on from this token.
         account = None if self._state.has_credentials else account_of(given)
         return self._unwrap(
-            self._keeper.adopt(Obtained(given, minted=False), None, deadline, account)
+            self._keeper.adopt(
+                Obtained(given, minted=False, how="signed in with a given token"),
+                None,
+                deadline,
+                account,
+            )
         ).token
 
     def refresh(self, *, timeout: float | None = None) -> Token:
@@ -441,7 +459,7 @@ class SessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = self._signed(build, deadline)
-        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        obtained = _issued(self._unwrap(outcome), "switched to an organization")
         return self._unwrap(self._keeper.adopt(obtained, fence, deadline)).token
 
     def unscope_organization_token(
@@ -476,7 +494,7 @@ class SessionClient:
         deadline = self._check(timeout)
         fence = self._state.fence
         outcome = self._signed(build, deadline)
-        obtained = Obtained(self._unwrap(outcome), minted=True, issuer=Issuer.KOYEB)
+        obtained = _issued(self._unwrap(outcome), "switched to no organization")
         return self._unwrap(self._keeper.adopt(obtained, fence, deadline)).token
 
     def create_access_token(
@@ -722,14 +740,12 @@ class SessionClient:
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
-        message = (
-            f"{type(self).__name__} cannot be copied or pickled; for_token() makes another one"
-        )
-        raise TypeError(message)
+        raise TypeError(not_copied(type(self).__name__))
 
     def __del__(self) -> None:
         operating: Connections | None = getattr(self, "_operating", None)
-        if operating is None or self._state.closed:
+        state: SessionState | None = getattr(self, "_state", None)  # it may not have been made
+        if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
@@ -766,6 +782,11 @@ class SessionClient:
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
         return self._sender.send(build(newer.token), timeout=deadline.left())
+
+
+def _issued(token: Token, how: str) -> Obtained:
+    """Note how a token came that the service has issued this moment."""
+    return Obtained(token, minted=True, how=how, issuer=Issuer.KOYEB)
 
 
 def _with_token(

@@ -217,7 +217,12 @@ class Persistence:
             self.account = provenance.account
         issuer = Issuer.GIVEN if provenance is None else provenance.issuer
         return Obtained(
-            token, minted=False, how="taken over from the store", issuer=issuer, from_store=True
+            token,
+            minted=False,
+            how="taken over from the store",
+            event="taken_over",
+            issuer=issuer,
+            from_store=True,
         )
 
     def latest(self, found: Token | None, old: Snapshot | None, known: str | None) -> Token | None:

@@ -21,7 +21,7 @@ from .._errors import (
     SessionExpiredError,
 )
 from .._models import AccessTokenCredentials, PasswordCredentials, Token
-from .._outcomes import caused, detached, foreign
+from .._outcomes import caused, detached, foreign, text_of
 from .._snapshot import Failed, Issuer, Obtained, Snapshot
 from .._timestamps import from_epoch
 
@@ -75,7 +75,9 @@ class TokenSource:
         """
         outcome = self._sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
-            return Obtained(outcome, minted=True, how="renewed", issuer=Issuer.KOYEB)
+            return Obtained(
+                outcome, minted=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
+            )
         return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
 
     def sign_in(self, old: Snapshot | None, replaced: Token | None, deadline: Deadline) -> NewToken:
@@ -90,7 +92,9 @@ class TokenSource:
         """
         match self.credentials:
             case None:
-                return Failed(self._no_way(old), attempted=False)
+                from .._endings import no_way  # noqa: PLC0415 - as that module says
+
+                return Failed(no_way(old, self._clock), attempted=False)
             case PasswordCredentials() as given:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):
@@ -123,20 +127,13 @@ class TokenSource:
             return Obtained(outcome, minted=True, issuer=issuer)
         return Failed(outcome, signs_in=True)
 
-    def _no_way(self, old: Snapshot | None) -> KoyebSessionError:
-        if old is None:
-            return NotSignedInError("not signed in: call login(), or give token= or credentials=")
-        if not old.renewable:
-            return SessionExpiredError("an API access token was refused; it cannot be refreshed")
-        return SessionExpiredError("the session has ended: sign in again")
-
 
 def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
     """Say of a refused API access token what it is that was refused."""
     if isinstance(outcome, AuthenticationError | PermissionDeniedError):
         what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
         outcome.message = (
-            f"{outcome.message}: the API access token {what}; make one in Koyeb's control panel "
+            f"{outcome.message}; the API access token {what}: make one in Koyeb's control panel "
             "that may act in this organization"
         )
         outcome.args = (outcome.message,)
@@ -161,13 +158,16 @@ def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> Koy
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
     secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
-    return _unusable(foreign(exc, filter(None, secrets)), old)
+    cause = foreign(exc, filter(None, secrets))
+    return _unusable(cause, old, type(exc).__name__)
 
 
-def _unusable(cause: BaseException, old: Snapshot | None) -> KoyebSessionError:
+def _unusable(
+    cause: BaseException, old: Snapshot | None, name: str | None = None
+) -> KoyebSessionError:
+    """Tell that the credentials gave no token; a session that was there has ended by that."""
     kind = NotSignedInError if old is None else SessionExpiredError
-    error = kind(
-        f"the credentials gave no token: {type(cause).__name__}: {cause}; refresh() asks them again"
-    )
+    name, text = name or type(cause).__name__, text_of(cause).removeprefix(f"{name}: ")
+    error = kind(f"the credentials gave no token: {f'{name}: {text}' if text else name}")
     error.retryable = getattr(cause, "retryable", isinstance(cause, OSError))
     return caused(error, cause)

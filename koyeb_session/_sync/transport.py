@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from .._concurrency.http import tls_ready
-from .._concurrency.places import place
+from .._concurrency.places import place, process
 from .._concurrency.tls import certificates
 from .._operations import USER_AGENT, user_agent
 from .._outcomes import unwrap
@@ -34,6 +34,7 @@ class Connections(httpx.BaseTransport):
     def __init__(self, given: httpx.BaseTransport | None = None) -> None:
         self._given = given
         self._opened: dict[object, Slots] = {}
+        self._process = process()
         self.shut_down = False
         if given is None:
             self._proxies: Proxies = unwrap(environment_proxies())
@@ -41,8 +42,8 @@ class Connections(httpx.BaseTransport):
 
     @property
     def opened(self) -> bool:
-        """Whether there is anything to close."""
-        return bool(self._opened)
+        """Whether there is anything to close, by the process that has made this."""
+        return bool(self._opened) and self._process is process()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""

@@ -1715,7 +1715,10 @@ async def test_the_log_tells_of_a_bad_night(
     messages = [record.getMessage() for record in caplog.records if record.name == "koyeb_session"]
     renewed, failed, signed_in, signed_out = messages
     assert renewed == "renewed; the token is good for 1 d 0 h"
-    assert failed.startswith("renewal failed: refresh: Internal Server Error (status 500)")
+    assert failed.startswith(
+        "renewal failed: refresh: Internal Server Error "
+        f"(PUT {fake.base_url}/v1/account/refresh: status 500); "
+    )
     assert "the token is good for 1 d 0 h; next try in" in failed
     assert signed_in == "signed in with the credentials; the token is good for 1 d 0 h"
     assert signed_out == "signed out"
@@ -1744,4 +1747,5 @@ async def test_the_log_tells_how_a_logout_failed(
     fake.fail("logout", Fault(status=404, body={"code": "not_found", "message": "what?"}))
     with pytest.raises(NotFoundError):
         await session.logout()
-    assert "signed out; at the service: logout: what? (status 404)" in caplog.text
+    request = f"DELETE {fake.base_url}/v1/account/logout"
+    assert f"signed out; at the service: logout: what? ({request}: status 404)" in caplog.text

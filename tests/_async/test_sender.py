@@ -150,7 +150,7 @@ async def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Con
     for timeout in deadlines(lambda: fake.requests):
         with pytest.raises(TransportTimeoutError) as caught:
             await connect(timeout=timeout).login(ME, PASSWORD)
-    assert "login: no reply from https://app.koyeb.com" in str(caught.value)
+    assert "login: no reply to POST https://app.koyeb.com/v1" in str(caught.value)
     assert len(fake.requests) == 1
 
 
@@ -373,4 +373,6 @@ async def test_a_refused_operation_keeps_what_the_service_said(
         await session.new_session()
     error = caught.value
     assert (error.status, error.code, error.request_id) == (401, "authorization_error", "r-7")
-    assert error.message == "new_session: Token rejected (status 401)"
+    assert error.message == (
+        f"new_session: Token rejected (POST {fake.base_url}/v1/account/session: status 401)"
+    )

@@ -984,7 +984,7 @@ def test_repr_tells_the_state_and_no_secret(
     wanted = f"<{name} https://app.koyeb.com: signed in as {token.user_id}, token good for 1 d 0 h>"
     assert repr(session) == wanted
     clock.advance(timedelta(hours=24))
-    assert repr(session).endswith(f"signed in as {token.user_id}, token expired>")
+    assert repr(session).endswith(f"the session as {token.user_id} has ended: token expired>")
     session.close()
     assert repr(session) == f"<{name} https://app.koyeb.com: closed>"
     assert token.id not in repr(session)
