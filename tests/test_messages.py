@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -267,14 +267,14 @@ def fake(clock: FakeClock) -> FakeKoyeb:
     return FakeKoyeb(clock=clock)
 
 
-def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: object) -> SessionClient:
+def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
     """Make a client of the service that tries everything once, and again after ten seconds."""
     return SessionClient(
         transport=fake.transport,
         clock=clock,
         retry_policy=RetryPolicy(attempts=1),
         refresh_policy=RefreshPolicy(jitter=0, backoff=20),
-        **arguments,  # type: ignore[arg-type]
+        **arguments,
     )
 
 
@@ -580,13 +580,18 @@ def test_pickling_says_what_to_do_in_a_process_pool(
 ) -> None:
     """A client and its auth hold connections and locks, which no other process can use."""
     session = half()
-    for it in (session, session.auth):
+    names = (half.__name__, half.__name__.replace("Client", "Auth"))
+    for it, name in zip((session, session.auth), names, strict=True):
         with pytest.raises(TypeError) as caught:
             copied(it)
         assert str(caught.value) == (
-            f"{type(it).__name__} cannot be copied or pickled: make a client in each process, with "
+            f"{name} cannot be copied or pickled: make a client in each process, with "
             "the same store=, or hand current_token() over, for token= or for_token() there"
         )
+
+
+def _fake_login(*_: object) -> str:
+    return "fake"
 
 
 @pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
@@ -596,7 +601,7 @@ def test_a_method_of_one_client_can_be_replaced(
     """Users' tests do so, and the other clients stay as they are."""
     session, other = half(), half()
     with monkeypatch.context() as patch:
-        patch.setattr(session, "login", lambda *_: "fake")
+        patch.setattr(session, "login", _fake_login)
         assert session.login(ME, PASSWORD) == "fake"  # type: ignore[comparison-overlap]
         assert "login" not in vars(other)
     assert session.login == half.login.__get__(session)
