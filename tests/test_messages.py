@@ -34,12 +34,16 @@ from koyeb_session import (
     ServerError,
     SessionClient,
     SessionExpiredError,
+    StoreError,
     Token,
     TransportError,
     WireError,
 )
 from koyeb_session import _operations as operations
+from koyeb_session._concurrency.forks import close_in_children
+from koyeb_session._endings import no_token
 from koyeb_session._operations import Operation
+from koyeb_session._snapshot import Look, Moment, Trouble
 from koyeb_session._wire import Reply
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
@@ -57,7 +61,7 @@ def told(operation: object, status: int, body: bytes = b"", **headers: str) -> K
     """Give the error that a reply of the service means."""
     assert isinstance(operation, Operation)
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
-    outcome = operation.outcome(Reply(status, named, body), 0.0, BASE)
+    outcome: object = operation.outcome(Reply(status, named, body), 0.0, BASE)
     assert isinstance(outcome, KoyebSessionError)
     return outcome
 
@@ -500,6 +504,24 @@ def test_copies_of_an_error_say_the_same() -> None:
     assert copy.copy(error).message == str(copy.copy(error)) == error.message
 
 
+def test_an_error_of_something_else_is_told_as_it_is(clock: FakeClock) -> None:
+    """A caller's own deadline, and a store, say nothing of the token or of a sign-in."""
+    now = Moment(clock.time(), clock.monotonic())
+    late = TransportError("the token was not renewed within 1 s")
+    full = StoreError("full")
+    failed = Trouble(full, 1, now.wall, now.mono, 5.0)
+    assert no_token(Look(None, None, now), late) is late
+    assert no_token(Look(None, failed, now), late) is late
+    assert no_token(Look(None, failed, now), full) is full
+
+
+def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> None:
+    """Nothing has failed, and there is no token."""
+    error = no_token(Look(None, None, Moment(clock.time(), clock.monotonic())), None)
+    assert type(error) is NotSignedInError
+    assert error.message == "signed out: call login()"
+
+
 # Representations, copies and replacements
 
 
@@ -608,6 +630,12 @@ def test_a_method_of_one_client_can_be_replaced(
 
 
 # Forks
+
+
+def test_a_connection_without_a_socket_is_no_childs_affair() -> None:
+    """A stream of a test's own may be none of the system's."""
+    close_in_children(None)
+
 
 WORKERS = """
 import os, sys
