@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -34,12 +34,16 @@ from koyeb_session import (
     ServerError,
     SessionClient,
     SessionExpiredError,
+    StoreError,
     Token,
     TransportError,
     WireError,
 )
 from koyeb_session import _operations as operations
+from koyeb_session._concurrency.forks import close_in_children
+from koyeb_session._endings import no_token
 from koyeb_session._operations import Operation
+from koyeb_session._snapshot import Look, Moment, Trouble
 from koyeb_session._wire import Reply
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
@@ -57,7 +61,7 @@ def told(operation: object, status: int, body: bytes = b"", **headers: str) -> K
     """Give the error that a reply of the service means."""
     assert isinstance(operation, Operation)
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
-    outcome = operation.outcome(Reply(status, named, body), 0.0, BASE)
+    outcome: object = operation.outcome(Reply(status, named, body), 0.0, BASE)
     assert isinstance(outcome, KoyebSessionError)
     return outcome
 
@@ -267,14 +271,14 @@ def fake(clock: FakeClock) -> FakeKoyeb:
     return FakeKoyeb(clock=clock)
 
 
-def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: object) -> SessionClient:
+def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
     """Make a client of the service that tries everything once, and again after ten seconds."""
     return SessionClient(
         transport=fake.transport,
         clock=clock,
         retry_policy=RetryPolicy(attempts=1),
         refresh_policy=RefreshPolicy(jitter=0, backoff=20),
-        **arguments,  # type: ignore[arg-type]
+        **arguments,
     )
 
 
@@ -500,6 +504,24 @@ def test_copies_of_an_error_say_the_same() -> None:
     assert copy.copy(error).message == str(copy.copy(error)) == error.message
 
 
+def test_an_error_of_something_else_is_told_as_it_is(clock: FakeClock) -> None:
+    """A caller's own deadline, and a store, say nothing of the token or of a sign-in."""
+    now = Moment(clock.time(), clock.monotonic())
+    late = TransportError("the token was not renewed within 1 s")
+    full = StoreError("full")
+    failed = Trouble(full, 1, now.wall, now.mono, 5.0)
+    assert no_token(Look(None, None, now), late) is late
+    assert no_token(Look(None, failed, now), late) is late
+    assert no_token(Look(None, failed, now), full) is full
+
+
+def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> None:
+    """Nothing has failed, and there is no token."""
+    error = no_token(Look(None, None, Moment(clock.time(), clock.monotonic())), None)
+    assert type(error) is NotSignedInError
+    assert error.message == "signed out: call login()"
+
+
 # Representations, copies and replacements
 
 
@@ -580,13 +602,18 @@ def test_pickling_says_what_to_do_in_a_process_pool(
 ) -> None:
     """A client and its auth hold connections and locks, which no other process can use."""
     session = half()
-    for it in (session, session.auth):
+    names = (half.__name__, half.__name__.replace("Client", "Auth"))
+    for it, name in zip((session, session.auth), names, strict=True):
         with pytest.raises(TypeError) as caught:
             copied(it)
         assert str(caught.value) == (
-            f"{type(it).__name__} cannot be copied or pickled: make a client in each process, with "
+            f"{name} cannot be copied or pickled: make a client in each process, with "
             "the same store=, or hand current_token() over, for token= or for_token() there"
         )
+
+
+def _fake_login(*_: object) -> str:
+    return "fake"
 
 
 @pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
@@ -596,13 +623,19 @@ def test_a_method_of_one_client_can_be_replaced(
     """Users' tests do so, and the other clients stay as they are."""
     session, other = half(), half()
     with monkeypatch.context() as patch:
-        patch.setattr(session, "login", lambda *_: "fake")
+        patch.setattr(session, "login", _fake_login)
         assert session.login(ME, PASSWORD) == "fake"  # type: ignore[comparison-overlap]
         assert "login" not in vars(other)
     assert session.login == half.login.__get__(session)
 
 
 # Forks
+
+
+def test_a_connection_without_a_socket_is_no_childs_affair() -> None:
+    """A stream of a test's own may be none of the system's."""
+    close_in_children(None)
+
 
 WORKERS = """
 import os, sys
