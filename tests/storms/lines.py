@@ -46,6 +46,8 @@ class AtLine:
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
         """Follow the package's own frames, and those of others if that is wanted."""
+        if self.reached:
+            return None
         path = frame.f_code.co_filename
         if path.startswith(_SERVICE) or path.startswith("<"):
             return None
@@ -54,11 +56,12 @@ class AtLine:
         been: set[int] = set()
 
         def follow(frame: FrameType, event: str, arg: object) -> Any:
+            if self.reached:
+                return None
             if event == "line" and not self._cannot_be_here(frame, been):
                 self.lines += 1
                 if self.lines == self._at:
                     self.reached = True
-                    sys.settrace(self._left)
                     self._act()
             return follow
 
@@ -68,13 +71,14 @@ class AtLine:
         """
         Tell whether nothing comes between this line and the one before.
 
-        That is so at the end of a `with` block, which leads from its last line into `__exit__`.
+        That is so at the end of a `with` block, which leads from its last line into `__exit__`;
+        and for other threads where this one holds the lock.
         """
         line = frame.f_lineno
         is_block = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("with ")
         ends = is_block and line in been
         been.add(line)
-        return ends
+        return ends or (holds_the_lock() and not self._everywhere)
 
 
 def holds_the_lock() -> bool:
@@ -87,8 +91,6 @@ def in_another_thread(work: Callable[[], object]) -> Callable[[], None]:
     """Do some work in another thread, and wait until it is done."""
 
     def act() -> None:
-        if holds_the_lock():
-            return
         errors: list[Exception] = []
 
         def run() -> None:
