@@ -124,8 +124,8 @@ class Flight(Generic[T]):
         )
         try:
             thread.start()
-        except RuntimeError as exc:
-            # `Thread.start` waits on a condition, which stumbles over what a signal handler raises.
+        except (RuntimeError, KeyError) as exc:
+            # `Thread.start` stumbles over what a signal handler raises in the midst of it.
             if exc.__context__ is not None:
                 raise exc.__context__ from None
             self._run()  # there are too many, or the interpreter ends
