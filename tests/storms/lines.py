@@ -49,7 +49,7 @@ class AtLine:
         if self.reached:
             return None
         path = frame.f_code.co_filename
-        if path.startswith(_SERVICE) or path.startswith("<"):
+        if path.startswith((_SERVICE, "<")):
             return None
         if not path.startswith(_PACKAGE) and not (self._everywhere and path != __file__):
             return None

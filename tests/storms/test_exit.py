@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,6 @@ import koyeb_session
 from koyeb_session import Token
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
-
-from ..concurrency import Background, until
 
 pytestmark = pytest.mark.blocks_loop
 
@@ -99,12 +98,11 @@ class Program:
 def test_renewal_under_way_is_saved_when_the_program_ends(tmp_path: Path, end: str) -> None:
     """A normal end of the interpreter waits for the exchange and its save."""
     program = Program(tmp_path, ENDS[end])
-    with program.fake.serve() as url, Background() as background:
-        job = background.start(lambda: program.run(url))
+    with program.fake.serve() as url, ThreadPoolExecutor(1) as beside:
+        job = beside.submit(program.run, url)
         program.gate.wait_arrived(1, PATIENCE)  # it is about to end, or has told the service so
         program.gate.open()
-        until(lambda: job.done)
-        ended = job.result()
+        ended = job.result(PATIENCE)
     assert "200" in ended.stdout, ended.stderr
     assert program.is_saved
     assert ended.returncode == {"exit": 3, "error": 1}.get(end, 0), ended.stderr
@@ -123,14 +121,13 @@ def test_loop_that_ends_takes_a_renewal_along_unless_the_client_is_closed(
         source = source.replace("sys.argv[2]))\n", "sys.argv[2])) as session:\n")
         source = source.replace("    print(", "        print(")
     program = Program(tmp_path, source)
-    with program.fake.serve() as url, Background() as background:
-        job = background.start(lambda: program.run(url))
+    with program.fake.serve() as url, ThreadPoolExecutor(1) as beside:
+        job = beside.submit(program.run, url)
         program.gate.wait_arrived(1, PATIENCE)
         if closed:
             program.gate.open()
-        until(lambda: job.done)
+        ended = job.result(PATIENCE)
         program.gate.open()
-        ended = job.result()
     assert "200" in ended.stdout, ended.stderr
     assert program.is_saved is closed
 
