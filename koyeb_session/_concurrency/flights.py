@@ -124,8 +124,11 @@ class Flight(Generic[T]):
         )
         try:
             thread.start()
-        except RuntimeError:  # there are too many, or the interpreter ends
-            self._run()
+        except (RuntimeError, KeyError) as exc:
+            # `Thread.start` stumbles over what a signal handler raises in the midst of it.
+            if exc.__context__ is not None:
+                raise exc.__context__ from None
+            self._run()  # there are too many, or the interpreter ends
 
     def lead(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
@@ -152,8 +155,15 @@ class Flight(Generic[T]):
         self._landed.wait(seconds)
 
     def ended(self, timeout: float) -> None:
-        """Wait for it and for what comes ``then``, for at most ``timeout`` seconds."""
-        if self._place is place():
+        """
+        Wait for it and for what comes ``then``, for at most ``timeout`` seconds.
+
+        One that has not begun soon will not: a signal handler raised in the one who was about to
+        start it.
+        """
+        if self._place is not place():
+            return
+        if self._begun or self._over.wait(min(timeout, _GRACE)) or self._begun:
             self._over.wait(timeout)
 
     def at_exit(self) -> None:

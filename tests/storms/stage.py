@@ -12,11 +12,11 @@ import anyio.lowlevel
 import httpx
 
 from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy, Token
-from koyeb_session._concurrency.places import atomic
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import PATIENCE
+from .lines import holds_the_lock
 from .steps import rounds_until, tasks
 
 EMAIL: Final = "me@example.com"
@@ -123,7 +123,7 @@ class Stage:
     async def quiet(self) -> None:
         """Wait until no task is left, and check that nothing else is."""
         await rounds_until(lambda: tasks() <= self.tasks)
-        assert repr(atomic).startswith("<unlocked ")
+        assert not holds_the_lock()
         assert self.line.exchanging == 0
         assert self.fake.transport.open_replies == 0
         with anyio.fail_after(PATIENCE):

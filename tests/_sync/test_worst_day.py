@@ -1,0 +1,548 @@
+# Generated from tests/_async/test_worst_day.py by .ci/generate_sync.py: edit that, not this.
+
+"""The worst day: what would lose a session, hand out a dead token, hang, or leak."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from koyeb_session import (
+    AccessTokenCredentials,
+    KoyebSessionError,
+    MemoryTokenStore,
+    PasswordCredentials,
+    SessionClient,
+    StoreError,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    Background,
+    arrived,
+    gather,
+    idle,
+    pass_through,
+)
+
+ME = "me@example.com"
+PASSWORD = "correct horse"
+PASSWORDS = PasswordCredentials(ME, PASSWORD)
+DAY = timedelta(hours=24)
+SOON = timedelta(seconds=20)
+Connect = Callable[..., SessionClient]
+
+
+class Troubled(MemoryTokenStore):
+    """A store of which single calls fail, or stand at a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails: dict[str, int] = {}
+        self.gates: dict[str, Gate] = {}
+        self.calls: list[str] = []
+
+    def _meet(self, call: str) -> None:
+        self.calls.append(call)
+        if gate := self.gates.get(call):
+            pass_through(gate)
+        if self.fails.get(call, 0):
+            self.fails[call] -= 1
+            raise OSError(f"{call} failed")
+
+    def load(self) -> Token | None:
+        """Load the token."""
+        self._meet("load")
+        return super().load()
+
+    def save(self, token: Token) -> None:
+        """Save a token."""
+        self._meet("save")
+        super().save(token)
+
+    def delete(self) -> None:
+        """Forget the token."""
+        self._meet("delete")
+        super().delete()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock."""
+        return self._lock_troubled()
+
+    @contextlib.contextmanager
+    def _lock_troubled(self) -> Generator[None]:
+        self._meet("lock")
+        with super().lock():
+            yield
+
+
+class Held(MemoryTokenStore):
+    """A store whose lock somebody else holds for good."""
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Give up."""
+        raise TimeoutError
+        yield
+
+
+def count(fake: FakeKoyeb, operation: str) -> int:
+    """Count the requests for an operation."""
+    return sum(request.operation == operation for request in fake.requests)
+
+
+def held(session: SessionClient) -> str:
+    """Give the id of the token that a session holds."""
+    assert session.token is not None
+    return session.token.id
+
+
+def saved(store: MemoryTokenStore) -> str | None:
+    """Give the id of the token that a store holds."""
+    token = MemoryTokenStore.load(store)
+    return None if token is None else token.id
+
+
+# An exchange happens inside the lock whenever that can be had
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
+    fake: FakeKoyeb, connect: Connect, fails: int
+) -> None:
+    """A load that fails does not let go of the lock for an exchange beside the next holder."""
+    store = Troubled()
+    token = fake.issue_token()
+    first, second = (connect(store=store, token=token) for _ in range(2))
+    store.fails["load"] = fails
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        jobs = [background.start(session.refresh) for session in (first, second)]
+        arrived(gate)
+        background.settled()
+        assert count(fake, "refresh") == 1
+        gate.open()
+        for job in jobs:
+            job.result()
+    assert held(first) == held(second) == saved(store)
+    assert fake.live_tokens() == [held(first)]
+
+
+# The store follows the session
+
+
+@pytest.mark.parametrize("act", ["login", "logout"])
+def test_store_is_of_the_new_session_when_an_old_save_is_slow(
+    fake: FakeKoyeb, connect: Connect, act: str
+) -> None:
+    """A renewal's save that lands late does not bring back what login or logout has replaced."""
+    store = Troubled()
+    session = connect(store=store, token=fake.issue_token())
+    gate = store.gates["save"] = Gate()
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)
+        what = (lambda: session.login(ME, PASSWORD)) if act == "login" else session.logout
+        change = background.start(what)
+        background.settled()
+        gate.open()
+        with contextlib.suppress(KoyebSessionError):
+            renewal.result()
+        change.result()
+    session.close()
+    assert saved(store) == (held(session) if act == "login" else None)
+
+
+def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
+    fake: FakeKoyeb, connect: Connect, clock: FakeClock
+) -> None:
+    """A late save leaves alone what somebody else has saved since."""
+    store = Troubled()
+    session = connect(store=store, credentials=PASSWORDS)
+    session.current_token()
+    store.fails["save"] = 1
+    session.refresh()
+    assert saved(store) is None
+    other = connect(store=store, credentials=PASSWORDS)
+    other.login(ME, PASSWORD)
+    clock.advance(90)
+    session.close()
+    assert saved(store) == held(other)
+
+
+@pytest.mark.parametrize("act", ["login", "refresh"])
+def test_record_known_to_be_wrong_is_deleted_when_it_cannot_be_replaced(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    act: str,
+) -> None:
+    """After a failed save the next run finds nothing rather than the one before."""
+    store = Troubled()
+    ann = connect(store=store)
+    ann.login(ME, PASSWORD)
+    store.fails["save"] = 1
+    if act == "login":
+        ann.login(ME, PASSWORD)
+    else:
+        ann.refresh()
+    assert saved(store) is None
+    assert "what it held is deleted" in caplog.text
+    ann.close()  # makes up for it
+    assert saved(store) == held(ann)
+
+
+# What is new, and what is not
+
+
+def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The token that a session holds already is no new session, and tells nobody."""
+    token = fake.issue_token()
+    sessions = [connect(token=token) for _ in range(2)]
+    told: list[Token | None] = []
+    for session, other in (sessions, sessions[::-1]):
+
+        def mirror(token: Token | None, other: SessionClient = other) -> None:
+            told.append(token)
+            if token is not None:
+                other.use_token(token)
+
+        session.on_token_change(mirror)
+    sessions[0].refresh()
+    idle()
+    assert len(told) == 2
+    assert held(sessions[0]) == held(sessions[1])
+    assert fake.live_tokens() == [held(sessions[0])]
+
+
+def test_renewal_goes_on_when_the_same_token_is_given_again(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Nothing is revoked that is in use."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)
+        session.use_token(held(session))
+        gate.open()
+        assert (renewal.result()).id == held(session)
+    assert fake.live_tokens() == [held(session)]
+
+
+def test_refusal_is_not_believed_when_somebody_else_has_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a lease that ended, the winner's token lies in the store."""
+    store = MemoryTokenStore()
+    session = connect(store=store, token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request"))
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)
+        fake.revoke(held(session))
+        winner = Token(fake.issue_token())
+        store.save(winner)  # beside the lock
+        gate.open()
+        assert (renewal.result()).id == winner.id
+    assert held(session) == winner.id
+
+
+@pytest.mark.parametrize("has_credentials", [False, True])
+def test_retry_after_leaves_time_when_the_token_has_half_an_hour_left(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, has_credentials: bool
+) -> None:
+    """One maintenance page with an hour's wait does not end the session."""
+    given = {"credentials": PASSWORDS} if has_credentials else {}
+    session = connect(token=fake.issue_token(), **given)
+    clock.advance(DAY - timedelta(minutes=30))
+    fake.fail("refresh", Fault(status=503, headers={"retry-after": "3600"}))
+    first = held(session)
+    for _ in range(29):
+        session.current_token()
+        idle()
+        clock.advance(60)
+    assert held(session) != first
+    assert fake.live_tokens() == [held(session)]
+
+
+@pytest.mark.parametrize("ahead", [-0.4, 0.4, -3600, 3600])
+def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
+) -> None:
+    """What is newer is decided by what was read or written last, and by no clock."""
+    store = MemoryTokenStore()
+    theirs = FakeClock()
+    theirs.step_wall(ahead)
+    token = fake.issue_token()
+    ours, other = connect(store=store, token=token), connect(store=store, token=token, clock=theirs)
+    other.refresh()
+    assert (ours.refresh()).id == held(other)
+    ours.refresh()
+    assert (other.refresh()).id == held(ours)
+    assert fake.exchanges() == 2
+    assert fake.live_tokens() == [held(ours)] == [saved(store)]
+
+
+def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A session of `for_token` does not lose its token to the end of the other one."""
+    parent = connect(token=fake.issue_token())
+    child = parent.for_token(fake.issue_token(), renew=True)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        renewal = background.start(child.refresh)
+        arrived(gate)
+        closing = background.start(parent.close)
+        background.settled()
+        assert not closing.done
+        gate.open()
+        assert (renewal.result()).id == held(child)
+        closing.result()
+    assert held(child) in fake.live_tokens()
+
+
+# Everything has an end
+
+
+@pytest.mark.parametrize("call", ["lock", "load", "save", "delete"])
+@pytest.mark.parametrize("act", ["login", "refresh", "current_token", "logout", "request"])
+def test_session_goes_on_when_its_store_hangs(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, act: str, call: str
+) -> None:
+    """Each call ends within its time, and so does the closing."""
+    store = Troubled()
+    session = connect(store=store, token=fake.issue_token(), credentials=PASSWORDS, timeout=0.1)
+    clock.advance(DAY - SOON)
+    gate = store.gates[call] = Gate()
+    acts: dict[str, Callable[[], Any]] = {
+        "login": lambda: session.login(ME, PASSWORD),
+        "refresh": session.refresh,
+        "current_token": session.current_token,
+        "logout": session.logout,
+        "request": lambda: session.http.get("/v1/apps"),
+    }
+    with contextlib.suppress(KoyebSessionError):
+        acts[act]()
+    session.close()
+    gate.open()
+    idle()
+
+
+def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A refused token counts as expired: credentials sign in, and who has none is told of it."""
+    signs_in = connect(store=Held(), token=fake.issue_token(), credentials=PASSWORDS)
+    has_none = connect(store=Held(), token=fake.issue_token())
+    fake.revoke_all()
+    assert (signs_in.http.get("/v1/apps")).status_code == 200
+    with pytest.raises(StoreError):
+        has_none.http.get("/v1/apps")
+
+
+# Access tokens
+
+
+@pytest.fixture
+def api_token(fake: FakeKoyeb) -> str:
+    """Give an API access token."""
+    return fake.issue_api_token()
+
+
+def access(fake: FakeKoyeb, api_token: str, minutes: int = 60) -> AccessTokenCredentials:
+    """Make credentials of the user's organization."""
+    return AccessTokenCredentials(api_token, fake.organizations[ME][0], timedelta(minutes=minutes))
+
+
+def test_access_tokens_are_renewed_by_the_api_token_alone(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """Who issued a token renews it: none of them is ever refreshed."""
+    session = connect(credentials=access(fake, api_token))
+    for _ in range(25):
+        session.refresh()
+        clock.advance(3599)
+        assert (session.http.get("/v1/apps")).status_code == 200
+    assert count(fake, "refresh") == 0
+    issued = [r for r in fake.requests if r.operation == "create_access_token"]
+    assert len(issued) >= 25
+    assert {request.bearer for request in issued} == {api_token}
+
+
+def test_revoked_api_token_is_one_clear_error_and_no_storm(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """It says what is refused; an hour of requests asks no more than now and then."""
+    session = connect(credentials=access(fake, api_token))
+    fake.revoke(api_token)
+    for _ in range(120):
+        with pytest.raises(KoyebSessionError, match="API access token is refused"):
+            session.http.get("/v1/apps")
+        clock.advance(30)
+    assert count(fake, "create_access_token") <= 70
+
+
+def test_two_sessions_share_five_minute_tokens_for_an_hour(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """One exchange serves both, and nothing is refused."""
+    store = MemoryTokenStore()
+    sessions = [connect(store=store, credentials=access(fake, api_token, 5)) for _ in range(2)]
+    for _ in range(120):
+        replies = gather(*[lambda s=session: s.http.get("/v1/apps") for session in sessions])
+        assert {reply.status_code for reply in replies} == {200}
+        idle()
+        clock.advance(30)
+    assert count(fake, "refresh") == 0
+    assert {request.status for request in fake.requests} == {200}
+    assert count(fake, "create_access_token") <= 26
+
+
+def test_issuer_is_remembered_when_a_program_starts_anew(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """A restart does not show another's token to a refresh."""
+    store = MemoryTokenStore()
+    given = access(fake, api_token)
+    connect(store=store, credentials=given).current_token()
+    clock.advance(3590)
+    session = connect(store=store, credentials=given)
+    session.current_token()
+    session.refresh()
+    assert count(fake, "refresh") == 0
+
+
+def test_callable_is_told_what_it_replaces(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """`None` first, then each token before, also the expired one of the run before."""
+    store = MemoryTokenStore()
+    asked: list[Token | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(before)
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
+
+    session = connect(store=store, credentials=grant)
+    session.current_token()
+    session.refresh()
+    clock.advance(DAY * 2)
+    again = connect(store=store, credentials=grant)
+    again.current_token()
+    assert asked[0] is None
+    assert [token and token.renewal for token in asked[1:]] == ["secret-grant-1", "secret-grant-2"]
+    assert count(fake, "refresh") == 0
+    assert "secret-grant" not in f"{again!r} {again.token!r} {asked!r}"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(
+            Fault(status=status)
+            for status in (*range(300, 308), *range(400, 452), 500, 503)
+            if status != 304
+        ),
+        Fault(reset=True),
+        Fault(body=b"garbage"),
+        Fault(body={"token": {}}),
+    ],
+    ids=str,
+)
+def test_no_second_is_without_a_token_when_a_refresh_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault
+) -> None:
+    """With credentials that work, callers have a token at each moment, whatever is answered."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", fault, times=10_000)
+    clock.advance(DAY - timedelta(minutes=2))
+    for _ in range(12):
+        token = session.current_token()
+        assert token.expires_at is not None
+        assert token.expires_at.timestamp() > clock.time()
+        assert (session.http.get("/v1/apps")).status_code == 200
+        clock.advance(20)
+    assert count(fake, "login") == 1
+
+
+def test_rejected_new_tokens_are_renewed_later_and_later(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The pause doubles up to an hour; a token that is accepted ends it."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.deactivated.update(fake.organizations[ME])
+    hours: list[int] = []
+    for _ in range(6):
+        before = len(fake.requests)
+        for _ in range(60):
+            assert (session.http.get("/v1/apps")).status_code == 401
+            clock.advance(60)
+        hours.append(sum(r.operation in {"refresh", "login"} for r in fake.requests[before:]))
+    assert hours[0] <= 8
+    assert max(hours[1:]) <= 2
+    fake.deactivated.clear()
+    clock.advance(3600)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    fake.revoke_all()
+    assert (session.http.get("/v1/apps")).status_code == 200
+    fake.deactivated.update(fake.organizations[ME])
+    before = len(fake.requests)
+    for _ in range(12):
+        assert (session.http.get("/v1/apps")).status_code == 401
+        clock.advance(10)
+    renewals = sum(r.operation in {"refresh", "login"} for r in fake.requests[before:])
+    assert renewals >= 2
+
+
+# Whose session it is
+
+
+@pytest.mark.parametrize("what", ["account", "service"])
+def test_record_of_another_is_left_alone(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    """It is neither sent nor taken over nor revoked, and the log says what to do."""
+    store = MemoryTokenStore()
+    users = {ME: PASSWORD, "bob@example.com": "battery staple"}
+    theirs = FakeKoyeb(users=users, clock=clock)
+    connect(store=store, credentials=PASSWORDS, transport=theirs.transport).current_token()
+    foreign = saved(store)
+    assert foreign is not None
+    if what == "account":
+        ours = theirs
+        credentials = PasswordCredentials("bob@example.com", "battery staple")
+        session = connect(store=store, credentials=credentials, transport=ours.transport)
+    else:
+        ours = FakeKoyeb(users=users, clock=clock)
+        session = connect(
+            store=store,
+            credentials=PASSWORDS,
+            transport=ours.transport,
+            base_url="https://staging.example.com",
+        )
+    before = len(ours.requests)
+    session.current_token()
+    assert held(session) != foreign
+    assert foreign not in {request.bearer for request in ours.requests[before:]}
+    session.logout()
+    assert foreign in theirs.live_tokens()
+    assert "the store holds a session of" in caplog.text
+    assert "FileTokenStore(name=" in caplog.text

@@ -1,0 +1,102 @@
+"""Closing: one piece of work that any number of callers wait for."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from koyeb_session import AsyncSessionClient, Token
+from koyeb_session.testing import FakeKoyeb, Fault, Gate
+
+from ..concurrency import async_arrived, async_gather, async_until
+from .stage import Stage
+from .steps import LONGEST, Victim, rounds
+
+
+def sockets() -> int:
+    """Count the process's sockets, those of the service included."""
+    names: list[str] = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
+            names.append(str(path.readlink()))
+    return sum("socket" in name for name in names)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_transport_is_closed_once_when_a_close_is_cancelled_at_any_await(
+    *, busy: bool
+) -> None:
+    """The closing goes on without its caller, and a second caller waits for the same one."""
+    for at in range(1, LONGEST):
+        stage = Stage(timedelta(hours=12) if busy else timedelta(0))
+        if busy:
+            await stage.session.current_token()
+        victim = Victim(stage.session.aclose, at=at)
+        await victim.run()
+        await async_gather(stage.session.aclose, stage.session.aclose)
+        assert stage.line.closed == 1, at
+        await stage.quiet()
+        if not victim.reached:
+            return
+    pytest.fail("it has no end")
+
+
+async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() -> None:
+    """The connections are closed once the renewal has landed, also with nobody left to wait."""
+    fake = FakeKoyeb()
+    with fake.serve() as url:
+        async with AsyncSessionClient(base_url=url) as first:  # what stays for the process
+            await first.login_method("me@example.com")
+        await rounds(20)
+        before = sockets()
+        kept: list[AsyncSessionClient] = []
+        for _ in range(3):
+            gate = Gate()
+            fake.fail("refresh", Fault(gate=gate))
+            with anyio.CancelScope() as scope:
+                async with AsyncSessionClient(base_url=url, token=fake.issue_token()) as session:
+                    kept.append(session)
+                    await session.http.get("/v1/apps")
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(session.refresh)
+                        await async_arrived(gate)
+                        scope.cancel()
+            gate.open()
+        await async_until(lambda: sockets() <= before)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_listener_comes_to_its_end_when_the_client_closes(*, closes: bool) -> None:
+    """What it writes down is whole; one that closes the client itself waits for nobody."""
+    fake = FakeKoyeb()
+    written: list[Token | None] = []
+    async with AsyncSessionClient(transport=fake.transport, token=fake.issue_token()) as session:
+
+        async def write(token: Token | None) -> None:
+            if closes:
+                await session.aclose()
+            await rounds(10)
+            written.append(token)
+
+        session.on_token_change(write)
+        await session.refresh()
+    await async_until(lambda: bool(written))
+    assert written == [session.token]
+
+
+async def test_close_is_bounded_when_a_listener_hangs() -> None:
+    """It has the client's timeout."""
+    fake = FakeKoyeb()
+    session = AsyncSessionClient(transport=fake.transport, token=fake.issue_token(), timeout=0.1)
+
+    async def hang(token: Token | None) -> None:
+        await anyio.sleep_forever()
+
+    session.on_token_change(hang)
+    await session.refresh()
+    with anyio.fail_after(5):
+        await session.aclose()
