@@ -351,10 +351,10 @@ def test_failure_is_a_warning_when_the_token_is_still_good(
     assert (state.trouble.error, state.trouble.failures) == (error, 1)
     assert state.look().blocked is state.trouble
     assert state.usable is not None
-    assert state.verdict is Verdict.USE
+    assert state.look().verdict is Verdict.USE
     clock.advance(1)
     assert state.look().blocked is None
-    assert state.verdict is Verdict.RENEW
+    assert state.look().verdict is Verdict.RENEW
     state.failed(Failed(error))
     assert state.trouble.failures == 2
     assert caplog.messages[1].endswith("the token is good for 29 min 59 s; next try in 2 s")

@@ -253,7 +253,12 @@ async def test_a_session_without_listeners_starts_nothing(
     """A login with neither listeners nor a store starts no task and no thread of its own."""
     started: list[object] = []
     start = AsyncFlight.start
-    monkeypatch.setattr(AsyncFlight, "start", lambda it: (started.append(it), start(it)))
+
+    def begin(flight: AsyncFlight[object]) -> None:
+        started.append(flight)
+        start(flight)
+
+    monkeypatch.setattr(AsyncFlight, "start", begin)
     session = connect()
     await session.login(ME, PASSWORD)
     assert started == []

@@ -249,7 +249,12 @@ def test_a_session_without_listeners_starts_nothing(
     """A login with neither listeners nor a store starts no task and no thread of its own."""
     started: list[object] = []
     start = Flight.start
-    monkeypatch.setattr(Flight, "start", lambda it: (started.append(it), start(it)))
+
+    def begin(flight: Flight[object]) -> None:
+        started.append(flight)
+        start(flight)
+
+    monkeypatch.setattr(Flight, "start", begin)
     session = connect()
     session.login(ME, PASSWORD)
     assert started == []
