@@ -89,7 +89,7 @@ async def test_file_whose_caller_is_cancelled_shows_no_token(
     monkeypatch.setattr(os, "fsync", stuck)
     store = AsyncFileTokenStore(tmp_path / "session.json")
     error = await cancelled(store, what, stuck.entered.is_set)
-    assert_none_shows(error, [ID, RENEWAL], __file__)
+    assert_none_shows(error, (ID, RENEWAL), __file__)
 
 
 @pytest.mark.parametrize("what", USES)
@@ -100,7 +100,7 @@ async def test_keyring_whose_caller_is_cancelled_shows_no_token(
     monkeypatch.setattr(keyring, "get_password", stuck)
     monkeypatch.setattr(keyring, "set_password", stuck)
     error = await cancelled(AsyncKeyringTokenStore(), what, stuck.entered.is_set)
-    assert_none_shows(error, [ID, RENEWAL], __file__)
+    assert_none_shows(error, (ID, RENEWAL), __file__)
 
 
 @pytest.mark.parametrize("what", USES)
@@ -122,4 +122,4 @@ async def test_redis_whose_caller_is_cancelled_shows_no_token(what: str) -> None
             error = await cancelled(AsyncRedisTokenStore(client, key="k"), what, under_way)
             for connection in came:
                 connection.close()
-    assert_none_shows(error, [ID, RENEWAL], __file__)
+    assert_none_shows(error, (ID, RENEWAL), __file__)
