@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,7 @@ async def main():
     session = AsyncSessionClient(base_url=sys.argv[1], store=AsyncFileTokenStore(sys.argv[2]))
     CLOSED
     print((await session.http.get("/v1/apps")).status_code)
+    await asyncio.to_thread(sys.stdin.read)
 asyncio.run(main())
 """
 
@@ -75,12 +77,13 @@ class Program:
         self._file.write_text(START + source)
         self.folder = folder
 
-    def run(self, url: str) -> subprocess.CompletedProcess[str]:
+    def run(self, url: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
         package = Path(koyeb_session.__file__).parent.parent
         command = [sys.executable, "-W", "ignore", str(self._file)]
         return subprocess.run(
             [*command, url, str(self.folder / "session.json"), str(package)],
+            stdin=stdin,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -119,14 +122,19 @@ def test_loop_that_ends_takes_a_renewal_along_unless_the_client_is_closed(
             "    session = AsyncSessionClient(", "    async with AsyncSessionClient("
         )
         source = source.replace("sys.argv[2]))\n", "sys.argv[2])) as session:\n")
-        source = source.replace("    print(", "        print(")
+        source = source.replace("    print(", "        print(").replace(
+            "    await a", "        await a"
+        )
     program = Program(tmp_path, source)
+    held, until_it_arrives = os.pipe()
     with program.fake.serve() as url, ThreadPoolExecutor(1) as beside:
-        job = beside.submit(program.run, url)
+        job = beside.submit(program.run, url, held)
         program.gate.wait_arrived(1, PATIENCE)
+        os.close(until_it_arrives)  # now its event loop may end
         if closed:
             program.gate.open()
         ended = job.result(PATIENCE)
+        os.close(held)
         program.gate.open()
     assert "200" in ended.stdout, ended.stderr
     assert program.is_saved is closed
