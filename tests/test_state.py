@@ -273,7 +273,7 @@ def test_close_is_enough_when_nobody_is_signed_in(state: SessionState) -> None:
         (HOUR, "user-1", 0, "signed in as user-1, token good for 1 h 0 min"),
         (HOUR, None, 600, "signed in, token good for 50 min 0 s"),
         (HOUR, "", 3599.5, "signed in, token good for 1 s"),
-        (HOUR, "user-1", 3600, "signed in as user-1, token expired"),
+        (HOUR, "user-1", 3600, "the session as user-1 has ended: token expired"),
         (None, None, 9e9, "signed in, token good for an unknown time"),
     ],
 )
@@ -651,7 +651,10 @@ def test_ended_says_so_when_the_session_does_not_renew(
     commit(state, token(clock))
     error = state.ended(state.look(), None)
     assert type(error) is SessionExpiredError
-    assert error.message == "the token has expired, and this session does not renew it"
+    assert error.message == (
+        "the token has expired, and this session does not renew it: "
+        "get another one where it came from"
+    )
     assert error.__cause__ is None
 
 
@@ -709,11 +712,12 @@ def test_ended_wraps_the_last_failure_when_there_was_a_token(
     ended = state.ended(state.look(), error)
     assert type(ended) is SessionExpiredError
     assert ended.message == (
-        "the token could not be renewed 1 min 30 s ago: refresh: down (status 503); sign in again"
+        "the token could not be renewed 1 min 30 s ago: refresh: down (status 503); "
+        "sign in again with login(), or give credentials="
     )
     assert ended.__cause__ is error
     assert ended.retryable is True
-    assert state.ended(look, error).message.startswith("the token could not be renewed 0 s ago: ")
+    assert state.ended(look, error).message.startswith("the token could not be renewed: ")
 
 
 @pytest.mark.parametrize("error", [AuthenticationError("no"), WireError("odd")], ids=repr)
@@ -723,8 +727,9 @@ def test_ended_is_as_retryable_as_the_failure(
     """Whoever schedules another attempt goes by what has failed."""
     commit(state, token(clock))
     ended = state.ended(fail(state, error), error)
-    assert (
-        ended.message == f"the token could not be renewed 0 s ago: {error.message}; sign in again"
+    assert ended.message == (
+        f"the token could not be renewed: {error.message}; "
+        "sign in again with login(), or give credentials="
     )
     assert ended.retryable is error.retryable
     assert ended.__cause__ is error

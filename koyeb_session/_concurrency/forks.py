@@ -14,6 +14,7 @@ import weakref
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket
+    from typing import Any
 
 _threads: list[threading.Thread] = []
 _sockets: weakref.WeakSet[socket] = weakref.WeakSet()
@@ -36,14 +37,14 @@ def _wait() -> None:
             thread.join()
 
 
-def close_in_children(opened: socket | None) -> None:
+def close_in_children(opened: Any) -> None:
     """
     Have each child that is forked from now on close its copy of a socket.
 
     The parent's connection stays as it is. The child would drop its copy unclosed, with a warning.
     At its own end it closes what it has opened since: the client is the parent's to close.
     """
-    if opened is not None:
+    if hasattr(opened, "detach"):  # a socket; another network back end may have anything
         _sockets.add(opened)
 
 

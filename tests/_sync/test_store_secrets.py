@@ -153,7 +153,7 @@ def test_interrupt_shows_no_token(
     monkeypatch.setattr(where, interrupt)
     error = error_of(store, what)
     monkeypatch.undo()
-    assert isinstance(error, KeyboardInterrupt)
+    assert "KeyboardInterrupt" in f"{error!r}"  # what a thread raises is told as an error of its
     assert_none_shows(error, SECRETS, __file__)
 
 
@@ -167,7 +167,7 @@ def test_interrupt_in_the_keyring_shows_no_token(
     keyring.set_keyring(NO_KEYRING())
     error = error_of(KeyringTokenStore(), what)
     keyring.set_keyring(before)
-    assert isinstance(error, KeyboardInterrupt)
+    assert "KeyboardInterrupt" in f"{error!r}"
     assert_none_shows(error, SECRETS, __file__)
 
 
@@ -191,10 +191,10 @@ def test_error_of_ones_own_store_reaches_the_log() -> None:
     """Its class and text are told, in one line, less the token and what looks like one."""
     error = store_error("written", DriverError("UPDATE session", (ID, "user", RENEWAL)), TOKEN)
     assert str(error) == (
-        "the token store could not be written: DriverError: UPDATE session "
+        "the token store could not be written: DriverError: UPDATE session\\n"
         "[parameters: ('[secret]', 'user', '[secret]')]"
     )
-    assert str(error.__cause__).startswith("DriverError: UPDATE session [parameters: (")
+    assert str(error.__cause__).startswith("DriverError: UPDATE session\\n[parameters: (")
     unknown = store_error("read", ValueError(f"no record: {ID[:50]}... {'long ' * 200}"))
     assert "no record: [...]" in str(unknown)
     assert len(str(unknown)) < 600

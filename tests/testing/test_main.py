@@ -17,13 +17,23 @@ from koyeb_session.testing.__main__ import main
 SERVE = [sys.executable, "-W", "error", "-m", "koyeb_session.testing"]
 
 
+def heed_interrupts() -> None:
+    """Take Ctrl-C as a program in the foreground does; the tests may run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking it")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])  # noqa: S104 - as in a container
 def test_program_serves_until_it_is_told_to_end(number: signal.Signals, host: str) -> None:
     """It says where it listens and how to sign in, and ends in order."""
     command = [*SERVE, "--host", host, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - no thread runs here
+    ) as process:
         assert process.stdout is not None
         try:
             lines = [process.stdout.readline() for _ in range(3)]

@@ -48,7 +48,7 @@ def test_plugin_loads_nothing_of_the_kit() -> None:
 
 def test_kit_needs_neither_pytest_nor_the_client() -> None:
     """The kit works without a test runner and without the code that it is to test."""
-    modules = run("from koyeb_session.testing import *; FakeKoyeb().serve()")
+    modules = run("from koyeb_session.testing import FakeKoyeb; FakeKoyeb().serve()")
     assert "koyeb_session.testing._server" in modules
     assert not {"pytest", "_pytest"} & modules
     own = run("import koyeb_session")
