@@ -64,7 +64,7 @@ class FollowingClient(SessionClient):
         """Follow ``leader`` in this event loop; close after the block."""
         store = _LeaderStore(leader)
         self._start_session(self._state.clock, store=store)
-        self._keeper._renewal = _LeaderRenewal(self._state, store, leader)  # noqa: SLF001
+        self._keeper._renewal = _LeaderRenewal(self._state, store, leader)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         unfollow = leader.on_token_change(self._follow)
         if leader.token is not None:
             self._follow(leader.token)

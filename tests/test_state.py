@@ -1,5 +1,8 @@
 """What a session knows: each change is one swap, and each failure leaves the rest as it was."""
 
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
 from __future__ import annotations
 
 import logging

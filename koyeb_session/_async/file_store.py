@@ -66,7 +66,7 @@ class AsyncFileTokenStore:
             or wrong_timeout(lock_timeout, "lock_timeout")
         )
         with needed("file"):
-            import filelock  # noqa: F401, PLC0415 - an extra, used in `lock`
+            import filelock  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport] - used in `lock`
             import platformdirs  # noqa: PLC0415 - an extra
         if path is None:
             file = "session.json" if name == "default" else f"session-{name}.json"

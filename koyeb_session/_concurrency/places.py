@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # A fork hook keeps what its module holds until the interpreter has ended.
     from collections.abc import Callable
-    from typing import Final
+    from typing import Any, Final
 
 atomic: Final = threading.RLock()
 """
@@ -64,7 +64,7 @@ def process() -> object:
     return _process
 
 
-def async_call_soon(where: object, callback: Callable[[], object]) -> bool:
+def async_call_soon(where: Any, callback: Callable[[], object]) -> bool:
     """
     Have an event loop call ``callback``, from whichever thread.
 
@@ -75,8 +75,8 @@ def async_call_soon(where: object, callback: Callable[[], object]) -> bool:
         if hasattr(where, "run_sync_soon"):  # trio's token
             where.run_sync_soon(callback)
             return True
-        if where.is_running():  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            where.call_soon_threadsafe(callback)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        if where.is_running():
+            where.call_soon_threadsafe(callback)
             return True
     except RuntimeError:  # it has ended: trio's error is one, too
         pass

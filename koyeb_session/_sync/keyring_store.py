@@ -44,7 +44,7 @@ class KeyringTokenStore:
     def __init__(self, service: str = "koyeb-session", name: str = "default") -> None:
         checked(wrong_text("service", service) or wrong_text("name", name))
         with needed("keyring"):
-            import keyring  # noqa: F401, PLC0415 - an extra, used in `_keyring`
+            import keyring  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport] - see `_keyring`
         self._entry = (service, name)
         self._lock = _locks.setdefault(self._entry, Lock())
 

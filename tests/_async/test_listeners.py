@@ -1,5 +1,8 @@
 """Listeners for token changes: what they are told, and that they can break nothing."""
 
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -2,6 +2,9 @@
 
 """The client: its operations on the wire, what it refuses, and how it lives and ends."""
 
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
 from __future__ import annotations
 
 import copy

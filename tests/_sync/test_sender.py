@@ -2,6 +2,9 @@
 
 """Sending: what is sent again, what ends it, and how much of a reply is read."""
 
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
 from __future__ import annotations
 
 import gzip

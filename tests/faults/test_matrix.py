@@ -1,5 +1,8 @@
 """The fault matrix: each operation meets each fault on asyncio, on trio and in a thread."""
 
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
 from __future__ import annotations
 
 import time

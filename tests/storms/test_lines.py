@@ -1,5 +1,8 @@
 """Another thread acts between any two lines of a call that asks for a token."""
 
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
 from __future__ import annotations
 
 import contextlib
@@ -229,7 +232,7 @@ def test_only_a_logout_is_the_error_when_another_thread_signs_out_between_any_tw
         other = in_another_thread(scene.session.logout)
         with AtLine(other, at) as line, contextlib.suppress(NotSignedInError):
             assert scene.session.current_token().id in scene.held, at
-        if not line.came:
+        if not line.reached:
             scene.session.close()
             return
         assert scene.session.token is None, at
