@@ -46,7 +46,7 @@ class AsyncStoreTurn:
         """What the store held when it was last read in this turn."""
         self.known: str | None = UNKNOWN
         """The id of what the session had last read or written before that."""
-        self.locked = False
+        self.locked: bool = False
         self.problem: StoreError | None = None
         """Why the lock could not be had, or the store not be read."""
         self._flight = AsyncFlight(self._run, seconds=seconds, under_way=under_way)

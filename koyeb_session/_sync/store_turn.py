@@ -48,7 +48,7 @@ class StoreTurn:
         """What the store held when it was last read in this turn."""
         self.known: str | None = UNKNOWN
         """The id of what the session had last read or written before that."""
-        self.locked = False
+        self.locked: bool = False
         self.problem: StoreError | None = None
         """Why the lock could not be had, or the store not be read."""
         self._flight = Flight(self._run, seconds=seconds, under_way=under_way)
