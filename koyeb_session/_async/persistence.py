@@ -258,6 +258,22 @@ class AsyncPersistence:
             )
         return True
 
+    async def save_ahead(
+        self, turn: AsyncStoreTurn, obtained: Obtained, deadline: Deadline
+    ) -> None:
+        """Save a token that the session does not hold yet; `follow` makes up for a failure."""
+
+        async def save() -> None:
+            try:
+                await self.store.save(self._bind(obtained.token, obtained.issuer))
+            except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+                log.debug("%s", store_error("written", exc, obtained.token))
+                return
+            self._known = turn.known = obtained.token.id
+            turn.found = obtained.token
+
+        await turn.do(save, deadline.left())
+
     # What a turn does
 
     async def _read(self, turn: AsyncStoreTurn) -> None:
@@ -312,7 +328,7 @@ class AsyncPersistence:
                     await store.delete()
                     self._known = None
             else:
-                await store.save(self._bind(snapshot))
+                await store.save(self._bind(snapshot.token, snapshot.issuer))
                 # What lies there now was saved by nobody else.
                 turn.found, turn.known = snapshot.token, snapshot.token.id
                 self._known = snapshot.token.id
@@ -340,10 +356,10 @@ class AsyncPersistence:
         log.warning("the new token is kept in memory only: %s; %s", problem, what)
         return problem
 
-    def _bind(self, snapshot: Snapshot) -> Token:
+    def _bind(self, token: Token, issuer: Issuer) -> Token:
         """Note on a token whose it is."""
-        provenance = Provenance(self._origin, self.account or UNKNOWN, snapshot.issuer)
-        return attrs.evolve(snapshot.token, provenance=provenance.write())
+        provenance = Provenance(self._origin, self.account or UNKNOWN, issuer)
+        return attrs.evolve(token, provenance=provenance.write())
 
     def _is_others(self, found: Token | None, known: str | None, own: Snapshot | None) -> bool:
         """Tell whether somebody else saved a record after this session last looked."""

@@ -123,7 +123,24 @@ class Renewal:
         outcome = self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, Failed) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        return self._settle(outcome, old, fence, deadline)
+        ahead = isinstance(outcome, Obtained) and self._save_ahead(outcome, turn, deadline)
+        settled = self._settle(outcome, old, fence, deadline)
+        if ahead and isinstance(settled, Failed) and self._persistence is not None:
+            self._persistence.owe()  # the session has moved on, and the store has to follow
+            self._persistence.follow(deadline)
+        return settled
+
+    def _save_ahead(self, obtained: Obtained, turn: StoreTurn | None, deadline: Deadline) -> bool:
+        """
+        Save a token with a secret that can be used once, before anybody uses the token.
+
+        The provider has forgotten the secret before it. A program that ends now must find the new
+        one in the store.
+        """
+        if turn is None or self._persistence is None or obtained.token.renewal is None:
+            return False
+        self._persistence.save_ahead(turn, obtained, deadline)
+        return True
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
@@ -163,7 +180,7 @@ class Renewal:
         if isinstance(outcome, Failed):
             return outcome
         committed = self._commit(outcome, old, fence)
-        if isinstance(committed, Failed) and committed.error is SUPERSEDED:
+        if outcome.minted and isinstance(committed, Failed) and committed.error is SUPERSEDED:
             self._source.revoke(outcome.token, deadline)
         return committed
 

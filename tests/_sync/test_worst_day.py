@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -21,7 +22,7 @@ from koyeb_session import (
     StoreError,
     Token,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
 from ..concurrency import (
     Background,
@@ -447,6 +448,73 @@ def test_callable_is_told_what_it_replaces(
     assert [token and token.renewal for token in asked[1:]] == ["secret-grant-1", "secret-grant-2"]
     assert count(fake, "refresh") == 0
     assert "secret-grant" not in f"{again!r} {again.token!r} {asked!r}"
+
+
+def test_rotating_secret_is_saved_before_its_token_is_used(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A program that is killed at once finds the new secret: the provider has forgotten the old."""
+    held: list[Token | None] = []
+
+    class Watching(Troubled):
+        def save(self, token: Token) -> None:
+            held.append(session.token)
+            super().save(token)
+
+    session = connect(
+        store=Watching(), credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
+    )
+    session.current_token()
+    assert held[0] is None
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
+    fake: FakeKoyeb, connect: Connect, fails: int
+) -> None:
+    """What a logout has overtaken is in no store, whether it was saved ahead or not."""
+    store = Troubled()
+    gate = store.gates["save"] = Gate()
+    session = connect(
+        store=store, credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
+    )
+    store.fails["save"] = fails
+    with Background() as background:
+        asking = background.start(session.current_token)
+        arrived(gate)
+        leaving = background.start(session.logout)
+        background.settled()
+        gate.open()
+        with pytest.raises(KoyebSessionError):
+            asking.result()
+        leaving.result()
+    assert session.token is None
+    assert store.load() is None
+
+
+def test_rotating_secret_shows_nowhere(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a provider nor a store that quotes it brings it into an error, a log or a frame."""
+    caplog.set_level(logging.DEBUG)
+    secret = "secret-grant-0123456789"
+
+    class Quoting(Troubled):
+        def save(self, token: Token) -> None:
+            raise OSError(f"cannot write {token.renewal}")
+
+    def grant(before: Token | None) -> Token:
+        if before is not None:
+            raise LookupError(f"{before.renewal} is unknown")
+        return Token(fake.issue_token(), renewal=secret)
+
+    session = connect(store=Quoting(), credentials=grant)
+    session.current_token()
+    with pytest.raises(KoyebSessionError, match="LookupError") as caught:
+        session.refresh()
+    assert_no_secret(secret, session, session.token, caplog.records)
+    assert_no_secret(secret, caught.value, packages=["koyeb_session"])
+    assert all(secret not in str(request.headers) for request in fake.requests)
 
 
 @pytest.mark.parametrize(
