@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import anyio
@@ -35,7 +35,7 @@ from koyeb_session import (
     TransportTimeoutError,
     _network,
 )
-from koyeb_session._concurrency import async_flights, places
+from koyeb_session._concurrency import async_flights, flights, places
 from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
 from koyeb_session._concurrency.async_deadlines import async_read_raw, async_time_limit
 from koyeb_session._concurrency.async_flights import AsyncFlight
@@ -1238,3 +1238,71 @@ def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
         pass
     sleep(0)
     assert async_sleep is anyio.sleep
+
+
+async def test_async_lock_passes_over_those_who_have_gone() -> None:
+    """Who waits in an event loop that has ended, or was cancelled, will never release it."""
+    lock = AsyncLock()
+    async with anyio.create_task_group() as tasks, lock.held():
+        gone: Any = SimpleNamespace(wake=lambda: False)
+        lock._queue.append(gone)
+
+        async def wait() -> None:
+            async with lock.held():
+                raise AssertionError
+
+        tasks.start_soon(wait)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    async with lock.held():
+        pass
+
+
+def test_an_event_loop_that_has_ended_is_called_in_vain() -> None:
+    """Trio says so by an error, as asyncio does between two looks."""
+
+    def ended(_: object) -> None:
+        raise RuntimeError
+
+    assert not places.async_call_soon(SimpleNamespace(run_sync_soon=ended), int)
+
+
+def test_flight_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork came between its making and its start."""
+    flight = Flight(int)
+    monkeypatch.setattr("koyeb_session._concurrency.flights.place", object)
+    flight.start()
+    assert not flight._begun
+
+
+def test_flight_that_nobody_has_begun_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its starter was interrupted: who waits for its end does not wait for long."""
+    monkeypatch.setattr("koyeb_session._concurrency.flights._GRACE", 0.001)
+    Flight(int).ended(PATIENCE)
+
+
+def test_what_a_handler_raises_while_a_thread_starts_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes out of the standard library as an error of the thread's start."""
+
+    def start(_: object) -> None:
+        try:
+            raise KeyError("from a handler")
+        finally:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyError, match="from a handler"):
+        Flight(int).start()
+
+
+def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
+    """It is told by `atexit`, and waits until the work should have ended."""
+    go = threading.Event()
+    flight = Flight(lambda: go.wait(PATIENCE), seconds=PATIENCE)
+    flight.start()
+    threading.Timer(0.01, go.set).start()
+    flights._finish()
+    assert flight.succeeded

@@ -45,20 +45,19 @@ async def async_call_blocking(function: Callable[..., Any], *args: object) -> An
 async def async_in_thread(
     function: Callable[[*Ts], T],
     *args: *Ts,
-    undo: Callable[[T], object] | None = None,
 ) -> T:
     """
     Call what blocks in a daemon thread of its own, and wait for it.
 
     The thread is started before the first await and goes on by itself when the waiting task is
-    cancelled; ``undo`` is then given its result. The interpreter does not wait for a thread that
-    hangs, and no pool of threads is kept waiting by one.
+    cancelled. The interpreter does not wait for a thread that hangs, and no pool of threads is kept
+    waiting by one.
 
     Raises:
         Exception: What it raised.
         RuntimeError: It raised what would have ended its thread alone, as `sys.exit` does.
     """
-    call = _ThreadCall(partial(function, *args), undo)
+    call = _ThreadCall(partial(function, *args))
     threading.Thread(
         target=contextvars.copy_context().run, args=(call.run,), name="koyeb-session", daemon=True
     ).start()
@@ -68,13 +67,10 @@ async def async_in_thread(
 class _ThreadCall:
     """A call in a thread, and the task that waits for what comes of it."""
 
-    def __init__(self, call: Callable[[], Any], undo: Callable[[Any], object] | None) -> None:
+    def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
-        self._undo = undo
         self._loop = async_place()
         self._done = anyio.Event()
-        self._abandoned = threading.Lock()
-        """Held by the first of the two sides that is through with the other one."""
         self._value: Any = None
         self._error: BaseException | None = None
 
@@ -84,19 +80,11 @@ class _ThreadCall:
             self._value = self._call()
         except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
             self._error = exc
-        if self._abandoned.acquire(blocking=False):
-            async_call_soon(self._loop, self._done.set)
-        elif self._error is None and self._undo is not None:
-            self._undo(self._value)
+        async_call_soon(self._loop, self._done.set)
 
     async def result(self) -> Any:
         """Wait for what came of it."""
-        try:
-            await self._done.wait()
-        except BaseException:
-            if not self._abandoned.acquire(blocking=False) and self._undo and not self._error:
-                self._undo(self._value)  # it has just returned
-            raise
+        await self._done.wait()
         if isinstance(self._error, Exception):
             raise self._error
         if self._error is not None:  # it would end the event loop, or look like a cancellation

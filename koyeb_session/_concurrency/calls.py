@@ -53,7 +53,6 @@ def _call_in_thread(function: Callable[..., Any], *args: object) -> Any:
 def in_thread(
     function: Callable[[*Ts], T],
     *args: *Ts,
-    undo: Callable[[T], object] | None = None,  # noqa: ARG001 - for a waiter that is cancelled
 ) -> T:
     """Blocking twin: call it here."""
     return function(*args)

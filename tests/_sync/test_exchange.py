@@ -213,7 +213,7 @@ def test_a_close_behind_a_held_lock_is_no_renewal(
         background.settled()
         session.close()
         for job in jobs:
-            with pytest.raises((SessionExpiredError, StoreError)):
+            with pytest.raises((SessionExpiredError, StoreError, TransportTimeoutError)):
                 job.result()
     assert fake.requests == []
     assert store.load() is None

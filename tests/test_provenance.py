@@ -1,0 +1,24 @@
+"""Whose a saved token is, as it is written and read."""
+
+from __future__ import annotations
+
+import pytest
+
+from koyeb_session import Token
+from koyeb_session._provenance import Provenance, read_provenance
+from koyeb_session._snapshot import Issuer
+
+
+@pytest.mark.parametrize("issuer", Issuer)
+def test_provenance_is_read_as_it_was_written(issuer: Issuer) -> None:
+    """What a session notes comes back whole."""
+    noted = Provenance("https://app.koyeb.com", "0123456789abcdef", issuer)
+    assert read_provenance(Token("t", provenance=noted.write())) == noted
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "else", "koyeb-session/1 o a nobody", "koyeb-session/2 o a koyeb"]
+)
+def test_provenance_of_others_counts_as_none(text: str | None) -> None:
+    """A store of the user's own may have kept none, or something else."""
+    assert read_provenance(Token("t", provenance=text)) is None
