@@ -1306,3 +1306,29 @@ def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
     threading.Timer(0.01, go.set).start()
     flights._finish()
     assert flight.succeeded
+
+
+def test_flight_that_has_to_be_alone_is_not_done_without_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would keep the thread that has to go on."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    flight = Flight(lambda: 1)
+    flight.start(alone=True)
+    assert not flight.alive
+    assert flight.join(PATIENCE) is None
+    other = Flight(lambda: 1)
+    other.start()
+    assert other.outcome == 1
+
+
+def test_flight_is_not_waited_for_in_its_own_thread() -> None:
+    """A finalizer may ask for it there."""
+    flight: Flight[object] = Flight(lambda: flight.join(PATIENCE), seconds=PATIENCE)
+    flight.start()
+    assert flight.join(PATIENCE) is None
+    assert flight.succeeded

@@ -102,7 +102,7 @@ class AsyncFlight(Generic[T]):
             raise self._raised
         return self._outcome
 
-    def start(self) -> None:
+    def start(self, *, alone: bool = False) -> None:  # noqa: ARG002 - a task is always alone
         """Let it run by itself."""
         if self._under_way is not None:
             self._under_way.add(self)

@@ -44,6 +44,7 @@ class Flight(Generic[T]):
         "_place",
         "_raised",
         "_returned",
+        "_runner",
         "_then",
         "_under_way",
         "_unstarted",
@@ -71,6 +72,7 @@ class Flight(Generic[T]):
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
+        self._runner: int | None = None
         self._under_way = under_way
         self._context = contextvars.copy_context()
         self._context.run(ends.set, math.inf)  # it has a deadline of its own
@@ -104,8 +106,13 @@ class Flight(Generic[T]):
             raise self._raised
         return self._outcome
 
-    def start(self, *, at_exit: bool = True) -> None:
-        """Let it run by itself, once."""
+    def start(self, *, at_exit: bool = True, alone: bool = False) -> None:
+        """
+        Let it run by itself, once.
+
+        Where no thread can be had, as from Python 3.12 on once the main thread has ended, it runs
+        here, unless it has to be ``alone``: then it is not done at all.
+        """
         try:
             self._unstarted.pop()  # one step: of two threads, one starts it
         except IndexError:
@@ -116,9 +123,9 @@ class Flight(Generic[T]):
             _wait_at_exit(self)
         if self._under_way is not None:
             self._under_way.add(self)
-        self._launch()
+        self._launch(alone=alone)
 
-    def _launch(self) -> None:
+    def _launch(self, *, alone: bool = False) -> None:
         thread = threading.Thread(
             target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
         )
@@ -128,7 +135,11 @@ class Flight(Generic[T]):
             # `Thread.start` stumbles over what a signal handler raises in the midst of it.
             if exc.__context__ is not None:
                 raise exc.__context__ from None
-            self._run()  # there are too many, or the interpreter ends
+            if alone:
+                self._begun = True
+                self._end()
+            else:
+                self._run()
 
     def lead(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
@@ -145,8 +156,13 @@ class Flight(Generic[T]):
         return self.outcome
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait as `join` does, whatever comes of it; not for one of the process before a fork."""
-        if self._place is not place():
+        """
+        Wait as `join` does, whatever comes of it.
+
+        Not for one of the process before a fork, and not in its own thread, where a finalizer may
+        ask for it.
+        """
+        if self._place is not place() or self._runner == threading.get_ident():
             return
         self.start()
         seconds = self._ends - time.monotonic() if timeout is None else timeout
@@ -175,6 +191,7 @@ class Flight(Generic[T]):
             begun, self._begun = self._begun, True
         if begun:  # it was launched twice: see `wait`
             return
+        self._runner = threading.get_ident()
         try:
             try:
                 if self.alive:  # else its thread comes so late that others have gone on without it
@@ -183,14 +200,22 @@ class Flight(Generic[T]):
             except Exception as exc:  # noqa: BLE001 - see `outcome`
                 self._raised = exc
             finally:
-                self._landed.set()
-                if self._under_way is not None:
-                    self._under_way.discard(self)
+                self._land()
             if self._then is not None:
                 self._then()
         finally:
-            self._over.set()
-            _at_exit.discard(self)
+            self._runner = None
+            self._end()
+
+    def _land(self) -> None:
+        self._landed.set()
+        if self._under_way is not None:
+            self._under_way.discard(self)
+
+    def _end(self) -> None:
+        self._land()
+        self._over.set()
+        _at_exit.discard(self)
 
 
 _GRACE: Final = 1.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from .._concurrency.flights import Flight
 from .._concurrency.places import atomic
 from .._concurrency.waiting import Event, Pulse
+from .._errors import StoreError
 from .._log import log
 from .._outcomes import store_error
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from .._concurrency.flights import Work
     from .._deadline import Deadline
-    from .._errors import StoreError
     from .._models import Token
     from .stores import TokenStore
 
@@ -67,7 +67,10 @@ class StoreTurn:
 
     def start(self) -> None:
         """Begin to wait for the lock."""
-        self._flight.start()
+        self._flight.start(alone=True)
+        if not self.alive and not self._ready.is_set():  # it could not be begun
+            self.problem = StoreError("no thread can be had to use the token store")
+            self._finish()
 
     def join(self) -> bool:
         """Take part in it; `False`: it is over, or about to be. The caller holds `atomic`."""
@@ -127,11 +130,14 @@ class StoreTurn:
             if self.locked:
                 log.warning("%s", self.problem)
         finally:
-            with atomic:
-                self._over = True
-            self._ready.set()
-            for _, done in self._jobs:
-                done.set()
+            self._finish()
+
+    def _finish(self) -> None:
+        with atomic:
+            self._over = True
+        self._ready.set()
+        for _, done in self._jobs:
+            done.set()
 
     def _serve(self) -> None:
         """Do what is to be done, until nobody has anything left."""

@@ -383,6 +383,29 @@ async def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect
     assert turn.problem is not None
 
 
+async def test_a_store_that_cannot_be_used_keeps_nobody(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread can be had for it, as at the end of the interpreter: the session goes on."""
+    session = connect(store=AsyncMemoryTokenStore(), token=fake.issue_token())
+    persistence = session._keeper._persistence
+    assert persistence is not None
+    turn = persistence.turn()
+    await turn.leave(Deadline(5))
+    flight = type(turn._flight)
+    start = flight.start
+
+    def only_others(self: Any, *, alone: bool = False, **rest: Any) -> None:
+        if not alone:
+            start(self, **rest)
+
+    monkeypatch.setattr(flight, "start", only_others)
+    monkeypatch.setattr(type(turn), "alive", False)
+    token = await session.refresh()
+    assert session.token is token
+    monkeypatch.undo()
+
+
 async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
     fake: FakeKoyeb, connect: Connect
 ) -> None:

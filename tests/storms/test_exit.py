@@ -37,7 +37,12 @@ ENDS: Final = {
     "script": USE + "use()",
     "exit": USE + "use(); sys.exit(3)",
     "error": USE + "use(); 1 / 0",
-    "thread": USE + "import threading; threading.Thread(target=use).start()",
+    # From 3.12 on no thread starts once the main one has ended: nothing is renewed ahead then.
+    **(
+        {"thread": USE + "import threading; threading.Thread(target=use).start()"}
+        if sys.version_info < (3, 12)
+        else {}
+    ),
     "daemon": USE + "import threading; t = threading.Thread(target=use, daemon=True)\n"
     "t.start(); t.join()",
     "pool": USE + "from concurrent.futures import ThreadPoolExecutor\n"
