@@ -36,7 +36,7 @@ def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
             lock = guard.functions["threading.Lock.acquire"]
             # What measures the tests takes a lock of its own inside of what it measures.
             lock.can_block_in("coverage/collector.py", {"lock_data"})
-            # The pretend service's thread is waited for at the end of its block.
+            # The fake service's thread is waited for at the end of its block.
             lock.can_block_in("koyeb_session/testing/_server.py", {"serving"})
             # A new client looks whether the certificates are still those that were read.
             stat = guard.functions["os.stat"]
