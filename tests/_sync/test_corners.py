@@ -58,7 +58,11 @@ def test_all_say_so_where_waiting_would_never_end(
 ) -> None:
     """A renewal that this thread must not wait for is refused to each operation."""
     session = connect(token=fake.issue_token())
-    monkeypatch.setattr(type(session._keeper._renewal), "refusal", lambda _: StoreError("not here"))
+
+    def refusal(_: object) -> StoreError:
+        return StoreError("not here")
+
+    monkeypatch.setattr(type(session._keeper._renewal), "refusal", refusal)
     for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(StoreError, match="not here"):
             call()
@@ -112,7 +116,11 @@ def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         return StoreError("away")
 
     flight = SimpleNamespace(join=join, about=session._state.snapshot, urgency=Urgency.AHEAD)
-    monkeypatch.setattr(type(session._keeper), "_begin", lambda *_: flight)
+
+    def begin(*_: object) -> Any:
+        return flight
+
+    monkeypatch.setattr(type(session._keeper), "_begin", begin)
     with pytest.raises(KoyebSessionError, match="meanwhile"):
         session.refresh()
 
