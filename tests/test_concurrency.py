@@ -1252,9 +1252,10 @@ async def test_async_lock_passes_over_those_who_have_gone() -> None:
                 raise AssertionError
 
         tasks.start_soon(wait)
-        await anyio.lowlevel.checkpoint()
-        await anyio.lowlevel.checkpoint()
+        await async_until(lambda: len(lock._queue) == 2)
         tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await async_until(lambda: len(lock._queue) == 1)
     async with lock.held():
         pass
 

@@ -16,6 +16,7 @@ import attrs
 import pytest
 
 from koyeb_session import SessionClient, Token
+from koyeb_session.__main__ import _life
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb, Fault
 
@@ -548,3 +549,8 @@ def test_full_disk_is_told(shell: Shell) -> None:
     assert status == 3
     assert "No space left" in said
     assert len(said.splitlines()) == 1
+
+
+def test_life_of_a_token_is_said_as_far_as_it_is_known() -> None:
+    """One that a callable brought may say nothing of its end."""
+    assert _life(Token("t", issued_at=datetime.now(UTC))) == "good for an unknown time"
