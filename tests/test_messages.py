@@ -676,7 +676,15 @@ def test_workers_heal_and_are_silent_when_the_session_was_made_before_the_fork(
     with fake.serve() as url:
         done = subprocess.run(
             [
-                *(sys.executable, "-W", "default", "-c", WORKERS),
+                *(
+                    sys.executable,
+                    "-W",
+                    "default",
+                    "-W",
+                    "ignore:This process:DeprecationWarning",
+                    "-c",
+                    WORKERS,
+                ),
                 *(url, str(tmp_path / "session.json") if with_store else ""),
             ],
             capture_output=True,

@@ -125,7 +125,7 @@ def test_nothing_is_exchanged_beside_a_held_lock(
 ) -> None:
     """Whoever holds it may be exchanging the same token; an expired one is anybody's to replace."""
     store = MemoryTokenStore()
-    session = connect(token=fake.issue_token(), store=store, timeout=0.1, credentials=PASSWORDS)
+    session = connect(token=fake.issue_token(), store=store, timeout=1, credentials=PASSWORDS)
     clock.advance(DAY - timedelta(seconds=30))
     with store.lock():
         for _ in range(2):
