@@ -46,7 +46,7 @@ from . import (
     Token,
     __version__,
 )
-from ._log import spell
+from ._core.log import spell
 from .stores import FileTokenStore
 
 DONE: Final = 0

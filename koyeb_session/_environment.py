@@ -16,12 +16,12 @@ from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from ._arguments import adopted, wrong_id, wrong_text
-from ._errors import NotSignedInError
-from ._log import log
-from ._models import AccessTokenCredentials, PasswordCredentials
-from ._origins import origins
-from ._wire import jwt_claims
+from ._core.errors import NotSignedInError
+from ._core.log import log
+from ._core.models import AccessTokenCredentials, PasswordCredentials
+from ._core.origins import origins
+from ._core.tokens import jwt_claims
+from ._core.validation import adopted, wrong_id, wrong_text
 
 _TOKENS: Final = ("KOYEB_TOKEN", "KOYEB_API_TOKEN")
 _SERVICES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")

@@ -14,7 +14,6 @@ from . import (
     SessionClient,
     Token,
     _environment,
-    _following,
 )
 from ._async import arguments as _async
 from ._sync import arguments as _sync
@@ -25,7 +24,7 @@ try:
     from starlette.requests import HTTPConnection
 
     from ._fastapi import bearer as bearers
-    from ._fastapi import problems
+    from ._fastapi import mirror, problems
 except ImportError as _exc:
     raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
 
@@ -153,7 +152,7 @@ class KoyebSessions:
         async with (
             AsyncSessionClient(**self._arguments) as service,
             self._follower().following(service) as service_sync,
-            _following.beside(service.keep_current),
+            mirror.beside(service.keep_current),
         ):
             self._running = service, service_sync
             try:
@@ -161,12 +160,12 @@ class KoyebSessions:
             finally:
                 self._running = None
 
-    def _follower(self) -> _following.FollowingClient:
+    def _follower(self) -> mirror.FollowingClient:
         """Make the blocking session, which has its token from the other one."""
         shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
         if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
             shared["transport"] = transport
-        return _following.FollowingClient(**cast("_sync.ClientArguments", shared))
+        return mirror.FollowingClient(**cast("_sync.ClientArguments", shared))
 
     def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
         if self._running is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpiredError
-from . import _outcomes as outcomes
+from ._core import results as outcomes
 from ._sync import keeper as blocking
 
 try:
@@ -17,8 +17,8 @@ except ImportError as _exc:
 
 if TYPE_CHECKING:
     from . import Token
-    from ._origins import Origins
-    from ._state import SessionState
+    from ._core.origins import Origins
+    from ._core.state import SessionState
 
 __all__ = ["bind"]
 

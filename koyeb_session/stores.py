@@ -150,14 +150,14 @@ although it is cancelled:
         check_store(lambda: SqliteTokenStore(path))
 """
 
-from ._async.file_store import AsyncFileTokenStore
-from ._async.keyring_store import AsyncKeyringTokenStore
-from ._async.redis_store import AsyncRedisTokenStore
-from ._async.stores import AsyncMemoryTokenStore, AsyncTokenStore
-from ._sync.file_store import FileTokenStore
-from ._sync.keyring_store import KeyringTokenStore
-from ._sync.redis_store import RedisTokenStore
-from ._sync.stores import MemoryTokenStore, TokenStore
+from ._async.stores.file import AsyncFileTokenStore
+from ._async.stores.keyring import AsyncKeyringTokenStore
+from ._async.stores.protocol import AsyncMemoryTokenStore, AsyncTokenStore
+from ._async.stores.redis import AsyncRedisTokenStore
+from ._sync.stores.file import FileTokenStore
+from ._sync.stores.keyring import KeyringTokenStore
+from ._sync.stores.protocol import MemoryTokenStore, TokenStore
+from ._sync.stores.redis import RedisTokenStore
 
 __all__ = [
     "AsyncFileTokenStore",

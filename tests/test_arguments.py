@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from koyeb_session import AccessTokenCredentials, PasswordCredentials, RefreshPolicy, Token
-from koyeb_session._arguments import (
+from koyeb_session._core.validation import (
     TIMEOUT_LIMIT,
     adopted,
     checked,

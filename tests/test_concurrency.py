@@ -1,4 +1,4 @@
-"""The twins of both halves: flights, pulses, locks, places, calls, and deadlines on the network."""
+"""The twins of both halves: shared tasks, pulses, locks, places, calls, and deadlines."""
 
 from __future__ import annotations
 
@@ -33,26 +33,32 @@ from koyeb_session import (
     SessionClient,
     Token,
     TransportTimeoutError,
-    _network,
 )
-from koyeb_session._concurrency import async_flights, flights, places
-from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
-from koyeb_session._concurrency.async_deadlines import async_read_raw, async_time_limit
-from koyeb_session._concurrency.async_flights import AsyncFlight
-from koyeb_session._concurrency.async_http import async_http_transport
-from koyeb_session._concurrency.async_waiting import (
+from koyeb_session._concurrency import runtime
+from koyeb_session._concurrency.event_loop import shared_task as async_shared_task
+from koyeb_session._concurrency.event_loop.calls import (
+    async_call,
+    async_call_blocking,
+    async_in_thread,
+)
+from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
+from koyeb_session._concurrency.event_loop.shared_task import AsyncFlight
+from koyeb_session._concurrency.event_loop.waiting import (
     AsyncEvent,
     AsyncLock,
     AsyncPulse,
     async_sleep,
 )
-from koyeb_session._concurrency.calls import call, call_blocking, in_thread
-from koyeb_session._concurrency.deadlines import ends, read_raw, remaining, time_limit
-from koyeb_session._concurrency.flights import Flight
-from koyeb_session._concurrency.http import http_transport
-from koyeb_session._concurrency.places import async_place, atomic, place
-from koyeb_session._concurrency.tls import certificates
-from koyeb_session._concurrency.waiting import Event, Lock, Pulse, sleep
+from koyeb_session._concurrency.runtime import async_place, atomic, place
+from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
+from koyeb_session._concurrency.threads.deadlines import ends, read_raw, remaining, time_limit
+from koyeb_session._concurrency.threads.shared_task import Flight
+from koyeb_session._concurrency.threads.waiting import Event, Lock, Pulse, sleep
+from koyeb_session._http import deadline_network
+from koyeb_session._http.certificates import certificates
+from koyeb_session._http.event_loop import async_http_transport
+from koyeb_session._http.threads import http_transport
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, Background, async_until, idle, until
@@ -238,20 +244,20 @@ def test_async_flight_of_an_ended_loop_is_dead() -> None:
 
 def test_async_flight_is_held_until_it_ends() -> None:
     """Asyncio holds its tasks weakly: without a reference of ours the work could vanish."""
-    before = set(async_flights._tasks)  # of loops that have died under them
+    before = set(async_shared_task._tasks)  # of loops that have died under them
 
     async def main() -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         flight = AsyncFlight(lambda: future)
         flight.start()
-        assert len(async_flights._tasks - before) == 1
+        assert len(async_shared_task._tasks - before) == 1
         await anyio.lowlevel.checkpoint()
         gc.collect()
         future.set_result(None)
         await flight.join(PATIENCE)
         for _ in range(3):
             await anyio.lowlevel.checkpoint()
-        assert async_flights._tasks == before
+        assert async_shared_task._tasks == before
 
     asyncio.run(main())
 
@@ -283,13 +289,13 @@ def test_async_flight_that_is_cancelled_before_it_begins_lets_all_go() -> None:
 
 def test_async_flight_that_is_cut_off_lets_all_go() -> None:
     """When a flight's task is cancelled from outside, nobody waits for it in vain."""
-    before = set(async_flights._tasks)
+    before = set(async_shared_task._tasks)
 
     async def main() -> None:
         flight: AsyncFlight[None] = AsyncFlight(anyio.sleep_forever)
         flight.start()
         await anyio.lowlevel.checkpoint()
-        for task in async_flights._tasks - before:
+        for task in async_shared_task._tasks - before:
             task.cancel()
         await flight.join(PATIENCE)
         assert flight.outcome is None
@@ -330,7 +336,7 @@ def test_async_flight_of_an_ended_loop_keeps_nobody() -> None:
     flights: list[AsyncFlight[None]] = []
 
     async def begin() -> None:
-        flights.append(AsyncFlight(anyio.sleep_forever, seconds=60))
+        shared_task.append(AsyncFlight(anyio.sleep_forever, seconds=60))
         flights[0].start()
         await anyio.lowlevel.checkpoint()
 
@@ -517,7 +523,7 @@ async def test_async_place_is_the_running_loop() -> None:
     places: list[object] = []
 
     async def other() -> None:
-        places.append(async_place())
+        runtime.append(async_place())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
@@ -563,7 +569,7 @@ def test_the_lock_is_free_in_a_forked_child() -> None:
 def test_places_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows there is nothing to register."""
     monkeypatch.delattr(os, "register_at_fork")
-    copied = runpy.run_path(places.__file__)
+    copied = runpy.run_path(runtime.__file__)
     assert copied["place"]() is copied["place"]()
 
 
@@ -571,7 +577,7 @@ def test_trio_runs_nothing_while_it_is_being_imported(monkeypatch: pytest.Monkey
     """Another thread has begun to import it, as httpcore does: here it is not asked yet."""
     for name in ("trio", "trio.lowlevel"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    assert not places.in_trio()
+    assert not runtime.in_trio()
 
 
 # Pulses
@@ -1062,7 +1068,7 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     """Connecting, TLS, reading and writing are each cut down to what is left."""
     recorder = Recorder()
     with time_limit(10):
-        stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
+        stream = deadline_network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
         stream = stream.start_tls(ssl.create_default_context(), "host", 60.0)
         assert stream.read(3, 60.0) == b"xxx"
         stream.write(b"y", 60.0)
@@ -1083,7 +1089,7 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
 def test_without_a_deadline_timeouts_are_what_they_are() -> None:
     """A block that sets none changes nothing, and one that has ended has ended."""
     recorder = Recorder()
-    stream = _network._Backend(recorder).connect_tcp("host", 80)
+    stream = deadline_network._Backend(recorder).connect_tcp("host", 80)
     assert recorder.calls == [("connect", ("host", 80, None, None, None))]
     with pytest.raises(KeyError), time_limit(1):
         raise KeyError
@@ -1095,7 +1101,7 @@ def test_without_a_deadline_timeouts_are_what_they_are() -> None:
 def test_a_passed_deadline_leaves_a_moment() -> None:
     """Nothing is left, but 0 would make the socket non-blocking."""
     recorder = Recorder()
-    stream = _network._Stream(recorder)
+    stream = deadline_network._Stream(recorder)
     with time_limit(-5):
         stream.read(1, 7.0)
     assert recorder.calls == [("read", 1e-6)]
@@ -1104,7 +1110,7 @@ def test_a_passed_deadline_leaves_a_moment() -> None:
 def test_a_deadline_within_another_cannot_be_later() -> None:
     """The outer one holds; an inner one may be sooner."""
     recorder = Recorder()
-    stream = _network._Stream(recorder)
+    stream = deadline_network._Stream(recorder)
     with time_limit(5):
         with time_limit(60):
             stream.read(1)
@@ -1131,7 +1137,7 @@ def test_transports_share_one_tls_context() -> None:
     proxied: Any = http_transport(proxy, trusted)
     other: Any = async_http_transport(proxy, trusted)
     assert blocking._pool._ssl_context is other._pool._ssl_context is trusted.context()
-    assert isinstance(blocking._pool._network_backend, _network._Backend)
+    assert isinstance(blocking._pool._network_backend, deadline_network._Backend)
     assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
     assert isinstance(proxied._pool, httpcore.HTTPProxy)
     assert isinstance(other._pool, httpcore.AsyncHTTPProxy)
@@ -1266,20 +1272,20 @@ def test_an_event_loop_that_has_ended_is_called_in_vain() -> None:
     def ended(_: object) -> None:
         raise RuntimeError
 
-    assert not places.async_call_soon(SimpleNamespace(run_sync_soon=ended), int)
+    assert not runtime.async_call_soon(SimpleNamespace(run_sync_soon=ended), int)
 
 
 def test_flight_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork came between its making and its start."""
     flight = Flight(int)
-    monkeypatch.setattr("koyeb_session._concurrency.flights.place", object)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.place", object)
     flight.start()
     assert not flight._begun
 
 
 def test_flight_that_nobody_has_begun_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its starter was interrupted: who waits for its end does not wait for long."""
-    monkeypatch.setattr("koyeb_session._concurrency.flights._GRACE", 0.001)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task._GRACE", 0.001)
     Flight(int).ended(PATIENCE)
 
 
@@ -1305,7 +1311,7 @@ def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
     flight = Flight(lambda: go.wait(PATIENCE), seconds=PATIENCE)
     flight.start()
     threading.Timer(0.01, go.set).start()
-    flights._finish()
+    shared_task._finish()
     assert flight.succeeded
 
 

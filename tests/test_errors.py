@@ -32,13 +32,13 @@ from koyeb_session import (
     TransportError,
     TransportTimeoutError,
     WireError,
-    _errors,
 )
-from koyeb_session import _operations as operations
-from koyeb_session._errors import error_class
-from koyeb_session._operations import Operation
-from koyeb_session._outcomes import bare, caused, unwrap
-from koyeb_session._wire import Reply
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import Reply
+from koyeb_session._core import errors
+from koyeb_session._core.errors import error_class
+from koyeb_session._core.results import bare, caused, unwrap
 from koyeb_session.testing import assert_no_secret
 
 TOKEN = Token("canary-token")
@@ -359,16 +359,14 @@ def test_tree_is_complete_and_as_drawn() -> None:
     """The module's drawing shows each class below its base, and no class is missing."""
     drawn: dict[str, str] = {}
     path: list[str] = []
-    for line in (inspect.getdoc(_errors) or "").splitlines():
+    for line in (inspect.getdoc(errors) or "").splitlines():
         match = re.match(r"    ([│├└─ ]*)(\w+Error)\b", line)
         if match:
             depth = len(match[1]) // 4
             path[depth:] = [match[2]]
             drawn[match[2]] = path[depth - 1] if depth else "Exception"
     assert drawn == {kind.__name__: base.__name__ for kind, base in TREE.items()}
-    defined = {
-        v for v in vars(_errors).values() if isinstance(v, type) and issubclass(v, Exception)
-    }
+    defined = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, Exception)}
     assert defined == set(TREE)
 
 

@@ -320,7 +320,7 @@ class BrokenStream(httpcore.NetworkStream):
 
 def test_no_tool_shows_what_is_written_to_a_broken_connection() -> None:
     """The package's own layer between httpcore and the socket shows no header."""
-    from koyeb_session._network import _Stream
+    from koyeb_session._http.deadline_network import _Stream
 
     with pytest.raises(httpcore.WriteError) as caught:
         _Stream(BrokenStream()).write(f"Authorization: Bearer {PASSWORD}".encode())
@@ -329,11 +329,12 @@ def test_no_tool_shows_what_is_written_to_a_broken_connection() -> None:
 
 def test_no_field_shows_a_secret() -> None:
     """A field that may hold a secret hides by itself: tools walk fields, and ask no class."""
-    from koyeb_session import _messages, _models, _operations
+    from koyeb_session._api import messages, operations
+    from koyeb_session._core import models
 
     hidden = {"password", "secrets", "headers", "body", "params", "api_token", "renewal", "id"}
     found: set[str] = set()
-    for module in (_messages, _models, _operations):
+    for module in (messages, models, operations):
         for kind in vars(module).values():
             if isinstance(kind, type) and attrs.has(kind):
                 shown = [field.name for field in attrs.fields(kind) if field.repr]

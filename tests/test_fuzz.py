@@ -15,27 +15,31 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from koyeb_session import ApiError, KoyebSessionError, LoginMethod, LoginReply, Token, WireError
-from koyeb_session import _operations as operations
-from koyeb_session._arguments import adopted
-from koyeb_session._errors import error_class
-from koyeb_session._operations import Operation
-from koyeb_session._origins import Origins, origins
-from koyeb_session._redaction import MARK, TEXT_LIMIT, Redactor, printable, spellings
-from koyeb_session._timestamps import from_epoch, http_date, retry_after, service_time, timestamp
-from koyeb_session._wire import (
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import (
     BODY_LIMIT,
     ErrorBody,
     Reply,
-    completed,
     decoded,
     empty_reply,
     error_body,
-    is_header_safe,
     json_object,
-    jwt_claims,
     login_method,
     login_reply,
 )
+from koyeb_session._core.errors import error_class
+from koyeb_session._core.origins import Origins, origins
+from koyeb_session._core.redaction import MARK, TEXT_LIMIT, Redactor, printable, spellings
+from koyeb_session._core.timestamps import (
+    from_epoch,
+    http_date,
+    retry_after,
+    service_time,
+    timestamp,
+)
+from koyeb_session._core.tokens import completed, is_header_safe, jwt_claims
+from koyeb_session._core.validation import adopted
 from koyeb_session.testing import assert_no_secret
 
 from .soak import SOAK

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, SessionClient, Token
-from koyeb_session._concurrency.places import atomic
+from koyeb_session._concurrency.runtime import atomic
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 SYNC = """

@@ -25,40 +25,28 @@ LONGEST = 320
 """Lines of code: docstrings, comments and blank lines do not count."""
 LONG = {"koyeb_session._async.client"}  # the public contract: long signatures, short bodies
 
-# A part of the package imports parts of its own rank and of those before it. A part is a module
-# or a folder right below koyeb_session/; what has no underscore is a public edge.
-RANKS = (
-    {
-        "_errors",
-        "_deadline",
-        "_failures",
-        "_messages",
-        "_models",
-        "_concurrency",
-        "_log",
-        "_network",
-        "_outcomes",
-        "_origins",
-        "_proxies",
-        "_redaction",
-        "_timestamps",
-        "_version",
-    },
-    {"_snapshot", "_wire", "_policy", "_arguments", "_replies", "_endings"},
-    {"_operations", "_provenance", "_state", "_records", "_environment"},
-    {"_files", "_keyring", "_redis"},
-    {"_async", "_sync"},
-    {"_following", "_fastapi"},
-    {"__init__"},
-)
-HALVES = {"_async", "_sync"}
+# What each part of the package may import beside itself. A part is a folder or a module right below
+# koyeb_session/; one without an underscore is a public edge, which may import them all.
+ENGINE = {"_core", "_api", "_concurrency", "_http", "_storage", "_environment"}
+MAY_IMPORT = {
+    "_concurrency": set[str](),
+    "_core": {"_concurrency"},  # the lock alone
+    "_api": {"_core"},
+    "_storage": {"_core"},
+    "_http": {"_core", "_concurrency"},
+    "_environment": {"_core"},
+    "_async": ENGINE,
+    "_sync": ENGINE,
+    "_fastapi": {*ENGINE, "_async", "_sync"},
+    "__init__": {"_core", "_api", "_async", "_sync"},
+}
 # What only some parts may import.
 OWNERS = {
-    "anyio": {"_concurrency", "_following"},
-    "asyncio": {"_concurrency"},
+    "anyio": {"_concurrency", "_http", "_fastapi"},
+    "asyncio": {"_concurrency", "_http"},
     "trio": {"_concurrency"},
-    "threading": {"_concurrency"},
-    "cattrs": {"_wire"},
+    "threading": {"_concurrency", "_http"},
+    "cattrs": {"_api"},
 }
 EXEMPT = "testing"  # a server for tests has threads of its own
 
@@ -66,17 +54,6 @@ EXEMPT = "testing"  # a server for tests has threads of its own
 def part(module: str) -> str:
     """Give the part of the package that a module belongs to."""
     return (module.split(".")[1:] or ["__init__"])[0]
-
-
-def rank(name: str) -> int:
-    """Give the rank of a part."""
-    for number, names in enumerate(RANKS):
-        if name in names:
-            return number
-    if name == "__main__":  # uses the public edges
-        return len(RANKS) + 1
-    assert not name.startswith("_"), f"{name} has no rank in {Path(__file__).name}"
-    return len(RANKS)
 
 
 def modules() -> dict[str, ast.Module]:
@@ -106,14 +83,21 @@ def imports(name: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_module_imports_nothing_above_it(name: str) -> None:
-    """Imports go down the ranks, and neither half knows of the other."""
+def test_module_imports_only_what_its_part_may(name: str) -> None:
+    """Imports go down the layers, and neither half knows of the other."""
     own = part(name)
-    for target in imports(name):
-        if target.split(".")[0] == "koyeb_session":
-            other = part(target)
-            assert rank(other) <= rank(own), f"{name} imports {target}"
-            assert not (own != other and {own, other} == HALVES), f"{name} imports {target}"
+    if own not in MAY_IMPORT:
+        assert not own.startswith("_") or own == "__main__", f"{own} has no row above"
+        return
+    targets = {target for target in imports(name) if target.split(".")[0] == "koyeb_session"}
+    assert {part(target) for target in targets} <= {own, *MAY_IMPORT[own]}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if part(name) == "_core"])
+def test_core_takes_the_lock_and_no_more(name: str) -> None:
+    """The centre knows of no event loop and of no thread."""
+    targets = {target for target in imports(name) if "_concurrency" in target}
+    assert targets <= {"koyeb_session._concurrency.runtime"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -138,11 +122,11 @@ def test_library_is_imported_only_by_its_owner(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [it for it in MODULES if part(it) == "_concurrency" and ".async_" not in it]
+    "name", [it for it in MODULES if re.search(r"_(concurrency|http)[.]threads", it)]
 )
 def test_blocking_twin_imports_no_event_loop(name: str) -> None:
     """What the blocking half uses brings in neither anyio nor an awaited twin."""
-    assert not [it for it in imports(name) if it.split(".")[0] == "anyio" or ".async_" in it]
+    assert not [it for it in imports(name) if it.split(".")[0] == "anyio" or ".event_loop" in it]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -25,7 +25,7 @@ from koyeb_session import (
     SessionClient,
     TransportError,
 )
-from koyeb_session._log import from_now, log, spell
+from koyeb_session._core.log import from_now, log, spell
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
@@ -255,7 +255,7 @@ def test_nothing_is_made_of_an_operation_when_nobody_debugs(
 ) -> None:
     """A log that is off costs one look."""
     caplog.set_level(logging.INFO, "koyeb_session")
-    monkeypatch.setattr("koyeb_session._sync.sender._log_operation", None)
+    monkeypatch.setattr("koyeb_session._sync.http.sender._log_operation", None)
     with SessionClient(transport=fake.transport) as session:
         session.login(ME, PASSWORD)
     assert facts(caplog, "operation") == []

@@ -42,12 +42,12 @@ from koyeb_session import (
     TransportError,
     WireError,
 )
-from koyeb_session import _operations as operations
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import Reply
 from koyeb_session._concurrency.forks import close_in_children
-from koyeb_session._endings import no_token
-from koyeb_session._operations import Operation
-from koyeb_session._snapshot import Look, Moment, Trouble
-from koyeb_session._wire import Reply
+from koyeb_session._core.endings import no_token
+from koyeb_session._core.snapshot import Look, Moment, Trouble
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 BASE = "https://koyeb.example"

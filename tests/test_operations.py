@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError, __version__
-from koyeb_session import _arguments as arguments
-from koyeb_session import _operations as operations
-from koyeb_session._operations import Operation
-from koyeb_session._origins import address
-from koyeb_session._wire import BODY_LIMIT, Reply, decoded
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import BODY_LIMIT, Reply, decoded
+from koyeb_session._core import validation as arguments
+from koyeb_session._core.origins import address
 from koyeb_session.testing import assert_no_secret
 
 BASE = "https://app.koyeb.com"

@@ -36,8 +36,8 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._policy import minted_at
-from koyeb_session._snapshot import Look, Moment, Phase, Snapshot, Trouble, Verdict, next_look
+from koyeb_session._core.snapshot import Look, Moment, Phase, Snapshot, Trouble, Verdict, next_look
+from koyeb_session._core.tokens import minted_at
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0

@@ -23,8 +23,8 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._snapshot import Failed, Look, Moment, Obtained, Snapshot, Trouble, Verdict
-from koyeb_session._state import SUPERSEDED, SessionState
+from koyeb_session._core.snapshot import Failed, Look, Moment, Obtained, Snapshot, Trouble, Verdict
+from koyeb_session._core.state import SUPERSEDED, SessionState
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0
@@ -45,7 +45,7 @@ def state(clock: FakeClock) -> SessionState:
 @pytest.fixture
 def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the random part out of the back-off."""
-    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 0.0)
+    monkeypatch.setattr("koyeb_session._core.state.random.random", lambda: 0.0)
 
 
 def token(clock: FakeClock, life: float | None = HOUR, token_id: str = "t") -> Token:
@@ -399,7 +399,7 @@ def test_failure_is_random_within_its_half(
     state: SessionState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processes that failed together do not come back together."""
-    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 1.0)
+    monkeypatch.setattr("koyeb_session._core.state.random.random", lambda: 1.0)
     state.failed(Failed(ServerError()))
     assert state.trouble is not None
     assert state.trouble.wait == 0.5
@@ -534,7 +534,7 @@ def test_next_look_comes_with_the_soft_window_or_after_the_back_off(
     assert state.next_look == 50
     clock.advance(50)
     assert state.next_look == 0.05
-    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 0.0)
+    monkeypatch.setattr("koyeb_session._core.state.random.random", lambda: 0.0)
     state.failed(Failed(ServerError()))
     assert state.next_look == 1
     clock.advance(1)

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session._concurrency.async_tickets import AsyncTicket
-from koyeb_session._concurrency.tickets import Ticket
-from koyeb_session._sync.slots import Turns
+from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
+from koyeb_session._concurrency.threads.tickets import Ticket
+from koyeb_session._sync.http.queue import Turns
 
 from .concurrency import PATIENCE
 

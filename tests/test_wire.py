@@ -17,23 +17,25 @@ from koyeb_session import (
     Token,
     WireError,
 )
-from koyeb_session._wire import (
+from koyeb_session._api.wire import (
     BODY_LIMIT,
-    TOKEN_LIMIT,
-    Claims,
     ErrorBody,
-    completed,
     decoded,
     empty_reply,
     error_body,
-    is_api_token,
-    is_header_safe,
     json_object,
-    jwt_claims,
     login_body,
     login_method,
     login_reply,
     passwordless_login_body,
+)
+from koyeb_session._core.tokens import (
+    TOKEN_LIMIT,
+    Claims,
+    completed,
+    is_api_token,
+    is_header_safe,
+    jwt_claims,
 )
 
 EXPIRES = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)

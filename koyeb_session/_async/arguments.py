@@ -8,9 +8,9 @@ from typing import TypedDict
 
 import httpx
 
-from .._models import Clock, Credentials, Token
-from .._policy import RefreshPolicy, RetryPolicy
-from .stores import AsyncTokenStore
+from .._core.models import Clock, Credentials, Token
+from .._core.policy import RefreshPolicy, RetryPolicy
+from .stores.protocol import AsyncTokenStore
 
 
 class AsyncClientArguments(TypedDict, total=False):

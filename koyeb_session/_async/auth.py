@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._arguments import not_copied
-from .._concurrency.async_http import AsyncAuthBase, AsyncAuthFlow, async_read_reply
-from .._origins import Origins
-from .._outcomes import RAISED_BY, unwrap
+from .._core.origins import Origins
+from .._core.results import RAISED_BY, unwrap
+from .._core.validation import not_copied
+from .._http.event_loop import AsyncAuthBase, AsyncAuthFlow, async_read_reply
 from .keeper import AsyncTokenKeeper
 
 if TYPE_CHECKING:
-    from .._snapshot import Snapshot
+    from .._core.snapshot import Snapshot
 
 _HEADER: Final = "Authorization"
 _SIGNED: Final = "koyeb_session.signed"

@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from .. import _operations as operations
-from .._arguments import (
+from .._api import operations
+from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.runtime import atomic
+from .._core.deadline import Deadline
+from .._core.errors import AuthenticationError, TransportTimeoutError
+from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
+from .._core.origins import origins
+from .._core.policy import RefreshPolicy, RetryPolicy
+from .._core.provenance import account_of
+from .._core.results import unwrap
+from .._core.snapshot import Issuer, Obtained, Snapshot
+from .._core.state import SessionState
+from .._core.validation import (
     adopted,
     async_wrong_listener,
     async_wrong_store,
@@ -27,29 +38,18 @@ from .._arguments import (
     wrong_switch,
     wrong_timeout,
 )
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.places import atomic
-from .._deadline import Deadline
-from .._errors import AuthenticationError, TransportTimeoutError
-from .._models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
-from .._origins import origins
-from .._outcomes import unwrap
-from .._policy import RefreshPolicy, RetryPolicy
-from .._provenance import account_of
-from .._snapshot import Issuer, Obtained, Snapshot
-from .._state import SessionState
 from .arguments import AsyncClientArguments
 from .auth import AsyncSessionAuth
+from .http.connections import AsyncBorrowedClient, AsyncConnections
+from .http.sender import AsyncSender
 from .keeper import AsyncTokenKeeper
 from .renewal import AsyncRenewal
-from .sender import AsyncSender
-from .stores import AsyncTokenStore
+from .stores.protocol import AsyncTokenStore
 from .token_source import AsyncTokenSource
-from .transport import AsyncBorrowedClient, AsyncConnections
 
 if TYPE_CHECKING:
-    from .._errors import KoyebSessionError
-    from .._operations import Operation
+    from .._api.operations import Operation
+    from .._core.errors import KoyebSessionError
 
 T = TypeVar("T")
 
@@ -680,7 +680,7 @@ class AsyncSessionClient:
         that expires meanwhile is refused, renewed, and the request is sent once more.
         """
         if self._http is None:
-            from .authorized import AsyncAuthorizedClient  # noqa: PLC0415 - not all use it
+            from .authorized_client import AsyncAuthorizedClient  # noqa: PLC0415 - not all use it
 
             self._http = AsyncAuthorizedClient(
                 self.auth, self._connections, self._origins.base_url, self._sender.timeout

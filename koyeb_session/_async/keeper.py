@@ -7,31 +7,31 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._concurrency.async_deadlines import async_time_limit
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.async_waiting import AsyncPulse, async_sleep
-from .._concurrency.places import atomic
-from .._deadline import Deadline
-from .._errors import (
+from .._concurrency.event_loop.deadlines import async_time_limit
+from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.event_loop.waiting import AsyncPulse, async_sleep
+from .._concurrency.runtime import atomic
+from .._core.deadline import Deadline
+from .._core.errors import (
     KoyebSessionError,
     NotSignedInError,
     StoreError,
     TransportError,
     TransportTimeoutError,
 )
-from .._log import fields, log
-from .._outcomes import caused, foreign, not_renewed
-from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency, Verdict
-from .._state import SUPERSEDED
+from .._core.log import fields, log
+from .._core.results import caused, foreign, not_renewed
+from .._core.snapshot import Failed, Obtained, Phase, Snapshot, Urgency, Verdict
+from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .._models import Token
-    from .._policy import RetryPolicy
-    from .._state import SessionState
+    from .._core.models import Token
+    from .._core.policy import RetryPolicy
+    from .._core.state import SessionState
     from .persistence import AsyncPersistence
     from .renewal import AsyncRenewal
     from .token_source import AsyncTokenSource

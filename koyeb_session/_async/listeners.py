@@ -6,17 +6,17 @@ from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
-from .._concurrency.async_calls import async_call
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.async_waiting import AsyncEvent
-from .._concurrency.places import async_place, atomic
-from .._deadline import Deadline
-from .._log import log
+from .._concurrency.event_loop.calls import async_call
+from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.event_loop.waiting import AsyncEvent
+from .._concurrency.runtime import async_place, atomic
+from .._core.deadline import Deadline
+from .._core.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._models import Token
+    from .._core.models import Token
 
 
 _UNTOLD: Final = 100

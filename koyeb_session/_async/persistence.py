@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .._arguments import adopted
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.places import atomic
-from .._deadline import Deadline
-from .._errors import StoreError
-from .._log import log
-from .._models import Token
-from .._outcomes import store_error
-from .._provenance import Provenance, read_provenance
-from .._snapshot import Issuer, Obtained, Snapshot
-from .._wire import jwt_claims
+from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.runtime import atomic
+from .._core.deadline import Deadline
+from .._core.errors import StoreError
+from .._core.log import log
+from .._core.models import Token
+from .._core.provenance import Provenance, read_provenance
+from .._core.results import store_error
+from .._core.snapshot import Issuer, Obtained, Snapshot
+from .._core.tokens import jwt_claims
+from .._core.validation import adopted
 from .store_turn import UNKNOWN, AsyncStoreTurn
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from .._concurrency.async_flights import AsyncWork
-    from .._state import SessionState
-    from .stores import AsyncTokenStore
+    from .._concurrency.event_loop.shared_task import AsyncWork
+    from .._core.state import SessionState
+    from .stores.protocol import AsyncTokenStore
 
 
 class AsyncPersistence:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._deadline import Deadline
-from .._errors import KoyebSessionError, StoreError
-from .._log import log
-from .._outcomes import not_renewed
-from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency
-from .._state import SUPERSEDED
+from .._core.deadline import Deadline
+from .._core.errors import KoyebSessionError, StoreError
+from .._core.log import log
+from .._core.results import not_renewed
+from .._core.snapshot import Failed, Obtained, Phase, Snapshot, Urgency
+from .._core.state import SUPERSEDED
 from .token_source import is_refusal
 
 if TYPE_CHECKING:
-    from .._state import SessionState
+    from .._core.state import SessionState
     from .persistence import AsyncPersistence
     from .store_turn import AsyncStoreTurn
     from .token_source import AsyncTokenSource, NewToken
@@ -237,6 +237,6 @@ def _both(old: Snapshot, first: Failed, second: Failed) -> Failed:
         return second._replace(refused=first.refused)
     if not first.refused:  # it is told as it is: the token may still be good
         return first
-    from .._endings import refused  # noqa: PLC0415 - as that module says
+    from .._core.endings import refused  # noqa: PLC0415 - as that module says
 
     return Failed(refused(old, first.error), refused=True)

@@ -6,21 +6,21 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.async_waiting import AsyncEvent, AsyncPulse
-from .._concurrency.places import atomic
-from .._errors import StoreError
-from .._log import log
-from .._outcomes import store_error
+from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.event_loop.waiting import AsyncEvent, AsyncPulse
+from .._concurrency.runtime import atomic
+from .._core.errors import StoreError
+from .._core.log import log
+from .._core.results import store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .._concurrency.async_flights import AsyncWork
-    from .._deadline import Deadline
-    from .._models import Token
-    from .stores import AsyncTokenStore
+    from .._concurrency.event_loop.shared_task import AsyncWork
+    from .._core.deadline import Deadline
+    from .._core.models import Token
+    from .stores.protocol import AsyncTokenStore
 
 UNKNOWN: Final = "?"
 """Stands for what the store holds before it has been read."""

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from .. import _operations as operations
-from .._arguments import adopted, takes_token
-from .._concurrency.async_calls import async_call_blocking
-from .._errors import (
+from .._api import operations
+from .._concurrency.event_loop.calls import async_call_blocking
+from .._core.errors import (
     ApiError,
     AuthenticationError,
     EndpointGoneError,
@@ -18,15 +17,16 @@ from .._errors import (
     PermissionDeniedError,
     SessionExpiredError,
 )
-from .._models import AccessTokenCredentials, PasswordCredentials, Token
-from .._outcomes import caused, detached, foreign, text_of
-from .._snapshot import Failed, Issuer, Obtained, Snapshot
-from .._timestamps import from_epoch
+from .._core.models import AccessTokenCredentials, PasswordCredentials, Token
+from .._core.results import caused, detached, foreign, text_of
+from .._core.snapshot import Failed, Issuer, Obtained, Snapshot
+from .._core.timestamps import from_epoch
+from .._core.validation import adopted, takes_token
 
 if TYPE_CHECKING:
-    from .._deadline import Deadline
-    from .._models import Clock, Credentials
-    from .sender import AsyncSender
+    from .._core.deadline import Deadline
+    from .._core.models import Clock, Credentials
+    from .http.sender import AsyncSender
 
 NewToken: TypeAlias = Obtained | Failed
 
@@ -92,7 +92,7 @@ class AsyncTokenSource:
         """
         match self.credentials:
             case None:
-                from .._endings import no_way  # noqa: PLC0415 - as that module says
+                from .._core.endings import no_way  # noqa: PLC0415 - as that module says
 
                 return Failed(no_way(old, self._clock), attempted=False)
             case PasswordCredentials() as given:

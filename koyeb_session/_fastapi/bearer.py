@@ -9,7 +9,7 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
-from .._models import Token
+from .._core.models import Token
 
 _CREDENTIALS: Final = re.compile(r"bearer +([a-z0-9._~+/-]+=*)", re.ASCII | re.IGNORECASE)
 """RFC 6750, section 2.1: no blank but the space, no quotation marks, no comma."""

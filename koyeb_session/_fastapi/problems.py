@@ -18,7 +18,7 @@ from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, Response
 from fastapi.websockets import WebSocketState
 
-from .._errors import (
+from .._core.errors import (
     ApiError,
     AuthenticationError,
     BadRequestError,
@@ -31,15 +31,15 @@ from .._errors import (
     WireError,
     error_class,
 )
-from .._log import log
-from .._outcomes import RAISED_BY
-from .._timestamps import retry_after
+from .._core.log import log
+from .._core.results import RAISED_BY
+from .._core.timestamps import retry_after
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
     from .._async.client import AsyncSessionClient
-    from .._origins import Origins
+    from .._core.origins import Origins
 
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 POLICY_VIOLATION: Final = 1008

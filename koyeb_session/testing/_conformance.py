@@ -10,9 +10,9 @@ from typing import Final
 
 import anyio
 
-from .._async.stores import AsyncTokenStore
-from .._models import Token
-from .._sync.stores import TokenStore
+from .._async.stores.protocol import AsyncTokenStore
+from .._core.models import Token
+from .._sync.stores.protocol import TokenStore
 
 _AT: Final = datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _LONG: Final = f"a.{'b' * 2000}.c"

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
-from .._redaction import spellings
+from .._core.redaction import spellings
 
 _KIT: Final = Path(__file__).parent
 _RUNNERS: Final = frozenset({"_pytest", "pluggy"})

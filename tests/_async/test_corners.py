@@ -24,9 +24,9 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session import _operations as operations
-from koyeb_session._deadline import Deadline
-from koyeb_session._snapshot import Failed, Obtained, Urgency
+from koyeb_session._api import operations
+from koyeb_session._core.deadline import Deadline
+from koyeb_session._core.snapshot import Failed, Obtained, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (

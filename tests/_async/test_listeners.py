@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import AsyncSessionClient, Token
-from koyeb_session._concurrency.async_flights import AsyncFlight
+from koyeb_session._concurrency.event_loop.shared_task import AsyncFlight
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through

@@ -17,7 +17,7 @@ from koyeb_session import (
     AuthenticationError,
     PasswordCredentials,
 )
-from koyeb_session._concurrency.async_tickets import AsyncTicket
+from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (

@@ -18,7 +18,7 @@ from koyeb_session import (
     StoreError,
     Token,
 )
-from koyeb_session._timestamps import from_epoch
+from koyeb_session._core.timestamps import from_epoch
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, async_check_store
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until

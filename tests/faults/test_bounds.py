@@ -15,8 +15,8 @@ from koyeb_session import (
     StoreError,
     WireError,
 )
-from koyeb_session._outcomes import detached
-from koyeb_session._redaction import safe_message
+from koyeb_session._core.redaction import safe_message
+from koyeb_session._core.results import detached
 
 from .matrix import EMAIL
 from .replies import MIB

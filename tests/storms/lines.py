@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, Final, Self
 
 import koyeb_session
-from koyeb_session._concurrency.places import atomic
+from koyeb_session._concurrency.runtime import atomic
 
 _PACKAGE: Final = str(Path(koyeb_session.__file__).parent)
 _SERVICE: Final = str(Path(_PACKAGE, "testing"))

@@ -34,7 +34,7 @@ from koyeb_session import (
     SessionClient,
     Token,
 )
-from koyeb_session._snapshot import Issuer, Phase
+from koyeb_session._core.snapshot import Issuer, Phase
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle

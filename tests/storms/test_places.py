@@ -30,7 +30,7 @@ from koyeb_session import (
     RetryPolicy,
     SessionClient,
 )
-from koyeb_session._async import slots
+from koyeb_session._async.http import queue
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -205,7 +205,7 @@ def test_client_works_after_a_loop_that_died_with_all_turns(
     fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Work], None]
 ) -> None:
     """A turn that nobody gave back died with its loop; catches a line that outlives it."""
-    monkeypatch.setattr(slots, "LIMIT", 1)
+    monkeypatch.setattr(queue, "LIMIT", 1)
     with fake.serve() as url:
         session = AsyncSessionClient(**arguments(fake, clock, base_url=url))
         request = session.http.build_request("GET", "/v1/apps")

@@ -25,7 +25,7 @@ from koyeb_session import (
     SessionExpiredError,
     Token,
 )
-from koyeb_session._log import log
+from koyeb_session._core.log import log
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, async_arrived, idle, until

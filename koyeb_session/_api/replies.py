@@ -1,0 +1,168 @@
+"""
+Say what a reply without a result means: to which request, why, and what to do about it.
+
+It is imported with the first such reply, as most bring a result.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Protocol
+
+import httpx
+
+from .._core.errors import (
+    ApiError,
+    BadRequestError,
+    EndpointGoneError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    WireError,
+    error_class,
+)
+from .._core.log import from_now
+from .._core.redaction import TEXT_LIMIT
+from .._core.timestamps import retry_after
+from .wire import ErrorBody, error_body, json_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .wire import Reply
+
+    class Asked(Protocol):
+        """What was asked: an operation."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def method(self) -> str: ...
+        @property
+        def path(self) -> str: ...
+        @property
+        def instead(self) -> str: ...
+        @property
+        def forbidden(self) -> str: ...
+        @property
+        def signs_in(self) -> bool: ...
+
+
+_NOT_KOYEB: Final = "this is no reply of Koyeb's API: base_url may be wrong"
+_REDIRECT: Final = "operations follow no redirect: base_url may be wrong"
+_NOT_THERE: Final = (
+    "base_url may be wrong; if it is right, the service no longer has this operation"
+)
+
+
+def error_of(
+    asked: Asked, reply: Reply, wall: float, base_url: str, redact: Callable[[str], str]
+) -> ApiError:
+    """
+    Make the error that a reply means.
+
+    Args:
+        asked: The operation that was answered so.
+        reply: The answer.
+        wall: When it arrived, in seconds since the epoch.
+        base_url: Of the service that was asked.
+        redact: Takes secrets out of what the service wrote.
+    """
+    body = error_body(b"" if isinstance(reply.body, WireError) else reply.body)
+    kind = error_class(reply.status, body.code, body.message or "", signs_in=asked.signs_in)
+    wait = retry_after(reply.headers.get("retry-after"), wall)
+    fields = {redact(k): redact(v) for k, v in body.fields.items()}
+    is_koyebs = body.code is not None or reply.status == 429 or reply.status >= 500
+    kind_of_body = _content_type(reply, redact)
+    is_page = kind_of_body == "text/html" and not is_koyebs
+    is_elsewhere = kind is EndpointGoneError and body.code is None
+    what = _what(kind, body, redact) + _listed(kind, fields)
+    advice: list[str] = []
+    if 300 <= reply.status < 400:
+        what = _redirected(reply, redact) or what
+        advice.append(_REDIRECT)
+    elif is_elsewhere:
+        what = "there is no such operation at this URL"
+        advice.append(_NOT_THERE)
+    elif is_page:
+        advice.append(_NOT_KOYEB)
+    advice += _advice(kind, asked, wait)
+    request = _request(asked, reply, base_url, kind_of_body)
+    request_id = reply.headers.get("x-request-id")
+    error = kind(
+        "; ".join([f"{asked.name}: {what} ({request})", *advice]),
+        status=reply.status,
+        code=redact(body.code) if isinstance(body.code, str) else body.code,
+        request_id=None if request_id is None else redact(request_id),
+        retry_after=wait,
+    )
+    if isinstance(error, BadRequestError):
+        error.fields = fields
+    return error
+
+
+def unfit(
+    asked: Asked, reply: Reply, problem: WireError, base_url: str, redact: Callable[[str], str]
+) -> WireError:
+    """Make the error for a reply that came with success, and is not what was promised."""
+    kind_of_body = _content_type(reply, redact)
+    request = _request(asked, reply, base_url, kind_of_body)
+    text = f"{asked.name}: {problem.message} ({request})"
+    is_json = not isinstance(reply.body, WireError) and not isinstance(
+        json_object(reply.body), WireError
+    )
+    is_koyebs = is_json or (isinstance(reply.body, WireError) and kind_of_body != "text/html")
+    return WireError(text if is_koyebs else f"{text}; {_NOT_KOYEB}")
+
+
+def _what(kind: type[ApiError], body: ErrorBody, redact: Callable[[str], str]) -> str:
+    """Say what happened, in the service's words where it has any."""
+    if kind is EndpointGoneError:
+        return "the service no longer has this operation"
+    said = None if body.message is None else redact(body.message)
+    if kind is RateLimitedError:
+        return f"too many requests: {said}" if said else "too many requests"
+    return "no message" if said is None else said
+
+
+def _listed(kind: type[ApiError], fields: Mapping[str, str]) -> str:
+    """Say what is wrong with which field, at no more length than the rest."""
+    if kind is not BadRequestError or not fields:
+        return ""
+    listed = ", ".join(f"{name}: {problem}" for name, problem in fields.items())
+    return f": {listed[:TEXT_LIMIT]}"
+
+
+def _redirected(reply: Reply, redact: Callable[[str], str]) -> str | None:
+    """Name the service that a redirect leads to; its path and query may say too much."""
+    try:
+        url = httpx.URL(reply.headers.get("location", ""))
+        host = url.netloc.decode("ascii")
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return f"redirected to {redact(f'{url.scheme}://{host}')}" if host and url.scheme else None
+
+
+def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]:
+    """Say what to do about it."""
+    if kind is EndpointGoneError:
+        return [asked.instead]
+    if issubclass(kind, PermissionDeniedError) and asked.forbidden:
+        return [asked.forbidden]
+    if wait is not None and issubclass(kind, RateLimitedError | ServerError):
+        return [f"try again {from_now(wait)}"]
+    return ["try again later"] if kind is RateLimitedError else []
+
+
+def _request(asked: Asked, reply: Reply, base_url: str, kind_of_body: str) -> str:
+    """Name a request and how it was answered; the query is left out, as it says who signs in."""
+    answered = f"status {reply.status}"
+    if kind_of_body and "json" not in kind_of_body:
+        answered = f"{answered}, {kind_of_body}"
+    return f"{asked.method} {base_url}{asked.path}: {answered}"
+
+
+def _content_type(reply: Reply, redact: Callable[[str], str]) -> str:
+    """Name the media type of a reply's body; nothing where that is not one."""
+    name = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return redact(name) if re.fullmatch(r"[\w.+-]{1,40}/[\w.+-]{1,60}", name, re.ASCII) else ""

@@ -1,0 +1,1 @@
+"""Connections: who waits for one, and what is sent on it."""

@@ -1,0 +1,111 @@
+"""The connections of a client, for whichever event loop it is used from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httpx
+
+from ..._api.operations import USER_AGENT, user_agent
+from ..._concurrency.runtime import async_place, process
+from ..._core.results import unwrap
+from ..._http.certificates import certificates
+from ..._http.event_loop import async_tls_ready
+from ..._http.proxies import Proxies, environment_proxies
+from .queue import AsyncSlots
+
+NO_AUTH: Final = httpx.Auth()
+"""An auth that adds nothing; `None` would stand for the user information of the URL."""
+
+
+class AsyncConnections(httpx.AsyncBaseTransport):
+    """
+    httpx's own transports, made when first needed in a place, or a transport that was given.
+
+    What was opened in another place is dead there (an event loop that has ended, the parent of a
+    fork) and is dropped without being closed. A transport that was given is used everywhere.
+
+    Raises:
+        TransportError: The environment's proxies or certificates cannot be used.
+    """
+
+    def __init__(self, given: httpx.AsyncBaseTransport | None = None) -> None:
+        self._given = given
+        self._opened: dict[object, AsyncSlots] = {}
+        self._process = process()
+        self.shut_down = False
+        if given is None:
+            self._proxies: Proxies = unwrap(environment_proxies())
+            self._certificates = certificates()
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is anything to close, by the process that has made this."""
+        return bool(self._opened) and self._process is process()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request on a connection of this place."""
+        if self._given is None and not self._opened:
+            await async_tls_ready(self._certificates)
+        if self.shut_down:
+            message = "the session client that owns these connections is closed"
+            raise RuntimeError(message)
+        transport = self._given or self._here()
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Do nothing: an httpx client only borrows the connections."""
+
+    async def shut(self) -> None:
+        """Close what was opened in this place, or the transport that was given, for good."""
+        self.shut_down = True
+        if self._given is not None:
+            await self._given.aclose()
+        if self._opened:
+            here = self._opened.get(async_place())
+            if here is not None:
+                await here.aclose()
+            self._opened = {}  # now: who is cancelled before leaves it to the next one
+
+    def _here(self) -> AsyncSlots:
+        now = async_place()
+        here = self._opened.get(now)
+        if here is None:
+            # setdefault: of two threads that make one, both use the first.
+            here = self._opened.setdefault(now, AsyncSlots(self._proxies, self._certificates))
+            for other in list(self._opened):
+                if other is not now:
+                    self._opened.pop(other, None)
+        return here
+
+
+class AsyncBorrowedClient(httpx.AsyncBaseTransport):
+    """
+    A user's own client as a transport, which stays the user's to close.
+
+    Its event hooks, proxies, mounts, limits and TLS settings count. A request is sent as it is:
+    the client's auth, cookies and redirects are not used.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._check_open()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """
+        Send a request with the client.
+
+        Raises:
+            TransportError: The client is closed.
+            httpx.HTTPStatusError: A hook of the client has called `raise_for_status`.
+        """
+        self._check_open()
+        if request.headers.get("User-Agent") == USER_AGENT:  # the user has set none
+            request.headers["User-Agent"] = user_agent(self._client.headers.get("User-Agent"))
+        return await self._client.send(request, auth=NO_AUTH, follow_redirects=False, stream=True)
+
+    def _check_open(self) -> None:
+        if self._client.is_closed:
+            from ..._http.failures import final  # noqa: PLC0415 - only once
+
+            unwrap(final("http_client is closed: give one that is open"))

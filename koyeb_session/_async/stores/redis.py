@@ -1,0 +1,293 @@
+"""A session in Redis or Valkey, shared by the machines of a fleet."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import random
+from collections.abc import AsyncGenerator
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, Protocol
+from weakref import WeakKeyDictionary
+
+from ..._concurrency.event_loop.calls import async_call
+from ..._concurrency.event_loop.shared_task import AsyncFlight, AsyncWork
+from ..._concurrency.event_loop.waiting import AsyncLock, async_sleep
+from ..._core.errors import StoreError
+from ..._core.log import log
+from ..._core.models import Token
+from ..._core.results import bare, frameless, redacted_text, unwrap
+from ..._core.validation import async_wrong_client, checked, wrong_text, wrong_timeout
+from ..._storage import redis_scripts as redis
+from ..._storage.records import read_record, write_record
+
+_COMMAND_TIMEOUT: Final = 2.0
+"""Seconds for one command; a Redis that takes longer counts as away."""
+_PATIENCE: Final = 10.0
+"""Seconds to wait for somebody else's renewal."""
+_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.64
+"""Seconds between two looks at a lock that another process holds; they double."""
+_AT_ONCE: Final = 50
+"""Commands that callers wait for on one client. Its pool raises when it has no more connections."""
+_REMEMBERED: Final = 8
+_MEMORY: Final = 3_600_000
+"""Milliseconds that the key outlives lock and token, so that late writers are known as such."""
+
+
+_block: ContextVar[redis.Block | None] = ContextVar("koyeb_session_redis_block", default=None)
+"""The block that this context is in."""
+_lanes: Final[WeakKeyDictionary[object, tuple[AsyncLock, ...]]] = WeakKeyDictionary()
+"""What commands wait in line for, by client: all stores on one client share its connections."""
+
+
+def _lanes_of(client: object) -> tuple[AsyncLock, ...]:
+    most = getattr(getattr(client, "connection_pool", None), "max_connections", None)
+    most = most if isinstance(most, int) else 2 * _AT_ONCE
+    count = max(1, min(_AT_ONCE, most // 2))  # the client serves others, too
+    lanes = tuple(AsyncLock() for _ in range(count))
+    try:
+        return _lanes.setdefault(client, lanes)
+    except TypeError:  # a client of one's own that can be no key
+        return lanes
+
+
+class AsyncRedisClient(Protocol):
+    """What is asked of a client: ``redis.asyncio.Redis`` and ``valkey.asyncio.Valkey`` have it."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command and return its reply."""
+        ...
+
+
+class AsyncRedisTokenStore:
+    """
+    Keeps the token under one key of Redis or Valkey, so that a whole fleet shares one session.
+
+    The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
+    a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
+    key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
+    2 seconds; redis-py itself tries again for longer, so give it ``retry=Retry(NoBackoff(), 0)`` to
+    be told what is wrong instead. It takes Redis 5, or Valkey.
+
+    Example:
+        .. code-block:: python
+
+            store = AsyncRedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
+            session = AsyncSessionClient(store=store)
+
+    Args:
+        client: A constructed client; it stays the user's to close. Not of a cluster's replica.
+        key: Where the session is kept; one for each session. Anybody who may read it is signed in.
+        lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
+
+    Raises:
+        TypeError: ``client`` is a URL, or a client of the other kind, blocking or asynchronous.
+        ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
+    """
+
+    def __init__(self, client: AsyncRedisClient, *, key: str, lease: float = 15.0) -> None:
+        checked(
+            async_wrong_client(client) or wrong_text("key", key) or wrong_timeout(lease, "lease")
+        )
+        self._client = client
+        self._key = key
+        self._lease = max(1, int(lease * 1000))
+        self._left: tuple[str, ...] = ()
+        """Owners that asked for the lock here, and may have it still without knowing."""
+        self._known: redis.Known | None = None
+        self._lanes = _lanes_of(client)
+        self._turn = itertools.count(random.randrange(len(self._lanes)))  # noqa: S311 - spreads load
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(key={self._key!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied, as its client's connections "
+            "cannot: make a client and a store in each process"
+        )
+
+    async def load(self) -> Token | None:
+        """
+        Return what was saved last; what cannot be read counts as nothing, with a warning.
+
+        Raises:
+            StoreError: Redis is away.
+        """
+        found = self._learn(await self._record(self._own_block()))
+        if isinstance(found, ValueError):
+            log.warning("the record under the key %s is passed over: %s", self._key, found)
+            return None
+        return found
+
+    async def save(self, token: Token) -> None:
+        """
+        Keep ``token`` until it expires.
+
+        Raises:
+            StoreError: Redis is away, or somebody else has saved a newer one: the lease was over.
+        """
+        block = await self._locked_block()
+        fence = 0 if block is None else block.fence
+        life = 0
+        if token.expires_at is not None:
+            left = token.expires_at - datetime.now(UTC)
+            life = max(0, int(left.total_seconds() * 1000)) + _MEMORY
+        command = self._script(redis.SAVE, write_record(token), fence, life)
+        if not await self._send(command, token=token):
+            raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
+        self._learn(write_record(token))
+
+    async def delete(self) -> None:
+        """
+        Forget the token.
+
+        Raises:
+            StoreError: Redis is away.
+        """
+        await self._locked_block()
+        await self._send(self._script(redis.DELETE, self._lease + _MEMORY))
+        self._known = None
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """
+        Keep the fleet from renewing the token, for ``lease`` seconds at most.
+
+        While another process holds the lock, and has saved a new token, the block begins without
+        it: the first `load` returns that token. Whatever else the block does has the lock.
+
+        Raises:
+            StoreError: Redis is away, or somebody else holds it for too long.
+        """
+        block = redis.Block(self)
+        timeout = _COMMAND_TIMEOUT
+        try:
+            await self._enter(block, self._known)
+            _block.set(block)
+            yield
+        except StoreError:
+            timeout = 0.0  # nobody waits for a Redis that is away once more
+            raise
+        finally:
+            _block.set(None)
+            if block.may_hold:
+                try:
+                    unlock = self._script(redis.UNLOCK, block.owner)
+                    await self._send(unlock, timeout=timeout, at_once=True)
+                except StoreError:  # the lease ends it, or the next one to come this way
+                    self._left = (*self._left, block.owner)[-_REMEMBERED:]
+
+    def _own_block(self) -> redis.Block | None:
+        block = _block.get()
+        return block if block is not None and block.store is self else None
+
+    async def _locked_block(self) -> redis.Block | None:
+        """Give the block that this context is in, with the lock for certain."""
+        block = self._own_block()
+        if block is not None:
+            if not block.fence:
+                await self._enter(block, None)
+            block.unread = False  # what came with the lock is about to be replaced
+        return block
+
+    async def _record(self, block: redis.Block | None) -> Any:
+        if block is not None:
+            if not block.unread and not block.fence:  # it looks again, and may go on to exchange
+                await self._enter(block, None)
+            if block.unread:
+                return block.take()
+        return await self._send(redis.Command("HGET", self._key, "record"))
+
+    @frameless
+    def _learn(self, record: Any) -> Token | ValueError | None:
+        """Read a record, and know it from now on."""
+        found = read_record(record)
+        self._known = None
+        if isinstance(found, Token):
+            self._known = redis.Known(redis.digest(record), found.provenance, found.user_id)
+        return found
+
+    async def _enter(self, block: redis.Block, known: redis.Known | None) -> None:
+        """Wait for the lock, or for a token that another process saves in place of ``known``."""
+        gone = False
+
+        async def release() -> None:
+            if gone:  # a Redis that hung has given the lock to nobody
+                await self._reply(self._script(redis.UNLOCK, block.owner))
+
+        waited, pause = 0.0, _PAUSE
+        seen = "" if known is None else known.digest
+        try:
+            while waited < _PATIENCE:
+                block.may_hold = True
+                asked = (
+                    block.owner,
+                    self._lease,
+                    self._lease + _MEMORY,
+                    ",".join(self._left),
+                    seen,
+                )
+                command = self._script(redis.LOCK, *asked)
+                if block.enter(await self._send(command, then=release), known):
+                    return
+                some = pause * (0.5 + random.random())  # noqa: S311 - spreads load
+                await async_sleep(some)
+                waited += some
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        except BaseException:
+            gone = True
+            raise
+        message = f"the lock of the key {self._key} is held for over {_PATIENCE:g} s"
+        raise StoreError(message) from TimeoutError()
+
+    def _script(self, script: str, *arguments: str | int) -> redis.Command:
+        return redis.Command("EVAL", script, 1, self._key, *arguments)
+
+    async def _send(
+        self,
+        command: redis.Command,
+        *,
+        token: Token | None = None,
+        timeout: float | None = None,
+        then: AsyncWork[None] | None = None,
+        at_once: bool = False,
+    ) -> Any:
+        """
+        Send a command, as a flight: a client without a timeout of its own may hang.
+
+        ``token`` is what the command carries: no error quotes it. ``at_once``, before any wait, so
+        that it is sent also where this task is cancelled; other commands queue for a connection.
+        """
+        flight = AsyncFlight(functools.partial(self._reply, command, token), then)
+        timeout = _COMMAND_TIMEOUT if timeout is None else timeout
+        outcome: tuple[Any] | StoreError | None = None
+        lane = self._lanes[next(self._turn) % len(self._lanes)]
+        async with contextlib.nullcontext() if at_once else lane.held():
+            flight.start()
+            outcome = await flight.join(timeout)
+        late = StoreError(f"Redis did not answer within {timeout:g} s")
+        reply: tuple[Any] = unwrap(outcome or late)
+        return reply[0]
+
+    async def _reply(
+        self, command: redis.Command, token: Token | None = None
+    ) -> tuple[Any] | StoreError:
+        """Return the reply, in a tuple as it may be `None`."""
+        try:
+            return (await async_call(command.send, self._client),)
+        except Exception as exc:  # noqa: BLE001 - of whichever client library
+            return _failure(exc, token)
+
+
+def _failure(exc: Exception, token: Token | None) -> StoreError:
+    """Say what a client library said, without its frames, which hold the command."""
+    text = redacted_text(exc, token)
+    error = StoreError(f"Redis cannot be used: {type(exc).__name__}: {text}")
+    # A `TimeoutError` would say that another process holds the lock.
+    late = isinstance(exc, TimeoutError)
+    error.__cause__ = ConnectionError(text) if late else bare(exc, text)
+    return error

@@ -1,0 +1,1 @@
+"""For event loops: asyncio and trio, through anyio."""

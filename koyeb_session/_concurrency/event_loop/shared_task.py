@@ -1,0 +1,180 @@
+"""Work that everyone waits for, and no waiter owns: in a task of its own."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+import anyio
+
+from ..runtime import async_place, in_trio
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
+
+_tasks: Final[set[asyncio.Task[None]]] = set()
+"""Strong references: an event loop holds its tasks weakly."""
+
+
+def _start_task(work: Callable[[], Awaitable[None]], then: Callable[[], None]) -> None:
+    """
+    Run ``work``, which raises no `Exception`, in a task of the event loop itself.
+
+    ``then`` is called although asyncio cancels a task before its first step.
+    """
+    if in_trio():
+        import trio  # noqa: PLC0415 - only where it is running
+
+        trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
+        return
+    import asyncio  # noqa: PLC0415 - only where it is running
+
+    async def run() -> None:
+        await work()
+
+    task = asyncio.get_running_loop().create_task(run())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    task.add_done_callback(lambda _: then())
+
+
+class AsyncFlight(Generic[T]):
+    """
+    One run of ``work`` that any number of callers wait for.
+
+    It belongs to the event loop: cancelling a waiter neither stops nor loses it. ``work`` returns
+    its errors; what it raises all the same is raised to all who wait. ``then`` runs after the
+    waiters have been let go. ``under_way`` holds it until then. ``about`` is whatever its owner
+    wants to know it by. It should have ended in ``seconds``: those who would wait for longer share
+    one timer until then.
+    """
+
+    def __init__(
+        self,
+        work: AsyncWork[T],
+        then: AsyncWork[None] | None = None,
+        *,
+        about: object = None,
+        seconds: float = math.inf,
+        under_way: set[AsyncFlight[Any]] | None = None,
+    ) -> None:
+        self.about: object = about
+        self._work = work
+        self._then = then
+        self._place = async_place()
+        self._ends = time.monotonic() + seconds
+        self._landed = anyio.Event()
+        self._over = anyio.Event()
+        self._due: anyio.Event | None = None
+        """Set once it has landed, or should have."""
+        self._outcome: T | None = None
+        self._raised: Exception | None = None
+        self._returned = False
+        self._under_way = under_way
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is under way, here."""
+        return not self._landed.is_set() and self._place is async_place()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
+
+    @property
+    def outcome(self) -> T | None:
+        """
+        What ``work`` returned; `None` while under way, and if its event loop ended first.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        if self._raised is not None:
+            raise self._raised
+        return self._outcome
+
+    def start(self, *, alone: bool = False) -> None:  # noqa: ARG002 - a task is always alone
+        """Let it run by itself."""
+        if self._under_way is not None:
+            self._under_way.add(self)
+        _start_task(self._run, self._end)
+
+    async def lead(self, timeout: float = math.inf) -> T | None:
+        """Start it and wait for it, for at most ``timeout`` seconds."""
+        self.start()
+        if timeout < math.inf:
+            return await self.join(timeout)
+        await self._landed.wait()  # which takes no timer
+        return self.outcome
+
+    async def join(self, timeout: float | None = None) -> T | None:
+        """
+        Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended.
+
+        Raises:
+            Exception: What ``work`` raised.
+        """
+        await self.wait(timeout)
+        return self.outcome
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait as `join` does, whatever comes of it; not for one of an event loop that is left."""
+        if self._place is not async_place():
+            return
+        now = time.monotonic()
+        timeout = max(self._ends - now, 0.0) if timeout is None else timeout
+        if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs
+            if self._due is None:
+                self._due = anyio.Event()
+                _start_task(partial(self._watch, self._due), self._due.set)
+            await self._due.wait()
+        if not self._landed.is_set():
+            with anyio.move_on_after(now + timeout - time.monotonic()):
+                await self._landed.wait()
+
+    async def ended(self, timeout: float) -> None:
+        """Wait for it and for what comes ``then``, for at most ``timeout`` seconds."""
+        if self._place is async_place():
+            with anyio.move_on_after(timeout):
+                await self._over.wait()
+
+    async def _watch(self, due: anyio.Event) -> None:
+        """Keep the time, in a task of its own that ends with the flight, or at its time."""
+        try:
+            with anyio.move_on_after(self._ends - time.monotonic()):
+                await self._landed.wait()
+        finally:
+            due.set()
+
+    async def _run(self) -> None:
+        try:
+            self._outcome = await self._work()
+            self._returned = True
+        except Exception as exc:  # noqa: BLE001 - see `outcome`
+            self._raised = exc
+        finally:
+            self._land()
+        try:
+            if self._then is not None:
+                await self._then()
+        finally:
+            self._over.set()
+
+    def _end(self) -> None:
+        """Let all go, also when the task was cancelled before its first step."""
+        self._land()
+        self._over.set()
+
+    def _land(self) -> None:
+        self._landed.set()
+        if self._under_way is not None:
+            self._under_way.discard(self)

@@ -1,0 +1,130 @@
+"""Sleeping, waking, and taking turns, in an event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import anyio
+
+from ..runtime import async_call_soon, async_place, atomic, place
+
+async_sleep = anyio.sleep
+_PATROL: Final = 1.0
+"""Seconds between two looks at whether the holder of a lock is still alive."""
+
+
+class AsyncEvent:
+    """Is set once, in the event loop that waits for it, and wakes all who wait."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def is_set(self) -> bool:
+        """Tell whether it is set."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Wake all."""
+        self._event.set()
+
+    async def wait(self, seconds: float = math.inf) -> bool:
+        """Wait for at most ``seconds``; tell whether it is set."""
+        if not self._event.is_set():
+            with anyio.move_on_after(seconds):
+                await self._event.wait()
+        return self._event.is_set()
+
+
+class AsyncPulse:
+    """Wakes one sleeper of the same place early."""
+
+    def __init__(self) -> None:
+        self._place = async_place()
+        self._event = anyio.Event()
+
+    def beat(self) -> None:
+        """Wake the sleeper, if it sleeps here."""
+        with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
+            if self._place is async_place():
+                self._event.set()
+
+    async def sleep(self, seconds: float | None) -> None:
+        """Wait for the next beat, or until ``seconds`` have passed."""
+        with anyio.move_on_after(seconds):
+            await self._event.wait()
+        self._event = anyio.Event()
+
+
+class _Ticket:
+    """One who holds an `AsyncLock`, or waits for it."""
+
+    __slots__ = ("_event", "_loop", "_process")
+
+    def __init__(self) -> None:
+        self._process = place()
+        self._loop = async_place()
+        self._event = anyio.Event()
+
+    def wake(self) -> bool:
+        """Tell its event loop that it holds the lock now; `False` where that loop has ended."""
+        return self._process is place() and async_call_soon(self._loop, self._event.set)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nobody will release what it holds."""
+        return self._process is not place() or not async_call_soon(self._loop, _nothing)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait to be woken."""
+        with anyio.move_on_after(seconds):
+            await self._event.wait()
+
+
+def _nothing() -> None:
+    """Show that an event loop runs."""
+
+
+class AsyncLock:
+    """
+    A lock for the tasks of all event loops of the process, in the order in which they ask.
+
+    What an event loop held that has ended is free, and so is what was held over a fork.
+    """
+
+    def __init__(self) -> None:
+        self._holder: _Ticket | None = None
+        self._queue: deque[_Ticket] = deque()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Hold it for the block."""
+        ticket = _Ticket()
+        self._queue.append(ticket)
+        try:
+            self._hand_on(None)
+            while self._holder is not ticket:
+                await ticket.wait(_PATROL)
+                self._hand_on(None)
+            yield
+        finally:
+            with atomic:
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
+            self._hand_on(ticket)
+
+    def _hand_on(self, holder: _Ticket | None) -> None:
+        """Give the lock to the next in the queue, if ``holder`` has it, or nobody alive."""
+        with atomic:
+            if self._holder is not holder and not (self._holder and self._holder.is_dead):
+                return
+            self._holder = None
+            while self._queue and self._holder is None:
+                ticket = self._queue.popleft()
+                if ticket.wake():
+                    self._holder = ticket

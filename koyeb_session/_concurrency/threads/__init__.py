@@ -1,0 +1,1 @@
+"""The blocking twins: the same names without ``async_``, for threads."""

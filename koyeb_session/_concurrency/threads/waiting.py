@@ -1,0 +1,107 @@
+"""Sleeping, waking, and taking turns, in threads."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Generator
+
+from ..runtime import atomic, place
+from .deadlines import remaining
+
+
+def sleep(seconds: float) -> None:
+    """
+    Wait.
+
+    Raises:
+        TimeoutError: The deadline comes first.
+    """
+    rest = remaining(seconds)
+    time.sleep(rest)
+    if rest < seconds:
+        raise TimeoutError
+
+
+class Event:
+    """
+    Is set once, and wakes all who wait for it.
+
+    Nothing here takes a lock that another caller could hold, so a signal handler or a finalizer may
+    interrupt a method and call another one. A waiter is listed before it looks at the flag, and the
+    flag is set before the list is read: whichever comes first, no wake-up is lost.
+    """
+
+    __slots__ = ("_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiters: list[threading.Lock] = []
+
+    def is_set(self) -> bool:
+        """Tell whether it is set."""
+        return self._set
+
+    def set(self) -> None:
+        """Wake all."""
+        self._set = True
+        for waiter in tuple(self._waiters):
+            with contextlib.suppress(RuntimeError):  # somebody else has just woken it
+                waiter.release()
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Wait for at most ``seconds``, or the deadline; tell whether it is set."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        try:
+            if not self._set:
+                waiter.acquire(timeout=min(remaining(max(seconds, 0.0)), threading.TIMEOUT_MAX))
+            return self._set
+        finally:
+            self._waiters.remove(waiter)
+
+
+class Pulse:
+    """Wakes one sleeper early."""
+
+    def __init__(self) -> None:
+        self._event = Event()
+
+    def beat(self) -> None:
+        """Wake the sleeper."""
+        self._event.set()
+
+    def sleep(self, seconds: float | None) -> None:
+        """Wait for the next beat, or until ``seconds`` have passed."""
+        self._event.wait(math.inf if seconds is None else seconds)
+        self._event = Event()  # what a beat stands for is looked at after this
+
+
+class Lock:
+    """A lock for whichever process; one that was held over a fork is free in the child."""
+
+    def __init__(self) -> None:
+        self._place: object = None
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        """
+        Hold it for the block.
+
+        Raises:
+            TimeoutError: The deadline comes first.
+        """
+        with atomic:
+            if self._place is not place():
+                self._place, self._lock = place(), threading.Lock()
+            lock = self._lock
+        if not lock.acquire(timeout=remaining(threading.TIMEOUT_MAX)):
+            raise TimeoutError
+        try:
+            yield
+        finally:
+            lock.release()

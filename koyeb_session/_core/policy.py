@@ -1,0 +1,215 @@
+"""When to renew a token and when to try again: pure decisions over (token, now)."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from datetime import timedelta
+from typing import Any, Final
+
+import attrs
+
+from .errors import KoyebSessionError, WireError
+from .models import Clock, Token
+from .snapshot import Snapshot, Trouble
+from .tokens import is_api_token
+
+REFUSAL_FACTOR: Final = 60
+"""How much longer than after an outage to wait after a refusal: repeating those locks accounts."""
+RETRY_AFTER_LIMIT: Final = 3600.0
+"""Seconds; a service that asks for more is asked again after this."""
+
+
+def _seconds(value: float | timedelta) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _window(value: float | timedelta | None) -> float | None:
+    return None if value is None else _seconds(value)
+
+
+def _check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        message = f"{attribute.name} must be seconds or a timedelta, not {type(value).__name__}"
+        raise TypeError(message)
+    if not (math.isfinite(value) and value >= 0):
+        message = f"{attribute.name} must be finite and not negative, not {value}"
+        raise ValueError(message)
+
+
+def _check_share(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    wanted = f"{attribute.name} must be a number from 0 to 1"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        message = f"{wanted}, not {type(value).__name__}"
+        raise TypeError(message)
+    if not 0 <= value <= 1:
+        message = f"{wanted}, not {value}"
+        raise ValueError(message)
+
+
+def _check_count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    wanted = f"{attribute.name} must be a whole number, 1 at least"
+    if isinstance(value, bool) or not isinstance(value, int):
+        message = f"{wanted}, not {type(value).__name__}"
+        raise TypeError(message)
+    if value < 1:
+        message = f"{wanted}, not {value}"
+        raise ValueError(message)
+
+
+def _check_unless_none(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        _check(_, attribute, value)
+
+
+@attrs.frozen(kw_only=True)
+class RefreshPolicy:
+    """
+    When a token is renewed. Times are seconds or a `timedelta`.
+
+    Attributes:
+        soft_window: How long before expiry to start renewing while nobody waits; at most half the
+            lifetime. `None`: half the lifetime. ``0``: never ahead of the hard window.
+        hard_window: How long before expiry callers wait for the renewal; at most a tenth of the
+            lifetime. `None`: a tenth of it. ``0``: only once it has expired.
+        min_interval: The least age of a token that is renewed ahead of need; at most a twentieth
+            of the lifetime.
+        jitter: By which share of the soft window to start later, from 0 to 1; the token decides
+            how much of it, so that all who hold the same one agree.
+        backoff: The wait after a first failure; it doubles with each, and a random half is taken
+            off. After a refusal it is sixty times as long.
+        backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
+            While the token is still good, half of what is left of it is the longest, so that
+            there is another try before it expires. A service that asks for more time, with
+            ``Retry-After``, is given it, up to an hour, and up to half of what is left.
+
+    Raises:
+        TypeError: A value is no number and no `timedelta`.
+        ValueError: It is negative or endless, or ``jitter`` is not from 0 to 1.
+    """
+
+    # Written out, field by field: type checkers see no converter in a field that a function makes.
+    soft_window: float | None = attrs.field(
+        default=12 * 3600.0, converter=_window, validator=_check_unless_none
+    )
+    hard_window: float | None = attrs.field(
+        default=60.0, converter=_window, validator=_check_unless_none
+    )
+    min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_check)
+    jitter: float = attrs.field(default=0.1, validator=_check_share)
+    backoff: float = attrs.field(default=1.0, converter=_seconds, validator=_check)
+    backoff_max: float = attrs.field(default=60.0, converter=_seconds, validator=_check)
+
+    def snapshot(self, token: Token, clock: Clock, *, minted: bool, renew: bool = True) -> Snapshot:
+        """
+        Lay out the life of a token that begins to be held now.
+
+        A token that was ``minted`` for us this moment has its whole life before it, by the
+        service's own clock; for any other one our wall clock has to do.
+        """
+        wall, mono = clock.time(), clock.monotonic()
+        renewable = renew and not is_api_token(token)
+        if token.expires_at is None:
+            end, floor = math.inf, self.min_interval
+            return Snapshot(
+                token, wall, mono, end, end, expiry=end, floor=floor, renewable=renewable
+            )
+        expires = token.expires_at.timestamp()
+        issued = wall if token.issued_at is None else token.issued_at.timestamp()
+        life = max(0.0, expires - issued)
+        left = life if minted else expires - wall
+        if not renewable:
+            return Snapshot(
+                token, wall, mono, left, left, expiry=left, floor=0.0, renewable=renewable
+            )
+        hard = _capped(self.hard_window, life / 10)
+        soft = _capped(self.soft_window, life / 2)
+        soft *= 1 - self.jitter * _share(token)
+        floor = min(self.min_interval, life / 20) - max(0.0, life - left)  # since it was issued
+        return Snapshot(
+            token,
+            wall,
+            mono,
+            left - max(soft, hard),
+            left - hard,
+            expiry=left,
+            floor=floor,
+            renewable=renewable,
+        )
+
+    def trouble(
+        self,
+        error: KoyebSessionError,
+        clock: Clock,
+        chance: float,
+        *,
+        last: Trouble | None,
+        left: float = math.inf,
+        soon: bool = False,
+    ) -> Trouble:
+        """
+        Decide how long to wait after a failure.
+
+        Args:
+            error: What failed.
+            clock: The two clocks.
+            chance: A random number from 0 to 1.
+            last: The failure before, if nothing has succeeded since.
+            left: Seconds that the token is still good: there is to be another try in them.
+            soon: Whether another try soon does no harm, whatever the error.
+        """
+        failures = 1 if last is None else last.failures + 1
+        wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
+        if soon or error.retryable or isinstance(error, WireError):
+            wait = min(wait, max(left / 2, self.backoff))
+        else:
+            wait *= REFUSAL_FACTOR
+        wait *= 1 - chance / 2
+        asked = getattr(error, "retry_after", None) or 0.0
+        wait = max(wait, min(asked, RETRY_AFTER_LIMIT, left / 2))
+        return Trouble(error, failures, clock.time(), clock.monotonic(), wait)
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """
+    How often one operation is sent, within its deadline. Times are seconds or a `timedelta`.
+
+    A refused connection is tried again for every operation: nothing was sent. 429, 502, 503 and 504
+    are for login method and logout; for a refresh that callers wait for 429 and 503, since after a
+    lost reply it would be repeated blindly. Anything else never is: accounts lock.
+
+    Attributes:
+        attempts: How often at most, the first time included; ``1`` turns retries off.
+        delay: The longest wait before the second time; it doubles with each, and a random part
+            of it is taken.
+        delay_max: The longest wait.
+        retry_after_max: The longest ``Retry-After`` to wait for; beyond it the error is raised.
+
+    Raises:
+        TypeError: A value is no number and no `timedelta`, or ``attempts`` is no whole number.
+        ValueError: It is negative or endless, or ``attempts`` is below 1.
+    """
+
+    attempts: int = attrs.field(default=3, validator=_check_count)
+    delay: float = attrs.field(default=0.2, converter=_seconds, validator=_check)
+    delay_max: float = attrs.field(default=2.0, converter=_seconds, validator=_check)
+    retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_check)
+
+    def wait(self, error: KoyebSessionError, attempt: int, chance: float) -> float | None:
+        """Decide how long to wait before sending again; `None`: do not."""
+        if attempt >= self.attempts or not error._repeatable:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            return None
+        asked = getattr(error, "retry_after", None) or 0.0
+        if asked > self.retry_after_max:
+            return None
+        return max(asked, chance * min(self.delay * 2.0 ** (attempt - 1), self.delay_max))
+
+
+def _capped(window: float | None, limit: float) -> float:
+    return limit if window is None else min(window, limit)
+
+
+def _share(token: Token) -> float:
+    """Derive a number from 0 to 1 from a token, the same in every process."""
+    return zlib.crc32(token.id.encode()) / 0xFFFF_FFFF

@@ -1,0 +1,73 @@
+"""What a token's id tells of its life, and whether it fits into a header."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, cast
+
+import attrs
+
+from .models import Token
+from .timestamps import from_epoch
+
+TOKEN_LIMIT: Final = 16 << 10
+"""Characters of a token; a longer one does not fit into the header of a common server."""
+
+
+def is_header_safe(text: str) -> bool:
+    """Tell whether ``text`` can be sent in a header as it is."""
+    visible = text.isascii() and text.isprintable() and " " not in text
+    return visible and 0 < len(text) <= TOKEN_LIMIT
+
+
+class Claims(NamedTuple):
+    """What a JWT says of its own life; unverified, as only the service can verify it."""
+
+    expires_at: datetime | None
+    issued_at: datetime | None
+
+
+def jwt_claims(token_id: str) -> Claims | None:
+    """Read ``exp`` and ``iat`` of a JWT (RFC 7519); `None` if ``token_id`` is no JWT."""
+    parts = token_id.split(".")
+    if len(parts) != 3:
+        return None
+    header, claims = (_jwt_part(part) for part in parts[:2])
+    if header is None or claims is None:
+        return None
+    return Claims(from_epoch(claims.get("exp")), from_epoch(claims.get("iat")))
+
+
+def _jwt_part(part: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def completed(token: Token) -> Token:
+    """Fill what a token does not say of its life from its id, where that is a JWT."""
+    if token.expires_at is not None and token.issued_at is not None:
+        return token
+    claims = jwt_claims(token.id)
+    if claims is None:
+        return token
+    return attrs.evolve(
+        token,
+        expires_at=token.expires_at or claims.expires_at,
+        issued_at=token.issued_at or claims.issued_at,
+    )
+
+
+def is_api_token(token: Token) -> bool:
+    """Tell an API access token: it has no known expiry, is no JWT, and no sign-in minted it."""
+    return token.expires_at is None and token.issued_at is None and jwt_claims(token.id) is None
+
+
+def minted_at(token: Token, wall: float) -> Token:
+    """Note when the service minted a token, by its own clock."""
+    at = datetime.fromtimestamp(wall, UTC)  # attrs.evolve would take a hundredth of a refresh
+    return Token(token.id, token.user_id, token.organization_id, token.expires_at, issued_at=at)

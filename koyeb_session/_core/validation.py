@@ -1,0 +1,391 @@
+"""
+What is checked before anything is sent.
+
+Each check returns the error to raise, or `None`; no message quotes what it was given.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+import attrs
+
+from .models import AccessTokenCredentials, PasswordCredentials, Token
+from .redaction import printable
+from .tokens import TOKEN_LIMIT, completed, is_header_safe
+
+T = TypeVar("T")
+
+BadArgument: TypeAlias = ValueError | TypeError
+
+TIMEOUT_LIMIT: Final = 1_000_000
+"""Seconds; sockets and locks overflow beyond some number of them, which depends on the platform."""
+
+VALIDITY_LIMITS: Final = timedelta(seconds=1), timedelta(hours=24)
+"""The shortest and the longest life that an access token can be asked for."""
+
+
+def checked(value: T | ValueError | TypeError) -> T:
+    """Return what was found right, or raise what is wrong; this frame holds no secret."""
+    if isinstance(value, ValueError | TypeError):
+        raise value
+    return value
+
+
+def adopted(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
+    """Check a token that is given to us, and complete it from what it says of itself."""
+    if not isinstance(token, Token | str):
+        return TypeError(f"{name} must be a Token or a str, not {type(token).__name__}")
+    token = Token(token) if isinstance(token, str) else token
+    wrong = (
+        _wrong_token(name, token.id)
+        or _wrong_renewal(token.renewal)
+        or _wrong_time("expires_at", token.expires_at)
+        or _wrong_time("issued_at", token.issued_at)
+    )
+    if wrong:
+        return wrong
+    token = completed(_printable(token))
+    if token.expires_at is None:
+        return token
+    if token.expires_at.timestamp() <= wall:
+        return ValueError(f"{name} has expired; sign in again for a new one")
+    return attrs.evolve(
+        token,
+        expires_at=token.expires_at.astimezone(UTC),
+        issued_at=token.issued_at or datetime.fromtimestamp(wall, UTC),
+    )
+
+
+def _printable(token: Token) -> Token:
+    """Keep what could forge a line of a log out of a session's `repr`; stores may be poisoned."""
+    odd: dict[str, Any] = {
+        name: printable(text)
+        for name, text in (("user_id", token.user_id), ("organization_id", token.organization_id))
+        if isinstance(text, str) and not text.isprintable()
+    }
+    return attrs.evolve(token, **odd) if odd else token
+
+
+def _wrong_token(name: str, token_id: object) -> BadArgument | None:
+    """Check what goes into ``Authorization: Bearer``."""
+    if not isinstance(token_id, str):
+        return TypeError(f"{name} must be a str, not {type(token_id).__name__}")
+    if is_header_safe(token_id):
+        return None
+    if re.match(r"\s*bearer\s", token_id, re.IGNORECASE):
+        return ValueError(f"{name} must be the token alone, without 'Bearer' before it")
+    return ValueError(
+        f"{name} must be visible ASCII, not empty, without spaces or line breaks, and at most "
+        f"{TOKEN_LIMIT} characters long"
+    )
+
+
+def _wrong_renewal(renewal: object) -> TypeError | None:
+    if renewal is None or isinstance(renewal, str):
+        return None
+    return TypeError(f"token.renewal must be a str, not {type(renewal).__name__}")
+
+
+def _wrong_time(name: str, at: object) -> BadArgument | None:
+    if not isinstance(at, datetime | None):
+        return TypeError(f"token.{name} must be a datetime, not {type(at).__name__}")
+    if at is not None and at.tzinfo is None:
+        return ValueError(
+            f"token.{name} must be aware: give it a time zone, as in datetime.now(UTC)"
+        )
+    return None
+
+
+def not_copied(name: str) -> str:
+    """Say what to do in place of copying or pickling something that is of a session."""
+    return (
+        f"{name} cannot be copied or pickled: make a client in each process, with the same store=, "
+        "or hand current_token() over, for token= or for_token() there"
+    )
+
+
+def wrong_kind(name: str, value: object, kind: type) -> TypeError | None:
+    """Check an optional argument that has to be of one class."""
+    if value is None or isinstance(value, kind):
+        return None
+    wanted = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+    return TypeError(f"{name} must be of class {wanted}, not {type(value).__name__}")
+
+
+def wrong_credentials(credentials: object) -> BadArgument | None:
+    """Check what a session is to sign in with."""
+    if credentials is None:
+        return None
+    if isinstance(credentials, PasswordCredentials):
+        return _wrong_password(credentials)
+    if isinstance(credentials, AccessTokenCredentials):
+        return _wrong_api_token(credentials)
+    if not callable(credentials):
+        return TypeError(
+            "credentials must be PasswordCredentials, AccessTokenCredentials, or a callable that "
+            f"returns a token, not {type(credentials).__name__}"
+        )
+    if _arguments_needed(credentials) > 1:
+        return TypeError(
+            "credentials must be a callable without arguments, or with one for the token that is "
+            "to be replaced"
+        )
+    return None
+
+
+def _wrong_password(credentials: PasswordCredentials) -> BadArgument | None:
+    wrong = wrong_text("credentials.email", credentials.email) or wrong_text(
+        "credentials.password", credentials.password
+    )
+    if wrong:
+        return type(wrong)(f"{wrong}: give PasswordCredentials(email, password)")
+    if credentials.organization_id is None:
+        return None
+    return wrong_id(credentials.organization_id)
+
+
+def _wrong_api_token(credentials: AccessTokenCredentials) -> BadArgument | None:
+    wrong = _wrong_token("credentials.api_token", credentials.api_token) or wrong_id(
+        credentials.organization_id
+    )
+    if wrong:
+        return type(wrong)(f"{wrong}: give AccessTokenCredentials(api_token, organization_id)")
+    return wrong_validity("credentials.validity", credentials.validity)
+
+
+def takes_token(source: Callable[..., Any]) -> bool:
+    """
+    Tell whether a callable takes the token that it is to replace.
+
+    It does so by an argument that it needs, or by a first one that is annotated as a `Token`. Any
+    other that it can do without stays out: ``lambda cache=cache: ...`` means its own. A callable
+    that does not say what it takes is called without.
+    """
+    parameters = _positional(source)
+    return bool(parameters) and (
+        parameters[0].default is inspect.Parameter.empty
+        or bool(re.search(r"\bToken\b", str(parameters[0].annotation)))
+    )
+
+
+def _arguments_needed(source: Callable[..., Any]) -> int:
+    """Count the arguments that a callable cannot do without; one by name counts for two."""
+    return sum(
+        2 if parameter.kind is inspect.Parameter.KEYWORD_ONLY else 1
+        for parameter in _parameters(source)
+        if parameter.default is inspect.Parameter.empty
+    )
+
+
+def _positional(source: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in _parameters(source) if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+
+
+def _parameters(source: Callable[..., Any]) -> list[inspect.Parameter]:
+    """List what a callable takes, ``*args`` and ``**kwargs`` left out; nothing if it hides that."""
+    try:
+        signature = inspect.signature(source)
+    except Exception:  # noqa: BLE001 - the user's object; some builtins have no signature
+        return []
+    various = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return [p for p in signature.parameters.values() if p.kind not in various]
+
+
+def wrong_timeout(timeout: object, name: str = "timeout") -> BadArgument | None:
+    """Check a number of seconds."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        return TypeError(f"{name} must be a number of seconds")
+    if not 0 < timeout <= TIMEOUT_LIMIT:
+        return ValueError(f"{name} must be above 0 and at most {TIMEOUT_LIMIT} s, not {timeout}")
+    return None
+
+
+def wrong_text(name: str, text: object) -> BadArgument | None:
+    """Check a text that may be anything but empty."""
+    if not isinstance(text, str):
+        return TypeError(f"{name} must be a str, not {type(text).__name__}")
+    if not text.strip():
+        return ValueError(f"{name} must not be empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ValueError(f"{name} must be text that can be written as UTF-8")
+    return None
+
+
+def wrong_id(organization_id: object, name: str = "organization_id") -> BadArgument | None:
+    """Check what becomes a part of a path."""
+    if not isinstance(organization_id, str):
+        return TypeError(f"{name} must be a str, not {type(organization_id).__name__}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", organization_id):
+        return ValueError(f"{name} must be an id: letters, digits, '-' and '_', not empty")
+    return None
+
+
+def wrong_header(name: str, value: object) -> BadArgument | None:
+    """Check what becomes a header, if it is there."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return None if is_header_safe(value) else ValueError(f"{name} must be visible ASCII")
+
+
+def wrong_validity(name: str, validity: object) -> BadArgument | None:
+    """Check for how long a token is to be issued."""
+    if not isinstance(validity, timedelta):
+        return TypeError(f"{name} must be a timedelta, not {type(validity).__name__}")
+    if not VALIDITY_LIMITS[0] <= validity <= VALIDITY_LIMITS[1]:
+        return ValueError(f"{name} must be from one second to 24 hours, not {validity}")
+    return None
+
+
+def wrong_access_token(organization_id: object, validity: object) -> BadArgument | None:
+    """Check what an access token is asked for with; without a validity the service decides."""
+    return wrong_id(organization_id) or (
+        None if validity is None else wrong_validity("validity", validity)
+    )
+
+
+def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:
+    """Check what switching to another organization is asked with."""
+    return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)
+
+
+def wrong_path(path: object, name: object) -> BadArgument | None:
+    """Check where a session's file is to be: at a path, or under a name."""
+    if path is None:
+        return None
+    if not isinstance(path, str | os.PathLike):
+        return TypeError(f"path must be a str or an os.PathLike, not {type(path).__name__}")
+    text = os.fspath(cast("os.PathLike[str]", path))
+    if not isinstance(text, str):
+        return TypeError("path must be text, not bytes")
+    if not text.strip() or "\0" in text:
+        return ValueError("path must not be empty: leave it out for the user's own folder")
+    if name != "default":
+        return ValueError("give path or name, not both")
+    return None
+
+
+def wrong_name(name: object) -> BadArgument | None:
+    """Check what becomes a part of a file's name."""
+    if not isinstance(name, str):
+        return TypeError(f"name must be a str, not {type(name).__name__}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        return ValueError("name must be 1 to 64 letters, digits, '-' and '_'")
+    return None
+
+
+# Twins, as a store and what it stands on are of one half: `async_wrong_x` and `wrong_x`.
+
+
+def async_wrong_store(store: object) -> BadArgument | None:
+    """Check what an asynchronous session is to keep its token in."""
+    return _wrong_store(store, "Async", awaited=True)
+
+
+def wrong_store(store: object) -> BadArgument | None:
+    """Check what a blocking session is to keep its token in."""
+    return _wrong_store(store, "", awaited=False)
+
+
+def _wrong_store(store: object, prefix: str, *, awaited: bool) -> TypeError | None:
+    if store is None:
+        return None
+    methods = {name: getattr(store, name, None) for name in ("load", "save", "delete", "lock")}
+    wrong = _not_a_store(store, prefix, [name for name in methods if not callable(methods[name])])
+    if wrong is None and _is_of_other_half(methods, awaited=awaited):
+        half = "asynchronous" if awaited else "blocking"
+        wrong = f"{type(store).__name__}, which is not of the {half} half"
+    return None if wrong is None else TypeError(f"store must be a token store, not {wrong}")
+
+
+def _not_a_store(store: object, prefix: str, missing: list[str]) -> str | None:
+    """Name what was given, and what to give instead."""
+    if isinstance(store, type):
+        return f"a class: call {store.__name__}()"
+    if not missing:
+        return None
+    if isinstance(store, str) and "://" in store:
+        return f"a URL: give {prefix}RedisTokenStore(client, key=...), or another store"
+    if isinstance(store, str | os.PathLike):
+        return f"a path: give {prefix}FileTokenStore(path)"
+    if callable(getattr(store, "execute_command", None)):
+        return f"a Redis client: give {prefix}RedisTokenStore(client, key=...)"
+    return f"{type(store).__name__}, which has no {', '.join(missing)}"
+
+
+def _is_of_other_half(methods: Mapping[str, Any], *, awaited: bool) -> bool:
+    """Tell the other half's store, where its functions leave no doubt."""
+    lock = inspect.unwrap(methods["lock"])
+    if awaited and (inspect.isasyncgenfunction(lock) or inspect.iscoroutinefunction(lock)):
+        return False
+    calls = [methods[name] for name in ("load", "save", "delete")]
+    if awaited:  # a plain function may return what is to be awaited; all three hardly do
+        return all(map(_is_plain, calls))
+    return inspect.isasyncgenfunction(lock) or any(map(inspect.iscoroutinefunction, calls))
+
+
+def _is_plain(function: object) -> bool:
+    """Tell a function written in Python that is not ``async``; a mock, say, tells nothing."""
+    written = inspect.isfunction(getattr(function, "__func__", function))
+    return written and not inspect.iscoroutinefunction(function)
+
+
+def async_wrong_client(client: object) -> TypeError | None:
+    """Check what an asynchronous store is to reach Redis with."""
+    wrong = _wrong_client(client, "redis.asyncio.Redis")
+    if wrong is not None:
+        return wrong
+    execute: Any = getattr(client, "execute_command", None)
+    library = getattr(execute, "__module__", None) or ""
+    if library.partition(".")[0] in {"redis", "valkey"} and _is_plain(execute):
+        return TypeError("client must be an asynchronous one: give redis.asyncio.Redis(...)")
+    return None
+
+
+def wrong_client(client: object) -> TypeError | None:
+    """Check what a blocking store is to reach Redis with."""
+    wrong = _wrong_client(client, "redis.Redis")
+    if wrong is None and inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
+        return TypeError("client must be a blocking one: give redis.Redis(...)")
+    return wrong
+
+
+def _wrong_client(client: object, wanted: str) -> TypeError | None:
+    if isinstance(client, str):
+        return TypeError(f"client must be a client, not a URL: give {wanted}.from_url(...)")
+    if isinstance(client, type) or not callable(getattr(client, "execute_command", None)):
+        kind = client.__name__ if isinstance(client, type) else type(client).__name__
+        return TypeError(f"client must be one of Redis or Valkey, such as {wanted}(), not {kind}")
+    return None
+
+
+def async_wrong_listener(listener: object) -> TypeError | None:
+    """Check what is to be told of each new token."""
+    if callable(listener):
+        return None
+    return TypeError(f"listener must be a function of a token, not {type(listener).__name__}")
+
+
+def wrong_listener(listener: object) -> TypeError | None:
+    """Check what is to be told of each new token, and cannot be awaited."""
+    if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
+        getattr(listener, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+    ):
+        return TypeError("listener must be a plain function: nobody awaits an async one here")
+    return async_wrong_listener(listener)
+
+
+def wrong_clock(clock: object) -> TypeError | None:
+    """Check what is to tell the time."""
+    if clock is None or all(callable(getattr(clock, name, None)) for name in ("time", "monotonic")):
+        return None
+    return TypeError("clock must have time() and monotonic(), as the module time has them")

@@ -1,0 +1,152 @@
+"""What an application needs: work beside it, and a blocking session that follows the async one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from .._concurrency.event_loop.calls import async_in_thread
+from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.runtime import async_place
+from .._core.errors import KoyebSessionError, StoreError
+from .._core.snapshot import Failed, Obtained
+from .._sync.client import SessionClient
+from .._sync.renewal import Renewal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from contextlib import AbstractContextManager
+    from typing import Self
+
+    from .._async.client import AsyncSessionClient
+    from .._core.deadline import Deadline
+    from .._core.models import Token
+    from .._core.snapshot import Snapshot, Urgency
+    from .._core.state import SessionState
+
+_GRACE: Final = 5.0
+"""Seconds that cancelled work has to end."""
+
+
+@contextlib.asynccontextmanager
+async def beside(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+    """
+    Run ``work`` in a task of its own until the block ends.
+
+    No task group is open meanwhile: it would wrap what the block raises.
+    """
+    scope = anyio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await work()
+
+    flight = AsyncFlight(run)
+    flight.start()
+    try:
+        yield
+    finally:
+        scope.cancel()
+        await flight.join(_GRACE)
+
+
+class FollowingClient(SessionClient):
+    """A blocking session that is another way to use the token of one in an event loop."""
+
+    __slots__ = ()
+
+    @contextlib.asynccontextmanager
+    async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
+        """Follow ``leader`` in this event loop; close after the block."""
+        store = _LeaderStore(leader)
+        self._start_session(self._state.clock, store=store)
+        self._keeper._renewal = _LeaderRenewal(self._state, store, leader)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        unfollow = leader.on_token_change(self._follow)
+        if leader.token is not None:
+            self._follow(leader.token)
+        try:
+            yield self
+        finally:
+            unfollow()
+            await async_in_thread(self.close)
+
+    def _follow(self, token: Token | None) -> None:
+        if token is None:
+            self._state.clear()
+        else:
+            self._state.commit(Obtained(token, minted=False))
+
+
+class _LeaderRenewal(Renewal):
+    """Has the session of the event loop renew, so that there is one exchange for both."""
+
+    __slots__ = ("_keeper", "_leader")
+
+    def __init__(
+        self, state: SessionState, store: _LeaderStore, leader: AsyncSessionClient
+    ) -> None:
+        self._state = state
+        self._leader = store
+        self._keeper, _ = leader.auth.shared
+
+    def refusal(self) -> KoyebSessionError | None:
+        """Refuse the event loop's own thread, where it would deadlock."""
+        return self._leader.refusal()
+
+    def run(
+        self, old: Snapshot | None, fence: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | Failed:
+        """Take over what the leader has, once that is newer than ``old``."""
+        outcome = self._leader.call(self._newer_than, old, urgency, deadline)
+        if isinstance(outcome, KoyebSessionError):
+            return Failed(outcome)
+        committed = self._state.commit(Obtained(outcome.token, minted=False), fence)
+        return Failed(committed) if isinstance(committed, KoyebSessionError) else committed
+
+    async def _newer_than(self, old: Snapshot | None, urgency: Urgency, deadline: Deadline) -> Any:
+        snapshot = self._keeper.state.snapshot
+        if old is None or snapshot is None or snapshot.token.id != old.token.id:
+            return await self._keeper.current(settled=True)
+        return await self._keeper.renewed(snapshot, deadline.left(), urgency)
+
+
+class _LeaderStore:
+    """Makes a sign-in or a sign-out by the blocking session the leader's, too."""
+
+    def __init__(self, leader: AsyncSessionClient) -> None:
+        self._leader = leader
+        self._place = async_place()
+        self._token = anyio.lowlevel.current_token()
+
+    def refusal(self) -> StoreError | None:
+        """Refuse the event loop's own thread, where it would deadlock."""
+        here: object = None
+        with contextlib.suppress(RuntimeError):
+            here = async_place()
+        if here is not self._place:
+            return None
+        return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
+
+    def call(self, function: Callable[..., Any], *args: object) -> Any:
+        """Call ``function`` in the event loop, and wait for what it returns."""
+        return anyio.from_thread.run(function, *args, token=self._token)
+
+    def load(self) -> Token | None:
+        """Return the leader's token."""
+        return self._leader.token
+
+    def save(self, token: Token) -> None:
+        """Let the leader go on with this token."""
+        self.call(self._leader.use_token, token)
+
+    def delete(self) -> None:
+        """Sign the leader out."""
+        self.call(self._leader.logout)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Do nothing: the leader has locks of its own."""
+        return contextlib.nullcontext()

@@ -1,0 +1,1 @@
+"""What httpx is given: certificates, proxies, and deadlines on sockets."""

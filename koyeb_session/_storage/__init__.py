@@ -1,0 +1,1 @@
+"""How stores write a token: records, files, keyring entries, Redis scripts."""
