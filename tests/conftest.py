@@ -40,7 +40,7 @@ def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
             lock.can_block_in("koyeb_session/testing/_server.py", {"serving"})
             # A new client looks whether the certificates are still those that were read.
             stat = guard.functions["os.stat"]
-            stat.can_block_in("koyeb_session/_http/certificates.py", {"_stamp"})
+            stat.can_block_in("koyeb_session/_http/tls.py", {"_stamp"})
             # Two threads that import one module: the second one waits.
             lock.can_block_in("<frozen importlib._bootstrap>", {"acquire"})
             yield

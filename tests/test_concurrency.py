@@ -56,9 +56,9 @@ from koyeb_session._concurrency.threads.deadlines import ends, read_raw, remaini
 from koyeb_session._concurrency.threads.shared_task import Flight
 from koyeb_session._concurrency.threads.waiting import Event, Lock, Pulse, sleep
 from koyeb_session._http import deadline_network
-from koyeb_session._http.certificates import certificates
 from koyeb_session._http.event_loop import async_http_transport
 from koyeb_session._http.threads import http_transport
+from koyeb_session._http.tls import certificates
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, Background, async_until, idle, until
@@ -336,7 +336,7 @@ def test_async_flight_of_an_ended_loop_keeps_nobody() -> None:
     flights: list[AsyncFlight[None]] = []
 
     async def begin() -> None:
-        shared_task.append(AsyncFlight(anyio.sleep_forever, seconds=60))
+        flights.append(AsyncFlight(anyio.sleep_forever, seconds=60))
         flights[0].start()
         await anyio.lowlevel.checkpoint()
 
@@ -523,7 +523,7 @@ async def test_async_place_is_the_running_loop() -> None:
     places: list[object] = []
 
     async def other() -> None:
-        runtime.append(async_place())
+        places.append(async_place())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)

@@ -19,7 +19,7 @@ import truststore
 
 from koyeb_session import AsyncSessionClient, SessionClient, TransportError
 from koyeb_session._concurrency import forks
-from koyeb_session._http import certificates
+from koyeb_session._http import tls
 from koyeb_session._http.threads import http_transport, tls_ready
 from koyeb_session.testing import FakeKoyeb
 
@@ -29,7 +29,7 @@ from .concurrency import async_idle
 @pytest.fixture(autouse=True)
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin as a process does that has made no client yet."""
-    monkeypatch.setattr(certificates, "_latest", None)
+    monkeypatch.setattr(tls, "_latest", None)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
 
@@ -52,7 +52,7 @@ class Certificates:
 
 def read() -> ssl.SSLContext:
     """Give what a new client trusts."""
-    return certificates.certificates().context()
+    return tls.certificates().context()
 
 
 def test_clients_have_the_certificates_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_clients_have_the_certificates_read_once(monkeypatch: pytest.MonkeyPatch
     certificates = Certificates(monkeypatch)
     for _ in range(3):
         SessionClient()
-    found = certificates.certificates()
+    found = tls.certificates()
     tls_ready(found)  # does not wait: there is more to import
     assert found.is_loading
     certificates.go.set()
@@ -98,7 +98,7 @@ def test_a_given_transport_needs_no_certificates(monkeypatch: pytest.MonkeyPatch
     SessionClient(transport=FakeKoyeb().transport)
     with httpx.Client(transport=FakeKoyeb().transport) as client:
         SessionClient(http_client=client)
-    assert certificates._latest is None
+    assert tls._latest is None
     assert certificates.threads == []
 
 
@@ -248,7 +248,7 @@ def test_an_httpx_with_other_names_inside_is_used_as_it_is(
             """Take what httpx's own takes."""
 
     monkeypatch.setattr(httpx, "HTTPTransport", Plain)
-    found: object = http_transport(None, certificates.certificates())
+    found: object = http_transport(None, tls.certificates())
     assert type(found) is Plain
 
 
@@ -269,7 +269,7 @@ def slow():
     return done[-1]
 httpx.create_ssl_context = slow
 from koyeb_session import SessionClient
-from koyeb_session._http.certificates import certificates
+from koyeb_session._http.tls import certificates
 os.register_at_fork(before=forking.set)  # before those that were registered before it
 for n in (1, 2):
     forking.clear()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
-    from .certificates import Certificates
+    from .tls import Certificates
 
 
 _ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)

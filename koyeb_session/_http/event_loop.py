@@ -9,7 +9,7 @@ import anyio
 import httpx
 
 if TYPE_CHECKING:
-    from .certificates import Certificates
+    from .tls import Certificates
 
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 

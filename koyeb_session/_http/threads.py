@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import httpx
 
 if TYPE_CHECKING:
-    from .certificates import Certificates
+    from .tls import Certificates
 
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
 

@@ -9,9 +9,9 @@ import httpx
 from ..._api.operations import USER_AGENT, user_agent
 from ..._concurrency.runtime import async_place, process
 from ..._core.results import unwrap
-from ..._http.certificates import certificates
 from ..._http.event_loop import async_tls_ready
 from ..._http.proxies import Proxies, environment_proxies
+from ..._http.tls import certificates
 from .queue import AsyncSlots
 
 NO_AUTH: Final = httpx.Auth()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ..._concurrency.event_loop.shared_task import AsyncWork
-    from ..._http.certificates import Certificates
     from ..._http.proxies import Proxies
+    from ..._http.tls import Certificates
 
 Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
 """A proxy, and the origin behind it: what a connection can be used again for."""

@@ -11,9 +11,9 @@ import httpx
 from ..._api.operations import USER_AGENT, user_agent
 from ..._concurrency.runtime import place, process
 from ..._core.results import unwrap
-from ..._http.certificates import certificates
 from ..._http.proxies import Proxies, environment_proxies
 from ..._http.threads import tls_ready
+from ..._http.tls import certificates
 from .queue import Slots
 
 NO_AUTH: Final = httpx.Auth()

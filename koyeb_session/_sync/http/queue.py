@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ..._concurrency.threads.shared_task import Work
-    from ..._http.certificates import Certificates
     from ..._http.proxies import Proxies
+    from ..._http.tls import Certificates
 
 Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
 """A proxy, and the origin behind it: what a connection can be used again for."""
