@@ -1,14 +1,22 @@
-"""``python -m koyeb_session``, as people and scripts run it: a process, its streams, its status."""
+"""
+``python -m koyeb_session``, as people and scripts run it: its streams, and its status.
+
+Most commands run in the process of the tests; those about a terminal, a pipe or a disk, and one of
+each kind of the others, are processes of their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
+import io
+import logging
 import os
 import pty
 import select
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +24,7 @@ import attrs
 import pytest
 
 from koyeb_session import SessionClient, Token
-from koyeb_session.__main__ import _life
+from koyeb_session.__main__ import _life, main
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb, Fault
 
@@ -33,28 +41,77 @@ os.execv(sys.executable, [sys.executable, "-m", "koyeb_session", *sys.argv[1:]])
 """
 
 
+class Keyboard(io.StringIO):
+    """A standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@attrs.frozen
+class Done:
+    """What a command has come to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Shell:
     """Runs commands on one folder and one service."""
 
-    def __init__(self, folder: Path, fake: FakeKoyeb, url: str) -> None:
+    def __init__(self, folder: Path, fake: FakeKoyeb, url: str, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.fake = fake
-        kept = {name: value for name, value in os.environ.items() if name[:6] != "KOYEB_"}
-        self.environ = {**kept, "KOYEB_URL": url, "XDG_STATE_HOME": str(folder)}
+        self._patch = patch
+        for name in [name for name in os.environ if name[:6] == "KOYEB_"]:
+            patch.delenv(name)
+        patch.setenv("KOYEB_URL", url)
+        patch.setenv("XDG_STATE_HOME", str(folder))
 
     @property
     def store(self) -> FileTokenStore:
         """The store that the commands use when they are not told of another."""
         return FileTokenStore(self.folder / "koyeb-session" / "session.json")
 
-    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, without a terminal."""
+    def run(self, *arguments: str, stdin: str = "", typed: str | None = None) -> Done:
+        """Run a command in this process, without a terminal, or with an answer to its question."""
+        out, err = io.StringIO(), io.StringIO()
+        asked: list[str] = []
+
+        def answer(prompt: str) -> str:
+            asked.append(prompt)
+            assert typed is not None
+            return typed
+
+        root = logging.getLogger()
+        with (
+            self._patch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr(root, "handlers", [])  # the command logs to its standard error
+            patch.setattr(sys, "stdin", io.StringIO(stdin) if typed is None else Keyboard())
+            patch.setattr(getpass, "getpass", answer)
+            try:
+                status: object = main(arguments)
+            except SystemExit as end:
+                status = end.code
+        assert isinstance(status, int)
+        assert bool(asked) is (typed is not None)
+        return Done(status, out.getvalue(), err.getvalue() + "".join(asked))
+
+    def start(
+        self, *arguments: str, stdout: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a process of its own, without a terminal."""
         return subprocess.run(
             [*SHELL, *arguments],
-            input=stdin,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
-            env=self.environ,
             start_new_session=True,  # away from the terminal of who runs the tests
             check=False,
         )
@@ -67,11 +124,11 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     """A shell whose service is a fake one."""
     fake = FakeKoyeb()
     with fake.serve() as url:
-        yield Shell(tmp_path, fake, url)
+        yield Shell(tmp_path, fake, url, monkeypatch)
 
 
 class Terminal:
@@ -114,7 +171,7 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(shell: Shell, *arguments: str) -> Generator[Terminal]:
+def terminal(*arguments: str) -> Generator[Terminal]:
     """Run a command on a terminal of its own."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -122,7 +179,6 @@ def terminal(shell: Shell, *arguments: str) -> Generator[Terminal]:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=shell.environ,
     )
     os.close(theirs)
     try:
@@ -138,7 +194,7 @@ def terminal(shell: Shell, *arguments: str) -> Generator[Terminal]:
 
 def test_password_is_asked_for_and_not_echoed(shell: Shell) -> None:
     """A person types address and password; the password is nowhere on the terminal."""
-    with terminal(shell, "login") as person:
+    with terminal("login") as person:
         person.wait_for("Email: ")
         person.type(f"{EMAIL}\n")
         person.wait_for("Password: ")
@@ -155,13 +211,10 @@ def test_password_is_asked_for_and_not_echoed(shell: Shell) -> None:
 
 def test_wrong_password_is_refused_in_words(shell: Shell) -> None:
     """The status is 1, the message is the service's, and nothing is saved."""
-    with terminal(shell, "login", "--email", EMAIL) as person:
-        person.wait_for("Password: ")
-        person.type("wrong horse\n")
-        assert person.end() == 1
-    assert "password is incorrect" in person.shown
-    assert "Traceback" not in person.shown
-    assert "wrong horse" not in person.shown
+    done = shell.run("login", "--email", EMAIL, typed="wrong horse")
+    assert done.returncode == 1
+    assert "password is incorrect" in done.stderr
+    assert "wrong horse" not in done.stdout + done.stderr
     assert shell.store.load() is None
 
 
@@ -169,23 +222,19 @@ def test_organization_goes_with_the_password(shell: Shell) -> None:
     """``--organization`` is the one that the password signs in to."""
     organization = "6f0a1c9e-0000-4000-8000-000000000001"
     shell.fake.organizations[EMAIL].append(organization)
-    with terminal(shell, "login", "--email", EMAIL, "--organization", organization) as person:
-        person.wait_for("Password: ")
-        person.type(f"{PASSWORD}\n")
-        assert person.end() == 0
+    arguments = ("login", "--email", EMAIL, "--organization", organization)
+    assert shell.run(*arguments, typed=PASSWORD).returncode == 0
     saved = shell.store.load()
     assert saved is not None
     assert saved.organization_id == organization
 
 
 def test_api_token_is_asked_for_on_a_terminal(shell: Shell) -> None:
-    """Typed or pasted, it is not echoed."""
+    """Typed or pasted, it is asked for as a password is."""
     token_id = shell.fake.issue_api_token()
-    with terminal(shell, "login", "--api-token") as person:
-        person.wait_for("API access token: ")
-        person.type(f"{token_id}\n")
-        assert person.end() == 0
-    assert token_id not in person.shown
+    done = shell.run("login", "--api-token", typed=token_id)
+    assert done.returncode == 0
+    assert "API access token: " in done.stderr
     assert shell.run("token").stdout == f"{token_id}\n"
 
 
@@ -276,7 +325,7 @@ def test_session_of_no_known_organization_is_told(shell: Shell) -> None:
 
 def test_nothing_can_be_asked_without_a_terminal(shell: Shell) -> None:
     """Rather than to echo a password, it says what to do."""
-    done = shell.run("login", "--email", EMAIL)
+    done = shell.start("login", "--email", EMAIL)
     assert done.returncode == 2
     assert "no terminal" in done.stderr
     assert shell.fake.requests == []
@@ -284,7 +333,7 @@ def test_nothing_can_be_asked_without_a_terminal(shell: Shell) -> None:
 
 def test_end_of_input_is_no_password(shell: Shell) -> None:
     """Ctrl-D at the prompt is a mistake in words."""
-    with terminal(shell, "login", "--email", EMAIL) as person:
+    with terminal("login", "--email", EMAIL) as person:
         person.wait_for("Password: ")
         person.type("\x04")
         assert person.end() == 2
@@ -294,7 +343,7 @@ def test_end_of_input_is_no_password(shell: Shell) -> None:
 
 def test_interrupt_is_quiet(shell: Shell) -> None:
     """Ctrl-C at the prompt ends the command with 130, and prints nothing."""
-    with terminal(shell, "login", "--email", EMAIL) as person:
+    with terminal("login", "--email", EMAIL) as person:
         person.wait_for("Password: ")
         person.interrupt()
         assert person.end() == 130
@@ -335,10 +384,11 @@ def make_due(shell: Shell) -> Token:
     return due
 
 
-def test_token_is_printed_alone(shell: Shell) -> None:
+@pytest.mark.parametrize("run", [Shell.run, Shell.start])
+def test_token_is_printed_alone(shell: Shell, run: Callable[[Shell, str], Done]) -> None:
     """Standard output is the token and a line feed: made for ``$(...)``."""
     token_id = shell.sign_in()
-    done = shell.run("token")
+    done = run(shell, "token")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{token_id}\n", "")
 
 
@@ -354,11 +404,11 @@ def test_printed_token_outlives_a_renewal_ahead_of_need(shell: Shell) -> None:
 
 def test_status_says_where_the_session_stands(shell: Shell) -> None:
     """It names the service, the account and how long the token is good, and not the token."""
-    with SessionClient(base_url=shell.environ["KOYEB_URL"], store=shell.store) as session:
+    with SessionClient(base_url=os.environ["KOYEB_URL"], store=shell.store) as session:
         token = session.login(EMAIL, PASSWORD)
     done = shell.run("status")
     assert (done.returncode, done.stderr) == (0, "")
-    assert shell.environ["KOYEB_URL"] in done.stdout
+    assert os.environ["KOYEB_URL"] in done.stdout
     assert str(token.user_id) in done.stdout
     assert f"until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC" in done.stdout
     assert token.id not in done.stdout
@@ -476,11 +526,9 @@ def test_url_is_checked(shell: Shell) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_missing_extra_is_told(shell: Shell, tmp_path: Path) -> None:
+def test_missing_extra_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What to install is said in one line."""
-    (tmp_path / "filelock.py").write_text("raise ImportError", "utf-8")
-    old = shell.environ.get("PYTHONPATH")
-    shell.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), old]))
+    monkeypatch.setitem(sys.modules, "filelock", None)
     done = shell.run("status")
     assert done.returncode == 2
     assert "koyeb-session[file]" in done.stderr
@@ -501,10 +549,10 @@ def test_help_tells_the_exit_statuses(shell: Shell) -> None:
     assert all(f"  {status} " in told for status in (0, 1, 2, 3, 130))
 
 
-def test_no_color_is_printed_where_it_is_not_wanted(shell: Shell) -> None:
+def test_no_color_is_printed_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """``NO_COLOR`` holds on a terminal too."""
-    shell.environ["NO_COLOR"] = "1"
-    with terminal(shell, "--help") as person:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with terminal("--help") as person:
         assert person.end() == 0
     assert "login" in person.shown
     assert "\x1b" not in person.shown
@@ -517,26 +565,14 @@ def test_command_is_wanted(shell: Shell) -> None:
     assert "COMMAND" in done.stderr
 
 
-def into(shell: Shell, stdout: int) -> tuple[int, str]:
-    """Print the token into a descriptor; give the status, and what is said."""
-    process = subprocess.run(
-        [*SHELL, "token"],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=shell.environ,
-        check=False,
-    )
-    return process.returncode, process.stderr
-
-
 def test_broken_pipe_is_quiet(shell: Shell) -> None:
     """A reader that has gone away is no news."""
     shell.sign_in()
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        assert into(shell, writer) == (141, "")
+        done = shell.start("token", stdout=writer)
+        assert (done.returncode, done.stderr) == (141, "")
     finally:
         os.close(writer)
 
@@ -545,10 +581,10 @@ def test_full_disk_is_told(shell: Shell) -> None:
     """What could not be printed is an error, in one line."""
     shell.sign_in()
     with Path("/dev/full").open("wb") as full:
-        status, said = into(shell, full.fileno())
-    assert status == 3
-    assert "No space left" in said
-    assert len(said.splitlines()) == 1
+        done = shell.start("token", stdout=full.fileno())
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_life_of_a_token_is_said_as_far_as_it_is_known() -> None:
