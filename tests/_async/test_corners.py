@@ -411,6 +411,7 @@ async def test_a_store_that_cannot_be_used_keeps_nobody(
     monkeypatch.setattr(type(turn), "alive", False)
     token = await session.refresh()
     assert session.token is token
+    await session.aclose()  # nobody waits for a turn that never began
     monkeypatch.undo()
 
 

@@ -409,6 +409,7 @@ def test_a_store_that_cannot_be_used_keeps_nobody(
     monkeypatch.setattr(type(turn), "alive", False)
     token = session.refresh()
     assert session.token is token
+    session.close()  # nobody waits for a turn that never began
     monkeypatch.undo()
 
 
