@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
-import importlib
 from collections.abc import Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import Phase, settings
+
+# What explains a failure traces each example; `--hypothesis-profile=explain` has it.
+settings.register_profile("explain", settings.get_profile("default"))
+settings.register_profile(
+    "default", phases=[phase for phase in Phase if phase is not Phase.explain]
+)
+settings.load_profile("default")
 
 
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives until the end: many tests call it."""
-    # First: at its import it asks the collector who refers to trio's random numbers, and what is
-    # frozen is not told.
-    importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
 

@@ -297,11 +297,12 @@ async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waite
     fake = FakeKoyeb(clock=clock)
     store = Hanging("save")
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
-        old = renewed = session.token
-        for seconds in deadlines(lambda: renewed is not old):
+        old = session.token
+        renewed: list[Token] = []
+        for seconds in deadlines(lambda: renewed):
             with contextlib.suppress(TransportTimeoutError):
-                renewed = await session.refresh(timeout=seconds)
-        assert renewed is session.token
+                renewed.append(await session.refresh(timeout=seconds))
+        assert renewed == [session.token] != [old]
         store.mended.set()
 
 

@@ -8,8 +8,6 @@ import pkgutil
 import typing
 from collections.abc import Iterator
 
-import pytest
-
 import koyeb_session
 
 EDGES = [name for _, name, _ in pkgutil.iter_modules(koyeb_session.__path__) if name[0] != "_"]
@@ -30,10 +28,12 @@ def callables() -> Iterator[tuple[str, object]]:
                     yield f"{module.__name__}.{name}.{member}", function
 
 
-CALLABLES = dict(callables())
-
-
-@pytest.mark.parametrize("name", CALLABLES)
-def test_public_hints_resolve(name: str) -> None:
+def test_public_hints_resolve() -> None:
     """No name in a public signature is imported for type checkers alone."""
-    assert isinstance(typing.get_type_hints(CALLABLES[name]), dict)
+    things = dict(callables())
+    assert len(things) > 200
+    for name, thing in things.items():
+        try:
+            typing.get_type_hints(thing)
+        except NameError as error:
+            raise AssertionError(name) from error

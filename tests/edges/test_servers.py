@@ -27,6 +27,8 @@ from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
+from ..soak import SOAK
+
 ME = PasswordCredentials("me@example.com", "correct horse")
 PATIENCE = 30.0
 APPLICATION = """
@@ -177,7 +179,7 @@ def test_reloaded_application_goes_on_with_the_session(
     assert [request.operation for request in koyeb.requests].count("login") == 1
 
 
-@pytest.mark.parametrize("hold", ["request", "reply"])
+@pytest.mark.parametrize("hold", ["request", "reply"] if SOAK else ["reply"])
 def test_workers_stopped_in_mid_refresh_keep_the_session(
     fake: tuple[FakeKoyeb, str], tmp_path: Path, hold: Any
 ) -> None:

@@ -1,4 +1,8 @@
-"""The fault matrix: each operation meets each fault on asyncio, on trio and in a thread."""
+"""
+The fault matrix: each operation meets each fault on asyncio, on trio or in a thread.
+
+In the long form, which ``nox -s faults`` runs too, on all three.
+"""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -6,7 +10,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import httpx
@@ -21,12 +25,14 @@ from koyeb_session import (
     SessionClient,
 )
 
+from ..soak import SOAK
 from .certificates import client_context
 from .matrix import ACTIONS, ALL, EMAIL, FAULTS, PASSWORD, Fault
 from .replies import bomb
 from .stage import Run, Stage, bounded_memory, held_token, staged
 
-each_cell = pytest.mark.parametrize("operation", ACTIONS)
+BACKENDS: Final = ("asyncio", "trio")
+HALVES: Final = (*BACKENDS, "thread")
 
 
 def _name(fault: Fault) -> str:
@@ -37,7 +43,16 @@ ON_GIVEN_CLIENTS: Final = [fault for fault in FAULTS if fault.suits_a_given_clie
 BOUNDED_ON_GIVEN_CLIENTS: Final = [
     fault for fault in ON_GIVEN_CLIENTS if fault.name != "headers that drip for ever"
 ]
-each_fault = pytest.mark.parametrize("fault", FAULTS, ids=_name)
+
+
+def cells(*halves: str) -> Iterator[Any]:
+    """Give the cells of some halves: all of them, or every third, which no other half has."""
+    for row, fault in enumerate(FAULTS):
+        for column, operation in enumerate(ACTIONS):
+            for half in halves:
+                if SOAK or HALVES[(row + column) % len(HALVES)] == half:
+                    name = f"{fault.name}-{operation}-{half}"
+                    yield pytest.param(fault, operation, half, id=name)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,8 +61,7 @@ def big_things_are_made() -> None:
     bomb()
 
 
-@each_fault
-@each_cell
+@pytest.mark.parametrize(("fault", "operation", "anyio_backend"), [*cells(*BACKENDS)])
 async def test_async_half_meets_a_fault(
     fault: Fault,
     operation: str,
@@ -65,11 +79,11 @@ async def test_async_half_meets_a_fault(
     stage.judge(run)
 
 
-@each_fault
-@each_cell
+@pytest.mark.parametrize(("fault", "operation", "half"), [*cells("thread")])
 def test_blocking_half_meets_a_fault(
     fault: Fault,
     operation: str,
+    half: str,
     caplog: pytest.LogCaptureFixture,
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -79,7 +93,7 @@ def test_blocking_half_meets_a_fault(
             run = _run_blocking(stage)
         if stage.is_played:
             break
-    record_property("cell", (fault.name, operation, "thread", stage.summary(run)))
+    record_property("cell", (fault.name, operation, half, stage.summary(run)))
     stage.judge(run)
 
 
@@ -121,10 +135,10 @@ def test_given_client_meets_a_fault(fault: Fault, caplog: pytest.LogCaptureFixtu
     stage.judge(run)
 
 
-@each_fault
-def test_a_fault_says_what_each_operation_comes_to(fault: Fault) -> None:
+def test_a_fault_says_what_each_operation_comes_to() -> None:
     """A row of the matrix names each operation once."""
-    assert sorted(ALL) == sorted(name for names in fault.expected for name in names)
+    for fault in FAULTS:
+        assert sorted(ALL) == sorted(name for names in fault.expected for name in names)
 
 
 async def _run_async(stage: Stage, **more: Any) -> Run:

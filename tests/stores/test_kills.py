@@ -164,7 +164,7 @@ def test_session_survives_kills(
         options["url"] = url
         with opened(options) as (first, store):
             first.login("me@example.com", "correct horse")
-            with processes(options, 3) as fleet:
+            with processes(options, 3 if SOAK else 2) as fleet:
                 for worker in fleet:
                     assert worker.told() == "ready\n"
                 for _ in range(KILLS[where]):

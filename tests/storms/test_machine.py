@@ -684,5 +684,5 @@ def test_session_keeps_its_promises(machine: type[SessionMachine]) -> None:
     """The invariants of a session; catches, e.g., an exchange that ignores a sign-out meanwhile."""
     limits = settings(deadline=None)
     if settings.get_current_profile_name() == "default":  # any other one is taken as it is
-        limits = settings(limits, max_examples=300 if SOAK else 60, stateful_step_count=35)
+        limits = settings(limits, max_examples=300 if SOAK else 25, stateful_step_count=35)
     run_state_machine_as_test(machine, settings=limits)

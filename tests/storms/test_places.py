@@ -35,6 +35,7 @@ from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived
+from ..soak import SOAK
 from .stage import EMAIL, LIFE, PASSWORD
 from .steps import rounds
 
@@ -48,7 +49,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
-CHILDREN: Final = 8
+CHILDREN: Final = 8 if SOAK else 3
 REQUESTS: Final = 15
 WATCHDOG: Final = 20
 """Seconds after which what hangs is ended."""
@@ -322,7 +323,7 @@ def keeping(clock: FakeClock) -> FakeKoyeb:
 def test_forked_children_have_connections_of_their_own(
     keeping: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Eight children, and the parent goes on; catches a pool that a fork shares."""
+    """Children send, and the parent goes on; catches a pool that a fork shares."""
     with (
         keeping.serve() as url,
         SessionClient(**arguments(keeping, clock, base_url=url)) as session,
@@ -378,7 +379,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
         with Background() as background:
             jobs = [background.start(work) for _ in range(4)]
             try:
-                for _ in range(CHILDREN // 2):
+                for _ in range(4 if SOAK else 2):
                     reap([forked(lambda: send(session)) for _ in range(2)])
             finally:
                 done.set()
@@ -395,7 +396,7 @@ def run_in(backend: str, session: AsyncSessionClient) -> None:
 def test_forked_children_have_event_loops_of_their_own(
     keeping: FakeKoyeb, clock: FakeClock, *, inside: bool
 ) -> None:
-    """Eight children of a parent with a loop; catches connections that belong to the parent's."""
+    """Children of a parent with a loop; catches connections that belong to the parent's."""
     backends = itertools.cycle(["asyncio"] if inside else ["asyncio", "trio"])
 
     async def fork() -> list[int]:

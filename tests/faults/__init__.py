@@ -1,1 +1,0 @@
-"""Every fault of a network and of a service, for every operation, over real sockets."""
