@@ -1,7 +1,9 @@
 """
 Every check of the project: ``nox`` runs what a pull request needs, ``nox -s NAME`` one of them.
 
-The wheel is built once in a run, and whatever imports the package imports that wheel.
+The wheel is built once in a run, and whatever imports the package imports that wheel. Nox's own
+Python runs all tests, and the others those whose result may differ from one Python to another;
+``nox -s tests-3.13 -- tests`` runs all of them there, too. ``nox -s soak`` runs the long forms.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
@@ -23,18 +26,35 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
 # Those whose lowest versions are tested; the others' are the ones that they were made with.
 OLD_EXTRAS = ("cli-config", "fastapi", "file", "keyring", "redis")
-# Half of the suite's time: whole processes, and thousands of tasks. It is run on nox's own Python,
-# and on another one by `nox -s tests-3.13 -- tests`.
-HEAVY = (
-    *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/storms/test_scale.py"),
+# Whole processes, storms and thousands of cells: they take three times as long under coverage, and
+# cover nothing that others do not.
+UNMEASURED = (
+    *("tests/edges/test_edge_examples.py", "tests/edges/test_notebook.py"),
+    *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/storms"),
     *("tests/stores/test_fleet.py", "tests/stores/test_kills.py"),
+    *("tests/stores/test_store_examples.py", "tests/test_examples.py"),
+    *("tests/test_generate_sync.py", "tests/test_guard.py", "tests/test_public_surface.py"),
 )
-# What takes three times as long under coverage, and covers nothing that others do not.
-UNMEASURED = (*HEAVY, "tests/storms")
+# What may differ from one Python to another: both halves, what they run on, and each edge once.
+ELSEWHERE = (
+    *("tests/_async", "tests/_sync", "tests/edges/test_aiohttp.py", "tests/edges/test_fastapi.py"),
+    *("tests/edges/test_httpx2.py", "tests/edges/test_koyeb_sdk.py"),
+    *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
+    *("tests/stores/test_extras.py", "tests/storms/test_abandoned.py"),
+    *("tests/storms/test_exit.py", "tests/storms/test_places.py", "tests/storms/test_signals.py"),
+    *("tests/test_async_only.py", "tests/test_concurrency.py", "tests/test_errors.py"),
+    *("tests/test_frames.py", "tests/test_public_surface.py", "tests/test_shell.py"),
+    *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
+)
+# What depends on the lowest versions of what the extras bring, too.
+LOWEST = (
+    *("tests/edges/test_bearer.py", "tests/edges/test_problems.py"),
+    "tests/stores/test_conformance.py",
+)
 # What has a long form.
 LONG = (
-    *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
-    "tests/test_fuzz.py",
+    *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/stores"),
+    *("tests/storms", "tests/test_fuzz.py", "tests/testing/test_transport.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than there are cores, as tests wait now and then for a socket or a process.
@@ -176,26 +196,41 @@ def use_alone(session: nox.Session, version: str) -> None:
     session.run(python, "-I", "-W", "error", "-c", ALONE, external=True)
 
 
+def together(session: nox.Session, *commands: list[str]) -> None:
+    """Run commands of a session at the same time; what each one says comes in one piece."""
+    path = os.pathsep.join([session.bin, os.environ["PATH"]])
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PATH": path, "VIRTUAL_ENV": str(Path(session.bin).parent)}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor() as pool:
+        done = [*pool.map(run, commands)]
+    for it in done:
+        session.log(f"{' '.join(it.args)}\n{it.stdout}{it.stderr}")
+    if any(it.returncode for it in done):
+        session.error("mistakes were found")
+
+
 @nox.session(requires=["build"])
 def typing(session: nox.Session) -> None:
     """Check the types of everything, and that all public names of the wheel have one."""
     session.install(wheel(), *group("typing"))
-    session.run("mypy", "--num-workers", "2")
-    session.run("pyright")
+    together(session, ["mypy", "--num-workers", "2"], ["pyright"])
     session.chdir(session.create_tmp())  # the checkout would be taken for the wheel
     session.run("pyright", "--verifytypes", "koyeb_session", "--ignoreexternal")
 
 
 @nox.session(python=PYTHONS, requires=["build"])
 def tests(session: nox.Session) -> None:
-    """Run the tests on the wheel, all on nox's own Python; arguments after ``--`` go to pytest."""
+    """Run the tests on the wheel; arguments after ``--`` go to pytest."""
     session.install(wheel(), *group("tests"))
     if session.python == OWN and not session.posargs:
         session.run("coverage", "erase")
         session.run("coverage", "run", *SPREAD, *without(UNMEASURED), env=WHEEL_ONLY)
         session.run("python", *SPREAD, *UNMEASURED, env=WHEEL_ONLY)
     else:
-        session.run("python", *SPREAD, *(session.posargs or without(HEAVY)), env=WHEEL_ONLY)
+        session.run("python", *SPREAD, *(session.posargs or ELSEWHERE), env=WHEEL_ONLY)
 
 
 @nox.session(requires=["build"])
@@ -203,7 +238,8 @@ def faults(session: nox.Session) -> None:
     """Run the fault matrix alone, and print it as a table."""
     session.install(wheel(), *group("tests"))
     session.run(
-        *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs), env=WHEEL_ONLY
+        *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs),
+        env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"},
     )
 
 
@@ -217,7 +253,7 @@ def minimum(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(lowest), "utf-8")
     session.install(wheel(), *group("tests"), "--constraint", str(constraints))
-    session.run("python", *SPREAD, *(session.posargs or without(HEAVY)), env=WHEEL_ONLY)
+    session.run("python", *SPREAD, *(session.posargs or (*ELSEWHERE, *LOWEST)), env=WHEEL_ONLY)
 
 
 @nox.session(requires=[f"tests-{OWN}"])
