@@ -22,7 +22,15 @@ from .._core.timestamps import from_epoch, service_time
 from .._core.tokens import completed, minted_at
 from .._core.validation import BadArgument, wrong_header, wrong_id, wrong_text
 from .._core.version import __version__
-from . import wire
+from .messages import (
+    CreateAccessTokenReply,
+    CreateAccessTokenRequest,
+    LoginMethodReply,
+    LoginReply,
+    LoginRequest,
+    PasswordlessLoginRequest,
+)
+from .wire import read, read_nothing, write
 
 if TYPE_CHECKING:
     from .wire import Reply
@@ -167,7 +175,7 @@ def login(
         read=_token,
         instead=f"use {_OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
-        body=wire.login_body(email, password, organization_id),
+        body=write(LoginRequest(email, password, organization_id)),
         secrets=(password,),
         signs_in=True,
         forbidden=_NO_PASSWORDS,
@@ -180,10 +188,10 @@ def passwordless_login(email: str) -> Operation[None] | BadArgument:
         "passwordless_login",
         "POST",
         "/v1/account/passwordless_login",
-        read=wire.empty_reply,
+        read=read_nothing,
         instead=f"Koyeb withdrew passwordless login in 2023: use {_OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"),),
-        body=wire.passwordless_login_body(email),
+        body=write(PasswordlessLoginRequest(email)),
         forbidden=_NO_PASSWORDS,
     )
 
@@ -209,7 +217,7 @@ def logout(token: Token) -> Operation[None]:
         "logout",
         "DELETE",
         "/v1/account/logout",
-        read=wire.empty_reply,
+        read=read_nothing,
         instead="the token works until it expires; revoke it in the control panel",
         headers=_bearer(token),
         secrets=(token.id,),
@@ -273,8 +281,8 @@ def create_access_token(
         validity: How long it is to live; `None`: the service's default, an hour.
     """
 
-    def read(body: bytes) -> Token | WireError:
-        reply = wire.create_access_token_reply(body)
+    def issued(body: bytes) -> Token | WireError:
+        reply = read(body, CreateAccessTokenReply)
         if isinstance(reply, WireError):
             return reply
         return completed(Token(reply.token, organization_id=organization_id))
@@ -283,10 +291,10 @@ def create_access_token(
         "create_access_token",
         "POST",
         f"/v1/organizations/{organization_id}/access_token",
-        read=read,
+        read=issued,
         instead="use an API access token as it is (token=...), or a callable as credentials=",
         headers=(*_bearer(bearer), (b"Content-Type", b"application/json")),
-        body=wire.create_access_token_body(validity),
+        body=write(CreateAccessTokenRequest(validity)),
         secrets=(bearer.id,),
         repeat=_NOT_DONE,
         forbidden="use a token whose user is a member of this organization and may issue tokens",
@@ -300,7 +308,7 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
         "login_method",
         "GET",
         "/v1/account/login_method",
-        read=wire.login_method,
+        read=_method,
         instead=f"try login(), and if that is refused use {_OTHER_WAYS}",
         params={"email": email},
         repeat=_NO_ANSWER,
@@ -316,5 +324,10 @@ def _fingerprint(seon_fp: str | None) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _token(body: bytes) -> Token | WireError:
-    reply = wire.login_reply(body)
+    reply = read(body, LoginReply)
     return reply if isinstance(reply, WireError) else reply.token
+
+
+def _method(body: bytes) -> LoginMethod | WireError:
+    reply = read(body, LoginMethodReply)
+    return reply if isinstance(reply, WireError) else reply.method
