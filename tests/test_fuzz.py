@@ -37,8 +37,8 @@ from koyeb_session._core.timestamps import (
     service_time,
     timestamp,
 )
-from koyeb_session._core.tokens import completed, is_header_safe, jwt_claims
-from koyeb_session._core.validation import adopted
+from koyeb_session._core.tokens import fill_from_jwt, is_header_safe, jwt_claims
+from koyeb_session._core.validation import parse_token
 from koyeb_session.testing import assert_no_secret
 
 from .soak import SOAK
@@ -242,8 +242,8 @@ def test_claims_are_read_or_not_whatever_the_token_is(
     ]
     for text in (".".join(parts), ".".join(encoded)):
         assert jwt_claims(text) is None or len(text.split(".")) == 3
-        assert completed(Token(text)).id == text
-        found = adopted(text, WALL)
+        assert fill_from_jwt(Token(text)).id == text
+        found = parse_token(text, WALL)
         assert isinstance(found, Token) or type(found) is ValueError
 
 
@@ -423,7 +423,9 @@ def test_adopted_token_is_alive_and_in_utc(
     """A token in any zone is adopted if, and only if, it has not expired."""
     zone = offset if isinstance(offset, type(UTC)) else UTC
     issued_at = None if age is None else NOW - age
-    found = adopted(Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL)
+    found = parse_token(
+        Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL
+    )
     if life > timedelta(0):
         assert isinstance(found, Token)
         assert found.expires_at == NOW + life

@@ -35,7 +35,7 @@ from koyeb_session._api.wire import read as read_reply
 from koyeb_session._core.tokens import (
     TOKEN_LIMIT,
     Claims,
-    completed,
+    fill_from_jwt,
     is_api_token,
     is_header_safe,
     jwt_claims,
@@ -181,7 +181,7 @@ def test_token_is_completed_when_its_id_says_more(
 ) -> None:
     """What a token says itself goes before what its JWT says."""
     claims = jwt({"exp": EXPIRES.timestamp(), "iat": ISSUED.timestamp()})
-    token = completed(
+    token = fill_from_jwt(
         Token(claims, "u", "o", known.get("expires_at"), issued_at=known.get("issued_at"))
     )
     assert (token.expires_at, token.issued_at) == (expires_at, issued_at)
@@ -191,7 +191,7 @@ def test_token_is_completed_when_its_id_says_more(
 def test_token_stays_as_it_is_when_there_is_nothing_to_complete() -> None:
     """An opaque token, and one whose life is known, are not copied."""
     for token in (Token("opaque"), Token(jwt({"exp": 1}), expires_at=EXPIRES, issued_at=ISSUED)):
-        assert completed(token) is token
+        assert fill_from_jwt(token) is token
 
 
 def test_api_token_is_told_by_all_three_marks() -> None:

@@ -19,8 +19,8 @@ from .._core.models import LoginMethod, Token
 from .._core.origins import address
 from .._core.redaction import Redactor
 from .._core.timestamps import from_epoch, service_time
-from .._core.tokens import completed, minted_at
-from .._core.validation import BadArgument, wrong_header, wrong_id, wrong_text
+from .._core.tokens import fill_from_jwt, with_issue_time
+from .._core.validation import BadArgument, header_error, id_error, text_error
 from .._core.version import __version__
 from .messages import (
     CreateAccessTokenReply,
@@ -121,7 +121,7 @@ class Operation(Generic[T_co]):
         if isinstance(result, Token):
             now = service_time(reply.headers.get("date"), wall)
             if result.expires_at is None or result.expires_at.timestamp() > now:
-                return minted_at(result, now)  # type: ignore[return-value]
+                return with_issue_time(result, now)  # type: ignore[return-value]
             result = WireError("the token that the service handed out has expired")
         if isinstance(result, WireError):
             from .replies import unfit  # noqa: PLC0415 - most replies bring a result
@@ -161,10 +161,10 @@ def login(
 ) -> Operation[Token] | BadArgument:
     """``POST /v1/account/login``."""
     wrong = (
-        wrong_text("email", email)
-        or wrong_text("password", password)
-        or (organization_id is not None and wrong_id(organization_id))
-        or wrong_header("seon_fp", seon_fp)
+        text_error("email", email)
+        or text_error("password", password)
+        or (organization_id is not None and id_error(organization_id))
+        or header_error("seon_fp", seon_fp)
     )
     if wrong:
         return wrong
@@ -184,7 +184,7 @@ def login(
 
 def passwordless_login(email: str) -> Operation[None] | BadArgument:
     """``POST /v1/account/passwordless_login``."""
-    return wrong_text("email", email) or Operation(
+    return text_error("email", email) or Operation(
         "passwordless_login",
         "POST",
         "/v1/account/passwordless_login",
@@ -285,7 +285,7 @@ def create_access_token(
         reply = read(body, CreateAccessTokenReply)
         if isinstance(reply, WireError):
             return reply
-        return completed(Token(reply.token, organization_id=organization_id))
+        return fill_from_jwt(Token(reply.token, organization_id=organization_id))
 
     return _AccessTokenRequest(
         "create_access_token",
@@ -304,7 +304,7 @@ def create_access_token(
 
 def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
     """``GET /v1/account/login_method``."""
-    return wrong_text("email", email) or Operation(
+    return text_error("email", email) or Operation(
         "login_method",
         "GET",
         "/v1/account/login_method",

@@ -21,7 +21,7 @@ from .._core.errors import (
     WireError,
     error_class,
 )
-from .._core.log import from_now
+from .._core.log import time_from_now
 from .._core.redaction import TEXT_LIMIT
 from .._core.timestamps import retry_after
 from .messages import ErrorReply
@@ -151,7 +151,7 @@ def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]
     if issubclass(kind, PermissionDeniedError) and asked.forbidden:
         return [asked.forbidden]
     if wait is not None and issubclass(kind, RateLimitedError | ServerError):
-        return [f"try again {from_now(wait)}"]
+        return [f"try again {time_from_now(wait)}"]
     return ["try again later"] if kind is RateLimitedError else []
 
 

@@ -21,7 +21,7 @@ from .._core.models import LoginMethod, Token
 from .._core.redaction import printable
 from .._core.results import frameless
 from .._core.timestamps import timestamp
-from .._core.tokens import completed, is_header_safe
+from .._core.tokens import fill_from_jwt, is_header_safe
 from .messages import CreateAccessTokenReply, ErrorReply
 
 BODY_LIMIT: Final = 1 << 20
@@ -189,7 +189,7 @@ def _read_token(value: Any, _: type) -> Token:
     )
     token = _token_of_fields({"id": None, **fields, "expires_at": expires}, Token)
     # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
-    return completed(token) if token.expires_at is None else token
+    return fill_from_jwt(token) if token.expires_at is None else token
 
 
 def _bare_token(value: object, _: object) -> str:

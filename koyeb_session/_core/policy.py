@@ -11,7 +11,7 @@ import attrs
 
 from .errors import KoyebSessionError, WireError
 from .models import Clock, Token
-from .snapshot import Snapshot, Trouble
+from .snapshot import LastFailure, Snapshot
 from .tokens import is_api_token
 
 REFUSAL_FACTOR: Final = 60
@@ -100,11 +100,13 @@ class RefreshPolicy:
     backoff: float = attrs.field(default=1.0, converter=_seconds, validator=_check)
     backoff_max: float = attrs.field(default=60.0, converter=_seconds, validator=_check)
 
-    def snapshot(self, token: Token, clock: Clock, *, minted: bool, renew: bool = True) -> Snapshot:
+    def snapshot(
+        self, token: Token, clock: Clock, *, just_issued: bool, renew: bool = True
+    ) -> Snapshot:
         """
         Lay out the life of a token that begins to be held now.
 
-        A token that was ``minted`` for us this moment has its whole life before it, by the
+        A token that was ``just_issued`` for us this moment has its whole life before it, by the
         service's own clock; for any other one our wall clock has to do.
         """
         wall, mono = clock.time(), clock.monotonic()
@@ -117,7 +119,7 @@ class RefreshPolicy:
         expires = token.expires_at.timestamp()
         issued = wall if token.issued_at is None else token.issued_at.timestamp()
         life = max(0.0, expires - issued)
-        left = life if minted else expires - wall
+        left = life if just_issued else expires - wall
         if not renewable:
             return Snapshot(
                 token, wall, mono, left, left, expiry=left, floor=0.0, renewable=renewable
@@ -137,16 +139,16 @@ class RefreshPolicy:
             renewable=renewable,
         )
 
-    def trouble(
+    def failure(
         self,
         error: KoyebSessionError,
         clock: Clock,
         chance: float,
         *,
-        last: Trouble | None,
+        last: LastFailure | None,
         left: float = math.inf,
         soon: bool = False,
-    ) -> Trouble:
+    ) -> LastFailure:
         """
         Decide how long to wait after a failure.
 
@@ -167,7 +169,7 @@ class RefreshPolicy:
         wait *= 1 - chance / 2
         asked = getattr(error, "retry_after", None) or 0.0
         wait = max(wait, min(asked, RETRY_AFTER_LIMIT, left / 2))
-        return Trouble(error, failures, clock.time(), clock.monotonic(), wait)
+        return LastFailure(error, failures, clock.time(), clock.monotonic(), wait)
 
 
 @attrs.frozen(kw_only=True)

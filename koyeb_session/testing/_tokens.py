@@ -57,7 +57,7 @@ class IssuedToken:
         }
 
 
-class Ledger:
+class TokenRegistry:
     """Issues tokens and remembers them."""
 
     def __init__(self, clock: Clock, lifetime: timedelta) -> None:
