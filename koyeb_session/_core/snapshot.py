@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import attrs
+
 if TYPE_CHECKING:
     from .errors import KoyebSessionError
     from .log import Event
@@ -42,55 +44,31 @@ class Issuer(enum.Enum):
     """Somebody else, who gave it to the session."""
 
 
+@attrs.define(eq=False)
 class Snapshot:
     """
-    What a session knows at one moment; its identity says whether the session has moved on.
+    A token and the times of its life, as a session knows them at one moment.
 
-    The times are ages in seconds since ``wall`` and ``mono``. The age is the larger one of what the
-    two clocks say: one of them stands still in suspend, the other one may be set. Only ``seen``
-    ever changes. Written out, as to make such a class takes attrs a hundredth of the import.
+    Its identity is the protocol: a session has moved on when it holds another snapshot. The times
+    are ages, in seconds since ``wall`` and ``mono``. The age is the larger one by the two clocks,
+    as one stands still in suspend, and the other may be set. Only ``check_at`` ever changes.
     """
 
-    __slots__ = (
-        "check_at",
-        "expiry",
-        "floor",
-        "from_store",
-        "hard",
-        "issuer",
-        "mono",
-        "renewable",
-        "soft",
-        "token",
-        "wall",
-    )
+    token: Token
+    wall: float
+    mono: float
+    soft: float
+    hard: float
+    expiry: float = attrs.field(kw_only=True)
+    floor: float = attrs.field(kw_only=True)
+    renewable: bool = attrs.field(kw_only=True)
+    issuer: Issuer = attrs.field(default=Issuer.GIVEN, kw_only=True)
+    from_store: bool = attrs.field(default=False, kw_only=True)
+    check_at: float = attrs.field(init=False)
+    """Until this age a request just uses the token; never after ``soft``."""
 
-    def __init__(
-        self,
-        token: Token,
-        wall: float,
-        mono: float,
-        soft: float,
-        hard: float,
-        *,
-        expiry: float,
-        floor: float,
-        renewable: bool,
-        issuer: Issuer = Issuer.GIVEN,
-        from_store: bool = False,
-    ) -> None:
-        self.token: Token = token
-        self.issuer: Issuer = issuer
-        self.from_store: bool = from_store
-        self.wall: float = wall
-        self.mono: float = mono
-        self.soft: float = soft
-        self.hard: float = hard
-        self.expiry: float = expiry
-        self.floor: float = floor
-        self.renewable: bool = renewable
-        self.check_at: float = soft
-        """Until this age a request has nothing to do but use the token; never after ``soft``."""
+    def __attrs_post_init__(self) -> None:
+        self.check_at = self.soft
 
     def age(self, clock: Clock) -> float:
         """Tell how many seconds this has been held."""
