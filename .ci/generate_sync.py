@@ -30,6 +30,7 @@ RULES = [  # in order
     (r"\bawait\s+(?=[\w.]+[(\[])", ""),  # of a call, also in a docstring; not the verb in prose
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
     (r"\basynccontextmanager\b", "contextmanager"),
+    (r"\bcurrent_loop\b", "current_process"),
     (r"\b(redis|valkey)\.asyncio\b", r"\1"),
     (r"\b(_concurrency|_http)\.event_loop\b", r"\1.threads"),
     (r", plain or async,", ""),  # said of a user's function

@@ -46,7 +46,7 @@ from . import (
     Token,
     __version__,
 )
-from ._core.log import spell
+from ._core.log import format_duration
 from .stores import FileTokenStore
 
 DONE: Final = 0
@@ -285,7 +285,7 @@ def _life(token: Token) -> str:
     if token.expires_at is None:
         return "good for an unknown time"
     left = (token.expires_at - datetime.now(UTC)).total_seconds()
-    return f"good for {spell(left)}, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"good for {format_duration(left)}, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 # Questions and answers. No secret stays in a local of a frame that something is raised through.

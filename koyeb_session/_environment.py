@@ -21,7 +21,7 @@ from ._core.log import log
 from ._core.models import AccessTokenCredentials, PasswordCredentials
 from ._core.origins import origins
 from ._core.tokens import jwt_claims
-from ._core.validation import adopted, wrong_id, wrong_text
+from ._core.validation import id_error, parse_token, text_error
 
 _TOKENS: Final = ("KOYEB_TOKEN", "KOYEB_API_TOKEN")
 _SERVICES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
@@ -94,7 +94,7 @@ def _service(
         return _Service(overrides["base_url"], "the program")
     named = [_Service(_url(environ[name]), name) for name in _SERVICES if _value(environ, name)]
     for service in named:
-        if wrong := _wrong_url(service.url, service.source):
+        if wrong := _url_error(service.url, service.source):
             return wrong
         if _origin(service.url) != _origin(named[0].url):
             log.warning(
@@ -112,7 +112,7 @@ def _url(text: str) -> str:
     return f"{scheme}://{text}"
 
 
-def _wrong_url(url: str, source: str) -> ValueError | TypeError | None:
+def _url_error(url: str, source: str) -> ValueError | TypeError | None:
     wrong = origins(url, ())
     if isinstance(wrong, Exception):
         return type(wrong)(source + str(wrong).removeprefix("base_url"))
@@ -141,9 +141,9 @@ def _from_variables(environ: Mapping[str, str], wall: float) -> Arguments | Prob
     email, password = _value(environ, "KOYEB_EMAIL"), environ.get("KOYEB_PASSWORD")
     if email and password:
         wrong = (
-            wrong_text("KOYEB_EMAIL", email)
-            or wrong_text("KOYEB_PASSWORD", password)
-            or (organization is not None and wrong_id(organization, "KOYEB_ORGANIZATION"))
+            text_error("KOYEB_EMAIL", email)
+            or text_error("KOYEB_PASSWORD", password)
+            or (organization is not None and id_error(organization, "KOYEB_ORGANIZATION"))
         )
         return wrong or {"credentials": PasswordCredentials(email, password, organization)}
     if email or password:
@@ -156,12 +156,12 @@ def _with_token(
     token: str, source: str, organization: str | None, where: str, wall: float
 ) -> Arguments | Problem:
     """Use a token as it is, or exchange an API access token for the organization's tokens."""
-    wrong = adopted(token, wall, source)
+    wrong = parse_token(token, wall, source)
     if isinstance(wrong, Exception):
         return wrong
     if organization is None or jwt_claims(token) is not None:
         return {"token": token}
-    if problem := wrong_id(organization, where):
+    if problem := id_error(organization, where):
         return problem
     return {"credentials": AccessTokenCredentials(token, organization)}
 
@@ -209,7 +209,7 @@ def _service_of_file(
             log.info("the token of %s goes to the service of %s", where, service.source)
         return {}
     url = _url(fields["url"])
-    if wrong := _wrong_url(url, f"the url of {where}"):
+    if wrong := _url_error(url, f"the url of {where}"):
         return wrong
     if service is None:
         return {"base_url": url}

@@ -152,7 +152,7 @@ class KoyebSessions:
         async with (
             AsyncSessionClient(**self._arguments) as service,
             self._follower().following(service) as service_sync,
-            mirror.beside(service.keep_current),
+            mirror.background_task(service.keep_current),
         ):
             self._running = service, service_sync
             try:
@@ -160,12 +160,12 @@ class KoyebSessions:
             finally:
                 self._running = None
 
-    def _follower(self) -> mirror.FollowingClient:
+    def _follower(self) -> mirror.MirrorClient:
         """Make the blocking session, which has its token from the other one."""
         shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
         if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
             shared["transport"] = transport
-        return mirror.FollowingClient(**cast("_sync.ClientArguments", shared))
+        return mirror.MirrorClient(**cast("_sync.ClientArguments", shared))
 
     def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
         if self._running is None:

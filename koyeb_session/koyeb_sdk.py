@@ -75,7 +75,7 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
         keeper.state.check_open()
         if isinstance(keeper, blocking.TokenKeeper):
             # Settled, as the SDK does not replay: a renewal beside the call may revoke its token.
-            token = outcomes.unwrap(keeper.current(settled=True)).token
+            token = outcomes.unwrap(keeper.usable_snapshot(wait_for_renewal=True)).token
         else:
             token = _held(keeper.state)
         configuration.api_key = {**configuration.api_key, _SCHEME: token.id}

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "_concurrency": set[str](),
     "_core": {"_concurrency"},  # the lock alone
     "_api": {"_core"},
-    "_storage": {"_core"},
+    "_storage": {"_core", "_api"},
     "_http": {"_core", "_concurrency"},
     "_environment": {"_core"},
     "_async": ENGINE,
@@ -46,7 +46,7 @@ OWNERS = {
     "asyncio": {"_concurrency", "_http"},
     "trio": {"_concurrency"},
     "threading": {"_concurrency", "_http"},
-    "cattrs": {"_api"},
+    "cattrs": {"_api", "_storage"},
 }
 EXEMPT = "testing"  # a server for tests has threads of its own
 

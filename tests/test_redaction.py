@@ -19,7 +19,7 @@ from koyeb_session import (
 )
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
-from koyeb_session._api.wire import BODY_LIMIT, FIELD_LIMIT, Reply, login_reply
+from koyeb_session._api.wire import BODY_LIMIT, FIELD_LIMIT, Reply, read
 from koyeb_session._core import redaction
 from koyeb_session._core.redaction import TEXT_LIMIT, Redactor, printable, spellings
 from koyeb_session.testing import assert_no_secret
@@ -187,7 +187,7 @@ def test_poisoned_token_cannot_forge_lines_of_a_log(name: str) -> None:
     ids: dict[str, Any] = {name: EVIL}
     token = Token("canary", **ids)
     reply = json.dumps({"token": {"id": "canary", name: EVIL}}).encode()
-    answered = login_reply(reply)
+    answered = read(reply, LoginReply)
     assert isinstance(answered, LoginReply)
     with SessionClient(token=token) as session:
         for known in (session.token, answered.token, session.use_token(token)):

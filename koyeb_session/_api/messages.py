@@ -1,15 +1,13 @@
-"""
-What a sign-in sends, and what it is answered.
-
-Apart from the other values, as making such classes is most of what an import takes: the first
-sign-in imports these.
-"""
+"""What the operations send, and what they are answered."""
 
 # No `from __future__ import annotations` here: cattrs reads the annotations as types.
 
+from collections.abc import Mapping
+from datetime import timedelta
+
 import attrs
 
-from .._core.models import Token
+from .._core.models import LoginMethod, Token
 
 
 @attrs.frozen
@@ -59,12 +57,12 @@ class CreateAccessTokenRequest:
     What creating an access token sends.
 
     Attributes:
-        validity: A protobuf duration such as ``"3600s"``; `None`: the service's default, an hour.
+        validity: How long the token is to live; `None`: the service's default, an hour.
 
     Source: ``CreateAccessToken`` in Koyeb's API description.
     """
 
-    validity: str | None = None
+    validity: timedelta | None = None
 
 
 @attrs.frozen
@@ -76,3 +74,27 @@ class CreateAccessTokenReply:
     """
 
     token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class LoginMethodReply:
+    """
+    What a question for the login method is answered.
+
+    Source: ``LoginMethodReply`` in Koyeb's API description, with its default.
+    """
+
+    method: LoginMethod = LoginMethod.KOYEB
+
+
+@attrs.frozen
+class ErrorReply:
+    """
+    What an error reply says, whichever of the API's three shapes it has.
+
+    Source: ``Error``, ``ErrorWithFields`` and ``google.rpc.Status`` in Koyeb's API description.
+    """
+
+    code: str | int | None = None
+    message: str | None = None
+    fields: Mapping[str, str] = attrs.field(factory=dict[str, str])

@@ -19,10 +19,18 @@ from .._core.models import LoginMethod, Token
 from .._core.origins import address
 from .._core.redaction import Redactor
 from .._core.timestamps import from_epoch, service_time
-from .._core.tokens import completed, minted_at
-from .._core.validation import BadArgument, wrong_header, wrong_id, wrong_text
+from .._core.tokens import fill_from_jwt, with_issue_time
+from .._core.validation import BadArgument, header_error, id_error, text_error
 from .._core.version import __version__
-from . import wire
+from .messages import (
+    CreateAccessTokenReply,
+    CreateAccessTokenRequest,
+    LoginMethodReply,
+    LoginReply,
+    LoginRequest,
+    PasswordlessLoginRequest,
+)
+from .wire import read, read_nothing, write
 
 if TYPE_CHECKING:
     from .wire import Reply
@@ -113,7 +121,7 @@ class Operation(Generic[T_co]):
         if isinstance(result, Token):
             now = service_time(reply.headers.get("date"), wall)
             if result.expires_at is None or result.expires_at.timestamp() > now:
-                return minted_at(result, now)  # type: ignore[return-value]
+                return with_issue_time(result, now)  # type: ignore[return-value]
             result = WireError("the token that the service handed out has expired")
         if isinstance(result, WireError):
             from .replies import unfit  # noqa: PLC0415 - most replies bring a result
@@ -153,10 +161,10 @@ def login(
 ) -> Operation[Token] | BadArgument:
     """``POST /v1/account/login``."""
     wrong = (
-        wrong_text("email", email)
-        or wrong_text("password", password)
-        or (organization_id is not None and wrong_id(organization_id))
-        or wrong_header("seon_fp", seon_fp)
+        text_error("email", email)
+        or text_error("password", password)
+        or (organization_id is not None and id_error(organization_id))
+        or header_error("seon_fp", seon_fp)
     )
     if wrong:
         return wrong
@@ -167,7 +175,7 @@ def login(
         read=_token,
         instead=f"use {_OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
-        body=wire.login_body(email, password, organization_id),
+        body=write(LoginRequest(email, password, organization_id)),
         secrets=(password,),
         signs_in=True,
         forbidden=_NO_PASSWORDS,
@@ -176,14 +184,14 @@ def login(
 
 def passwordless_login(email: str) -> Operation[None] | BadArgument:
     """``POST /v1/account/passwordless_login``."""
-    return wrong_text("email", email) or Operation(
+    return text_error("email", email) or Operation(
         "passwordless_login",
         "POST",
         "/v1/account/passwordless_login",
-        read=wire.empty_reply,
+        read=read_nothing,
         instead=f"Koyeb withdrew passwordless login in 2023: use {_OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"),),
-        body=wire.passwordless_login_body(email),
+        body=write(PasswordlessLoginRequest(email)),
         forbidden=_NO_PASSWORDS,
     )
 
@@ -209,7 +217,7 @@ def logout(token: Token) -> Operation[None]:
         "logout",
         "DELETE",
         "/v1/account/logout",
-        read=wire.empty_reply,
+        read=read_nothing,
         instead="the token works until it expires; revoke it in the control panel",
         headers=_bearer(token),
         secrets=(token.id,),
@@ -273,20 +281,20 @@ def create_access_token(
         validity: How long it is to live; `None`: the service's default, an hour.
     """
 
-    def read(body: bytes) -> Token | WireError:
-        reply = wire.create_access_token_reply(body)
+    def issued(body: bytes) -> Token | WireError:
+        reply = read(body, CreateAccessTokenReply)
         if isinstance(reply, WireError):
             return reply
-        return completed(Token(reply.token, organization_id=organization_id))
+        return fill_from_jwt(Token(reply.token, organization_id=organization_id))
 
     return _AccessTokenRequest(
         "create_access_token",
         "POST",
         f"/v1/organizations/{organization_id}/access_token",
-        read=read,
+        read=issued,
         instead="use an API access token as it is (token=...), or a callable as credentials=",
         headers=(*_bearer(bearer), (b"Content-Type", b"application/json")),
-        body=wire.create_access_token_body(validity),
+        body=write(CreateAccessTokenRequest(validity)),
         secrets=(bearer.id,),
         repeat=_NOT_DONE,
         forbidden="use a token whose user is a member of this organization and may issue tokens",
@@ -296,11 +304,11 @@ def create_access_token(
 
 def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
     """``GET /v1/account/login_method``."""
-    return wrong_text("email", email) or Operation(
+    return text_error("email", email) or Operation(
         "login_method",
         "GET",
         "/v1/account/login_method",
-        read=wire.login_method,
+        read=_method,
         instead=f"try login(), and if that is refused use {_OTHER_WAYS}",
         params={"email": email},
         repeat=_NO_ANSWER,
@@ -316,5 +324,10 @@ def _fingerprint(seon_fp: str | None) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _token(body: bytes) -> Token | WireError:
-    reply = wire.login_reply(body)
+    reply = read(body, LoginReply)
     return reply if isinstance(reply, WireError) else reply.token
+
+
+def _method(body: bytes) -> LoginMethod | WireError:
+    reply = read(body, LoginMethodReply)
+    return reply if isinstance(reply, WireError) else reply.method

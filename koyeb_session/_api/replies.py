@@ -21,10 +21,11 @@ from .._core.errors import (
     WireError,
     error_class,
 )
-from .._core.log import from_now
+from .._core.log import time_from_now
 from .._core.redaction import TEXT_LIMIT
 from .._core.timestamps import retry_after
-from .wire import ErrorBody, error_body, json_object
+from .messages import ErrorReply
+from .wire import json_object, read_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,7 +69,7 @@ def error_of(
         base_url: Of the service that was asked.
         redact: Takes secrets out of what the service wrote.
     """
-    body = error_body(b"" if isinstance(reply.body, WireError) else reply.body)
+    body = read_error(reply.body)
     kind = error_class(reply.status, body.code, body.message or "", signs_in=asked.signs_in)
     wait = retry_after(reply.headers.get("retry-after"), wall)
     fields = {redact(k): redact(v) for k, v in body.fields.items()}
@@ -115,7 +116,7 @@ def unfit(
     return WireError(text if is_koyebs else f"{text}; {_NOT_KOYEB}")
 
 
-def _what(kind: type[ApiError], body: ErrorBody, redact: Callable[[str], str]) -> str:
+def _what(kind: type[ApiError], body: ErrorReply, redact: Callable[[str], str]) -> str:
     """Say what happened, in the service's words where it has any."""
     if kind is EndpointGoneError:
         return "the service no longer has this operation"
@@ -150,7 +151,7 @@ def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]
     if issubclass(kind, PermissionDeniedError) and asked.forbidden:
         return [asked.forbidden]
     if wait is not None and issubclass(kind, RateLimitedError | ServerError):
-        return [f"try again {from_now(wait)}"]
+        return [f"try again {time_from_now(wait)}"]
     return ["try again later"] if kind is RateLimitedError else []
 
 

@@ -1,43 +1,51 @@
-"""Between bytes and models: the only module that knows the API's spelling and its quirks."""
+"""
+Between bytes and messages: the only module that knows the API's spelling and its quirks.
+
+One converter reads and writes every message; a quirk is a hook of it, here and nowhere else.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar, cast
 
 import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn, override
 
 from .._core.errors import WireError
 from .._core.models import LoginMethod, Token
+from .._core.redaction import printable
+from .._core.results import frameless
 from .._core.timestamps import timestamp
-from .._core.tokens import completed, is_header_safe
-
-if TYPE_CHECKING:
-    from .messages import CreateAccessTokenReply, LoginReply
+from .._core.tokens import fill_from_jwt, is_header_safe
+from .messages import CreateAccessTokenReply, ErrorReply
 
 BODY_LIMIT: Final = 1 << 20
 """Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
 FIELD_LIMIT: Final = 50
 """Fields of an error that are read; no request of this API has as many."""
 
-
-class _Unfit(Exception):  # noqa: N818 - a signal inside this module; the name says what is wrong
-    """A value that the API does not promise; the message never quotes it."""
+T = TypeVar("T")
 
 
+class Unfit(Exception):  # noqa: N818 - it never leaves the package; the name says what is wrong
+    """A value that was not promised; the message says where, and never quotes it."""
+
+
+# Replies as bytes
+
+
+@attrs.frozen
 class Reply:
     """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
 
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes | WireError) -> None:
-        self.status: int = status
-        self.headers: Mapping[str, str] = headers
-        self.body: bytes | WireError = body
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes | WireError = attrs.field(repr=False)
 
 
 def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
@@ -71,163 +79,173 @@ def json_object(body: bytes) -> dict[str, Any] | WireError:
     return cast("dict[str, Any]", value)
 
 
-class ErrorBody(NamedTuple):
-    """What an error reply says, whichever of the API's three shapes it has."""
-
-    code: str | int | None = None
-    message: str | None = None
-    fields: Mapping[str, str] = {}
+# Messages
 
 
-def error_body(body: bytes) -> ErrorBody:
-    """Read ``Error``, ``ErrorWithFields`` or ``google.rpc.Status``; nothing from anything else."""
-    value = json_object(body)
-    if isinstance(value, WireError):
-        return ErrorBody()
-    code, message, fields = value.get("code"), value.get("message"), value.get("fields")
-    return ErrorBody(
-        code if isinstance(code, str | int) and not isinstance(code, bool) else None,
-        message if isinstance(message, str) and message else None,
-        dict(_error_fields(cast("list[object]", fields) if isinstance(fields, list) else [])),
-    )
+converter: Final = Converter(detailed_validation=False, omit_if_default=True)
+"""Leaves out what is `None`: the service of 2021 does not know those fields."""
 
 
-def _error_fields(entries: list[object]) -> Iterator[tuple[str, str]]:
-    for entry in entries[:FIELD_LIMIT]:
-        match entry:
-            case {"field": str(name), "description": str(description)}:
-                yield name, description
-            case _:
-                pass
+@frameless
+def write(message: object) -> bytes:
+    """Write the body of a request."""
+    return json.dumps(converter.unstructure(message)).encode()
 
 
-def login_body(email: str, password: str, organization_id: str | None) -> bytes:
-    """Write the body of a login."""
-    from .messages import LoginRequest  # noqa: PLC0415 - as that module says
-
-    return _dumped(attrs.asdict(LoginRequest(email, password, organization_id)))
-
-
-def passwordless_login_body(email: str) -> bytes:
-    """Write the body of a passwordless login."""
-    # To import cattrs takes longer than all of a login, which is therefore written out here.
-    from cattrs import Converter  # noqa: PLC0415
-
-    from .messages import PasswordlessLoginRequest  # noqa: PLC0415 - as that module says
-
-    return _dumped(Converter().unstructure(PasswordlessLoginRequest(email)))
-
-
-def create_access_token_body(validity: timedelta | None) -> bytes:
-    """Write the body of a request for an access token."""
-    from .messages import CreateAccessTokenRequest  # noqa: PLC0415 - as that module says
-
-    wanted = None if validity is None else _duration(validity)
-    return _dumped(attrs.asdict(CreateAccessTokenRequest(wanted)))
-
-
-def _duration(value: timedelta) -> str:
-    """Spell a duration as protobuf does in JSON: seconds, with as many digits as it takes."""
-    seconds, rest = divmod(value, timedelta(seconds=1))
-    return f"{seconds}.{rest.microseconds:06}".rstrip("0").rstrip(".") + "s"
-
-
-def _dumped(fields: dict[str, Any]) -> bytes:
-    return json.dumps({k: v for k, v in fields.items() if v is not None}).encode()
-
-
-def login_reply(body: bytes) -> LoginReply | WireError:
-    """Read a reply that carries a token."""
+def read(body: bytes, kind: type[T]) -> T | WireError:
+    """Read the body of a reply; the error says what is not as promised, and quotes nothing."""
     value = json_object(body)
     if isinstance(value, WireError):
         return value
-    if "token" not in value:
-        return WireError("the reply has no token")
     try:
-        return _reply_class()(_token(value["token"]))
-    except _Unfit as exc:
+        return converter.structure(value, kind)
+    except KeyError as exc:  # cattrs names the field
+        return WireError(f"the reply has no {exc.args[0]}")
+    except Unfit as exc:
         return WireError(str(exc))
 
 
-def create_access_token_reply(body: bytes) -> CreateAccessTokenReply | WireError:
-    """Read a reply that is a bare token."""
-    from .messages import CreateAccessTokenReply  # noqa: PLC0415 - as that module says
-
-    value = json_object(body)
-    if isinstance(value, WireError):
-        return value
-    token_id = value.get("token")
-    if not isinstance(token_id, str):
-        return WireError("the reply has no token that is a string")
-    if not is_header_safe(token_id):
-        return WireError("token: empty, or not fit for a header")
-    return CreateAccessTokenReply(token_id)
-
-
-@functools.cache
-def _reply_class() -> type[LoginReply]:
-    """Import it once: the statement alone takes a hundredth of a refresh."""
-    from .messages import LoginReply  # noqa: PLC0415 - as that module says
-
-    return LoginReply
-
-
-def login_method(body: bytes) -> LoginMethod | WireError:
-    """Read a login method; a missing one is the description's default, ``KOYEB``."""
-    value = json_object(body)
-    if isinstance(value, WireError):
-        return value
-    try:
-        return LoginMethod(value.get("method") or LoginMethod.KOYEB)
-    except ValueError:
-        return WireError("method: not a login method that is known here")
-
-
-def empty_reply(body: bytes) -> WireError | None:
+def read_nothing(body: bytes) -> WireError | None:
     """Accept ``{}``, which is promised, and no body at all."""
     value = json_object(body) if body.strip() else {}
     return value if isinstance(value, WireError) else None
 
 
-def _token(value: object) -> Token:
-    if not isinstance(value, Mapping):
-        message = "token: not an object"
-        raise _Unfit(message)
-    fields = cast("Mapping[str, object]", value)
-    token_id = _text(fields, "id")
-    if token_id is None or not is_header_safe(token_id):
+def read_error(body: bytes | WireError) -> ErrorReply:
+    """Read ``Error``, ``ErrorWithFields`` or ``google.rpc.Status``; nothing from anything else."""
+    value = body if isinstance(body, WireError) else json_object(body)
+    return ErrorReply() if isinstance(value, WireError) else converter.structure(value, ErrorReply)
+
+
+# Quirks
+
+
+@converter.register_unstructure_hook
+def _write_duration(value: timedelta) -> str:
+    """Spell a duration as protobuf does in JSON: seconds, with as many digits as it takes."""
+    seconds, rest = divmod(value, timedelta(seconds=1))
+    return f"{seconds}.{rest.microseconds:06}".rstrip("0").rstrip(".") + "s"
+
+
+def _id(value: object, _: object) -> str:
+    text = _text("id", value)
+    if text is None or not is_header_safe(text):
         message = "token.id: empty, or not fit for a header"
-        raise _Unfit(message)
-    # The schema says `expires_at`; the description's example, and older replies, `expires`.
-    expires = _text(fields, "expires_at") or _text(fields, "expires")
+        raise Unfit(message)
+    return text
+
+
+def _shown(name: str) -> Any:
+    """Make a hook for a string that logs and representations show."""
+
+    def structure(value: object, _: object) -> str | None:
+        text = _text(name, value)
+        return text if text is None or text.isprintable() else printable(text)
+
+    return override(struct_hook=structure)
+
+
+def _expiry(value: object, _: object) -> datetime | None:
     try:
-        expires_at = None if expires is None else timestamp(expires)
+        return None if value is None else timestamp(cast("str", value))
     except ValueError:
         message = "token.expires_at: not an RFC 3339 timestamp"
-        raise _Unfit(message) from None
-    token = Token(
-        token_id, _shown(fields, "user_id"), _shown(fields, "organization_id"), expires_at
-    )
-    # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
-    return completed(token) if expires_at is None else token
+        raise Unfit(message) from None
 
 
-def _shown(fields: Mapping[str, object], name: str) -> str | None:
-    """Read a string that logs and representations show."""
-    text = _text(fields, name)
-    if text is None or text.isprintable():
-        return text
-    from .._core.redaction import printable  # noqa: PLC0415 - no service in its right mind needs it
-
-    return printable(text)
-
-
-def _text(fields: Mapping[str, object], name: str) -> str | None:
+def _text(name: str, value: object) -> str | None:
     """Read a string; absent, null and empty mean the same, as in protobuf."""
-    value = fields.get(name)
     if value is None or value == "":
         return None
     if not isinstance(value, str):
         message = f"token.{name}: not a string"
-        raise _Unfit(message)
+        raise Unfit(message)
     return value
+
+
+_token_of_fields: Final = make_dict_structure_fn(
+    Token,
+    converter,
+    id=override(struct_hook=_id),
+    user_id=_shown("user_id"),
+    organization_id=_shown("organization_id"),
+    expires_at=override(struct_hook=_expiry),
+    # What is no field of the API's is not read from a reply.
+    issued_at=override(omit=True),
+    renewal=override(omit=True),
+    provenance=override(omit=True),
+)
+
+
+@converter.register_structure_hook
+def _read_token(value: Any, _: type) -> Token:
+    if not isinstance(value, Mapping):
+        message = "token: not an object"
+        raise Unfit(message)
+    fields = cast("Mapping[str, object]", value)
+    # The schema says `expires_at`; the description's example, and older replies, `expires`.
+    expires = _text("expires_at", fields.get("expires_at")) or _text(
+        "expires", fields.get("expires")
+    )
+    token = _token_of_fields({"id": None, **fields, "expires_at": expires}, Token)
+    # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
+    return fill_from_jwt(token) if token.expires_at is None else token
+
+
+def _bare_token(value: object, _: object) -> str:
+    if not isinstance(value, str):
+        message = "the reply has no token that is a string"
+        raise Unfit(message)
+    if not is_header_safe(value):
+        message = "token: empty, or not fit for a header"
+        raise Unfit(message)
+    return value
+
+
+converter.register_structure_hook(
+    CreateAccessTokenReply,
+    make_dict_structure_fn(
+        CreateAccessTokenReply, converter, token=override(struct_hook=_bare_token)
+    ),
+)
+
+
+@converter.register_structure_hook
+def _read_method(value: Any, _: type) -> LoginMethod:
+    """Read a login method; a missing one is the description's default, ``KOYEB``."""
+    try:
+        return LoginMethod(value or LoginMethod.KOYEB)
+    except ValueError:
+        message = "method: not a login method that is known here"
+        raise Unfit(message) from None
+
+
+def _code(value: object, _: object) -> str | int | None:
+    return value if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+def _message(value: object, _: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _fields(value: object, _: object) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in cast("list[object]", value)[:FIELD_LIMIT] if isinstance(value, list) else ():
+        match entry:
+            case {"field": str(name), "description": str(description)}:
+                found[name] = description
+            case _:
+                pass
+    return found
+
+
+converter.register_structure_hook(
+    ErrorReply,
+    make_dict_structure_fn(
+        ErrorReply,
+        converter,
+        code=override(struct_hook=_code),
+        message=override(struct_hook=_message),
+        fields=override(struct_hook=_fields),
+    ),
+)

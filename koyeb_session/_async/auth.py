@@ -64,14 +64,15 @@ class AsyncSessionAuth(AsyncAuthBase):
             # Here, and not in a coroutine of its own: thousands may wait for one renewal.
             state.check_open()
             signed = unwrap(
-                await self._keeper.current(settled=not self._can_replay(request)), state.mark
+                await self._keeper.usable_snapshot(wait_for_renewal=not self._can_replay(request)),
+                state.mark,
             )
         self._sign(request, signed)
         response = yield request
 
         if response.status_code != _UNAUTHORIZED:
             if state.rejected is not None and self._origins.trusts(response.request):
-                state.accept()
+                state.forget_rejections()
             return
         if not self._origins.trusts(response.request):
             return
@@ -79,18 +80,18 @@ class AsyncSessionAuth(AsyncAuthBase):
         if response.request.headers.get(_HEADER) is None:
             return  # a redirect to elsewhere, and back: it went out without the token
         moved_on = state.snapshot is not signed
-        if not moved_on and state.is_final(signed):
+        if not moved_on and state.must_accept_401(signed):
             return
         # First: a refused request must not hold the connection that the renewal needs.
         await async_read_reply(response)
-        newer = unwrap(await self._keeper.replacement(signed), state.mark)
+        newer = unwrap(await self._keeper.replace_rejected(signed), state.mark)
         if newer is None or not self._can_replay(request):
             return
         self._sign(request, newer)
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
-            state.refuse(response.request.extensions.get(_SIGNED, newer))
+            state.mark_rejected(response.request.extensions.get(_SIGNED, newer))
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"

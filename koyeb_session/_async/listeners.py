@@ -7,9 +7,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from .._concurrency.event_loop.calls import async_call
-from .._concurrency.event_loop.shared_task import AsyncFlight
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.event_loop.waiting import AsyncEvent
-from .._concurrency.runtime import async_place, atomic
+from .._concurrency.runtime import current_loop, state_lock
 from .._core.deadline import Deadline
 from .._core.log import log
 
@@ -57,8 +57,8 @@ class AsyncListeners:
 
     async def tell(self) -> None:
         """Tell all news, unless somebody in this place is telling."""
-        here = async_place()
-        with atomic:
+        here = current_loop()
+        with state_lock:
             if self._teller is here:
                 return
             self._teller = here
@@ -66,7 +66,7 @@ class AsyncListeners:
         within = _telling.set(self)
         try:
             while True:
-                with atomic:
+                with state_lock:
                     if not self._news:
                         self._teller = None
                         return
@@ -88,8 +88,8 @@ class AsyncListeners:
         Not where a listener is what waits, as by closing the client: it would wait for itself.
         """
         deadline = Deadline(timeout)
-        await AsyncFlight(self.tell, seconds=timeout).lead(deadline.left())
-        if self._told is not None and self._teller is async_place():
+        await AsyncSharedTask(self.tell, seconds=timeout).run(deadline.left())
+        if self._told is not None and self._teller is current_loop():
             await self._told.wait(deadline.left())
 
     def let_go(self) -> None:

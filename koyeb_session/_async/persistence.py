@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .._concurrency.event_loop.shared_task import AsyncFlight
-from .._concurrency.runtime import atomic
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.runtime import state_lock
 from .._core.deadline import Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
 from .._core.provenance import Provenance, read_provenance
 from .._core.results import store_error
-from .._core.snapshot import Issuer, Obtained, Snapshot
+from .._core.snapshot import Issuer, NewToken, Snapshot
 from .._core.tokens import jwt_claims
-from .._core.validation import adopted
-from .store_turn import UNKNOWN, AsyncStoreTurn
+from .._core.validation import parse_token
+from .store_hold import UNKNOWN, AsyncStoreHold
 
 if TYPE_CHECKING:
     from typing import Any
@@ -43,15 +43,15 @@ class AsyncPersistence:
     """
 
     __slots__ = (
+        "_active_tasks",
+        "_hold",
+        "_is_retrying",
         "_known",
-        "_late",
         "_origin",
-        "_owed",
         "_problem",
         "_replaced",
         "_timeout",
-        "_turn",
-        "_under_way",
+        "_unsaved",
         "_warned",
         "account",
         "bound",
@@ -68,18 +68,18 @@ class AsyncPersistence:
         account: str | None,
         bound: bool,
         timeout: float,
-        under_way: set[AsyncFlight[Any]],
+        active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
         self._known: str | None = UNKNOWN
-        self._late = False
+        self._is_retrying = False
         self._origin = origin
-        self._owed = False
+        self._unsaved = False
         self._problem: StoreError | None = None
         self._replaced: str | None = None
         """The account whose session this one has replaced."""
         self._timeout = timeout
-        self._turn: AsyncStoreTurn | None = None
-        self._under_way = under_way
+        self._hold: AsyncStoreHold | None = None
+        self._active_tasks = active_tasks
         self._warned: str | None = None
         self.account: str | None = account
         """See `Provenance.account`; `None`: whatever the store holds."""
@@ -90,43 +90,43 @@ class AsyncPersistence:
 
     # What the session tells
 
-    def owe(self) -> None:
+    def mark_unsaved(self) -> None:
         """
         Note that the store is to be told of a change.
 
         To be called before the change, as a signal handler may raise after it, and once more after
         it: a turn under way may have written what the session was in between.
         """
-        self._owed = True
+        self._unsaved = True
 
     def begin(self, account: str, *, bound: bool) -> None:
         """Note that a session of this account begins now, in place of the one before."""
         self._replaced, self.account, self.bound = self.account, account, bound
 
     @property
-    def is_behind(self) -> bool:
+    def has_unsaved(self) -> bool:
         """Whether an attempt to tell the store has failed, and another one is due."""
-        return self._owed and self._late and (self._turn is None or not self._turn.alive)
+        return self._unsaved and self._is_retrying and (self._hold is None or not self._hold.alive)
 
-    async def follow(self, deadline: Deadline) -> StoreError | None:
+    async def synchronize(self, deadline: Deadline) -> StoreError | None:
         """
         Have the store follow the session.
 
         Returns:
             Why it does not yet. A turn that has not come to it in time goes on by itself.
         """
-        if not self._owed:
+        if not self._unsaved:
             return None
-        turn = self.turn()
+        hold = self.hold()
         try:
-            await turn.ready(deadline.left())
-            done = await turn.do(partial(self._write_changes, turn), deadline.left())
+            await hold.ready(deadline.left())
+            done = await hold.do(partial(self._write_changes, hold), deadline.left())
         finally:
-            await turn.leave(deadline)
+            await hold.leave(deadline)
         if done:
             return self._problem
-        late = StoreError("the token store could not be written in time")
-        problem = self._fall_behind(turn.problem or late)
+        retrying = StoreError("the token store could not be written in time")
+        problem = self._retry_later(hold.problem or retrying)
         log.warning("the new token is kept in memory only: %s", problem)
         return problem
 
@@ -140,16 +140,16 @@ class AsyncPersistence:
             The token that it held, if that is this session's and not ``old``; and why it may hold a
             token still.
         """
-        turn = self.turn()
+        hold = self.hold()
         try:
-            await turn.ready(deadline.left() / 2)
-            found = turn.found
-            done = await turn.do(partial(self._write_changes, turn), deadline.left() / 2)
+            await hold.ready(deadline.left() / 2)
+            found = hold.found
+            done = await hold.do(partial(self._write_changes, hold), deadline.left() / 2)
         finally:
-            await turn.leave(Deadline(deadline.left() / 2))
+            await hold.leave(Deadline(deadline.left() / 2))
         problem = self._problem
         if not done:
-            problem = turn.problem or StoreError("the token store could not be emptied in time")
+            problem = hold.problem or StoreError("the token store could not be emptied in time")
             found = found or await self.load_unlocked(deadline.left() / 4)
             # Better without the lock than not at all. The turn deletes once more if it comes to it.
             is_foreign = found is not None and self.is_foreign(found, old)
@@ -157,42 +157,44 @@ class AsyncPersistence:
                 problem = None
         if found is None or self.is_foreign(found, old) or (old and found.id == old.token.id):
             return None, problem
-        checked = adopted(found, 0.0)  # its expiry is the service's affair
+        checked = parse_token(found, 0.0)  # its expiry is the service's affair
         return (checked if isinstance(checked, Token) else None), problem
 
-    def follow_later(self) -> AsyncFlight[StoreError | None]:
+    def synchronize_later(self) -> AsyncSharedTask[StoreError | None]:
         """Return a flight that tells the store of what it has missed."""
-        self._late = True
+        self._is_retrying = True
         deadline = Deadline(self._timeout)
-        return AsyncFlight(
-            partial(self.follow, deadline), seconds=self._timeout, under_way=self._under_way
+        return AsyncSharedTask(
+            partial(self.synchronize, deadline),
+            seconds=self._timeout,
+            active_tasks=self._active_tasks,
         )
 
     async def drain(self, timeout: float) -> None:
         """Wait for the turn under way, and tell the store of what it has missed."""
         deadline = Deadline(timeout)
-        if self._turn is not None and self._turn.alive:
-            await self._turn.ended(deadline.left())
-        if self._owed:
-            await self.follow(deadline)
+        if self._hold is not None and self._hold.alive:
+            await self._hold.wait_done(deadline.left())
+        if self._unsaved:
+            await self.synchronize(deadline)
 
     # What a renewal asks
 
-    def turn(self) -> AsyncStoreTurn:
+    def hold(self) -> AsyncStoreHold:
         """Join the turn under way, or begin one; each call is followed by one of `leave`."""
-        with atomic:
-            turn = self._turn
-            if turn is not None and turn.join():
-                return turn
-            self._turn = turn = AsyncStoreTurn(
-                self.store, self._read, seconds=2 * self._timeout, under_way=self._under_way
+        with state_lock:
+            hold = self._hold
+            if hold is not None and hold.join():
+                return hold
+            self._hold = hold = AsyncStoreHold(
+                self.store, self._read, seconds=2 * self._timeout, active_tasks=self._active_tasks
             )
-        turn.start()
-        return turn
+        hold.start()
+        return hold
 
     def newer(
         self, found: Token | None, old: Snapshot | None, known: str | None
-    ) -> Obtained | None:
+    ) -> NewToken | None:
         """
         Tell whether somebody else has saved a newer token than ``old``.
 
@@ -207,16 +209,16 @@ class AsyncPersistence:
             return None
         if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
             return None
-        token = adopted(found, self.state.clock.time())
+        token = parse_token(found, self.state.clock.time())
         if isinstance(token, Exception):
             return None
         provenance = read_provenance(found)
         if provenance is not None and not self.bound:
             self.account = provenance.account
         issuer = Issuer.GIVEN if provenance is None else provenance.issuer
-        return Obtained(
+        return NewToken(
             token,
-            minted=False,
+            just_issued=False,
             how="taken over from the store",
             event="taken_over",
             issuer=issuer,
@@ -259,24 +261,24 @@ class AsyncPersistence:
         return True
 
     async def save_ahead(
-        self, turn: AsyncStoreTurn, obtained: Obtained, deadline: Deadline
+        self, hold: AsyncStoreHold, new_token: NewToken, deadline: Deadline
     ) -> None:
         """Save a token that the session does not hold yet; `follow` makes up for a failure."""
 
         async def save() -> None:
             try:
-                await self.store.save(self._bind(obtained.token, obtained.issuer))
+                await self.store.save(self._bind(new_token.token, new_token.issuer))
             except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-                log.debug("%s", store_error("written", exc, obtained.token))
+                log.debug("%s", store_error("written", exc, new_token.token))
                 return
-            self._known = turn.known = obtained.token.id
-            turn.found = obtained.token
+            self._known = hold.known = new_token.token.id
+            hold.found = new_token.token
 
-        await turn.do(save, deadline.left())
+        await hold.do(save, deadline.left())
 
     # What a turn does
 
-    async def _read(self, turn: AsyncStoreTurn) -> None:
+    async def _read(self, hold: AsyncStoreHold) -> None:
         """
         Load what the store holds; a second time if the first one fails.
 
@@ -284,53 +286,55 @@ class AsyncPersistence:
         """
         for attempt in (1, 2):
             try:
-                turn.found = await self.store.load()
+                hold.found = await self.store.load()
             except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
                 if attempt == 2:
-                    turn.problem = store_error("read", exc)
+                    hold.problem = store_error("read", exc)
             else:
-                turn.problem = None
-                turn.known, self._known = self._known, turn.found.id if turn.found else None
+                hold.problem = None
+                hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
-    async def _write_changes(self, turn: AsyncStoreTurn) -> None:
+    async def _write_changes(self, hold: AsyncStoreHold) -> None:
         """Write what the session is, or delete, until that no longer changes."""
-        while self._owed:
+        while self._unsaved:
             # First, so that a change which comes while this one is written is written after it.
-            self._owed = False
-            late, self._late = self._late, False
-            fence, snapshot = self.state.fence, self.state.snapshot
+            self._unsaved = False
+            retrying, self._is_retrying = self._is_retrying, False
+            generation, snapshot = self.state.generation, self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
                 continue  # there is nothing to write, and nothing to delete
-            if late and self._is_others(turn.found, turn.known, snapshot):
-                self._go_on_with_others(turn, snapshot, fence)
+            if retrying and self._is_others(hold.found, hold.known, snapshot):
+                self._go_on_with_others(hold, snapshot, generation)
             else:
-                self._problem = await self._write(snapshot, turn)
+                self._problem = await self._write(snapshot, hold)
             if self._problem is not None:
-                self._fall_behind(self._problem)
+                self._retry_later(self._problem)
                 return
             if snapshot is not None:
-                self.state.saved(snapshot)
+                self.state.mark_saved(snapshot)
 
-    def _go_on_with_others(self, turn: AsyncStoreTurn, own: Snapshot | None, fence: int) -> None:
+    def _go_on_with_others(
+        self, hold: AsyncStoreHold, own: Snapshot | None, generation: int
+    ) -> None:
         """Leave what somebody else has saved since, and take it over if it is this session's."""
-        newer = None if own is None else self.newer(turn.found, own, turn.known)
+        newer = None if own is None else self.newer(hold.found, own, hold.known)
         if newer is not None:
-            self.state.commit(newer, fence)
+            self.state.commit(newer, generation)
 
-    async def _write(self, snapshot: Snapshot | None, turn: AsyncStoreTurn) -> StoreError | None:
+    async def _write(self, snapshot: Snapshot | None, hold: AsyncStoreHold) -> StoreError | None:
         """Write once; what cannot be replaced is deleted, as it is known to be wrong."""
         store = self.store
         try:
             if snapshot is None:
-                if turn.found is None or not self.is_foreign(turn.found, None):
+                if hold.found is None or not self.is_foreign(hold.found, None):
                     await store.delete()
                     self._known = None
             else:
                 await store.save(self._bind(snapshot.token, snapshot.issuer))
                 # What lies there now was saved by nobody else.
-                turn.found, turn.known = snapshot.token, snapshot.token.id
+                hold.found, hold.known = snapshot.token, snapshot.token.id
                 self._known = snapshot.token.id
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             token = None if snapshot is None else snapshot.token
@@ -349,7 +353,7 @@ class AsyncPersistence:
                 what = "it holds what somebody else has saved since"
             else:
                 await store.delete()
-                turn.found = self._known = None
+                hold.found = self._known = None
                 what = "what it held is deleted"
         except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
             pass
@@ -373,12 +377,12 @@ class AsyncPersistence:
             return order is not None and order >= 0
         return found.id != known and (own is None or found.id != own.token.id)
 
-    def _fall_behind(self, problem: StoreError) -> StoreError:
+    def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave a change to a later request, or to the end of the session."""
-        self._owed = self._late = True
+        self._unsaved = self._is_retrying = True
         snapshot = self.state.snapshot
         if snapshot is not None:
-            self.state.look_for_unsaved(snapshot)
+            self.state.defer_check(snapshot)
         return problem
 
     async def _unlocked(self, work: AsyncWork[Any], seconds: float) -> tuple[Any] | None:
@@ -390,7 +394,9 @@ class AsyncPersistence:
             except Exception:  # noqa: BLE001 - the first error says what is wrong with the store
                 return None
 
-        return await AsyncFlight(attempt, seconds=seconds, under_way=self._under_way).lead(seconds)
+        return await AsyncSharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(
+            seconds
+        )
 
 
 def _order(found: Token, own: Token) -> float | None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-atomic: Final = threading.RLock()
+state_lock: Final = threading.RLock()
 """
 Guards each check-then-set of a session's state, for the whole process.
 
@@ -25,13 +25,13 @@ _process = object()
 def _after_fork_in_child() -> None:
     global _process  # noqa: PLW0603 - the one thing that a fork changes
     _process = object()
-    atomic.release()
+    state_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=atomic.acquire,
-        after_in_parent=atomic.release,
+        before=state_lock.acquire,
+        after_in_parent=state_lock.release,
         after_in_child=_after_fork_in_child,
     )
 
@@ -43,7 +43,7 @@ def in_trio() -> bool:
     return in_trio_task is not None and in_trio_task()
 
 
-def async_place() -> object:
+def current_loop() -> object:
     """Name the running event loop."""
     if in_trio():
         import trio  # noqa: PLC0415 - only where it is running
@@ -54,13 +54,8 @@ def async_place() -> object:
     return asyncio.get_running_loop()
 
 
-def place() -> object:
-    """Name the process since its last fork."""
-    return _process
-
-
-def process() -> object:
-    """Name the process since its last fork, in both halves."""
+def current_process() -> object:
+    """Name the process since its last fork, in either half."""
     return _process
 
 

@@ -10,14 +10,14 @@ import copy
 from typing import TYPE_CHECKING, Final
 
 from .errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError
-from .log import from_now, spell
-from .results import caused
+from .log import format_duration, time_from_now
+from .results import with_cause
 from .snapshot import Phase
 from .tokens import is_api_token
 
 if TYPE_CHECKING:
     from .models import Clock
-    from .snapshot import Look, Snapshot, Trouble
+    from .snapshot import LastFailure, Observation, Snapshot
 
 _SIGN_IN: Final = "sign in again with login(), or give credentials="
 _SIGNED_OUT: Final = "signed out: call login()"
@@ -40,7 +40,7 @@ def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
         return SessionExpiredError(_NOT_RENEWED_HERE)
     if old.phase(clock) is Phase.EXPIRED:
         age = old.age(clock) - old.expiry
-        when = f"expired {spell(age)} ago" if age >= 1 else "has just expired"
+        when = f"expired {format_duration(age)} ago" if age >= 1 else "has just expired"
         return SessionExpiredError(f"the token {when}; {_SIGN_IN}")
     return SessionExpiredError(
         "the token came from credentials, which this session does not have: give credentials="
@@ -50,48 +50,48 @@ def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
 def refused(old: Snapshot, error: KoyebSessionError) -> KoyebSessionError:
     """Tell that the service refused to refresh a token, and that there are no credentials."""
     if is_api_token(old.token):
-        return caused(SessionExpiredError(_CANNOT_BE_REFRESHED), error)
+        return with_cause(SessionExpiredError(_CANNOT_BE_REFRESHED), error)
     text = f"the service refused the token: {error.message}; {_SIGN_IN}"
-    return caused(SessionExpiredError(text), error)
+    return with_cause(SessionExpiredError(text), error)
 
 
-def add_last_failure(error: KoyebSessionError, last: Trouble, now: Clock) -> None:
+def add_last_failure(error: KoyebSessionError, last: LastFailure, now: Clock) -> None:
     """Say in an error that nothing can be tried any more what the last attempt met with."""
-    failed = f"its last renewal failed {spell(last.age(now))} ago: {last.error.message}"
+    failed = f"its last renewal failed {format_duration(last.age(now))} ago: {last.error.message}"
     error.message = f"{error.message.removesuffix(f'; {_SIGN_IN}')}; {failed}; {_SIGN_IN}"
     error.args = (error.message,)
     error.retryable = last.error.retryable
     error.__cause__ = last.error
 
 
-def no_token(look: Look, error: KoyebSessionError | None) -> KoyebSessionError:
+def no_token(seen: Observation, error: KoyebSessionError | None) -> KoyebSessionError:
     """
     Make the error for callers who are left without a token.
 
     Args:
-        look: What was known when this was decided.
+        seen: What was known when this was decided.
         error: What the renewal met with, now or the last time; `None`: there was none.
     """
     if error is None:
-        if look.snapshot is None:
+        if seen.snapshot is None:
             return NotSignedInError(_SIGNED_OUT)
         return SessionExpiredError(_NOT_RENEWED_HERE)
-    last = look.trouble
+    last = seen.failure
     if last is None or last.error is not error:
         return error  # of a store, or of a caller's own deadline
     tells_the_end = isinstance(error, SessionExpiredError | NotSignedInError)
-    if look.snapshot is None or (tells_the_end and last.signs_in):
-        return _when(error, last, look.now)
+    if seen.snapshot is None or (tells_the_end and last.signs_in):
+        return _when(error, last, seen.now)
     if tells_the_end or isinstance(error, StoreError):
         return error
-    text = f"the token could not be renewed{_ago(last, look.now)}: {error.message}"
-    advice = _next_try(last, look.now) if look.has_credentials else _SIGN_IN
+    text = f"the token could not be renewed{_ago(last, seen.now)}: {error.message}"
+    advice = _next_try(last, seen.now) if seen.has_credentials else _SIGN_IN
     ended = SessionExpiredError(f"{text}; {advice}")
     ended.retryable = error.retryable
-    return caused(ended, error)
+    return with_cause(ended, error)
 
 
-def _when(error: KoyebSessionError, last: Trouble, now: Clock) -> KoyebSessionError:
+def _when(error: KoyebSessionError, last: LastFailure, now: Clock) -> KoyebSessionError:
     """Add to a failed sign-in how long ago it was, and when the next one is."""
     if not last.signs_in:
         return error
@@ -99,14 +99,14 @@ def _when(error: KoyebSessionError, last: Trouble, now: Clock) -> KoyebSessionEr
     ago = _ago(last, now)
     told.message = f"{error.message}; {f'that was{ago}; ' if ago else ''}{_next_try(last, now)}"
     told.args = (told.message,)
-    return caused(told, error.__cause__)
+    return with_cause(told, error.__cause__)
 
 
-def _ago(last: Trouble, now: Clock) -> str:
+def _ago(last: LastFailure, now: Clock) -> str:
     age = last.age(now)
-    return f" {spell(age)} ago" if age >= 1 else ""
+    return f" {format_duration(age)} ago" if age >= 1 else ""
 
 
-def _next_try(last: Trouble, now: Clock) -> str:
+def _next_try(last: LastFailure, now: Clock) -> str:
     wait = last.wait - last.age(now)
-    return f"the next try is {from_now(wait)}, that of refresh() at once"
+    return f"the next try is {time_from_now(wait)}, that of refresh() at once"

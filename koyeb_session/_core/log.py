@@ -31,7 +31,7 @@ def fields(event: Event, **values: str | float | None) -> dict[str, str | float 
 _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def spell(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Say a span of time in its two largest units, as in ``11 h 52 min``."""
     if seconds == math.inf:
         return "an unknown time"
@@ -46,15 +46,15 @@ def spell(seconds: float) -> str:
     return " ".join(parts)
 
 
-def from_now(seconds: float) -> str:
+def time_from_now(seconds: float) -> str:
     """Say when something is that comes in some seconds: ``in 5 s``, or ``now``."""
-    return f"in {spell(seconds)}" if seconds > 0 else "now"
+    return f"in {format_duration(seconds)}" if seconds > 0 else "now"
 
 
-class Span(float):
-    """Seconds that the log says as :func:`spell` does, if the line is written at all."""
+class Duration(float):
+    """Seconds that the log says as :func:`format_duration` does, if the line is written at all."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        return spell(self)
+        return format_duration(self)

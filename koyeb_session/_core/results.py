@@ -33,13 +33,13 @@ _LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"  # noqa: S105 - a pattern
 """A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
 
 
-def caused(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
+def with_cause(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
     """Give ``error`` its cause, without raising it."""
     error.__cause__ = cause
     return error
 
 
-def bare(exc: BaseException, text: str) -> BaseException:
+def sanitized_copy(exc: BaseException, text: str) -> BaseException:
     """
     Copy a foreign error with only its class and ``text``.
 
@@ -51,11 +51,11 @@ def bare(exc: BaseException, text: str) -> BaseException:
         return Exception(f"{type(exc).__name__}: {text}")
 
 
-def foreign(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
+def safe_copy(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
     """Copy a foreign error without its frames, and without what it may quote of our secrets."""
     from .redaction import Redactor  # noqa: PLC0415 - only where something has failed
 
-    return bare(exc, Redactor(secrets)(text_of(exc)))
+    return sanitized_copy(exc, Redactor(secrets)(text_of(exc)))
 
 
 def text_of(exc: BaseException) -> str:
@@ -97,30 +97,32 @@ def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     return call
 
 
-def detached(error: E) -> E:
+def without_frames(error: E) -> E:
     """Copy an error of this package that came out of user code, without the frames on its way."""
     cause = error.__cause__
     if isinstance(cause, KoyebSessionError):
-        cause = detached(cause)
+        cause = without_frames(cause)
     elif cause is not None:
-        cause = bare(cause, text_of(cause))
+        cause = sanitized_copy(cause, text_of(cause))
     error = copy.copy(error)
     error.__cause__ = cause
     return error
 
 
-def unwrap(outcome: T | KoyebSessionError, mark: object = None) -> T:
+def unwrap(outcome: T | KoyebSessionError | ValueError | TypeError, mark: object = None) -> T:
     """
     Return a result, or raise the error that stands in its place.
 
     Each caller gets its own copy: one outcome may be raised in many tasks at once.
 
     Args:
-        outcome: The result or the error.
+        outcome: The result, or the error: of this package, or for a wrong argument.
         mark: The mark of the session that raises it, whichever session it came from before.
     """
     if isinstance(outcome, KoyebSessionError):
         raise _marked(copy.copy(outcome), mark) from outcome.__cause__
+    if isinstance(outcome, ValueError | TypeError):
+        raise outcome
     return outcome
 
 
@@ -137,11 +139,11 @@ def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreE
     ``token`` is what it was given, if anything: its secrets are taken out of what the error says.
     """
     if isinstance(exc, StoreError):
-        return detached(exc)
+        return without_frames(exc)
     text = redacted_text(exc, token)
     said = f": {text}" if text else ""
     error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
-    error.__cause__ = bare(exc, text)
+    error.__cause__ = sanitized_copy(exc, text)
     return error
 
 
@@ -154,6 +156,6 @@ def redacted_text(exc: BaseException, token: Token | None = None) -> str:
     return re.sub(_LIKE_A_TOKEN, "[...]", text)
 
 
-def not_renewed(seconds: float) -> TransportTimeoutError:
+def renewal_timed_out(seconds: float) -> TransportTimeoutError:
     """Tell that a renewal, or the patience of who waits for it, has ended without a token."""
     return TransportTimeoutError(f"the token was not renewed within {round(seconds, 2):g} s")

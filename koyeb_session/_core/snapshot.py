@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import attrs
+
 if TYPE_CHECKING:
     from .errors import KoyebSessionError
     from .log import Event
@@ -42,64 +44,40 @@ class Issuer(enum.Enum):
     """Somebody else, who gave it to the session."""
 
 
+@attrs.define(eq=False)
 class Snapshot:
     """
-    What a session knows at one moment; its identity says whether the session has moved on.
+    A token and the times of its life, as a session knows them at one moment.
 
-    The times are ages in seconds since ``wall`` and ``mono``. The age is the larger one of what the
-    two clocks say: one of them stands still in suspend, the other one may be set. Only ``look``
-    ever changes. Written out, as to make such a class takes attrs a hundredth of the import.
+    Its identity is the protocol: a session has moved on when it holds another snapshot. The times
+    are ages, in seconds since ``wall`` and ``mono``. The age is the larger one by the two clocks,
+    as one stands still in suspend, and the other may be set. Only ``check_at`` ever changes.
     """
 
-    __slots__ = (
-        "expiry",
-        "floor",
-        "from_store",
-        "hard",
-        "issuer",
-        "look",
-        "mono",
-        "renewable",
-        "soft",
-        "token",
-        "wall",
-    )
+    token: Token
+    wall: float
+    mono: float
+    soft: float
+    hard: float
+    expiry: float = attrs.field(kw_only=True)
+    floor: float = attrs.field(kw_only=True)
+    renewable: bool = attrs.field(kw_only=True)
+    issuer: Issuer = attrs.field(default=Issuer.GIVEN, kw_only=True)
+    from_store: bool = attrs.field(default=False, kw_only=True)
+    check_at: float = attrs.field(init=False)
+    """Until this age a request just uses the token; never after ``soft``."""
 
-    def __init__(
-        self,
-        token: Token,
-        wall: float,
-        mono: float,
-        soft: float,
-        hard: float,
-        *,
-        expiry: float,
-        floor: float,
-        renewable: bool,
-        issuer: Issuer = Issuer.GIVEN,
-        from_store: bool = False,
-    ) -> None:
-        self.token: Token = token
-        self.issuer: Issuer = issuer
-        self.from_store: bool = from_store
-        self.wall: float = wall
-        self.mono: float = mono
-        self.soft: float = soft
-        self.hard: float = hard
-        self.expiry: float = expiry
-        self.floor: float = floor
-        self.renewable: bool = renewable
-        self.look: float = soft
-        """Until this age a request has nothing to do but use the token; never after ``soft``."""
+    def __attrs_post_init__(self) -> None:
+        self.check_at = self.soft
 
     def age(self, clock: Clock) -> float:
         """Tell how many seconds this has been held."""
         return max(clock.time() - self.wall, clock.monotonic() - self.mono)
 
     def is_due(self, clock: Clock) -> bool:
-        """Tell whether a request has to look: ``age(clock) >= look``, for less time."""
-        look = self.look
-        return clock.monotonic() - self.mono >= look or clock.time() - self.wall >= look
+        """Tell whether a request has to look: ``age(clock) >= seen``, for less time."""
+        seen = self.check_at
+        return clock.monotonic() - self.mono >= seen or clock.time() - self.wall >= seen
 
     def phase(self, clock: Clock) -> Phase:
         """Tell where the token is in its life."""
@@ -110,17 +88,17 @@ class Snapshot:
             return Phase.SOFT
         return Phase.HARD if age < self.expiry else Phase.EXPIRED
 
-    def look_again(self, clock: Clock) -> None:
+    def defer_check(self, clock: Clock) -> None:
         """Have a request look again before long, and after twice as long each time."""
         age = self.age(clock)
-        self.look = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
+        self.check_at = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
 
-    def is_looked_at(self, clock: Clock) -> bool:
+    def has_deferred_work(self, clock: Clock) -> bool:
         """Tell whether a request is to look for more than whether the token is to be renewed."""
-        return self.look < self.soft and self.age(clock) >= self.look
+        return self.check_at < self.soft and self.age(clock) >= self.check_at
 
 
-class Obtained(NamedTuple):
+class NewToken(NamedTuple):
     """
     A token that was obtained.
 
@@ -134,14 +112,14 @@ class Obtained(NamedTuple):
     """
 
     token: Token
-    minted: bool
+    just_issued: bool
     how: str = "signed in with the credentials"
     event: Event = "signed_in"
     issuer: Issuer = Issuer.GIVEN
     from_store: bool = False
 
 
-class Failed(NamedTuple):
+class FailedAttempt(NamedTuple):
     """
     Why a renewal brought no token.
 
@@ -160,8 +138,8 @@ class Failed(NamedTuple):
     soon: bool = False
 
 
-class Trouble(NamedTuple):
-    """The last attempt to renew has failed (see :class:`Failed`); the next one has to wait."""
+class LastFailure(NamedTuple):
+    """The last attempt to renew has failed, as a `FailedAttempt` says; the next one waits."""
 
     error: KoyebSessionError
     failures: int
@@ -177,19 +155,19 @@ class Trouble(NamedTuple):
         """Tell how many seconds ago that was; never negative."""
         return max(0.0, clock.time() - self.wall, clock.monotonic() - self.mono)
 
-    def blocks(self, clock: Clock) -> bool:
+    def in_backoff(self, clock: Clock) -> bool:
         """Tell whether it is too early for another attempt."""
         return self.age(clock) < self.wait
 
 
-class Verdict(enum.Enum):
+class Decision(enum.Enum):
     """What to do when a token is asked for."""
 
     USE = enum.auto()
     """Use the one that is there."""
-    RENEW = enum.auto()
+    RENEW_IN_BACKGROUND = enum.auto()
     """Use it, and renew it meanwhile."""
-    WAIT = enum.auto()
+    RENEW_FIRST = enum.auto()
     """Renew it first."""
     FAIL = enum.auto()
     """There is none that can be used, and it is too early to try again."""
@@ -208,7 +186,7 @@ class Urgency(enum.IntEnum):
     """Somebody has called `refresh()`."""
 
 
-class Moment(NamedTuple):
+class FrozenClock(NamedTuple):
     """One reading of both clocks, and a clock that stands still there."""
 
     wall: float
@@ -223,12 +201,12 @@ class Moment(NamedTuple):
         return self.mono
 
 
-class Look(NamedTuple):
+class Observation(NamedTuple):
     """All that one decision is made on: a snapshot, the last failure, one reading of the clocks."""
 
     snapshot: Snapshot | None
-    trouble: Trouble | None
-    now: Moment
+    failure: LastFailure | None
+    now: FrozenClock
     has_credentials: bool = False
 
     @property
@@ -239,42 +217,44 @@ class Look(NamedTuple):
         return None if self._is_refused else self.snapshot
 
     @property
-    def blocked(self) -> Trouble | None:
+    def blocking_failure(self) -> LastFailure | None:
         """
         The last failure, while it is too early for another attempt.
 
         Without a usable token only a failed sign-in keeps the credentials from being asked.
         """
-        trouble = self.trouble
-        if trouble is None or not trouble.blocks(self.now):
+        failure = self.failure
+        if failure is None or not failure.in_backoff(self.now):
             return None
-        if self.has_credentials and not trouble.signs_in and self.usable is None:
+        if self.has_credentials and not failure.signs_in and self.usable is None:
             return None
-        return trouble
+        return failure
 
     @property
-    def verdict(self) -> Verdict:
+    def decision(self) -> Decision:
         """What to do when a token is asked for; a back-off never makes an old one usable."""
-        snapshot, usable, blocked = self.snapshot, self.usable, self.blocked
+        snapshot, usable, blocking_failure = self.snapshot, self.usable, self.blocking_failure
         if usable is None:
             can_renew = snapshot is None or snapshot.renewable
-            return Verdict.WAIT if can_renew and blocked is None else Verdict.FAIL
+            return Decision.RENEW_FIRST if can_renew and blocking_failure is None else Decision.FAIL
         age = usable.age(self.now)
-        if blocked is not None or age < max(usable.soft, usable.floor):
-            return Verdict.USE
-        return Verdict.RENEW if age < usable.hard else Verdict.WAIT
+        if blocking_failure is not None or age < max(usable.soft, usable.floor):
+            return Decision.USE
+        return Decision.RENEW_IN_BACKGROUND if age < usable.hard else Decision.RENEW_FIRST
 
     @property
     def _is_refused(self) -> bool:
-        trouble = self.trouble
-        return trouble is not None and trouble.refused and trouble.blocks(self.now)
+        failure = self.failure
+        return failure is not None and failure.refused and failure.in_backoff(self.now)
 
 
-def next_look(snapshot: Snapshot | None, trouble: Trouble | None, clock: Clock) -> float:
+def seconds_to_next_check(
+    snapshot: Snapshot | None, failure: LastFailure | None, clock: Clock
+) -> float:
     """Tell in how many seconds there may be something to renew; a minute at most."""
     wait = LONGEST_SLEEP
     if snapshot is not None and snapshot.phase(clock) is not Phase.EXPIRED:
         wait = min(wait, max(snapshot.soft, snapshot.floor) - snapshot.age(clock))
-    if trouble is not None:
-        wait = max(wait, trouble.wait - trouble.age(clock))
+    if failure is not None:
+        wait = max(wait, failure.wait - failure.age(clock))
     return min(max(wait, SHORTEST_SLEEP), LONGEST_SLEEP)

@@ -8,10 +8,10 @@ import random
 from types import EllipsisType
 from typing import TYPE_CHECKING, Final
 
-from .._concurrency.runtime import atomic
+from .._concurrency.runtime import state_lock
 from .errors import KoyebSessionError, NotSignedInError, WireError
-from .log import Span, fields, from_now, log, spell
-from .snapshot import Look, Moment, Snapshot, next_look
+from .log import Duration, fields, format_duration, log, time_from_now
+from .snapshot import FrozenClock, Observation, Snapshot, seconds_to_next_check
 from .tokens import is_api_token
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .models import Clock, Token
     from .policy import RefreshPolicy
-    from .snapshot import Failed, Obtained, Trouble, Verdict
+    from .snapshot import Decision, FailedAttempt, LastFailure, NewToken
 
 SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
 """Stands for a token that came too late to be used."""
@@ -32,7 +32,7 @@ class SessionState:
     """
     Holds a session's snapshot; knows nothing of how a newer one is obtained.
 
-    ``snapshot`` is read without a lock, and only ever replaced as a whole. ``fence`` counts
+    ``snapshot`` is read without a lock, and only ever replaced as a whole. ``generation`` counts
     sign-ins and sign-outs: a renewal that began before one may not commit.
     """
 
@@ -42,14 +42,14 @@ class SessionState:
         "_renew",
         "clock",
         "closed",
-        "fence",
+        "failure",
+        "generation",
         "has_credentials",
         "mark",
         "on_change",
         "rejected",
         "signed_out",
         "snapshot",
-        "trouble",
     )
 
     def __init__(
@@ -65,7 +65,7 @@ class SessionState:
         self._renew = renew
         self.clock: Clock = clock
         self.closed: bool = False
-        self.fence: int = 0
+        self.generation: int = 0
         self.has_credentials: bool = has_credentials
         self.mark: object = object()
         """Stands for this session in the errors that it raises; another one out of a pickle."""
@@ -74,32 +74,32 @@ class SessionState:
         """A token that was refused although it was new, and the age up to which that is final."""
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
-        self.trouble: Trouble | None = None
+        self.failure: LastFailure | None = None
 
-    def look(self) -> Look:
+    def observe(self) -> Observation:
         """Read all that a decision is made on, without a lock: a failure says what it is about."""
         clock = self.clock
-        snapshot, trouble = self.snapshot, self.trouble
-        if trouble is not None and trouble.about is not snapshot:
-            trouble = None
-        now = Moment(clock.time(), clock.monotonic())
-        return Look(snapshot, trouble, now, self.has_credentials)
+        snapshot, failure = self.snapshot, self.failure
+        if failure is not None and failure.about is not snapshot:
+            failure = None
+        now = FrozenClock(clock.time(), clock.monotonic())
+        return Observation(snapshot, failure, now, self.has_credentials)
 
     @property
-    def verdict(self) -> Verdict:
+    def decision(self) -> Decision:
         """What to do when a token is asked for."""
-        return self.look().verdict
+        return self.observe().decision
 
     @property
-    def next_look(self) -> float:
+    def seconds_to_next_check(self) -> float:
         """In how many seconds there may be something to renew."""
-        look = self.look()
-        return next_look(look.snapshot, look.blocked, look.now)
+        seen = self.observe()
+        return seconds_to_next_check(seen.snapshot, seen.blocking_failure, seen.now)
 
     @property
     def usable(self) -> Snapshot | None:
         """The snapshot, if its token may be sent."""
-        return self.look().usable
+        return self.observe().usable
 
     @property
     def summary(self) -> str:
@@ -119,10 +119,10 @@ class SessionState:
         """Say what is left of a session."""
         if is_api_token(snapshot.token):
             return f"signed in{who}, with an API access token"
-        look = self.look()
-        left = snapshot.expiry - snapshot.age(look.now)
-        if left > 0 and look.usable is not None:
-            return f"signed in{who}, token good for {spell(left)}"
+        seen = self.observe()
+        left = snapshot.expiry - snapshot.age(seen.now)
+        if left > 0 and seen.usable is not None:
+            return f"signed in{who}, token good for {format_duration(left)}"
         what = "expired" if left <= 0 else "refused"
         if self.has_credentials:
             return f"signed in{who}, token {what}: the next request signs in again"
@@ -130,11 +130,11 @@ class SessionState:
 
     def close(self) -> None:
         """Let the token be read, but not used any more."""
-        with atomic:
+        with state_lock:
             self.closed = True
             if self.snapshot is not None:
                 # Forces every caller off the fast path, where `check_open` raises.
-                self.snapshot.look = -math.inf
+                self.snapshot.check_at = -math.inf
 
     def check_open(self) -> None:
         """
@@ -149,8 +149,8 @@ class SessionState:
 
     def commit(
         self,
-        obtained: Obtained,
-        fence: int | None = None,
+        new_token: NewToken,
+        generation: int | None = None,
         *,
         replaces: Snapshot | EllipsisType | None = ...,
         begins: bool = False,
@@ -160,8 +160,8 @@ class SessionState:
         Check a token and swap it in.
 
         Args:
-            obtained: The token.
-            fence: What ``self.fence`` was when the exchange began; `None` if that does not matter.
+            new_token: The token.
+            generation: The generation in which the renewal began; `None`: any.
             replaces: The snapshot that it is to replace; left out if that does not matter.
             begins: Whether this begins a session, rather than going on with one.
             unsaved: Whether a store is still to be told of it; a later request looks whether it is.
@@ -170,84 +170,86 @@ class SessionState:
             The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the session has
             moved on.
         """
-        token = obtained.token
+        token = new_token.token
         snapshot = self._policy.snapshot(
-            token, self.clock, minted=obtained.minted, renew=self._renew
+            token, self.clock, just_issued=new_token.just_issued, renew=self._renew
         )
-        snapshot.issuer, snapshot.from_store = obtained.issuer, obtained.from_store
+        snapshot.issuer, snapshot.from_store = new_token.issuer, new_token.from_store
         if snapshot.expiry <= 0:
             return WireError("the service handed out a token that has expired")
         if unsaved:
-            snapshot.look_again(self.clock)
-        with atomic:
-            if fence is not None and fence != self.fence:
+            snapshot.defer_check(self.clock)
+        with state_lock:
+            if generation is not None and generation != self.generation:
                 return SUPERSEDED
             if not isinstance(replaces, EllipsisType) and replaces is not self.snapshot:
                 return SUPERSEDED  # the renewal hung, and others have gone on without it
-            if obtained.minted and _is_shorter(token, self.snapshot):
+            if new_token.just_issued and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
-            self.fence += begins
+            self.generation += begins
             if begins:
-                self.accept()
+                self.forget_rejections()
             self._swap(snapshot)
         return snapshot
 
     def clear(self) -> Snapshot | None:
         """Sign out, and return what there was."""
-        with atomic:
+        with state_lock:
             old = self.snapshot
-            self.fence += 1
+            self.generation += 1
             self._swap(None)
         return old
 
-    def look_for_unsaved(self, snapshot: Snapshot) -> None:
+    def defer_check(self, snapshot: Snapshot) -> None:
         """Have a later request look whether the store has been told of its token."""
         if not self.closed:
-            snapshot.look_again(self.clock)
+            snapshot.defer_check(self.clock)
 
-    def saved(self, snapshot: Snapshot) -> None:
+    def mark_saved(self, snapshot: Snapshot) -> None:
         """Have requests look for nothing but the token's age again."""
         if not self.closed:
-            snapshot.look = snapshot.soft
+            snapshot.check_at = snapshot.soft
 
-    def failed(self, failed: Failed, fence: int | None = None, *, again: bool = False) -> None:
+    def record_failure(
+        self, failed: FailedAttempt, generation: int | None = None, *, again: bool = False
+    ) -> None:
         """
         Note that a renewal has failed, so that the next one waits.
 
         Args:
             failed: What failed.
-            fence: What ``self.fence`` was when it began.
+            generation: The generation in which it began; `None`: any.
             again: Whether those who wait try again in a moment, so that it is no news yet.
         """
         error = failed.error
         if not failed.attempted:
-            look = self.look()
-            if look.trouble is not None:
+            seen = self.observe()
+            if seen.failure is not None:
                 from .endings import add_last_failure  # noqa: PLC0415 - as that module says
 
-                add_last_failure(error, look.trouble, look.now)
+                add_last_failure(error, seen.failure, seen.now)
             return  # no request was sent, so no back-off is needed
-        look = self.look()
-        held = look.snapshot
+        seen = self.observe()
+        held = seen.snapshot
         if held is not None and not held.renewable:
             return  # an API token cannot be refreshed: that says nothing about its validity
-        left = math.inf if held is None else held.expiry - held.age(look.now)
-        trouble = self._policy.trouble(
+        left = math.inf if held is None else held.expiry - held.age(seen.now)
+        failure = self._policy.failure(
             error,
-            look.now,
+            seen.now,
             random.random(),  # noqa: S311 - spreads load
-            last=look.trouble,
+            last=seen.failure,
             left=left if left > 0 else math.inf,
             soon=failed.soon,
         )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
-        with atomic:
-            if fence is not None and fence != self.fence:  # it was another session's
+        with state_lock:
+            if generation is not None and generation != self.generation:  # it was another session's
                 return
-            self.trouble = trouble
-        self._log_failure(trouble, left, again=again)
+            self.failure = failure
+        self._log_failure(failure, left, again=again)
 
-    def _log_failure(self, trouble: Trouble, left: float, *, again: bool) -> None:
-        error, held = trouble.error, trouble.about
+    def _log_failure(self, failure: LastFailure, left: float, *, again: bool) -> None:
+        error, held = failure.error, failure.about
         what = "signing in failed" if held is None else "renewal failed"
         usable = self.usable is not None
         extra = fields(
@@ -255,28 +257,30 @@ class SessionState:
             error=type(error).__name__,
             status=getattr(error, "status", None),
             request_id=getattr(error, "request_id", None),
-            retry_in=trouble.wait,
+            retry_in=failure.wait,
             expires_in=_known(left) if usable else 0.0,
             user_id=None if held is None else held.token.user_id,
         )
         if again:
             log.debug("%s: %s; it is tried again", what, error, extra=extra)
             return
-        state = f"the token is good for {spell(left)}" if usable else "no token is left"
+        state = f"the token is good for {format_duration(left)}" if usable else "no token is left"
         level = logging.WARNING if usable else logging.ERROR
-        next_try = from_now(trouble.wait)
+        next_try = time_from_now(failure.wait)
         log.log(level, "%s: %s; %s; next try %s", what, error, state, next_try, extra=extra)
 
-    def log_new_token(self, obtained: Obtained, snapshot: Snapshot) -> None:
+    def log_new_token(self, new_token: NewToken, snapshot: Snapshot) -> None:
         """Tell an operator of a token that this session goes on with."""
         extra = fields(
-            obtained.event,
+            new_token.event,
             expires_in=_known(snapshot.expiry),
             user_id=snapshot.token.user_id,
         )
-        log.info("%s; the token is good for %s", obtained.how, Span(snapshot.expiry), extra=extra)
+        log.info(
+            "%s; the token is good for %s", new_token.how, Duration(snapshot.expiry), extra=extra
+        )
 
-    def refuse(self, snapshot: Snapshot) -> None:
+    def mark_rejected(self, snapshot: Snapshot) -> None:
         """
         Remember that a brand-new token was rejected, so that a further 401 is the answer.
 
@@ -290,27 +294,29 @@ class SessionState:
         self._rejections = min(self._rejections + 1, 16)
         self.rejected = (snapshot, snapshot.age(self.clock) + memory)
 
-    def accept(self) -> None:
+    def forget_rejections(self) -> None:
         """Forget rejections: the service has accepted a token."""
         self.rejected = None
         self._rejections = 0
 
-    def is_final(self, snapshot: Snapshot) -> bool:
+    def must_accept_401(self, snapshot: Snapshot) -> bool:
         """Tell whether a refusal of this token is simply the answer."""
         refused, until = self.rejected or (None, 0.0)
         return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
 
-    def ended(self, look: Look, error: KoyebSessionError | None) -> KoyebSessionError:
+    def no_token_error(
+        self, seen: Observation, error: KoyebSessionError | None
+    ) -> KoyebSessionError:
         """Make the error for callers who are left without a token."""
         from .endings import no_token  # noqa: PLC0415 - as that module says
 
-        return no_token(look, error)
+        return no_token(seen, error)
 
     def _swap(self, snapshot: Snapshot | None) -> None:
         if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
-            snapshot.look = -math.inf
+            snapshot.check_at = -math.inf
         self.snapshot = snapshot
-        self.trouble = None
+        self.failure = None
         self.signed_out = snapshot is None
         if self.on_change is not None:
             self.on_change(None if snapshot is None else snapshot.token)

@@ -48,7 +48,7 @@ def _jwt_part(part: str) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-def completed(token: Token) -> Token:
+def fill_from_jwt(token: Token) -> Token:
     """Fill what a token does not say of its life from its id, where that is a JWT."""
     if token.expires_at is not None and token.issued_at is not None:
         return token
@@ -67,7 +67,7 @@ def is_api_token(token: Token) -> bool:
     return token.expires_at is None and token.issued_at is None and jwt_claims(token.id) is None
 
 
-def minted_at(token: Token, wall: float) -> Token:
+def with_issue_time(token: Token, wall: float) -> Token:
     """Note when the service minted a token, by its own clock."""
     at = datetime.fromtimestamp(wall, UTC)  # attrs.evolve would take a hundredth of a refresh
     return Token(token.id, token.user_id, token.organization_id, token.expires_at, issued_at=at)

@@ -17,7 +17,7 @@ import attrs
 
 from .models import AccessTokenCredentials, PasswordCredentials, Token
 from .redaction import printable
-from .tokens import TOKEN_LIMIT, completed, is_header_safe
+from .tokens import TOKEN_LIMIT, fill_from_jwt, is_header_safe
 
 T = TypeVar("T")
 
@@ -30,27 +30,20 @@ VALIDITY_LIMITS: Final = timedelta(seconds=1), timedelta(hours=24)
 """The shortest and the longest life that an access token can be asked for."""
 
 
-def checked(value: T | ValueError | TypeError) -> T:
-    """Return what was found right, or raise what is wrong; this frame holds no secret."""
-    if isinstance(value, ValueError | TypeError):
-        raise value
-    return value
-
-
-def adopted(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
+def parse_token(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
     """Check a token that is given to us, and complete it from what it says of itself."""
     if not isinstance(token, Token | str):
         return TypeError(f"{name} must be a Token or a str, not {type(token).__name__}")
     token = Token(token) if isinstance(token, str) else token
     wrong = (
-        _wrong_token(name, token.id)
-        or _wrong_renewal(token.renewal)
-        or _wrong_time("expires_at", token.expires_at)
-        or _wrong_time("issued_at", token.issued_at)
+        _token_error(name, token.id)
+        or _renewal_error(token.renewal)
+        or _time_error("expires_at", token.expires_at)
+        or _time_error("issued_at", token.issued_at)
     )
     if wrong:
         return wrong
-    token = completed(_printable(token))
+    token = fill_from_jwt(_printable(token))
     if token.expires_at is None:
         return token
     if token.expires_at.timestamp() <= wall:
@@ -72,7 +65,7 @@ def _printable(token: Token) -> Token:
     return attrs.evolve(token, **odd) if odd else token
 
 
-def _wrong_token(name: str, token_id: object) -> BadArgument | None:
+def _token_error(name: str, token_id: object) -> BadArgument | None:
     """Check what goes into ``Authorization: Bearer``."""
     if not isinstance(token_id, str):
         return TypeError(f"{name} must be a str, not {type(token_id).__name__}")
@@ -86,13 +79,13 @@ def _wrong_token(name: str, token_id: object) -> BadArgument | None:
     )
 
 
-def _wrong_renewal(renewal: object) -> TypeError | None:
+def _renewal_error(renewal: object) -> TypeError | None:
     if renewal is None or isinstance(renewal, str):
         return None
     return TypeError(f"token.renewal must be a str, not {type(renewal).__name__}")
 
 
-def _wrong_time(name: str, at: object) -> BadArgument | None:
+def _time_error(name: str, at: object) -> BadArgument | None:
     if not isinstance(at, datetime | None):
         return TypeError(f"token.{name} must be a datetime, not {type(at).__name__}")
     if at is not None and at.tzinfo is None:
@@ -110,7 +103,7 @@ def not_copied(name: str) -> str:
     )
 
 
-def wrong_kind(name: str, value: object, kind: type) -> TypeError | None:
+def kind_error(name: str, value: object, kind: type) -> TypeError | None:
     """Check an optional argument that has to be of one class."""
     if value is None or isinstance(value, kind):
         return None
@@ -118,14 +111,14 @@ def wrong_kind(name: str, value: object, kind: type) -> TypeError | None:
     return TypeError(f"{name} must be of class {wanted}, not {type(value).__name__}")
 
 
-def wrong_credentials(credentials: object) -> BadArgument | None:
+def credentials_error(credentials: object) -> BadArgument | None:
     """Check what a session is to sign in with."""
     if credentials is None:
         return None
     if isinstance(credentials, PasswordCredentials):
-        return _wrong_password(credentials)
+        return _password_error(credentials)
     if isinstance(credentials, AccessTokenCredentials):
-        return _wrong_api_token(credentials)
+        return _api_token_error(credentials)
     if not callable(credentials):
         return TypeError(
             "credentials must be PasswordCredentials, AccessTokenCredentials, or a callable that "
@@ -139,24 +132,24 @@ def wrong_credentials(credentials: object) -> BadArgument | None:
     return None
 
 
-def _wrong_password(credentials: PasswordCredentials) -> BadArgument | None:
-    wrong = wrong_text("credentials.email", credentials.email) or wrong_text(
+def _password_error(credentials: PasswordCredentials) -> BadArgument | None:
+    wrong = text_error("credentials.email", credentials.email) or text_error(
         "credentials.password", credentials.password
     )
     if wrong:
         return type(wrong)(f"{wrong}: give PasswordCredentials(email, password)")
     if credentials.organization_id is None:
         return None
-    return wrong_id(credentials.organization_id)
+    return id_error(credentials.organization_id)
 
 
-def _wrong_api_token(credentials: AccessTokenCredentials) -> BadArgument | None:
-    wrong = _wrong_token("credentials.api_token", credentials.api_token) or wrong_id(
+def _api_token_error(credentials: AccessTokenCredentials) -> BadArgument | None:
+    wrong = _token_error("credentials.api_token", credentials.api_token) or id_error(
         credentials.organization_id
     )
     if wrong:
         return type(wrong)(f"{wrong}: give AccessTokenCredentials(api_token, organization_id)")
-    return wrong_validity("credentials.validity", credentials.validity)
+    return validity_error("credentials.validity", credentials.validity)
 
 
 def takes_token(source: Callable[..., Any]) -> bool:
@@ -197,7 +190,7 @@ def _parameters(source: Callable[..., Any]) -> list[inspect.Parameter]:
     return [p for p in signature.parameters.values() if p.kind not in various]
 
 
-def wrong_timeout(timeout: object, name: str = "timeout") -> BadArgument | None:
+def timeout_error(timeout: object, name: str = "timeout") -> BadArgument | None:
     """Check a number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         return TypeError(f"{name} must be a number of seconds")
@@ -206,7 +199,7 @@ def wrong_timeout(timeout: object, name: str = "timeout") -> BadArgument | None:
     return None
 
 
-def wrong_text(name: str, text: object) -> BadArgument | None:
+def text_error(name: str, text: object) -> BadArgument | None:
     """Check a text that may be anything but empty."""
     if not isinstance(text, str):
         return TypeError(f"{name} must be a str, not {type(text).__name__}")
@@ -219,7 +212,7 @@ def wrong_text(name: str, text: object) -> BadArgument | None:
     return None
 
 
-def wrong_id(organization_id: object, name: str = "organization_id") -> BadArgument | None:
+def id_error(organization_id: object, name: str = "organization_id") -> BadArgument | None:
     """Check what becomes a part of a path."""
     if not isinstance(organization_id, str):
         return TypeError(f"{name} must be a str, not {type(organization_id).__name__}")
@@ -228,7 +221,7 @@ def wrong_id(organization_id: object, name: str = "organization_id") -> BadArgum
     return None
 
 
-def wrong_header(name: str, value: object) -> BadArgument | None:
+def header_error(name: str, value: object) -> BadArgument | None:
     """Check what becomes a header, if it is there."""
     if value is None:
         return None
@@ -237,7 +230,7 @@ def wrong_header(name: str, value: object) -> BadArgument | None:
     return None if is_header_safe(value) else ValueError(f"{name} must be visible ASCII")
 
 
-def wrong_validity(name: str, validity: object) -> BadArgument | None:
+def validity_error(name: str, validity: object) -> BadArgument | None:
     """Check for how long a token is to be issued."""
     if not isinstance(validity, timedelta):
         return TypeError(f"{name} must be a timedelta, not {type(validity).__name__}")
@@ -246,19 +239,19 @@ def wrong_validity(name: str, validity: object) -> BadArgument | None:
     return None
 
 
-def wrong_access_token(organization_id: object, validity: object) -> BadArgument | None:
+def access_token_error(organization_id: object, validity: object) -> BadArgument | None:
     """Check what an access token is asked for with; without a validity the service decides."""
-    return wrong_id(organization_id) or (
-        None if validity is None else wrong_validity("validity", validity)
+    return id_error(organization_id) or (
+        None if validity is None else validity_error("validity", validity)
     )
 
 
-def wrong_switch(organization_id: object, seon_fp: object) -> BadArgument | None:
+def switch_error(organization_id: object, seon_fp: object) -> BadArgument | None:
     """Check what switching to another organization is asked with."""
-    return wrong_id(organization_id) or wrong_header("seon_fp", seon_fp)
+    return id_error(organization_id) or header_error("seon_fp", seon_fp)
 
 
-def wrong_path(path: object, name: object) -> BadArgument | None:
+def path_error(path: object, name: object) -> BadArgument | None:
     """Check where a session's file is to be: at a path, or under a name."""
     if path is None:
         return None
@@ -274,7 +267,7 @@ def wrong_path(path: object, name: object) -> BadArgument | None:
     return None
 
 
-def wrong_name(name: object) -> BadArgument | None:
+def name_error(name: object) -> BadArgument | None:
     """Check what becomes a part of a file's name."""
     if not isinstance(name, str):
         return TypeError(f"name must be a str, not {type(name).__name__}")
@@ -283,20 +276,20 @@ def wrong_name(name: object) -> BadArgument | None:
     return None
 
 
-# Twins, as a store and what it stands on are of one half: `async_wrong_x` and `wrong_x`.
+# Twins, as a store and what it stands on are of one half: `async_x_error` and `x_error`.
 
 
-def async_wrong_store(store: object) -> BadArgument | None:
+def async_store_error(store: object) -> BadArgument | None:
     """Check what an asynchronous session is to keep its token in."""
-    return _wrong_store(store, "Async", awaited=True)
+    return _store_error(store, "Async", awaited=True)
 
 
-def wrong_store(store: object) -> BadArgument | None:
+def store_error(store: object) -> BadArgument | None:
     """Check what a blocking session is to keep its token in."""
-    return _wrong_store(store, "", awaited=False)
+    return _store_error(store, "", awaited=False)
 
 
-def _wrong_store(store: object, prefix: str, *, awaited: bool) -> TypeError | None:
+def _store_error(store: object, prefix: str, *, awaited: bool) -> TypeError | None:
     if store is None:
         return None
     methods = {name: getattr(store, name, None) for name in ("load", "save", "delete", "lock")}
@@ -339,9 +332,9 @@ def _is_plain(function: object) -> bool:
     return written and not inspect.iscoroutinefunction(function)
 
 
-def async_wrong_client(client: object) -> TypeError | None:
+def async_client_error(client: object) -> TypeError | None:
     """Check what an asynchronous store is to reach Redis with."""
-    wrong = _wrong_client(client, "redis.asyncio.Redis")
+    wrong = _client_error(client, "redis.asyncio.Redis")
     if wrong is not None:
         return wrong
     execute: Any = getattr(client, "execute_command", None)
@@ -351,15 +344,15 @@ def async_wrong_client(client: object) -> TypeError | None:
     return None
 
 
-def wrong_client(client: object) -> TypeError | None:
+def client_error(client: object) -> TypeError | None:
     """Check what a blocking store is to reach Redis with."""
-    wrong = _wrong_client(client, "redis.Redis")
+    wrong = _client_error(client, "redis.Redis")
     if wrong is None and inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
         return TypeError("client must be a blocking one: give redis.Redis(...)")
     return wrong
 
 
-def _wrong_client(client: object, wanted: str) -> TypeError | None:
+def _client_error(client: object, wanted: str) -> TypeError | None:
     if isinstance(client, str):
         return TypeError(f"client must be a client, not a URL: give {wanted}.from_url(...)")
     if isinstance(client, type) or not callable(getattr(client, "execute_command", None)):
@@ -368,23 +361,23 @@ def _wrong_client(client: object, wanted: str) -> TypeError | None:
     return None
 
 
-def async_wrong_listener(listener: object) -> TypeError | None:
+def async_listener_error(listener: object) -> TypeError | None:
     """Check what is to be told of each new token."""
     if callable(listener):
         return None
     return TypeError(f"listener must be a function of a token, not {type(listener).__name__}")
 
 
-def wrong_listener(listener: object) -> TypeError | None:
+def listener_error(listener: object) -> TypeError | None:
     """Check what is to be told of each new token, and cannot be awaited."""
     if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
         getattr(listener, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
     ):
         return TypeError("listener must be a plain function: nobody awaits an async one here")
-    return async_wrong_listener(listener)
+    return async_listener_error(listener)
 
 
-def wrong_clock(clock: object) -> TypeError | None:
+def clock_error(clock: object) -> TypeError | None:
     """Check what is to tell the time."""
     if clock is None or all(callable(getattr(clock, name, None)) for name in ("time", "monotonic")):
         return None

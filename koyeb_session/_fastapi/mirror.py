@@ -10,10 +10,10 @@ import anyio.from_thread
 import anyio.lowlevel
 
 from .._concurrency.event_loop.calls import async_in_thread
-from .._concurrency.event_loop.shared_task import AsyncFlight
-from .._concurrency.runtime import async_place
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.runtime import current_loop
 from .._core.errors import KoyebSessionError, StoreError
-from .._core.snapshot import Failed, Obtained
+from .._core.snapshot import FailedAttempt, NewToken
 from .._sync.client import SessionClient
 from .._sync.renewal import Renewal
 
@@ -33,7 +33,7 @@ _GRACE: Final = 5.0
 
 
 @contextlib.asynccontextmanager
-async def beside(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+async def background_task(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
     """
     Run ``work`` in a task of its own until the block ends.
 
@@ -45,16 +45,16 @@ async def beside(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
         with scope:
             await work()
 
-    flight = AsyncFlight(run)
-    flight.start()
+    task = AsyncSharedTask(run)
+    task.start()
     try:
         yield
     finally:
         scope.cancel()
-        await flight.join(_GRACE)
+        await task.join(_GRACE)
 
 
-class FollowingClient(SessionClient):
+class MirrorClient(SessionClient):
     """A blocking session that is another way to use the token of one in an event loop."""
 
     __slots__ = ()
@@ -78,7 +78,7 @@ class FollowingClient(SessionClient):
         if token is None:
             self._state.clear()
         else:
-            self._state.commit(Obtained(token, minted=False))
+            self._state.commit(NewToken(token, just_issued=False))
 
 
 class _LeaderRenewal(Renewal):
@@ -98,20 +98,20 @@ class _LeaderRenewal(Renewal):
         return self._leader.refusal()
 
     def run(
-        self, old: Snapshot | None, fence: int, urgency: Urgency, deadline: Deadline
-    ) -> Snapshot | Failed:
+        self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | FailedAttempt:
         """Take over what the leader has, once that is newer than ``old``."""
         outcome = self._leader.call(self._newer_than, old, urgency, deadline)
         if isinstance(outcome, KoyebSessionError):
-            return Failed(outcome)
-        committed = self._state.commit(Obtained(outcome.token, minted=False), fence)
-        return Failed(committed) if isinstance(committed, KoyebSessionError) else committed
+            return FailedAttempt(outcome)
+        committed = self._state.commit(NewToken(outcome.token, just_issued=False), generation)
+        return FailedAttempt(committed) if isinstance(committed, KoyebSessionError) else committed
 
     async def _newer_than(self, old: Snapshot | None, urgency: Urgency, deadline: Deadline) -> Any:
         snapshot = self._keeper.state.snapshot
         if old is None or snapshot is None or snapshot.token.id != old.token.id:
-            return await self._keeper.current(settled=True)
-        return await self._keeper.renewed(snapshot, deadline.left(), urgency)
+            return await self._keeper.usable_snapshot(wait_for_renewal=True)
+        return await self._keeper.renew(snapshot, deadline.left(), urgency)
 
 
 class _LeaderStore:
@@ -119,14 +119,14 @@ class _LeaderStore:
 
     def __init__(self, leader: AsyncSessionClient) -> None:
         self._leader = leader
-        self._place = async_place()
+        self._place = current_loop()
         self._token = anyio.lowlevel.current_token()
 
     def refusal(self) -> StoreError | None:
         """Refuse the event loop's own thread, where it would deadlock."""
         here: object = None
         with contextlib.suppress(RuntimeError):
-            here = async_place()
+            here = current_loop()
         if here is not self._place:
             return None
         return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")

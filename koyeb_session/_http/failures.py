@@ -10,7 +10,7 @@ import httpx
 
 from .._core.errors import TransportError, TransportTimeoutError
 from .._core.redaction import safe_message
-from .._core.results import bare, text_of
+from .._core.results import sanitized_copy, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,13 +50,13 @@ def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> 
     """
     late = isinstance(exc, TimeoutError | httpx.TimeoutException)
     text = redact(safe_message(exc)) or type(exc).__name__
-    advice, is_final = ("", False) if late else _diagnosis(exc)
+    advice, must_accept_401 = ("", False) if late else _diagnosis(exc)
     message = f"{what}: {text}"
     error = (TransportTimeoutError if late else TransportError)(
         f"{message}; {advice}" if advice else message
     )
-    error.retryable = not is_final
-    error.__cause__ = bare(exc, text)
+    error.retryable = not must_accept_401
+    error.__cause__ = sanitized_copy(exc, text)
     return error
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 import httpx
 
 from .._api import operations
-from .._concurrency.runtime import atomic
-from .._concurrency.threads.shared_task import Flight
+from .._concurrency.runtime import state_lock
+from .._concurrency.threads.shared_task import SharedTask
 from .._core.deadline import Deadline
 from .._core.errors import AuthenticationError, TransportTimeoutError
 from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
@@ -24,21 +24,20 @@ from .._core.origins import origins
 from .._core.policy import RefreshPolicy, RetryPolicy
 from .._core.provenance import account_of
 from .._core.results import unwrap
-from .._core.snapshot import Issuer, Obtained, Snapshot
+from .._core.snapshot import Issuer, NewToken, Snapshot
 from .._core.state import SessionState
 from .._core.validation import (
-    adopted,
-    checked,
+    access_token_error,
+    clock_error,
+    credentials_error,
+    header_error,
+    kind_error,
+    listener_error,
     not_copied,
-    wrong_access_token,
-    wrong_clock,
-    wrong_credentials,
-    wrong_header,
-    wrong_kind,
-    wrong_listener,
-    wrong_store,
-    wrong_switch,
-    wrong_timeout,
+    parse_token,
+    store_error,
+    switch_error,
+    timeout_error,
 )
 from .arguments import ClientArguments
 from .auth import SessionAuth
@@ -120,17 +119,17 @@ class SessionClient:
     __slots__ = (
         "__dict__",  # for tests that replace a method of one client; it takes no room until then
         "__weakref__",
+        "_active_tasks",
         "_auth",
         "_closing",
         "_connections",
         "_http",
         "_keeper",
-        "_operating",
+        "_operation_connections",
         "_origins",
         "_policy",
         "_sender",
         "_state",
-        "_under_way",
     )
 
     def __init__(
@@ -148,42 +147,44 @@ class SessionClient:
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        wrong = wrong_clock(clock)
+        wrong = clock_error(clock)
         clock = clock or time
-        first = None if wrong or token is None else adopted(token, clock.time())
+        first = None if wrong or token is None else parse_token(token, clock.time())
         del token
-        checked(
+        unwrap(
             wrong
-            or wrong_store(store)
-            or wrong_timeout(timeout)
-            or wrong_credentials(credentials)
-            or wrong_kind("refresh_policy", refresh_policy, RefreshPolicy)
-            or wrong_kind("retry_policy", retry_policy, RetryPolicy)
-            or wrong_kind("http_client", http_client, httpx.Client)
-            or wrong_kind("transport", transport, httpx.BaseTransport)
+            or store_error(store)
+            or timeout_error(timeout)
+            or credentials_error(credentials)
+            or kind_error("refresh_policy", refresh_policy, RefreshPolicy)
+            or kind_error("retry_policy", retry_policy, RetryPolicy)
+            or kind_error("http_client", http_client, httpx.Client)
+            or kind_error("transport", transport, httpx.BaseTransport)
         )
         if http_client is not None and transport is not None:
             message = "give http_client or transport, not both"
             raise ValueError(message)
-        first = checked(first)
-        self._origins = checked(origins(base_url, allowed_origins))
+        first = unwrap(first)
+        self._origins = unwrap(origins(base_url, allowed_origins))
         if http_client is not None:
             transport = BorrowedClient(http_client)
         # The exchange has connections of its own: a full pool must not keep it from renewing.
         self._connections = Connections(transport)
-        self._operating: Connections | None = self._connections if transport else Connections()
+        self._operation_connections: Connections | None = (
+            self._connections if transport else Connections()
+        )
         self._sender = Sender(
             self._origins.base_url,
-            self._operating,
+            self._operation_connections,
             retry=retry_policy or RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
         )
         self._policy = refresh_policy or RefreshPolicy()
-        self._under_way: set[Flight[Any]] = set()
+        self._active_tasks: set[SharedTask[Any]] = set()
         self._start_session(clock, credentials, store, first)
         if first is not None:
-            unwrap(self._state.commit(Obtained(first, minted=False)))
+            unwrap(self._state.commit(NewToken(first, just_issued=False)))
 
     @classmethod
     def from_env(cls, **overrides: Unpack[ClientArguments]) -> Self:
@@ -244,7 +245,7 @@ class SessionClient:
                 account=None if beginning is None else account_of(beginning),
                 bound=beginning is not None,
                 timeout=sender.timeout,
-                under_way=self._under_way,
+                active_tasks=self._active_tasks,
             )
         self._state = state
         self._keeper = TokenKeeper(
@@ -254,10 +255,10 @@ class SessionClient:
             persistence,
             retry=sender.retry,
             timeout=sender.timeout,
-            under_way=self._under_way,
+            active_tasks=self._active_tasks,
         )
         self._auth: SessionAuth | None = None
-        self._closing: Flight[None] | None = None
+        self._closing: SharedTask[None] | None = None
         self._http: httpx.Client | None = None
 
     # Signing in and out
@@ -297,10 +298,12 @@ class SessionClient:
         operation = operations.login(email, password, organization_id, seon_fp)
         del password, seon_fp
         deadline = self._check(timeout)
-        outcome = self._sender.send(checked(operation), timeout=timeout)
-        obtained = _issued(self._unwrap(outcome), "signed in with a password")
+        outcome = self._sender.send(unwrap(operation), timeout=timeout)
+        new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = account_of(PasswordCredentials(email, "", organization_id))
-        return self._unwrap(self._keeper.adopt(obtained, None, deadline, account, bound=True)).token
+        return self._unwrap(
+            self._keeper.begin_session(new_token, None, deadline, account, bound=True)
+        ).token
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -320,7 +323,7 @@ class SessionClient:
         """
         operation = operations.passwordless_login(email)
         self._check(timeout)
-        operation = checked(operation)
+        operation = unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._unwrap(self._sender.send(operation, timeout=timeout))
@@ -340,18 +343,18 @@ class SessionClient:
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
         """
-        given = adopted(token, self._state.clock.time())
+        given = parse_token(token, self._state.clock.time())
         del token
         deadline = self._check(None)
-        given = checked(given)
+        given = unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
         # With credentials the session stays theirs: they will be asked to go on from this token.
         account = None if self._state.has_credentials else account_of(given)
         return self._unwrap(
-            self._keeper.adopt(
-                Obtained(given, minted=False, how="signed in with a given token"),
+            self._keeper.begin_session(
+                NewToken(given, just_issued=False, how="signed in with a given token"),
                 None,
                 deadline,
                 account,
@@ -380,7 +383,7 @@ class SessionClient:
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
         self._check(timeout)
-        outcome = self._keeper.renewed(self._state.snapshot, timeout)
+        outcome = self._keeper.renew(self._state.snapshot, timeout)
         return self._unwrap(outcome).token
 
     def logout(self, *, timeout: float | None = None) -> None:
@@ -452,15 +455,15 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = wrong_switch(organization_id, seon_fp)
+        wrong = switch_error(organization_id, seon_fp)
         build = _with_token(operations.switch_organization, organization_id, seon_fp)
         del seon_fp
-        checked(wrong)
+        unwrap(wrong)
         deadline = self._check(timeout)
-        fence = self._state.fence
+        generation = self._state.generation
         outcome = self._signed(build, deadline)
-        obtained = _issued(self._unwrap(outcome), "switched to an organization")
-        return self._unwrap(self._keeper.adopt(obtained, fence, deadline)).token
+        new_token = _issued(self._unwrap(outcome), "switched to an organization")
+        return self._unwrap(self._keeper.begin_session(new_token, generation, deadline)).token
 
     def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -487,15 +490,15 @@ class SessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = wrong_header("seon_fp", seon_fp)
+        wrong = header_error("seon_fp", seon_fp)
         build = _with_token(operations.unscope_organization_token, seon_fp)
         del seon_fp
-        checked(wrong)
+        unwrap(wrong)
         deadline = self._check(timeout)
-        fence = self._state.fence
+        generation = self._state.generation
         outcome = self._signed(build, deadline)
-        obtained = _issued(self._unwrap(outcome), "switched to no organization")
-        return self._unwrap(self._keeper.adopt(obtained, fence, deadline)).token
+        new_token = _issued(self._unwrap(outcome), "switched to no organization")
+        return self._unwrap(self._keeper.begin_session(new_token, generation, deadline)).token
 
     def create_access_token(
         self,
@@ -530,7 +533,7 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
-        checked(wrong_access_token(organization_id, validity))
+        unwrap(access_token_error(organization_id, validity))
         deadline = self._check(timeout)
         build = _with_token(operations.create_access_token, organization_id, validity)
         return self._unwrap(self._signed(build, deadline))
@@ -553,7 +556,7 @@ class SessionClient:
         """
         operation = operations.login_method(email)
         self._check(timeout)
-        return self._unwrap(self._sender.send(checked(operation), timeout=timeout))
+        return self._unwrap(self._sender.send(unwrap(operation), timeout=timeout))
 
     # The token
 
@@ -576,7 +579,7 @@ class SessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
         """
         self._check(None)
-        return self._unwrap(self._keeper.current()).token
+        return self._unwrap(self._keeper.usable_snapshot()).token
 
     def keep_current(self) -> None:
         """
@@ -586,7 +589,7 @@ class SessionClient:
         is in the log, and is tried again.
         """
         self._check(None)
-        self._keeper.keep(lambda: not self._state.closed)
+        self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
     def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """
@@ -602,7 +605,7 @@ class SessionClient:
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
-        checked(wrong_listener(listener))
+        unwrap(listener_error(listener))
         return self._keeper.listen(listener)
 
     def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
@@ -619,10 +622,10 @@ class SessionClient:
         Raises:
             ValueError: It has expired, or cannot be sent in a header.
         """
-        given = adopted(token, self._state.clock.time())
+        given = parse_token(token, self._state.clock.time())
         del token
         self._check(None)
-        return self._sibling(checked(given), renew=renew)
+        return self._sibling(unwrap(given), renew=renew)
 
     def guest(self) -> Self:
         """
@@ -640,13 +643,13 @@ class SessionClient:
         other = object.__new__(type(self))
         other._origins = self._origins
         other._connections = self._connections
-        other._operating = None
+        other._operation_connections = None
         other._sender = self._sender
         other._policy = self._policy
-        other._under_way = self._under_way
+        other._active_tasks = self._active_tasks
         other._start_session(clock, renew=renew)
         if token is not None:
-            unwrap(other._state.commit(Obtained(token, minted=False)))
+            unwrap(other._state.commit(NewToken(token, just_issued=False)))
         return other
 
     # What it plugs into
@@ -699,26 +702,26 @@ class SessionClient:
         self._state.close()
         if self._keeper.listeners is not None:
             self._keeper.listeners.let_go()
-        with atomic:
+        with state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
                 seconds = _CLOSING * self._sender.timeout
-                self._closing = closing = Flight(self._close_all, seconds=seconds)
+                self._closing = closing = SharedTask(self._close_all, seconds=seconds)
                 closing.start()
         closing.join(math.inf)
 
     def _close_all(self) -> None:
         try:
             self._keeper.drain()
-            if self._operating is not None:
-                for flight in tuple(self._under_way):  # those of `for_token`
-                    flight.wait()
+            if self._operation_connections is not None:
+                for task in tuple(self._active_tasks):  # those of `for_token`
+                    task.wait()
         finally:  # also when the event loop ends
-            if self._operating is not None:
+            if self._operation_connections is not None:
                 # They are one and the same if the transport was given.
-                for connections in dict.fromkeys((self._operating, self._connections)):
+                for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     connections.shut()
-                self._operating = None
+                self._operation_connections = None
             if self._http is not None:
                 self._http.close()
 
@@ -743,7 +746,7 @@ class SessionClient:
         raise TypeError(not_copied(type(self).__name__))
 
     def __del__(self) -> None:
-        operating: Connections | None = getattr(self, "_operating", None)
+        operating: Connections | None = getattr(self, "_operation_connections", None)
         state: SessionState | None = getattr(self, "_state", None)  # it may not have been made
         if operating is None or state is None or state.closed:
             return
@@ -759,7 +762,7 @@ class SessionClient:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
-            checked(wrong_timeout(timeout))
+            unwrap(timeout_error(timeout))
         return Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
@@ -770,23 +773,23 @@ class SessionClient:
         self, build: Callable[[Token], Operation[T]], deadline: Deadline
     ) -> T | KoyebSessionError:
         """Send an operation with the current token; once more with a newer one if it is refused."""
-        signed = self._keeper.current(settled=True, timeout=deadline.left())
+        signed = self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
         if not isinstance(signed, Snapshot):
             return signed
         outcome = self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        if deadline.passed and not self._state.is_final(signed):
+        if deadline.passed and not self._state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
-        newer = self._keeper.replacement(signed, deadline.left())
+        newer = self._keeper.replace_rejected(signed, deadline.left())
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
         return self._sender.send(build(newer.token), timeout=deadline.left())
 
 
-def _issued(token: Token, how: str) -> Obtained:
+def _issued(token: Token, how: str) -> NewToken:
     """Note how a token came that the service has issued this moment."""
-    return Obtained(token, minted=True, how=how, issuer=Issuer.KOYEB)
+    return NewToken(token, just_issued=True, how=how, issuer=Issuer.KOYEB)
 
 
 def _with_token(

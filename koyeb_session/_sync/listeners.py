@@ -8,9 +8,9 @@ from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
-from .._concurrency.runtime import atomic, place
+from .._concurrency.runtime import current_process, state_lock
 from .._concurrency.threads.calls import call
-from .._concurrency.threads.shared_task import Flight
+from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Event
 from .._core.deadline import Deadline
 from .._core.log import log
@@ -59,8 +59,8 @@ class Listeners:
 
     def tell(self) -> None:
         """Tell all news, unless somebody in this place is telling."""
-        here = place()
-        with atomic:
+        here = current_process()
+        with state_lock:
             if self._teller is here:
                 return
             self._teller = here
@@ -68,7 +68,7 @@ class Listeners:
         within = _telling.set(self)
         try:
             while True:
-                with atomic:
+                with state_lock:
                     if not self._news:
                         self._teller = None
                         return
@@ -90,8 +90,8 @@ class Listeners:
         Not where a listener is what waits, as by closing the client: it would wait for itself.
         """
         deadline = Deadline(timeout)
-        Flight(self.tell, seconds=timeout).lead(deadline.left())
-        if self._told is not None and self._teller is place():
+        SharedTask(self.tell, seconds=timeout).run(deadline.left())
+        if self._told is not None and self._teller is current_process():
             self._told.wait(deadline.left())
 
     def let_go(self) -> None:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .._concurrency.runtime import atomic
-from .._concurrency.threads.shared_task import Flight
+from .._concurrency.runtime import state_lock
+from .._concurrency.threads.shared_task import SharedTask
 from .._core.deadline import Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
 from .._core.provenance import Provenance, read_provenance
 from .._core.results import store_error
-from .._core.snapshot import Issuer, Obtained, Snapshot
+from .._core.snapshot import Issuer, NewToken, Snapshot
 from .._core.tokens import jwt_claims
-from .._core.validation import adopted
-from .store_turn import UNKNOWN, StoreTurn
+from .._core.validation import parse_token
+from .store_hold import UNKNOWN, StoreHold
 
 if TYPE_CHECKING:
     from typing import Any
@@ -45,15 +45,15 @@ class Persistence:
     """
 
     __slots__ = (
+        "_active_tasks",
+        "_hold",
+        "_is_retrying",
         "_known",
-        "_late",
         "_origin",
-        "_owed",
         "_problem",
         "_replaced",
         "_timeout",
-        "_turn",
-        "_under_way",
+        "_unsaved",
         "_warned",
         "account",
         "bound",
@@ -70,18 +70,18 @@ class Persistence:
         account: str | None,
         bound: bool,
         timeout: float,
-        under_way: set[Flight[Any]],
+        active_tasks: set[SharedTask[Any]],
     ) -> None:
         self._known: str | None = UNKNOWN
-        self._late = False
+        self._is_retrying = False
         self._origin = origin
-        self._owed = False
+        self._unsaved = False
         self._problem: StoreError | None = None
         self._replaced: str | None = None
         """The account whose session this one has replaced."""
         self._timeout = timeout
-        self._turn: StoreTurn | None = None
-        self._under_way = under_way
+        self._hold: StoreHold | None = None
+        self._active_tasks = active_tasks
         self._warned: str | None = None
         self.account: str | None = account
         """See `Provenance.account`; `None`: whatever the store holds."""
@@ -92,43 +92,43 @@ class Persistence:
 
     # What the session tells
 
-    def owe(self) -> None:
+    def mark_unsaved(self) -> None:
         """
         Note that the store is to be told of a change.
 
         To be called before the change, as a signal handler may raise after it, and once more after
         it: a turn under way may have written what the session was in between.
         """
-        self._owed = True
+        self._unsaved = True
 
     def begin(self, account: str, *, bound: bool) -> None:
         """Note that a session of this account begins now, in place of the one before."""
         self._replaced, self.account, self.bound = self.account, account, bound
 
     @property
-    def is_behind(self) -> bool:
+    def has_unsaved(self) -> bool:
         """Whether an attempt to tell the store has failed, and another one is due."""
-        return self._owed and self._late and (self._turn is None or not self._turn.alive)
+        return self._unsaved and self._is_retrying and (self._hold is None or not self._hold.alive)
 
-    def follow(self, deadline: Deadline) -> StoreError | None:
+    def synchronize(self, deadline: Deadline) -> StoreError | None:
         """
         Have the store follow the session.
 
         Returns:
             Why it does not yet. A turn that has not come to it in time goes on by itself.
         """
-        if not self._owed:
+        if not self._unsaved:
             return None
-        turn = self.turn()
+        hold = self.hold()
         try:
-            turn.ready(deadline.left())
-            done = turn.do(partial(self._write_changes, turn), deadline.left())
+            hold.ready(deadline.left())
+            done = hold.do(partial(self._write_changes, hold), deadline.left())
         finally:
-            turn.leave(deadline)
+            hold.leave(deadline)
         if done:
             return self._problem
-        late = StoreError("the token store could not be written in time")
-        problem = self._fall_behind(turn.problem or late)
+        retrying = StoreError("the token store could not be written in time")
+        problem = self._retry_later(hold.problem or retrying)
         log.warning("the new token is kept in memory only: %s", problem)
         return problem
 
@@ -142,16 +142,16 @@ class Persistence:
             The token that it held, if that is this session's and not ``old``; and why it may hold a
             token still.
         """
-        turn = self.turn()
+        hold = self.hold()
         try:
-            turn.ready(deadline.left() / 2)
-            found = turn.found
-            done = turn.do(partial(self._write_changes, turn), deadline.left() / 2)
+            hold.ready(deadline.left() / 2)
+            found = hold.found
+            done = hold.do(partial(self._write_changes, hold), deadline.left() / 2)
         finally:
-            turn.leave(Deadline(deadline.left() / 2))
+            hold.leave(Deadline(deadline.left() / 2))
         problem = self._problem
         if not done:
-            problem = turn.problem or StoreError("the token store could not be emptied in time")
+            problem = hold.problem or StoreError("the token store could not be emptied in time")
             found = found or self.load_unlocked(deadline.left() / 4)
             # Better without the lock than not at all. The turn deletes once more if it comes to it.
             is_foreign = found is not None and self.is_foreign(found, old)
@@ -159,42 +159,44 @@ class Persistence:
                 problem = None
         if found is None or self.is_foreign(found, old) or (old and found.id == old.token.id):
             return None, problem
-        checked = adopted(found, 0.0)  # its expiry is the service's affair
+        checked = parse_token(found, 0.0)  # its expiry is the service's affair
         return (checked if isinstance(checked, Token) else None), problem
 
-    def follow_later(self) -> Flight[StoreError | None]:
+    def synchronize_later(self) -> SharedTask[StoreError | None]:
         """Return a flight that tells the store of what it has missed."""
-        self._late = True
+        self._is_retrying = True
         deadline = Deadline(self._timeout)
-        return Flight(
-            partial(self.follow, deadline), seconds=self._timeout, under_way=self._under_way
+        return SharedTask(
+            partial(self.synchronize, deadline),
+            seconds=self._timeout,
+            active_tasks=self._active_tasks,
         )
 
     def drain(self, timeout: float) -> None:
         """Wait for the turn under way, and tell the store of what it has missed."""
         deadline = Deadline(timeout)
-        if self._turn is not None and self._turn.alive:
-            self._turn.ended(deadline.left())
-        if self._owed:
-            self.follow(deadline)
+        if self._hold is not None and self._hold.alive:
+            self._hold.wait_done(deadline.left())
+        if self._unsaved:
+            self.synchronize(deadline)
 
     # What a renewal asks
 
-    def turn(self) -> StoreTurn:
+    def hold(self) -> StoreHold:
         """Join the turn under way, or begin one; each call is followed by one of `leave`."""
-        with atomic:
-            turn = self._turn
-            if turn is not None and turn.join():
-                return turn
-            self._turn = turn = StoreTurn(
-                self.store, self._read, seconds=2 * self._timeout, under_way=self._under_way
+        with state_lock:
+            hold = self._hold
+            if hold is not None and hold.join():
+                return hold
+            self._hold = hold = StoreHold(
+                self.store, self._read, seconds=2 * self._timeout, active_tasks=self._active_tasks
             )
-        turn.start()
-        return turn
+        hold.start()
+        return hold
 
     def newer(
         self, found: Token | None, old: Snapshot | None, known: str | None
-    ) -> Obtained | None:
+    ) -> NewToken | None:
         """
         Tell whether somebody else has saved a newer token than ``old``.
 
@@ -209,16 +211,16 @@ class Persistence:
             return None
         if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
             return None
-        token = adopted(found, self.state.clock.time())
+        token = parse_token(found, self.state.clock.time())
         if isinstance(token, Exception):
             return None
         provenance = read_provenance(found)
         if provenance is not None and not self.bound:
             self.account = provenance.account
         issuer = Issuer.GIVEN if provenance is None else provenance.issuer
-        return Obtained(
+        return NewToken(
             token,
-            minted=False,
+            just_issued=False,
             how="taken over from the store",
             event="taken_over",
             issuer=issuer,
@@ -260,23 +262,23 @@ class Persistence:
             )
         return True
 
-    def save_ahead(self, turn: StoreTurn, obtained: Obtained, deadline: Deadline) -> None:
+    def save_ahead(self, hold: StoreHold, new_token: NewToken, deadline: Deadline) -> None:
         """Save a token that the session does not hold yet; `follow` makes up for a failure."""
 
         def save() -> None:
             try:
-                self.store.save(self._bind(obtained.token, obtained.issuer))
+                self.store.save(self._bind(new_token.token, new_token.issuer))
             except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
-                log.debug("%s", store_error("written", exc, obtained.token))
+                log.debug("%s", store_error("written", exc, new_token.token))
                 return
-            self._known = turn.known = obtained.token.id
-            turn.found = obtained.token
+            self._known = hold.known = new_token.token.id
+            hold.found = new_token.token
 
-        turn.do(save, deadline.left())
+        hold.do(save, deadline.left())
 
     # What a turn does
 
-    def _read(self, turn: StoreTurn) -> None:
+    def _read(self, hold: StoreHold) -> None:
         """
         Load what the store holds; a second time if the first one fails.
 
@@ -284,53 +286,53 @@ class Persistence:
         """
         for attempt in (1, 2):
             try:
-                turn.found = self.store.load()
+                hold.found = self.store.load()
             except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
                 if attempt == 2:
-                    turn.problem = store_error("read", exc)
+                    hold.problem = store_error("read", exc)
             else:
-                turn.problem = None
-                turn.known, self._known = self._known, turn.found.id if turn.found else None
+                hold.problem = None
+                hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
-    def _write_changes(self, turn: StoreTurn) -> None:
+    def _write_changes(self, hold: StoreHold) -> None:
         """Write what the session is, or delete, until that no longer changes."""
-        while self._owed:
+        while self._unsaved:
             # First, so that a change which comes while this one is written is written after it.
-            self._owed = False
-            late, self._late = self._late, False
-            fence, snapshot = self.state.fence, self.state.snapshot
+            self._unsaved = False
+            retrying, self._is_retrying = self._is_retrying, False
+            generation, snapshot = self.state.generation, self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
                 continue  # there is nothing to write, and nothing to delete
-            if late and self._is_others(turn.found, turn.known, snapshot):
-                self._go_on_with_others(turn, snapshot, fence)
+            if retrying and self._is_others(hold.found, hold.known, snapshot):
+                self._go_on_with_others(hold, snapshot, generation)
             else:
-                self._problem = self._write(snapshot, turn)
+                self._problem = self._write(snapshot, hold)
             if self._problem is not None:
-                self._fall_behind(self._problem)
+                self._retry_later(self._problem)
                 return
             if snapshot is not None:
-                self.state.saved(snapshot)
+                self.state.mark_saved(snapshot)
 
-    def _go_on_with_others(self, turn: StoreTurn, own: Snapshot | None, fence: int) -> None:
+    def _go_on_with_others(self, hold: StoreHold, own: Snapshot | None, generation: int) -> None:
         """Leave what somebody else has saved since, and take it over if it is this session's."""
-        newer = None if own is None else self.newer(turn.found, own, turn.known)
+        newer = None if own is None else self.newer(hold.found, own, hold.known)
         if newer is not None:
-            self.state.commit(newer, fence)
+            self.state.commit(newer, generation)
 
-    def _write(self, snapshot: Snapshot | None, turn: StoreTurn) -> StoreError | None:
+    def _write(self, snapshot: Snapshot | None, hold: StoreHold) -> StoreError | None:
         """Write once; what cannot be replaced is deleted, as it is known to be wrong."""
         store = self.store
         try:
             if snapshot is None:
-                if turn.found is None or not self.is_foreign(turn.found, None):
+                if hold.found is None or not self.is_foreign(hold.found, None):
                     store.delete()
                     self._known = None
             else:
                 store.save(self._bind(snapshot.token, snapshot.issuer))
                 # What lies there now was saved by nobody else.
-                turn.found, turn.known = snapshot.token, snapshot.token.id
+                hold.found, hold.known = snapshot.token, snapshot.token.id
                 self._known = snapshot.token.id
         except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
             token = None if snapshot is None else snapshot.token
@@ -349,7 +351,7 @@ class Persistence:
                 what = "it holds what somebody else has saved since"
             else:
                 store.delete()
-                turn.found = self._known = None
+                hold.found = self._known = None
                 what = "what it held is deleted"
         except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
             pass
@@ -373,12 +375,12 @@ class Persistence:
             return order is not None and order >= 0
         return found.id != known and (own is None or found.id != own.token.id)
 
-    def _fall_behind(self, problem: StoreError) -> StoreError:
+    def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave a change to a later request, or to the end of the session."""
-        self._owed = self._late = True
+        self._unsaved = self._is_retrying = True
         snapshot = self.state.snapshot
         if snapshot is not None:
-            self.state.look_for_unsaved(snapshot)
+            self.state.defer_check(snapshot)
         return problem
 
     def _unlocked(self, work: Work[Any], seconds: float) -> tuple[Any] | None:
@@ -390,7 +392,7 @@ class Persistence:
             except Exception:  # noqa: BLE001 - the first error says what is wrong with the store
                 return None
 
-        return Flight(attempt, seconds=seconds, under_way=self._under_way).lead(seconds)
+        return SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(seconds)
 
 
 def _order(found: Token, own: Token) -> float | None:

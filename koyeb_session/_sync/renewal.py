@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError, StoreError
 from .._core.log import log
-from .._core.results import not_renewed
-from .._core.snapshot import Failed, Obtained, Phase, Snapshot, Urgency
+from .._core.results import renewal_timed_out
+from .._core.snapshot import FailedAttempt, NewToken, Phase, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .token_source import is_refusal
 
 if TYPE_CHECKING:
     from .._core.state import SessionState
     from .persistence import Persistence
-    from .store_turn import StoreTurn
-    from .token_source import NewToken, TokenSource
+    from .store_hold import StoreHold
+    from .token_source import Attempt, TokenSource
 
 
 class Renewal:
@@ -42,118 +42,120 @@ class Renewal:
         return None
 
     def run(
-        self, old: Snapshot | None, fence: int, urgency: Urgency, deadline: Deadline
-    ) -> Snapshot | Failed:
+        self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | FailedAttempt:
         """
         Replace ``old``.
 
         Args:
             old: The snapshot to replace; `None` when there is none.
-            fence: What ``state.fence`` was when this was decided.
+            generation: The generation in which this was decided.
             urgency: How much the callers need it.
             deadline: For all of it. The store has half of it to be locked and read.
         """
         persistence = self._persistence
         if persistence is None:
-            return self._obtain(old, fence, urgency, deadline)
-        turn = persistence.turn()
+            return self._request_new_token(old, generation, urgency, deadline)
+        hold = persistence.hold()
         try:
-            turn.ready(deadline.left() / 2)
-            return self._run(turn, old, fence, urgency, deadline=deadline)
+            hold.ready(deadline.left() / 2)
+            return self._run(hold, old, generation, urgency, deadline=deadline)
         finally:
-            turn.leave(deadline)
+            hold.leave(deadline)
 
     def _run(
         self,
-        turn: StoreTurn,
+        hold: StoreHold,
         old: Snapshot | None,
-        fence: int,
+        generation: int,
         urgency: Urgency,
         *,
         deadline: Deadline,
-    ) -> Snapshot | Failed:
-        newer = self._saved_by_others(turn, old, deadline)
-        if fence != self._state.fence:  # the session changed while the store was waited for
-            return Failed(SUPERSEDED, attempted=False)
+    ) -> Snapshot | FailedAttempt:
+        newer = self._saved_by_others(hold, old, deadline)
+        if generation != self._state.generation:  # the session has changed meanwhile
+            return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
-            return self._commit(newer, old, fence)
+            return self._commit(newer, old, generation)
         may_exchange = True
-        if problem := _problem_of(turn):
-            may_exchange = not turn.is_held_elsewhere
-            if not self._may_go_on(old, urgency, turn):
-                return Failed(problem)
-            where = "inside the store's lock" if turn.locked else "without the store"
+        if problem := _store_error_of(hold):
+            may_exchange = not hold.is_held_elsewhere
+            if not self._may_renew_without_store(old, urgency, hold):
+                return FailedAttempt(problem)
+            where = "inside the store's lock" if hold.locked else "without the store"
             log.warning("the token is renewed %s: %s", where, problem)
-        outcome = self._obtain(old, fence, urgency, deadline, turn=turn, may_exchange=may_exchange)
-        if isinstance(outcome, Failed) and problem and _has_no_way(outcome):
-            return Failed(problem)
+        outcome = self._request_new_token(
+            old, generation, urgency, deadline, hold=hold, may_exchange=may_exchange
+        )
+        if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
+            return FailedAttempt(problem)
         if isinstance(outcome, Snapshot) and self._persistence is not None:
-            self._persistence.follow(deadline)
+            self._persistence.synchronize(deadline)
         return outcome
 
-    def _obtain(
+    def _request_new_token(
         self,
         old: Snapshot | None,
-        fence: int,
+        generation: int,
         urgency: Urgency,
         deadline: Deadline,
         *,
-        turn: StoreTurn | None = None,
+        hold: StoreHold | None = None,
         may_exchange: bool = True,
-    ) -> Snapshot | Failed:
+    ) -> Snapshot | FailedAttempt:
         """Refresh, or sign in again where that cannot help; commit what comes of it."""
-        refused: Failed | None = None
+        refused: FailedAttempt | None = None
         if deadline.passed:
-            return Failed(not_renewed(deadline.seconds))
+            return FailedAttempt(renewal_timed_out(deadline.seconds))
         # A token that was refused counts as expired: what else fails must not end the session.
         signs_in = urgency is Urgency.REJECTED and self._state.has_credentials
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = self._source.refresh(old, deadline)
-            if isinstance(outcome, Obtained) or not (signs_in or is_refusal(outcome.error)):
-                return self._settle(outcome, old, fence, deadline)
+            if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
+                return self._commit_or_revoke(outcome, old, generation, deadline)
             refused = outcome
             # Somebody may have exchanged it meanwhile, as after a lease that has ended.
-            if turn is not None and turn.locked:
-                turn.read_again(deadline.left() / 2)
-            if newer := self._saved_by_others(turn, old, deadline):
-                return self._commit(newer, old, fence)
+            if hold is not None and hold.locked:
+                hold.read_again(deadline.left() / 2)
+            if newer := self._saved_by_others(hold, old, deadline):
+                return self._commit(newer, old, generation)
         replaced = None if old is None else old.token
-        if turn is not None and self._persistence is not None:
-            replaced = self._persistence.latest(turn.found, old, turn.known)
+        if hold is not None and self._persistence is not None:
+            replaced = self._persistence.latest(hold.found, old, hold.known)
         outcome = self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, Failed) and refused is not None and old is not None:
+        if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        ahead = isinstance(outcome, Obtained) and self._save_ahead(outcome, turn, deadline)
-        settled = self._settle(outcome, old, fence, deadline)
-        if ahead and isinstance(settled, Failed) and self._persistence is not None:
-            self._persistence.owe()  # the session has moved on, and the store has to follow
-            self._persistence.follow(deadline)
+        ahead = isinstance(outcome, NewToken) and self._save_ahead(outcome, hold, deadline)
+        settled = self._commit_or_revoke(outcome, old, generation, deadline)
+        if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
+            self._persistence.mark_unsaved()  # the session has moved on
+            self._persistence.synchronize(deadline)
         return settled
 
-    def _save_ahead(self, obtained: Obtained, turn: StoreTurn | None, deadline: Deadline) -> bool:
+    def _save_ahead(self, new_token: NewToken, hold: StoreHold | None, deadline: Deadline) -> bool:
         """
         Save a token with a secret that can be used once, before anybody uses the token.
 
         The provider has forgotten the secret before it. A program that ends now must find the new
         one in the store.
         """
-        if turn is None or self._persistence is None or obtained.token.renewal is None:
+        if hold is None or self._persistence is None or new_token.token.renewal is None:
             return False
-        self._persistence.save_ahead(turn, obtained, deadline)
+        self._persistence.save_ahead(hold, new_token, deadline)
         return True
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
-        look = self._state.look()
-        failed = look.trouble if signs_in else None
-        in_backoff = failed is not None and failed.blocks(look.now)
+        seen = self._state.observe()
+        failed = seen.failure if signs_in else None
+        in_backoff = failed is not None and failed.in_backoff(seen.now)
         if in_backoff and not isinstance(failed and failed.error, StoreError):
             return False
-        return self._source.can_refresh(old) and old.phase(look.now) is not Phase.EXPIRED
+        return self._source.can_refresh(old) and old.phase(seen.now) is not Phase.EXPIRED
 
     def _saved_by_others(
-        self, turn: StoreTurn | None, old: Snapshot | None, deadline: Deadline
-    ) -> Obtained | None:
+        self, hold: StoreHold | None, old: Snapshot | None, deadline: Deadline
+    ) -> NewToken | None:
         """
         Return a newer token that somebody else has saved, if there is one.
 
@@ -161,44 +163,52 @@ class Renewal:
         first one without its lock, and locks for certain before it reads again.
         """
         persistence = self._persistence
-        if turn is None or persistence is None:
+        if hold is None or persistence is None:
             return None
-        if not turn.locked:
+        if not hold.locked:
             found = persistence.load_unlocked(deadline.left() / 2)
-            return persistence.newer(found, old, turn.known)
-        newer = persistence.newer(turn.found, old, turn.known)
-        is_other = turn.found is not None and (old is None or turn.found.id != old.token.id)
+            return persistence.newer(found, old, hold.known)
+        newer = persistence.newer(hold.found, old, hold.known)
+        is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
         if newer is None and is_other:
-            turn.read_again(deadline.left() / 2)
-            newer = persistence.newer(turn.found, old, turn.known)
+            hold.read_again(deadline.left() / 2)
+            newer = persistence.newer(hold.found, old, hold.known)
         return newer
 
-    def _settle(
-        self, outcome: NewToken, old: Snapshot | None, fence: int, deadline: Deadline
-    ) -> Snapshot | Failed:
+    def _commit_or_revoke(
+        self, outcome: Attempt, old: Snapshot | None, generation: int, deadline: Deadline
+    ) -> Snapshot | FailedAttempt:
         """Commit a new token; one that comes too late is revoked."""
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, FailedAttempt):
             return outcome
-        committed = self._commit(outcome, old, fence)
-        if outcome.minted and isinstance(committed, Failed) and committed.error is SUPERSEDED:
+        committed = self._commit(outcome, old, generation)
+        if (
+            outcome.just_issued
+            and isinstance(committed, FailedAttempt)
+            and committed.error is SUPERSEDED
+        ):
             self._source.revoke(outcome.token, deadline)
         return committed
 
-    def _commit(self, obtained: Obtained, old: Snapshot | None, fence: int) -> Snapshot | Failed:
-        persistence = None if obtained.from_store else self._persistence
+    def _commit(
+        self, new_token: NewToken, old: Snapshot | None, generation: int
+    ) -> Snapshot | FailedAttempt:
+        persistence = None if new_token.from_store else self._persistence
         if persistence is not None:
-            persistence.owe()
+            persistence.mark_unsaved()
         committed = self._state.commit(
-            obtained, fence, replaces=old, unsaved=persistence is not None
+            new_token, generation, replaces=old, unsaved=persistence is not None
         )
         if persistence is not None:
-            persistence.owe()
+            persistence.mark_unsaved()
         if isinstance(committed, KoyebSessionError):
-            return Failed(committed, attempted=committed is not SUPERSEDED)
-        self._state.log_new_token(obtained, committed)
+            return FailedAttempt(committed, attempted=committed is not SUPERSEDED)
+        self._state.log_new_token(new_token, committed)
         return committed
 
-    def _may_go_on(self, old: Snapshot | None, urgency: Urgency, turn: StoreTurn) -> bool:
+    def _may_renew_without_store(
+        self, old: Snapshot | None, urgency: Urgency, hold: StoreHold
+    ) -> bool:
         """
         Decide whether to go on although the store could not be locked and read.
 
@@ -209,27 +219,27 @@ class Renewal:
         phase = Phase.EXPIRED if old is None else old.phase(self._state.clock)
         if phase is Phase.EXPIRED or (urgency is Urgency.REJECTED and self._state.has_credentials):
             return True
-        if turn.is_held_elsewhere:
+        if hold.is_held_elsewhere:
             return False
         return urgency > Urgency.AHEAD or phase is Phase.HARD
 
 
-def _has_no_way(failed: Failed) -> bool:
+def _has_no_way(failed: FailedAttempt) -> bool:
     """Tell whether there was nothing to renew a token with."""
     return not failed.attempted and failed.error is not SUPERSEDED
 
 
-def _problem_of(turn: StoreTurn) -> StoreError | None:
+def _store_error_of(hold: StoreHold) -> StoreError | None:
     """Tell why a turn is not inside the lock with what the store holds."""
-    if turn.problem is not None:
-        return turn.problem
-    if turn.is_ready:
+    if hold.problem is not None:
+        return hold.problem
+    if hold.is_ready:
         return None
-    what = "read" if turn.locked else "locked"
+    what = "read" if hold.locked else "locked"
     return StoreError(f"the token store could not be {what} in time")
 
 
-def _both(old: Snapshot, first: Failed, second: Failed) -> Failed:
+def _both(old: Snapshot, first: FailedAttempt, second: FailedAttempt) -> FailedAttempt:
     """Tell of a refused refresh after which the credentials brought no token either."""
     if second.attempted:
         return second._replace(refused=first.refused)
@@ -237,4 +247,4 @@ def _both(old: Snapshot, first: Failed, second: Failed) -> Failed:
         return first
     from .._core.endings import refused  # noqa: PLC0415 - as that module says
 
-    return Failed(refused(old, first.error), refused=True)
+    return FailedAttempt(refused(old, first.error), refused=True)

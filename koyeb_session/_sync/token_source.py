@@ -20,17 +20,17 @@ from .._core.errors import (
     SessionExpiredError,
 )
 from .._core.models import AccessTokenCredentials, PasswordCredentials, Token
-from .._core.results import caused, detached, foreign, text_of
-from .._core.snapshot import Failed, Issuer, Obtained, Snapshot
+from .._core.results import safe_copy, text_of, with_cause, without_frames
+from .._core.snapshot import FailedAttempt, Issuer, NewToken, Snapshot
 from .._core.timestamps import from_epoch
-from .._core.validation import adopted, takes_token
+from .._core.validation import parse_token, takes_token
 
 if TYPE_CHECKING:
     from .._core.deadline import Deadline
     from .._core.models import Clock, Credentials
     from .http.sender import Sender
 
-NewToken: TypeAlias = Obtained | Failed
+Attempt: TypeAlias = NewToken | FailedAttempt
 
 _PASSING: Final = {408, 425, 429}
 """What says that another attempt may be answered otherwise, among the 4xx."""
@@ -66,7 +66,7 @@ class TokenSource:
             return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
         return old.issuer is Issuer.KOYEB
 
-    def refresh(self, old: Snapshot, deadline: Deadline) -> NewToken:
+    def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """
         Exchange a token for a new one.
 
@@ -75,12 +75,12 @@ class TokenSource:
         """
         outcome = self._sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
-            return Obtained(
-                outcome, minted=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
+            return NewToken(
+                outcome, just_issued=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
             )
-        return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
+        return FailedAttempt(outcome, refused=isinstance(outcome, AuthenticationError))
 
-    def sign_in(self, old: Snapshot | None, replaced: Token | None, deadline: Deadline) -> NewToken:
+    def sign_in(self, old: Snapshot | None, replaced: Token | None, deadline: Deadline) -> Attempt:
         """
         Ask the credentials for a token.
 
@@ -94,11 +94,11 @@ class TokenSource:
             case None:
                 from .._core.endings import no_way  # noqa: PLC0415 - as that module says
 
-                return Failed(no_way(old, self._clock), attempted=False)
+                return FailedAttempt(no_way(old, self._clock), attempted=False)
             case PasswordCredentials() as given:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):
-                    return Failed(_unusable(operation, old), signs_in=True)
+                    return FailedAttempt(_unusable(operation, old), signs_in=True)
                 return self._issued(self._sender.send_once(operation, deadline), Issuer.KOYEB)
             case AccessTokenCredentials() as given:
                 bearer = Token(given.api_token)
@@ -115,17 +115,17 @@ class TokenSource:
                 except Exception as exc:
                     if isinstance(exc, TimeoutError) and deadline.passed:
                         raise
-                    return Failed(_raised(exc, old, replaced), signs_in=True, soon=True)
+                    return FailedAttempt(_raised(exc, old, replaced), signs_in=True, soon=True)
 
     def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
         """Make the service forget a token; one that it does not know any more is success."""
         outcome = self._sender.send(operations.logout(token), timeout=deadline.left())
         return None if isinstance(outcome, AuthenticationError) else outcome
 
-    def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> NewToken:
+    def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> Attempt:
         if isinstance(outcome, Token):
-            return Obtained(outcome, minted=True, issuer=issuer)
-        return Failed(outcome, signs_in=True)
+            return NewToken(outcome, just_issued=True, issuer=issuer)
+        return FailedAttempt(outcome, signs_in=True)
 
 
 def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
@@ -140,25 +140,25 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
     return outcome
 
 
-def _brought(given: object, wall: float, old: Snapshot | None) -> NewToken:
+def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
     """Check what a callable has returned."""
-    token = adopted(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
+    token = parse_token(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
     if isinstance(token, Exception):
-        return Failed(_unusable(token, old), signs_in=True, soon=True)
+        return FailedAttempt(_unusable(token, old), signs_in=True, soon=True)
     if token.issued_at is None:  # marks it as renewable: else an opaque one is an API token
         token = attrs.evolve(token, issued_at=from_epoch(wall))
-    return Obtained(token, minted=False, issuer=Issuer.CREDENTIALS)
+    return NewToken(token, just_issued=False, issuer=Issuer.CREDENTIALS)
 
 
 def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> KoyebSessionError:
     """Make the error for credentials that raised; an error of this package is what it is."""
     if isinstance(exc, KoyebSessionError):
-        error = detached(exc)
+        error = without_frames(exc)
         # Another session's, whose end is not this one's.
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
     secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
-    cause = foreign(exc, filter(None, secrets))
+    cause = safe_copy(exc, filter(None, secrets))
     return _unusable(cause, old, type(exc).__name__)
 
 
@@ -170,4 +170,4 @@ def _unusable(
     name, text = name or type(cause).__name__, text_of(cause).removeprefix(f"{name}: ")
     error = kind(f"the credentials gave no token: {f'{name}: {text}' if text else name}")
     error.retryable = getattr(cause, "retryable", isinstance(cause, OSError))
-    return caused(error, cause)
+    return with_cause(error, cause)

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import httpx
 
 from ._bodies import Body
+from ._calls import arespond
 from ._replies import Reply
 from ._service import Service
-from ._visits import aplay
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -47,8 +47,8 @@ class FakeApp:
             return
         target = f"{_path(scope)}?{scope['query_string'].decode('latin-1')}"
         headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-        visit = self._service.admit(scope["method"], target, headers, content)
-        reply = await aplay(self._service, visit)
+        call = self._service.receive(scope["method"], target, headers, content)
+        reply = await arespond(self._service, call)
         if reply is None:
             raise httpx.ReadError("[Errno 104] Connection reset by peer")
         await _send(reply, send)

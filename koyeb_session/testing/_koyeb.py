@@ -8,12 +8,12 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Literal
 
+from .._core.models import Clock
 from ._accounts import Accounts
-from ._clock import Clock
 from ._fake import FakeService
 from ._operations import Operations, Rules
 from ._routes import KOYEB
-from ._tokens import Ledger, TokenKind
+from ._tokens import TokenKind, TokenRegistry
 
 _USERS: Mapping[str, str] = MappingProxyType({"me@example.com": "correct horse"})
 
@@ -84,7 +84,7 @@ class FakeKoyeb(FakeService):
         )
         clock = time if clock is None else clock
         self._accounts = Accounts(users)
-        self._ledger = Ledger(clock, token_lifetime)
+        self._ledger = TokenRegistry(clock, token_lifetime)
         self._operations = Operations(self._accounts, self._ledger, rules)
         super().__init__(
             "https://app.koyeb.com", self._operations.carry_out, KOYEB, clock, withdrawn

@@ -17,7 +17,7 @@ from ._accounts import Accounts
 from ._apps import Apps
 from ._replies import Refusal, Reply
 from ._requests import Request
-from ._tokens import IssuedToken, Ledger
+from ._tokens import IssuedToken, TokenRegistry
 
 _WRONG_CREDENTIALS = (
     "There is no Koyeb account associated with this email address or your password is incorrect"
@@ -55,7 +55,7 @@ class Operations:
         mailbox: email -> the tokens that passwordless links carried.
     """
 
-    def __init__(self, accounts: Accounts, ledger: Ledger, rules: Rules) -> None:
+    def __init__(self, accounts: Accounts, ledger: TokenRegistry, rules: Rules) -> None:
         self._accounts = accounts
         self._ledger = ledger
         self._apps = Apps()

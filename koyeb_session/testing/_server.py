@@ -16,10 +16,10 @@ from collections.abc import Coroutine, Generator
 from typing import cast
 
 from . import _replies
+from ._calls import arespond, respond
 from ._http1 import Malformed, RequestReader, WireRequest, encode
 from ._replies import Reply
-from ._service import Service, Visit
-from ._visits import aplay, play
+from ._service import Call, Service
 
 _BACKLOG = 4096
 _STEPS_OF_AN_ACCEPT = 4  # of the event loop, until an accepted connection is known here
@@ -120,16 +120,16 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     def _take(self, request: WireRequest) -> None:
-        visit = self._service.admit(
+        call = self._service.receive(
             request.method, request.target, request.headers, request.body.content
         )
-        if visit.fault is None:
-            self._answer(play(self._service, visit), keep_alive=request.keep_alive)
+        if call.fault is None:
+            self._answer(respond(self._service, call), keep_alive=request.keep_alive)
         else:
-            self._held = asyncio.create_task(self._hold(visit, keep_alive=request.keep_alive))
+            self._held = asyncio.create_task(self._hold(call, keep_alive=request.keep_alive))
 
-    async def _hold(self, visit: Visit, *, keep_alive: bool) -> None:
-        reply = await aplay(self._service, visit)
+    async def _hold(self, call: Call, *, keep_alive: bool) -> None:
+        reply = await arespond(self._service, call)
         self._held = None
         self._answer(reply, keep_alive=keep_alive)
         self._go_on()

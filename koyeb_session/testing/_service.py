@@ -11,9 +11,9 @@ from http import HTTPStatus
 
 import attrs
 
+from .._core.models import Clock
 from . import _replies
 from ._bodies import MAX_BODY
-from ._clock import Clock
 from ._faults import Fault
 from ._replies import Reply
 from ._requests import RawHeaders, Request
@@ -24,7 +24,7 @@ CarryOut = Callable[[str, Request, str], Reply]
 
 
 @attrs.define(eq=False)
-class Visit:
+class Call:
     """One request inside the service, from its arrival to its reply."""
 
     request: Request
@@ -69,7 +69,7 @@ class Service:
             for name in names:
                 self._faults.pop(name, None)
 
-    def admit(self, method: str, target: str, headers: RawHeaders, content: bytes) -> Visit:
+    def receive(self, method: str, target: str, headers: RawHeaders, content: bytes) -> Call:
         """
         Let a request in: log it, and find the fault that it meets.
 
@@ -86,23 +86,23 @@ class Service:
             fault = self._next_fault(route.operation)
             if fault is None or not fault.refuse:
                 self.requests.append(request)
-        return Visit(request, route, fault)
+        return Call(request, route, fault)
 
-    def answer(self, visit: Visit) -> Reply | None:
+    def answer(self, call: Call) -> Reply | None:
         """
         Carry the operation out, unless the fault forbids it, and word the reply.
 
         Returns:
             The reply with all its headers; ``None`` if the connection breaks instead.
         """
-        fault = visit.fault
+        fault = call.fault
         reply = None
         if fault is None or fault.carries_out:
             with self.lock:
-                reply = self._carry_out(visit)
+                reply = self._carry_out(call)
         if fault is not None:
-            reply = _spoil(reply, fault)
-        if reply is not None and visit.request.method == "HEAD":
+            reply = _apply_fault(reply, fault)
+        if reply is not None and call.request.method == "HEAD":
             reply = attrs.evolve(reply, body=b"")
         return None if reply is None else self.complete(reply)
 
@@ -124,8 +124,8 @@ class Service:
             queue.appendleft((fault, times - 1))
         return fault
 
-    def _carry_out(self, visit: Visit) -> Reply:
-        route, request = visit.route, visit.request
+    def _carry_out(self, call: Call) -> Reply:
+        route, request = call.route, call.request
         if self._withdrawn.issuperset(route.methods.values()):
             return _replies.rpc_status(404)
         if route.operation is None:
@@ -148,7 +148,7 @@ class Service:
         return frozenset(names)
 
 
-def _spoil(reply: Reply | None, fault: Fault) -> Reply | None:
+def _apply_fault(reply: Reply | None, fault: Fault) -> Reply | None:
     if fault.breaks_connection:
         return None
     if reply is None or fault.replaces_reply:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ._clock import Clock, nanoseconds
+from .._core.models import Clock
+from ._clock import nanoseconds
 
 _NANOSECOND = 1_000_000_000
 # Go cannot print a later year, and neither can Python.
@@ -57,7 +58,7 @@ class IssuedToken:
         }
 
 
-class Ledger:
+class TokenRegistry:
     """Issues tokens and remembers them."""
 
     def __init__(self, clock: Clock, lifetime: timedelta) -> None:

@@ -10,9 +10,9 @@ import anyio.lowlevel
 import httpx
 
 from ._bodies import Body
+from ._calls import arespond, respond
 from ._replies import Reply
-from ._service import Service, Visit
-from ._visits import aplay, play
+from ._service import Call, Service
 
 
 class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
@@ -45,12 +45,12 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
         body = Body()
         for chunk in request.stream:
             body.add(chunk)
-        visit = self._admit(request, body)
+        call = self._admit(request, body)
         try:
-            reply = play(self._service, visit, _patience(request))
+            reply = respond(self._service, call, _patience(request))
         except TimeoutError:
             raise httpx.ReadTimeout("timed out") from None
-        return self._respond(visit, reply)
+        return self._respond(call, reply)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer a request of an ``httpx.AsyncClient``."""
@@ -62,13 +62,13 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
         # A connection gives way twice: as the request leaves and before the reply is there. So
         # other tasks come in between, and a cancellation may lose the reply.
         await anyio.lowlevel.checkpoint()
-        visit = self._admit(request, body)
+        call = self._admit(request, body)
         try:
-            reply = await aplay(self._service, visit, _patience(request))
+            reply = await arespond(self._service, call, _patience(request))
         except TimeoutError:
             raise httpx.ReadTimeout("timed out") from None
         await anyio.lowlevel.checkpoint()
-        return self._respond(visit, reply)
+        return self._respond(call, reply)
 
     def close(self) -> None:
         """Do nothing: others may use the transport."""
@@ -76,12 +76,12 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
     async def aclose(self) -> None:
         """Do nothing: others may use the transport."""
 
-    def _admit(self, request: httpx.Request, body: Body) -> Visit:
+    def _admit(self, request: httpx.Request, body: Body) -> Call:
         target = request.url.raw_path.decode("ascii")
-        return self._service.admit(request.method, target, request.headers.raw, body.content)
+        return self._service.receive(request.method, target, request.headers.raw, body.content)
 
-    def _respond(self, visit: Visit, reply: Reply | None) -> httpx.Response:
-        if visit.fault is not None and visit.fault.refuse:
+    def _respond(self, call: Call, reply: Reply | None) -> httpx.Response:
+        if call.fault is not None and call.fault.refuse:
             raise httpx.ConnectError("[Errno 111] Connection refused")
         if reply is None:
             raise httpx.ReadError("[Errno 104] Connection reset by peer")

@@ -995,7 +995,7 @@ def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> Non
     """Connections that are left open are told of, without a secret."""
     session = SessionClient(base_url=url, clock=clock)
     token = session.login(ME, PASSWORD)
-    for connections in {session._connections, session._operating}:
+    for connections in {session._connections, session._operation_connections}:
         assert connections is not None
         for transport in connections._opened.values():
             transport.close()  # or the sockets warn, too

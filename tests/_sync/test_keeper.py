@@ -279,14 +279,14 @@ def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
     with Background() as background:
         first = background.start(session.refresh)
         arrived(gate)
-        adopted = session.use_token(fake.issue_token())
+        parse_token = session.use_token(fake.issue_token())
         second = background.start(session.refresh)
         background.settled()
         gate.open()
         new = second.result()
         first.result()
     assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        adopted.id
+        parse_token.id
     ]
     assert new.id == held(session)
     assert fake.exchanges() == 2
@@ -303,11 +303,11 @@ def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
     with Background() as background:
         job = background.start(session.refresh)
         arrived(gate)
-        adopted = session.use_token(fake.issue_token())
+        parse_token = session.use_token(fake.issue_token())
         gate.open()
-        assert (job.result()).id == adopted.id
-    assert held(session) == adopted.id
-    assert fake.live_tokens() == [adopted.id]
+        assert (job.result()).id == parse_token.id
+    assert held(session) == parse_token.id
+    assert fake.live_tokens() == [parse_token.id]
 
 
 def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
@@ -1033,7 +1033,7 @@ def test_keep_current_renews_without_requests(
     session = connect(token=fake.issue_token())
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._pulses != ())
+        until(lambda: session._keeper._wakeups != ())
         for _ in range(3):
             old = held(session)
             clock.advance(DAY / 2)
@@ -1050,12 +1050,12 @@ def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Conne
     session = connect(token=fake.issue_token())
     with Background() as background:
         jobs = [background.start(session.keep_current) for _ in range(2)]
-        until(lambda: len(session._keeper._pulses) == 2)
+        until(lambda: len(session._keeper._wakeups) == 2)
         background.settled()
         session.close()
         for job in jobs:
             job.result()
-    assert session._keeper._pulses == ()
+    assert session._keeper._wakeups == ()
 
 
 def test_keep_current_waits_for_somebody_to_sign_in(
@@ -1065,7 +1065,7 @@ def test_keep_current_waits_for_somebody_to_sign_in(
     session = connect()
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._pulses != ())
+        until(lambda: session._keeper._wakeups != ())
         session.login(ME, PASSWORD)
         clock.advance(DAY / 2)
         session._keeper.wake()
@@ -1084,7 +1084,7 @@ def test_keep_current_looks_again_when_the_session_changes(
     session = connect()
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._pulses != ())
+        until(lambda: session._keeper._wakeups != ())
         background.settled()
         session.use_token(old)
         until(lambda: held(session) != old)
@@ -1102,7 +1102,7 @@ def test_keep_current_goes_on_after_a_failure(
     clock.advance(DAY / 2)
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._state.trouble is not None)
+        until(lambda: session._state.failure is not None)
         assert log(fake) == [("refresh", 500)]
         clock.advance(3600)
         session._keeper.wake()
@@ -1536,7 +1536,7 @@ def test_closing_waits_for_a_refresh_that_may_take_longer(
     fake.fail("refresh", Fault(latency=0.06))
     with Background() as background:
         job = background.start(partial(session.refresh, timeout=5))
-        until(lambda: session._keeper._flight is not None)
+        until(lambda: session._keeper._task is not None)
         session.close()
         assert fake.live_tokens() == [held(session)] != [old]
         assert job.result() == session.token

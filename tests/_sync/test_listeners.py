@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import SessionClient, Token
-from koyeb_session._concurrency.threads.shared_task import Flight
+from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
@@ -251,13 +251,13 @@ def test_a_session_without_listeners_starts_nothing(
 ) -> None:
     """A login with neither listeners nor a store starts no task and no thread of its own."""
     started: list[object] = []
-    start = Flight.start
+    start = SharedTask.start
 
-    def begin(flight: Flight[object]) -> None:
-        started.append(flight)
-        start(flight)
+    def begin(shared: SharedTask[object]) -> None:
+        started.append(shared)
+        start(shared)
 
-    monkeypatch.setattr(Flight, "start", begin)
+    monkeypatch.setattr(SharedTask, "start", begin)
     session = connect()
     session.login(ME, PASSWORD)
     assert started == []

@@ -70,7 +70,7 @@ def hold(session: SessionClient, fake: FakeKoyeb, background: Background) -> Gat
 
 def in_line(session: SessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
-    until(lambda: len(slots(session)._turns._queue) == n)
+    until(lambda: len(slots(session)._request_queue._queue) == n)
 
 
 # Turns
@@ -122,7 +122,7 @@ def test_each_turn_is_given_back(session: SessionClient, fake: FakeKoyeb) -> Non
             read(session.http.send(request, stream=True))
         with session.http.stream("GET", "/v1/apps"):
             """Leave the body where it is."""
-    assert len(slots(session)._turns._free) == 2
+    assert len(slots(session)._request_queue._free) == 2
 
 
 def test_a_turn_is_given_back_when_there_can_be_no_connection(
@@ -137,13 +137,13 @@ def test_a_turn_is_given_back_when_there_can_be_no_connection(
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             session.http.get("/v1/apps")
-    assert len(slots(session)._turns._free) == 2
+    assert len(slots(session)._request_queue._free) == 2
 
 
 def test_a_turn_for_nobody_stays_free(session: SessionClient) -> None:
     """The last one in line was called by another thread meanwhile."""
     assert (session.http.get("/v1/apps")).status_code == 200
-    turns = slots(session)._turns
+    turns = slots(session)._request_queue
 
     class Line(deque[object]):
         """A line that another thread is at."""
@@ -163,19 +163,19 @@ def test_who_is_interrupted_in_line_keeps_no_turn(
 ) -> None:
     """Be it that its turn has just come."""
     assert (session.http.get("/v1/apps")).status_code == 200
-    turns = slots(session)._turns
-    turns.take(0)
-    turns.take(0)
+    turns = slots(session)._request_queue
+    turns.acquire(0)
+    turns.acquire(0)
     turns._queue.append(first := Ticket())
 
     def wait(_self: Ticket, _seconds: float | None) -> None:
         for _ in range(2 * called):
-            turns.give()
+            turns.release()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Ticket, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
-        turns.take(None)
+        turns.acquire(None)
     assert [*turns._queue] == ([] if called else [first])
     assert len(turns._free) == called
 
@@ -238,7 +238,7 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     with Background() as background:
-        under_way = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+        active_tasks = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
         arrived(gate, 2)
         in_vain = [
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
@@ -248,7 +248,7 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
         closed, made = slots(session), slots(session)._made.copy()
         session.close()
         gate.open()
-        for job in under_way:
+        for job in active_tasks:
             with pytest.raises(httpx.TransportError):
                 job.result()
         for job in in_vain:
@@ -319,7 +319,7 @@ def test_what_makes_room_and_is_interrupted_leaves_nothing(
     with fake.serve() as other, pytest.raises(InterruptedError):
         session.http.get(other, auth=None)
     assert len(pool._made) == limit
-    assert len(pool._turns._free) == limit
+    assert len(pool._request_queue._free) == limit
 
 
 def test_another_request_may_take_what_was_to_be_closed(session: SessionClient) -> None:

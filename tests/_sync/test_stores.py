@@ -124,7 +124,7 @@ def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
     with Background() as background:
         if fails_first:
             gate.open()
-            until(lambda: session._state.trouble is not None)
+            until(lambda: session._state.failure is not None)
         request = background.start(lambda: session.http.get("/v1/apps"))
         if not fails_first:
             until(lambda: fake.requests[-1].status == 401)

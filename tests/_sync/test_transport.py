@@ -96,7 +96,7 @@ def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> None:
     """Callers share the connections of their place, and the exchange has its own."""
     with SessionClient(base_url=url, clock=clock) as session:
         session.login(ME, PASSWORD)
-        operating = session._operating
+        operating = session._operation_connections
         assert operating is not None
         assert operating is not session._connections
         before = dict(operating._opened)
@@ -142,7 +142,7 @@ def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> 
     """A client that is closed elsewhere leaves alone what it opened here."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
-    operating = session._operating
+    operating = session._operation_connections
     assert operating is not None
     (transport,) = operating._opened.values()
     operating._opened = {object(): transport}
@@ -171,7 +171,7 @@ def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
     """A close that was interrupted leaves no connection open for good."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
-    operating = session._operating
+    operating = session._operation_connections
     assert operating is not None
     (slots,) = operating._opened.values()
     stuck = [Stuck() for _ in range(3)]

@@ -113,7 +113,7 @@ async def test_thousands_of_tasks_share_one_exchange(fake: FakeKoyeb, clock: Fak
     assert fake.transport.open_replies == 0
 
 
-async def test_tasks_in_flight_when_the_token_is_revoked_are_replayed(
+async def test_tasks_in_shared_task_when_the_token_is_revoked_are_replayed(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """Pitfall 9, in the soft window; catches a 401 handler that renews for each of them."""

@@ -7,12 +7,12 @@ from typing import Final
 import httpx
 
 from ..._api.operations import USER_AGENT, user_agent
-from ..._concurrency.runtime import async_place, process
+from ..._concurrency.runtime import current_loop, current_process
 from ..._core.results import unwrap
 from ..._http.event_loop import async_tls_ready
 from ..._http.proxies import Proxies, environment_proxies
 from ..._http.tls import certificates
-from .queue import AsyncSlots
+from .queue import AsyncQueuedTransport
 
 NO_AUTH: Final = httpx.Auth()
 """An auth that adds nothing; `None` would stand for the user information of the URL."""
@@ -31,8 +31,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     def __init__(self, given: httpx.AsyncBaseTransport | None = None) -> None:
         self._given = given
-        self._opened: dict[object, AsyncSlots] = {}
-        self._process = process()
+        self._opened: dict[object, AsyncQueuedTransport] = {}
+        self._process = current_process()
         self.shut_down = False
         if given is None:
             self._proxies: Proxies = unwrap(environment_proxies())
@@ -41,7 +41,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
     @property
     def opened(self) -> bool:
         """Whether there is anything to close, by the process that has made this."""
-        return bool(self._opened) and self._process is process()
+        return bool(self._opened) and self._process is current_process()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""
@@ -62,17 +62,19 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         if self._given is not None:
             await self._given.aclose()
         if self._opened:
-            here = self._opened.get(async_place())
+            here = self._opened.get(current_loop())
             if here is not None:
                 await here.aclose()
             self._opened = {}  # now: who is cancelled before leaves it to the next one
 
-    def _here(self) -> AsyncSlots:
-        now = async_place()
+    def _here(self) -> AsyncQueuedTransport:
+        now = current_loop()
         here = self._opened.get(now)
         if here is None:
             # setdefault: of two threads that make one, both use the first.
-            here = self._opened.setdefault(now, AsyncSlots(self._proxies, self._certificates))
+            here = self._opened.setdefault(
+                now, AsyncQueuedTransport(self._proxies, self._certificates)
+            )
             for other in list(self._opened):
                 if other is not now:
                     self._opened.pop(other, None)

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
 """A proxy, and the origin behind it: what a connection can be used again for."""
 
-LIMIT: Final = 100
+MAX_CONNECTIONS: Final = 100
 """Requests at a time, and sockets for all origins: as many as httpx's own pool has."""
-KEPT: Final = 5.0
+KEEPALIVE_EXPIRY: Final = 5.0
 """Seconds for which an idle connection is kept: as httpx's own pool does."""
 
 
-class AsyncSlots(httpx.AsyncBaseTransport):
+class AsyncQueuedTransport(httpx.AsyncBaseTransport):
     """
-    Up to :data:`LIMIT` of httpx's own transports, each with one connection and one request.
+    Keep up to :data:`MAX_CONNECTIONS` of httpx's own transports, each with one connection.
 
     A request takes a turn, or queues for one for as long as its pool timeout says. With the turn it
     takes the transport that was used last for its route, or makes one, in the place of the one that
@@ -40,13 +40,13 @@ class AsyncSlots(httpx.AsyncBaseTransport):
     There is no lock: a turn may be given back by the garbage collector or a signal handler, in the
     middle of anything. Each step below is one atomic call of a dict, a set or a list. A transport
     is in ``_made`` from before it connects until after it is closed, and whoever closes an idle one
-    has a turn: so there are never more sockets than :data:`LIMIT`.
+    has a turn: so there are never more sockets than :data:`MAX_CONNECTIONS`.
     """
 
     def __init__(self, proxies: Proxies, certificates: Certificates) -> None:
         self._proxies = proxies
         self._certificates = certificates
-        self._turns = AsyncTurns(LIMIT)
+        self._request_queue = AsyncRequestQueue(MAX_CONNECTIONS)
         self._made: set[httpx.AsyncBaseTransport] = set()
         # In the order of their last use, which is told with the route.
         self._idle: dict[httpx.AsyncBaseTransport, tuple[Route, float]] = {}
@@ -61,7 +61,7 @@ class AsyncSlots(httpx.AsyncBaseTransport):
         """
         url = request.url
         route = (self._proxies.route(url), url.raw_scheme, url.raw_host, url.port)
-        await self._turns.take(request.extensions.get("timeout", {}).get("pool"))
+        await self._request_queue.acquire(request.extensions.get("timeout", {}).get("pool"))
         transport = None
         try:
             transport = self._kept(route) or await self._new(route)
@@ -70,7 +70,7 @@ class AsyncSlots(httpx.AsyncBaseTransport):
             await self._back(transport, route)
             raise
         stream = cast("httpx.AsyncByteStream", response.stream)
-        response.stream = _AsyncHeld(stream, partial(self._back, transport, route))
+        response.stream = _AsyncReleasingStream(stream, partial(self._back, transport, route))
         return response
 
     async def aclose(self) -> None:
@@ -97,7 +97,7 @@ class AsyncSlots(httpx.AsyncBaseTransport):
         self._made.add(transport)
         try:
             for oldest in list(self._idle):
-                if len(self._made) <= LIMIT:
+                if len(self._made) <= MAX_CONNECTIONS:
                     break
                 await self._discard(oldest)
         except BaseException:
@@ -113,11 +113,11 @@ class AsyncSlots(httpx.AsyncBaseTransport):
                 self._idle[transport] = (route, now)
             for oldest in list(self._idle):
                 since = self._idle.get(oldest, (route, now))[1]
-                if since >= now - KEPT and not self._closed:
+                if since >= now - KEEPALIVE_EXPIRY and not self._closed:
                     break
                 await self._discard(oldest)
         finally:
-            self._turns.give()
+            self._request_queue.release()
 
     async def _discard(self, transport: httpx.AsyncBaseTransport) -> None:
         """Close an idle transport, unless another request has taken it."""
@@ -128,7 +128,7 @@ class AsyncSlots(httpx.AsyncBaseTransport):
                 self._made.discard(transport)
 
 
-class AsyncTurns:
+class AsyncRequestQueue:
     """
     At most so many turns at a time, first come, first served.
 
@@ -137,11 +137,11 @@ class AsyncTurns:
     two sees the other.
     """
 
-    def __init__(self, turns: int) -> None:
-        self._free = [True] * turns
+    def __init__(self, places: int) -> None:
+        self._free = [True] * places
         self._queue: deque[AsyncTicket] = deque()
 
-    async def take(self, seconds: float | None) -> None:
+    async def acquire(self, seconds: float | None) -> None:
         """
         Wait for a turn, for at most ``seconds``.
 
@@ -152,23 +152,23 @@ class AsyncTurns:
             return
         ticket = AsyncTicket()
         self._queue.append(ticket)
-        self._serve()
+        self._wake_first()
         try:
             await ticket.wait(seconds)
         except BaseException:
-            if not self._leave(ticket):
-                self.give()
+            if not self._withdraw(ticket):
+                self.release()
             raise
-        if self._leave(ticket):
+        if self._withdraw(ticket):
             message = "no connection became free in time"
             raise httpx.PoolTimeout(message)
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Let the next request have its turn."""
         self._free.append(True)
-        self._serve()
+        self._wake_first()
 
-    def _serve(self) -> None:
+    def _wake_first(self) -> None:
         """Call the first in the queue, as long as there is a turn."""
         while self._queue and self._take_free():
             try:
@@ -182,7 +182,7 @@ class AsyncTurns:
         except IndexError:
             return False
 
-    def _leave(self, ticket: AsyncTicket) -> bool:
+    def _withdraw(self, ticket: AsyncTicket) -> bool:
         """Leave the queue; tell whether the ticket was still in it."""
         try:
             self._queue.remove(ticket)
@@ -191,7 +191,7 @@ class AsyncTurns:
         return True
 
 
-class _AsyncHeld(httpx.AsyncByteStream):
+class _AsyncReleasingStream(httpx.AsyncByteStream):
     """A response's body; ``then`` is done once it is closed, or has failed."""
 
     def __init__(self, stream: httpx.AsyncByteStream, then: AsyncWork[None]) -> None:

@@ -22,7 +22,7 @@ from ..._core.errors import (
     TransportTimeoutError,
 )
 from ..._core.log import fields, log
-from ..._core.results import detached, without_wire_frames
+from ..._core.results import without_frames, without_wire_frames
 from ..._http.event_loop import ASYNC_NETWORK_ERRORS
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class AsyncSender:
             with bound:
                 reply = await self._exchange(request)
         except TransportError as exc:  # the certificates cannot be read, for example
-            outcome: T | KoyebSessionError = detached(exc)
+            outcome: T | KoyebSessionError = without_frames(exc)
         except ASYNC_NETWORK_ERRORS as exc:
             outcome = self._failure(operation, exc)
         else:

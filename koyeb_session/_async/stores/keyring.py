@@ -8,7 +8,8 @@ from typing import Final
 from ..._concurrency.event_loop.calls import async_in_thread
 from ..._concurrency.event_loop.waiting import AsyncLock
 from ..._core.models import Token
-from ..._core.validation import checked, wrong_text
+from ..._core.results import unwrap
+from ..._core.validation import text_error
 from ..._storage import keyring_entry
 from .protocol import needed
 
@@ -40,7 +41,7 @@ class AsyncKeyringTokenStore:
     """
 
     def __init__(self, service: str = "koyeb-session", name: str = "default") -> None:
-        checked(wrong_text("service", service) or wrong_text("name", name))
+        unwrap(text_error("service", service) or text_error("name", name))
         with needed("keyring"):
             import keyring  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport] - see `_keyring`
         self._entry = (service, name)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 
 import anyio
 
-from ..runtime import async_call_soon, async_place, in_trio
+from ..runtime import async_call_soon, current_loop, in_trio
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -69,7 +69,7 @@ class _ThreadCall:
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
-        self._loop = async_place()
+        self._loop = current_loop()
         self._done = anyio.Event()
         self._value: Any = None
         self._error: BaseException | None = None

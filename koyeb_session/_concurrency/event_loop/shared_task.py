@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 
-from ..runtime import async_place, in_trio
+from ..runtime import current_loop, in_trio
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,11 +24,11 @@ _tasks: Final[set[asyncio.Task[None]]] = set()
 """Strong references: an event loop holds its tasks weakly."""
 
 
-def _start_task(work: Callable[[], Awaitable[None]], then: Callable[[], None]) -> None:
+def _start_task(work: Callable[[], Awaitable[None]], on_done: Callable[[], None]) -> None:
     """
     Run ``work``, which raises no `Exception`, in a task of the event loop itself.
 
-    ``then`` is called although asyncio cancels a task before its first step.
+    ``on_done`` is called although asyncio cancels a task before its first step.
     """
     if in_trio():
         import trio  # noqa: PLC0415 - only where it is running
@@ -43,47 +43,47 @@ def _start_task(work: Callable[[], Awaitable[None]], then: Callable[[], None]) -
     task = asyncio.get_running_loop().create_task(run())
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
-    task.add_done_callback(lambda _: then())
+    task.add_done_callback(lambda _: on_done())
 
 
-class AsyncFlight(Generic[T]):
+class AsyncSharedTask(Generic[T]):
     """
     One run of ``work`` that any number of callers wait for.
 
     It belongs to the event loop: cancelling a waiter neither stops nor loses it. ``work`` returns
-    its errors; what it raises all the same is raised to all who wait. ``then`` runs after the
-    waiters have been let go. ``under_way`` holds it until then. ``about`` is whatever its owner
-    wants to know it by. It should have ended in ``seconds``: those who would wait for longer share
-    one timer until then.
+    its errors; what it raises all the same is raised to all who wait. ``on_done`` runs after the
+    waiters have been released. ``active_tasks`` holds it until then. ``replaces`` is its owner's
+    name for it. It should have ended in ``seconds``: callers that would wait for longer share one
+    timer until then.
     """
 
     def __init__(
         self,
         work: AsyncWork[T],
-        then: AsyncWork[None] | None = None,
+        on_done: AsyncWork[None] | None = None,
         *,
-        about: object = None,
+        replaces: object = None,
         seconds: float = math.inf,
-        under_way: set[AsyncFlight[Any]] | None = None,
+        active_tasks: set[AsyncSharedTask[Any]] | None = None,
     ) -> None:
-        self.about: object = about
+        self.replaces: object = replaces
         self._work = work
-        self._then = then
-        self._place = async_place()
+        self._on_done = on_done
+        self._home = current_loop()
         self._ends = time.monotonic() + seconds
-        self._landed = anyio.Event()
-        self._over = anyio.Event()
+        self._done = anyio.Event()
+        self._all_done = anyio.Event()
         self._due: anyio.Event | None = None
         """Set once it has landed, or should have."""
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
-        self._under_way = under_way
+        self._active_tasks = active_tasks
 
     @property
     def alive(self) -> bool:
         """Whether it is under way, here."""
-        return not self._landed.is_set() and self._place is async_place()
+        return not self._done.is_set() and self._home is current_loop()
 
     @property
     def succeeded(self) -> bool:
@@ -104,16 +104,16 @@ class AsyncFlight(Generic[T]):
 
     def start(self, *, alone: bool = False) -> None:  # noqa: ARG002 - a task is always alone
         """Let it run by itself."""
-        if self._under_way is not None:
-            self._under_way.add(self)
+        if self._active_tasks is not None:
+            self._active_tasks.add(self)
         _start_task(self._run, self._end)
 
-    async def lead(self, timeout: float = math.inf) -> T | None:
+    async def run(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
         self.start()
         if timeout < math.inf:
             return await self.join(timeout)
-        await self._landed.wait()  # which takes no timer
+        await self._done.wait()  # which takes no timer
         return self.outcome
 
     async def join(self, timeout: float | None = None) -> T | None:
@@ -128,7 +128,7 @@ class AsyncFlight(Generic[T]):
 
     async def wait(self, timeout: float | None = None) -> None:
         """Wait as `join` does, whatever comes of it; not for one of an event loop that is left."""
-        if self._place is not async_place():
+        if self._home is not current_loop():
             return
         now = time.monotonic()
         timeout = max(self._ends - now, 0.0) if timeout is None else timeout
@@ -137,21 +137,21 @@ class AsyncFlight(Generic[T]):
                 self._due = anyio.Event()
                 _start_task(partial(self._watch, self._due), self._due.set)
             await self._due.wait()
-        if not self._landed.is_set():
+        if not self._done.is_set():
             with anyio.move_on_after(now + timeout - time.monotonic()):
-                await self._landed.wait()
+                await self._done.wait()
 
-    async def ended(self, timeout: float) -> None:
-        """Wait for it and for what comes ``then``, for at most ``timeout`` seconds."""
-        if self._place is async_place():
+    async def wait_done(self, timeout: float) -> None:
+        """Wait for it and for what comes ``on_done``, for at most ``timeout`` seconds."""
+        if self._home is current_loop():
             with anyio.move_on_after(timeout):
-                await self._over.wait()
+                await self._all_done.wait()
 
     async def _watch(self, due: anyio.Event) -> None:
         """Keep the time, in a task of its own that ends with the flight, or at its time."""
         try:
             with anyio.move_on_after(self._ends - time.monotonic()):
-                await self._landed.wait()
+                await self._done.wait()
         finally:
             due.set()
 
@@ -162,19 +162,19 @@ class AsyncFlight(Generic[T]):
         except Exception as exc:  # noqa: BLE001 - see `outcome`
             self._raised = exc
         finally:
-            self._land()
+            self._set_done()
         try:
-            if self._then is not None:
-                await self._then()
+            if self._on_done is not None:
+                await self._on_done()
         finally:
-            self._over.set()
+            self._all_done.set()
 
     def _end(self) -> None:
         """Let all go, also when the task was cancelled before its first step."""
-        self._land()
-        self._over.set()
+        self._set_done()
+        self._all_done.set()
 
-    def _land(self) -> None:
-        self._landed.set()
-        if self._under_way is not None:
-            self._under_way.discard(self)
+    def _set_done(self) -> None:
+        self._done.set()
+        if self._active_tasks is not None:
+            self._active_tasks.discard(self)

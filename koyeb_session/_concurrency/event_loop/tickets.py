@@ -6,20 +6,20 @@ import contextlib
 
 import anyio
 
-from ..runtime import async_place
+from ..runtime import current_loop
 
 
 class AsyncTicket:
     """A place in a queue: one task waits, and is called once."""
 
     def __init__(self) -> None:
-        self._place = async_place()
+        self._home = current_loop()
         self._called = anyio.Event()
 
     def call(self) -> None:
         """Wake the task, if it waits in this event loop; one of another loop has ended."""
         with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
-            if self._place is async_place():
+            if self._home is current_loop():
                 self._called.set()
 
     async def wait(self, seconds: float | None) -> None:

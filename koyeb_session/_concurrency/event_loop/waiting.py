@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 
-from ..runtime import async_call_soon, async_place, atomic, place
+from ..runtime import async_call_soon, current_loop, current_process, state_lock
 
 async_sleep = anyio.sleep
 _PATROL: Final = 1.0
@@ -41,17 +41,17 @@ class AsyncEvent:
         return self._event.is_set()
 
 
-class AsyncPulse:
+class AsyncWakeup:
     """Wakes one sleeper of the same place early."""
 
     def __init__(self) -> None:
-        self._place = async_place()
+        self._home = current_loop()
         self._event = anyio.Event()
 
-    def beat(self) -> None:
+    def set(self) -> None:
         """Wake the sleeper, if it sleeps here."""
         with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
-            if self._place is async_place():
+            if self._home is current_loop():
                 self._event.set()
 
     async def sleep(self, seconds: float | None) -> None:
@@ -67,18 +67,18 @@ class _Ticket:
     __slots__ = ("_event", "_loop", "_process")
 
     def __init__(self) -> None:
-        self._process = place()
-        self._loop = async_place()
+        self._process = current_process()
+        self._loop = current_loop()
         self._event = anyio.Event()
 
     def wake(self) -> bool:
         """Tell its event loop that it holds the lock now; `False` where that loop has ended."""
-        return self._process is place() and async_call_soon(self._loop, self._event.set)
+        return self._process is current_process() and async_call_soon(self._loop, self._event.set)
 
     @property
     def is_dead(self) -> bool:
         """Whether nobody will release what it holds."""
-        return self._process is not place() or not async_call_soon(self._loop, _nothing)
+        return self._process is not current_process() or not async_call_soon(self._loop, _nothing)
 
     async def wait(self, seconds: float) -> None:
         """Wait to be woken."""
@@ -113,14 +113,14 @@ class AsyncLock:
                 self._hand_on(None)
             yield
         finally:
-            with atomic:
+            with state_lock:
                 if ticket in self._queue:
                     self._queue.remove(ticket)
             self._hand_on(ticket)
 
     def _hand_on(self, holder: _Ticket | None) -> None:
         """Give the lock to the next in the queue, if ``holder`` has it, or nobody alive."""
-        with atomic:
+        with state_lock:
             if self._holder is not holder and not (self._holder and self._holder.is_dead):
                 return
             self._holder = None

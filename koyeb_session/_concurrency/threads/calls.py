@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
-from .shared_task import Flight
+from .shared_task import SharedTask
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -32,10 +32,10 @@ def call_blocking(function: Callable[..., Any], *args: object) -> Any:
         TimeoutError: The deadline came first; the thread goes on by itself.
         RuntimeError: It raised what would have ended its thread alone, as `sys.exit` does.
     """
-    flight = Flight(partial(_call_in_thread, function, *args))
-    flight.start(at_exit=False)
-    outcome = flight.join()
-    if flight.alive:
+    task = SharedTask(partial(_call_in_thread, function, *args))
+    task.start(at_exit=False)
+    outcome = task.join()
+    if task.alive:
         raise TimeoutError
     return outcome
 

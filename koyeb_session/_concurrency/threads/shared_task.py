@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from ..runtime import atomic, place
+from ..runtime import current_process, state_lock
 from .deadlines import ends
 from .waiting import Event
 
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 Work: TypeAlias = Callable[[], T]
 
-_at_exit: Final[set[Flight[Any]]] = set()
+_at_exit: Final[set[SharedTask[Any]]] = set()
 """What the end of the interpreter waits for; the threads are daemons, which it would cut off."""
 _registered: object = None
 """The process whose end waits for them."""
 
 
-class Flight(Generic[T]):
+class SharedTask(Generic[T]):
     """
     Blocking twin: in a daemon thread, where no signal handler can interrupt it.
 
@@ -35,45 +35,45 @@ class Flight(Generic[T]):
     """
 
     __slots__ = (
+        "_active_tasks",
+        "_all_done",
         "_begun",
         "_context",
+        "_done",
         "_ends",
-        "_landed",
+        "_home",
+        "_on_done",
         "_outcome",
-        "_over",
-        "_place",
         "_raised",
         "_returned",
         "_runner",
-        "_then",
-        "_under_way",
         "_unstarted",
         "_work",
-        "about",
+        "replaces",
     )
 
     def __init__(
         self,
         work: Work[T],
-        then: Work[None] | None = None,
+        on_done: Work[None] | None = None,
         *,
-        about: object = None,
+        replaces: object = None,
         seconds: float = math.inf,
-        under_way: set[Flight[Any]] | None = None,
+        active_tasks: set[SharedTask[Any]] | None = None,
     ) -> None:
-        self.about: object = about
+        self.replaces: object = replaces
         self._work = work
-        self._then = then
-        self._place = place()
+        self._on_done = on_done
+        self._home = current_process()
         self._ends = time.monotonic() + seconds
         self._begun = False
-        self._landed = Event()
-        self._over = Event()
+        self._done = Event()
+        self._all_done = Event()
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
         self._runner: int | None = None
-        self._under_way = under_way
+        self._active_tasks = active_tasks
         self._context = contextvars.copy_context()
         self._context.run(ends.set, math.inf)  # it has a deadline of its own
         self._unstarted = [True]
@@ -85,7 +85,7 @@ class Flight(Generic[T]):
 
         One that hangs counts as dead: foreign code cannot be stopped, and others go on without it.
         """
-        if self._landed.is_set() or self._place is not place():
+        if self._done.is_set() or self._home is not current_process():
             return False
         return time.monotonic() < self._ends + _GRACE
 
@@ -117,12 +117,12 @@ class Flight(Generic[T]):
             self._unstarted.pop()  # one step: of two threads, one starts it
         except IndexError:
             return
-        if self._place is not place():
+        if self._home is not current_process():
             return
         if at_exit:
             _wait_at_exit(self)
-        if self._under_way is not None:
-            self._under_way.add(self)
+        if self._active_tasks is not None:
+            self._active_tasks.add(self)
         self._launch(alone=alone)
 
     def _launch(self, *, alone: bool = False) -> None:
@@ -141,7 +141,7 @@ class Flight(Generic[T]):
             else:
                 self._run()
 
-    def lead(self, timeout: float = math.inf) -> T | None:
+    def run(self, timeout: float = math.inf) -> T | None:
         """Start it and wait for it, for at most ``timeout`` seconds."""
         return self.join(timeout)
 
@@ -162,32 +162,32 @@ class Flight(Generic[T]):
         Not for one of the process before a fork, and not in its own thread, where a finalizer may
         ask for it.
         """
-        if self._place is not place() or self._runner == threading.get_ident():
+        if self._home is not current_process() or self._runner == threading.get_ident():
             return
         self.start()
         seconds = self._ends - time.monotonic() if timeout is None else timeout
-        if not self._begun and not self._landed.wait(min(seconds, _GRACE)) and not self._begun:
+        if not self._begun and not self._done.wait(min(seconds, _GRACE)) and not self._begun:
             self._launch()  # a signal handler raised in the one who was about to start it
-        self._landed.wait(seconds)
+        self._done.wait(seconds)
 
-    def ended(self, timeout: float) -> None:
+    def wait_done(self, timeout: float) -> None:
         """
-        Wait for it and for what comes ``then``, for at most ``timeout`` seconds.
+        Wait for it and for what comes ``on_done``, for at most ``timeout`` seconds.
 
         One that has not begun soon will not: a signal handler raised in the one who was about to
         start it.
         """
-        if self._place is not place():
+        if self._home is not current_process():
             return
-        if self._begun or self._over.wait(min(timeout, _GRACE)) or self._begun:
-            self._over.wait(timeout)
+        if self._begun or self._all_done.wait(min(timeout, _GRACE)) or self._begun:
+            self._all_done.wait(timeout)
 
     def at_exit(self) -> None:
         """Wait until it should have ended: the interpreter is about to end."""
-        self.ended(self._ends + _GRACE - time.monotonic())
+        self.wait_done(self._ends + _GRACE - time.monotonic())
 
     def _run(self) -> None:
-        with atomic:
+        with state_lock:
             begun, self._begun = self._begun, True
         if begun:  # it was launched twice: see `wait`
             return
@@ -200,21 +200,21 @@ class Flight(Generic[T]):
             except Exception as exc:  # noqa: BLE001 - see `outcome`
                 self._raised = exc
             finally:
-                self._land()
-            if self._then is not None:
-                self._then()
+                self._set_done()
+            if self._on_done is not None:
+                self._on_done()
         finally:
             self._runner = None
             self._end()
 
-    def _land(self) -> None:
-        self._landed.set()
-        if self._under_way is not None:
-            self._under_way.discard(self)
+    def _set_done(self) -> None:
+        self._done.set()
+        if self._active_tasks is not None:
+            self._active_tasks.discard(self)
 
     def _end(self) -> None:
-        self._land()
-        self._over.set()
+        self._set_done()
+        self._all_done.set()
         _at_exit.discard(self)
 
 
@@ -222,14 +222,14 @@ _GRACE: Final = 1.0
 """Seconds for which a flight may be late."""
 
 
-def _wait_at_exit(flight: Flight[Any]) -> None:
+def _wait_at_exit(task: SharedTask[Any]) -> None:
     global _registered  # noqa: PLW0603 - it changes with each fork
-    if _registered is not place():
-        _registered = place()
+    if _registered is not current_process():
+        _registered = current_process()
         _at_exit.clear()  # those of the parent
         atexit.register(_finish)
         _finish_in_child()
-    _at_exit.add(flight)
+    _at_exit.add(task)
 
 
 def _finish_in_child() -> None:
@@ -243,5 +243,5 @@ def _finish() -> None:
     """Wait for all that is under way, each until it should have ended."""
     while _at_exit:
         with contextlib.suppress(KeyError):  # it has just ended
-            flight = _at_exit.pop()
-            flight.at_exit()
+            task = _at_exit.pop()
+            task.at_exit()

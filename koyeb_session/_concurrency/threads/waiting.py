@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Generator
 
-from ..runtime import atomic, place
+from ..runtime import current_process, state_lock
 from .deadlines import remaining
 
 
@@ -64,13 +64,13 @@ class Event:
             self._waiters.remove(waiter)
 
 
-class Pulse:
+class Wakeup:
     """Wakes one sleeper early."""
 
     def __init__(self) -> None:
         self._event = Event()
 
-    def beat(self) -> None:
+    def set(self) -> None:
         """Wake the sleeper."""
         self._event.set()
 
@@ -84,7 +84,7 @@ class Lock:
     """A lock for whichever process; one that was held over a fork is free in the child."""
 
     def __init__(self) -> None:
-        self._place: object = None
+        self._home: object = None
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -95,9 +95,9 @@ class Lock:
         Raises:
             TimeoutError: The deadline comes first.
         """
-        with atomic:
-            if self._place is not place():
-                self._place, self._lock = place(), threading.Lock()
+        with state_lock:
+            if self._home is not current_process():
+                self._home, self._lock = current_process(), threading.Lock()
             lock = self._lock
         if not lock.acquire(timeout=remaining(threading.TIMEOUT_MAX)):
             raise TimeoutError

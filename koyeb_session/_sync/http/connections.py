@@ -9,12 +9,12 @@ from typing import Final
 import httpx
 
 from ..._api.operations import USER_AGENT, user_agent
-from ..._concurrency.runtime import place, process
+from ..._concurrency.runtime import current_process
 from ..._core.results import unwrap
 from ..._http.proxies import Proxies, environment_proxies
 from ..._http.threads import tls_ready
 from ..._http.tls import certificates
-from .queue import Slots
+from .queue import QueuedTransport
 
 NO_AUTH: Final = httpx.Auth()
 """An auth that adds nothing; `None` would stand for the user information of the URL."""
@@ -33,8 +33,8 @@ class Connections(httpx.BaseTransport):
 
     def __init__(self, given: httpx.BaseTransport | None = None) -> None:
         self._given = given
-        self._opened: dict[object, Slots] = {}
-        self._process = process()
+        self._opened: dict[object, QueuedTransport] = {}
+        self._process = current_process()
         self.shut_down = False
         if given is None:
             self._proxies: Proxies = unwrap(environment_proxies())
@@ -43,7 +43,7 @@ class Connections(httpx.BaseTransport):
     @property
     def opened(self) -> bool:
         """Whether there is anything to close, by the process that has made this."""
-        return bool(self._opened) and self._process is process()
+        return bool(self._opened) and self._process is current_process()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of this place."""
@@ -64,17 +64,17 @@ class Connections(httpx.BaseTransport):
         if self._given is not None:
             self._given.close()
         if self._opened:
-            here = self._opened.get(place())
+            here = self._opened.get(current_process())
             if here is not None:
                 here.close()
             self._opened = {}  # now: who is cancelled before leaves it to the next one
 
-    def _here(self) -> Slots:
-        now = place()
+    def _here(self) -> QueuedTransport:
+        now = current_process()
         here = self._opened.get(now)
         if here is None:
             # setdefault: of two threads that make one, both use the first.
-            here = self._opened.setdefault(now, Slots(self._proxies, self._certificates))
+            here = self._opened.setdefault(now, QueuedTransport(self._proxies, self._certificates))
             for other in list(self._opened):
                 if other is not now:
                     self._opened.pop(other, None)

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
 """A proxy, and the origin behind it: what a connection can be used again for."""
 
-LIMIT: Final = 100
+MAX_CONNECTIONS: Final = 100
 """Requests at a time, and sockets for all origins: as many as httpx's own pool has."""
-KEPT: Final = 5.0
+KEEPALIVE_EXPIRY: Final = 5.0
 """Seconds for which an idle connection is kept: as httpx's own pool does."""
 
 
-class Slots(httpx.BaseTransport):
+class QueuedTransport(httpx.BaseTransport):
     """
-    Up to :data:`LIMIT` of httpx's own transports, each with one connection and one request.
+    Keep up to :data:`MAX_CONNECTIONS` of httpx's own transports, each with one connection.
 
     A request takes a turn, or queues for one for as long as its pool timeout says. With the turn it
     takes the transport that was used last for its route, or makes one, in the place of the one that
@@ -42,13 +42,13 @@ class Slots(httpx.BaseTransport):
     There is no lock: a turn may be given back by the garbage collector or a signal handler, in the
     middle of anything. Each step below is one atomic call of a dict, a set or a list. A transport
     is in ``_made`` from before it connects until after it is closed, and whoever closes an idle one
-    has a turn: so there are never more sockets than :data:`LIMIT`.
+    has a turn: so there are never more sockets than :data:`MAX_CONNECTIONS`.
     """
 
     def __init__(self, proxies: Proxies, certificates: Certificates) -> None:
         self._proxies = proxies
         self._certificates = certificates
-        self._turns = Turns(LIMIT)
+        self._request_queue = RequestQueue(MAX_CONNECTIONS)
         self._made: set[httpx.BaseTransport] = set()
         # In the order of their last use, which is told with the route.
         self._idle: dict[httpx.BaseTransport, tuple[Route, float]] = {}
@@ -63,7 +63,7 @@ class Slots(httpx.BaseTransport):
         """
         url = request.url
         route = (self._proxies.route(url), url.raw_scheme, url.raw_host, url.port)
-        self._turns.take(request.extensions.get("timeout", {}).get("pool"))
+        self._request_queue.acquire(request.extensions.get("timeout", {}).get("pool"))
         transport = None
         try:
             transport = self._kept(route) or self._new(route)
@@ -72,7 +72,7 @@ class Slots(httpx.BaseTransport):
             self._back(transport, route)
             raise
         stream = cast("httpx.SyncByteStream", response.stream)
-        response.stream = _Held(stream, partial(self._back, transport, route))
+        response.stream = _ReleasingStream(stream, partial(self._back, transport, route))
         return response
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Slots(httpx.BaseTransport):
         self._made.add(transport)
         try:
             for oldest in list(self._idle):
-                if len(self._made) <= LIMIT:
+                if len(self._made) <= MAX_CONNECTIONS:
                     break
                 self._discard(oldest)
         except BaseException:
@@ -115,11 +115,11 @@ class Slots(httpx.BaseTransport):
                 self._idle[transport] = (route, now)
             for oldest in list(self._idle):
                 since = self._idle.get(oldest, (route, now))[1]
-                if since >= now - KEPT and not self._closed:
+                if since >= now - KEEPALIVE_EXPIRY and not self._closed:
                     break
                 self._discard(oldest)
         finally:
-            self._turns.give()
+            self._request_queue.release()
 
     def _discard(self, transport: httpx.BaseTransport) -> None:
         """Close an idle transport, unless another request has taken it."""
@@ -130,7 +130,7 @@ class Slots(httpx.BaseTransport):
                 self._made.discard(transport)
 
 
-class Turns:
+class RequestQueue:
     """
     At most so many turns at a time, first come, first served.
 
@@ -139,11 +139,11 @@ class Turns:
     two sees the other.
     """
 
-    def __init__(self, turns: int) -> None:
-        self._free = [True] * turns
+    def __init__(self, places: int) -> None:
+        self._free = [True] * places
         self._queue: deque[Ticket] = deque()
 
-    def take(self, seconds: float | None) -> None:
+    def acquire(self, seconds: float | None) -> None:
         """
         Wait for a turn, for at most ``seconds``.
 
@@ -154,23 +154,23 @@ class Turns:
             return
         ticket = Ticket()
         self._queue.append(ticket)
-        self._serve()
+        self._wake_first()
         try:
             ticket.wait(seconds)
         except BaseException:
-            if not self._leave(ticket):
-                self.give()
+            if not self._withdraw(ticket):
+                self.release()
             raise
-        if self._leave(ticket):
+        if self._withdraw(ticket):
             message = "no connection became free in time"
             raise httpx.PoolTimeout(message)
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Let the next request have its turn."""
         self._free.append(True)
-        self._serve()
+        self._wake_first()
 
-    def _serve(self) -> None:
+    def _wake_first(self) -> None:
         """Call the first in the queue, as long as there is a turn."""
         while self._queue and self._take_free():
             try:
@@ -184,7 +184,7 @@ class Turns:
         except IndexError:
             return False
 
-    def _leave(self, ticket: Ticket) -> bool:
+    def _withdraw(self, ticket: Ticket) -> bool:
         """Leave the queue; tell whether the ticket was still in it."""
         try:
             self._queue.remove(ticket)
@@ -193,7 +193,7 @@ class Turns:
         return True
 
 
-class _Held(httpx.SyncByteStream):
+class _ReleasingStream(httpx.SyncByteStream):
     """A response's body; ``then`` is done once it is closed, or has failed."""
 
     def __init__(self, stream: httpx.SyncByteStream, then: Work[None]) -> None:

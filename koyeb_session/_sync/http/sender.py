@@ -24,7 +24,7 @@ from ..._core.errors import (
     TransportTimeoutError,
 )
 from ..._core.log import fields, log
-from ..._core.results import detached, without_wire_frames
+from ..._core.results import without_frames, without_wire_frames
 from ..._http.threads import NETWORK_ERRORS
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Sender:
             with bound:
                 reply = self._exchange(request)
         except TransportError as exc:  # the certificates cannot be read, for example
-            outcome: T | KoyebSessionError = detached(exc)
+            outcome: T | KoyebSessionError = without_frames(exc)
         except NETWORK_ERRORS as exc:
             outcome = self._failure(operation, exc)
         else:

@@ -13,7 +13,8 @@ from ..._concurrency.threads.calls import in_thread
 from ..._concurrency.threads.waiting import sleep
 from ..._core.errors import StoreError
 from ..._core.models import Token
-from ..._core.validation import checked, wrong_name, wrong_path, wrong_timeout
+from ..._core.results import unwrap
+from ..._core.validation import name_error, path_error, timeout_error
 from ..._storage import files
 from .protocol import needed
 
@@ -62,10 +63,10 @@ class FileTokenStore:
         name: str = "default",
         lock_timeout: float = 10.0,
     ) -> None:
-        checked(
-            wrong_path(path, name)
-            or wrong_name(name)
-            or wrong_timeout(lock_timeout, "lock_timeout")
+        unwrap(
+            path_error(path, name)
+            or name_error(name)
+            or timeout_error(lock_timeout, "lock_timeout")
         )
         with needed("file"):
             import filelock  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport] - used in `lock`
@@ -73,7 +74,7 @@ class FileTokenStore:
         if path is None:
             file = "session.json" if name == "default" else f"session-{name}.json"
             path = platformdirs.user_state_path("koyeb-session") / file
-        self._path = checked(files.absolute(path))
+        self._path = unwrap(files.absolute(path))
         self._lock_path = self._path.with_name(f"{self._path.name}.lock")
         self._lock_timeout = lock_timeout
 

@@ -15,19 +15,19 @@ from typing import Any, Final, NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 from ..._concurrency.threads.calls import call
-from ..._concurrency.threads.shared_task import Flight, Work
+from ..._concurrency.threads.shared_task import SharedTask, Work
 from ..._concurrency.threads.waiting import Lock, sleep
 from ..._core.errors import StoreError
 from ..._core.log import log
 from ..._core.models import Token
-from ..._core.results import bare, frameless, redacted_text, unwrap
-from ..._core.validation import checked, wrong_client, wrong_text, wrong_timeout
+from ..._core.results import frameless, redacted_text, sanitized_copy, unwrap
+from ..._core.validation import client_error, text_error, timeout_error
 from ..._storage import redis_scripts as redis
 from ..._storage.records import read_record, write_record
 
 _COMMAND_TIMEOUT: Final = 2.0
 """Seconds for one command; a Redis that takes longer counts as away."""
-_PATIENCE: Final = 10.0
+_LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for somebody else's renewal."""
 _PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.64
@@ -35,7 +35,7 @@ _LONGEST_PAUSE: Final = 0.64
 _AT_ONCE: Final = 50
 """Commands that callers wait for on one client. Its pool raises when it has no more connections."""
 _REMEMBERED: Final = 8
-_MEMORY: Final = 3_600_000
+_TOMBSTONE_MS: Final = 3_600_000
 """Milliseconds that the key outlives lock and token, so that late writers are known as such."""
 
 
@@ -91,11 +91,11 @@ class RedisTokenStore:
     """
 
     def __init__(self, client: RedisClient, *, key: str, lease: float = 15.0) -> None:
-        checked(wrong_client(client) or wrong_text("key", key) or wrong_timeout(lease, "lease"))
+        unwrap(client_error(client) or text_error("key", key) or timeout_error(lease, "lease"))
         self._client = client
         self._key = key
         self._lease = max(1, int(lease * 1000))
-        self._left: tuple[str, ...] = ()
+        self._unreleased: tuple[str, ...] = ()
         """Owners that asked for the lock here, and may have it still without knowing."""
         self._known: redis.Known | None = None
         self._lanes = _lanes_of(client)
@@ -135,7 +135,7 @@ class RedisTokenStore:
         life = 0
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
-            life = max(0, int(left.total_seconds() * 1000)) + _MEMORY
+            life = max(0, int(left.total_seconds() * 1000)) + _TOMBSTONE_MS
         command = self._script(redis.SAVE, write_record(token), fence, life)
         if not self._send(command, token=token):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
@@ -149,7 +149,7 @@ class RedisTokenStore:
             StoreError: Redis is away.
         """
         self._locked_block()
-        self._send(self._script(redis.DELETE, self._lease + _MEMORY))
+        self._send(self._script(redis.DELETE, self._lease + _TOMBSTONE_MS))
         self._known = None
 
     @contextlib.contextmanager
@@ -179,7 +179,7 @@ class RedisTokenStore:
                     unlock = self._script(redis.UNLOCK, block.owner)
                     self._send(unlock, timeout=timeout, at_once=True)
                 except StoreError:  # the lease ends it, or the next one to come this way
-                    self._left = (*self._left, block.owner)[-_REMEMBERED:]
+                    self._unreleased = (*self._unreleased, block.owner)[-_REMEMBERED:]
 
     def _own_block(self) -> redis.Block | None:
         block = _block.get()
@@ -222,13 +222,13 @@ class RedisTokenStore:
         waited, pause = 0.0, _PAUSE
         seen = "" if known is None else known.digest
         try:
-            while waited < _PATIENCE:
+            while waited < _LOCK_TIMEOUT:
                 block.may_hold = True
                 asked = (
                     block.owner,
                     self._lease,
-                    self._lease + _MEMORY,
-                    ",".join(self._left),
+                    self._lease + _TOMBSTONE_MS,
+                    ",".join(self._unreleased),
                     seen,
                 )
                 command = self._script(redis.LOCK, *asked)
@@ -241,7 +241,7 @@ class RedisTokenStore:
         except BaseException:
             gone = True
             raise
-        message = f"the lock of the key {self._key} is held for over {_PATIENCE:g} s"
+        message = f"the lock of the key {self._key} is held for over {_LOCK_TIMEOUT:g} s"
         raise StoreError(message) from TimeoutError()
 
     def _script(self, script: str, *arguments: str | int) -> redis.Command:
@@ -262,13 +262,13 @@ class RedisTokenStore:
         ``token`` is what the command carries: no error quotes it. ``at_once``, before any wait, so
         that it is sent also where this task is cancelled; other commands queue for a connection.
         """
-        flight = Flight(functools.partial(self._reply, command, token), then)
+        task = SharedTask(functools.partial(self._reply, command, token), then)
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
         outcome: tuple[Any] | StoreError | None = None
         lane = self._lanes[next(self._turn) % len(self._lanes)]
         with contextlib.nullcontext() if at_once else lane.held():
-            flight.start()
-            outcome = flight.join(timeout)
+            task.start()
+            outcome = task.join(timeout)
         late = StoreError(f"Redis did not answer within {timeout:g} s")
         reply: tuple[Any] = unwrap(outcome or late)
         return reply[0]
@@ -287,5 +287,5 @@ def _failure(exc: Exception, token: Token | None) -> StoreError:
     error = StoreError(f"Redis cannot be used: {type(exc).__name__}: {text}")
     # A `TimeoutError` would say that another process holds the lock.
     late = isinstance(exc, TimeoutError)
-    error.__cause__ = ConnectionError(text) if late else bare(exc, text)
+    error.__cause__ = ConnectionError(text) if late else sanitized_copy(exc, text)
     return error

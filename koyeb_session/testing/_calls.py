@@ -1,4 +1,4 @@
-"""Plays a visit to its end, holding it where its fault says so: once blocking, once awaiting."""
+"""Play a call to its end, holding it where its fault says so: once blocking, once awaiting."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import anyio
 
 from ._faults import Fault
 from ._replies import Reply
-from ._service import Service, Visit
+from ._service import Call, Service
 
 
-def play(service: Service, visit: Visit, patience: float | None = None) -> Reply | None:
+def respond(service: Service, call: Call, patience: float | None = None) -> Reply | None:
     """
-    Answer a visit, blocking while it is held.
+    Answer a call, blocking while it is held.
 
     Args:
         service: the service that admitted it.
-        visit: the request inside the service.
+        call: the request inside the service.
         patience: how long the client waits at most, in seconds; ``None`` for as long as it takes.
 
     Returns:
@@ -26,29 +26,29 @@ def play(service: Service, visit: Visit, patience: float | None = None) -> Reply
     Raises:
         TimeoutError: the client's patience is over.
     """
-    fault = visit.fault
+    fault = call.fault
     if fault is not None and fault.hold == "request":
         _hold(fault, patience)
-    reply = service.answer(visit)
+    reply = service.answer(call)
     if fault is not None and fault.hold == "reply":
         _hold(fault, patience)
-    return _log(visit, reply)
+    return _log(call, reply)
 
 
-async def aplay(service: Service, visit: Visit, patience: float | None = None) -> Reply | None:
-    """Answer a visit without blocking the event loop; see ``play``."""
-    fault = visit.fault
+async def arespond(service: Service, call: Call, patience: float | None = None) -> Reply | None:
+    """Answer a call without blocking the event loop; see ``respond``."""
+    fault = call.fault
     if fault is not None and fault.hold == "request":
         await _ahold(fault, patience)
-    reply = service.answer(visit)
+    reply = service.answer(call)
     if fault is not None and fault.hold == "reply":
         await _ahold(fault, patience)
-    return _log(visit, reply)
+    return _log(call, reply)
 
 
-def _log(visit: Visit, reply: Reply | None) -> Reply | None:
+def _log(call: Call, reply: Reply | None) -> Reply | None:
     if reply is not None:
-        visit.request.status = reply.status
+        call.request.status = reply.status
     return reply
 
 
