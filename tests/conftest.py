@@ -17,6 +17,23 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Choose pitfalls: ``pytest -m pitfall`` takes all, and ``pytest --pitfall 6`` one."""
+    parser.addoption("--pitfall", action="append", type=int, help="run the tests of a pitfall")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about other pitfalls."""
+    if wanted := set(config.getoption("pitfall") or ()):
+        items[:] = [it for it in items if wanted & {*pitfalls(it)}]
+
+
+def pitfalls(item: pytest.Item) -> Iterator[int]:
+    """Give the numbers of the pitfalls that a test is about."""
+    for mark in item.iter_markers("pitfall"):
+        yield from mark.args
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives until the end: many tests call it."""
     gc.collect()

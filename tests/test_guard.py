@@ -176,6 +176,7 @@ async def step(flow: Any, response: httpx.Response | None = None) -> Any:
         return None
 
 
+@pytest.mark.pitfall(19)
 def test_async_hook_on_a_fresh_token_waits_for_nothing(lock: Counting) -> None:
     """No event loop runs here: whatever is awaited on the way would fail; no lock is taken."""
     fake = FakeKoyeb()
@@ -252,6 +253,7 @@ async def test_an_async_stampede_makes_one_exchange() -> None:
     assert [it.status for it in fake.requests if it.operation != "refresh"] == [200] * 300
 
 
+@pytest.mark.pitfall(20)
 def test_a_stampede_of_threads_makes_one_exchange() -> None:
     """The same, from sixteen threads."""
     clock = FakeClock()

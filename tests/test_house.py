@@ -108,6 +108,7 @@ def test_core_takes_the_lock_and_no_more() -> None:
     assert targets == {"koyeb_session._concurrency.runtime"}
 
 
+@pytest.mark.pitfall(49)
 def test_modules_import_by_statements() -> None:
     """What packs programs, and what checks types, does not see an import of a name in a string."""
     for name, tree in MODULES.items():
@@ -197,3 +198,11 @@ def test_changelog_begins_with_current_version() -> None:
         r"^## \[?(\d[\w.]*)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
     )
     assert entries[0] == project["version"] == koyeb_session.__version__
+
+
+@pytest.mark.pitfall(25)
+def test_majors_are_capped_where_they_are_announced() -> None:
+    """With an open bound, a fresh install breaks on the day of a new major version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (httpx,) = [need for need in project["dependencies"] if "httpx" in need]
+    assert "<1" in httpx

@@ -33,6 +33,7 @@ VALUES = [
 KINDS = [type(value).__name__ for value in VALUES]
 
 
+@pytest.mark.pitfall(14)
 @pytest.mark.parametrize("value", VALUES, ids=KINDS)
 def test_value_hides_its_secret_when_shown(value: object) -> None:
     """No repr, str or format shows a token's id or a password."""

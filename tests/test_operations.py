@@ -420,6 +420,7 @@ def hint(problem: str) -> str:
     return "" if is_json else "; this is no reply of Koyeb's API: base_url may be wrong"
 
 
+@pytest.mark.pitfall(13)
 @pytest.mark.parametrize("name", MINTING)
 @pytest.mark.parametrize(
     ("body", "problem"),

@@ -194,6 +194,7 @@ LIVES: dict[str, tuple[float, RefreshPolicy, tuple[float, float, float]]] = {
 }
 
 
+@pytest.mark.pitfall(8)
 @pytest.mark.parametrize("case", LIVES)
 def test_windows_are_cut_to_the_lifetime(case: str) -> None:
     """Half of a life, a tenth and a twentieth bound the windows and the floor (pitfall 8)."""
@@ -363,6 +364,7 @@ def test_phase_changes_at_each_boundary() -> None:
     assert list(Phase) == [0, 1, 2, 3]
 
 
+@pytest.mark.pitfall(22)
 def test_age_is_the_larger_one_when_the_clocks_disagree() -> None:
     """Neither a clock that is set back nor a suspend makes a token young (pitfall 22)."""
     snapshot = held()
@@ -375,6 +377,7 @@ def test_age_is_the_larger_one_when_the_clocks_disagree() -> None:
     assert snapshot.age(slow) == 50
 
 
+@pytest.mark.pitfall(22)
 def test_token_expires_when_the_machine_was_suspended() -> None:
     """After a night in suspend the token of last evening is not sent."""
     clock = FakeClock()

@@ -96,6 +96,7 @@ def test_public_name_is_documented(module_name: str) -> None:
                 assert inspect.getdoc(method), f"{name}.{method_name}"
 
 
+@pytest.mark.pitfall(25)
 @pytest.mark.parametrize("module_name", PUBLIC)
 def test_import_brings_in_no_extra(module_name: str) -> None:
     """A public module imports neither a test tool nor an extra other than its own."""

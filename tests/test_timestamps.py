@@ -23,6 +23,7 @@ def microseconds(count: int) -> datetime:
     return AT + timedelta(microseconds=count)
 
 
+@pytest.mark.pitfall(22)
 @pytest.mark.parametrize(
     ("text", "at"),
     [
@@ -176,6 +177,7 @@ def test_http_date_is_read_when_it_is_one(text: str, seconds: float | None) -> N
     assert http_date(text) == seconds
 
 
+@pytest.mark.pitfall(23)
 @pytest.mark.parametrize(
     ("text", "wait"),
     [

@@ -156,6 +156,7 @@ def number(context: ssl.SSLContext) -> int:
     return len(context.get_ca_certs())
 
 
+@pytest.mark.pitfall(50)
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_a_variable_that_is_set_later_counts_for_the_next_client(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path, variable: str

@@ -8,6 +8,8 @@ import pkgutil
 import typing
 from collections.abc import Iterator
 
+import pytest
+
 import koyeb_session
 
 EDGES = [name for _, name, _ in pkgutil.iter_modules(koyeb_session.__path__) if name[0] != "_"]
@@ -28,6 +30,7 @@ def callables() -> Iterator[tuple[str, object]]:
                     yield f"{module.__name__}.{name}.{member}", function
 
 
+@pytest.mark.pitfall(49)
 def test_public_hints_resolve() -> None:
     """No name in a public signature is imported for type checkers alone."""
     things = dict(callables())

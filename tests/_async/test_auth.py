@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -19,11 +22,23 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_idle
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_gather,
+    async_idle,
+    deadlines,
+)
 
 ME = "me@example.com"
 PASSWORD = "correct horse"
+DAY = timedelta(hours=24)
 Connect = Callable[..., AsyncSessionClient]
+
+
+def count(fake: FakeKoyeb, operation: str) -> int:
+    """Count the requests for an operation."""
+    return sum(request.operation == operation for request in fake.requests)
 
 
 def log(fake: FakeKoyeb) -> list[tuple[str | None, int | None]]:
@@ -115,6 +130,7 @@ async def test_token_goes_to_its_own_origins(fake: FakeKoyeb, connect: Connect, 
     assert (await session.http.get(url)).status_code == 200
 
 
+@pytest.mark.pitfall(10)
 @pytest.mark.parametrize("url", UNTRUSTED)
 async def test_token_goes_nowhere_else(fake: FakeKoyeb, connect: Connect, url: str) -> None:
     """Any other origin gets the request without the token, and its 401 is its own affair."""
@@ -218,6 +234,7 @@ async def test_a_revoked_token_is_renewed_and_the_request_replayed(
     assert fake.transport.open_replies == 0
 
 
+@pytest.mark.pitfall(9)
 async def test_a_late_401_is_replayed_without_another_renewal(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -235,6 +252,7 @@ async def test_a_late_401_is_replayed_without_another_renewal(
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
 
 
+@pytest.mark.pitfall(9)
 async def test_a_permanent_401_costs_two_requests_and_one_renewal(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -392,6 +410,7 @@ async def stream() -> AsyncIterator[bytes]:
     yield b'"mine"}'
 
 
+@pytest.mark.pitfall(12)
 @pytest.mark.parametrize("kind", ["stream", "multipart", "file"])
 async def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
     fake: FakeKoyeb, connect: Connect, kind: str
@@ -476,3 +495,93 @@ async def test_a_body_that_cannot_be_sent_twice_goes_out_when_the_renewal_fails(
     response = await session.http.post("/v1/apps", content=stream())
     assert response.status_code == 200
     assert log(fake) == [("refresh", 500), ("apps", 200)]
+
+
+# The renewal that a request waits for
+
+
+@pytest.mark.pitfall(11)
+async def test_a_refresh_is_no_part_of_the_users_request(fake: FakeKoyeb, connect: Connect) -> None:
+    """Catches a refresh that the flow yields: hooks see it, and ``history`` keeps the token."""
+    seen: list[str] = []
+
+    async def note(response: httpx.Response) -> None:
+        seen.append(response.request.url.path)
+
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=401))
+    async with httpx.AsyncClient(
+        transport=fake.transport,
+        base_url=fake.base_url,
+        auth=session.auth,
+        event_hooks={"response": [note]},
+    ) as client:
+        response = await client.get("/v1/apps")
+    assert fake.exchanges() == 1
+    assert seen == ["/v1/apps"] * 2
+    assert [reply.request.url.path for reply in response.history] == ["/v1/apps"]
+
+
+@pytest.mark.pitfall(11)
+async def test_a_refresh_has_a_deadline_of_its_own(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Catches a refresh that the flow yields: it has no timeout, and hangs with the service."""
+    fake.fail("refresh", Fault(gate=Gate(), hold="request"))
+    for timeout in deadlines(lambda: count(fake, "refresh")):
+        fake.requests.clear()
+        session = connect(token=fake.issue_token(), timeout=timeout)
+        clock.advance(DAY - timedelta(seconds=30))
+        async with httpx.AsyncClient(
+            transport=fake.transport,
+            base_url=fake.base_url,
+            auth=session.auth,
+            timeout=None,  # noqa: S113 - what the session has to do without
+        ) as client:
+            assert (await client.get("/v1/apps")).status_code == 200
+    assert [request.operation for request in fake.requests] == ["refresh", "apps"]
+
+
+@pytest.mark.pitfall(24)
+async def test_all_hooks_of_a_session_are_one(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Catches an auth object for each client, each with a token of its own: ten exchanges."""
+    session = connect(token=fake.issue_token())
+    clock.advance(DAY - timedelta(seconds=30))
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(
+                    transport=fake.transport, base_url=fake.base_url, auth=session.auth
+                )
+            )
+            for _ in range(10)
+        ]
+        works: Iterator[Any] = (
+            lambda client=client: client.get("/v1/apps") for client in [*clients, session.http]
+        )
+        responses = await async_gather(*works)
+    assert {response.status_code for response in responses} == {200}
+    assert fake.exchanges() == 1
+    with pytest.raises(TypeError):
+        copy.deepcopy(session)
+
+
+@pytest.mark.pitfall(27)
+async def test_refused_requests_do_not_hold_the_connections_that_the_refresh_needs(
+    url: str, fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Each connection of the user's own pool has a request that is refused at the same time."""
+    gate = Gate()
+    fake.fail("apps", Fault(status=401, gate=gate), times=2)
+    limits = httpx.Limits(max_connections=2)
+    async with httpx.AsyncClient(base_url=url, limits=limits) as client:
+        session = connect(token=fake.issue_token(), base_url=url, http_client=client)
+        async with AsyncBackground() as background:
+            jobs = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+            await async_arrived(gate, 2)
+            gate.open()
+            assert [(await job.result()).status_code for job in jobs] == [200] * 2
+        await session.aclose()
+    assert fake.exchanges() == 1

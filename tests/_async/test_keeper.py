@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -85,6 +86,7 @@ async def test_nobody_waits_for_a_renewal_in_the_soft_window(
     assert fake.live_tokens() == [held(session)]
 
 
+@pytest.mark.pitfall(1)
 async def test_everybody_waits_for_one_renewal_in_the_hard_window(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -145,6 +147,7 @@ async def test_a_renewed_token_has_its_life_before_it(
         assert fake.exchanges() == exchange
 
 
+@pytest.mark.pitfall(8)
 async def test_a_short_token_is_not_renewed_at_every_turn(
     clock: FakeClock, connect: Connect
 ) -> None:
@@ -246,6 +249,19 @@ async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect)
     assert first.id != second.id
     assert fake.exchanges() == 2
     assert fake.requests[1].bearer == first.id
+
+
+@pytest.mark.pitfall(1)
+async def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> None:
+    """Catches a caller that exchanges the snapshot it has seen, though the session has moved on."""
+    session = connect(token=fake.issue_token())
+    seen = session._state.snapshot
+    assert seen is not None
+    new = await session.refresh()
+    outcome = await session._keeper.renew(seen)
+    assert outcome is session._state.snapshot
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [new.id]
 
 
 async def test_followers_of_a_failed_exchange_fail_with_it(
@@ -394,6 +410,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.pitfall(6)
 @pytest.mark.parametrize(("fault", "cause"), FAILURES)
 async def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
@@ -488,6 +505,7 @@ async def test_back_off_honours_what_the_service_asks_for(
     assert fake.exchanges() == 1
 
 
+@pytest.mark.pitfall(3)
 async def test_a_lost_reply_is_not_repeated_blindly(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -576,6 +594,7 @@ async def test_a_refused_token_is_not_used_any_more(
     assert {operation for operation, _ in log(fake)[1:]} <= {"refresh", "apps"}
 
 
+@pytest.mark.pitfall(7)
 async def test_an_expired_token_is_never_sent(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -664,6 +683,7 @@ async def test_a_withdrawn_refresh_says_so_without_credentials(
         await session.refresh()
 
 
+@pytest.mark.pitfall(23)
 async def test_credentials_that_are_refused_are_not_tried_again_soon(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -700,6 +720,7 @@ async def test_a_locked_account_is_told(fake: FakeKoyeb, connect: Connect) -> No
         await connect(credentials=PASSWORDS).current_token()
 
 
+@pytest.mark.pitfall(25)
 async def test_a_callable_brings_tokens(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -845,6 +866,7 @@ async def test_use_token_takes_the_same_token_with_less_time_left(
     assert again.expires_at <= token.expires_at
 
 
+@pytest.mark.pitfall(17)
 @pytest.mark.parametrize("hold", ["request", "reply"])
 async def test_a_logout_during_a_renewal_is_final(
     fake: FakeKoyeb, connect: Connect, hold: str
@@ -1024,6 +1046,7 @@ async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) 
     assert fake.live_tokens() == [held(session)] == [token.id]
 
 
+@pytest.mark.pitfall(23)
 async def test_trouble_of_the_old_session_does_not_bother_the_new_one(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1061,6 +1084,41 @@ async def test_keep_current_renews_without_requests(
         await job.result()
     assert fake.exchanges() == 3
     assert fake.live_tokens() == [held(session)]
+
+
+@pytest.mark.pitfall(4)
+async def test_keep_current_is_not_stopped_by_its_own_news(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Catches a timer that its own callback cancels before the store was written."""
+
+    class Slow(AsyncMemoryTokenStore):
+        async def load(self) -> Token | None:
+            await async_idle()
+            return await super().load()
+
+        async def save(self, token: Token) -> None:
+            await async_idle()
+            await super().save(token)
+
+    store = Slow()
+    session = connect(token=fake.issue_token(), store=store)
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._keeper._wakeups != ())
+        for cycle in range(1, 4):
+            clock.advance(DAY / 2)
+            session._keeper.wake()
+            await async_until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
+            shared: Any = session._keeper._task
+            await async_until(lambda: not shared.alive)  # noqa: B023 - used at once
+            saved = await store.load()
+            assert saved is not None
+            assert saved.id == held(session)
+        assert not job.done
+        await session.aclose()
+        await job.result()
+    assert fake.exchanges() == 3
 
 
 async def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Connect) -> None:
@@ -1192,6 +1250,7 @@ async def test_a_token_that_is_taken_over_is_not_saved_again(
     assert not caplog.records
 
 
+@pytest.mark.pitfall(21)
 async def test_a_renewal_by_others_is_taken_over(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1208,6 +1267,7 @@ async def test_a_renewal_by_others_is_taken_over(
     assert fake.live_tokens() == [held(first)]
 
 
+@pytest.mark.pitfall(21)
 async def test_a_refused_token_is_looked_up_in_the_store_first(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1255,6 +1315,7 @@ async def test_a_token_of_unknown_age_in_the_store_is_taken_over(
     assert (await session.refresh()).id == fake.live_tokens()[-1]
 
 
+@pytest.mark.pitfall(4)
 async def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
     """Login, refresh, switch and use_token reach the store."""
     store = AsyncMemoryTokenStore()
@@ -1305,6 +1366,7 @@ async def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
     assert fake.exchanges() == 1
 
 
+@pytest.mark.pitfall(5)
 async def test_a_token_that_cannot_be_saved_stays_in_memory(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -114,6 +115,7 @@ async def test_what_must_not_be_done_twice_is_sent_once(
     assert [request.operation for request in fake.requests] == [name]
 
 
+@pytest.mark.pitfall(23)
 @pytest.mark.parametrize("seconds", ["6", "86400", "31536000"])
 async def test_a_long_retry_after_is_raised_rather_than_waited_for(
     fake: FakeKoyeb, connect: Connect, seconds: str
@@ -379,3 +381,19 @@ async def test_a_refused_operation_keeps_what_the_service_said(
     assert error.message == (
         f"new_session: Token rejected (POST {fake.base_url}/v1/account/session: status 401)"
     )
+
+
+@pytest.mark.pitfall(15)
+async def test_nothing_secret_is_logged_by_the_libraries_below(
+    url: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The URLs that httpx logs, and the headers that httpcore logs, hold none."""
+    caplog.set_level(logging.DEBUG)
+    session = connect(base_url=url)
+    token = await session.login(ME, PASSWORD)
+    new = await session.refresh()
+    await session.http.get("/v1/apps")
+    other = await session.new_session()
+    await session.logout()
+    assert any(record.name.startswith("httpcore") for record in caplog.records)
+    assert_no_secret([PASSWORD, token.id, new.id, other.id], caplog)

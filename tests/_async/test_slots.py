@@ -265,6 +265,7 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
     assert len(fake.requests) == 2
 
 
+@pytest.mark.pitfall(42)
 async def test_all_origins_share_one_bound(
     session: AsyncSessionClient, fake: FakeKoyeb, limit: int
 ) -> None:

@@ -111,6 +111,7 @@ async def saved(store: AsyncMemoryTokenStore) -> str | None:
 # An exchange happens inside the lock whenever that can be had
 
 
+@pytest.mark.pitfall(26)
 @pytest.mark.parametrize("fails", [1, 2, 3])
 async def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
     fake: FakeKoyeb, connect: Connect, fails: int
@@ -137,6 +138,7 @@ async def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_loc
 # The store follows the session
 
 
+@pytest.mark.pitfall(28)
 @pytest.mark.parametrize("act", ["login", "logout"])
 async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
     fake: FakeKoyeb, connect: Connect, act: str
@@ -176,6 +178,7 @@ async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     assert await saved(store) == held(other)
 
 
+@pytest.mark.pitfall(28)
 @pytest.mark.parametrize("act", ["login", "refresh"])
 async def test_record_known_to_be_wrong_is_deleted_when_it_cannot_be_replaced(
     fake: FakeKoyeb,
@@ -201,6 +204,7 @@ async def test_record_known_to_be_wrong_is_deleted_when_it_cannot_be_replaced(
 # What is new, and what is not
 
 
+@pytest.mark.pitfall(31)
 async def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -223,6 +227,7 @@ async def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
     assert fake.live_tokens() == [held(sessions[0])]
 
 
+@pytest.mark.pitfall(31)
 async def test_renewal_goes_on_when_the_same_token_is_given_again(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -239,6 +244,7 @@ async def test_renewal_goes_on_when_the_same_token_is_given_again(
     assert fake.live_tokens() == [held(session)]
 
 
+@pytest.mark.pitfall(32)
 async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -258,6 +264,7 @@ async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
     assert held(session) == winner.id
 
 
+@pytest.mark.pitfall(33)
 @pytest.mark.parametrize("has_credentials", [False, True])
 async def test_retry_after_leaves_time_when_the_token_has_half_an_hour_left(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, has_credentials: bool
@@ -276,6 +283,7 @@ async def test_retry_after_leaves_time_when_the_token_has_half_an_hour_left(
     assert fake.live_tokens() == [held(session)]
 
 
+@pytest.mark.pitfall(35)
 @pytest.mark.parametrize("ahead", [-0.4, 0.4, -3600, 3600])
 async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
@@ -294,6 +302,7 @@ async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     assert fake.live_tokens() == [held(ours)] == [await saved(store)]
 
 
+@pytest.mark.pitfall(36)
 async def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -317,6 +326,7 @@ async def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
 # Everything has an end
 
 
+@pytest.mark.pitfall(39)
 @pytest.mark.parametrize("call", ["lock", "load", "save", "delete"])
 @pytest.mark.parametrize("act", ["login", "refresh", "current_token", "logout", "request"])
 async def test_session_goes_on_when_its_store_hangs(
@@ -341,6 +351,7 @@ async def test_session_goes_on_when_its_store_hangs(
     await async_idle()
 
 
+@pytest.mark.pitfall(40)
 async def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -413,6 +424,7 @@ async def test_two_sessions_share_five_minute_tokens_for_an_hour(
     assert count(fake, "create_access_token") <= 26
 
 
+@pytest.mark.pitfall(46)
 async def test_issuer_is_remembered_when_a_program_starts_anew(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
 ) -> None:
@@ -527,6 +539,7 @@ FAILURES: dict[str, list[Fault]] = {
 }
 
 
+@pytest.mark.pitfall(47)
 @pytest.mark.parametrize("kind", FAILURES)
 async def test_no_second_is_without_a_token_when_a_refresh_fails(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, kind: str
@@ -579,6 +592,7 @@ async def test_rejected_new_tokens_are_renewed_later_and_later(
 # Whose session it is
 
 
+@pytest.mark.pitfall(45)
 @pytest.mark.parametrize("what", ["account", "service"])
 async def test_record_of_another_is_left_alone(
     fake: FakeKoyeb,

@@ -416,6 +416,7 @@ def test_login_method_tells_how_an_address_signs_in(
     assert "authorization" not in request.headers
 
 
+@pytest.mark.pitfall(25)
 def test_every_operation_says_so_when_withdrawn(clock: FakeClock, connect: Connect) -> None:
     """An operation that the service has dropped raises `EndpointGoneError`, and says what to do."""
     names = {"login", "passwordless_login", "new_session", "switch_organization", "login_method"}
@@ -934,6 +935,7 @@ def test_close_leaves_the_users_client_open(
     assert (client.get("/v1/apps")).status_code == 401
 
 
+@pytest.mark.pitfall(3)
 def test_close_waits_for_a_renewal_under_way(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -967,6 +969,7 @@ def test_close_waits_no_longer_than_the_deadline(
     assert session.token is old
 
 
+@pytest.mark.pitfall(20)
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_client_cannot_be_copied(connect: Connect, copied: Callable[[object], object]) -> None:
     """Two objects with one session would fork it."""

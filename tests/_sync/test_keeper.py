@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -87,6 +88,7 @@ def test_nobody_waits_for_a_renewal_in_the_soft_window(
     assert fake.live_tokens() == [held(session)]
 
 
+@pytest.mark.pitfall(1)
 def test_everybody_waits_for_one_renewal_in_the_hard_window(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_renewed_token_has_its_life_before_it(
         assert fake.exchanges() == exchange
 
 
+@pytest.mark.pitfall(8)
 def test_a_short_token_is_not_renewed_at_every_turn(clock: FakeClock, connect: Connect) -> None:
     """Windows give way to the lifetime: half of it is soft, a tenth of it hard."""
     fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=20))
@@ -246,6 +249,19 @@ def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect) -> No
     assert first.id != second.id
     assert fake.exchanges() == 2
     assert fake.requests[1].bearer == first.id
+
+
+@pytest.mark.pitfall(1)
+def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> None:
+    """Catches a caller that exchanges the snapshot it has seen, though the session has moved on."""
+    session = connect(token=fake.issue_token())
+    seen = session._state.snapshot
+    assert seen is not None
+    new = session.refresh()
+    outcome = session._keeper.renew(seen)
+    assert outcome is session._state.snapshot
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [new.id]
 
 
 def test_followers_of_a_failed_exchange_fail_with_it(
@@ -392,6 +408,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.pitfall(6)
 @pytest.mark.parametrize(("fault", "cause"), FAILURES)
 def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
@@ -486,6 +503,7 @@ def test_back_off_honours_what_the_service_asks_for(
     assert fake.exchanges() == 1
 
 
+@pytest.mark.pitfall(3)
 def test_a_lost_reply_is_not_repeated_blindly(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -574,6 +592,7 @@ def test_a_refused_token_is_not_used_any_more(
     assert {operation for operation, _ in log(fake)[1:]} <= {"refresh", "apps"}
 
 
+@pytest.mark.pitfall(7)
 def test_an_expired_token_is_never_sent(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -660,6 +679,7 @@ def test_a_withdrawn_refresh_says_so_without_credentials(fake: FakeKoyeb, connec
         session.refresh()
 
 
+@pytest.mark.pitfall(23)
 def test_credentials_that_are_refused_are_not_tried_again_soon(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -694,6 +714,7 @@ def test_a_locked_account_is_told(fake: FakeKoyeb, connect: Connect) -> None:
         connect(credentials=PASSWORDS).current_token()
 
 
+@pytest.mark.pitfall(25)
 def test_a_callable_brings_tokens(fake: FakeKoyeb, clock: FakeClock, connect: Connect) -> None:
     """Any callable without arguments can sign in, as often as it is needed."""
     session = connect(credentials=lambda: fake.issue_token(lifetime=timedelta(hours=1)))
@@ -835,6 +856,7 @@ def test_use_token_takes_the_same_token_with_less_time_left(
     assert again.expires_at <= token.expires_at
 
 
+@pytest.mark.pitfall(17)
 @pytest.mark.parametrize("hold", ["request", "reply"])
 def test_a_logout_during_a_renewal_is_final(fake: FakeKoyeb, connect: Connect, hold: str) -> None:
     """What the exchange still mints is revoked, and nothing brings the session back."""
@@ -1006,6 +1028,7 @@ def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> Non
     assert fake.live_tokens() == [held(session)] == [token.id]
 
 
+@pytest.mark.pitfall(23)
 def test_trouble_of_the_old_session_does_not_bother_the_new_one(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1043,6 +1066,41 @@ def test_keep_current_renews_without_requests(
         job.result()
     assert fake.exchanges() == 3
     assert fake.live_tokens() == [held(session)]
+
+
+@pytest.mark.pitfall(4)
+def test_keep_current_is_not_stopped_by_its_own_news(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Catches a timer that its own callback cancels before the store was written."""
+
+    class Slow(MemoryTokenStore):
+        def load(self) -> Token | None:
+            idle()
+            return super().load()
+
+        def save(self, token: Token) -> None:
+            idle()
+            super().save(token)
+
+    store = Slow()
+    session = connect(token=fake.issue_token(), store=store)
+    with Background() as background:
+        job = background.start(session.keep_current)
+        until(lambda: session._keeper._wakeups != ())
+        for cycle in range(1, 4):
+            clock.advance(DAY / 2)
+            session._keeper.wake()
+            until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
+            shared: Any = session._keeper._task
+            until(lambda: not shared.alive)  # noqa: B023 - used at once
+            saved = store.load()
+            assert saved is not None
+            assert saved.id == held(session)
+        assert not job.done
+        session.close()
+        job.result()
+    assert fake.exchanges() == 3
 
 
 def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Connect) -> None:
@@ -1174,6 +1232,7 @@ def test_a_token_that_is_taken_over_is_not_saved_again(
     assert not caplog.records
 
 
+@pytest.mark.pitfall(21)
 def test_a_renewal_by_others_is_taken_over(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1190,6 +1249,7 @@ def test_a_renewal_by_others_is_taken_over(
     assert fake.live_tokens() == [held(first)]
 
 
+@pytest.mark.pitfall(21)
 def test_a_refused_token_is_looked_up_in_the_store_first(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -1237,6 +1297,7 @@ def test_a_token_of_unknown_age_in_the_store_is_taken_over(
     assert (session.refresh()).id == fake.live_tokens()[-1]
 
 
+@pytest.mark.pitfall(4)
 def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
     """Login, refresh, switch and use_token reach the store."""
     store = MemoryTokenStore()
@@ -1287,6 +1348,7 @@ def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
     assert fake.exchanges() == 1
 
 
+@pytest.mark.pitfall(5)
 def test_a_token_that_cannot_be_saved_stays_in_memory(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

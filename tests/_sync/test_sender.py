@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -114,6 +115,7 @@ def test_what_must_not_be_done_twice_is_sent_once(
     assert [request.operation for request in fake.requests] == [name]
 
 
+@pytest.mark.pitfall(23)
 @pytest.mark.parametrize("seconds", ["6", "86400", "31536000"])
 def test_a_long_retry_after_is_raised_rather_than_waited_for(
     fake: FakeKoyeb, connect: Connect, seconds: str
@@ -371,3 +373,19 @@ def test_a_refused_operation_keeps_what_the_service_said(fake: FakeKoyeb, connec
     assert error.message == (
         f"new_session: Token rejected (POST {fake.base_url}/v1/account/session: status 401)"
     )
+
+
+@pytest.mark.pitfall(15)
+def test_nothing_secret_is_logged_by_the_libraries_below(
+    url: str, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The URLs that httpx logs, and the headers that httpcore logs, hold none."""
+    caplog.set_level(logging.DEBUG)
+    session = connect(base_url=url)
+    token = session.login(ME, PASSWORD)
+    new = session.refresh()
+    session.http.get("/v1/apps")
+    other = session.new_session()
+    session.logout()
+    assert any(record.name.startswith("httpcore") for record in caplog.records)
+    assert_no_secret([PASSWORD, token.id, new.id, other.id], caplog)

@@ -259,6 +259,7 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
     assert len(fake.requests) == 2
 
 
+@pytest.mark.pitfall(42)
 def test_all_origins_share_one_bound(session: SessionClient, fake: FakeKoyeb, limit: int) -> None:
     """The connection that has been idle for longest makes room for one to another origin."""
     with ExitStack() as stack:

@@ -375,6 +375,7 @@ def vault() -> str:
     raise KeyError(message)
 
 
+@pytest.mark.pitfall(48)
 @pytest.mark.parametrize("path", ["/service", "/service/new", "/sync", "/both"])
 @pytest.mark.parametrize(
     "credentials",

@@ -19,12 +19,9 @@ from xml.etree import ElementTree as ET
 
 from .versions import ROOT, VERSIONS, Naive
 
+KNOWN = sorted({number for naive in VERSIONS for number in naive.pitfalls})
+MARKED = r"^((?:@pytest\.mark\.pitfall\(\d+\)\n)+)(?:@.*\n(?:[ )].*\n)*)*(?:async )?def (test_\w+)"
 NEEDED = (".ci", "koyeb_session", "tests", "pyproject.toml")
-TESTS = (
-    "tests/_async/test_pitfalls.py",
-    "tests/_sync/test_pitfalls.py",
-    "tests/test_pitfalls_edges.py",
-)
 # A test that hangs ends its process; the next ones run in another.
 BOUNDED = (
     *("--timeout=10", "--timeout-method=thread", "--tb=no"),
@@ -32,11 +29,13 @@ BOUNDED = (
 )
 
 
-def defined() -> Iterator[str]:
-    """Name every test of a pitfall."""
-    for path in TESTS:
-        for name in re.findall(r"def (test_pitfall_\w+)", (ROOT / path).read_text("utf-8")):
-            yield f"{path}::{name}"
+def defined(numbers: set[int]) -> Iterator[str]:
+    """Name every test of some pitfalls."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text("utf-8")
+        for marks, name in re.findall(MARKED, text, re.MULTILINE):
+            if numbers & {*map(int, re.findall(r"\d+", marks))}:
+                yield f"{path.relative_to(ROOT)}::{name}"
 
 
 def failed(naive: Naive) -> set[str]:
@@ -44,10 +43,11 @@ def failed(naive: Naive) -> set[str]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         make(naive, place)
-        chosen = " or ".join(f"pitfall_{number:02}" for number in naive.pitfalls)
+        tests = {test.partition("::")[0] for test in defined({*naive.pitfalls})}
         report = place / "report.xml"
-        call = [sys.executable, "-m", "pytest", *BOUNDED, f"--junitxml={report}", "-k", chosen]
-        output = subprocess.run([*call, *TESTS], cwd=place, capture_output=True, check=False).stdout
+        call = [sys.executable, "-m", "pytest", *BOUNDED, f"--junitxml={report}", *sorted(tests)]
+        call += [f"--pitfall={number}" for number in naive.pitfalls]
+        output = subprocess.run(call, cwd=place, capture_output=True, check=False).stdout
         if not report.exists():
             sys.exit(f"{naive}\n{output.decode()}")
         return set(failures(report))
@@ -75,7 +75,7 @@ def failures(report: Path) -> Iterator[str]:
 def main(numbers: set[int]) -> None:
     """Print which tests fail on each naive version; those of some pitfalls, or of all."""
     versions = [naive for naive in VERSIONS if numbers & set(naive.pitfalls)]
-    unseen = {test for test in defined() if int(test.split("_pitfall_")[1][:2]) in numbers}
+    unseen = set(defined(numbers & {*KNOWN}))
     passed: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for naive, names in zip(versions, pool.map(failed, versions), strict=True):
@@ -87,4 +87,4 @@ def main(numbers: set[int]) -> None:
     print(f"{len(versions)} naive versions fail, and each test of a pitfall fails on one of them.")
 
 
-main(set(map(int, sys.argv[1:])) or set(range(1, 26)))
+main(set(map(int, sys.argv[1:])) or {*KNOWN})

@@ -61,6 +61,7 @@ async def check(stage: Stage, exchanges: int) -> None:
     await stage.session.aclose()
 
 
+@pytest.mark.pitfall(2)
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("age", AGES)
 async def test_flow_left_at_its_first_yield_holds_nothing(age: str, ending: str) -> None:
@@ -91,6 +92,7 @@ async def test_flow_left_at_its_second_yield_holds_nothing(ending: str) -> None:
     await check(stage, exchanges=1)
 
 
+@pytest.mark.pitfall(2)
 @pytest.mark.parametrize("age", AGES)
 async def test_flows_go_on_beside_a_parked_one(age: str) -> None:
     """Two flows in turns, the first parked at each yield; catches a lock around a yield."""
@@ -254,6 +256,7 @@ def test_blocking_flow_left_at_its_second_yield_holds_nothing(
     check_blocking(session, fake, exchanges=1)
 
 
+@pytest.mark.pitfall(2)
 @pytest.mark.parametrize("age", AGES)
 def test_blocking_flows_go_on_beside_a_parked_one(
     session: SessionClient, fake: FakeKoyeb, clock: FakeClock, age: str

@@ -26,6 +26,7 @@ def sockets() -> int:
     return sum("socket" in name for name in names)
 
 
+@pytest.mark.pitfall(41)
 @pytest.mark.parametrize("busy", [False, True])
 async def test_transport_is_closed_once_when_a_close_is_cancelled_at_any_await(
     *, busy: bool
@@ -69,6 +70,7 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
         await async_until(lambda: sockets() <= before)
 
 
+@pytest.mark.pitfall(30)
 @pytest.mark.parametrize("closes", [False, True])
 async def test_listener_comes_to_its_end_when_the_client_closes(*, closes: bool) -> None:
     """What it writes down is whole; one that closes the client itself waits for nobody."""

@@ -106,6 +106,7 @@ class Program:
         return token is not None and token.id in self.fake.live_tokens()
 
 
+@pytest.mark.pitfall(29)
 @pytest.mark.parametrize("end", [end for end in ENDS if end not in ALIKE])
 def test_renewal_under_way_is_saved_when_the_program_ends(tmp_path: Path, end: str) -> None:
     """A normal end of the interpreter waits for the exchange and its save."""
@@ -149,6 +150,7 @@ def test_loop_that_ends_takes_a_renewal_along_unless_the_client_is_closed(
     assert program.is_saved is closed
 
 
+@pytest.mark.pitfall(39)
 def test_program_ends_when_its_store_and_its_vault_hang(tmp_path: Path) -> None:
     """Nothing that hangs keeps the interpreter from its end."""
     source = """

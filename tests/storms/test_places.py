@@ -101,6 +101,7 @@ def served(fake: FakeKoyeb, *, sockets: bool) -> Generator[dict[str, Any]]:
         yield {"transport": fake.transport}
 
 
+@pytest.mark.pitfall(18)
 @pytest.mark.parametrize("sockets", [False, True], ids=["transport", "sockets"])
 def test_client_works_in_one_loop_after_another(
     fake: FakeKoyeb, clock: FakeClock, *, sockets: bool
@@ -166,6 +167,7 @@ def end_trio(main: Work) -> None:
 ENDS: Final = [end_closed, end_run, end_interrupted, end_trio]
 
 
+@pytest.mark.pitfall(18)
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("hold", ["request", "reply"])
 @pytest.mark.parametrize("end", ENDS)
@@ -339,6 +341,7 @@ def test_forked_children_have_connections_of_their_own(
     assert {request.status for request in keeping.requests} == {200}
 
 
+@pytest.mark.pitfall(20)
 def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
     keeping: FakeKoyeb, clock: FakeClock
 ) -> None:

@@ -139,6 +139,7 @@ class Alarm:
         raise TimeIsUpError
 
 
+@pytest.mark.pitfall(34)
 @pytest.mark.parametrize("act", ACTS)
 def test_session_works_when_a_handler_raises_at_any_moment(
     act: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
@@ -187,6 +188,7 @@ def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
     assert scene.fake.exchanges() == 1
 
 
+@pytest.mark.pitfall(43)
 @pytest.mark.parametrize("use", ["token", "current_token", "refresh", "repr"])
 def test_nothing_hangs_when_a_handler_uses_the_session(
     use: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
@@ -232,6 +234,7 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
     scene.check("login")
 
 
+@pytest.mark.pitfall(43)
 def test_nothing_hangs_when_a_finalizer_uses_the_session() -> None:
     """The collector may come in the middle of whatever its thread does."""
     scene = Scene()

@@ -1,0 +1,67 @@
+"""What only the blocking half meets: threads that end in the midst of what others wait for."""
+
+from __future__ import annotations
+
+import sys
+
+import httpx
+import pytest
+
+from koyeb_session import SessionClient, Token, TransportError
+from koyeb_session.testing import FakeKoyeb, Gate
+
+from .concurrency import PATIENCE, Background, arrived, idle
+
+
+@pytest.fixture
+def fake() -> FakeKoyeb:
+    """Make a service whose tokens die when they are refreshed."""
+    return FakeKoyeb()
+
+
+@pytest.mark.pitfall(16)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_interrupted_listener_leaves_the_rest_to_the_next(fake: FakeKoyeb) -> None:
+    """Catches a "somebody is telling" that outlives its teller: nobody is ever told again."""
+    heard: list[Token | None] = []
+    others: list[Token | None] = []
+
+    def listener(token: Token | None) -> None:
+        heard.append(token)
+        if len(heard) == 1:
+            sys.exit("it ends the thread that tells")
+
+    with SessionClient(transport=fake.transport, token=fake.issue_token()) as session:
+        session.on_token_change(listener)
+        session.on_token_change(others.append)
+        first = session.refresh()
+        idle()
+        second = session.refresh()
+        idle()
+    assert heard == [first, second]
+    assert others == [second]
+
+
+@pytest.mark.pitfall(20)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exchange_that_ends_its_thread_keeps_no_thread_waiting(fake: FakeKoyeb) -> None:
+    """Catches a renewal that only a result ends: a transport that calls `sys.exit` hangs all."""
+    gate = Gate()
+
+    class Leaving(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            gate.pass_through(PATIENCE)
+            sys.exit("it ends the thread of the exchange")
+
+    with (
+        SessionClient(transport=Leaving(), token=fake.issue_token()) as session,
+        Background() as background,
+    ):
+        jobs = [background.start(session.refresh) for _ in range(3)]
+        arrived(gate)
+        background.settled()
+        gate.open()
+        for job in jobs:
+            with pytest.raises(TransportError, match="cut off"):
+                job.result()
+    idle()
