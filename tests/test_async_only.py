@@ -40,10 +40,7 @@ from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, async_arrived, async_idle, deadlines
-
-ME = "me@example.com"
-PASSWORD = "correct horse"
-DAY = timedelta(hours=24)
+from .support import DAY, ME, PASSWORD
 
 
 @asynccontextmanager

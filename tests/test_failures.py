@@ -24,8 +24,8 @@ from koyeb_session import (
 from koyeb_session._http.failures import final, transport_error
 
 from .faults.certificates import server_context
+from .support import ME
 
-ME = "me@example.com"
 POLICY = RetryPolicy(delay=0)
 Listen = Callable[[Callable[[socket.socket], None]], "Listener"]
 

@@ -9,24 +9,40 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, TransportError
+from koyeb_session import (
+    AsyncSessionClient,
+    TransportError,
+)
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import async_read
+from ..concurrency import (
+    async_advance,
+    async_read,
+)
 
 Connect = Callable[..., AsyncSessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"
+
+
+async def test_a_reply_of_elsewhere_is_not_answered_for(fake: FakeKoyeb, connect: Connect) -> None:
+    """A client of the user's follows a redirect: what is refused there went out without a token."""
+    session = connect(token=fake.issue_token())
+    for url, headers in (
+        ("https://elsewhere.example/v1/apps", {"Authorization": "Bearer x"}),
+        ("https://app.koyeb.com/v1/apps", {}),
+    ):
+        request = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
+        flow = session.auth.async_auth_flow(request)
+        assert await async_advance(flow) is request
+        refused = httpx.Response(401, request=httpx.Request("GET", url, headers=headers))
+        assert await async_advance(flow, refused) is None
+    assert fake.requests == []
 
 
 @pytest.fixture
 async def session(fake: FakeKoyeb, connect: Connect) -> AsyncSessionClient:
     """Make a session that is signed in."""
     return connect(token=fake.issue_token(), allowed_origins=["https://trusted.example"])
-
-
-async def raise_for_status(response: httpx.Response) -> None:
-    """Raise, as a response hook that many have."""
-    response.raise_for_status()
 
 
 def on_request(session: AsyncSessionClient, change: Callable[[httpx.Request], None]) -> None:
@@ -67,6 +83,37 @@ async def test_a_hook_that_rewrites_the_path_changes_nothing_else(
     on_request(session, rewrite)
     assert (await session.http.get("/v1/apps")).status_code == 200
     assert [request.operation for request in fake.requests] == ["profile"]
+
+
+class Gateway(httpx.AsyncBaseTransport):
+    """A transport of a user's, for what is mounted on it."""
+
+    def __init__(self, fake: FakeKoyeb) -> None:
+        self.transport = fake.transport
+        self.paths: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Note it and send it on."""
+        self.paths.append(request.url.path)
+        return await self.transport.handle_async_request(request)
+
+
+@pytest.fixture
+async def gateway(fake: FakeKoyeb) -> Gateway:
+    """Make one."""
+    return Gateway(fake)
+
+
+@pytest.fixture
+async def own(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    """Make a client of a user's, with everything that one can have."""
+    async with httpx.AsyncClient(
+        mounts={"https://app.koyeb.com": gateway},
+        auth=("user", "password"),
+        cookies={"own": "1"},
+        follow_redirects=True,
+    ) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -149,6 +196,11 @@ async def test_a_request_that_a_hook_makes_has_an_auth_of_its_own(
     assert [request.bearer is None for request in fake.requests] == [True, False]
 
 
+async def raise_for_status(response: httpx.Response) -> None:
+    """Raise, as a response hook that many have."""
+    response.raise_for_status()
+
+
 # Refusals below hooks
 
 
@@ -195,37 +247,6 @@ async def test_no_cookie_is_kept(session: AsyncSessionClient, fake: FakeKoyeb) -
 
 
 # A user's own client
-
-
-class Gateway(httpx.AsyncBaseTransport):
-    """A transport of a user's, for what is mounted on it."""
-
-    def __init__(self, fake: FakeKoyeb) -> None:
-        self.transport = fake.transport
-        self.paths: list[str] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Note it and send it on."""
-        self.paths.append(request.url.path)
-        return await self.transport.handle_async_request(request)
-
-
-@pytest.fixture
-async def gateway(fake: FakeKoyeb) -> Gateway:
-    """Make one."""
-    return Gateway(fake)
-
-
-@pytest.fixture
-async def own(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    """Make a client of a user's, with everything that one can have."""
-    async with httpx.AsyncClient(
-        mounts={"https://app.koyeb.com": gateway},
-        auth=("user", "password"),
-        cookies={"own": "1"},
-        follow_redirects=True,
-    ) as client:
-        yield client
 
 
 async def test_a_users_own_client_sends_everything(

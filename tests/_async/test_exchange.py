@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 
 import httpx
 import pytest
@@ -15,38 +12,21 @@ import pytest
 from koyeb_session import (
     AsyncMemoryTokenStore,
     AsyncSessionClient,
-    InvalidCredentialsError,
     KoyebSessionError,
     NotSignedInError,
     PasswordCredentials,
-    RefreshPolicy,
     ServerError,
     SessionExpiredError,
-    StoreError,
     Token,
-    TransportError,
     TransportTimeoutError,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_until, deadlines
+from ..concurrency import PATIENCE, async_until
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count
+from .doubles import Away
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
-DAY = timedelta(hours=24)
 Connect = Callable[..., AsyncSessionClient]
-PASSWORDS = PasswordCredentials(ME, PASSWORD)
-
-
-def count(fake: FakeKoyeb, operation: str) -> int:
-    """Tell how many requests for an operation the service has received."""
-    return sum(request.operation == operation for request in fake.requests)
-
-
-def held(session: AsyncSessionClient) -> str:
-    """Give the id of the token that a session holds."""
-    assert session.token is not None
-    return session.token.id
 
 
 class Stopwatch(httpx.AsyncBaseTransport):
@@ -60,31 +40,6 @@ class Stopwatch(httpx.AsyncBaseTransport):
         """Pass a request on."""
         self.allowed.append(request.extensions["timeout"]["read"])
         return await self._transport.handle_async_request(request)
-
-
-class Away(AsyncMemoryTokenStore):
-    """A store that cannot be read."""
-
-    loads = 0
-
-    async def load(self) -> Token | None:
-        """Raise."""
-        self.loads += 1
-        message = "no such host"
-        raise OSError(message)
-
-
-class Full(AsyncMemoryTokenStore):
-    """A store that has no room for anything new while it is full."""
-
-    full = True
-
-    async def save(self, token: Token) -> None:
-        """Raise, or keep it."""
-        if self.full:
-            message = "no room"
-            raise OSError(message)
-        await super().save(token)
 
 
 # How long each step may take
@@ -120,188 +75,6 @@ async def test_a_timeout_of_the_caller_holds_without_the_store(
     assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
 
 
-async def test_nothing_is_exchanged_beside_a_held_lock(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """Whoever holds it may be exchanging the same token; an expired one is anybody's to replace."""
-    store = AsyncMemoryTokenStore()
-    old = fake.issue_token()
-    clock.advance(DAY - timedelta(minutes=2))
-    made: list[AsyncSessionClient] = []
-    told: list[bool] = []
-    answers: list[int] = []
-    async with store.lock():
-        for seconds in deadlines(lambda: told[-2:] == [True] * 2):
-            session = connect(token=old, store=store, timeout=seconds, credentials=PASSWORDS)
-            made.append(session)
-            for _ in range(2):
-                with contextlib.suppress(TransportTimeoutError):
-                    with pytest.raises(StoreError, match="could not be locked in time") as caught:
-                        await session.refresh()
-                    told.append(caught.value.retryable)
-                assert (await session.http.get("/v1/apps")).status_code == 200
-                clock.advance(5)
-        assert count(fake, "refresh") == count(fake, "login") == 0
-        clock.advance(120)
-        while not answers:  # the last one has as much time as was enough
-            session = made.pop() if made else connect(store=store, credentials=PASSWORDS)
-            with contextlib.suppress(KoyebSessionError):
-                answers.append((await session.http.get("/v1/apps")).status_code)
-    assert answers == [200]
-    assert count(fake, "refresh") == 0
-    assert count(fake, "login") >= 1
-
-
-async def test_a_slow_exchange_under_the_lock_is_not_made_twice(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """It may take longer than others wait for the lock: they use what they have meanwhile."""
-    store = AsyncMemoryTokenStore()
-    old = fake.issue_token()
-    quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
-    clock.advance(DAY - timedelta(seconds=30))
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        job = background.start(slow.current_token)
-        await async_arrived(gate)
-        assert (await quick.current_token()).id == old
-        gate.open()
-        newer = await job.result()
-    clock.advance(20)
-    assert await quick.current_token() == newer
-    assert fake.exchanges() == 1
-
-
-async def test_what_is_renewed_behind_a_held_lock_is_taken_over(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """Whoever holds it has been faster: the old token is dead, the new one in the store."""
-    old = fake.issue_token()
-    store = AsyncMemoryTokenStore()
-    newer = await connect(token=old).refresh()
-    await store.save(newer)
-    renewed: list[Token] = []
-    async with store.lock():
-        for seconds in deadlines(lambda: renewed):
-            session = connect(token=old, store=store, timeout=seconds)
-            with contextlib.suppress(TransportTimeoutError):
-                renewed.append(await session.refresh())
-    assert renewed == [newer]
-    assert count(fake, "refresh") == 1
-
-
-async def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """After a logout nobody signs in, and what a newer token has replaced is not exchanged."""
-    store = AsyncMemoryTokenStore()
-    session = connect(token=fake.issue_token(), store=store, credentials=PASSWORDS)
-    newer = await connect(token=held(session)).refresh()
-    async with AsyncBackground() as background:
-        async with store.lock():
-            job = background.start(session.refresh)
-            await background.settled()
-            adopting = background.start(partial(session.use_token, newer))
-            await background.settled()
-        assert (await job.result()).id == (await adopting.result()).id == newer.id
-        async with store.lock():
-            job = background.start(session.refresh)
-            await background.settled()
-            leaving = background.start(session.logout)
-            await background.settled()
-        with pytest.raises(NotSignedInError):
-            await job.result()
-        await leaving.result()
-    assert [request.operation for request in fake.requests] == ["refresh", "logout"]
-
-
-async def test_a_close_behind_a_held_lock_is_no_renewal(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """Who waits is told that there is no token, and is not given the old one."""
-    store = AsyncMemoryTokenStore()
-    session = connect(token=fake.issue_token(), store=store, timeout=0.1)
-    clock.advance(DAY)
-    async with AsyncBackground() as background, store.lock():
-        jobs = [background.start(call) for call in (session.current_token, session.refresh)]
-        await background.settled()
-        await session.aclose()
-        for job in jobs:
-            with pytest.raises((SessionExpiredError, StoreError, TransportTimeoutError)):
-                await job.result()
-    assert fake.requests == []
-    assert await store.load() is None
-
-
-class Unlockable(AsyncMemoryTokenStore):
-    """A store whose lock cannot be given back."""
-
-    @contextlib.asynccontextmanager
-    async def lock(self) -> AsyncGenerator[None]:
-        """Raise at the end."""
-        yield
-        message = "gone"
-        raise OSError(message)
-
-
-async def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """The service has answered, or its reply is lost, whatever the store does then."""
-    session = connect(token=fake.issue_token(), store=Unlockable())
-    fake.fail("refresh", Fault(reset=True, processed=True))
-    with pytest.raises(TransportError):
-        await session.refresh()
-    wrong = PasswordCredentials(ME, "wrong")
-    with pytest.raises(InvalidCredentialsError):
-        await connect(credentials=wrong, store=Unlockable()).current_token()
-    assert [request.operation for request in fake.requests] == ["refresh", "login"]
-
-
-@pytest.mark.parametrize("expired", [False, True])
-async def test_a_token_can_be_read_behind_a_held_lock(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
-) -> None:
-    """Who has none of its own need not wait for the holder to end."""
-    store = AsyncMemoryTokenStore()
-    session = connect(token=fake.issue_token() if expired else None, store=store, timeout=0.2)
-    clock.advance(DAY)
-    await store.save(saved := Token(fake.issue_token()))
-    async with store.lock():
-        assert (await session.current_token()).id == saved.id
-    assert count(fake, "refresh") == 0
-
-
-@pytest.mark.parametrize("expired", [False, True])
-async def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
-) -> None:
-    """It may have the token; it is asked again after a wait."""
-    store = Away()
-    session = connect(token=fake.issue_token() if expired else None, store=store)
-    clock.advance(DAY)
-    for _ in range(2):
-        with pytest.raises(
-            StoreError, match="the token store could not be read: OSError"
-        ) as caught:
-            await session.current_token()
-        assert caught.value.retryable
-    assert store.loads == 2  # once more, in case it was a passing failure; then it is left in peace
-
-
-async def test_a_locked_store_that_has_nothing_is_the_error(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """Not signed in would be a guess: whoever holds the lock may be signing in."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store, timeout=0.1)
-    async with store.lock():
-        with pytest.raises(StoreError, match="could not be locked in time"):
-            await session.current_token()
-    assert fake.requests == []
-
-
 @pytest.mark.pitfall(3)
 async def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
@@ -314,6 +87,13 @@ async def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     shared = session._keeper._task
     assert shared is not None
     assert isinstance(await shared.join(PATIENCE), TransportTimeoutError)
+
+
+def left(session: AsyncSessionClient) -> float:
+    """Tell how long the session's token is good for, in seconds from when it was had."""
+    snapshot = session._state.snapshot
+    assert snapshot is not None
+    return snapshot.expiry
 
 
 async def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
@@ -343,33 +123,7 @@ async def test_a_busy_service_is_asked_again_without_the_store(
     }
 
 
-async def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
-    """What a renewal brings that its store did not guard is revoked all the same."""
-    session = connect(token=fake.issue_token(), store=Away())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
-        leaving = background.start(session.logout)
-        await async_until(lambda: session.token is None)
-        gate.open()
-        with pytest.raises(NotSignedInError):
-            await renewal.result()
-        with contextlib.suppress(StoreError):
-            await leaving.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-
-
 # Whose clock counts
-
-
-def left(session: AsyncSessionClient) -> float:
-    """Tell how long the session's token is good for, in seconds from when it was had."""
-    snapshot = session._state.snapshot
-    assert snapshot is not None
-    return snapshot.expiry
 
 
 @pytest.mark.parametrize("ahead", [-3600, 3600])
@@ -399,46 +153,6 @@ async def test_what_others_have_minted_has_what_its_expiry_leaves(
     session = connect(store=store)
     await session.current_token()
     assert left(session) == DAY.total_seconds() - 3600
-
-
-# What is saved late
-
-
-async def test_a_late_save_replaces_the_token_before(
-    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What cannot be replaced is deleted: the next process must not go on with it."""
-    store = Full()
-    store.full = False
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
-    clock.advance(1)
-    store.full = True
-    new = await session.refresh()
-    assert await store.load() is None
-    assert caplog.messages == [
-        (
-            "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
-        )
-    ]
-    store.full = False
-    await session.aclose()
-    assert await store.load() == new
-
-
-async def test_a_login_that_is_not_saved_is_told(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The message says what is kept where, and what kind of error the store raised."""
-    session = connect(store=Full())
-    await session.login(ME, PASSWORD)
-    assert caplog.messages == [
-        (
-            "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
-        )
-    ]
 
 
 # What is raised, and logged
@@ -537,49 +251,3 @@ async def test_passwords_that_were_changed_to_nonsense_are_named(connect: Connec
     with pytest.raises(NotSignedInError, match="ValueError: email must not be empty") as caught:
         await session.current_token()
     assert isinstance(caught.value.__cause__, ValueError)
-
-
-# How long the keeper sleeps
-
-
-@pytest.mark.parametrize(
-    ("lifetime", "failures", "wanted"),
-    [(86_400, 0, [60.0] * 4), (60, 0, [30.0] * 4), (60, 1, [30.0, 4.0, 30.0, 30.0])],
-)
-async def test_keep_current_sleeps_until_there_is_something_to_do(
-    connect: Connect,
-    monkeypatch: pytest.MonkeyPatch,
-    lifetime: float,
-    failures: int,
-    wanted: list[float],
-) -> None:
-    """Until a renewal is due, or may be tried again; a minute at most, for the clocks' sake."""
-    clock = FakeClock()
-    slept: list[float] = []
-
-    class Wakeup:
-        """Sleeps by moving the clock."""
-
-        def set(self) -> None:
-            """Do nothing."""
-
-        async def sleep(self, seconds: float) -> None:
-            """Note how long, and end the session after the last one."""
-            slept.append(seconds)
-            clock.advance(seconds)
-            if len(slept) == len(wanted):
-                session._state.close()
-
-    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=lifetime))
-    if failures:
-        fake.fail("refresh", Fault(status=500), times=failures)
-    session = connect(
-        transport=fake.transport,
-        clock=clock,
-        token=fake.issue_token(),
-        refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
-    )
-    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "AsyncWakeup", Wakeup)
-    monkeypatch.setattr("random.random", lambda: 0.0)
-    await session.keep_current()
-    assert slept == wanted

@@ -16,9 +16,8 @@ from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
+from ..support import ME, PASSWORD
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
 Connect = Callable[..., AsyncSessionClient]
 
 

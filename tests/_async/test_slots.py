@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -27,9 +26,9 @@ from ..concurrency import (
     async_read,
     async_until,
 )
+from ..support import DAY
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
-DAY = timedelta(hours=24)
 Connect = Callable[..., AsyncSessionClient]
 SLOTS = AsyncSessionClient.login.__module__.replace("client", "slots")
 

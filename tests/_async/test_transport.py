@@ -12,9 +12,8 @@ from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather
+from ..support import ME, PASSWORD
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
 Connect = Callable[..., AsyncSessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 

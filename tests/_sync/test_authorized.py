@@ -11,24 +11,40 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import SessionClient, TransportError
+from koyeb_session import (
+    SessionClient,
+    TransportError,
+)
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import read
+from ..concurrency import (
+    advance,
+    read,
+)
 
 Connect = Callable[..., SessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"
+
+
+def test_a_reply_of_elsewhere_is_not_answered_for(fake: FakeKoyeb, connect: Connect) -> None:
+    """A client of the user's follows a redirect: what is refused there went out without a token."""
+    session = connect(token=fake.issue_token())
+    for url, headers in (
+        ("https://elsewhere.example/v1/apps", {"Authorization": "Bearer x"}),
+        ("https://app.koyeb.com/v1/apps", {}),
+    ):
+        request = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
+        flow = session.auth.sync_auth_flow(request)
+        assert advance(flow) is request
+        refused = httpx.Response(401, request=httpx.Request("GET", url, headers=headers))
+        assert advance(flow, refused) is None
+    assert fake.requests == []
 
 
 @pytest.fixture
 def session(fake: FakeKoyeb, connect: Connect) -> SessionClient:
     """Make a session that is signed in."""
     return connect(token=fake.issue_token(), allowed_origins=["https://trusted.example"])
-
-
-def raise_for_status(response: httpx.Response) -> None:
-    """Raise, as a response hook that many have."""
-    response.raise_for_status()
 
 
 def on_request(session: SessionClient, change: Callable[[httpx.Request], None]) -> None:
@@ -69,6 +85,37 @@ def test_a_hook_that_rewrites_the_path_changes_nothing_else(
     on_request(session, rewrite)
     assert (session.http.get("/v1/apps")).status_code == 200
     assert [request.operation for request in fake.requests] == ["profile"]
+
+
+class Gateway(httpx.BaseTransport):
+    """A transport of a user's, for what is mounted on it."""
+
+    def __init__(self, fake: FakeKoyeb) -> None:
+        self.transport = fake.transport
+        self.paths: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Note it and send it on."""
+        self.paths.append(request.url.path)
+        return self.transport.handle_request(request)
+
+
+@pytest.fixture
+def gateway(fake: FakeKoyeb) -> Gateway:
+    """Make one."""
+    return Gateway(fake)
+
+
+@pytest.fixture
+def own(gateway: Gateway) -> Iterator[httpx.Client]:
+    """Make a client of a user's, with everything that one can have."""
+    with httpx.Client(
+        mounts={"https://app.koyeb.com": gateway},
+        auth=("user", "password"),
+        cookies={"own": "1"},
+        follow_redirects=True,
+    ) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -147,6 +194,11 @@ def test_a_request_that_a_hook_makes_has_an_auth_of_its_own(
     assert [request.bearer is None for request in fake.requests] == [True, False]
 
 
+def raise_for_status(response: httpx.Response) -> None:
+    """Raise, as a response hook that many have."""
+    response.raise_for_status()
+
+
 # Refusals below hooks
 
 
@@ -189,37 +241,6 @@ def test_no_cookie_is_kept(session: SessionClient, fake: FakeKoyeb) -> None:
 
 
 # A user's own client
-
-
-class Gateway(httpx.BaseTransport):
-    """A transport of a user's, for what is mounted on it."""
-
-    def __init__(self, fake: FakeKoyeb) -> None:
-        self.transport = fake.transport
-        self.paths: list[str] = []
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Note it and send it on."""
-        self.paths.append(request.url.path)
-        return self.transport.handle_request(request)
-
-
-@pytest.fixture
-def gateway(fake: FakeKoyeb) -> Gateway:
-    """Make one."""
-    return Gateway(fake)
-
-
-@pytest.fixture
-def own(gateway: Gateway) -> Iterator[httpx.Client]:
-    """Make a client of a user's, with everything that one can have."""
-    with httpx.Client(
-        mounts={"https://app.koyeb.com": gateway},
-        auth=("user", "password"),
-        cookies={"own": "1"},
-        follow_redirects=True,
-    ) as client:
-        yield client
 
 
 def test_a_users_own_client_sends_everything(

@@ -24,8 +24,8 @@ from koyeb_session import (
 from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
+from ..support import ME, PASSWORD
+
 Connect = Callable[..., SessionClient]
 
 

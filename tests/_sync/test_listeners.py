@@ -18,9 +18,8 @@ from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
+from ..support import ME, PASSWORD
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
 Connect = Callable[..., SessionClient]
 
 

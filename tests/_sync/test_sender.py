@@ -34,9 +34,8 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
 from ..concurrency import deadlines, read
+from ..support import ME, PASSWORD
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
 LIMIT = 1 << 20
 Connect = Callable[..., SessionClient]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -29,9 +28,9 @@ from ..concurrency import (
     read,
     until,
 )
+from ..support import DAY
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
-DAY = timedelta(hours=24)
 Connect = Callable[..., SessionClient]
 SLOTS = SessionClient.login.__module__.replace("client", "slots")
 

@@ -14,9 +14,8 @@ from koyeb_session import SessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import gather
+from ..support import ME, PASSWORD
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
 Connect = Callable[..., SessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 

@@ -19,8 +19,8 @@ from httpx_aiohttp import AiohttpTransport
 from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-ME = "me@example.com"
-PASSWORD = "correct horse"
+from ..support import ME, PASSWORD
+
 NEARLY = timedelta(hours=23, minutes=59, seconds=30)
 Serve = Callable[..., AbstractContextManager[str]]
 

@@ -1,0 +1,150 @@
+"""Stores and transports with which something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+
+import httpx
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    Token,
+)
+from koyeb_session.testing import Gate
+
+from ..concurrency import (
+    async_pass_through,
+)
+
+
+class BrokenStore(AsyncMemoryTokenStore):
+    """Fails where it is told to."""
+
+    def __init__(self, *broken: str, error: Exception | None = None) -> None:
+        super().__init__()
+        self.broken = set(broken)
+        self.error = error or OSError("disk full")
+
+    def fail(self, name: str) -> None:
+        """Raise, if this is to fail."""
+        if name in self.broken:
+            raise self.error
+
+    async def load(self) -> Token | None:
+        """Load, or fail."""
+        self.fail("load")
+        return await super().load()
+
+    async def save(self, token: Token) -> None:
+        """Save, or fail."""
+        self.fail("save")
+        await super().save(token)
+
+    async def delete(self) -> None:
+        """Delete, or fail."""
+        self.fail("delete")
+        await super().delete()
+
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        """Lock, or fail on entering."""
+        return self.locked()
+
+    @contextlib.asynccontextmanager
+    async def locked(self) -> AsyncGenerator[None]:
+        """Hold the lock, or fail."""
+        self.fail("lock")
+        async with super().lock():
+            yield
+
+
+class Troubled(AsyncMemoryTokenStore):
+    """A store of which single calls fail, or stand at a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails: dict[str, int] = {}
+        self.gates: dict[str, Gate] = {}
+        self.calls: list[str] = []
+
+    async def _meet(self, call: str) -> None:
+        self.calls.append(call)
+        if gate := self.gates.get(call):
+            await async_pass_through(gate)
+        if self.fails.get(call, 0):
+            self.fails[call] -= 1
+            raise OSError(f"{call} failed")
+
+    async def load(self) -> Token | None:
+        """Load the token."""
+        await self._meet("load")
+        return await super().load()
+
+    async def save(self, token: Token) -> None:
+        """Save a token."""
+        await self._meet("save")
+        await super().save(token)
+
+    async def delete(self) -> None:
+        """Forget the token."""
+        await self._meet("delete")
+        await super().delete()
+
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        """Hold the lock."""
+        return self._lock_troubled()
+
+    @contextlib.asynccontextmanager
+    async def _lock_troubled(self) -> AsyncGenerator[None]:
+        await self._meet("lock")
+        async with super().lock():
+            yield
+
+
+class Away(AsyncMemoryTokenStore):
+    """A store that cannot be read."""
+
+    loads = 0
+
+    async def load(self) -> Token | None:
+        """Raise."""
+        self.loads += 1
+        message = "no such host"
+        raise OSError(message)
+
+
+class AsyncBuggy(httpx.AsyncBaseTransport):
+    """A transport with a mistake."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Raise."""
+        raise LookupError("a bug")
+
+
+class UnspeakableError(OSError):
+    """An error whose text cannot be had."""
+
+    def __init__(self, kind: type[Exception]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise self.kind
+
+
+async def saved(store: AsyncMemoryTokenStore) -> str | None:
+    """Give the id of the token that a store holds."""
+    token = await AsyncMemoryTokenStore.load(store)
+    return None if token is None else token.id
+
+
+class Held(AsyncMemoryTokenStore):
+    """A store whose lock somebody else holds for good."""
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Give up."""
+        raise TimeoutError
+        yield

@@ -1,0 +1,191 @@
+"""Tokens that a secret brings: API access tokens, and callables that rotate theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from koyeb_session import (
+    AccessTokenCredentials,
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    KoyebSessionError,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
+
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_gather,
+    async_idle,
+)
+from ..support import DAY, ME, count
+from .doubles import Troubled
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+@pytest.fixture
+def api_token(fake: FakeKoyeb) -> str:
+    """Give an API access token."""
+    return fake.issue_api_token()
+
+
+def access(fake: FakeKoyeb, api_token: str, minutes: int = 60) -> AccessTokenCredentials:
+    """Make credentials of the user's organization."""
+    return AccessTokenCredentials(api_token, fake.organizations[ME][0], timedelta(minutes=minutes))
+
+
+async def test_access_tokens_are_renewed_by_the_api_token_alone(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """Who issued a token renews it: none of them is ever refreshed."""
+    session = connect(credentials=access(fake, api_token))
+    for _ in range(25):
+        await session.refresh()
+        clock.advance(3599)
+        assert (await session.http.get("/v1/apps")).status_code == 200
+    assert count(fake, "refresh") == 0
+    issued = [r for r in fake.requests if r.operation == "create_access_token"]
+    assert len(issued) >= 25
+    assert {request.bearer for request in issued} == {api_token}
+
+
+async def test_revoked_api_token_is_one_clear_error_and_no_storm(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """It says what is refused; an hour of requests asks no more than now and then."""
+    session = connect(credentials=access(fake, api_token))
+    fake.revoke(api_token)
+    for _ in range(120):
+        with pytest.raises(KoyebSessionError, match="API access token is refused"):
+            await session.http.get("/v1/apps")
+        clock.advance(30)
+    assert count(fake, "create_access_token") <= 70
+
+
+async def test_two_sessions_share_five_minute_tokens_for_an_hour(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """One exchange serves both, and nothing is refused."""
+    store = AsyncMemoryTokenStore()
+    sessions = [connect(store=store, credentials=access(fake, api_token, 5)) for _ in range(2)]
+    for _ in range(120):
+        replies = await async_gather(
+            *[lambda s=session: s.http.get("/v1/apps") for session in sessions]
+        )
+        assert {reply.status_code for reply in replies} == {200}
+        await async_idle()
+        clock.advance(30)
+    assert count(fake, "refresh") == 0
+    assert {request.status for request in fake.requests} == {200}
+    assert count(fake, "create_access_token") <= 26
+
+
+@pytest.mark.pitfall(46)
+async def test_issuer_is_remembered_when_a_program_starts_anew(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """A restart does not show another's token to a refresh."""
+    store = AsyncMemoryTokenStore()
+    given = access(fake, api_token)
+    await connect(store=store, credentials=given).current_token()
+    clock.advance(3590)
+    session = connect(store=store, credentials=given)
+    await session.current_token()
+    await session.refresh()
+    assert count(fake, "refresh") == 0
+
+
+async def test_callable_is_told_what_it_replaces(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """`None` first, then each token before, also the expired one of the run before."""
+    store = AsyncMemoryTokenStore()
+    asked: list[Token | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(before)
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
+
+    session = connect(store=store, credentials=grant)
+    await session.current_token()
+    await session.refresh()
+    clock.advance(DAY * 2)
+    again = connect(store=store, credentials=grant)
+    await again.current_token()
+    assert asked[0] is None
+    assert [token and token.renewal for token in asked[1:]] == ["secret-grant-1", "secret-grant-2"]
+    assert count(fake, "refresh") == 0
+    assert "secret-grant" not in f"{again!r} {again.token!r} {asked!r}"
+
+
+async def test_rotating_secret_is_saved_before_its_token_is_used(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A program that is killed at once finds the new secret: the provider has forgotten the old."""
+    held: list[Token | None] = []
+
+    class Watching(Troubled):
+        async def save(self, token: Token) -> None:
+            held.append(session.token)
+            await super().save(token)
+
+    session = connect(
+        store=Watching(), credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
+    )
+    await session.current_token()
+    assert held[0] is None
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+async def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
+    fake: FakeKoyeb, connect: Connect, fails: int
+) -> None:
+    """What a logout has overtaken is in no store, whether it was saved ahead or not."""
+    store = Troubled()
+    gate = store.gates["save"] = Gate()
+    session = connect(
+        store=store, credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
+    )
+    store.fails["save"] = fails
+    async with AsyncBackground() as background:
+        asking = background.start(session.current_token)
+        await async_arrived(gate)
+        leaving = background.start(session.logout)
+        await background.settled()
+        gate.open()
+        with pytest.raises(KoyebSessionError):
+            await asking.result()
+        await leaving.result()
+    assert session.token is None
+    assert await store.load() is None
+
+
+async def test_rotating_secret_shows_nowhere(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a provider nor a store that quotes it brings it into an error, a log or a frame."""
+    caplog.set_level(logging.DEBUG)
+    secret = "secret-grant-0123456789"
+
+    class Quoting(Troubled):
+        async def save(self, token: Token) -> None:
+            raise OSError(f"cannot write {token.renewal}")
+
+    def grant(before: Token | None) -> Token:
+        if before is not None:
+            raise LookupError(f"{before.renewal} is unknown")
+        return Token(fake.issue_token(), renewal=secret)
+
+    session = connect(store=Quoting(), credentials=grant)
+    await session.current_token()
+    with pytest.raises(KoyebSessionError, match="LookupError") as caught:
+        await session.refresh()
+    assert_no_secret(secret, session, session.token, caplog.records)
+    assert_no_secret(secret, caught.value, packages=["koyeb_session"])
+    assert all(secret not in str(request.headers) for request in fake.requests)

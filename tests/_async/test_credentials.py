@@ -1,0 +1,273 @@
+"""Signing in again, with a password or with a callable of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from koyeb_session import (
+    AccountLockedError,
+    AsyncSessionClient,
+    EndpointGoneError,
+    InvalidCredentialsError,
+    KoyebSessionError,
+    NotSignedInError,
+    PasswordCredentials,
+    RateLimitedError,
+    RefreshPolicy,
+    RetryPolicy,
+    ServerError,
+    Token,
+)
+from koyeb_session._core.deadline import Deadline
+from koyeb_session._core.snapshot import FailedAttempt
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# Signing in again
+
+
+async def test_credentials_sign_in_at_the_first_request(fake: FakeKoyeb, connect: Connect) -> None:
+    """A session that has credentials needs no login."""
+    session = connect(credentials=PASSWORDS)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("login", 200), ("apps", 200)]
+    assert fake.requests[0].json == {"email": ME, "password": PASSWORD}
+
+
+async def test_credentials_name_their_organization(fake: FakeKoyeb, connect: Connect) -> None:
+    """A session signs in to the organization of its credentials."""
+    organization = fake.organizations[ME][1]
+    session = connect(credentials=PasswordCredentials(ME, PASSWORD, organization))
+    assert (await session.refresh()).organization_id == organization
+
+
+async def test_credentials_sign_in_after_expiry(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """An expired token is replaced by a sign-in, and not refreshed."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    clock.advance(DAY)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("login", 200), ("apps", 200)]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 410, 501])
+async def test_credentials_sign_in_when_a_refresh_is_refused(
+    fake: FakeKoyeb, connect: Connect, status: int
+) -> None:
+    """What says that a refresh will not help leads to a sign-in, in the same exchange."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", Fault(status=status))
+    await session.refresh()
+    assert log(fake) == [("refresh", status), ("login", 200)]
+
+
+@pytest.mark.parametrize("fault", [Fault(status=500), Fault(reset=True), Fault(body="?")])
+async def test_credentials_are_not_used_when_the_refresh_was_not_refused(
+    fake: FakeKoyeb, connect: Connect, fault: Fault
+) -> None:
+    """An outage is no reason to sign in."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", fault)
+    with pytest.raises(KoyebSessionError):
+        await session.refresh()
+    assert [operation for operation, _ in log(fake)] == ["refresh"]
+
+
+async def test_a_withdrawn_refresh_says_so_without_credentials(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The user learns what to bring instead."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=410))
+    with pytest.raises(EndpointGoneError, match="credentials="):
+        await session.refresh()
+
+
+@pytest.mark.pitfall(23)
+async def test_credentials_that_are_refused_are_not_tried_again_soon(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Repeating a wrong password locks the account: the wait is sixty times as long."""
+    policy = RefreshPolicy(backoff=2, backoff_max=2)
+    session = connect(credentials=PasswordCredentials(ME, "wrong"), refresh_policy=policy)
+    for _ in range(3):
+        with pytest.raises(InvalidCredentialsError):
+            await session.current_token()
+        clock.advance(29)
+    assert log(fake) == [("login", 401)]
+    clock.advance(34)
+    with pytest.raises(InvalidCredentialsError):
+        await session.current_token()
+    assert log(fake) == [("login", 401)] * 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_sign_in_is_never_sent_twice(
+    fake: FakeKoyeb, connect: Connect, status: int
+) -> None:
+    """Accounts lock: a login that may have arrived is not repeated."""
+    session = connect(credentials=PASSWORDS)
+    fake.fail("login", Fault(status=status))
+    with pytest.raises((RateLimitedError, ServerError)):
+        await session.http.get("/v1/apps")
+    assert log(fake) == [("login", status)]
+
+
+async def test_a_locked_account_is_told(fake: FakeKoyeb, connect: Connect) -> None:
+    """What signing in met with is what the user gets."""
+    fake.lock_account(ME)
+    with pytest.raises(AccountLockedError):
+        await connect(credentials=PASSWORDS).current_token()
+
+
+@pytest.mark.pitfall(25)
+async def test_a_callable_brings_tokens(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Any callable without arguments can sign in, as often as it is needed."""
+    session = connect(credentials=lambda: fake.issue_token(lifetime=timedelta(hours=1)))
+    first = await session.current_token()
+    assert first.expires_at is not None
+    assert first.expires_at.timestamp() == clock.time() + 3600
+    clock.advance(timedelta(hours=1))
+    second = await session.current_token()
+    assert second.id != first.id
+    assert fake.requests == []
+
+
+async def test_a_callable_may_return_a_token(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What the provider knows of a token is kept."""
+    expires = datetime.fromtimestamp(clock.time() + 600, UTC)
+    given = Token("opaque", "user", "organization", expires)
+    session = connect(credentials=lambda: given)
+    token = await session.current_token()
+    assert token == given
+
+
+async def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A provider's token is not an API token: after a refusal the provider is asked again."""
+    tokens = iter([fake.issue_api_token(), fake.issue_api_token()])
+    session = connect(credentials=lambda: next(tokens))
+    first = await session.current_token()
+    fake.revoke(first.id)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("apps", 401), ("apps", 200)]
+    assert held(session) != first.id
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ("", ValueError),
+        ("a b", ValueError),
+        (None, TypeError),
+        (7, TypeError),
+        (Token("t", expires_at=datetime(2020, 1, 1, tzinfo=UTC)), ValueError),
+        (Token("t", expires_at=datetime(2030, 1, 1)), ValueError),  # noqa: DTZ001 - naive
+        (Token("t", expires_at="tomorrow"), Exception),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - as a careless provider might
+    ],
+)
+async def test_a_callable_that_returns_nonsense_is_told(
+    connect: Connect, given: object, cause: type[Exception]
+) -> None:
+    """What is no usable token is told as such, and the provider is asked once."""
+    asked: list[None] = []
+
+    def provider() -> object:
+        asked.append(None)
+        return given
+
+    with pytest.raises(NotSignedInError, match="the credentials gave no token") as caught:
+        await connect(credentials=provider).current_token()
+    assert isinstance(caught.value.__cause__, cause)
+    assert len(asked) == 1
+
+
+async def test_what_a_callable_raises_is_the_cause(connect: Connect) -> None:
+    """The provider's own error is kept, without the frames that may hold its secrets."""
+
+    def provider() -> str:
+        message = "the vault is sealed"
+        raise PermissionError(message)
+
+    with pytest.raises(NotSignedInError, match="PermissionError: the vault is sealed") as caught:
+        await connect(credentials=provider).current_token()
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, PermissionError)
+    assert str(caught.value.__cause__) == "the vault is sealed"
+    assert caught.value.__cause__.__traceback__ is None
+
+
+async def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Connect) -> None:
+    """A provider that uses another session need not translate its errors."""
+
+    def provider() -> str:
+        message = "busy"
+        raise RateLimitedError(message, retry_after=7)
+
+    with pytest.raises(RateLimitedError, match="busy") as caught:
+        await connect(credentials=provider).current_token()
+    assert caught.value.retry_after == 7
+
+
+async def test_credentials_that_were_changed_to_nonsense_are_told(connect: Connect) -> None:
+    """A password that cannot be sent is found before it is."""
+    credentials = PasswordCredentials(ME, PASSWORD)
+    session = connect(credentials=credentials)
+    object.__setattr__(credentials, "password", "")
+    with pytest.raises(NotSignedInError, match="password must not be empty"):
+        await session.current_token()
+
+
+async def test_credentials_rest_after_a_logout(fake: FakeKoyeb, connect: Connect) -> None:
+    """Signed out stays signed out, until somebody asks for more."""
+    session = connect(credentials=PASSWORDS)
+    await session.current_token()
+    await session.logout()
+    fake.requests.clear()
+    for call in (session.current_token, session.new_session):
+        with pytest.raises(NotSignedInError, match="signed out"):
+            await call()
+    assert fake.requests == []
+    await session.refresh()
+    assert log(fake) == [("login", 200)]
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+async def test_a_refused_token_is_not_refreshed_in_a_back_off(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The credentials bring the next one at once."""
+    session = connect(
+        token=fake.issue_token(), credentials=PASSWORDS, retry_policy=RetryPolicy(attempts=1)
+    )
+    fake.fail("refresh", Fault(status=503))
+    with pytest.raises(ServerError):
+        await session.refresh()
+    fake.revoke_all()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert [request.operation for request in fake.requests][1:] == ["apps", "login", "apps"]
+
+
+async def test_credentials_that_meet_the_deadline_are_its_end(connect: Connect) -> None:
+    """A timeout of their own is another matter, as long as there is time."""
+
+    def late() -> str:
+        raise TimeoutError
+
+    source = connect(credentials=late)._keeper._source
+    with pytest.raises(TimeoutError):
+        await source.sign_in(None, None, Deadline(0))
+    assert isinstance(await source.sign_in(None, None, Deadline(60)), FailedAttempt)

@@ -1,0 +1,209 @@
+"""`keep_current()`: tokens are renewed without requests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    RefreshPolicy,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+from ..concurrency import (
+    AsyncBackground,
+    async_idle,
+    async_until,
+)
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from .doubles import AsyncBuggy
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# Renewing ahead of need
+
+
+async def test_keep_current_renews_without_requests(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The token stays current although nobody asks for it; it ends when the client is closed."""
+    session = connect(token=fake.issue_token())
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._keeper._wakeups != ())
+        for _ in range(3):
+            old = held(session)
+            clock.advance(DAY / 2)
+            session._keeper.wake()
+            await async_until(lambda: held(session) != old)  # noqa: B023 - used at once
+        await session.aclose()
+        await job.result()
+    assert fake.exchanges() == 3
+    assert fake.live_tokens() == [held(session)]
+
+
+@pytest.mark.pitfall(4)
+async def test_keep_current_is_not_stopped_by_its_own_news(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Catches a timer that its own callback cancels before the store was written."""
+
+    class Slow(AsyncMemoryTokenStore):
+        async def load(self) -> Token | None:
+            await async_idle()
+            return await super().load()
+
+        async def save(self, token: Token) -> None:
+            await async_idle()
+            await super().save(token)
+
+    store = Slow()
+    session = connect(token=fake.issue_token(), store=store)
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._keeper._wakeups != ())
+        for cycle in range(1, 4):
+            clock.advance(DAY / 2)
+            session._keeper.wake()
+            await async_until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
+            shared: Any = session._keeper._task
+            await async_until(lambda: not shared.alive)  # noqa: B023 - used at once
+            saved = await store.load()
+            assert saved is not None
+            assert saved.id == held(session)
+        assert not job.done
+        await session.aclose()
+        await job.result()
+    assert fake.exchanges() == 3
+
+
+async def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+    """Two tasks that keep the same session are one too many, and no more than that."""
+    session = connect(token=fake.issue_token())
+    async with AsyncBackground() as background:
+        jobs = [background.start(session.keep_current) for _ in range(2)]
+        await async_until(lambda: len(session._keeper._wakeups) == 2)
+        await background.settled()
+        await session.aclose()
+        for job in jobs:
+            await job.result()
+    assert session._keeper._wakeups == ()
+
+
+async def test_keep_current_waits_for_somebody_to_sign_in(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Without a token it raises nothing; after a login it renews."""
+    session = connect()
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._keeper._wakeups != ())
+        await session.login(ME, PASSWORD)
+        clock.advance(DAY / 2)
+        session._keeper.wake()
+        await async_until(lambda: fake.exchanges() == 1)
+        assert not job.done
+        await session.aclose()
+        await job.result()
+
+
+async def test_keep_current_looks_again_when_the_session_changes(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A token that is due the moment it comes does not wait for the next look."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(hours=1))
+    session = connect()
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._keeper._wakeups != ())
+        await background.settled()
+        await session.use_token(old)
+        await async_until(lambda: held(session) != old)
+        await session.aclose()
+        await job.result()
+    assert fake.exchanges() == 1
+
+
+async def test_keep_current_goes_on_after_a_failure(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What goes wrong is in the log, and is tried again."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY / 2)
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: session._state.failure is not None)
+        assert log(fake) == [("refresh", 500)]
+        clock.advance(3600)
+        session._keeper.wake()
+        await async_until(lambda: fake.exchanges() == 1)
+        await session.aclose()
+        await job.result()
+
+
+async def test_keep_current_goes_on_after_a_mistake(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in the log, with its traceback."""
+    session = connect(transport=AsyncBuggy(), credentials=PASSWORDS)
+    async with AsyncBackground() as background:
+        kept = background.start(session.keep_current)
+        await async_until(lambda: "keep_current() goes on after" in caplog.text)
+        await session.aclose()
+        await kept.result()
+
+
+# How long the keeper sleeps
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "failures", "wanted"),
+    [(86_400, 0, [60.0] * 4), (60, 0, [30.0] * 4), (60, 1, [30.0, 4.0, 30.0, 30.0])],
+)
+async def test_keep_current_sleeps_until_there_is_something_to_do(
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    lifetime: float,
+    failures: int,
+    wanted: list[float],
+) -> None:
+    """Until a renewal is due, or may be tried again; a minute at most, for the clocks' sake."""
+    clock = FakeClock()
+    slept: list[float] = []
+
+    class Wakeup:
+        """Sleeps by moving the clock."""
+
+        def set(self) -> None:
+            """Do nothing."""
+
+        async def sleep(self, seconds: float) -> None:
+            """Note how long, and end the session after the last one."""
+            slept.append(seconds)
+            clock.advance(seconds)
+            if len(slept) == len(wanted):
+                session._state.close()
+
+    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=lifetime))
+    if failures:
+        fake.fail("refresh", Fault(status=500), times=failures)
+    session = connect(
+        transport=fake.transport,
+        clock=clock,
+        token=fake.issue_token(),
+        refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
+    )
+    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "AsyncWakeup", Wakeup)
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    await session.keep_current()
+    assert slept == wanted

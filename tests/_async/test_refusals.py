@@ -1,0 +1,312 @@
+"""What the auth hook does about a refusal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    AuthenticationError,
+    RefreshPolicy,
+    ServerError,
+    SessionExpiredError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+)
+from ..support import ME, PASSWORD, log
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# Refusals
+
+
+async def test_a_revoked_token_is_renewed_and_the_request_replayed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A 401 renews once and sends the request once more, with the new token."""
+    session = connect(token=fake.issue_token())
+    old = session.token
+    fake.fail("apps", Fault(status=401))
+    response = await session.http.post("/v1/apps", json={"name": "mine"})
+    assert response.status_code == 200
+    assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
+    assert session.token is not None
+    assert old is not None
+    first, refresh, second = fake.requests
+    assert (first.bearer, refresh.bearer, second.bearer) == (old.id, old.id, session.token.id)
+    assert first.json == second.json == {"name": "mine"}
+    assert [reply.status_code for reply in response.history] == [401]
+    assert fake.transport.open_replies == 0
+
+
+@pytest.mark.pitfall(9)
+async def test_a_late_401_is_replayed_without_another_renewal(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """When the session has moved on since the request was signed, the newer token is used."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate, hold="request"))
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.http.get("/v1/apps"))
+        await async_arrived(gate)
+        await session.refresh()
+        gate.open()
+        response = await job.result()
+    assert response.status_code == 200
+    assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
+
+
+@pytest.mark.pitfall(9)
+async def test_a_permanent_401_costs_two_requests_and_one_renewal(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A token that is refused when it is new is remembered: later refusals are the answer."""
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=401), times=4)
+    assert (await session.http.get("/v1/apps")).status_code == 401
+    assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401)]
+    assert (await session.http.get("/v1/apps")).status_code == 401
+    assert (await session.http.get("/v1/apps")).status_code == 401
+    assert fake.exchanges() == 1
+    assert len(fake.requests) == 5
+
+
+async def test_a_refusal_is_understood_without_what_the_request_was_marked_with(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An event hook may put other extensions in the place of those that say who signed it."""
+
+    async def unmark(request: httpx.Request) -> None:
+        request.extensions = {"timeout": request.extensions["timeout"]}
+
+    session = connect(token=fake.issue_token())
+    session.http.event_hooks = {"request": [unmark]}
+    fake.fail("apps", Fault(status=401), times=3)
+    for _ in range(2):
+        assert (await session.http.get("/v1/apps")).status_code == 401
+    assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401), ("apps", 401)]
+
+
+async def test_the_memory_of_a_refusal_ends_with_the_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """What was remembered of one token does not hold for the next."""
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=401), times=3)
+    await session.http.get("/v1/apps")
+    await session.login(ME, PASSWORD)
+    fake.requests.clear()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
+
+
+async def test_a_token_minted_by_others_and_refused_is_not_remembered(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Only a token that this very flow had minted says that another one will not help."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate, status=401))
+    fake.fail("apps", Fault(status=401), times=2)
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.http.get("/v1/apps"))
+        await async_arrived(gate)
+        await session.refresh()
+        gate.open()
+        assert (await job.result()).status_code == 401
+    assert fake.exchanges() == 1
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert fake.exchanges() == 2
+
+
+async def test_a_replay_that_succeeds_is_not_remembered(fake: FakeKoyeb, connect: Connect) -> None:
+    """A token that works is renewed again when it is refused later."""
+    session = connect(token=fake.issue_token())
+    for _ in range(3):
+        fake.fail("apps", Fault(status=401))
+        assert (await session.http.get("/v1/apps")).status_code == 200
+    assert fake.exchanges() == 3
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 407, 500])
+async def test_other_errors_renew_nothing(fake: FakeKoyeb, connect: Connect, status: int) -> None:
+    """Only a 401 is about the token."""
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=status))
+    assert (await session.http.get("/v1/apps")).status_code == status
+    assert log(fake) == [("apps", status)]
+
+
+async def test_a_401_on_an_api_token_is_the_answer(fake: FakeKoyeb, connect: Connect) -> None:
+    """An API token is never renewed."""
+    session = connect(token=fake.issue_api_token())
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    fake.revoke_all()
+    assert (await session.http.get("/v1/apps")).status_code == 401
+    assert log(fake) == [("apps", 200), ("apps", 401)]
+
+
+async def test_an_api_token_that_cannot_be_renewed_goes_on_to_work(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The service refuses to refresh it, which says nothing about its other uses."""
+    session = connect(token=fake.issue_api_token())
+    with pytest.raises(SessionExpiredError):
+        await session.refresh()
+    assert await session.current_token() == session.token
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("refresh", 401), ("apps", 200)]
+
+
+async def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, connect: Connect) -> None:
+    """A request that the logout overtook is refused, and nothing brings the session back."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("apps", Fault(gate=gate, hold="request"))
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.http.get("/v1/apps"))
+        await async_arrived(gate)
+        await session.logout()
+        gate.open()
+        assert (await job.result()).status_code == 401
+    assert fake.exchanges() == 0
+    assert session.token is None
+
+
+async def test_a_refused_token_that_cannot_be_renewed_ends_the_session(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """When the refresh is refused as well, the error says so, and the refusal is its cause."""
+    session = connect(token=fake.issue_token())
+    fake.revoke_all()
+    with pytest.raises(SessionExpiredError) as caught:
+        await session.http.get("/v1/apps")
+    assert isinstance(caught.value.__cause__, AuthenticationError)
+    assert not caught.value.retryable
+    assert log(fake) == [("apps", 401), ("refresh", 401)]
+
+
+async def test_a_refused_token_is_not_renewed_again_during_the_back_off(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A failed renewal answers for further refusals, until it may be tried again."""
+    session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(jitter=0, backoff=10))
+    fake.fail("apps", Fault(status=401), times=3)
+    fake.fail("refresh", Fault(status=500))
+    for _ in range(2):
+        with pytest.raises(SessionExpiredError, match="could not be renewed") as caught:
+            await session.http.get("/v1/apps")
+        assert isinstance(caught.value.__cause__, ServerError)
+        assert caught.value.retryable
+        clock.advance(4.9)
+    assert log(fake) == [("apps", 401), ("refresh", 500), ("apps", 401)]
+    clock.advance(0.2)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake)[3:] == [("apps", 401), ("refresh", 200), ("apps", 200)]
+
+
+async def stream() -> AsyncIterator[bytes]:
+    """Yield a body that is gone once it is sent."""
+    yield b'{"name": '
+    yield b'"mine"}'
+
+
+# Bodies
+
+
+@pytest.mark.pitfall(12)
+@pytest.mark.parametrize("kind", ["stream", "multipart", "file"])
+async def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
+    fake: FakeKoyeb, connect: Connect, kind: str
+) -> None:
+    """The refusal is handed out as it is; the token is renewed for the requests that follow."""
+    session = connect(token=fake.issue_token())
+    old = session.token
+    fake.fail("apps", Fault(status=401))
+    if kind == "stream":
+        response = await session.http.post("/v1/apps", content=stream())
+    elif kind == "multipart":
+        response = await session.http.post("/v1/apps", files={"file": io.BytesIO(b"content")})
+    else:
+        request = session.http.build_request("POST", "/v1/apps", content=stream())
+        response = await session.http.send(request)
+    assert response.status_code == 401
+    assert log(fake) == [("apps", 401), ("refresh", 200)]
+    assert session.token is not old
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["content", "json", "form", "none"])
+async def test_a_body_in_memory_is_replayed_as_it_was(
+    fake: FakeKoyeb, connect: Connect, kind: str
+) -> None:
+    """The second request has the same body as the first, byte by byte."""
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=401))
+    if kind == "content":
+        response = await session.http.post("/v1/apps", content=b"\x00\xff")
+    elif kind == "json":
+        response = await session.http.post("/v1/apps", json={"name": "mine"})
+    elif kind == "form":
+        response = await session.http.post("/v1/apps", data={"name": "mine"})
+    else:
+        response = await session.http.post("/v1/apps")
+    assert response.status_code == 200
+    first, _, second = fake.requests
+    assert first.content == second.content
+    assert first.headers["content-length"] == second.headers["content-length"]
+
+
+async def test_a_body_that_cannot_be_sent_twice_waits_for_a_renewal_that_is_due(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """In the soft window such a request does not carry a token that is being exchanged."""
+    session = connect(token=fake.issue_token())
+    clock.advance(timedelta(hours=12))
+    response = await session.http.post("/v1/apps", content=stream())
+    assert response.status_code == 200
+    assert log(fake) == [("refresh", 200), ("apps", 200)]
+    assert session.token is not None
+    assert fake.requests[1].bearer == session.token.id
+
+
+async def test_a_body_that_cannot_be_sent_twice_joins_a_renewal_under_way(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It waits for the exchange that another request has started."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(timedelta(hours=12))
+    await session.current_token()
+    await async_arrived(gate)
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.http.post("/v1/apps", content=stream()))
+        if not job.done:
+            gate.open()
+        assert (await job.result()).status_code == 200
+    assert fake.exchanges() == 1
+    assert log(fake)[-1] == ("apps", 200)
+
+
+async def test_a_body_that_cannot_be_sent_twice_goes_out_when_the_renewal_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A renewal that was only ahead of need keeps nobody from working."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(timedelta(hours=12))
+    response = await session.http.post("/v1/apps", content=stream())
+    assert response.status_code == 200
+    assert log(fake) == [("refresh", 500), ("apps", 200)]

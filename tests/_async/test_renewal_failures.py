@@ -1,0 +1,418 @@
+"""A renewal that fails: what callers get, when it is tried again, and what the log says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    AuthenticationError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RefreshPolicy,
+    ServerError,
+    SessionExpiredError,
+    TransportError,
+    WireError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+from ..concurrency import (
+    async_gather,
+    async_idle,
+)
+from ..support import DAY, ME, PASSWORDS, count, held, log
+from .doubles import AsyncBuggy
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+FAILURES = [
+    (Fault(status=500), ServerError),
+    (Fault(status=503), ServerError),
+    (Fault(status=429), RateLimitedError),
+    (Fault(reset=True), TransportError),
+    (Fault(body="nonsense"), WireError),
+    (Fault(body={"token": None}), WireError),
+    (Fault(body={"token": {"id": "a\r\nb"}}), WireError),
+    (Fault(body={"token": {"id": "old", "expires_at": "2020-01-01T00:00:00Z"}}), WireError),
+]
+
+
+# When it fails
+
+
+@pytest.mark.pitfall(6)
+@pytest.mark.parametrize(("fault", "cause"), FAILURES)
+async def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+) -> None:
+    """Requests go on with the old token, and the service is asked once in each back-off."""
+    policy = RefreshPolicy(jitter=0, backoff=8, backoff_max=8)
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    old = held(session)
+    fake.fail("refresh", fault, times=100)
+    clock.advance(DAY - timedelta(seconds=59))
+    for _ in range(3):
+        responses = await async_gather(*[lambda: session.http.get("/v1/apps")] * 5)
+        assert [response.status_code for response in responses] == [200] * 5
+    assert {request.bearer for request in fake.requests} == {old}
+    sent = [request for request in fake.requests if request.operation == "refresh"]
+    assert len(sent) == 1
+    clock.advance(3.9)
+    await session.current_token()
+    assert len([request for request in fake.requests if request.operation == "refresh"]) == 1
+    clock.advance(4.2)
+    await session.current_token()
+    assert len([request for request in fake.requests if request.operation == "refresh"]) == 2
+    assert held(session) == old
+    with pytest.raises(cause):
+        await session.refresh()
+
+
+@pytest.mark.parametrize(("fault", "cause"), FAILURES)
+async def test_a_failed_renewal_raises_once_no_token_is_left(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+) -> None:
+    """When the token has expired, the last failure is the cause, and nothing more is sent."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", fault, times=100)
+    clock.advance(DAY - timedelta(seconds=30))
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    sent = len(fake.requests)
+    clock.advance(30)
+    for _ in range(3):
+        with pytest.raises(SessionExpiredError) as caught:
+            await session.http.get("/v1/apps")
+        assert isinstance(caught.value.__cause__, cause)
+    assert len(fake.requests) == sent
+
+
+async def test_a_failure_during_the_back_off_tells_its_age(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Who is left without a token in a back-off learns what went wrong and when."""
+    policy = RefreshPolicy(jitter=0, backoff=60)
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY - timedelta(seconds=10))
+    await session.current_token()
+    clock.advance(10)
+    with pytest.raises(SessionExpiredError, match="10 s ago: refresh") as caught:
+        await session.current_token()
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, ServerError)
+
+
+async def test_a_renewal_succeeds_after_failures(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Once the service is back, the session goes on, and the trouble is forgotten."""
+    session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(jitter=0, backoff=4))
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY - timedelta(seconds=50))
+    await session.current_token()
+    clock.advance(4)
+    assert (await session.current_token()).id == held(session)
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [held(session)]
+
+
+async def test_back_off_honours_what_the_service_asks_for(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """``Retry-After`` may be longer than the back-off; with a token nobody waits for it."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=429, headers={"retry-after": "600"}))
+    clock.advance(DAY / 2)
+    await session.current_token()
+    await async_idle()
+    clock.advance(599)
+    await session.current_token()
+    await async_idle()
+    assert fake.exchanges() == 0
+    clock.advance(1)
+    await session.current_token()
+    await async_idle()
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.pitfall(3)
+async def test_a_lost_reply_is_not_repeated_blindly(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A refresh that may have been carried out is not sent again in the same breath."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(reset=True, processed=True))
+    with pytest.raises(TransportError):
+        await session.refresh()
+    assert log(fake) == [("refresh", None)]
+
+
+async def test_a_session_whose_token_was_lost_signs_in_again(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """When the reply with the new token is lost, the next request finds out; credentials help."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("refresh", Fault(reset=True, processed=True))
+    with pytest.raises(TransportError):
+        await session.refresh()
+    clock.advance(1)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [
+        *[("refresh", None), ("apps", 401), ("refresh", 401)],
+        *[("login", 200), ("apps", 200)],
+    ]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_service_is_asked_again_when_callers_wait(
+    fake: FakeKoyeb, connect: Connect, status: int
+) -> None:
+    """Nothing was done, so that a refresh that is waited for may be sent again."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=status), times=2)
+    await session.refresh()
+    assert log(fake) == [("refresh", status), ("refresh", status), ("refresh", 200)]
+
+
+async def test_a_busy_service_is_not_asked_again_while_nobody_waits(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """In the soft window there is time until the next attempt."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=503))
+    clock.advance(DAY / 2)
+    await session.current_token()
+    await async_idle()
+    assert log(fake) == [("refresh", 503)]
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [(401, AuthenticationError), (403, PermissionDeniedError)]
+)
+async def test_a_refused_refresh_is_told_as_it_is(
+    fake: FakeKoyeb, connect: Connect, status: int, cause: type[Exception]
+) -> None:
+    """Without credentials a refusal ends the session, or says what is not allowed."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=status))
+    with pytest.raises((SessionExpiredError, cause)) as caught:
+        await session.refresh()
+    assert isinstance(caught.value, cause)
+    if status == 401:
+        assert isinstance(caught.value, SessionExpiredError)
+        assert isinstance(caught.value.__cause__, AuthenticationError)
+        assert caught.value.__cause__.status == 401
+
+
+async def test_a_refused_token_is_not_used_any_more(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """After the service has refused to renew it, a token is not sent, and the service is spared."""
+    session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(jitter=0, backoff=1))
+    fake.revoke_all()
+    clock.advance(DAY / 2)
+    await session.current_token()
+    await async_idle()
+    for _ in range(3):
+        with pytest.raises(SessionExpiredError):
+            await session.http.get("/v1/apps")
+        clock.advance(9.9)
+    assert log(fake) == [("refresh", 401)]
+    clock.advance(60)
+    with pytest.raises(SessionExpiredError):
+        await session.http.get("/v1/apps")
+    assert {operation for operation, _ in log(fake)[1:]} <= {"refresh", "apps"}
+
+
+@pytest.mark.pitfall(7)
+async def test_an_expired_token_is_never_sent(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """An expired token is not worth a refresh; only signing in helps."""
+    session = connect(token=fake.issue_token())
+    clock.advance(DAY)
+    for call in (session.current_token, session.refresh, session.new_session):
+        with pytest.raises(SessionExpiredError, match="sign in again"):
+            await call()
+    assert fake.requests == []
+
+
+async def test_an_expiry_long_after_a_failure_still_names_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The last failure is the cause even when its back-off is over."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=500))
+    clock.advance(DAY - timedelta(seconds=10))
+    await session.current_token()
+    clock.advance(10)
+    with pytest.raises(SessionExpiredError) as caught:
+        await session.current_token()
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert log(fake) == [("refresh", 500)]
+
+
+# What an operator reads
+
+
+async def test_the_log_tells_of_a_bad_night(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Renewed, failed and when it is tried again, signed in again, out: each is one line."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    policy = RefreshPolicy(jitter=0, backoff=60)
+    session = connect(token=fake.issue_token(), refresh_policy=policy, credentials=PASSWORDS)
+    await session.refresh()
+    fake.fail("refresh", Fault(status=500))
+    with pytest.raises(ServerError):
+        await session.refresh()
+    fake.revoke_all()
+    clock.advance(60)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    await session.logout()
+    messages = [record.getMessage() for record in caplog.records if record.name == "koyeb_session"]
+    renewed, failed, signed_in, signed_out = messages
+    assert renewed == "renewed; the token is good for 1 d 0 h"
+    assert failed.startswith(
+        "renewal failed: refresh: Internal Server Error "
+        f"(PUT {fake.base_url}/v1/account/refresh: status 500); "
+    )
+    assert "the token is good for 1 d 0 h; next try in" in failed
+    assert signed_in == "signed in with the credentials; the token is good for 1 d 0 h"
+    assert signed_out == "signed out"
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO", "INFO"]
+
+
+async def test_the_log_tells_when_no_token_is_left(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure that leaves the session without a token is an error."""
+    session = connect(credentials=PASSWORDS)
+    fake.fail("login", Fault(status=500))
+    with pytest.raises(ServerError):
+        await session.current_token()
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "no token is left" in record.getMessage()
+
+
+async def test_the_log_tells_how_a_logout_failed(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator learns that the service may still honour the token."""
+    caplog.set_level(logging.INFO, "koyeb_session")
+    session = connect(token=fake.issue_token())
+    fake.fail("logout", Fault(status=404, body={"code": "not_found", "message": "what?"}))
+    with pytest.raises(NotFoundError):
+        await session.logout()
+    request = f"DELETE {fake.base_url}/v1/account/logout"
+    assert f"signed out; at the service: logout: what? ({request}: status 404)" in caplog.text
+
+
+# What is new, and what is not
+
+
+@pytest.mark.pitfall(33)
+@pytest.mark.parametrize("has_credentials", [False, True])
+async def test_retry_after_leaves_time_when_the_token_has_half_an_hour_left(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, has_credentials: bool
+) -> None:
+    """One maintenance page with an hour's wait does not end the session."""
+    given = {"credentials": PASSWORDS} if has_credentials else {}
+    session = connect(token=fake.issue_token(), **given)
+    clock.advance(DAY - timedelta(minutes=30))
+    fake.fail("refresh", Fault(status=503, headers={"retry-after": "3600"}))
+    first = held(session)
+    for _ in range(29):
+        await session.current_token()
+        await async_idle()
+        clock.advance(60)
+    assert held(session) != first
+    assert fake.live_tokens() == [held(session)]
+
+
+ANSWERS: dict[str, list[Fault]] = {
+    "3xx": [Fault(status=status) for status in range(300, 308) if status != 304],
+    "4xx": [Fault(status=status) for status in range(400, 452)],
+    "other": [
+        *(Fault(status=500), Fault(status=503), Fault(reset=True)),
+        *(Fault(body=b"garbage"), Fault(body={"token": {}})),
+    ],
+}
+
+
+# Access tokens
+
+
+@pytest.mark.pitfall(47)
+@pytest.mark.parametrize("kind", ANSWERS)
+async def test_no_second_is_without_a_token_when_a_refresh_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, kind: str
+) -> None:
+    """With credentials that work, callers have a token at each moment, whatever is answered."""
+    for fault in ANSWERS[kind]:
+        session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+        fake.requests.clear()
+        fake.fail("refresh", fault, times=10_000)
+        clock.advance(DAY - timedelta(minutes=2))
+        for _ in range(12):
+            token = await session.current_token()
+            assert token.expires_at is not None
+            assert token.expires_at.timestamp() > clock.time(), fault
+            assert (await session.http.get("/v1/apps")).status_code == 200, fault
+            clock.advance(20)
+        assert count(fake, "login") == 1, fault
+        fake.recover()
+
+
+async def test_rejected_new_tokens_are_renewed_later_and_later(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The pause doubles up to an hour; a token that is accepted ends it."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.deactivated.update(fake.organizations[ME])
+    hours: list[int] = []
+    for _ in range(6):
+        before = len(fake.requests)
+        for _ in range(60):
+            assert (await session.http.get("/v1/apps")).status_code == 401
+            clock.advance(60)
+        hours.append(sum(r.operation in {"refresh", "login"} for r in fake.requests[before:]))
+    assert hours[0] <= 8
+    assert max(hours[1:]) <= 2
+    fake.deactivated.clear()
+    clock.advance(3600)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    fake.revoke_all()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    fake.deactivated.update(fake.organizations[ME])
+    before = len(fake.requests)
+    for _ in range(12):
+        assert (await session.http.get("/v1/apps")).status_code == 401
+        clock.advance(10)
+    renewals = sum(r.operation in {"refresh", "login"} for r in fake.requests[before:])
+    assert renewals >= 2
+
+
+async def test_nobody_waits_longer_than_there_is_time_to_try_again(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A service that wants five seconds is not asked again by a caller who has one."""
+    session = connect(token=fake.issue_token())
+    fake.fail("refresh", Fault(status=503, headers={"retry-after": "5"}))
+    with pytest.raises(ServerError):
+        await session.refresh(timeout=1)
+    assert len(fake.requests) == 1
+
+
+async def test_a_mistake_of_a_transport_reaches_the_caller(connect: Connect) -> None:
+    """It is neither wrapped nor taken for an outage."""
+    with pytest.raises(LookupError, match="a bug"):
+        await connect(transport=AsyncBuggy(), credentials=PASSWORDS).current_token()

@@ -1,0 +1,388 @@
+"""Sessions besides the own one: organizations, access tokens, `for_token`."""
+
+# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import httpx
+import pytest
+
+from koyeb_session import (
+    AccountLockedError,
+    ApiError,
+    AsyncSessionClient,
+    AuthenticationError,
+    NotFoundError,
+    NotSignedInError,
+    PermissionDeniedError,
+    RefreshPolicy,
+    SessionExpiredError,
+    TransportTimeoutError,
+    WireError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import AsyncBackground, async_arrived, async_until, deadlines
+from ..support import ME, PASSWORD, operations
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# The operations
+
+
+async def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect) -> None:
+    """The minted token is for somebody else; this session goes on with its own."""
+    session = connect()
+    own = await session.login(ME, PASSWORD)
+    other = await session.new_session()
+    request = fake.requests[-1]
+    assert (request.method, request.path) == ("POST", "/v1/account/session")
+    assert request.bearer == own.id
+    assert request.content == b""
+    assert session.token is own
+    assert other.id in fake.live_tokens()
+    assert other.id != own.id
+    assert other.organization_id is None
+
+
+async def test_switch_organization_goes_on_with_the_new_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The session acts in the other organization from then on."""
+    session = connect()
+    old = await session.login(ME, PASSWORD)
+    organization = fake.organizations[ME][1]
+    new = await session.switch_organization(organization, seon_fp="print")
+    request = fake.requests[-1]
+    assert (request.method, request.path) == ("POST", f"/v1/organizations/{organization}/switch")
+    assert request.json == {}
+    assert request.bearer == old.id
+    assert request.headers["seon-fp"] == "print"
+    assert new.organization_id == organization
+    assert session.token is new
+
+
+async def test_switch_organization_keeps_the_token_when_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An organization that does not exist is not found, and nothing has changed."""
+    session = connect()
+    token = await session.login(ME, PASSWORD)
+    with pytest.raises(NotFoundError):
+        await session.switch_organization("no-such-organization")
+    assert session.token is token
+
+
+async def test_switch_organization_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A logout wins over a switch that was under way: the token that it minted is revoked."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    gate = Gate()
+    fake.fail("switch_organization", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.switch_organization(fake.organizations[ME][1]))
+        await async_arrived(gate)
+        await session.logout()
+        gate.open()
+        with pytest.raises(NotSignedInError, match="meanwhile"):
+            await job.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
+
+
+async def test_unscope_goes_on_with_a_token_of_no_organization(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The session acts in no organization from then on."""
+    session = connect()
+    old = await session.login(ME, PASSWORD)
+    new = await session.unscope_organization_token(seon_fp="print")
+    request = fake.requests[-1]
+    assert (request.method, request.path) == ("POST", "/v1/unscope_organization_token")
+    assert request.json == {}
+    assert request.bearer == old.id
+    assert request.headers["seon-fp"] == "print"
+    assert new.organization_id is None
+    assert session.token is new
+
+
+async def test_unscope_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A logout wins over an operation that was under way: the token that it issued is revoked."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    gate = Gate()
+    fake.fail("unscope_organization_token", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        job = background.start(session.unscope_organization_token)
+        await async_arrived(gate)
+        await session.logout()
+        gate.open()
+        with pytest.raises(NotSignedInError, match="meanwhile"):
+            await job.result()
+    assert session.token is None
+    assert fake.live_tokens() == []
+
+
+@pytest.mark.parametrize(
+    ("validity", "sent"),
+    [
+        (None, {}),
+        (timedelta(seconds=1), {"validity": "1s"}),
+        (timedelta(hours=24), {"validity": "86400s"}),
+        (timedelta(minutes=1.5), {"validity": "90s"}),
+        (timedelta(seconds=7.25), {"validity": "7.25s"}),
+    ],
+)
+@pytest.mark.parametrize("form", ["jwt", "opaque"])
+async def test_access_token_lives_as_long_as_was_asked_for(
+    clock: FakeClock,
+    connect: Connect,
+    form: Literal["jwt", "opaque"],
+    validity: timedelta | None,
+    sent: dict[str, str],
+) -> None:
+    """The reply names no expiry: it is the JWT's, to a second, or what was asked for."""
+    fake = FakeKoyeb(access_tokens=form, clock=clock)
+    session = connect(transport=fake.transport)
+    own = await session.login(ME, PASSWORD)
+    organization = fake.organizations[ME][1]
+    other = await session.create_access_token(organization, validity=validity)
+    request = fake.requests[-1]
+    path = f"/v1/organizations/{organization}/access_token"
+    assert (request.method, request.path) == ("POST", path)
+    assert request.json == sent
+    assert request.bearer == own.id
+    assert session.token is own
+    assert other.id in fake.live_tokens()
+    assert other.organization_id == organization
+    now = datetime.fromtimestamp(clock.time(), UTC)
+    assert other.issued_at == now
+    life = validity or timedelta(hours=1)
+    if form == "jwt":
+        life -= timedelta(microseconds=life.microseconds)
+    assert other.expires_at == now + life
+
+
+async def test_access_token_is_for_another_session(fake: FakeKoyeb, connect: Connect) -> None:
+    """A session for the new token acts in its organization, and a stranger's is forbidden."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    organization = fake.organizations[ME][1]
+    other = session.for_token(await session.create_access_token(organization))
+    reply = await other.http.get("/v1/account/organization")
+    assert reply.json()["organization"]["id"] == organization
+    with pytest.raises(PermissionDeniedError, match=r"may not create.*may issue tokens"):
+        await other.create_access_token(organization)
+    with pytest.raises(NotFoundError):
+        await session.create_access_token("no-such-organization")
+
+
+async def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connect) -> None:
+    """An API access token of the user issues tokens for each organization of the user's."""
+    session = connect(token=fake.issue_api_token())
+    for organization in fake.organizations[ME]:
+        token = await session.create_access_token(organization, validity=timedelta(minutes=5))
+        assert token.organization_id == organization
+    assert operations(fake) == ["create_access_token"] * 2
+
+
+async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
+    """Koyeb closes the password login with a 403: the error names what a program types instead."""
+    session = connect()
+    for status in (403, 404):
+        fake.fail("login", Fault(status=status, body={"message": "no", "code": 7}))
+        with pytest.raises(ApiError) as caught:
+            await session.login(ME, PASSWORD)
+        for word in ("API access token", "token=", "AccessTokenCredentials(", "credentials="):
+            assert word in str(caught.value)
+    fake.lock_account(ME)
+    with pytest.raises(AccountLockedError, match=r"Account is locked.*AccessTokenCredentials"):
+        await session.login(ME, PASSWORD)
+
+
+async def test_new_session_renews_first_when_the_token_is_nearly_expired(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """An operation is signed with a token that will live long enough."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    clock.advance(timedelta(hours=24, seconds=-30))
+    await session.new_session()
+    assert operations(fake) == ["login", "refresh", "new_session"]
+    assert session.token is not None
+    assert fake.requests[-1].bearer == session.token.id
+
+
+async def test_new_session_waits_for_the_renewal_when_it_is_only_due(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """An operation does not carry a token that an exchange may revoke meanwhile."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    clock.advance(timedelta(hours=12))
+    await session.new_session()
+    assert operations(fake) == ["login", "refresh", "new_session"]
+
+
+async def test_new_session_is_sent_once_more_when_the_token_was_revoked(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An operation that meets a 401 is repeated with a newer token."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    fake.fail("new_session", Fault(status=401))
+    await session.new_session()
+    assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
+    assert session.token is not None
+    assert fake.requests[-1].bearer == session.token.id
+
+
+async def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, connect: Connect) -> None:
+    """A service that refuses the new token too has answered."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    fake.fail("new_session", Fault(status=401), times=5)
+    with pytest.raises(AuthenticationError) as caught:
+        await session.new_session()
+    assert not isinstance(caught.value, SessionExpiredError)
+    assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
+
+
+async def test_new_session_raises_the_refusal_when_the_token_is_not_ours_to_renew(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A 401 on an API token is simply the answer."""
+    session = connect(token=fake.issue_api_token())
+    fake.revoke_all()
+    with pytest.raises(AuthenticationError) as caught:
+        await session.new_session()
+    assert not isinstance(caught.value, SessionExpiredError)
+    assert operations(fake) == ["new_session"]
+
+
+async def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """When the refresh is refused too, the session has ended."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    fake.revoke_all()
+    with pytest.raises(SessionExpiredError) as caught:
+        await session.new_session()
+    assert isinstance(caught.value.__cause__, AuthenticationError)
+    assert operations(fake) == ["login", "new_session", "refresh"]
+
+
+async def test_new_session_has_no_time_to_renew_what_is_refused_late(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The session has not ended: its caller was in a hurry."""
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            ends = time.monotonic() + 0.02
+            while time.monotonic() <= ends:
+                pass
+            return httpx.Response(401)
+
+    session = connect(token=fake.issue_token(), transport=Slow())
+    with pytest.raises(TransportTimeoutError):
+        await session.new_session(timeout=0.01)
+    assert session.token is not None
+    assert (await session.current_token()).id == session.token.id
+
+
+async def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The renewal goes on, for others."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="reply"))
+    old = session.token
+    for timeout in deadlines(lambda: "refresh" in operations(fake)):
+        fake.recover("new_session")
+        fake.fail("new_session", Fault(status=401))
+        with pytest.raises(TransportTimeoutError) as caught:
+            await session.new_session(timeout=timeout)
+    assert re.search(r"not renewed within \d", str(caught.value))
+    assert caught.value.retryable
+    gate.open()
+    await async_until(lambda: session.token is not old)
+
+
+async def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -> None:
+    """Without a token nothing is sent."""
+    with pytest.raises(NotSignedInError):
+        await connect().new_session()
+    assert fake.requests == []
+
+
+async def test_another_session_whose_token_has_expired_is_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """An expired token is no reply, also where this client does not go on with it."""
+    session = connect(token=fake.issue_token())
+    fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
+    with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
+        await session.new_session()
+
+
+# The token
+
+
+async def test_for_token_shares_connections_and_leaves_the_token_alone(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Somebody else's token is used, and not renewed, whatever happens to it."""
+    session = connect()
+    own = await session.login(ME, PASSWORD)
+    caller = session.for_token(fake.issue_token())
+    assert isinstance(caller, AsyncSessionClient)
+    assert caller.token is not None
+    assert caller.token.id not in {own.id, None}
+    assert (await caller.http.get("/v1/apps")).status_code == 200
+    assert fake.requests[-1].bearer == caller.token.id
+    clock.advance(timedelta(hours=24, seconds=-10))
+    assert (await caller.http.get("/v1/apps")).status_code == 200
+    fake.revoke_all()
+    assert (await caller.http.get("/v1/apps")).status_code == 401
+    clock.advance(10)
+    with pytest.raises(SessionExpiredError, match="this session does not renew it"):
+        await caller.current_token()
+    assert fake.exchanges() == 0
+    assert session.token is own
+
+
+async def test_for_token_renews_when_asked_to(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """``renew=True`` makes it a session like any other."""
+    caller = connect().for_token(fake.issue_token(), renew=True)
+    clock.advance(timedelta(hours=24, seconds=-10))
+    await caller.current_token()
+    assert fake.exchanges() == 1
+
+
+async def test_for_token_keeps_its_policy_clock_and_origins(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What the client was made with holds for the sessions that it makes."""
+    policy = RefreshPolicy(hard_window=3600, jitter=0)
+    caller = connect(refresh_policy=policy).for_token(fake.issue_token(), renew=True)
+    clock.advance(timedelta(hours=23))
+    await caller.current_token()
+    assert fake.exchanges() == 1
+    assert repr(caller).startswith(f"<{AsyncSessionClient.__name__} https://app.koyeb.com: signed")

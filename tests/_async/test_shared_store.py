@@ -1,0 +1,263 @@
+"""Sessions that share a store: what is taken over, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    PasswordCredentials,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_gather,
+    async_idle,
+)
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from .doubles import BrokenStore, saved
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# The store
+
+
+async def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connect) -> None:
+    """What another process has saved is taken over without an exchange."""
+    store = AsyncMemoryTokenStore()
+    await store.save(Token(fake.issue_token()))
+    session = connect(store=store, credentials=PASSWORDS)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert log(fake) == [("apps", 200)]
+
+
+async def test_a_token_that_is_taken_over_is_not_saved_again(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that can only be read is enough for that."""
+    store = BrokenStore("save")
+    await AsyncMemoryTokenStore.save(store, Token(fake.issue_token()))
+    session = connect(store=store)
+    assert (await session.current_token()).id == fake.live_tokens()[0]
+    assert not caplog.records
+
+
+@pytest.mark.pitfall(21)
+async def test_a_renewal_by_others_is_taken_over(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Two sessions on one store make one exchange; the loser uses the winner's token."""
+    store = AsyncMemoryTokenStore()
+    first = connect(store=store)
+    await first.login(ME, PASSWORD)
+    second = connect(store=store)
+    await second.current_token()
+    clock.advance(DAY - timedelta(seconds=30))
+    await async_gather(first.current_token, second.current_token)
+    assert fake.exchanges() == 1
+    assert held(first) == held(second)
+    assert fake.live_tokens() == [held(first)]
+
+
+@pytest.mark.pitfall(21)
+async def test_a_refused_token_is_looked_up_in_the_store_first(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Whose token was renewed by others is replayed with theirs, without an exchange."""
+    store = AsyncMemoryTokenStore()
+    first = connect(store=store)
+    await first.login(ME, PASSWORD)
+    second = connect(store=store)
+    await second.current_token()
+    clock.advance(1)
+    await first.refresh()
+    assert (await second.http.get("/v1/apps")).status_code == 200
+    assert fake.exchanges() == 1
+    assert held(second) == held(first)
+
+
+@pytest.mark.parametrize("seconds", [0, -60])
+async def test_an_older_token_in_the_store_is_passed_over(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, seconds: int
+) -> None:
+    """What is in the store is not taken over when it is expired, or older than one's own."""
+    store = AsyncMemoryTokenStore()
+    lifetime = timedelta(hours=1) if seconds else timedelta(0)
+    await store.save(Token(fake.issue_token(lifetime=lifetime)))
+    clock.advance(-seconds)
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    assert fake.exchanges() == 1
+    saved = await store.load()
+    assert saved is not None
+    assert saved.id == held(session)
+
+
+async def test_a_token_of_unknown_age_in_the_store_is_taken_over(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """What does not say when it was issued is not held to be older."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    await store.save(Token("opaque"))
+    assert (await session.refresh()).id == "opaque"
+    assert log(fake) == [("login", 200)]
+    await store.save(Token(fake.issue_token()))
+    assert (await session.refresh()).id == fake.live_tokens()[-1]
+
+
+# What is new, and what is not
+
+
+@pytest.mark.pitfall(31)
+async def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The token that a session holds already is no new session, and tells nobody."""
+    token = fake.issue_token()
+    sessions = [connect(token=token) for _ in range(2)]
+    told: list[Token | None] = []
+    for session, other in (sessions, sessions[::-1]):
+
+        async def mirror(token: Token | None, other: AsyncSessionClient = other) -> None:
+            told.append(token)
+            if token is not None:
+                await other.use_token(token)
+
+        session.on_token_change(mirror)
+    await sessions[0].refresh()
+    await async_idle()
+    assert len(told) == 2
+    assert held(sessions[0]) == held(sessions[1])
+    assert fake.live_tokens() == [held(sessions[0])]
+
+
+@pytest.mark.pitfall(31)
+async def test_renewal_goes_on_when_the_same_token_is_given_again(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Nothing is revoked that is in use."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        renewal = background.start(session.refresh)
+        await async_arrived(gate)
+        await session.use_token(held(session))
+        gate.open()
+        assert (await renewal.result()).id == held(session)
+    assert fake.live_tokens() == [held(session)]
+
+
+@pytest.mark.pitfall(32)
+async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a lease that ended, the winner's token lies in the store."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store, token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request"))
+    async with AsyncBackground() as background:
+        renewal = background.start(session.refresh)
+        await async_arrived(gate)
+        fake.revoke(held(session))
+        winner = Token(fake.issue_token())
+        await store.save(winner)  # beside the lock
+        gate.open()
+        assert (await renewal.result()).id == winner.id
+    assert held(session) == winner.id
+
+
+@pytest.mark.pitfall(35)
+@pytest.mark.parametrize("ahead", [-0.4, 0.4, -3600, 3600])
+async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
+) -> None:
+    """What is newer is decided by what was read or written last, and by no clock."""
+    store = AsyncMemoryTokenStore()
+    theirs = FakeClock()
+    theirs.step_wall(ahead)
+    token = fake.issue_token()
+    ours, other = connect(store=store, token=token), connect(store=store, token=token, clock=theirs)
+    await other.refresh()
+    assert (await ours.refresh()).id == held(other)
+    await ours.refresh()
+    assert (await other.refresh()).id == held(ours)
+    assert fake.exchanges() == 2
+    assert fake.live_tokens() == [held(ours)] == [await saved(store)]
+
+
+# Whose session it is
+
+
+@pytest.mark.pitfall(45)
+@pytest.mark.parametrize("what", ["account", "service"])
+async def test_record_of_another_is_left_alone(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    """It is neither sent nor taken over nor revoked, and the log says what to do."""
+    store = AsyncMemoryTokenStore()
+    users = {ME: PASSWORD, "bob@example.com": "battery staple"}
+    theirs = FakeKoyeb(users=users, clock=clock)
+    await connect(store=store, credentials=PASSWORDS, transport=theirs.transport).current_token()
+    safe_copy = await saved(store)
+    assert safe_copy is not None
+    if what == "account":
+        ours = theirs
+        credentials = PasswordCredentials("bob@example.com", "battery staple")
+        session = connect(store=store, credentials=credentials, transport=ours.transport)
+    else:
+        ours = FakeKoyeb(users=users, clock=clock)
+        session = connect(
+            store=store,
+            credentials=PASSWORDS,
+            transport=ours.transport,
+            base_url="https://staging.example.com",
+        )
+    before = len(ours.requests)
+    await session.current_token()
+    assert held(session) != safe_copy
+    assert safe_copy not in {request.bearer for request in ours.requests[before:]}
+    await session.logout()
+    assert safe_copy in theirs.live_tokens()
+    assert "the store holds a session of" in caplog.text
+    assert "FileTokenStore(name=" in caplog.text
+
+
+async def test_another_users_record_is_left_alone(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier versions noted no account, but the user is known."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    await store.save(Token(fake.issue_token(), "somebody-else"))
+    token = await session.refresh()
+    assert await store.load() == token
+    assert "a session of another user" in caplog.text
+
+
+async def test_a_logout_leaves_another_services_record(fake: FakeKoyeb, connect: Connect) -> None:
+    """It is neither deleted nor revoked."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    provenance = "koyeb-session/1 https://elsewhere.example account koyeb"
+    await store.save(Token("theirs", provenance=provenance))
+    await session.logout()
+    assert await store.load() == Token("theirs")
+    assert fake.live_tokens() == []

@@ -1,0 +1,309 @@
+"""One exchange at a time, which all callers share and none owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    ServerError,
+    StoreError,
+    Token,
+    TransportTimeoutError,
+)
+from koyeb_session._api import operations
+from koyeb_session._core.deadline import Deadline
+from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+)
+from ..support import DAY, ME, PASSWORD, held, log
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# One exchange at a time
+
+
+async def test_refresh_joins_the_exchange_under_way(fake: FakeKoyeb, connect: Connect) -> None:
+    """Whoever asks for a renewal while one runs gets that one's token."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        first = background.start(session.refresh)
+        await async_arrived(gate)
+        others = [background.start(session.refresh) for _ in range(5)]
+        await background.settled()
+        gate.open()
+        tokens = {(await job.result()).id for job in (first, *others)}
+    assert tokens == {held(session)}
+    assert fake.exchanges() == 1
+
+
+async def test_refresh_joins_a_renewal_that_nobody_waits_for(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A renewal in the soft window is everybody's, too."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(DAY / 2)
+    await session.current_token()
+    await async_arrived(gate)
+    async with AsyncBackground() as background:
+        job = background.start(session.refresh)
+        await background.settled()
+        assert not job.done
+        gate.open()
+        assert (await job.result()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect) -> None:
+    """A refresh that is asked for after another has ended is one of its own."""
+    session = connect(token=fake.issue_token())
+    first, second = await session.refresh(), await session.refresh()
+    assert first.id != second.id
+    assert fake.exchanges() == 2
+    assert fake.requests[1].bearer == first.id
+
+
+@pytest.mark.pitfall(1)
+async def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> None:
+    """Catches a caller that exchanges the snapshot it has seen, though the session has moved on."""
+    session = connect(token=fake.issue_token())
+    seen = session._state.snapshot
+    assert seen is not None
+    new = await session.refresh()
+    outcome = await session._keeper.renew(seen)
+    assert outcome is session._state.snapshot
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [new.id]
+
+
+async def test_followers_of_a_failed_exchange_fail_with_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """All who waited get the error, each a copy of its own; nobody tries again at once."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, status=500))
+    async with AsyncBackground() as background:
+        jobs = [background.start(session.refresh) for _ in range(3)]
+        await async_arrived(gate)
+        await background.settled()
+        gate.open()
+        errors: list[KoyebSessionError] = []
+        for job in jobs:
+            with pytest.raises(ServerError) as caught:
+                await job.result()
+            errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 3
+    assert log(fake) == [("refresh", 500)]
+
+
+async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A refresh of a session that began during the exchange of another one is not lost."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        first = background.start(session.refresh)
+        await async_arrived(gate)
+        parse_token = await session.use_token(fake.issue_token())
+        second = background.start(session.refresh)
+        await background.settled()
+        gate.open()
+        new = await second.result()
+        await first.result()
+    assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
+        parse_token.id
+    ]
+    assert new.id == held(session)
+    assert fake.exchanges() == 2
+    assert fake.live_tokens() == [new.id]
+
+
+async def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A refresh that a new session has overtaken brings that session's token."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        job = background.start(session.refresh)
+        await async_arrived(gate)
+        parse_token = await session.use_token(fake.issue_token())
+        gate.open()
+        assert (await job.result()).id == parse_token.id
+    assert held(session) == parse_token.id
+    assert fake.live_tokens() == [parse_token.id]
+
+
+async def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A follower gives up after its own time; the exchange goes on."""
+    session = connect(token=fake.issue_token())
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        first = background.start(session.refresh)
+        await async_arrived(gate)
+        with pytest.raises(TransportTimeoutError, match=r"within 0\.01 s") as caught:
+            await session.refresh(timeout=0.01)
+        assert caught.value.retryable
+        gate.open()
+        assert (await first.result()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+async def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Connect) -> None:
+    """A service that never answers costs the client's timeout, and the token stays."""
+    session = connect(token=fake.issue_token(), timeout=0.02)
+    old = held(session)
+    fake.fail("refresh", Fault(gate=Gate()))
+    with pytest.raises(TransportTimeoutError):
+        await session.refresh()
+    assert held(session) == old
+
+
+async def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
+    """A shorter timeout than the client's ends this call, and not the exchange: others wait."""
+    session = connect(token=fake.issue_token(), timeout=60)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with pytest.raises(TransportTimeoutError, match=r"within 0\.02 s"):
+        await session.refresh(timeout=0.02)
+    async with AsyncBackground() as background:
+        job = background.start(session.refresh)
+        await background.settled()
+        gate.open()
+        assert (await job.result()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.parametrize("operation", ["new_session", "switch_organization"])
+async def test_a_timeout_is_for_the_renewal_too(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str
+) -> None:
+    """Who has little time waits no longer for a renewal that comes first; it goes on."""
+    session = connect(token=fake.issue_token(), timeout=60)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(timedelta(hours=13))
+    arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
+    with pytest.raises(TransportTimeoutError):
+        await getattr(session, operation)(*arguments, timeout=0.02)
+    gate.open()
+    assert (await session.refresh()).id == held(session)
+    assert fake.exchanges() == 1
+
+
+async def test_refresh_may_take_longer_than_other_operations(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A longer timeout than the client's is granted, too."""
+    session = connect(token=fake.issue_token(), timeout=0.02)
+    fake.fail("refresh", Fault(latency=0.06))
+    assert (await session.refresh(timeout=5)).id == held(session)
+
+
+async def test_all_say_so_where_waiting_would_never_end(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal that this thread must not wait for is refused to each operation."""
+    session = connect(token=fake.issue_token())
+
+    def refusal(_: object) -> StoreError:
+        return StoreError("not here")
+
+    monkeypatch.setattr(type(session._keeper._renewal), "refusal", refusal)
+    for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
+        with pytest.raises(StoreError, match="not here"):
+            await call()
+
+
+async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weaker exchange gave up at the store, and a logout came meanwhile."""
+    session = connect(token=fake.issue_token())
+
+    async def join(_: float) -> KoyebSessionError:
+        session._state.clear()
+        return StoreError("away")
+
+    shared = SimpleNamespace(join=join, replaces=session._state.snapshot, urgency=Urgency.AHEAD)
+
+    def begin(*_: object) -> Any:
+        return shared
+
+    monkeypatch.setattr(type(session._keeper), "_join_or_start", begin)
+    with pytest.raises(KoyebSessionError, match="meanwhile"):
+        await session.refresh()
+
+
+async def test_a_renewal_that_is_cut_off_is_told(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deadline that foreign code meets is the renewal's."""
+    session = connect(token=fake.issue_token())
+
+    async def late(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(type(session._keeper._renewal), "run", late)
+    with pytest.raises(TransportTimeoutError, match="not renewed"):
+        await session.refresh()
+
+
+async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new token is there, whatever comes after it."""
+    session = connect(token=fake.issue_token())
+    newer = Token(fake.issue_token())
+
+    async def run(*_: object) -> None:
+        session._state.commit(NewToken(newer, just_issued=False))
+        raise LookupError
+
+    monkeypatch.setattr(type(session._keeper._renewal), "run", run)
+    assert (await session.refresh()).id == newer.id
+
+
+async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Connect) -> None:
+    """A reply that nobody waits for may be the session."""
+    session = connect(token=fake.issue_token())
+    over = Deadline(0)
+    renewed = await session._keeper._renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    assert isinstance(renewed, FailedAttempt)
+    held = session.token
+    assert held is not None
+    sent = await session._sender.send_once(operations.refresh(held), over)
+    assert isinstance(sent, TransportTimeoutError)
+    assert fake.requests == []
+
+
+async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A renewal that hung comes back when others have gone on without it."""
+    session = connect(token=fake.issue_token())
+    late = NewToken(Token(fake.issue_token()), just_issued=False)
+    assert isinstance(session._state.commit(late, replaces=None), KoyebSessionError)

@@ -1,0 +1,174 @@
+"""A store that fails or hangs keeps nobody from a token."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    KoyebSessionError,
+    StoreError,
+)
+from koyeb_session._core.deadline import Deadline
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
+
+from ..concurrency import (
+    async_idle,
+)
+from ..support import DAY, ME, PASSWORD, PASSWORDS
+from .doubles import Away, BrokenStore, Troubled, UnspeakableError
+
+Connect = Callable[..., AsyncSessionClient]
+SOON = timedelta(seconds=20)
+
+
+# The store
+
+
+@pytest.mark.parametrize("broken", ["load", "lock"])
+async def test_a_store_that_cannot_be_read_does_not_keep_callers_waiting(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    broken: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When callers need a token, it is renewed without the store, and that is in the log."""
+    session = connect(token=fake.issue_token(), store=BrokenStore(broken))
+    clock.advance(DAY - timedelta(seconds=30))
+    await session.current_token()
+    assert fake.exchanges() == 1
+    assert "the token store could not be" in caplog.text
+
+
+async def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the soft window others may be renewing the token: no exchange without the store."""
+    store = BrokenStore("lock")
+    session = connect(token=fake.issue_token(), store=store)
+    clock.advance(DAY / 2)
+    await session.current_token()
+    await async_idle()
+    assert fake.requests == []
+    assert "renewal failed: the token store could not be locked: OSError" in caplog.text
+    store.broken.clear()
+    clock.advance(5)
+    await session.current_token()
+    await async_idle()
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.parametrize("kind", [ValueError, TimeoutError])
+async def test_a_renewal_survives_an_error_that_cannot_be_told(
+    fake: FakeKoyeb, connect: Connect, kind: type[Exception]
+) -> None:
+    """Whatever a store raises, the token is renewed inside its lock, and saved."""
+    store = BrokenStore("load", error=UnspeakableError(kind))
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    store.broken.clear()
+    assert await store.load() == token
+
+
+@pytest.mark.parametrize("kind", [ValueError, TimeoutError])
+async def test_a_renewed_token_survives_an_error_that_cannot_be_told(
+    fake: FakeKoyeb, connect: Connect, kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a failed save raises, the new token stays, and is saved later."""
+    store = BrokenStore("save", error=UnspeakableError(kind))
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    assert session.token is token
+    assert fake.live_tokens() == [token.id]
+    (message,) = caplog.messages
+    assert message.startswith("the new token is kept in memory only: the token store could not be")
+    store.broken.clear()
+    await session.aclose()
+    assert await store.load() == token
+
+
+# Everything has an end
+
+
+@pytest.mark.pitfall(39)
+@pytest.mark.parametrize("call", ["lock", "load", "save", "delete"])
+@pytest.mark.parametrize("act", ["login", "refresh", "current_token", "logout", "request"])
+async def test_session_goes_on_when_its_store_hangs(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, act: str, call: str
+) -> None:
+    """Each call ends within its time, and so does the closing."""
+    store = Troubled()
+    session = connect(store=store, token=fake.issue_token(), credentials=PASSWORDS, timeout=0.02)
+    clock.advance(DAY - SOON)
+    gate = store.gates[call] = Gate()
+    acts: dict[str, Callable[[], Any]] = {
+        "login": lambda: session.login(ME, PASSWORD),
+        "refresh": session.refresh,
+        "current_token": session.current_token,
+        "logout": session.logout,
+        "request": lambda: session.http.get("/v1/apps"),
+    }
+    with contextlib.suppress(KoyebSessionError):
+        await acts[act]()
+    await session.aclose()
+    gate.open()
+    await async_idle()
+
+
+async def test_a_store_that_cannot_be_used_keeps_nobody(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread can be had for it, as at the end of the interpreter: the session goes on."""
+    session = connect(store=AsyncMemoryTokenStore(), token=fake.issue_token())
+    persistence = session._keeper._persistence
+    assert persistence is not None
+    turn = persistence.hold()
+    await turn.leave(Deadline(5))
+    shared = type(turn._task)
+    start = shared.start
+
+    def only_others(self: Any, *, alone: bool = False, **rest: Any) -> None:
+        if not alone:
+            start(self, **rest)
+
+    monkeypatch.setattr(shared, "start", only_others)
+    monkeypatch.setattr(type(turn), "alive", False)
+    token = await session.refresh()
+    assert session.token is token
+    await session.aclose()  # nobody waits for a turn that never began
+    monkeypatch.undo()
+
+
+def left(session: AsyncSessionClient) -> float:
+    """Tell how long the session's token is good for, in seconds from when it was had."""
+    snapshot = session._state.snapshot
+    assert snapshot is not None
+    return snapshot.expiry
+
+
+# How long each step may take
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
+) -> None:
+    """It may have the token; it is asked again after a wait."""
+    store = Away()
+    session = connect(token=fake.issue_token() if expired else None, store=store)
+    clock.advance(DAY)
+    for _ in range(2):
+        with pytest.raises(
+            StoreError, match="the token store could not be read: OSError"
+        ) as caught:
+            await session.current_token()
+        assert caught.value.retryable
+    assert store.loads == 2  # once more, in case it was a passing failure; then it is left in peace

@@ -1,0 +1,307 @@
+"""The store's lock: an exchange happens inside it, and never beside another one's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    InvalidCredentialsError,
+    KoyebSessionError,
+    NotSignedInError,
+    PasswordCredentials,
+    SessionExpiredError,
+    StoreError,
+    Token,
+    TransportError,
+    TransportTimeoutError,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_pass_through,
+    deadlines,
+)
+from ..support import DAY, ME, PASSWORDS, count, held
+from .doubles import Held, Troubled, saved
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# The store
+
+
+async def test_the_store_is_locked_over_the_whole_exchange(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Read, exchange and save are one step for all who share the store."""
+    events: list[str] = []
+
+    class Watched(AsyncMemoryTokenStore):
+        async def load(self) -> Token | None:
+            events.append("load")
+            return await super().load()
+
+        async def save(self, token: Token) -> None:
+            events.append(f"save after {len(fake.requests)}")
+            await super().save(token)
+
+        @contextlib.asynccontextmanager
+        async def watched(self) -> AsyncGenerator[None]:
+            async with super().lock():
+                events.append("lock")
+                yield
+                events.append("unlock")
+
+        def lock(self) -> AbstractAsyncContextManager[None]:
+            return self.watched()
+
+    session = connect(token=fake.issue_token(), store=Watched())
+    await session.refresh()
+    assert events == ["lock", "load", "save after 1", "unlock"]
+
+
+# An exchange happens inside the lock whenever that can be had
+
+
+@pytest.mark.pitfall(26)
+@pytest.mark.parametrize("fails", [1, 2, 3])
+async def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
+    fake: FakeKoyeb, connect: Connect, fails: int
+) -> None:
+    """A load that fails does not let go of the lock for an exchange beside the next holder."""
+    store = Troubled()
+    token = fake.issue_token()
+    first, second = (connect(store=store, token=token) for _ in range(2))
+    store.fails["load"] = fails
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        jobs = [background.start(session.refresh) for session in (first, second)]
+        await async_arrived(gate)
+        await background.settled()
+        assert count(fake, "refresh") == 1
+        gate.open()
+        for job in jobs:
+            await job.result()
+    assert held(first) == held(second) == await saved(store)
+    assert fake.live_tokens() == [held(first)]
+
+
+# Everything has an end
+
+
+@pytest.mark.pitfall(40)
+async def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A refused token counts as expired: credentials sign in, and who has none is told of it."""
+    signs_in = connect(store=Held(), token=fake.issue_token(), credentials=PASSWORDS)
+    has_none = connect(store=Held(), token=fake.issue_token())
+    fake.revoke_all()
+    assert (await signs_in.http.get("/v1/apps")).status_code == 200
+    with pytest.raises(StoreError):
+        await has_none.http.get("/v1/apps")
+
+
+async def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect) -> None:
+    """It is not done, and nobody waits for it any longer."""
+    gate = Gate()
+
+    class Gone(AsyncMemoryTokenStore):
+        @asynccontextmanager
+        async def lock(self) -> AsyncGenerator[None]:
+            await async_pass_through(gate)
+            raise OSError("away")
+            yield
+
+    async def nothing(*_: object) -> None:
+        raise AssertionError
+
+    persistence = connect(store=Gone())._keeper._persistence
+    assert persistence is not None
+    turn = persistence.hold()
+    async with AsyncBackground() as background:
+        done = background.start(partial(turn.do, nothing, 60))
+        await async_arrived(gate)
+        await background.settled()
+        gate.open()
+        assert await done.result() is False
+    assert turn.problem is not None
+
+
+# How long each step may take
+
+
+async def test_nothing_is_exchanged_beside_a_held_lock(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Whoever holds it may be exchanging the same token; an expired one is anybody's to replace."""
+    store = AsyncMemoryTokenStore()
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(minutes=2))
+    made: list[AsyncSessionClient] = []
+    told: list[bool] = []
+    answers: list[int] = []
+    async with store.lock():
+        for seconds in deadlines(lambda: told[-2:] == [True] * 2):
+            session = connect(token=old, store=store, timeout=seconds, credentials=PASSWORDS)
+            made.append(session)
+            for _ in range(2):
+                with contextlib.suppress(TransportTimeoutError):
+                    with pytest.raises(StoreError, match="could not be locked in time") as caught:
+                        await session.refresh()
+                    told.append(caught.value.retryable)
+                assert (await session.http.get("/v1/apps")).status_code == 200
+                clock.advance(5)
+        assert count(fake, "refresh") == count(fake, "login") == 0
+        clock.advance(120)
+        while not answers:  # the last one has as much time as was enough
+            session = made.pop() if made else connect(store=store, credentials=PASSWORDS)
+            with contextlib.suppress(KoyebSessionError):
+                answers.append((await session.http.get("/v1/apps")).status_code)
+    assert answers == [200]
+    assert count(fake, "refresh") == 0
+    assert count(fake, "login") >= 1
+
+
+async def test_a_slow_exchange_under_the_lock_is_not_made_twice(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It may take longer than others wait for the lock: they use what they have meanwhile."""
+    store = AsyncMemoryTokenStore()
+    old = fake.issue_token()
+    quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
+    clock.advance(DAY - timedelta(seconds=30))
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="request"))
+    async with AsyncBackground() as background:
+        job = background.start(slow.current_token)
+        await async_arrived(gate)
+        assert (await quick.current_token()).id == old
+        gate.open()
+        newer = await job.result()
+    clock.advance(20)
+    assert await quick.current_token() == newer
+    assert fake.exchanges() == 1
+
+
+async def test_what_is_renewed_behind_a_held_lock_is_taken_over(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Whoever holds it has been faster: the old token is dead, the new one in the store."""
+    old = fake.issue_token()
+    store = AsyncMemoryTokenStore()
+    newer = await connect(token=old).refresh()
+    await store.save(newer)
+    renewed: list[Token] = []
+    async with store.lock():
+        for seconds in deadlines(lambda: renewed):
+            session = connect(token=old, store=store, timeout=seconds)
+            with contextlib.suppress(TransportTimeoutError):
+                renewed.append(await session.refresh())
+    assert renewed == [newer]
+    assert count(fake, "refresh") == 1
+
+
+async def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a logout nobody signs in, and what a newer token has replaced is not exchanged."""
+    store = AsyncMemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store, credentials=PASSWORDS)
+    newer = await connect(token=held(session)).refresh()
+    async with AsyncBackground() as background:
+        async with store.lock():
+            job = background.start(session.refresh)
+            await background.settled()
+            adopting = background.start(partial(session.use_token, newer))
+            await background.settled()
+        assert (await job.result()).id == (await adopting.result()).id == newer.id
+        async with store.lock():
+            job = background.start(session.refresh)
+            await background.settled()
+            leaving = background.start(session.logout)
+            await background.settled()
+        with pytest.raises(NotSignedInError):
+            await job.result()
+        await leaving.result()
+    assert [request.operation for request in fake.requests] == ["refresh", "logout"]
+
+
+async def test_a_close_behind_a_held_lock_is_no_renewal(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Who waits is told that there is no token, and is not given the old one."""
+    store = AsyncMemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store, timeout=0.1)
+    clock.advance(DAY)
+    async with AsyncBackground() as background, store.lock():
+        jobs = [background.start(call) for call in (session.current_token, session.refresh)]
+        await background.settled()
+        await session.aclose()
+        for job in jobs:
+            with pytest.raises((SessionExpiredError, StoreError, TransportTimeoutError)):
+                await job.result()
+    assert fake.requests == []
+    assert await store.load() is None
+
+
+class Unlockable(AsyncMemoryTokenStore):
+    """A store whose lock cannot be given back."""
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Raise at the end."""
+        yield
+        message = "gone"
+        raise OSError(message)
+
+
+async def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The service has answered, or its reply is lost, whatever the store does then."""
+    session = connect(token=fake.issue_token(), store=Unlockable())
+    fake.fail("refresh", Fault(reset=True, processed=True))
+    with pytest.raises(TransportError):
+        await session.refresh()
+    wrong = PasswordCredentials(ME, "wrong")
+    with pytest.raises(InvalidCredentialsError):
+        await connect(credentials=wrong, store=Unlockable()).current_token()
+    assert [request.operation for request in fake.requests] == ["refresh", "login"]
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_token_can_be_read_behind_a_held_lock(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
+) -> None:
+    """Who has none of its own need not wait for the holder to end."""
+    store = AsyncMemoryTokenStore()
+    session = connect(token=fake.issue_token() if expired else None, store=store, timeout=0.2)
+    clock.advance(DAY)
+    await store.save(saved := Token(fake.issue_token()))
+    async with store.lock():
+        assert (await session.current_token()).id == saved.id
+    assert count(fake, "refresh") == 0
+
+
+async def test_a_locked_store_that_has_nothing_is_the_error(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Not signed in would be a guess: whoever holds the lock may be signing in."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store, timeout=0.1)
+    async with store.lock():
+        with pytest.raises(StoreError, match="could not be locked in time"):
+            await session.current_token()
+    assert fake.requests == []

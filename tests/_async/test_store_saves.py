@@ -1,0 +1,429 @@
+"""What the store holds, whenever a save fails or comes late."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    KoyebSessionError,
+    ServerError,
+    StoreError,
+    Token,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_idle,
+    async_until,
+)
+from ..support import ME, PASSWORD, PASSWORDS, held
+from .doubles import BrokenStore, Troubled, saved
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+# The store
+
+
+@pytest.mark.pitfall(4)
+async def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
+    """Login, refresh, switch and use_token reach the store."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    assert await store.load() == session.token
+    await session.refresh()
+    assert await store.load() == session.token
+    await session.switch_organization(fake.organizations[ME][1])
+    assert await store.load() == session.token
+    await session.use_token(fake.issue_token())
+    assert await store.load() == session.token
+    await session.new_session()
+    assert await store.load() == session.token
+
+
+@pytest.mark.pitfall(5)
+async def test_a_token_that_cannot_be_saved_stays_in_memory(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed save is reported, and the session goes on with the new token."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    assert session.token == token
+    assert fake.live_tokens() == [token.id]
+    assert fake.exchanges() == 1
+    wanted = "kept in memory only: the token store could not be written: OSError"
+    assert wanted in caplog.text
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+async def test_a_login_that_cannot_be_saved_stays_in_memory(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed save of a new session is reported, and the session is there."""
+    session = connect(store=BrokenStore("save", error=StoreError("no room")))
+    token = await session.login(ME, PASSWORD)
+    assert session.token == token
+    assert "the new token is kept in memory only: no room" in caplog.text
+
+
+async def test_a_save_that_failed_is_made_up_for_on_close(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Whatever the store missed is told to it before the client closes."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    store.broken.clear()
+    await session.aclose()
+    saved = await store.load()
+    assert saved is not None
+    assert saved.id == held(session)
+
+
+async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Who keeps the session current keeps the store so, too."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    store.broken.clear()
+    async with AsyncBackground() as background:
+        job = background.start(session.keep_current)
+        await async_until(lambda: store._token is not None)
+        assert store._token == token
+        assert fake.exchanges() == 1
+        await session.aclose()
+        await job.result()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_a_save_that_failed_is_made_up_for_by_a_later_request(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    begins: bool,
+) -> None:
+    """A fleet must not find the revoked token for long: requests have the save tried again."""
+    store = BrokenStore("save")
+    session = connect(token=None if begins else fake.issue_token(), store=store)
+    begin = partial(session.login, ME, PASSWORD) if begins else session.refresh
+    token = await begin()
+
+    async def later(seconds: float) -> int:
+        clock.advance(seconds)
+        for _ in range(3):
+            assert (await session.http.get("/v1/apps")).status_code == 200
+            await async_idle()
+        return caplog.text.count("kept in memory only")
+
+    assert [await later(seconds) for seconds in (4, 2, 4, 4)] == [1, 2, 2, 3]
+    store.broken.clear()
+    await later(60)
+    assert store._token == token
+    await store.delete()
+    await later(60)
+    assert store._token is None  # there was nothing to make up for any more
+    assert fake.exchanges() == (0 if begins else 1)
+
+
+async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """What the store missed is still to be made up for when the next exchange fails, too."""
+    store = BrokenStore("save", "lock")
+    session = connect(token=fake.issue_token(), store=store)
+    token = await session.refresh()
+    fake.fail("refresh", Fault(status=500))
+    with pytest.raises(ServerError):
+        await session.refresh()
+    store.broken.clear()
+    clock.advance(6)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    await async_idle()
+    assert store._token == token
+
+
+async def test_a_save_that_failed_is_forgotten_with_the_session(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """After a logout there is nothing to make up for."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    store.broken.clear()
+    await session.logout()
+    await session.aclose()
+    assert await store.load() is None
+
+
+async def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The store is not told of a token that the session does not hold any more."""
+    store = BrokenStore("save")
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    store.broken.clear()
+    await session.use_token(fake.issue_token())
+    await store.delete()
+    await session.aclose()
+    assert await store.load() is None
+
+
+async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Connect) -> None:
+    """A save that had to wait for the store saves what the session holds by then, or nothing."""
+    saved: list[str] = []
+
+    class Noting(AsyncMemoryTokenStore):
+        async def save(self, token: Token) -> None:
+            saved.append(token.id)
+            await super().save(token)
+
+    store = Noting()
+    session = connect(store=store)
+    async with AsyncBackground() as background:
+        async with store.lock():
+            first = background.start(lambda: session.use_token(fake.issue_token()))
+            await async_until(lambda: session.token is not None)
+            old = held(session)
+            second = background.start(lambda: session.use_token(fake.issue_token()))
+            await async_until(lambda: held(session) != old)
+            await background.settled()
+        await first.result()
+        await second.result()
+    assert saved == [held(session)]
+
+
+# The store follows the session
+
+
+@pytest.mark.pitfall(28)
+@pytest.mark.parametrize("act", ["login", "logout"])
+async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
+    fake: FakeKoyeb, connect: Connect, act: str
+) -> None:
+    """A renewal's save that lands late does not bring back what login or logout has replaced."""
+    store = Troubled()
+    session = connect(store=store, token=fake.issue_token())
+    gate = store.gates["save"] = Gate()
+    async with AsyncBackground() as background:
+        renewal = background.start(session.refresh)
+        await async_arrived(gate)
+        what = (lambda: session.login(ME, PASSWORD)) if act == "login" else session.logout
+        change = background.start(what)
+        await background.settled()
+        gate.open()
+        with contextlib.suppress(KoyebSessionError):
+            await renewal.result()
+        await change.result()
+    await session.aclose()
+    assert await saved(store) == (held(session) if act == "login" else None)
+
+
+async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
+    fake: FakeKoyeb, connect: Connect, clock: FakeClock
+) -> None:
+    """A late save leaves alone what somebody else has saved since."""
+    store = Troubled()
+    session = connect(store=store, credentials=PASSWORDS)
+    await session.current_token()
+    store.fails["save"] = 1
+    await session.refresh()
+    assert await saved(store) is None
+    other = connect(store=store, credentials=PASSWORDS)
+    await other.login(ME, PASSWORD)
+    clock.advance(90)
+    await session.aclose()
+    assert await saved(store) == held(other)
+
+
+@pytest.mark.pitfall(28)
+@pytest.mark.parametrize("act", ["login", "refresh"])
+async def test_record_known_to_be_wrong_is_deleted_when_it_cannot_be_replaced(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    act: str,
+) -> None:
+    """After a failed save the next run finds nothing rather than the one before."""
+    store = Troubled()
+    ann = connect(store=store)
+    await ann.login(ME, PASSWORD)
+    store.fails["save"] = 1
+    if act == "login":
+        await ann.login(ME, PASSWORD)
+    else:
+        await ann.refresh()
+    assert await saved(store) is None
+    assert "what it held is deleted" in caplog.text
+    await ann.aclose()  # makes up for it
+    assert await saved(store) == held(ann)
+
+
+async def test_nothing_is_written_where_there_is_no_session(connect: Connect) -> None:
+    """A store is not emptied by a session that never began."""
+    store = AsyncMemoryTokenStore()
+    await store.save(Token("kept"))
+    session = connect(store=store)
+    assert session._keeper._persistence is not None
+    session._keeper._persistence.mark_unsaved()
+    await session.aclose()
+    assert await store.load() == Token("kept")
+
+
+class AsyncOdd(AsyncMemoryTokenStore):
+    """A store whose next save fails in a way of its own."""
+
+    fails: Callable[[Token], Any] | None = None
+    deletes = True
+
+    async def save(self, token: Token) -> None:
+        """Fail, or keep it."""
+        fails, self.fails = self.fails, None
+        if fails is None:
+            await super().save(token)
+            return
+        written = fails(token)
+        if written is not None:
+            await super().save(written)
+        raise OSError("no reply")
+
+    async def delete(self) -> None:
+        """Fail, or forget the token."""
+        if not self.deletes:
+            raise OSError("no reply")
+        await super().delete()
+
+
+async def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -> None:
+    """The store holds what it was to hold."""
+    store = AsyncOdd()
+    session = connect(store=store)
+    store.fails = lambda token: token
+    token = await session.login(ME, PASSWORD)
+    assert await store.load() == token
+
+
+async def test_a_save_that_another_process_has_overtaken_deletes_nothing(
+    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it cannot be replaced by is somebody else's, and stays."""
+    store = AsyncOdd()
+    session = connect(store=store)
+    others = Token("o" * 64, expires_at=datetime.fromtimestamp(clock.time() + 1, UTC))
+    store.fails = lambda _: others
+    await session.login(ME, PASSWORD)
+    assert "it holds what somebody else has saved since" in caplog.text
+    clock.advance(60)
+    await session.aclose()
+
+
+async def test_a_session_that_was_replaced_is_not_gone_on_with(
+    clock: FakeClock, connect: Connect
+) -> None:
+    """Another process has renewed what a login here has ended: the login counts."""
+    fake = FakeKoyeb(users={"ann@example.com": "a", "bob@example.com": "b"}, clock=clock)
+    store = AsyncOdd()
+    session = connect(store=store, transport=fake.transport)
+    await session.login("ann@example.com", "a")
+    saved = await store.load()
+    assert saved is not None
+    store.deletes = False
+    store.fails = lambda _: None
+    bob = await session.login("bob@example.com", "b")
+    await store.save(Token(fake.issue_token("ann@example.com"), provenance=saved.provenance))
+    await session.aclose()
+    assert await store.load() == bob
+
+
+async def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
+    connect: Connect,
+) -> None:
+    """The store could not be read before: nobody can tell which came first."""
+
+    class Unlockable(AsyncMemoryTokenStore):
+        locked = False
+
+        @asynccontextmanager
+        async def lock(self) -> AsyncGenerator[None]:
+            if not self.locked:
+                raise OSError("away")
+            async with super().lock():
+                yield
+
+    store = Unlockable()
+    session = connect(store=store)
+    token = await session.login(ME, PASSWORD)
+    await store.save(Token("o" * 64))
+    store.locked = True
+    await session.aclose()
+    assert await store.load() == token
+
+
+class Full(AsyncMemoryTokenStore):
+    """A store that has no room for anything new while it is full."""
+
+    full = True
+
+    async def save(self, token: Token) -> None:
+        """Raise, or keep it."""
+        if self.full:
+            message = "no room"
+            raise OSError(message)
+        await super().save(token)
+
+
+# What is saved late
+
+
+async def test_a_late_save_replaces_the_token_before(
+    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be replaced is deleted: the next process must not go on with it."""
+    store = Full()
+    store.full = False
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    clock.advance(1)
+    store.full = True
+    new = await session.refresh()
+    assert await store.load() is None
+    assert caplog.messages == [
+        (
+            "the new token is kept in memory only: "
+            "the token store could not be written: OSError: no room; what it held is deleted"
+        )
+    ]
+    store.full = False
+    await session.aclose()
+    assert await store.load() == new
+
+
+async def test_a_login_that_is_not_saved_is_told(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message says what is kept where, and what kind of error the store raised."""
+    session = connect(store=Full())
+    await session.login(ME, PASSWORD)
+    assert caplog.messages == [
+        (
+            "the new token is kept in memory only: "
+            "the token store could not be written: OSError: no room; what it held is deleted"
+        )
+    ]

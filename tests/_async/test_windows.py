@@ -1,0 +1,161 @@
+"""When a token is renewed: ahead of need, or before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    RefreshPolicy,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+
+from ..concurrency import (
+    async_arrived,
+    async_gather,
+    async_idle,
+)
+from ..support import DAY, ME, PASSWORD, held, log
+
+Connect = Callable[..., AsyncSessionClient]
+
+
+async def test_nobody_waits_for_a_renewal_in_the_soft_window(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The old token is handed out at once, while one exchange runs by itself."""
+    session = connect(token=fake.issue_token())
+    old = held(session)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    clock.advance(DAY / 2)
+    assert (await session.current_token()).id == old
+    await async_arrived(gate)
+    assert (await session.current_token()).id == old
+    assert (await session.current_token()).id == old
+    gate.open()
+    await async_idle()
+    assert (await session.current_token()).id == held(session) != old
+    assert fake.exchanges() == 1
+    assert fake.live_tokens() == [held(session)]
+
+
+@pytest.mark.pitfall(1)
+async def test_everybody_waits_for_one_renewal_in_the_hard_window(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """All who come share one exchange, and get its token."""
+    session = connect(token=fake.issue_token())
+    old = held(session)
+    clock.advance(DAY - timedelta(seconds=60))
+    tokens = await async_gather(*[session.current_token] * 20)
+    assert {token.id for token in tokens} == {held(session)}
+    assert held(session) != old
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "left", "what"),
+    [
+        (RefreshPolicy(jitter=0), DAY / 2 + timedelta(seconds=1), "use"),
+        (RefreshPolicy(jitter=0), DAY / 2, "renew"),
+        (RefreshPolicy(jitter=0), timedelta(seconds=60), "wait"),
+        (RefreshPolicy(jitter=0, soft_window=3600), timedelta(seconds=3601), "use"),
+        (RefreshPolicy(jitter=0, soft_window=3600), timedelta(seconds=3600), "renew"),
+        (RefreshPolicy(jitter=0, soft_window=0), timedelta(seconds=61), "use"),
+        (RefreshPolicy(jitter=0, soft_window=0), timedelta(seconds=60), "wait"),
+        (RefreshPolicy(jitter=0, hard_window=None), DAY / 10, "wait"),
+        (RefreshPolicy(jitter=0, hard_window=0), timedelta(seconds=1), "renew"),
+    ],
+)
+async def test_windows_are_those_of_the_policy(
+    connect: Connect, policy: RefreshPolicy, left: timedelta, what: str
+) -> None:
+    """So long before its expiry a token is used, renewed meanwhile, or renewed first."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    session = connect(
+        token=fake.issue_token(), refresh_policy=policy, transport=fake.transport, clock=clock
+    )
+    old = held(session)
+    clock.advance(DAY - left)
+    token = await session.current_token()
+    assert (token.id == old) is (what != "wait")
+    await async_idle()
+    assert fake.exchanges() == (what != "use")
+
+
+async def test_a_renewed_token_has_its_life_before_it(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The next renewal comes half a lifetime after the one before."""
+    session = connect(token=fake.issue_token())
+    for exchange in range(1, 5):
+        clock.advance(DAY / 2 - timedelta(seconds=1))
+        await session.current_token()
+        await async_idle()
+        assert fake.exchanges() == exchange - 1
+        clock.advance(1)
+        await session.current_token()
+        await async_idle()
+        assert fake.exchanges() == exchange
+
+
+@pytest.mark.pitfall(8)
+async def test_a_short_token_is_not_renewed_at_every_turn(
+    clock: FakeClock, connect: Connect
+) -> None:
+    """Windows give way to the lifetime: half of it is soft, a tenth of it hard."""
+    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=20))
+    session = connect(token=fake.issue_token(), transport=fake.transport)
+    for _ in range(100):
+        clock.advance(1)
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        await async_idle()
+    assert 5 <= fake.exchanges() <= 12
+
+
+async def test_an_unknown_expiry_is_renewed_on_refusal_only(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A token that does not say how long it lives is used until it is refused."""
+    session = connect()
+    fake.fail("login", Fault(body={"token": {"id": "opaque"}}))
+    await session.login(ME, PASSWORD)
+    clock.advance(DAY * 365)
+    assert (await session.current_token()).id == "opaque"
+    good = fake.issue_token()
+    fake.fail("refresh", Fault(body={"token": {"id": good}}))
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert held(session) == good
+
+
+async def test_an_adopted_token_that_is_nearly_expired_is_renewed_at_once(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The floor between two renewals counts from the token's issue: no old one is lost to it."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(seconds=8))
+    session = connect(token=old)
+    token = await session.current_token()
+    assert token.id != old
+    assert fake.live_tokens() == [token.id]
+
+
+async def test_the_same_token_again_is_not_renewed_before_the_floor(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A service that hands out a token that it had before is not asked again at every request."""
+    old = fake.issue_token()
+    clock.advance(DAY - timedelta(seconds=30))
+    session = connect(token=old)
+    assert session.token is not None
+    expires = f"{session.token.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+    fake.fail("refresh", Fault(body={"token": {"id": old, "expires_at": expires}}), times=100)
+    for _ in range(30):
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        clock.advance(0.99)
+    assert 2 <= len([1 for operation, _ in log(fake) if operation == "refresh"]) <= 30
