@@ -30,7 +30,7 @@ from ..support import DAY
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 Connect = Callable[..., AsyncSessionClient]
-SLOTS = AsyncSessionClient.login.__module__.replace("client", "slots")
+SLOTS = AsyncSessionClient.login.__module__.replace("client", "http.queue")
 
 
 @pytest.fixture
