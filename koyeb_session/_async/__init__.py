@@ -1,1 +1,1 @@
-"""The asynchronous half, written by hand; ``.ci/generate_sync.py`` makes the blocking one of it."""
+"""The async half, written by hand; ``.ci/generate_sync.py`` generates the blocking half from it."""

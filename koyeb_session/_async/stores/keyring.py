@@ -14,7 +14,7 @@ from ..._storage import keyring_entry
 from .protocol import needed
 
 _locks: Final[dict[tuple[str, str], AsyncLock]] = {}
-"""One for each entry, so that copies of a store exclude each other."""
+"""One lock for each entry, so that copies of a store exclude each other."""
 
 
 class AsyncKeyringTokenStore:

@@ -16,7 +16,7 @@ from ..._storage import keyring_entry
 from .protocol import needed
 
 _locks: Final[dict[tuple[str, str], Lock]] = {}
-"""One for each entry, so that copies of a store exclude each other."""
+"""One lock for each entry, so that copies of a store exclude each other."""
 
 
 class KeyringTokenStore:
