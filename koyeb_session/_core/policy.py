@@ -1,4 +1,4 @@
-"""When to renew a token and when to try again: pure decisions over (token, now)."""
+"""Decide when to renew a token and when to try again, from the token and the time alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .snapshot import LastFailure, Snapshot
 from .tokens import is_api_token
 
 REFUSAL_FACTOR: Final = 60
-"""How much longer than after an outage to wait after a refusal: repeating those locks accounts."""
+"""The factor of the wait after a refusal, as repeated refusals lock accounts."""
 RETRY_AFTER_LIMIT: Final = 3600.0
-"""Seconds; a service that asks for more is asked again after this."""
+"""The longest ``Retry-After`` that is respected, in seconds."""
 
 
 def _seconds(value: float | timedelta) -> float:
@@ -88,7 +88,7 @@ class RefreshPolicy:
         ValueError: It is negative or endless, or ``jitter`` is not from 0 to 1.
     """
 
-    # Written out, field by field: type checkers see no converter in a field that a function makes.
+    # Written out field by field: type checkers do not see a converter that a helper function sets.
     soft_window: float | None = attrs.field(
         default=12 * 3600.0, converter=_window, validator=_check_unless_none
     )
@@ -104,10 +104,10 @@ class RefreshPolicy:
         self, token: Token, clock: Clock, *, just_issued: bool, renew: bool = True
     ) -> Snapshot:
         """
-        Lay out the life of a token that begins to be held now.
+        Calculate the phases of a token's life, for a session that holds it from now on.
 
-        A token that was ``just_issued`` for us this moment has its whole life before it, by the
-        service's own clock; for any other one our wall clock has to do.
+        A token that was ``just_issued`` has its whole life left, by the service's own clock. The
+        age of any other token is measured by the local wall clock.
         """
         wall, mono = clock.time(), clock.monotonic()
         renewable = renew and not is_api_token(token)
@@ -153,12 +153,12 @@ class RefreshPolicy:
         Decide how long to wait after a failure.
 
         Args:
-            error: What failed.
+            error: The failure.
             clock: The two clocks.
             chance: A random number from 0 to 1.
-            last: The failure before, if nothing has succeeded since.
-            left: Seconds that the token is still good: there is to be another try in them.
-            soon: Whether another try soon does no harm, whatever the error.
+            last: The failure before it, if nothing has succeeded since.
+            left: Seconds that the token remains valid; the next attempt should be within them.
+            soon: Whether an early attempt is harmless after any error.
         """
         failures = 1 if last is None else last.failures + 1
         wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
@@ -199,7 +199,7 @@ class RetryPolicy:
     retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_check)
 
     def wait(self, error: KoyebSessionError, attempt: int, chance: float) -> float | None:
-        """Decide how long to wait before sending again; `None`: do not."""
+        """Return how long to wait before sending again; `None` if it must not be sent again."""
         if attempt >= self.attempts or not error._repeatable:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return None
         asked = getattr(error, "retry_after", None) or 0.0
