@@ -145,7 +145,7 @@ def _redirected(reply: Reply, redact: Callable[[str], str]) -> str | None:
 
 
 def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]:
-    """List what the user can do about the error."""
+    """Return advice for the user, if there is any."""
     if kind is EndpointGoneError:
         return [asked.instead]
     if issubclass(kind, PermissionDeniedError) and asked.forbidden:

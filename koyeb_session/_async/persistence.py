@@ -39,8 +39,8 @@ class AsyncPersistence:
     the session no longer changes. So a slow writer cannot restore a token that has been replaced or
     signed out in the meantime.
 
-    Identity decides which token is newer. A record that is neither this session's token, nor the
-    one that it last read or wrote, was saved by another process or client since then.
+    Identity decides which token is newer. A record counts as saved by another process or client if
+    it is neither this session's token nor the record that it last read or wrote.
     """
 
     __slots__ = (
@@ -240,7 +240,7 @@ class AsyncPersistence:
         return loaded[0] if loaded else None
 
     def is_foreign(self, token: Token, own: Snapshot | None) -> bool:
-        """Tell whether a saved token belongs to another service or account; log it once."""
+        """Return whether a saved token belongs to another service or account; log it once."""
         provenance = read_provenance(token)
         user = None if own is None else own.token.user_id
         if provenance is not None and provenance.origin != self._origin:
@@ -369,7 +369,7 @@ class AsyncPersistence:
         return attrs.evolve(token, provenance=provenance.write())
 
     def _is_others(self, found: Token | None, known: str | None, own: Snapshot | None) -> bool:
-        """Tell whether another process or client saved a record since this session's last read."""
+        """Return whether another process or client saved a record since the last read."""
         if found is None:
             return False
         provenance = read_provenance(found)
@@ -394,7 +394,7 @@ class AsyncPersistence:
         async def attempt() -> tuple[Any] | None:
             try:
                 return (await work(),)
-            except Exception:  # noqa: BLE001 - the first error tells the fault of the store
+            except Exception:  # noqa: BLE001 - the first error of the store is the one reported
                 return None
 
         return await AsyncSharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(

@@ -147,7 +147,7 @@ class AsyncRenewal:
         return True
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
-        """Tell whether to try a refresh; in a back-off, credentials are used instead."""
+        """Return whether to try a refresh; in a back-off, credentials are used instead."""
         seen = self._state.observe()
         failed = seen.failure if signs_in else None
         in_backoff = failed is not None and failed.in_backoff(seen.now)
@@ -228,7 +228,7 @@ class AsyncRenewal:
 
 
 def _has_no_way(failed: FailedAttempt) -> bool:
-    """Tell whether the session had no means to renew its token."""
+    """Return whether the session had no means to renew its token."""
     return not failed.attempted and failed.error is not SUPERSEDED
 
 

@@ -40,7 +40,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_trio() -> bool:
-    """Tell whether trio runs this task."""
+    """Return whether trio runs this task."""
     # The name may be missing while another thread imports trio; then trio runs nothing here.
     in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
     return in_trio_task is not None and in_trio_task()

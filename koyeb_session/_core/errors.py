@@ -17,7 +17,7 @@ The errors of the package, and the choice of one for an error reply.
     │   ├── EndpointGoneError          404, 405, 410, 501 about the operation itself
     │   ├── RateLimitedError           429
     │   └── ServerError                5xx
-    ├── WireError                      a 2xx that is not what the API promises
+    ├── WireError                      a 2xx that breaks the API's description
     ├── NotSignedInError               no token and no credentials
     └── StoreError                     a token store failed
 """

@@ -63,7 +63,7 @@ class Origins(NamedTuple):
 
     def trusts(self, request: _Request) -> bool:
         """
-        Tell whether a request may carry the token.
+        Return whether a request may carry the token.
 
         A `Host` header that differs from the URL would let a shared front end route the request to
         another service. So would a target that is no path. User information in a URL can disguise
@@ -133,7 +133,7 @@ def _problem(url: httpx.URL) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether requests to this host stay on this machine."""
+    """Return whether requests to this host stay on this machine."""
     if host == "localhost":
         return True
     try:

@@ -131,12 +131,12 @@ class Redactor:
 
 
 def _is_distinct(secret: str) -> bool:
-    """Tell whether a secret cannot occur in a text by chance, not even as a part of a word."""
+    """Return whether a secret cannot occur in a text by chance, not even as a part of a word."""
     return len(secret) >= (_LONGEST_WORD if secret.isalpha() else _DISTINCT)
 
 
 def _stands_alone(word: str, text: str) -> bool:
-    """Tell whether ``text`` contains ``word`` other than as a part of longer words."""
+    """Return whether ``text`` contains ``word`` other than as a part of longer words."""
     start = text.find(word)
     while start >= 0:
         end = start + len(word)
@@ -149,7 +149,7 @@ def _stands_alone(word: str, text: str) -> bool:
 
 
 def _is_one_word(left: str, right: str) -> bool:
-    """Tell whether two adjacent characters belong to the same word or identifier."""
+    """Return whether two adjacent characters belong to the same word or identifier."""
     return all(character.isalnum() or character == "_" for character in (left, right))
 
 

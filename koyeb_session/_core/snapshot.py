@@ -98,7 +98,7 @@ class Snapshot:
         return max(clock.time() - self.wall, clock.monotonic() - self.mono)
 
     def is_due(self, clock: Clock) -> bool:
-        """Tell whether a request must check the state: ``age(clock) >= check_at``, but faster."""
+        """Return whether a request must check the state: ``age(clock) >= check_at``, but faster."""
         seen = self.check_at
         return clock.monotonic() - self.mono >= seen or clock.time() - self.wall >= seen
 
@@ -117,7 +117,7 @@ class Snapshot:
         self.check_at = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
 
     def has_deferred_work(self, clock: Clock) -> bool:
-        """Tell whether a check is due for another reason than the age of the token."""
+        """Return whether a check is due for another reason than the age of the token."""
         return self.check_at < self.soft and self.age(clock) >= self.check_at
 
 
@@ -179,7 +179,7 @@ class LastFailure(NamedTuple):
         return max(0.0, clock.time() - self.wall, clock.monotonic() - self.mono)
 
     def in_backoff(self, clock: Clock) -> bool:
-        """Tell whether it is too early for another attempt."""
+        """Return whether it is too early for another attempt."""
         return self.age(clock) < self.wait
 
 

@@ -306,7 +306,7 @@ class SessionState:
         self._rejections = 0
 
     def must_accept_401(self, snapshot: Snapshot) -> bool:
-        """Tell whether callers must accept a 401 for this token, as a renewal would not help."""
+        """Return whether callers must accept a 401 for this token, as a renewal would not help."""
         refused, until = self.rejected or (None, 0.0)
         return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
 
@@ -335,7 +335,7 @@ def _known(seconds: float) -> float | None:
 
 
 def _is_shorter(token: Token, old: Snapshot | None) -> bool:
-    """Tell whether this is the old token again with an earlier expiry."""
+    """Return whether this is the old token again with an earlier expiry."""
     if old is None or token.id != old.token.id:
         return False
     if token.expires_at is None or old.token.expires_at is None:

@@ -17,7 +17,7 @@ TOKEN_LIMIT: Final = 16 << 10
 
 
 def is_header_safe(text: str) -> bool:
-    """Tell whether ``text`` can be sent in a header unchanged."""
+    """Return whether ``text`` can be sent in a header unchanged."""
     visible = text.isascii() and text.isprintable() and " " not in text
     return visible and 0 < len(text) <= TOKEN_LIMIT
 
@@ -63,7 +63,7 @@ def fill_from_jwt(token: Token) -> Token:
 
 
 def is_api_token(token: Token) -> bool:
-    """Tell whether this is an API access token: no JWT, and neither expiry nor issue time."""
+    """Return whether this is an API access token: no JWT, and neither expiry nor issue time."""
     return token.expires_at is None and token.issued_at is None and jwt_claims(token.id) is None
 
 

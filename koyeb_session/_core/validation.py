@@ -154,7 +154,7 @@ def _api_token_error(credentials: AccessTokenCredentials) -> BadArgument | None:
 
 def takes_token(source: Callable[..., Any]) -> bool:
     """
-    Tell whether to call a callable with the token to replace.
+    Return whether to call a callable with the token to replace.
 
     It gets the token if its first argument is required, or is annotated as a `Token`. Any other
     optional argument is its own affair, as in ``lambda cache=cache: ...``. A callable without a
@@ -316,7 +316,7 @@ def _not_a_store(store: object, prefix: str, missing: list[str]) -> str | None:
 
 
 def _is_of_other_half(methods: Mapping[str, Any], *, awaited: bool) -> bool:
-    """Tell whether a store is one of the other half; `False` in case of doubt."""
+    """Return whether a store is one of the other half; `False` in case of doubt."""
     lock = inspect.unwrap(methods["lock"])
     if awaited and (inspect.isasyncgenfunction(lock) or inspect.iscoroutinefunction(lock)):
         return False
@@ -327,7 +327,7 @@ def _is_of_other_half(methods: Mapping[str, Any], *, awaited: bool) -> bool:
 
 
 def _is_plain(function: object) -> bool:
-    """Tell whether this is a Python function that is not ``async``; `False` for a mock."""
+    """Return whether this is a Python function that is not ``async``; `False` for a mock."""
     written = inspect.isfunction(getattr(function, "__func__", function))
     return written and not inspect.iscoroutinefunction(function)
 

@@ -66,7 +66,7 @@ class _Pattern:
         self.order = (self._port is None, -len(host), -len(self._scheme))
 
     def matches(self, url: httpx.URL) -> bool:
-        """Tell whether a URL matches."""
+        """Return whether a URL matches."""
         return (
             self._scheme in {"", url.scheme}
             and (self._hosts is None or self._hosts.match(url.host) is not None)
@@ -117,7 +117,7 @@ def _checked(scheme: str, text: str) -> httpx.URL:
 
 
 def _has_socksio() -> bool:
-    """Tell whether the package for SOCKS proxies is installed."""
+    """Return whether the package for SOCKS proxies is installed."""
     from importlib.util import find_spec  # noqa: PLC0415 - rarely needed
 
     return find_spec("socksio") is not None

@@ -43,7 +43,7 @@ class Known(NamedTuple):
     user_id: str | None
 
     def is_before(self, token: Token) -> bool:
-        """Tell whether a token has replaced this one, and is not due for renewal for a while."""
+        """Return whether a token has replaced this one, and is not due for renewal for a while."""
         issued, expires = token.issued_at, token.expires_at
         if issued is None or expires is None:
             return False
@@ -70,7 +70,7 @@ class Block:
     @frameless
     def enter(self, reply: Sequence[Any], known: Known | None) -> bool:
         """
-        Process the reply of Redis, and tell whether the block may begin.
+        Process the reply of Redis, and return whether the block may begin.
 
         It may begin without the lock if another process, which holds it, has just saved a new
         token: this block then takes that token over and refreshes nothing.

@@ -150,8 +150,8 @@ class TokenKeeper:
                 return None
             seen = state.observe()
             failure = seen.failure
-            # In a back-off, credentials are still tried unless signing in failed. A store that
-            # failed keeps nobody from trying.
+            # In a back-off, credentials are still tried, unless signing in failed. After a failure
+            # of the store, everything is tried.
             if failure is not None and failure.in_backoff(seen.now):
                 skips = isinstance(failure.error, StoreError)
                 if not skips and (failure.signs_in or not state.has_credentials):
@@ -262,8 +262,8 @@ class TokenKeeper:
         """
         Do the work of the shared task; return a failure as a value.
 
-        The session may have changed at each await. So the result is that of the session as it is at
-        the end: a token that it holds by then counts for more than an error.
+        The session may change at each await. So the result is based on the session at the end: if
+        it has a new token then, the callers get that token rather than an error.
         """
         raised: Exception | None = None
         try:
@@ -343,7 +343,7 @@ class TokenKeeper:
         """
         End the session: in memory at once, then in the store and at the service.
 
-        A failure of one does not keep the others from being done.
+        If one of these fails, the others are done nevertheless.
         """
         if refusal := self._renewal.refusal():
             return refusal

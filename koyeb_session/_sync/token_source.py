@@ -37,7 +37,7 @@ _PASSING: Final = {408, 425, 429}
 
 
 def is_refusal(error: KoyebSessionError) -> bool:
-    """Tell whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
+    """Return whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
     if isinstance(error, EndpointGoneError):
         return True
     return (
@@ -61,14 +61,14 @@ class TokenSource:
         self.credentials: Credentials | None = credentials
 
     def can_refresh(self, old: Snapshot) -> bool:
-        """Tell whether the token may be refreshed, rather than replaced by credentials."""
+        """Return whether the token may be refreshed, rather than replaced by credentials."""
         if old.issuer is Issuer.GIVEN:
             return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
         return old.issuer is Issuer.KOYEB
 
     def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """
-        Exchange a token for a new one.
+        Refresh a token.
 
         A refresh is not repeated if its reply was lost: the service may have carried it out. The
         next request with the old token, or the next renewal, finds out.

@@ -23,15 +23,15 @@ __all__ = [  # noqa: RUF022 - grouped by role
     "FakeIdentityProvider",
     "FakeKoyeb",
     "Request",
-    # what goes wrong
+    # failures
     "Fault",
     "Gate",
     # time
     "FakeClock",
-    # what a store has to do
+    # checks of stores
     "async_check_store",
     "check_store",
-    # what must not show
+    # secrets
     "assert_no_secret",
 ]
 

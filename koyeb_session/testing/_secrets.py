@@ -24,7 +24,7 @@ _RUNNERS: Final = frozenset({"_pytest", "pluggy"})
 _PLAIN: Final = (list, tuple, set, frozenset, dict, deque, UserList)
 """Collections whose ``repr`` consists of the items' own."""
 _OPENED: Final = (list, tuple, set, frozenset, Mapping)
-"""Collections whose items Sentry shows, whatever their ``repr``."""
+"""Collections whose items Sentry shows, even if they have their own ``repr``."""
 _LONGEST: Final = 10_000
 """The number of items to search in a mapping that is not a `dict`, as it may be infinite."""
 # The attributes with the contents of pytest's caplog, recwarn, ExceptionInfo and CaptureResult.
@@ -106,7 +106,7 @@ class _Pattern(NamedTuple):
         return cls(core, tuple(forms - others), tuple(others))
 
     def is_in(self, text: str) -> bool:
-        """Tell whether a text shows the secret."""
+        """Return whether a text shows the secret."""
         forms = (*self.with_core, *self.others) if self.core in text else self.others
         return any(form in text for form in forms)
 

@@ -156,8 +156,8 @@ class AsyncRequestQueue:
         ticket = AsyncTicket()
         self._queue.append(ticket)
         self._wake_first()
-        # A ticket that is no longer queued has been called: the slot is this request's, whether or
-        # not it was cancelled, or timed out, at the same moment.
+        # A ticket that is no longer queued has been called, so the slot is this request's. That
+        # holds even if the request is cancelled, or times out, at the same moment.
         try:
             await ticket.wait(seconds)
         except BaseException:
@@ -188,7 +188,7 @@ class AsyncRequestQueue:
             return False
 
     def _withdraw(self, ticket: AsyncTicket) -> bool:
-        """Leave the queue; tell whether the ticket was still in it."""
+        """Leave the queue; return whether the ticket was still in it."""
         try:
             self._queue.remove(ticket)
         except ValueError:

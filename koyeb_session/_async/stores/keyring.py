@@ -1,4 +1,4 @@
-"""A session in the keyring of the person who is logged in."""
+"""A session in the keyring of the logged-in user."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class _ThreadCall:
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Make the call, and keep what it raises for the waiting task."""
+        """Make the call, and keep its result or exception for the waiting task."""
         try:
             self._value = self._call()
         except BaseException as exc:  # noqa: BLE001 - raised in the waiting task

@@ -133,7 +133,7 @@ class AsyncSharedTask(Generic[T]):
 
     async def wait(self, timeout: float | None = None) -> None:
         """
-        Wait as `join` does, without raising what ``work`` raised.
+        Wait as `join` does, but raise no exception of ``work``.
 
         Return at once if the task belongs to another event loop, which may have ended.
         """

@@ -1,4 +1,4 @@
-"""A caller's place in a queue, in an event loop."""
+"""The queue tickets of callers, in an event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..runtime import current_loop
 
 
 class AsyncTicket:
-    """A place in a queue: one task waits for one call."""
+    """A ticket of a queue: one task waits for one call."""
 
     def __init__(self) -> None:
         self._home = current_loop()

@@ -26,7 +26,7 @@ class AsyncEvent:
         self._event = anyio.Event()
 
     def is_set(self) -> bool:
-        """Tell whether it is set."""
+        """Return whether it is set."""
         return self._event.is_set()
 
     def set(self) -> None:
@@ -34,7 +34,7 @@ class AsyncEvent:
         self._event.set()
 
     async def wait(self, seconds: float = math.inf) -> bool:
-        """Wait for at most ``seconds``, and tell whether it is set."""
+        """Wait for at most ``seconds``, and return whether it is set."""
         if not self._event.is_set():
             with anyio.move_on_after(seconds):
                 await self._event.wait()

@@ -162,7 +162,7 @@ class SharedTask(Generic[T]):
 
     def wait(self, timeout: float | None = None) -> None:
         """
-        Wait as `join` does, without raising what ``work`` raised.
+        Wait as `join` does, but raise no exception of ``work``.
 
         Return at once for a task of the process before a fork, whose thread the child does not
         have. Return at once in the task's own thread too, where a finalizer may call this.

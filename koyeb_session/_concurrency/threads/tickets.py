@@ -1,4 +1,4 @@
-"""A caller's place in a queue, in threads."""
+"""The queue tickets of callers, in threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 class Ticket:
     """
-    A place in a queue: one thread waits for one call.
+    A ticket of a queue: one thread waits for one call.
 
     It is a bare lock, whose methods are atomic. A `threading.Event` holds an internal lock while it
     runs Python code. A signal handler or a finalizer that interrupts the waiting thread there, and

@@ -41,7 +41,7 @@ class Event:
         self._waiters: list[threading.Lock] = []
 
     def is_set(self) -> bool:
-        """Tell whether it is set."""
+        """Return whether it is set."""
         return self._set
 
     def set(self) -> None:
@@ -52,7 +52,7 @@ class Event:
                 waiter.release()
 
     def wait(self, seconds: float = math.inf) -> bool:
-        """Wait for at most ``seconds``, or until the deadline, and tell whether it is set."""
+        """Wait for at most ``seconds``, or until the deadline, and return whether it is set."""
         waiter = threading.Lock()
         waiter.acquire()
         self._waiters.append(waiter)
