@@ -56,8 +56,11 @@ class AsyncRenewal:
         persistence = self._persistence
         if persistence is None:
             return await self._request_new_token(old, generation, urgency, deadline)
+        # The renewal stays in the hold until its token is saved, or its time is up. So the next
+        # process that gets the lock reads that token.
         hold = persistence.hold()
         try:
+            # Half of the time: a store that hangs must leave time for a renewal without it.
             await hold.ready(deadline.left() / 2)
             return await self._run(hold, old, generation, urgency, deadline=deadline)
         finally:
@@ -79,6 +82,7 @@ class AsyncRenewal:
             return self._commit(newer, old, generation)
         may_exchange = True
         if problem := _store_error_of(hold):
+            # The holder of the lock may be refreshing the same token, so this one must not.
             may_exchange = not hold.is_held_elsewhere
             if not self._may_renew_without_store(old, urgency, hold):
                 return FailedAttempt(problem)
@@ -112,6 +116,7 @@ class AsyncRenewal:
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = await self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
+                # At once: nothing that can suspend lies between the reply and the commit.
                 return await self._commit_or_revoke(outcome, old, generation, deadline)
             refused = outcome
             # Another process may have refreshed it first, for example after the lock's lease ended.
@@ -119,6 +124,7 @@ class AsyncRenewal:
                 await hold.read_again(deadline.left() / 2)
             if newer := await self._saved_by_others(hold, old, deadline):
                 return self._commit(newer, old, generation)
+        # No refresh is possible, or it was refused: only signing in is left.
         replaced = None if old is None else old.token
         if hold is not None and self._persistence is not None:
             replaced = self._persistence.latest(hold.found, old, hold.known)
@@ -167,6 +173,7 @@ class AsyncRenewal:
         persistence = self._persistence
         if hold is None or persistence is None:
             return None
+        # Without the lock, another process may save a token at any time: load now.
         if not hold.locked:
             found = await persistence.load_unlocked(deadline.left() / 2)
             return persistence.newer(found, old, hold.known)

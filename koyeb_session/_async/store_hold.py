@@ -89,7 +89,7 @@ class AsyncStoreHold:
         """
         with state_lock:
             self._users -= 1
-        self._wakeup.set()
+        self._wakeup.set()  # after the decrement: the task that wakes sees that the caller has left
         if self.locked and not self._users:
             await self._task.join(deadline.left())
 
@@ -140,6 +140,7 @@ class AsyncStoreHold:
 
     def _finish(self) -> None:
         """Release every waiter; a job that has not run counts as not done."""
+        # First: after this, no job can be queued that the loop below would miss.
         with state_lock:
             self._is_over = True
         self._ready.set()
@@ -173,4 +174,5 @@ class AsyncStoreHold:
         """Whether another process or client, perhaps refreshing the same token, has the lock."""
         if self.locked:
             return False
+        # Still waiting for the lock, or given up on it after its timeout.
         return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)

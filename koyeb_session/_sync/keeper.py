@@ -117,9 +117,11 @@ class TokenKeeper:
                         late.start()
                     return old
                 case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
+                    # Not awaited: the task runs by itself while the caller uses the old token.
                     self._join_or_start(old, state.generation, self._timeout, Urgency.AHEAD)
                     return old
                 case Decision.FAIL:
+                    # In a back-off, or without any means to renew: send nothing.
                     return state.no_token_error(
                         seen, seen.blocking_failure and seen.blocking_failure.error
                     )
@@ -136,6 +138,7 @@ class TokenKeeper:
                 return seen.usable or state.no_token_error(seen, None)
             if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
+            # The session has changed again during the wait: decide anew.
 
     def replace_rejected(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
         """
@@ -145,6 +148,7 @@ class TokenKeeper:
             `None` if the caller must accept the 401: the token cannot be renewed, or was brand-new.
         """
         state = self.state
+        # Otherwise another caller has renewed the token already, and the newer one will do.
         if state.snapshot is signed:
             if state.must_accept_401(signed):
                 return None
@@ -184,7 +188,9 @@ class TokenKeeper:
             return refusal
         deadline = Deadline(self._timeout if timeout is None else timeout)
         failed, generation, attempt = None, state.generation, 1
+        # A sign-in or sign-out ends the loop, as it has replaced `old` without a renewal.
         while generation == state.generation:
+            # The task has at least the client's timeout, as callers with more time may join it.
             task = self._join_or_start(
                 old, generation, max(deadline.seconds, self._timeout), urgency
             )
@@ -194,11 +200,14 @@ class TokenKeeper:
             if outcome is None and state.snapshot is not old:
                 break  # the new token is there; the task is only saving it
             if outcome is None and task.alive:
+                # This caller's time is over. The task goes on for the others.
                 return failed or renewal_timed_out(deadline.seconds)
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             # A less urgent renewal may give up on the store where this caller would go on.
             gave_up = isinstance(outcome, StoreError) and task.urgency < urgency
+            # A task for an earlier snapshot may still be running, for example to save its token.
+            # Its outcome says nothing about `old`, so the loop starts again.
             if task.replaces is old and not gave_up:
                 if not self._wait_to_retry(outcome, attempt, urgency, deadline):
                     return outcome
@@ -266,6 +275,7 @@ class TokenKeeper:
         it has a new token then, the callers get that token rather than an error.
         """
         raised: Exception | None = None
+        # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             with time_limit(seconds):
                 outcome = self._renewal.run(old, generation, urgency, Deadline(seconds))
@@ -281,6 +291,7 @@ class TokenKeeper:
         if held is not None and held is not old:
             return held  # the renewal succeeded; saving the token then failed or took too long
         self._record_failure(outcome, generation, urgency)
+        # The user's own exception is of interest only to callers that get no token.
         if raised is not None and self.state.usable is None:
             raise raised
         return outcome.error
@@ -327,6 +338,7 @@ class TokenKeeper:
             persistence.mark_unsaved()  # before it: a signal handler may raise after the commit
         outcome = self.state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
+            # The session changed while the token was on its way, so nobody will use the token.
             if outcome is SUPERSEDED and new_token.just_issued:
                 self._source.revoke(new_token.token, deadline)
             return outcome
@@ -335,6 +347,7 @@ class TokenKeeper:
             if account is not None:
                 persistence.begin(account, bound=bound)
             persistence.mark_unsaved()
+        # In a shared task: a cancelled caller must not leave the old token in the store.
         if self.listeners or unsaved:
             self._after_change(partial(self._synchronize, deadline), deadline)
         return outcome
@@ -347,9 +360,10 @@ class TokenKeeper:
         """
         if refusal := self._renewal.refusal():
             return refusal
-        task = self._task
+        task = self._task  # a renewal that may still be running, see `_end_session`
         if self._persistence is not None:
             self._persistence.mark_unsaved()
+        # From here on, no renewal that began before can commit its token.
         old = self.state.clear()
         if self._persistence is not None:
             self._persistence.mark_unsaved()
@@ -414,6 +428,7 @@ class TokenKeeper:
         sleeps until the next check is due. Each change of the session wakes it.
         """
         wakeup = Wakeup()
+        # Replaced as a whole, since `wake` reads the tuple without the lock.
         with state_lock:
             self._wakeups = (*self._wakeups, wakeup)
         self.state.on_change = self._changed

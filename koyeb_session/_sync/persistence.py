@@ -121,6 +121,7 @@ class Persistence:
         if not self._unsaved:
             return None
         hold = self.hold()
+        # If time runs out, the job stays queued, and the hold still does it.
         try:
             hold.ready(deadline.left())
             done = hold.do(partial(self._write_changes, hold), deadline.left())
@@ -144,6 +145,7 @@ class Persistence:
             the store may still hold a token.
         """
         hold = self.hold()
+        # Each step may take half of the remaining time, so that some is left for the last one.
         try:
             hold.ready(deadline.left() / 2)
             found = hold.found
@@ -176,6 +178,7 @@ class Persistence:
     def drain(self, timeout: float) -> None:
         """Wait for the running hold, and then save an unsaved change."""
         deadline = Deadline(timeout)
+        # First wait for a running hold, which may complete the save itself.
         if self._hold is not None and self._hold.alive:
             self._hold.wait_done(deadline.left())
         if self._unsaved:
@@ -209,14 +212,17 @@ class Persistence:
         """
         if found is None or self.is_foreign(found, old):
             return None
+        # The session's own token, or a record that it knew before: nothing new.
         if old is not None and found.id in {old.token.id, known}:
             return None
+        # Never read before: a record that was issued earlier cannot be newer.
         if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
             return None
         token = parse_token(found, self.state.clock.time())
         if isinstance(token, Exception):
             return None
         provenance = read_provenance(found)
+        # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
         issuer = Issuer.GIVEN if provenance is None else provenance.issuer
@@ -395,6 +401,7 @@ class Persistence:
             except Exception:  # noqa: BLE001 - the first error of the store is the one reported
                 return None
 
+        # In a shared task, so that the caller can stop waiting for a store that hangs.
         return SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(seconds)
 
 

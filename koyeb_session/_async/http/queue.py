@@ -112,8 +112,10 @@ class AsyncQueuedTransport(httpx.AsyncBaseTransport):
         """Put a transport back, close those that have expired, and release the slot."""
         now = time.monotonic()
         try:
+            # Idle before the slot is free, so that the next request finds the transport.
             if transport is not None:
                 self._idle[transport] = (route, now)
+            # In the order of last use: the first fresh one ends the loop.
             for oldest in list(self._idle):
                 since = self._idle.get(oldest, (route, now))[1]
                 if since >= now - KEEPALIVE_EXPIRY and not self._closed:
@@ -125,6 +127,7 @@ class AsyncQueuedTransport(httpx.AsyncBaseTransport):
     async def _discard(self, transport: httpx.AsyncBaseTransport) -> None:
         """Close an idle transport, unless another request has taken it."""
         if self._idle.pop(transport, None):
+            # Counted until it is closed, as its socket stays open until then.
             try:
                 await transport.aclose()
             finally:
@@ -153,6 +156,7 @@ class AsyncRequestQueue:
         """
         if self._take_free():
             return
+        # Queue first, then check once more: a slot may have become free in between.
         ticket = AsyncTicket()
         self._queue.append(ticket)
         self._wake_first()
@@ -204,6 +208,7 @@ class _AsyncReleasingStream(httpx.AsyncByteStream):
         self._then = [then]
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
+        # The end of the body releases the slot, even if the user never closes the response.
         try:
             async for chunk in self._stream:
                 yield chunk

@@ -148,6 +148,7 @@ class AsyncSharedTask(Generic[T]):
                 _start_task(partial(self._watch, self._due), self._due.set)
             await self._due.wait()
         if not self._done.is_set():
+            # The caller's own timer: its timeout ends first, or the work is late already.
             with anyio.move_on_after(now + timeout - time.monotonic()):
                 await self._done.wait()
 
@@ -170,6 +171,7 @@ class AsyncSharedTask(Generic[T]):
             due.set()
 
     async def _run(self) -> None:
+        # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
             self._outcome = await self._work()
             self._returned = True

@@ -123,11 +123,12 @@ class AsyncLock:
 
     def _hand_on(self, holder: _Ticket | None) -> None:
         """Give the lock to the next in the queue, if ``holder`` or a dead task holds it."""
+        # One step: two tasks never take the lock, and no release is lost.
         with state_lock:
             if self._holder is not holder and not (self._holder and self._holder.is_dead):
                 return
             self._holder = None
             while self._queue and self._holder is None:
                 ticket = self._queue.popleft()
-                if ticket.wake():
+                if ticket.wake():  # otherwise its event loop has ended: try the next one
                     self._holder = ticket

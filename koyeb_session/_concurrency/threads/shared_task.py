@@ -81,7 +81,7 @@ class SharedTask(Generic[T]):
         self._active_tasks = active_tasks
         self._context = contextvars.copy_context()
         self._context.run(ends.set, math.inf)  # its own deadline, not the caller's
-        self._unstarted = [True]
+        self._unstarted = [True]  # a list, for its atomic `pop`
 
     @property
     def alive(self) -> bool:
@@ -131,6 +131,7 @@ class SharedTask(Generic[T]):
         self._launch(alone=alone)
 
     def _launch(self, *, alone: bool = False) -> None:
+        # A copy of the context, as a second launch could not enter the same one.
         thread = threading.Thread(
             target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
         )
@@ -196,6 +197,7 @@ class SharedTask(Generic[T]):
             begun, self._begun = self._begun, True
         if begun:  # launched twice: see `wait`
             return
+        # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
         try:
             try:

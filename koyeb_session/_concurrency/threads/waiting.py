@@ -95,6 +95,7 @@ class Lock:
         Raises:
             TimeoutError: The deadline comes first.
         """
+        # A new lock in each process: if another thread held it at the fork, it would stay locked.
         with state_lock:
             if self._home is not current_process():
                 self._home, self._lock = current_process(), threading.Lock()

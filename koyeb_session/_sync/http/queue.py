@@ -114,8 +114,10 @@ class QueuedTransport(httpx.BaseTransport):
         """Put a transport back, close those that have expired, and release the slot."""
         now = time.monotonic()
         try:
+            # Idle before the slot is free, so that the next request finds the transport.
             if transport is not None:
                 self._idle[transport] = (route, now)
+            # In the order of last use: the first fresh one ends the loop.
             for oldest in list(self._idle):
                 since = self._idle.get(oldest, (route, now))[1]
                 if since >= now - KEEPALIVE_EXPIRY and not self._closed:
@@ -127,6 +129,7 @@ class QueuedTransport(httpx.BaseTransport):
     def _discard(self, transport: httpx.BaseTransport) -> None:
         """Close an idle transport, unless another request has taken it."""
         if self._idle.pop(transport, None):
+            # Counted until it is closed, as its socket stays open until then.
             try:
                 transport.close()
             finally:
@@ -155,6 +158,7 @@ class RequestQueue:
         """
         if self._take_free():
             return
+        # Queue first, then check once more: a slot may have become free in between.
         ticket = Ticket()
         self._queue.append(ticket)
         self._wake_first()
@@ -206,6 +210,7 @@ class _ReleasingStream(httpx.SyncByteStream):
         self._then = [then]
 
     def __iter__(self) -> Generator[bytes]:
+        # The end of the body releases the slot, even if the user never closes the response.
         try:
             for chunk in self._stream:
                 yield chunk
