@@ -1,1 +1,1 @@
-"""The async half, written by hand; ``.ci/generate_sync.py`` generates the blocking half from it."""
+"""One of the two halves; ``.ci/generate_sync.py`` generates ``_sync`` from ``_async``."""

@@ -701,7 +701,7 @@ class AsyncSessionClient:
         if self._keeper.listeners is not None:
             self._keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
-        # event loop has ended.
+        # event loop or process has ended.
         with state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
@@ -717,7 +717,7 @@ class AsyncSessionClient:
             if self._operation_connections is not None:
                 for task in tuple(self._active_tasks):  # tasks of the sessions of `for_token`
                     await task.wait()
-        finally:  # also when the event loop ends
+        finally:  # also if the work is cancelled at the end of an event loop
             if self._operation_connections is not None:
                 # Both are the same object if the user gave a transport.
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):

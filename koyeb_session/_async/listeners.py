@@ -56,7 +56,7 @@ class AsyncListeners:
         self._news.append(token)
 
     async def tell(self) -> None:
-        """Deliver all pending changes, unless another task of this event loop is doing so."""
+        """Deliver all pending changes, unless another task of this loop or process is doing so."""
         here = current_loop()
         # `_teller` is the event loop or process of the delivering task. One of another loop or
         # process is replaced, as it may have ended without a word.

@@ -24,8 +24,8 @@ class AsyncRenewal:
     Replaces the session's token, inside the store's lock whenever the lock is available.
 
     The keeper runs one renewal at a time, in a shared task that no caller owns. The session may
-    change at each await: each commit therefore names the snapshot and the generation that it
-    replaces, and fails if they are no longer current.
+    change whenever the task waits. Each commit therefore names the snapshot and the generation that
+    it replaces, and fails if they are no longer current.
     """
 
     __slots__ = ("_persistence", "_source", "_state")
@@ -116,7 +116,7 @@ class AsyncRenewal:
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = await self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
-                # At once: nothing that can suspend lies between the reply and the commit.
+                # At once: this task waits for nothing between the reply and the commit.
                 return await self._commit_or_revoke(outcome, old, generation, deadline)
             refused = outcome
             # Another process may have refreshed it first, for example after the lock's lease ended.

@@ -103,7 +103,7 @@ class TokenKeeper:
         """
         state = self.state
         while True:
-            # One observation for each round: other tasks change the state between two awaits.
+            # One observation for each round: the state changes whenever this caller waits.
             seen = state.observe()
             old = seen.snapshot
             match seen.decision:
@@ -117,7 +117,7 @@ class TokenKeeper:
                         late.start()
                     return old
                 case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
-                    # Not awaited: the task runs by itself while the caller uses the old token.
+                    # Nobody waits: the task runs by itself while the caller uses the old token.
                     self._join_or_start(old, state.generation, self._timeout, Urgency.AHEAD)
                     return old
                 case Decision.FAIL:
@@ -271,8 +271,8 @@ class TokenKeeper:
         """
         Do the work of the shared task; return a failure as a value.
 
-        The session may change at each await. So the result is based on the session at the end: if
-        it has a new token then, the callers get that token rather than an error.
+        The session may change whenever this task waits. So the result is based on the session at
+        the end: if it has a new token then, the callers get that token rather than an error.
         """
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.

@@ -58,7 +58,7 @@ class Listeners:
         self._news.append(token)
 
     def tell(self) -> None:
-        """Deliver all pending changes, unless another task of this event loop is doing so."""
+        """Deliver all pending changes, unless another task of this loop or process is doing so."""
         here = current_process()
         # `_teller` is the event loop or process of the delivering task. One of another loop or
         # process is replaced, as it may have ended without a word.

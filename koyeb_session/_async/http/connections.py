@@ -1,4 +1,4 @@
-"""The connections of a client, in each event loop that uses it."""
+"""The connections of a client, in each event loop or process that uses it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ NO_AUTH: Final = httpx.Auth()
 
 class AsyncConnections(httpx.AsyncBaseTransport):
     """
-    httpx's own transports, made when an event loop first needs them, or the user's transport.
+    httpx's own transports, one for each event loop or process, or the user's transport.
 
     Connections of an event loop that has ended, or of the parent of a fork, are dropped unclosed:
-    nothing can close them. The user's transport is used everywhere.
+    nothing can close them here. The user's transport is used everywhere.
 
     Raises:
         TransportError: The environment's proxies or certificates cannot be used.
@@ -44,7 +44,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         return bool(self._opened) and self._process is current_process()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection of this event loop."""
+        """Send a request on a connection of this event loop or process."""
         if self._given is None and not self._opened:
             await async_tls_ready(self._certificates)
         if self.shut_down:
@@ -57,7 +57,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         """Do nothing: an httpx client only borrows the connections."""
 
     async def shut(self) -> None:
-        """Close the connections of this event loop, or the user's transport, for good."""
+        """Close the connections of this loop or process, or the user's transport, for good."""
         self.shut_down = True
         if self._given is not None:
             await self._given.aclose()

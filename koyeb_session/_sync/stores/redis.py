@@ -265,9 +265,8 @@ class RedisTokenStore:
         """
         Send a command in a shared task, as a client without its own timeout may hang.
 
-        Other commands queue for a connection; one ``at_once`` starts before the first await, so
-        that it is sent even if the caller is cancelled. No error quotes ``token``, which the
-        command contains.
+        Other commands queue for a connection; one ``at_once`` starts before any wait, so that it is
+        sent even if the caller is cancelled. No error quotes ``token``, which the command contains.
         """
         task = SharedTask(functools.partial(self._reply, command, token), then)
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
