@@ -1280,7 +1280,7 @@ def test_an_event_loop_that_has_ended_is_called_in_vain() -> None:
 def test_shared_task_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork came between its making and its start."""
     shared = SharedTask(int)
-    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.place", object)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.current_process", object)
     shared.start()
     assert not shared._begun
 

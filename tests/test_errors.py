@@ -490,7 +490,7 @@ def test_bare_names_the_class_when_it_cannot_be_made_of_a_text() -> None:
 
 def test_unwrap_returns_what_is_no_error() -> None:
     """A result comes through as it is, `None` and foreign exceptions as values included."""
-    value = ValueError("a value")
+    value = KeyError("a value")
     assert unwrap("result") == "result"
     assert unwrap(None) is None
     assert unwrap(value) is value

@@ -700,16 +700,15 @@ FIELDS: list[tuple[Policies, str]] = [
 def test_policy_refuses_a_span_when_it_is_no_time(policy: Policies, name: str) -> None:
     """The message names the attribute and says what it may be."""
     make: type[Any] = policy
+    wanted = f"{name} must be seconds or a timedelta, finite and not negative, not"
     for value in ("60", True, False, [60]):
         with pytest.raises(TypeError) as type_error:
             make(**{name: value})
-        assert str(type_error.value) == (
-            f"{name} must be seconds or a timedelta, not {type(value).__name__}"
-        )
+        assert str(type_error.value) == f"{wanted} {type(value).__name__}"
     for number in (-1, -1e-9, math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match=r"finite") as value_error:
             make(**{name: number})
-        assert str(value_error.value) == f"{name} must be finite and not negative, not {number}"
+        assert str(value_error.value) == f"{wanted} {number}"
     with pytest.raises(ValueError, match=r"not negative, not -1\.0$"):
         make(**{name: timedelta(seconds=-1)})
 
@@ -731,7 +730,7 @@ def test_policy_takes_none_for_the_windows_only(policy: Policies, name: str) -> 
         assert getattr(make(**{name: None}), name) is None
     else:
         with pytest.raises(
-            TypeError, match=rf"^{name} must be seconds or a timedelta, not NoneType$"
+            TypeError, match=rf"^{name} must be seconds or a timedelta, .* not NoneType$"
         ):
             make(**{name: None})
 
