@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -29,9 +29,12 @@ def _window(value: float | timedelta | None) -> float | None:
     return None if value is None else _seconds(value)
 
 
+_Validator: TypeAlias = Callable[[object, attrs.Attribute[Any], object], None]
+
+
 def _check(
     kind: type | tuple[type, ...], wanted: str, is_right: Callable[[Any], bool]
-) -> Callable[[object, attrs.Attribute[Any], object], None]:
+) -> _Validator:
     """Make a validator whose message states the requirement."""
 
     def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -42,6 +45,14 @@ def _check(
             raise ValueError(f"{message}{value}")
 
     return check
+
+
+def _unless_none(check: _Validator) -> _Validator:
+    def check_value(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None:
+            check(instance, attribute, value)
+
+    return check_value
 
 
 _IS_TIME: Final = _check(
@@ -81,10 +92,10 @@ class RefreshPolicy:
 
     # Written out field by field: type checkers do not see a converter that a helper function sets.
     soft_window: float | None = attrs.field(
-        default=12 * 3600.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
+        default=12 * 3600.0, converter=_window, validator=_unless_none(_IS_TIME)
     )
     hard_window: float | None = attrs.field(
-        default=60.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
+        default=60.0, converter=_window, validator=_unless_none(_IS_TIME)
     )
     min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_IS_TIME)
     jitter: float = attrs.field(default=0.1, validator=_IS_SHARE)
