@@ -1,9 +1,9 @@
 """
-Every check of the project: ``nox`` runs what a pull request needs, ``nox -s NAME`` one of them.
+The checks of the project: ``nox`` runs those that a pull request needs, ``nox -s NAME`` one check.
 
-The wheel is built once in a run, and whatever imports the package imports that wheel. Nox's own
-Python runs all tests, and the others those whose result may differ from one Python to another;
-``nox -s tests-3.13 -- tests`` runs all of them there, too. ``nox -s soak`` runs the long forms.
+Each run builds the wheel once. All checks that import the package import that wheel. Nox's own
+Python runs all tests. The other Pythons run the tests whose result may differ between Pythons;
+``nox -s tests-3.13 -- tests`` runs all of them there. ``nox -s soak`` runs the long forms.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
-# Those whose lowest versions are tested; the others' are the ones that they were made with.
+# Extras whose lowest versions are tested. The bounds of the other extras are those of the versions
+# that they were written with.
 OLD_EXTRAS = ("cli-config", "fastapi", "file", "keyring", "redis")
-# Whole processes, storms and thousands of cells: they take three times as long under coverage, and
-# cover nothing that others do not.
+# Tests of whole processes, of many tasks, and of the architecture. They take three times as long
+# under coverage, and add no coverage of their own.
 UNMEASURED = (
     *("tests/edges/test_edge_examples.py", "tests/edges/test_notebook.py"),
     *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/storms"),
@@ -35,7 +36,8 @@ UNMEASURED = (
     *("tests/stores/test_store_examples.py", "tests/test_examples.py"),
     *("tests/test_generate_sync.py", "tests/test_guard.py", "tests/test_public_surface.py"),
 )
-# What may differ from one Python to another: both halves, what they run on, and each edge once.
+# Tests whose result may differ from one Python to another: both halves, what they run on, and one
+# test of each integration.
 ELSEWHERE = (
     *("tests/_async", "tests/_sync", "tests/edges/test_aiohttp.py", "tests/edges/test_fastapi.py"),
     *("tests/edges/test_httpx2.py", "tests/edges/test_koyeb_sdk.py"),
@@ -46,23 +48,23 @@ ELSEWHERE = (
     *("tests/test_frames.py", "tests/test_public_surface.py", "tests/test_shell.py"),
     *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
 )
-# What depends on the lowest versions of what the extras bring, too.
+# Tests of the extras whose lowest versions are tested.
 LOWEST = (
     *("tests/edges/test_bearer.py", "tests/edges/test_problems.py"),
     "tests/stores/test_conformance.py",
 )
-# What has a long form.
+# Tests that have a long form.
 LONG = (
     *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/stores"),
     *("tests/storms", "tests/test_fuzz.py", "tests/testing/test_transport.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
-# One more than there are cores, as tests wait now and then for a socket or a process.
+# One more than the number of cores, as some tests wait for a socket or a process.
 WORKERS = str((os.cpu_count() or 1) + 1)
 SPREAD = ("-m", "pytest", "--numprocesses", WORKERS, "--dist", "worksteal")
-# Keeps the checkout off sys.path; and uv leaves it to the first import to write the bytecode.
+# Keeps the checkout off sys.path, and lets the first import write the bytecode, as uv does not.
 WHEEL_ONLY = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": ""}
-# The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
+# The top level of the sdist; the build back end adds `PKG-INFO` and `.gitignore`.
 SDIST = {
     *{".ci", ".github", ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md"},
     *{"examples", "koyeb_session", "noxfile.py", "pyproject.toml", "tests"},
@@ -78,15 +80,15 @@ with FakeKoyeb().serve() as url, SessionClient(base_url=url) as session:
     session.logout()
 """
 
-# Nox's own Python is there for sure: it measures the coverage, so the tests run at least once
-# although a Python that is missing is skipped.
+# Nox's own Python is always installed, so it measures the coverage. The tests run at least once
+# even if all other Pythons are missing, and so skipped.
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 if OWN not in PYTHONS:
     sys.exit(f"Run nox on one of Python {', '.join(PYTHONS)}; this is {OWN}.")
 
 
 def is_installed(version: str) -> bool:
-    """Tell whether a Python starts; pyenv has names for those that do not."""
+    """Return whether a Python starts; pyenv also has commands for some that do not."""
     program = shutil.which(f"python{version}")
     return version == OWN or (
         program is not None
@@ -106,30 +108,30 @@ nox.options.sessions = [
     "build",
     "typing",
     *(f"tests-{version}" for version in PYTHONS),
-    f"minimum-{INSTALLED[-1]}",  # where old versions are the most likely to fail
+    f"minimum-{INSTALLED[-1]}",  # the newest, where old versions are most likely to fail
     "coverage",
 ]
 
 
 def group(name: str) -> tuple[str, ...]:
-    """Read a dependency group; pip itself can do so only since 25.1."""
+    """Read a dependency group, as pip before 25.1 cannot."""
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
 def without(paths: tuple[str, ...]) -> list[str]:
-    """Give what has pytest leave tests out."""
+    """Return the arguments that make pytest leave tests out."""
     return [f"--ignore={path}" for path in paths]
 
 
 def wheel() -> str:
-    """Give the path of the wheel that the session ``build`` made in this run."""
+    """Return the path of the wheel that the session ``build`` has made in this run."""
     (path,) = DIST.glob("*.whl")
     return str(path)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Look for mistakes and for untidy code."""
+    """Lint the code, and check its format."""
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -137,14 +139,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def generate(session: nox.Session) -> None:
-    """Compare the blocking half with what the generator makes of the async half."""
+    """Check that the blocking half is what the generator makes of the async half."""
     session.install(*group("generate"))
     session.run("python", ".ci/generate_sync.py", "--check")
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel twice, look at what is in them, and use the wheel on its own."""
+    """Build sdist and wheel twice, check their contents, and use the wheel on its own."""
     session.install(*PYPROJECT["build-system"]["requires"], "build", "twine", "virtualenv")
     again = Path(session.create_tmp()) / "again"
     for place in (DIST, again):
@@ -158,7 +160,7 @@ def build(session: nox.Session) -> None:
 
 
 def check_contents(session: nox.Session) -> None:
-    """Fail unless the archives hold what they should and no more."""
+    """Fail unless the archives contain exactly the listed files."""
     (sdist,) = DIST.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         in_sdist = {Path(*Path(member.name).parts[1:]) for member in archive if member.isfile()}
@@ -179,7 +181,7 @@ def check_contents(session: nox.Session) -> None:
 
 
 def check_reproducible(session: nox.Session, again: Path) -> None:
-    """Fail unless a second build has given the same bytes: anybody can check what is released."""
+    """Fail unless a second build has given the same bytes, so that anyone can check a release."""
     first, second = (
         {path.name: path.read_bytes() for path in place.iterdir()} for place in (DIST, again)
     )
@@ -188,7 +190,7 @@ def check_reproducible(session: nox.Session, again: Path) -> None:
 
 
 def use_alone(session: nox.Session, version: str) -> None:
-    """Sign in with nothing but the wheel and what it asks for."""
+    """Sign in with only the wheel and its dependencies installed."""
     place = Path(session.create_tmp()) / version
     session.run("python", "-m", "virtualenv", "--clear", "--quiet", "--python", version, str(place))
     python = str(place / "bin" / "python")
@@ -214,10 +216,10 @@ def together(session: nox.Session, *commands: list[str]) -> None:
 
 @nox.session(requires=["build"])
 def typing(session: nox.Session) -> None:
-    """Check the types of everything, and that all public names of the wheel have one."""
+    """Check the types of all code, and that each public name of the wheel has one."""
     session.install(wheel(), *group("typing"))
     together(session, ["mypy", "--num-workers", "2"], ["pyright"])
-    session.chdir(session.create_tmp())  # the checkout would be taken for the wheel
+    session.chdir(session.create_tmp())  # away from the checkout, which would hide the wheel
     session.run("pyright", "--verifytypes", "koyeb_session", "--ignoreexternal")
 
 
@@ -235,7 +237,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def faults(session: nox.Session) -> None:
-    """Run the fault matrix alone, and print it as a table."""
+    """Run only the fault matrix, and print it as a table."""
     session.install(wheel(), *group("tests"))
     session.run(
         *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs),
@@ -258,7 +260,7 @@ def minimum(session: nox.Session) -> None:
 
 @nox.session(requires=[f"tests-{OWN}"])
 def coverage(session: nox.Session) -> None:
-    """Fail unless the tests took every branch of the package."""
+    """Fail unless the tests have covered every branch of the package."""
     session.install("coverage")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
@@ -266,7 +268,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def soak(session: nox.Session) -> None:
-    """Run the long form of the tests of many processes and of long runs; it takes minutes."""
+    """Run the long form of the tests of processes, stores and long runs; it takes minutes."""
     session.install(wheel(), *group("tests"))
     session.run(
         *("pytest", *LONG, *session.posargs),
@@ -276,7 +278,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def naive(session: nox.Session) -> None:
-    """Run the tests of the pitfalls on naive versions of the package; each has to fail."""
+    """Run the tests of the pitfalls on naive versions of the package, which all must fail."""
     session.install("-e", ".", *group("tests"))
     session.run("python", "-m", "tests.naive", *session.posargs)
 
@@ -300,6 +302,6 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the checkout beside its peers; ``-- --quick``, ``-- hook cold`` for less."""
+    """Measure the checkout beside other libraries; ``-- --quick`` or ``-- hook cold`` for less."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from ._sync.client import SessionClient
     from ._sync.stores.protocol import MemoryTokenStore, TokenStore
 else:
-    # Imported when first asked for: hardly any program uses both halves. Import statements rather
-    # than names in a table: what packs programs, as PyInstaller does, looks for those.
+    # Imported on first use, as hardly any program uses both halves. These are import statements,
+    # not names in a table, as tools like PyInstaller look for import statements.
     def __getattr__(name: str) -> object:
         match name:
             case "AsyncSessionAuth":
@@ -135,6 +135,6 @@ __all__ = [  # noqa: RUF022 - by role
     "__version__",
 ]
 
-for _public in map(globals().get, __all__):  # those that come later say so themselves
+for _public in map(globals().get, __all__):  # classes that are imported later set it themselves
     if isinstance(_public, type):
-        _public.__module__ = __name__  # where users import it from, and what pickles say
+        _public.__module__ = __name__  # its public name, also in pickles

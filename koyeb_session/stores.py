@@ -173,5 +173,5 @@ __all__ = [
 ]
 
 for _public in map(globals().__getitem__, __all__):
-    if _public.__module__.startswith("koyeb_session._"):  # the root has some of them, too
+    if _public.__module__.startswith("koyeb_session._"):  # some are also exported by the root
         _public.__module__ = __name__

@@ -1,9 +1,11 @@
-"""The house rules that no tool knows: who imports whom, what lies where, and how long a file is."""
+"""The house rules that no tool checks: imports, files, their length, and the prose in them."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -50,9 +52,47 @@ OWNERS = {
 }
 EXEMPT = "testing"  # a server for tests has threads of its own
 
+# Headless clauses: "what is checked" instead of a noun, "who asks" instead of "the caller".
+ASKING = ("decide", "decides", "say", "says", "show", "shows", "tell", "tells")
+"""Verbs before a question rather than a clause, as in "the message says what to do"."""
+HEADLESS = re.compile(
+    "".join(rf"(?<!\b{verb} )" for verb in ASKING)
+    + r"\b(?:what|whatever|whoever|whomever)\b"
+    + r"|(?:^|[.:;(] |\b(?:and|but|by|for|from|is|are|of|or|than|that|to|with) )who(?:m|se)?\b",
+    re.IGNORECASE,
+)
+CODE = re.compile(r"``[^`]*``|`[^`]*`")
+ARGUMENT = re.compile(r"^ +\w+: ", re.MULTILINE)
+LEFT: dict[str, int] = {
+    "__init__.py": 5,
+    "_api/messages.py": 3,
+    "_async/auth.py": 1,
+    "_async/client.py": 13,
+    "_async/stores/file.py": 2,
+    "_async/stores/keyring.py": 2,
+    "_async/stores/protocol.py": 6,
+    "_async/stores/redis.py": 4,
+    "_core/errors.py": 4,
+    "_core/models.py": 3,
+    "_core/policy.py": 2,
+    "fastapi.py": 6,
+    "httpx2.py": 2,
+    "koyeb_sdk.py": 1,
+    "stores.py": 4,
+    "testing/_conformance.py": 5,
+    "testing/_fake.py": 2,
+    "testing/_faults.py": 4,
+    "testing/_gate.py": 2,
+    "testing/_koyeb.py": 2,
+    "testing/_provider.py": 3,
+    "testing/_secrets.py": 1,
+}
+"""Headless clauses in public docstrings, by file. These numbers may only go down."""
+HANDWRITTEN = [path for path in sorted(PACKAGE.rglob("*.py")) if "_sync" not in path.parts]
+
 
 def part(module: str) -> str:
-    """Give the part of the package that a module belongs to."""
+    """Return the part of the package that a module belongs to."""
     return (module.split(".")[1:] or ["__init__"])[0]
 
 
@@ -70,7 +110,7 @@ FOLDERS = {name.rpartition(".")[0] for name in MODULES}
 
 
 def imports(name: str) -> Iterator[str]:
-    """Give what a module imports, anywhere in it; a module of the package by its full name."""
+    """Yield the imports of a module, at any level; modules of the package by their full names."""
     package = name if name in FOLDERS else name.rpartition(".")[0]
     for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.Import):
@@ -110,7 +150,7 @@ def test_core_takes_the_lock_and_no_more() -> None:
 
 @pytest.mark.pitfall(49)
 def test_modules_import_by_statements() -> None:
-    """What packs programs, and what checks types, does not see an import of a name in a string."""
+    """Tools that pack programs, or check types, do not see an import of a name in a string."""
     for name, tree in MODULES.items():
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         assert not names & {"import_module", "__import__"}, name
@@ -134,7 +174,7 @@ def test_library_is_imported_only_by_its_owners(library: str) -> None:
 
 
 def test_blocking_twins_import_no_event_loop() -> None:
-    """What the blocking half uses brings in neither anyio nor an awaited twin."""
+    """The modules of the blocking half import neither anyio nor an awaited twin."""
     twins = [name for name in MODULES if re.search(r"_(concurrency|http)[.]threads", name)]
     assert twins
     for name in twins:
@@ -145,6 +185,64 @@ def test_blocking_twins_import_no_event_loop() -> None:
 def test_modules_say_why_they_exist() -> None:
     """Every module has a docstring."""
     assert [name for name, tree in MODULES.items() if not ast.get_docstring(tree)] == []
+
+
+def prose(source: str) -> Iterator[str]:
+    """Yield the comments, and the paragraphs of the docstrings, of a module."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string.lstrip("# ")
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield from text.split("\n\n")
+            case _:
+                pass
+
+
+def headless(text: str) -> list[str]:
+    """Find the headless clauses of a text, with the words around them."""
+    text = " ".join(CODE.sub("it", ARGUMENT.sub(". ", text)).split())
+    return [text[max(0, it.start() - 30) : it.end() + 30] for it in HEADLESS.finditer(text)]
+
+
+def test_prose_names_its_subjects() -> None:
+    """Docstrings and comments name their subjects with nouns, which a reader can look up."""
+    for path in HANDWRITTEN:
+        name = path.relative_to(PACKAGE).as_posix()
+        found = [it for text in prose(path.read_text("utf-8")) for it in headless(text)]
+        assert len(found) <= LEFT.get(name, 0), (name, found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is checked before anything is sent.",
+        "Whoever brings news tells it.",
+        "Return what was saved last.",
+        "Wait for whatever comes of it.",
+        "It is for\n    who asks.",
+        "Args:\n    user_id: Whose it is (a UUID).",
+        "It raises nothing: what goes wrong is in the log.",
+    ],
+)
+def test_headless_clause_is_found(text: str) -> None:
+    """Otherwise the check above would pass on anything."""
+    assert len(headless(text)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The message says what to do.",
+        "A connection whose peer is gone.",
+        "The user who has approved it, who is known.",
+        "Args:\n    what: The beginning of the message.",
+    ],
+)
+def test_clause_with_a_subject_passes(text: str) -> None:
+    """Questions, and clauses with a noun, are plain English."""
+    assert headless(text) == []
 
 
 def code_lines(tree: ast.Module) -> int:
@@ -162,7 +260,7 @@ def code_lines(tree: ast.Module) -> int:
 
 
 def test_module_is_short() -> None:
-    """What is written by hand can be read in one sitting."""
+    """A file that is written by hand can be read in one sitting."""
     lines = {
         name: code_lines(tree)
         for name, tree in MODULES.items()
@@ -179,7 +277,7 @@ def test_top_level_is_fixed() -> None:
 
 
 def test_all_pythons_are_tested() -> None:
-    """What the project says it runs on is what its checks run on, here and elsewhere."""
+    """The checks run on every Python that the project supports, here and elsewhere."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     named = " ".join(project["classifiers"])
     minors = sorted(re.findall(r":: 3\.(\d+)", named), key=int)

@@ -59,9 +59,9 @@ TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))
 def test_proxies_are_those_of_httpx(monkeypatch: pytest.MonkeyPatch, setting: int) -> None:
     """
-    For each URL; but what may be in clear text on this machine does not leave it.
+    The same for each URL, except that clear text for this machine does not leave it.
 
-    What httpx cannot read is refused, as there.
+    A setting that httpx cannot read is refused, as in httpx.
     """
     for variable, value in SETTINGS[setting].items():
         monkeypatch.setenv(variable, value)

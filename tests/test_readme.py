@@ -30,7 +30,7 @@ def test_block_runs_as_it_stands(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """What a reader copies out of the README works; only the network is replaced."""
+    """Code copied from the README works; only the network is replaced."""
     organization = fake_koyeb.organizations["me@example.com"][0]
     monkeypatch.setenv("KOYEB_API_TOKEN", fake_koyeb.issue_api_token())
     monkeypatch.setenv("KOYEB_ORGANIZATION", organization)
@@ -83,7 +83,7 @@ def test_figures_are_those_that_were_measured(begin: str, half: str, column: int
 
 
 def test_many_requests_are_as_much_faster_as_is_said() -> None:
-    """The README's "over 30 times" is what the last whole run of the benchmarks measured."""
+    """The README's "over 30 times" agrees with the last whole run of the benchmarks."""
     title = "1,000 concurrent requests of session.http on sockets"
     share = ratio(title, "koyeb_session, as installed").removesuffix("x")
     assert "over 30 times as fast" in README

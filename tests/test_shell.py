@@ -578,7 +578,7 @@ def test_broken_pipe_is_quiet(shell: Shell) -> None:
 
 
 def test_full_disk_is_told(shell: Shell) -> None:
-    """What could not be printed is an error, in one line."""
+    """A failed write to standard output is an error, in one line."""
     shell.sign_in()
     with Path("/dev/full").open("wb") as full:
         done = shell.start("token", stdout=full.fileno())

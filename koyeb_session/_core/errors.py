@@ -1,5 +1,5 @@
 """
-Every error of the package, and which one a reply of the service means.
+The errors of the package, and the choice of one for an error reply.
 
 .. code-block:: text
 
@@ -17,7 +17,7 @@ Every error of the package, and which one a reply of the service means.
     │   ├── EndpointGoneError          404, 405, 410, 501 about the operation itself
     │   ├── RateLimitedError           429
     │   └── ServerError                5xx
-    ├── WireError                      a 2xx that is not what the API promises
+    ├── WireError                      a 2xx that breaks the API's description
     ├── NotSignedInError               no token and no credentials
     └── StoreError                     a token store failed
 """
@@ -41,8 +41,8 @@ class KoyebSessionError(Exception):
 
     retryable: bool = False
     _repeatable: bool = False
-    """Whether it may be sent again at once: nothing was done, or it may be done twice."""
-    raised_by: object = None  # the mark of a session: set by `unwrap`, for the edges; not for users
+    """Whether the request may be repeated: nothing was done, or doing it twice is harmless."""
+    raised_by: object = None  # a session's mark, which `unwrap` sets for the edges; not for users
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -214,9 +214,9 @@ def error_class(
     status: int, code: str | int | None, message: str, *, signs_in: bool
 ) -> type[ApiError]:
     """
-    Name the class of an error reply.
+    Choose the class for an error reply.
 
-    A 404 in the API's own form, with a string ``code``, is about a resource. Any other 404 comes
+    A 404 in the API's own format, with a string ``code``, is about a resource. Any other 404 comes
     from a router that does not know the path.
     """
     if signs_in and (status == 401 or (status in {400, 404} and _REFUSAL in message)):

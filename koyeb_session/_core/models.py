@@ -1,6 +1,6 @@
-"""The values that the session API speaks of, and those that it is asked with."""
+"""The values of the session API, and the credentials and clocks of a client."""
 
-# No `from __future__ import annotations` here: converters read the annotations as types.
+# No `from __future__ import annotations` here: cattrs reads the annotations as types.
 
 import enum
 from collections.abc import Awaitable, Callable

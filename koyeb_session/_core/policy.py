@@ -1,4 +1,4 @@
-"""When to renew a token and when to try again: pure decisions over (token, now)."""
+"""Decide when to renew a token and when to try again, from the token and the time alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -16,9 +16,9 @@ from .snapshot import LastFailure, Snapshot
 from .tokens import is_api_token
 
 REFUSAL_FACTOR: Final = 60
-"""How much longer than after an outage to wait after a refusal: repeating those locks accounts."""
+"""The factor of the wait after a refusal, as repeated refusals lock accounts."""
 RETRY_AFTER_LIMIT: Final = 3600.0
-"""Seconds; a service that asks for more is asked again after this."""
+"""The longest ``Retry-After`` that is respected, in seconds."""
 
 
 def _seconds(value: float | timedelta) -> float:
@@ -29,10 +29,13 @@ def _window(value: float | timedelta | None) -> float | None:
     return None if value is None else _seconds(value)
 
 
+_Validator: TypeAlias = Callable[[object, attrs.Attribute[Any], object], None]
+
+
 def _check(
     kind: type | tuple[type, ...], wanted: str, is_right: Callable[[Any], bool]
-) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    """Make a validator that says what is wanted."""
+) -> _Validator:
+    """Make a validator whose message states the requirement."""
 
     def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         message = f"{attribute.name} must be {wanted}, not "
@@ -42,6 +45,14 @@ def _check(
             raise ValueError(f"{message}{value}")
 
     return check
+
+
+def _unless_none(check: _Validator) -> _Validator:
+    def check_value(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None:
+            check(instance, attribute, value)
+
+    return check_value
 
 
 _IS_TIME: Final = _check(
@@ -79,12 +90,12 @@ class RefreshPolicy:
         ValueError: It is negative or endless, or ``jitter`` is not from 0 to 1.
     """
 
-    # Written out, field by field: type checkers see no converter in a field that a function makes.
+    # Written out field by field: type checkers do not see a converter that a helper function sets.
     soft_window: float | None = attrs.field(
-        default=12 * 3600.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
+        default=12 * 3600.0, converter=_window, validator=_unless_none(_IS_TIME)
     )
     hard_window: float | None = attrs.field(
-        default=60.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
+        default=60.0, converter=_window, validator=_unless_none(_IS_TIME)
     )
     min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_IS_TIME)
     jitter: float = attrs.field(default=0.1, validator=_IS_SHARE)
@@ -95,10 +106,10 @@ class RefreshPolicy:
         self, token: Token, clock: Clock, *, just_issued: bool, renew: bool = True
     ) -> Snapshot:
         """
-        Lay out the life of a token that begins to be held now.
+        Calculate the phases of a token's life, for a session that holds it from now on.
 
-        A token that was ``just_issued`` for us this moment has its whole life before it, by the
-        service's own clock; for any other one our wall clock has to do.
+        A token that was ``just_issued`` has its whole life left, by the service's own clock. The
+        age of any other token is measured by the local wall clock.
         """
         wall, mono = clock.time(), clock.monotonic()
         renewable = renew and not is_api_token(token)
@@ -144,12 +155,12 @@ class RefreshPolicy:
         Decide how long to wait after a failure.
 
         Args:
-            error: What failed.
+            error: The failure.
             clock: The two clocks.
             chance: A random number from 0 to 1.
-            last: The failure before, if nothing has succeeded since.
-            left: Seconds that the token is still good: there is to be another try in them.
-            soon: Whether another try soon does no harm, whatever the error.
+            last: The failure before it, if nothing has succeeded since.
+            left: Seconds that the token remains valid; the next attempt should be within them.
+            soon: Whether an early attempt is harmless after any error.
         """
         failures = 1 if last is None else last.failures + 1
         wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
@@ -190,7 +201,7 @@ class RetryPolicy:
     retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_IS_TIME)
 
     def wait(self, error: KoyebSessionError, attempt: int, chance: float) -> float | None:
-        """Decide how long to wait before sending again; `None`: do not."""
+        """Return how long to wait before sending again; `None` if it must not be sent again."""
         if attempt >= self.attempts or not error._repeatable:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return None
         asked = getattr(error, "retry_after", None) or 0.0

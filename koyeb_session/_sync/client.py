@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLOSING: Final = 3
-"""Closing may take as many times the client's timeout as it waits for one thing after another."""
+"""Closing waits for so many things in turn, each for up to the client's timeout."""
 
 
 class SessionClient:
@@ -114,10 +114,10 @@ class SessionClient:
             is closed; the message says what to set.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     __slots__ = (
-        "__dict__",  # for tests that replace a method of one client; it takes no room until then
+        "__dict__",  # so that tests can replace a method of one client; takes no memory until then
         "__weakref__",
         "_active_tasks",
         "_auth",
@@ -168,7 +168,7 @@ class SessionClient:
         self._origins = unwrap(origins(base_url, allowed_origins))
         if http_client is not None:
             transport = BorrowedClient(http_client)
-        # The exchange has connections of its own: a full pool must not keep it from renewing.
+        # Operations have their own connections: a full pool must not block a renewal.
         self._connections = Connections(transport)
         self._operation_connections: Connections | None = (
             self._connections if transport else Connections()
@@ -215,7 +215,7 @@ class SessionClient:
                 value.
             TypeError: An argument is of the wrong type.
         """
-        from .._environment import client_arguments  # noqa: PLC0415 - most clients do without
+        from .._environment import client_arguments  # noqa: PLC0415 - few clients need it
 
         return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
@@ -236,7 +236,7 @@ class SessionClient:
         source = TokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
-            from .persistence import Persistence  # noqa: PLC0415 - many do without a store
+            from .persistence import Persistence  # noqa: PLC0415 - only with a store
 
             persistence = Persistence(
                 store,
@@ -350,7 +350,7 @@ class SessionClient:
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
-        # With credentials the session stays theirs: they will be asked to go on from this token.
+        # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else account_of(given)
         return self._unwrap(
             self._keeper.begin_session(
@@ -638,7 +638,7 @@ class SessionClient:
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: Token | None, *, renew: bool) -> Self:
-        """Make another session, with a token or signed out, on the same connections."""
+        """Make another session on the same connections, with a token or signed out."""
         clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
@@ -652,7 +652,7 @@ class SessionClient:
             unwrap(other._state.commit(NewToken(token, just_issued=False)))
         return other
 
-    # What it plugs into
+    # For httpx
 
     @property
     def auth(self) -> SessionAuth:
@@ -681,7 +681,7 @@ class SessionClient:
         that expires meanwhile is refused, renewed, and the request is sent once more.
         """
         if self._http is None:
-            from .authorized_client import AuthorizedClient  # noqa: PLC0415 - not all use it
+            from .authorized_client import AuthorizedClient  # noqa: PLC0415 - rarely needed
 
             self._http = AuthorizedClient(
                 self.auth, self._connections, self._origins.base_url, self._sender.timeout
@@ -702,6 +702,8 @@ class SessionClient:
         self._state.close()
         if self._keeper.listeners is not None:
             self._keeper.listeners.let_go()
+        # One shared task closes, for any number of callers. It is replaced if it failed, or if its
+        # event loop or process has ended.
         with state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
@@ -711,14 +713,15 @@ class SessionClient:
         closing.join(math.inf)
 
     def _close_all(self) -> None:
+        # Tasks first, connections last: a renewal that is running still needs its connection.
         try:
             self._keeper.drain()
             if self._operation_connections is not None:
-                for task in tuple(self._active_tasks):  # those of `for_token`
+                for task in tuple(self._active_tasks):  # tasks of the sessions of `for_token`
                     task.wait()
-        finally:  # also when the event loop ends
+        finally:  # also if the work is cancelled at the end of an event loop
             if self._operation_connections is not None:
-                # They are one and the same if the transport was given.
+                # Both are the same object if the user gave a transport.
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     connections.shut()
                 self._operation_connections = None
@@ -738,7 +741,7 @@ class SessionClient:
         self.close()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_state"):  # its arguments were refused
+        if not hasattr(self, "_state"):  # its arguments were invalid
             return f"<{type(self).__name__}: not made>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
@@ -747,13 +750,13 @@ class SessionClient:
 
     def __del__(self) -> None:
         operating: Connections | None = getattr(self, "_operation_connections", None)
-        state: SessionState | None = getattr(self, "_state", None)  # it may not have been made
+        state: SessionState | None = getattr(self, "_state", None)  # missing if `__init__` failed
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    # Shared by the above
+    # Shared by the methods above
 
     def _check(self, timeout: float | None) -> Deadline:
         """Raise if the client is closed or the timeout is invalid; return the deadline."""
@@ -766,13 +769,13 @@ class SessionClient:
         return Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
-        """Return a result, or raise the error in its place, as an error of this session."""
+        """Return a result, or raise an error as one of this session."""
         return unwrap(outcome, self._state.mark)
 
     def _signed(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline
     ) -> T | KoyebSessionError:
-        """Send an operation with the current token; once more with a newer one if it is refused."""
+        """Send an operation with the current token, and again with a newer one after a 401."""
         signed = self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
         if not isinstance(signed, Snapshot):
             return signed
@@ -788,12 +791,12 @@ class SessionClient:
 
 
 def _issued(token: Token, how: str) -> NewToken:
-    """Note how a token came that the service has issued this moment."""
+    """Make a `NewToken` of a token that the service has just issued."""
     return NewToken(token, just_issued=True, how=how, issuer=Issuer.KOYEB)
 
 
 def _with_token(
     build: Callable[..., Operation[T]], *arguments: object
 ) -> Callable[[Token], Operation[T]]:
-    """Build an operation once its token is known; a `partial` would show the arguments."""
+    """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
     return lambda token: build(token, *arguments)

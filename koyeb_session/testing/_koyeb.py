@@ -1,4 +1,4 @@
-"""``FakeKoyeb``, the one object that a test holds."""
+"""``FakeKoyeb``, the fake service that tests use."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from ..support import DAY
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 Connect = Callable[..., SessionClient]
-SLOTS = SessionClient.login.__module__.replace("client", "slots")
+SLOTS = SessionClient.login.__module__.replace("client", "http.queue")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A session in the keyring of the person who is logged in."""
+"""A session in the keyring of the logged-in user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..._storage import keyring_entry
 from .protocol import needed
 
 _locks: Final[dict[tuple[str, str], AsyncLock]] = {}
-"""One for each entry, so that copies of a store exclude each other."""
+"""One lock for each entry, so that copies of a store exclude each other."""
 
 
 class AsyncKeyringTokenStore:

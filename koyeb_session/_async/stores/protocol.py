@@ -1,4 +1,4 @@
-"""Where a session's token is kept between processes, and the store for one process alone."""
+"""The protocol of a token store, and the store in memory for a single process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AsyncTokenStore(Protocol):
     ``koyeb_session.testing.async_check_store`` checks what can be checked in one process.
     """
 
-    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
+    __module__: str = "koyeb_session"  # its public name, also in pickles
 
     async def load(self) -> Token | None:
         """Return what was saved last with all its fields, `None` when there is nothing."""
@@ -58,11 +58,11 @@ class AsyncTokenStore(Protocol):
 
 @contextlib.contextmanager
 def needed(extra: str) -> Generator[None]:
-    """Say which extra brings what cannot be imported."""
+    """Name the extra to install if an import in the block fails."""
     try:
         yield
     except ImportError as exc:
-        # Quoted for shells that would look for a file of that pattern.
+        # Quoted, as some shells take the brackets for a file pattern.
         message = f'this store needs an extra: pip install "koyeb-session[{extra}]"'
         raise ImportError(message, name=exc.name) from exc
 
@@ -75,7 +75,7 @@ class AsyncMemoryTokenStore:
     neither pickled nor copied: a copy would be another session's store.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     def __init__(self) -> None:
         self._token: Token | None = None

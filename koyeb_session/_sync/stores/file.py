@@ -120,7 +120,7 @@ class FileTokenStore:
         """
         from filelock import FileLock  # noqa: PLC0415 - an extra
 
-        # One for each block: it belongs to no other thread, task or, after a fork, process.
+        # One lock object for each block: no other thread, task or forked process shares it.
         lock = FileLock(str(self._lock_path), mode=0o600, thread_local=False)
         waits = int(self._lock_timeout / _PAUSE)
         try:
@@ -142,7 +142,7 @@ class FileTokenStore:
                 files.make_folder(self._lock_path)
                 try:
                     lock.acquire(timeout=0)
-                except Timeout:  # an `OSError`, too
+                except Timeout:  # caught here, as it is an `OSError` too
                     return False
         except NotImplementedError as exc:
             raise StoreError(f"{self._lock_path}: this file system has no locks") from exc
