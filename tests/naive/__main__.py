@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from xml.etree import ElementTree as ET
 
 from .versions import ROOT, VERSIONS, Naive
 
+GENERATOR = runpy.run_path(str(ROOT / ".ci" / "generate_sync.py"))
 KNOWN = sorted({number for naive in VERSIONS for number in naive.pitfalls})
 MARKED = r"^((?:@pytest\.mark\.pitfall\(\d+\)\n)+)(?:@.*\n(?:[ )].*\n)*)*(?:async )?def (test_\w+)"
 NEEDED = (".ci", "koyeb_session", "tests", "pyproject.toml")
@@ -60,8 +62,11 @@ def make(naive: Naive, place: Path) -> None:
         copy(ROOT / needed, place / needed)
     for path, text in naive.files().items():
         (place / path).write_text(text, "utf-8")
-    generate = [sys.executable, ".ci/generate_sync.py"]
-    subprocess.run(generate, cwd=place, stdout=subprocess.DEVNULL, check=True)
+        for source, target in GENERATOR["TREES"].items():
+            if path.startswith(source):
+                goal = Path(path.replace(source, target))
+                converted = GENERATOR["convert"](text, set())
+                (place / goal).write_bytes(GENERATOR["tidy"](converted, goal, ROOT))
 
 
 def failures(report: Path) -> Iterator[str]:
