@@ -30,13 +30,13 @@ from ..support import DAY
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 Connect = Callable[..., AsyncSessionClient]
-SLOTS = AsyncSessionClient.login.__module__.replace("client", "http.queue")
+QUEUE = AsyncSessionClient.login.__module__.replace("client", "http.queue")
 
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """Let two requests through at a time."""
-    monkeypatch.setattr(f"{SLOTS}.LIMIT", 2)
+    monkeypatch.setattr(f"{QUEUE}.MAX_CONNECTIONS", 2)
     return 2
 
 
@@ -134,7 +134,7 @@ async def test_a_turn_is_given_back_when_there_can_be_no_connection(
     def fail(_proxy: object, _certificates: object) -> Any:
         raise OSError
 
-    monkeypatch.setattr(f"{SLOTS}.async_http_transport", fail)
+    monkeypatch.setattr(f"{QUEUE}.async_http_transport", fail)
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             await session.http.get("/v1/apps")
@@ -232,7 +232,7 @@ async def test_idle_connections_are_not_kept_for_ever(
         await session.http.get("/v1/apps")
     assert next(iter(slots(session)._idle.items())) == resting  # as one after another need one
     assert slots(session)._made == old
-    monkeypatch.setattr(f"{SLOTS}.KEPT", -1)
+    monkeypatch.setattr(f"{QUEUE}.KEEPALIVE_EXPIRY", -1)
     await session.http.get("/v1/apps")
     assert slots(session)._made == set()
     assert [it._pool.connections for it in old] == [[], []]
