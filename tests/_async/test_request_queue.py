@@ -154,7 +154,7 @@ async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None
             return super().popleft()
 
     turns._queue = Line(["somebody"])
-    turns._serve()
+    turns._wake_first()
     assert len(turns._free) == 2
 
 
