@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import json
-import pickle
-import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 
@@ -20,29 +16,22 @@ from koyeb_session import (
     BadRequestError,
     EndpointGoneError,
     InvalidCredentialsError,
-    KoyebSessionError,
     NotFoundError,
-    NotSignedInError,
     PermissionDeniedError,
     RateLimitedError,
     ServerError,
-    SessionExpiredError,
-    StoreError,
     Token,
-    TransportError,
-    TransportTimeoutError,
-    WireError,
 )
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import Reply
-from koyeb_session._core import errors
 from koyeb_session._core.errors import error_class
-from koyeb_session._core.results import sanitized_copy, unwrap, with_cause
 from koyeb_session.testing import assert_no_secret
 
 TOKEN = Token("canary-token")
 PASSWORD = "canary password"
+FIELDS = {"email": "is not an address", "password": "is too short"}
+LISTED = [{"field": name, "description": text} for name, text in FIELDS.items()]
 
 
 def operation_table() -> dict[str, Operation[object]]:
@@ -71,6 +60,8 @@ WAYS = (
     "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
     "callable that brings tokens (credentials=...)"
 )
+
+
 INSTEAD = {
     "login": f"use {WAYS}",
     "logout": "the token works until it expires; revoke it in the control panel",
@@ -89,8 +80,11 @@ INSTEAD = {
     ),
 }
 
+
 # What some of them say when the service forbids it.
 NO_PASSWORDS = f"if Koyeb no longer accepts this kind of sign-in, use {WAYS}"
+
+
 FORBIDDEN = {
     "login": NO_PASSWORDS,
     "passwordless_login": NO_PASSWORDS,
@@ -99,11 +93,14 @@ FORBIDDEN = {
     ),
 }
 
+
 # The formats of an error's body, and the code of each.
 MESSAGE = "what went wrong"
-FIELDS = {"email": "is not an address", "password": "is too short"}
+
+
 ERROR = {"status": 0, "code": "some_code", "message": MESSAGE}
-LISTED = [{"field": name, "description": text} for name, text in FIELDS.items()]
+
+
 BODIES: dict[str, bytes] = {
     "Error": json.dumps(ERROR).encode(),
     "ErrorWithFields": json.dumps({**ERROR, "fields": LISTED}).encode(),
@@ -111,6 +108,8 @@ BODIES: dict[str, bytes] = {
     "HTML": b"<!DOCTYPE html><html><body><h1>Oops</h1></body></html>",
     "empty": b"",
 }
+
+
 CODES: dict[str, str | int | None] = {
     "Error": "some_code",
     "ErrorWithFields": "some_code",
@@ -118,6 +117,7 @@ CODES: dict[str, str | int | None] = {
     "HTML": None,
     "empty": None,
 }
+
 
 # The class of each status, for every operation and every body...
 USUAL: dict[int, type[ApiError]] = {
@@ -165,22 +165,6 @@ def answer(
     return error
 
 
-def said(message: str, code: str | int | None = "some_code") -> bytes:
-    """Write an error body with this message."""
-    return json.dumps({"status": 0, "code": code, "message": message}).encode()
-
-
-# The table
-
-
-@pytest.mark.parametrize("name", INSTEAD)
-@pytest.mark.parametrize("body", BODIES)
-def test_class_of_reply_is_the_tables(body: str, name: str) -> None:
-    """Each status and body means one class for each operation, and says what the body says."""
-    for status in USUAL:
-        check_error(name, status, body)
-
-
 def check_error(name: str, status: int, body: str) -> None:
     """Check all that there is to know of an error."""
     error = answer(operation(name), status, BODIES[body])
@@ -219,15 +203,33 @@ def told(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
     return message, [FORBIDDEN[name]] if is_forbidden else []
 
 
+# The table
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+@pytest.mark.parametrize("body", BODIES)
+def test_class_of_reply_is_the_tables(body: str, name: str) -> None:
+    """Each status and body means one class for each operation, and says what the body says."""
+    for status in USUAL:
+        check_error(name, status, body)
+
+
 def test_table_has_all_operations() -> None:
     """No operation is forgotten."""
     assert set(operation_table()) == set(INSTEAD)
     assert len(INSTEAD) == 9
 
 
+def said(message: str, code: str | int | None = "some_code") -> bytes:
+    """Write an error body with this message."""
+    return json.dumps({"status": 0, "code": code, "message": message}).encode()
+
+
 WRONG_PASSWORD = (
     "There is no Koyeb account associated with this email address or your password is incorrect"
 )
+
+
 SEEN: list[tuple[str, int, str, str | int | None, type[ApiError]]] = [
     # operation, status, message, code, class
     ("login", 400, WRONG_PASSWORD, "invalid_argument", InvalidCredentialsError),
@@ -316,113 +318,6 @@ def test_error_class_keeps_its_rules_when_they_meet() -> None:
         assert error_class(status, code, message, signs_in=signs_in) is kind
 
 
-# The tree
-
-TREE: dict[type[KoyebSessionError], type[Exception]] = {
-    KoyebSessionError: Exception,
-    TransportError: KoyebSessionError,
-    TransportTimeoutError: TransportError,
-    ApiError: KoyebSessionError,
-    BadRequestError: ApiError,
-    AuthenticationError: ApiError,
-    InvalidCredentialsError: AuthenticationError,
-    SessionExpiredError: AuthenticationError,
-    PermissionDeniedError: ApiError,
-    AccountLockedError: PermissionDeniedError,
-    NotFoundError: ApiError,
-    EndpointGoneError: ApiError,
-    RateLimitedError: ApiError,
-    ServerError: ApiError,
-    WireError: KoyebSessionError,
-    NotSignedInError: KoyebSessionError,
-    StoreError: KoyebSessionError,
-}
-RETRYABLE = {
-    *(TransportError, TransportTimeoutError, RateLimitedError, ServerError, StoreError),
-}
-DEFAULT_STATUS: dict[type[ApiError], int] = {
-    ApiError: 0,
-    BadRequestError: 400,
-    AuthenticationError: 401,
-    InvalidCredentialsError: 401,
-    SessionExpiredError: 401,
-    PermissionDeniedError: 403,
-    AccountLockedError: 403,
-    NotFoundError: 404,
-    EndpointGoneError: 404,
-    RateLimitedError: 429,
-    ServerError: 500,
-}
-
-
-def test_tree_is_complete_and_as_drawn() -> None:
-    """The module's drawing shows each class below its base, and no class is missing."""
-    drawn: dict[str, str] = {}
-    path: list[str] = []
-    for line in (inspect.getdoc(errors) or "").splitlines():
-        match = re.match(r"    ([│├└─ ]*)(\w+Error)\b", line)
-        if match:
-            depth = len(match[1]) // 4
-            path[depth:] = [match[2]]
-            drawn[match[2]] = path[depth - 1] if depth else "Exception"
-    assert drawn == {kind.__name__: base.__name__ for kind, base in TREE.items()}
-    defined = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, Exception)}
-    assert defined == set(TREE)
-
-
-@pytest.mark.parametrize("kind", TREE)
-def test_class_has_its_base_and_says_whether_to_retry(kind: type[KoyebSessionError]) -> None:
-    """Each class has one base, a docstring, and a plain answer to "may it help to retry"."""
-    assert kind.__bases__ == (TREE[kind],)
-    assert kind.__doc__
-    assert kind.retryable is (kind in RETRYABLE)
-    assert kind().message == ""
-    assert str(kind("said")) == kind("said").message == "said"
-
-
-def sample(kind: type[KoyebSessionError]) -> KoyebSessionError:
-    """Make an error with every attribute that its class has."""
-    if issubclass(kind, BadRequestError):
-        return kind("m", status=499, code="c", request_id="r", retry_after=1.5, fields=FIELDS)
-    if issubclass(kind, ApiError):
-        return kind("m", status=499, code=7, request_id="r", retry_after=1.5)
-    return kind("m")
-
-
-@pytest.mark.parametrize("kind", TREE)
-def test_error_keeps_its_attributes_when_pickled_or_copied(kind: type[KoyebSessionError]) -> None:
-    """An error goes through a process pool and back, with all that it says."""
-    error = sample(kind)
-    error.retryable = not kind.retryable
-    error.add_note("a note")
-    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):  # noqa: S301 - our own
-        assert type(twin) is kind
-        assert twin is not error
-        assert str(twin) == twin.message == "m"
-        assert vars(twin) == vars(error)
-    if isinstance(error, ApiError):
-        assert (error.status, error.request_id, error.retry_after) == (499, "r", 1.5)
-        assert error.code == ("c" if isinstance(error, BadRequestError) else 7)
-
-
-@pytest.mark.parametrize("kind", DEFAULT_STATUS)
-def test_api_error_has_its_usual_status_when_none_is_given(kind: type[ApiError]) -> None:
-    """A user who makes an error in a test need not say its status; `0` is a status too."""
-    error = kind()
-    assert error.status == DEFAULT_STATUS[kind]
-    assert (error.code, error.request_id, error.retry_after) == (None, None, None)
-    assert kind(status=0).status == 0
-
-
-def test_fields_are_the_errors_own_when_given() -> None:
-    """A later change to the caller's mapping does not change the error."""
-    given = {"email": "bad"}
-    error = BadRequestError(fields=given)
-    given["email"] = "changed"
-    assert error.fields == {"email": "bad"}
-    assert BadRequestError().fields == {}
-
-
 # What a reply adds
 
 
@@ -454,70 +349,3 @@ def test_no_secret_shows_when_the_service_echoes_the_request(name: str) -> None:
         if made.secrets:
             assert "[secret]" in str(error.code)
             assert "[secret]" in str(error.request_id)
-
-
-# The small tools
-
-
-def test_caused_gives_the_cause_without_raising() -> None:
-    """An error that is only a value so far has its cause, and no traceback."""
-    error, cause = KoyebSessionError("e"), ValueError("c")
-    assert with_cause(error, cause) is error
-    assert error.__cause__ is cause
-    assert error.__traceback__ is None
-    assert with_cause(error, None).__cause__ is None
-
-
-def test_bare_copies_class_and_text_when_it_can() -> None:
-    """The copy of a foreign error is of its class, without its request and its frames."""
-    original = httpx.ConnectError("secret", request=httpx.Request("GET", "https://x"))
-    original.__cause__ = ValueError("more")
-    copied = sanitized_copy(original, "refused")
-    assert type(copied) is httpx.ConnectError
-    assert copied.args == ("refused",)
-    assert copied.__cause__ is None
-    assert copied.__traceback__ is None
-
-
-def test_bare_names_the_class_when_it_cannot_be_made_of_a_text() -> None:
-    """A class that wants more than a text is named in its place."""
-    response = httpx.Response(500, request=httpx.Request("GET", "https://x"))
-    original = httpx.HTTPStatusError("m", request=response.request, response=response)
-    copied = sanitized_copy(original, "refused")
-    assert type(copied) is Exception
-    assert copied.args == ("HTTPStatusError: refused",)
-
-
-def test_unwrap_returns_what_is_no_error() -> None:
-    """A result comes through as it is, `None` and foreign exceptions as values included."""
-    value = KeyError("a value")
-    assert unwrap("result") == "result"
-    assert unwrap(None) is None
-    assert unwrap(value) is value
-
-
-def test_unwrap_raises_a_copy_when_it_is_an_error() -> None:
-    """Each caller gets an error of its own, with the same cause; the shared one stays clean."""
-    outcome = with_cause(ServerError("down", status=503, retry_after=2.0), ValueError("why"))
-    raised: list[ServerError] = []
-    for _ in range(2):
-        with pytest.raises(ServerError) as info:
-            unwrap(outcome)
-        raised.append(info.value)
-    first, second = raised
-    assert first is not outcome
-    assert first is not second
-    assert vars(first) == vars(second) == vars(outcome)
-    assert first.__cause__ is outcome.__cause__
-    assert outcome.__traceback__ is None
-
-
-def test_unwrap_raises_without_a_cause_when_there_is_none() -> None:
-    """An error that came of nothing else shows no context either."""
-    try:
-        raise LookupError  # noqa: TRY301 - a context to be hidden
-    except LookupError:
-        with pytest.raises(WireError) as info:
-            unwrap(WireError("odd"))
-    assert info.value.__cause__ is None
-    assert info.value.__suppress_context__

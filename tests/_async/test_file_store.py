@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
-import pickle
-import socket
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import filelock
 import pytest
@@ -23,15 +20,15 @@ from koyeb_session.testing import FakeKoyeb, async_check_store
 Connect = Callable[..., AsyncSessionClient]
 
 
-def names(folder: Path) -> set[str]:
-    """Give what lies in a folder."""
-    return {path.name for path in folder.iterdir()}
-
-
 async def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
     """It passes the conformance suite, and a folder is made where there is none."""
     await async_check_store(lambda: AsyncFileTokenStore(tmp_path / "new" / "session.json"))
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+def names(folder: Path) -> set[str]:
+    """Give what lies in a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
 async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None:
@@ -47,15 +44,6 @@ async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert names(tmp_path) <= {"session.json", "session.json.lock"}
     assert "secret" not in repr(store)
-
-
-async def test_file_lies_in_the_users_own_folder_when_no_path_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The default place is where the platform keeps a program's state."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    await AsyncFileTokenStore().save(Token("a"))
-    assert (tmp_path / "koyeb-session" / "session.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -119,34 +107,6 @@ async def test_renewal_and_provenance_are_kept(tmp_path: Path) -> None:
     found = await store.load()
     assert found is not None
     assert (found.renewal, found.provenance) == ("b", "c")
-
-
-def make_socket(path: Path) -> None:
-    """Leave a socket there that nobody listens on."""
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
-
-
-@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_socket])
-async def test_what_is_no_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
-) -> None:
-    """A pipe, which is not waited for, a folder or a socket is told each time; none stays open."""
-    monkeypatch.chdir(tmp_path)
-    make(Path("session.json"))  # the path of a socket has to be short
-    store = AsyncFileTokenStore(tmp_path / "session.json")
-    before = descriptors()
-    for _ in range(10):
-        with pytest.raises(StoreError, match=r"is refused: it is|cannot be read: No such device"):
-            await store.load()
-    assert descriptors() < before + 10
-    assert names(tmp_path) == {"session.json"}
-
-
-def descriptors() -> int:
-    """Count what this process has open, where that can be counted."""
-    folder = Path("/proc/self/fd")
-    return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
 
 
 async def test_large_file_is_not_read_whole(
@@ -240,40 +200,6 @@ async def test_what_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
     assert names(tmp_path) == {other.name}
 
 
-@pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV])
-async def test_file_that_is_a_mount_is_written_in_place(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    code: int,
-) -> None:
-    """A container's single file can be neither replaced nor removed: it is filled and emptied."""
-    path = tmp_path / "session.json"
-    path.write_text("?" * 1000)
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(Path, "replace", fail)
-    real = Path.unlink
-
-    def unlink(self: Path, **options: bool) -> None:
-        fail() if self == path else real(self, **options)
-
-    monkeypatch.setattr(Path, "unlink", unlink)
-    before = path.stat().st_ino
-    store = AsyncFileTokenStore(path)
-    assert await store.load() is None
-    assert "passed over" in caplog.text
-    for token in (Token("a" * 2000), Token("b")):
-        await store.save(token)
-        assert await store.load() == token
-    await store.delete()
-    assert await store.load() is None
-    assert path.stat().st_ino == before
-    assert names(tmp_path) == {"session.json"}
-
-
 async def test_file_that_cannot_be_put_aside_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,98 +248,6 @@ async def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
     assert caplog.text == ""
 
 
-async def test_names_are_sessions_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Several accounts on one machine need no more than a name each."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    await AsyncFileTokenStore(name="ci").save(Token("a"))
-    assert await AsyncFileTokenStore().load() is None
-    assert await AsyncFileTokenStore(name="ci").load() == Token("a")
-    assert names(tmp_path / "koyeb-session") == {"session-ci.json"}
-
-
-async def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No shell has expanded it, where the path comes from a file."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    await AsyncFileTokenStore("~/new/session.json").save(Token("a"))
-    assert names(tmp_path) == {"new"}
-
-
-def homeless(_: Path) -> NoReturn:
-    """Know no home, as in a container whose user its system does not know."""
-    raise RuntimeError
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "says"),
-    [
-        ({"path": ""}, ValueError, "path must not be empty"),
-        ({"path": "a\0b"}, ValueError, "path must not be empty"),
-        ({"path": "/"}, ValueError, "path must be a file's"),
-        ({"path": "~/session.json"}, ValueError, "no home"),
-        ({"path": 5}, TypeError, "path must be a str or an os.PathLike, not int"),
-        ({"path": os.scandir}, TypeError, "path must be a str"),
-        ({"path": "a", "name": "ci"}, ValueError, "path or name, not both"),
-        ({"name": 5}, TypeError, "name must be a str, not int"),
-        ({"name": ""}, ValueError, "name must be 1 to 64 letters"),
-        ({"name": "../etc"}, ValueError, "name must be 1 to 64 letters"),
-    ],
-)
-def test_impossible_place_is_refused(
-    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], error: type[Exception], says: str
-) -> None:
-    """A file has to have one place, by its path or by a name."""
-    monkeypatch.setattr(Path, "expanduser", homeless)
-    if arguments.get("path") == "/":
-        monkeypatch.undo()
-    with pytest.raises(error, match=says):
-        AsyncFileTokenStore(**arguments)
-
-
-class BytesPath:
-    """A path that is no text."""
-
-    def __fspath__(self) -> bytes:
-        return b"session.json"
-
-
-def test_path_of_bytes_is_refused() -> None:
-    """The names of the lock and of the temporary files are text."""
-    with pytest.raises(TypeError, match="path must be text"):
-        AsyncFileTokenStore(cast("Any", BytesPath()))
-
-
-def copied(thing: Any) -> Any:
-    """Hand something to another process, and take it back."""
-    return pickle.loads(pickle.dumps(thing))  # noqa: S301 - our own
-
-
-@pytest.mark.parametrize("copy_of", [copied, copy.copy, copy.deepcopy])
-async def test_copies_are_of_the_same_file(tmp_path: Path, copy_of: Callable[[Any], Any]) -> None:
-    """A store is configuration: a spawned process, or a fixture, has one of the same session."""
-    store = AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=3)
-    async with store.lock():
-        await copy_of(store).save(Token("a"))
-    assert await store.load() == Token("a")
-    assert repr(copy_of(store)) == repr(store)
-
-
-async def test_symlink_is_refused(tmp_path: Path) -> None:
-    """A link that somebody laid there is neither followed nor replaced."""
-    target = tmp_path / "target"
-    target.write_text("untouched")
-    path = tmp_path / "session.json"
-    path.symlink_to(target)
-    store = AsyncFileTokenStore(path)
-    with pytest.raises(StoreError, match="symlink"):
-        await store.load()
-    with pytest.raises(StoreError, match="symlink"):
-        await store.save(Token("a"))
-    assert target.read_text() == "untouched"
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 async def test_old_token_stays_when_the_disk_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -432,18 +266,6 @@ async def test_old_token_stays_when_the_disk_fails(
     assert isinstance(caught.value.__cause__, OSError)
     assert await store.load() == Token("old")
     assert names(tmp_path) == {"session.json"}
-
-
-async def test_folder_that_is_a_file_is_a_store_error(tmp_path: Path) -> None:
-    """Where no folder can be, nothing can be read, written, removed or locked."""
-    (tmp_path / "file").touch()
-    store = AsyncFileTokenStore(tmp_path / "file" / "session.json")
-    for use in (store.load, store.delete, lambda: store.save(Token("a"))):
-        with pytest.raises(StoreError):
-            await use()
-    with pytest.raises(StoreError, match="locked"):
-        async with store.lock():
-            raise AssertionError
 
 
 async def test_lock_that_the_file_system_lacks_is_a_store_error(

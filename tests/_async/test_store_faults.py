@@ -147,13 +147,6 @@ async def test_a_store_that_cannot_be_used_keeps_nobody(
     monkeypatch.undo()
 
 
-def left(session: AsyncSessionClient) -> float:
-    """Tell how long the session's token is good for, in seconds from when it was had."""
-    snapshot = session._state.snapshot
-    assert snapshot is not None
-    return snapshot.expiry
-
-
 # How long each step may take
 
 

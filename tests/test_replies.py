@@ -1,44 +1,28 @@
-"""The request of each operation, byte for byte, and the result of each reply."""
+"""Replies to operations: what a success means, and what an error says."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
 
 import attrs
 import httpx
 import pytest
 
-from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError, __version__
+from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import BODY_LIMIT, Reply, decoded
-from koyeb_session._core import validation as arguments
 from koyeb_session._core.origins import address
-from koyeb_session.testing import assert_no_secret
 
-BASE = "https://app.koyeb.com"
-TOKEN = Token("canary-token")
+from .sent import BASE, SENT, TOKEN, made
+
 WALL = 1_800_000_000.0
 NOW = datetime.fromtimestamp(WALL, UTC)
 EXPIRES = NOW + timedelta(hours=24)
 REPLY = json.dumps({"token": {"id": "new", "user_id": "u", "expires_at": EXPIRES.isoformat()}})
-
-
-def made(operation: object) -> Operation[object]:
-    """Narrow an operation whose arguments were right."""
-    assert isinstance(operation, Operation)
-    return cast("Operation[object]", operation)
-
-
-def jwt(**claims: float) -> str:
-    """Write a JWT with these claims."""
-    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({}, claims))
-    return ".".join([*(part.decode().rstrip("=") for part in parts), "sig"])
 
 
 def outcome(
@@ -48,329 +32,13 @@ def outcome(
     return made(operation).outcome(Reply(status, httpx.Headers(headers), body), WALL)
 
 
-# What is sent
-
-ALWAYS = {
-    "host": "app.koyeb.com",
-    "accept": "application/json",
-    "accept-encoding": "identity",
-    "user-agent": f"koyeb-session/{__version__} python-httpx/{httpx.__version__}",
-}
-BEARER = {"authorization": "Bearer canary-token"}
-JSON = {"content-type": "application/json"}
-NO_BODY = {"content-length": "0"}
-BUSY = {429, 503}
-NO_ANSWER = {429, 502, 503, 504}
-
-Sent = tuple[str, str, dict[str, str], bytes, set[int], bool, tuple[str, ...]]
-
-SENT: dict[str, tuple[Callable[[], object], Sent]] = {
-    # what is called: method, path, headers of its own, body, repeated after, signs in, secrets
-    "login": (
-        lambda: operations.login("me@example.com", "pässword"),
-        (
-            "POST",
-            "/v1/account/login",
-            {**JSON},
-            b'{"email": "me@example.com", "password": "p\\u00e4ssword"}',
-            set(),
-            True,
-            ("pässword",),
-        ),
-    ),
-    "login with all": (
-        lambda: operations.login("me@example.com", "pw", "org_1-A", "finger-print"),
-        (
-            "POST",
-            "/v1/account/login",
-            {**JSON, "seon-fp": "finger-print"},
-            b'{"email": "me@example.com", "password": "pw", "organization_id": "org_1-A"}',
-            set(),
-            True,
-            ("pw",),
-        ),
-    ),
-    "passwordless_login": (
-        lambda: operations.passwordless_login("me@example.com"),
-        (
-            "POST",
-            "/v1/account/passwordless_login",
-            {**JSON},
-            b'{"email": "me@example.com"}',
-            set(),
-            False,
-            (),
-        ),
-    ),
-    "refresh": (
-        lambda: operations.refresh(TOKEN),
-        (
-            "PUT",
-            "/v1/account/refresh",
-            {**BEARER, **NO_BODY},
-            b"",
-            BUSY,
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "logout": (
-        lambda: operations.logout(TOKEN),
-        ("DELETE", "/v1/account/logout", BEARER, b"", NO_ANSWER, False, ("canary-token",)),
-    ),
-    "new_session": (
-        lambda: operations.new_session(TOKEN),
-        (
-            "POST",
-            "/v1/account/session",
-            {**BEARER, **NO_BODY},
-            b"",
-            set(),
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "switch_organization": (
-        lambda: operations.switch_organization(TOKEN, "org-1"),
-        (
-            "POST",
-            "/v1/organizations/org-1/switch",
-            {**BEARER, **JSON},
-            b"{}",
-            set(),
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "switch_organization with a fingerprint": (
-        lambda: operations.switch_organization(TOKEN, "org-1", "fp"),
-        (
-            "POST",
-            "/v1/organizations/org-1/switch",
-            {**BEARER, **JSON, "seon-fp": "fp"},
-            b"{}",
-            set(),
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "unscope_organization_token": (
-        lambda: operations.unscope_organization_token(TOKEN),
-        (
-            "POST",
-            "/v1/unscope_organization_token",
-            {**BEARER, **JSON},
-            b"{}",
-            set(),
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "unscope_organization_token with a fingerprint": (
-        lambda: operations.unscope_organization_token(TOKEN, "fp"),
-        (
-            "POST",
-            "/v1/unscope_organization_token",
-            {**BEARER, **JSON, "seon-fp": "fp"},
-            b"{}",
-            set(),
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "create_access_token": (
-        lambda: operations.create_access_token(TOKEN, "org-1"),
-        (
-            "POST",
-            "/v1/organizations/org-1/access_token",
-            {**BEARER, **JSON},
-            b"{}",
-            BUSY,
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "create_access_token for some time": (
-        lambda: operations.create_access_token(TOKEN, "org-1", timedelta(minutes=90)),
-        (
-            "POST",
-            "/v1/organizations/org-1/access_token",
-            {**BEARER, **JSON},
-            b'{"validity": "5400s"}',
-            BUSY,
-            False,
-            ("canary-token",),
-        ),
-    ),
-    "login_method": (
-        lambda: operations.login_method("me+you@example.com&x=1 ü"),
-        (
-            "GET",
-            "/v1/account/login_method?email=me%2Byou%40example.com%26x%3D1+%C3%BC",
-            {},
-            b"",
-            NO_ANSWER,
-            False,
-            (),
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SENT)
-def test_request_is_exactly_the_promised_one(case: str) -> None:
-    """Each operation sends its method, path, headers and body, and nothing else."""
-    make, (method, path, headers, body, repeat, signs_in, secrets) = SENT[case]
-    operation = made(make())
-    request = operation.request(BASE, 7.5)
-    if body:
-        headers = {**headers, "content-length": str(len(body))}
-    assert operation.name == case.partition(" ")[0]
-    assert operation.method == request.method == method
-    assert str(request.url) == BASE + path
-    assert dict(request.headers) == {**ALWAYS, **headers}
-    assert len(request.headers.raw) == len(request.headers)
-    assert request.content == body
-    assert request.extensions == {
-        "timeout": dict.fromkeys(("connect", "read", "write", "pool"), 7.5)
-    }
-    assert operation.repeat == repeat
-    assert operation.signs_in is signs_in
-    assert operation.secrets == secrets
-
-
-def test_request_goes_below_the_base_url_when_that_has_a_path() -> None:
-    """A gateway that serves the API below a path is possible."""
-    request = operations.refresh(TOKEN).request("https://gate.example/koyeb", 1)
-    assert str(request.url) == "https://gate.example/koyeb/v1/account/refresh"
-
-
-@pytest.mark.parametrize("case", SENT)
-def test_operation_hides_its_secrets_when_shown(case: str) -> None:
-    """No repr of an operation shows a password or a token."""
-    operation = made(SENT[case][0]())
-    assert_no_secret(operation.secrets or ("nothing to hide",), operation)
-    assert operation.name in repr(operation)
-
-
-def test_reply_hides_its_body_when_shown() -> None:
-    """A reply's body and headers may hold a token."""
-    assert_no_secret("canary", Reply(200, {"set-cookie": "canary"}, b"canary"))
-
-
-# What is wrong before anything is sent
-
-
-Wrong = tuple[Callable[[], object], type[Exception], str]
-
-
-def odd(value: object) -> Any:
-    """Hide from the type checkers that a value is of the wrong type."""
-    return value
-
-
-ID_RULE = "organization_id must be an id: letters, digits, '-' and '_', not empty"
-WRONG: dict[str, Wrong] = {
-    "no email": (lambda: operations.login("", "pw"), ValueError, "email must not be empty"),
-    "blank email": (lambda: operations.login(" \t", "pw"), ValueError, "email must not be empty"),
-    "email None": (
-        lambda: operations.login(odd(None), "pw"),
-        TypeError,
-        "email must be a str, not NoneType",
-    ),
-    "no password": (
-        lambda: operations.login("a@b.c", ""),
-        ValueError,
-        "password must not be empty",
-    ),
-    "password in bytes": (
-        lambda: operations.login("a@b.c", odd(b"pw")),
-        TypeError,
-        "password must be a str, not bytes",
-    ),
-    "password of half a character": (
-        lambda: operations.login("a@b.c", "\ud800"),
-        ValueError,
-        "password must be text that can be written as UTF-8",
-    ),
-    "no organization": (lambda: operations.login("a@b.c", "pw", ""), ValueError, ID_RULE),
-    "organization with a slash": (
-        lambda: operations.login("a@b.c", "pw", "a/b"),
-        ValueError,
-        ID_RULE,
-    ),
-    "organization as a number": (
-        lambda: operations.login("a@b.c", "pw", odd(5)),
-        TypeError,
-        "organization_id must be a str, not int",
-    ),
-    "fingerprint with a space": (
-        lambda: operations.login("a@b.c", "pw", None, "a b"),
-        ValueError,
-        "seon_fp must be visible ASCII",
-    ),
-    "fingerprint with a line break": (
-        lambda: operations.login("a@b.c", "pw", None, "a\r\nb"),
-        ValueError,
-        "seon_fp must be visible ASCII",
-    ),
-    "empty fingerprint": (
-        lambda: operations.login("a@b.c", "pw", None, ""),
-        ValueError,
-        "seon_fp must be visible ASCII",
-    ),
-    "fingerprint as a number": (
-        lambda: operations.login("a@b.c", "pw", None, odd(1)),
-        TypeError,
-        "seon_fp must be a str, not int",
-    ),
-    "passwordless without email": (
-        lambda: operations.passwordless_login(""),
-        ValueError,
-        "email must not be empty",
-    ),
-    "login method without email": (
-        lambda: operations.login_method(""),
-        ValueError,
-        "email must not be empty",
-    ),
-    "email of half a character": (
-        lambda: operations.login_method("\udfff"),
-        ValueError,
-        "email must be text that can be written as UTF-8",
-    ),
-    "switch to nothing": (lambda: arguments.switch_error("", None), ValueError, ID_RULE),
-    "switch to another path": (lambda: arguments.switch_error("../x", None), ValueError, ID_RULE),
-    "switch with an odd fingerprint": (
-        lambda: arguments.switch_error("a", "ü"),
-        ValueError,
-        "seon_fp must be visible ASCII",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_argument_is_refused_when_it_is_wrong(case: str) -> None:
-    """A wrong argument comes back as the error to raise, which names it."""
-    call, kind, message = WRONG[case]
-    error = call()
-    assert type(error) is kind
-    assert str(error) == message
-
-
-def test_switch_is_right_when_its_arguments_are() -> None:
-    """Right arguments give no error."""
-    assert arguments.switch_error("org-1", None) is None
-    assert arguments.switch_error("org-1", "fp") is None
-
-
-# What a success means
-
-
 MINTING = [
     *("login", "refresh", "new_session"),
     *("switch_organization", "unscope_organization_token"),
 ]
+
+
+# What a success means
 
 
 @pytest.mark.parametrize("name", MINTING)
@@ -482,6 +150,12 @@ def test_access_token_expires_by_the_services_clock(
     assert token == Token("opaque", None, "o", now + (validity or timedelta(hours=1)))
     assert isinstance(token, Token)
     assert token.issued_at == now
+
+
+def jwt(**claims: float) -> str:
+    """Write a JWT with these claims."""
+    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({}, claims))
+    return ".".join([*(part.decode().rstrip("=") for part in parts), "sig"])
 
 
 def test_access_token_expires_as_it_says_itself() -> None:
