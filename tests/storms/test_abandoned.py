@@ -61,7 +61,6 @@ async def check(stage: Stage, exchanges: int) -> None:
     await stage.session.aclose()
 
 
-@pytest.mark.pitfall(2)
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("age", AGES)
 async def test_flow_left_at_its_first_yield_holds_nothing(age: str, ending: str) -> None:
