@@ -30,33 +30,38 @@ OLD_EXTRAS = ("cli-config", "fastapi", "file", "keyring", "redis")
 # Tests of whole processes, of many tasks, and of the architecture. They take three times as long
 # under coverage, and add no coverage of their own.
 UNMEASURED = (
-    *("tests/edges/test_edge_examples.py", "tests/edges/test_notebook.py"),
-    *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/storms"),
+    *("tests/integrations/test_examples.py", "tests/integrations/test_notebook.py"),
+    *("tests/integrations/test_servers.py", "tests/faults/test_matrix.py", "tests/stress"),
     *("tests/stores/test_fleet.py", "tests/stores/test_kills.py"),
     *("tests/stores/test_store_examples.py", "tests/test_examples.py"),
-    *("tests/test_generate_sync.py", "tests/test_guard.py", "tests/test_public_surface.py"),
+    *("tests/test_generate_sync.py", "tests/test_budgets.py", "tests/test_public_surface.py"),
 )
 # Tests whose result may differ from one Python to another: both halves, what they run on, and one
 # test of each integration.
 ELSEWHERE = (
-    *("tests/_async", "tests/_sync", "tests/edges/test_aiohttp.py", "tests/edges/test_fastapi.py"),
-    *("tests/edges/test_httpx2.py", "tests/edges/test_koyeb_sdk.py"),
+    *(
+        "tests/_async",
+        "tests/_sync",
+        "tests/integrations/test_aiohttp.py",
+        "tests/integrations/test_fastapi.py",
+    ),
+    *("tests/integrations/test_httpx2.py", "tests/integrations/test_koyeb_sdk.py"),
     *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
-    *("tests/stores/test_extras.py", "tests/storms/test_abandoned.py"),
-    *("tests/storms/test_exit.py", "tests/storms/test_places.py", "tests/storms/test_signals.py"),
+    *("tests/stores/test_extras.py", "tests/stress/test_abandoned.py"),
+    *("tests/stress/test_exit.py", "tests/stress/test_places.py", "tests/stress/test_signals.py"),
     *("tests/test_async_only.py", "tests/test_concurrency.py", "tests/test_errors.py"),
     *("tests/test_frames.py", "tests/test_public_surface.py", "tests/test_shell.py"),
     *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
 )
 # Tests of the extras whose lowest versions are tested.
 LOWEST = (
-    *("tests/edges/test_bearer.py", "tests/edges/test_problems.py"),
+    *("tests/integrations/test_bearer.py", "tests/integrations/test_problems.py"),
     "tests/stores/test_conformance.py",
 )
 # Tests that have a long form.
 LONG = (
-    *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/stores"),
-    *("tests/storms", "tests/test_fuzz.py", "tests/testing/test_transport.py"),
+    *("tests/integrations/test_servers.py", "tests/faults/test_matrix.py", "tests/stores"),
+    *("tests/stress", "tests/test_fuzz.py", "tests/testing/test_transport.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than the number of cores, as some tests wait for a socket or a process.
@@ -277,10 +282,10 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
-def naive(session: nox.Session) -> None:
+def mutants(session: nox.Session) -> None:
     """Run the tests of the pitfalls on naive versions of the package, which all must fail."""
     session.install("-e", ".", *group("tests"))
-    session.run("python", "-m", "tests.naive", *session.posargs)
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""The examples of the edges run as their readers would run them."""
+"""The examples of the integrations run as their readers would run them."""
 
 from __future__ import annotations
 

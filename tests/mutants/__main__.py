@@ -1,7 +1,7 @@
 """
-Runs the tests of the pitfalls on naive versions of the package: ``python -m tests.naive``.
+Run the tests of the pitfalls on naive versions of the package: ``python -m tests.mutants``.
 
-Fails if a naive version passes them all, or if a test fails on none: it would show nothing.
+Fail if a mutant passes them all, or if a test fails on none of them: it would show nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from .versions import ROOT, VERSIONS, Naive
+from .versions import ROOT, VERSIONS, Mutant
 
 GENERATOR = runpy.run_path(str(ROOT / ".ci" / "generate_sync.py"))
-KNOWN = sorted({number for naive in VERSIONS for number in naive.pitfalls})
+KNOWN = sorted({number for mutant in VERSIONS for number in mutant.pitfalls})
 MARKED = r"^((?:@pytest\.mark\.pitfall\(\d+\)\n)+)(?:@.*\n(?:[ )].*\n)*)*(?:async )?def (test_\w+)"
 NEEDED = (".ci", "koyeb_session", "tests", "pyproject.toml")
 # A test that hangs ends its process; the next ones run in another.
@@ -40,27 +40,27 @@ def defined(numbers: set[int]) -> Iterator[str]:
                 yield f"{path.relative_to(ROOT)}::{name}"
 
 
-def failed(naive: Naive) -> set[str]:
-    """Name the tests that fail on a naive version."""
+def failed(mutant: Mutant) -> set[str]:
+    """Name the tests that fail on a mutant."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        make(naive, place)
-        tests = {test.partition("::")[0] for test in defined({*naive.pitfalls})}
+        make(mutant, place)
+        tests = {test.partition("::")[0] for test in defined({*mutant.pitfalls})}
         report = place / "report.xml"
         call = [sys.executable, "-m", "pytest", *BOUNDED, f"--junitxml={report}", *sorted(tests)]
-        call += [f"--pitfall={number}" for number in naive.pitfalls]
+        call += [f"--pitfall={number}" for number in mutant.pitfalls]
         output = subprocess.run(call, cwd=place, capture_output=True, check=False).stdout
         if not report.exists():
-            sys.exit(f"{naive}\n{output.decode()}")
+            sys.exit(f"{mutant}\n{output.decode()}")
         return set(failures(report))
 
 
-def make(naive: Naive, place: Path) -> None:
-    """Copy what the tests need, with the naive version in it, in both halves."""
+def make(mutant: Mutant, place: Path) -> None:
+    """Copy what the tests need, with the mutant in it, in both halves."""
     for needed in NEEDED:
         copy = shutil.copytree if (ROOT / needed).is_dir() else shutil.copy
         copy(ROOT / needed, place / needed)
-    for path, text in naive.files().items():
+    for path, text in mutant.files().items():
         (place / path).write_text(text, "utf-8")
         for source, target in GENERATOR["TREES"].items():
             if path.startswith(source):
@@ -78,18 +78,18 @@ def failures(report: Path) -> Iterator[str]:
 
 
 def main(numbers: set[int]) -> None:
-    """Print which tests fail on each naive version; those of some pitfalls, or of all."""
-    versions = [naive for naive in VERSIONS if numbers & set(naive.pitfalls)]
+    """Print which tests fail on each mutant; those of some pitfalls, or of all."""
+    versions = [mutant for mutant in VERSIONS if numbers & set(mutant.pitfalls)]
     unseen = set(defined(numbers & {*KNOWN}))
     passed: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for naive, names in zip(versions, pool.map(failed, versions), strict=True):
-            print(naive, *sorted(names), sep="\n    ", flush=True)
+        for mutant, names in zip(versions, pool.map(failed, versions), strict=True):
+            print(mutant, *sorted(names), sep="\n    ", flush=True)
             unseen -= names
-            passed += [] if names else [str(naive)]
+            passed += [] if names else [str(mutant)]
     if passed or unseen:
         sys.exit("\n".join(["", "Pass:", *passed, "", "Fail on none:", *sorted(unseen)]))
-    print(f"{len(versions)} naive versions fail, and each test of a pitfall fails on one of them.")
+    print(f"{len(versions)} mutants fail, and each test of a pitfall fails on one of them.")
 
 
 main(set(map(int, sys.argv[1:])) or {*KNOWN})

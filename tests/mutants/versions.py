@@ -1,4 +1,4 @@
-"""Naive versions of the package, as ``versions.toml`` lists them."""
+"""Mutant versions of the package, as ``versions.toml`` lists them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Edit:
 
 
 @attrs.frozen
-class Naive:
+class Mutant:
     """A version of the package that does one thing as naive code does it."""
 
     pitfalls: tuple[int, ...]
@@ -43,5 +43,5 @@ class Naive:
 
 VERSIONS: Final = structure(
     tomllib.loads(Path(__file__).with_name("versions.toml").read_text("utf-8"))["versions"],
-    tuple[Naive, ...],
+    tuple[Mutant, ...],
 )

@@ -304,3 +304,22 @@ def test_majors_are_capped_where_they_are_announced() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     (httpx,) = [need for need in project["dependencies"] if "httpx" in need]
     assert "<1" in httpx
+
+
+def test_each_pitfall_has_a_test() -> None:
+    """The README of the tests lists all pitfalls, and each one marks a test at least."""
+    tests = ROOT / "tests"
+    listed = re.findall(r"^(\d+)\. ", (tests / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert [*map(int, listed)] == [*range(1, 51)]
+    sources = "".join(path.read_text("utf-8") for path in tests.rglob("test_*.py"))
+    marked = re.findall(r"^@pytest\.mark\.pitfall\((\d+)\)", sources, re.MULTILINE)
+    assert {*listed} == {*marked}
+
+
+def test_readme_of_the_tests_is_complete() -> None:
+    """It names each folder, and each file of tests at the top level."""
+    tests = ROOT / "tests"
+    text = (tests / "README.md").read_text("utf-8")
+    names = [it.name for it in tests.iterdir() if it.is_dir() and it.name not in BUILT]
+    names += [path.name for path in tests.glob("*.py") if path.name != "conftest.py"]
+    assert [name for name in names if f"`{name}`" not in text] == []
