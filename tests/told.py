@@ -26,6 +26,8 @@ def told(operation: object, status: int, body: bytes = b"", **headers: str) -> K
     """Return the error for a reply of the service."""
     assert isinstance(operation, Operation)
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
-    outcome: object = cast("Operation[object]", operation).outcome(Reply(status, named, body), 0.0, BASE)
+    outcome: object = cast("Operation[object]", operation).outcome(
+        Reply(status, named, body), 0.0, BASE
+    )
     assert isinstance(outcome, KoyebSessionError)
     return outcome
