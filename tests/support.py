@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
 from koyeb_session.testing import FakeKoyeb
@@ -34,3 +34,38 @@ def held(session: AsyncSessionClient | SessionClient) -> str:
     """Give the id of the token that a session holds."""
     assert session.token is not None
     return session.token.id
+
+
+class Inside:
+    """The parts of a session that have no public name. Only this class knows where they are."""
+
+    def __init__(self, session: Any) -> None:
+        self.state: Any = session._state
+        self.keeper: Any = session._keeper
+        self.sender: Any = session._sender
+        self.connections: Any = session._connections
+        self.operation_connections: Any = session._operation_connections
+        self.listeners: Any = self.keeper.listeners
+        self.persistence: Any = self.keeper._persistence
+        self.renewal: Any = self.keeper._renewal
+        self.source: Any = self.keeper._source
+
+    @property
+    def opened(self) -> Any:
+        """The transports of the session, by the place that they were opened in."""
+        return self.connections._opened
+
+    @property
+    def task(self) -> Any:
+        """The renewal that runs, or ran last."""
+        return self.keeper._task
+
+    @property
+    def wakeups(self) -> Any:
+        """What wakes each `keep_current()`."""
+        return self.keeper._wakeups
+
+
+def inside(session: object) -> Inside:
+    """Look inside a session, where a test has no other way to arrange or to see something."""
+    return Inside(session)

@@ -40,7 +40,7 @@ from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, async_arrived, async_idle, deadlines
-from .support import DAY, ME, PASSWORD
+from .support import DAY, ME, PASSWORD, inside
 
 
 @asynccontextmanager
@@ -227,7 +227,7 @@ async def test_keep_current_ends_when_it_is_cancelled() -> None:
             tasks.cancel_scope.cancel()
         assert fake.exchanges() == 1
         clock.advance(DAY / 2)
-        session._keeper.wake()
+        inside(session).keeper.wake()
         await async_idle()
         assert fake.exchanges() == 1
 
@@ -238,8 +238,8 @@ async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
     fake = FakeKoyeb(clock=clock)
     heard: list[str] = []
     async with connected(fake, clock) as session:
-        session._keeper.listen(heard.remove)  # it raises, as it is told of no text
-        listeners = session._keeper.listeners
+        inside(session).keeper.listen(heard.remove)  # it raises, as it is told of no text
+        listeners = inside(session).listeners
 
         async def listener(token: Token | None) -> None:
             heard.append("begin")

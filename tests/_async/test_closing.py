@@ -29,7 +29,7 @@ from ..concurrency import (
     async_pass_through,
     async_until,
 )
-from ..support import DAY, ME, PASSWORD, held
+from ..support import DAY, ME, PASSWORD, held, inside
 
 Connect = Callable[..., AsyncSessionClient]
 
@@ -64,7 +64,7 @@ async def test_closing_waits_for_a_refresh_that_may_take_longer(
     fake.fail("refresh", Fault(latency=0.06))
     async with AsyncBackground() as background:
         job = background.start(partial(session.refresh, timeout=5))
-        await async_until(lambda: session._keeper._task is not None)
+        await async_until(lambda: inside(session).task is not None)
         await session.aclose()
         assert fake.live_tokens() == [held(session)] != [old]
         assert await job.result() == session.token
@@ -272,7 +272,7 @@ async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) 
     """Connections that are left open are told of, without a secret."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     token = await session.login(ME, PASSWORD)
-    for connections in {session._connections, session._operation_connections}:
+    for connections in {inside(session).connections, inside(session).operation_connections}:
         assert connections is not None
         for transport in connections._opened.values():
             await transport.aclose()  # or the sockets warn, too
@@ -309,8 +309,8 @@ async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None
         async with AsyncSessionClient(base_url=url, clock=clock) as session:
             await session.login(ME, PASSWORD)
             assert (await session.http.get("/v1/apps")).status_code == 200
-            assert session._connections.opened
-        assert not session._connections.opened
+            assert inside(session).connections.opened
+        assert not inside(session).connections.opened
         del session
         gc.collect()
 

@@ -25,7 +25,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 
 Connect = Callable[..., AsyncSessionClient]
 
@@ -267,7 +267,7 @@ async def test_credentials_that_meet_the_deadline_are_its_end(connect: Connect) 
     def late() -> str:
         raise TimeoutError
 
-    source = connect(credentials=late)._keeper._source
+    source = inside(connect(credentials=late)).source
     with pytest.raises(TimeoutError):
         await source.sign_in(None, None, Deadline(0))
     assert isinstance(await source.sign_in(None, None, Deadline(60)), FailedAttempt)

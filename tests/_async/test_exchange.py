@@ -23,7 +23,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import PATIENCE, async_until
-from ..support import DAY, ME, PASSWORD, PASSWORDS, count
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, inside
 from .doubles import Away
 
 Connect = Callable[..., AsyncSessionClient]
@@ -84,14 +84,14 @@ async def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     fake.fail("refresh", Fault(latency=PATIENCE), times=2)
     clock.advance(DAY / 2)
     await session.current_token()
-    shared = session._keeper._task
+    shared = inside(session).task
     assert shared is not None
     assert isinstance(await shared.join(PATIENCE), TransportTimeoutError)
 
 
 def left(session: AsyncSessionClient) -> float:
     """Tell how long the session's token is good for, in seconds from when it was had."""
-    snapshot = session._state.snapshot
+    snapshot = inside(session).state.snapshot
     assert snapshot is not None
     return snapshot.expiry
 

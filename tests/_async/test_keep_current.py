@@ -22,7 +22,7 @@ from ..concurrency import (
     async_idle,
     async_until,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import AsyncBuggy
 
 Connect = Callable[..., AsyncSessionClient]
@@ -38,11 +38,11 @@ async def test_keep_current_renews_without_requests(
     session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._wakeups != ())
+        await async_until(lambda: inside(session).wakeups != ())
         for _ in range(3):
             old = held(session)
             clock.advance(DAY / 2)
-            session._keeper.wake()
+            inside(session).keeper.wake()
             await async_until(lambda: held(session) != old)  # noqa: B023 - used at once
         await session.aclose()
         await job.result()
@@ -69,12 +69,12 @@ async def test_keep_current_is_not_stopped_by_its_own_news(
     session = connect(token=fake.issue_token(), store=store)
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._wakeups != ())
+        await async_until(lambda: inside(session).wakeups != ())
         for cycle in range(1, 4):
             clock.advance(DAY / 2)
-            session._keeper.wake()
+            inside(session).keeper.wake()
             await async_until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
-            shared: Any = session._keeper._task
+            shared: Any = inside(session).task
             await async_until(lambda: not shared.alive)  # noqa: B023 - used at once
             saved = await store.load()
             assert saved is not None
@@ -90,12 +90,12 @@ async def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect:
     session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         jobs = [background.start(session.keep_current) for _ in range(2)]
-        await async_until(lambda: len(session._keeper._wakeups) == 2)
+        await async_until(lambda: len(inside(session).wakeups) == 2)
         await background.settled()
         await session.aclose()
         for job in jobs:
             await job.result()
-    assert session._keeper._wakeups == ()
+    assert inside(session).wakeups == ()
 
 
 async def test_keep_current_waits_for_somebody_to_sign_in(
@@ -105,10 +105,10 @@ async def test_keep_current_waits_for_somebody_to_sign_in(
     session = connect()
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._wakeups != ())
+        await async_until(lambda: inside(session).wakeups != ())
         await session.login(ME, PASSWORD)
         clock.advance(DAY / 2)
-        session._keeper.wake()
+        inside(session).keeper.wake()
         await async_until(lambda: fake.exchanges() == 1)
         assert not job.done
         await session.aclose()
@@ -124,7 +124,7 @@ async def test_keep_current_looks_again_when_the_session_changes(
     session = connect()
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._wakeups != ())
+        await async_until(lambda: inside(session).wakeups != ())
         await background.settled()
         await session.use_token(old)
         await async_until(lambda: held(session) != old)
@@ -142,10 +142,10 @@ async def test_keep_current_goes_on_after_a_failure(
     clock.advance(DAY / 2)
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._state.failure is not None)
+        await async_until(lambda: inside(session).state.failure is not None)
         assert log(fake) == [("refresh", 500)]
         clock.advance(3600)
-        session._keeper.wake()
+        inside(session).keeper.wake()
         await async_until(lambda: fake.exchanges() == 1)
         await session.aclose()
         await job.result()
@@ -192,7 +192,7 @@ async def test_keep_current_sleeps_until_there_is_something_to_do(
             slept.append(seconds)
             clock.advance(seconds)
             if len(slept) == len(wanted):
-                session._state.close()
+                inside(session).state.close()
 
     fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=lifetime))
     if failures:
@@ -203,7 +203,7 @@ async def test_keep_current_sleeps_until_there_is_something_to_do(
         token=fake.issue_token(),
         refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
     )
-    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "AsyncWakeup", Wakeup)
+    monkeypatch.setattr(sys.modules[type(inside(session).keeper).__module__], "AsyncWakeup", Wakeup)
     monkeypatch.setattr("random.random", lambda: 0.0)
     await session.keep_current()
     assert slept == wanted

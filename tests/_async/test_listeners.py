@@ -16,7 +16,7 @@ from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
-from ..support import ME, PASSWORD
+from ..support import ME, PASSWORD, inside
 
 Connect = Callable[..., AsyncSessionClient]
 
@@ -243,7 +243,7 @@ async def test_a_telling_that_is_cut_off_frees_its_place_only(
         raise Interrupted
 
     session.on_token_change(listener)
-    listeners: Any = session._keeper.listeners
+    listeners: Any = inside(session).listeners
     listeners.post(None)
     with pytest.raises(Interrupted):
         await listeners.tell()

@@ -28,7 +28,7 @@ from ..concurrency import (
     async_idle,
     async_until,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import Away, BrokenStore, UnspeakableError
 
 Connect = Callable[..., AsyncSessionClient]
@@ -357,7 +357,7 @@ async def test_a_token_that_is_no_good_begins_no_session(
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = await session._keeper.begin_session(
+    outcome = await inside(session).keeper.begin_session(
         NewToken(expired, just_issued=True), None, Deadline(5)
     )
     assert isinstance(outcome, WireError)
@@ -372,7 +372,7 @@ async def test_a_logout_that_runs_out_of_time_is_told(
     async def late(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(type(session._keeper._persistence), "sign_out", late)
+    monkeypatch.setattr(type(inside(session).persistence), "sign_out", late)
     with pytest.raises(TransportTimeoutError, match="logout: not done"):
         await session.logout()
 

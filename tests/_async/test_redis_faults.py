@@ -15,6 +15,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 from ..concurrency import async_arrived, async_until
 from ..stores.conftest import RedisServer, redis_server
 from ..stores.fleet import async_redis_client
+from ..support import inside
 
 __all__ = ["redis_server"]  # a fixture
 
@@ -71,7 +72,7 @@ async def test_fault_in_mid_exchange_fails_no_request(
         assert await all_served(session)
         await async_until(lambda: session.token != first)
         assert await all_served(session)
-        await session._keeper.drain()
+        await inside(session).keeper.drain()
         redis_server.come_back()
         await session.aclose()
     assert fake.exchanges() == 1

@@ -26,7 +26,7 @@ from ..concurrency import (
     async_read,
     async_until,
 )
-from ..support import DAY
+from ..support import DAY, inside
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 Connect = Callable[..., AsyncSessionClient]
@@ -53,7 +53,7 @@ async def session(
 
 def slots(session: AsyncSessionClient) -> Any:
     """Give the connections of the client's requests."""
-    (opened,) = session._connections._opened.values()
+    (opened,) = inside(session).opened.values()
     return opened
 
 

@@ -27,7 +27,7 @@ from ..concurrency import (
     AsyncBackground,
     async_arrived,
 )
-from ..support import DAY, ME, PASSWORD, held, log
+from ..support import DAY, ME, PASSWORD, held, inside, log
 
 Connect = Callable[..., AsyncSessionClient]
 
@@ -83,11 +83,11 @@ async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect)
 async def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> None:
     """Catches a caller that exchanges the snapshot it has seen, though the session has moved on."""
     session = connect(token=fake.issue_token())
-    seen = session._state.snapshot
+    seen = inside(session).state.snapshot
     assert seen is not None
     new = await session.refresh()
-    outcome = await session._keeper.renew(seen)
-    assert outcome is session._state.snapshot
+    outcome = await inside(session).keeper.renew(seen)
+    assert outcome is inside(session).state.snapshot
     assert fake.exchanges() == 1
     assert fake.live_tokens() == [new.id]
 
@@ -232,7 +232,7 @@ async def test_all_say_so_where_waiting_would_never_end(
     def refusal(_: object) -> StoreError:
         return StoreError("not here")
 
-    monkeypatch.setattr(type(session._keeper._renewal), "refusal", refusal)
+    monkeypatch.setattr(type(inside(session).renewal), "refusal", refusal)
     for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(StoreError, match="not here"):
             await call()
@@ -245,15 +245,17 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
     session = connect(token=fake.issue_token())
 
     async def join(_: float) -> KoyebSessionError:
-        session._state.clear()
+        inside(session).state.clear()
         return StoreError("away")
 
-    shared = SimpleNamespace(join=join, replaces=session._state.snapshot, urgency=Urgency.AHEAD)
+    shared = SimpleNamespace(
+        join=join, replaces=inside(session).state.snapshot, urgency=Urgency.AHEAD
+    )
 
     def begin(*_: object) -> Any:
         return shared
 
-    monkeypatch.setattr(type(session._keeper), "_join_or_start", begin)
+    monkeypatch.setattr(type(inside(session).keeper), "_join_or_start", begin)
     with pytest.raises(KoyebSessionError, match="meanwhile"):
         await session.refresh()
 
@@ -267,7 +269,7 @@ async def test_a_renewal_that_is_cut_off_is_told(
     async def late(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(type(session._keeper._renewal), "run", late)
+    monkeypatch.setattr(type(inside(session).renewal), "run", late)
     with pytest.raises(TransportTimeoutError, match="not renewed"):
         await session.refresh()
 
@@ -280,10 +282,10 @@ async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
     newer = Token(fake.issue_token())
 
     async def run(*_: object) -> None:
-        session._state.commit(NewToken(newer, just_issued=False))
+        inside(session).state.commit(NewToken(newer, just_issued=False))
         raise LookupError
 
-    monkeypatch.setattr(type(session._keeper._renewal), "run", run)
+    monkeypatch.setattr(type(inside(session).renewal), "run", run)
     assert (await session.refresh()).id == newer.id
 
 
@@ -291,11 +293,11 @@ async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Co
     """A reply that nobody waits for may be the session."""
     session = connect(token=fake.issue_token())
     over = Deadline(0)
-    renewed = await session._keeper._renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    renewed = await inside(session).renewal._request_new_token(None, 0, Urgency.NEEDED, over)
     assert isinstance(renewed, FailedAttempt)
     held = session.token
     assert held is not None
-    sent = await session._sender.send_once(operations.refresh(held), over)
+    sent = await inside(session).sender.send_once(operations.refresh(held), over)
     assert isinstance(sent, TransportTimeoutError)
     assert fake.requests == []
 
@@ -306,4 +308,4 @@ async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
     """A renewal that hung comes back when others have gone on without it."""
     session = connect(token=fake.issue_token())
     late = NewToken(Token(fake.issue_token()), just_issued=False)
-    assert isinstance(session._state.commit(late, replaces=None), KoyebSessionError)
+    assert isinstance(inside(session).state.commit(late, replaces=None), KoyebSessionError)

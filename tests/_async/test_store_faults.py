@@ -21,7 +21,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 from ..concurrency import (
     async_idle,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS
+from ..support import DAY, ME, PASSWORD, PASSWORDS, inside
 from .doubles import Away, BrokenStore, Troubled, UnspeakableError
 
 Connect = Callable[..., AsyncSessionClient]
@@ -128,7 +128,7 @@ async def test_a_store_that_cannot_be_used_keeps_nobody(
 ) -> None:
     """No thread can be had for it, as at the end of the interpreter: the session goes on."""
     session = connect(store=AsyncMemoryTokenStore(), token=fake.issue_token())
-    persistence = session._keeper._persistence
+    persistence = inside(session).persistence
     assert persistence is not None
     turn = persistence.hold()
     await turn.leave(Deadline(5))

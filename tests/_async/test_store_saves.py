@@ -27,7 +27,7 @@ from ..concurrency import (
     async_idle,
     async_until,
 )
-from ..support import ME, PASSWORD, PASSWORDS, held
+from ..support import ME, PASSWORD, PASSWORDS, held, inside
 from .doubles import BrokenStore, Troubled, saved
 
 Connect = Callable[..., AsyncSessionClient]
@@ -281,8 +281,8 @@ async def test_nothing_is_written_where_there_is_no_session(connect: Connect) ->
     store = AsyncMemoryTokenStore()
     await store.save(Token("kept"))
     session = connect(store=store)
-    assert session._keeper._persistence is not None
-    session._keeper._persistence.mark_unsaved()
+    assert inside(session).persistence is not None
+    inside(session).persistence.mark_unsaved()
     await session.aclose()
     assert await store.load() == Token("kept")
 

@@ -12,7 +12,7 @@ from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather
-from ..support import ME, PASSWORD
+from ..support import ME, PASSWORD, inside
 
 Connect = Callable[..., AsyncSessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
@@ -62,7 +62,7 @@ async def test_proxies_are_those_of_the_environment(
     """The proxy for a URL is chosen as httpx does it."""
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    connections = connect(transport=None)._connections
+    connections = inside(connect(transport=None)).connections
     assert connections._proxies.route(httpx.URL(url)) == proxy
 
 
@@ -74,7 +74,7 @@ async def test_requests_and_operations_go_through_the_proxy(
     async with AsyncSessionClient(base_url="http://127.0.0.2:9", clock=clock) as session:
         await session.login(ME, PASSWORD)
         assert (await session.http.get("/v1/apps")).status_code == 200
-        (slots,) = session._connections._opened.values()
+        (slots,) = inside(session).opened.values()
         assert [route[0] for route, _ in slots._idle.values()] == [url]
     assert [request.headers["host"] for request in fake.requests] == ["127.0.0.2:9"] * 2
 
@@ -86,28 +86,28 @@ async def test_a_given_transport_knows_no_proxies(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     session = connect()
     await session.login(ME, PASSWORD)
-    assert not session._connections.opened
+    assert not inside(session).connections.opened
 
 
 async def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> None:
     """Callers share the connections of their place, and the exchange has its own."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         await session.login(ME, PASSWORD)
-        operating = session._operation_connections
+        operating = inside(session).operation_connections
         assert operating is not None
-        assert operating is not session._connections
+        assert operating is not inside(session).connections
         before = dict(operating._opened)
         await async_gather(*[lambda: session.http.get("/v1/apps")] * 8)
         await session.refresh()
         assert operating._opened == before
-        assert len(session._connections._opened) == 1
+        assert len(inside(session).opened) == 1
 
 
 async def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> None:
     """What was opened elsewhere is neither used nor closed."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        connections = session._connections
+        connections = inside(session).connections
         (old,) = connections._opened.values()
         connections._opened = {object(): old}
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
@@ -119,7 +119,7 @@ async def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeCloc
 async def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeClock) -> None:
     """The slower one uses the connections that the other one has opened."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
-        connections = session._connections
+        connections = inside(session).connections
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         ((place, opened),) = connections._opened.items()
 
@@ -139,7 +139,7 @@ async def test_closing_in_another_place_closes_nothing(url: str, clock: FakeCloc
     """A client that is closed elsewhere leaves alone what it opened here."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
-    operating = session._operation_connections
+    operating = inside(session).operation_connections
     assert operating is not None
     (transport,) = operating._opened.values()
     operating._opened = {object(): transport}
@@ -168,7 +168,7 @@ async def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> N
     """A close that was interrupted leaves no connection open for good."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
-    operating = session._operation_connections
+    operating = inside(session).operation_connections
     assert operating is not None
     (slots,) = operating._opened.values()
     stuck = [Stuck() for _ in range(3)]

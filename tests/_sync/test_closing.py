@@ -31,7 +31,7 @@ from ..concurrency import (
     pass_through,
     until,
 )
-from ..support import DAY, ME, PASSWORD, held
+from ..support import DAY, ME, PASSWORD, held, inside
 
 Connect = Callable[..., SessionClient]
 
@@ -66,7 +66,7 @@ def test_closing_waits_for_a_refresh_that_may_take_longer(
     fake.fail("refresh", Fault(latency=0.06))
     with Background() as background:
         job = background.start(partial(session.refresh, timeout=5))
-        until(lambda: session._keeper._task is not None)
+        until(lambda: inside(session).task is not None)
         session.close()
         assert fake.live_tokens() == [held(session)] != [old]
         assert job.result() == session.token
@@ -270,7 +270,7 @@ def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> Non
     """Connections that are left open are told of, without a secret."""
     session = SessionClient(base_url=url, clock=clock)
     token = session.login(ME, PASSWORD)
-    for connections in {session._connections, session._operation_connections}:
+    for connections in {inside(session).connections, inside(session).operation_connections}:
         assert connections is not None
         for transport in connections._opened.values():
             transport.close()  # or the sockets warn, too
@@ -305,8 +305,8 @@ def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None:
         with SessionClient(base_url=url, clock=clock) as session:
             session.login(ME, PASSWORD)
             assert (session.http.get("/v1/apps")).status_code == 200
-            assert session._connections.opened
-        assert not session._connections.opened
+            assert inside(session).connections.opened
+        assert not inside(session).connections.opened
         del session
         gc.collect()
 

@@ -25,7 +25,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import PATIENCE, until
-from ..support import DAY, ME, PASSWORD, PASSWORDS, count
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, inside
 from .doubles import Away
 
 Connect = Callable[..., SessionClient]
@@ -84,14 +84,14 @@ def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     fake.fail("refresh", Fault(latency=PATIENCE), times=2)
     clock.advance(DAY / 2)
     session.current_token()
-    shared = session._keeper._task
+    shared = inside(session).task
     assert shared is not None
     assert isinstance(shared.join(PATIENCE), TransportTimeoutError)
 
 
 def left(session: SessionClient) -> float:
     """Tell how long the session's token is good for, in seconds from when it was had."""
-    snapshot = session._state.snapshot
+    snapshot = inside(session).state.snapshot
     assert snapshot is not None
     return snapshot.expiry
 

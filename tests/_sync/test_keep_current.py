@@ -24,7 +24,7 @@ from ..concurrency import (
     idle,
     until,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import Buggy
 
 Connect = Callable[..., SessionClient]
@@ -40,11 +40,11 @@ def test_keep_current_renews_without_requests(
     session = connect(token=fake.issue_token())
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._wakeups != ())
+        until(lambda: inside(session).wakeups != ())
         for _ in range(3):
             old = held(session)
             clock.advance(DAY / 2)
-            session._keeper.wake()
+            inside(session).keeper.wake()
             until(lambda: held(session) != old)  # noqa: B023 - used at once
         session.close()
         job.result()
@@ -71,12 +71,12 @@ def test_keep_current_is_not_stopped_by_its_own_news(
     session = connect(token=fake.issue_token(), store=store)
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._wakeups != ())
+        until(lambda: inside(session).wakeups != ())
         for cycle in range(1, 4):
             clock.advance(DAY / 2)
-            session._keeper.wake()
+            inside(session).keeper.wake()
             until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
-            shared: Any = session._keeper._task
+            shared: Any = inside(session).task
             until(lambda: not shared.alive)  # noqa: B023 - used at once
             saved = store.load()
             assert saved is not None
@@ -92,12 +92,12 @@ def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Conne
     session = connect(token=fake.issue_token())
     with Background() as background:
         jobs = [background.start(session.keep_current) for _ in range(2)]
-        until(lambda: len(session._keeper._wakeups) == 2)
+        until(lambda: len(inside(session).wakeups) == 2)
         background.settled()
         session.close()
         for job in jobs:
             job.result()
-    assert session._keeper._wakeups == ()
+    assert inside(session).wakeups == ()
 
 
 def test_keep_current_waits_for_somebody_to_sign_in(
@@ -107,10 +107,10 @@ def test_keep_current_waits_for_somebody_to_sign_in(
     session = connect()
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._wakeups != ())
+        until(lambda: inside(session).wakeups != ())
         session.login(ME, PASSWORD)
         clock.advance(DAY / 2)
-        session._keeper.wake()
+        inside(session).keeper.wake()
         until(lambda: fake.exchanges() == 1)
         assert not job.done
         session.close()
@@ -126,7 +126,7 @@ def test_keep_current_looks_again_when_the_session_changes(
     session = connect()
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._keeper._wakeups != ())
+        until(lambda: inside(session).wakeups != ())
         background.settled()
         session.use_token(old)
         until(lambda: held(session) != old)
@@ -144,10 +144,10 @@ def test_keep_current_goes_on_after_a_failure(
     clock.advance(DAY / 2)
     with Background() as background:
         job = background.start(session.keep_current)
-        until(lambda: session._state.failure is not None)
+        until(lambda: inside(session).state.failure is not None)
         assert log(fake) == [("refresh", 500)]
         clock.advance(3600)
-        session._keeper.wake()
+        inside(session).keeper.wake()
         until(lambda: fake.exchanges() == 1)
         session.close()
         job.result()
@@ -194,7 +194,7 @@ def test_keep_current_sleeps_until_there_is_something_to_do(
             slept.append(seconds)
             clock.advance(seconds)
             if len(slept) == len(wanted):
-                session._state.close()
+                inside(session).state.close()
 
     fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=lifetime))
     if failures:
@@ -205,7 +205,7 @@ def test_keep_current_sleeps_until_there_is_something_to_do(
         token=fake.issue_token(),
         refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
     )
-    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "Wakeup", Wakeup)
+    monkeypatch.setattr(sys.modules[type(inside(session).keeper).__module__], "Wakeup", Wakeup)
     monkeypatch.setattr("random.random", lambda: 0.0)
     session.keep_current()
     assert slept == wanted

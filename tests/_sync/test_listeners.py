@@ -18,7 +18,7 @@ from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
-from ..support import ME, PASSWORD
+from ..support import ME, PASSWORD, inside
 
 Connect = Callable[..., SessionClient]
 
@@ -239,7 +239,7 @@ def test_a_telling_that_is_cut_off_frees_its_place_only(
         raise Interrupted
 
     session.on_token_change(listener)
-    listeners: Any = session._keeper.listeners
+    listeners: Any = inside(session).listeners
     listeners.post(None)
     with pytest.raises(Interrupted):
         listeners.tell()

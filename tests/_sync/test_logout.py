@@ -30,7 +30,7 @@ from ..concurrency import (
     idle,
     until,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import Away, BrokenStore, UnspeakableError
 
 Connect = Callable[..., SessionClient]
@@ -347,7 +347,9 @@ def test_a_token_that_is_no_good_begins_no_session(clock: FakeClock, connect: Co
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = session._keeper.begin_session(NewToken(expired, just_issued=True), None, Deadline(5))
+    outcome = inside(session).keeper.begin_session(
+        NewToken(expired, just_issued=True), None, Deadline(5)
+    )
     assert isinstance(outcome, WireError)
 
 
@@ -360,7 +362,7 @@ def test_a_logout_that_runs_out_of_time_is_told(
     def late(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(type(session._keeper._persistence), "sign_out", late)
+    monkeypatch.setattr(type(inside(session).persistence), "sign_out", late)
     with pytest.raises(TransportTimeoutError, match="logout: not done"):
         session.logout()
 

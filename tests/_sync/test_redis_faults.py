@@ -17,6 +17,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 from ..concurrency import arrived, until
 from ..stores.conftest import RedisServer, redis_server
 from ..stores.fleet import redis_client
+from ..support import inside
 
 __all__ = ["redis_server"]  # a fixture
 
@@ -73,7 +74,7 @@ def test_fault_in_mid_exchange_fails_no_request(
         assert all_served(session)
         until(lambda: session.token != first)
         assert all_served(session)
-        session._keeper.drain()
+        inside(session).keeper.drain()
         redis_server.come_back()
         session.close()
     assert fake.exchanges() == 1

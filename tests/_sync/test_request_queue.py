@@ -28,7 +28,7 @@ from ..concurrency import (
     read,
     until,
 )
-from ..support import DAY
+from ..support import DAY, inside
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 Connect = Callable[..., SessionClient]
@@ -53,7 +53,7 @@ def session(limit: int, fake: FakeKoyeb, url: str, clock: FakeClock) -> Iterator
 
 def slots(session: SessionClient) -> Any:
     """Give the connections of the client's requests."""
-    (opened,) = session._connections._opened.values()
+    (opened,) = inside(session).opened.values()
     return opened
 
 

@@ -23,7 +23,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 from ..concurrency import (
     idle,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS
+from ..support import DAY, ME, PASSWORD, PASSWORDS, inside
 from .doubles import Away, BrokenStore, Troubled, UnspeakableError
 
 Connect = Callable[..., SessionClient]
@@ -130,7 +130,7 @@ def test_a_store_that_cannot_be_used_keeps_nobody(
 ) -> None:
     """No thread can be had for it, as at the end of the interpreter: the session goes on."""
     session = connect(store=MemoryTokenStore(), token=fake.issue_token())
-    persistence = session._keeper._persistence
+    persistence = inside(session).persistence
     assert persistence is not None
     turn = persistence.hold()
     turn.leave(Deadline(5))

@@ -29,7 +29,7 @@ from ..concurrency import (
     idle,
     until,
 )
-from ..support import ME, PASSWORD, PASSWORDS, held
+from ..support import ME, PASSWORD, PASSWORDS, held, inside
 from .doubles import BrokenStore, Troubled, saved
 
 Connect = Callable[..., SessionClient]
@@ -281,8 +281,8 @@ def test_nothing_is_written_where_there_is_no_session(connect: Connect) -> None:
     store = MemoryTokenStore()
     store.save(Token("kept"))
     session = connect(store=store)
-    assert session._keeper._persistence is not None
-    session._keeper._persistence.mark_unsaved()
+    assert inside(session).persistence is not None
+    inside(session).persistence.mark_unsaved()
     session.close()
     assert store.load() == Token("kept")
 

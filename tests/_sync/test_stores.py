@@ -24,6 +24,7 @@ from koyeb_session._core.timestamps import from_epoch
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, check_store
 
 from ..concurrency import Background, arrived, pass_through, until
+from ..support import inside
 
 Connect = Callable[..., SessionClient]
 
@@ -124,7 +125,7 @@ def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
     with Background() as background:
         if fails_first:
             gate.open()
-            until(lambda: session._state.failure is not None)
+            until(lambda: inside(session).state.failure is not None)
         request = background.start(lambda: session.http.get("/v1/apps"))
         if not fails_first:
             until(lambda: fake.requests[-1].status == 401)

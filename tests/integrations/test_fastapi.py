@@ -38,6 +38,8 @@ from koyeb_session import (
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
+from ..support import inside
+
 ME = PasswordCredentials("me@example.com", "correct horse")
 NEARLY = timedelta(hours=23, minutes=59, seconds=30)
 Serve = Callable[..., AbstractContextManager[str]]
@@ -368,7 +370,7 @@ async def test_sync_session_takes_over_what_it_has_not_heard_of(
     async with sessions.lifespan():
         service, blocking = await sessions.service(), await sessions.service_sync()
         await service.current_token()
-        service._keeper.listeners = None
+        inside(service).keeper.listeners = None
         await service.refresh()
         assert blocking.token != service.token
         await anyio.to_thread.run_sync(blocking.refresh)

@@ -39,6 +39,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle
 from ..soak import SOAK
+from ..support import inside
 from .stage import EMAIL, EXCHANGE, PASSWORD
 from .steps import Victim, rounds, rounds_until, tasks
 
@@ -390,7 +391,7 @@ class SessionMachine(RuleBasedStateMachine):
     def request(self, work: Work) -> None:
         """A request, which has to succeed while the token is good."""
         held = self.session.token
-        state = self.session._state
+        state = inside(self.session).state
         good = (
             held is not None
             and not self.faulty
@@ -459,7 +460,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def can_exchange(self) -> bool:
         """Tell whether a refresh would be sent now, and be granted."""
-        state = self.session._state
+        state = inside(self.session).state
         return (
             state.snapshot is not None
             and state.snapshot.issuer is Issuer.KOYEB  # what credentials brought is not refreshed
@@ -541,7 +542,7 @@ class SessionMachine(RuleBasedStateMachine):
         """The newest token that was had is the one that is held; signed out stays signed out."""
         held = self.session.token
         assert (None if held is None else held.id) in self.expected
-        assert self.session._state.signed_out == self.signed_out
+        assert inside(self.session).state.signed_out == self.signed_out
 
     @invariant()
     def nothing_is_left_open(self) -> None:
@@ -631,7 +632,7 @@ class AsyncMachine(SessionMachine):
             self.expected, self.signed_out = {None}, True
         elif work in (login, switch):  # it came, or it did not
             self.expected = self.expected | before
-            self.signed_out = self.session.token is None and self.session._state.signed_out
+            self.signed_out = self.session.token is None and inside(self.session).state.signed_out
 
     def teardown(self) -> None:
         """Close the session and its event loop."""
