@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 import sys
 import threading
 import time
@@ -27,19 +25,15 @@ from koyeb_session import (
     RefreshPolicy,
     RetryPolicy,
     SessionClient,
-    StoreError,
     Token,
     TransportError,
-    TransportTimeoutError,
 )
 from koyeb_session._async.http import queue
 from koyeb_session._concurrency.event_loop import shared_task
-from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
-from koyeb_session._concurrency.event_loop.waiting import AsyncEvent
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from .concurrency import PATIENCE, async_arrived, async_idle, deadlines
+from .concurrency import PATIENCE, async_arrived, async_idle
 from .support import DAY, ME, PASSWORD, inside
 
 
@@ -62,6 +56,29 @@ async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object
         tasks.start_soon(call)
         await async_arrived(gate)
         tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Make a clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for a day, and die when they are refreshed."""
+    return FakeKoyeb(clock=clock)
+
+
+@pytest.fixture
+def arguments(fake: FakeKoyeb, clock: FakeClock) -> dict[str, Any]:
+    """Make the arguments of a client of the service that waits for nothing in vain."""
+    return {
+        "transport": fake.transport,
+        "clock": clock,
+        "retry_policy": RetryPolicy(delay=0),
+        "token": fake.issue_token(),
+    }
 
 
 async def test_a_cancelled_logout_goes_on() -> None:
@@ -103,116 +120,6 @@ async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
         assert await store.load() is None
         go.set()
     assert await store.load() == session.token
-
-
-class Hanging(AsyncMemoryTokenStore):
-    """
-    A store on a disk that does not answer until it is mended.
-
-    Attributes:
-        hangs: Which of its methods do not.
-        mended: Set once they do.
-    """
-
-    def __init__(self, *hangs: str) -> None:
-        super().__init__()
-        self.hangs = hangs
-        self.mended = anyio.Event()
-
-    async def load(self) -> Token | None:
-        """Load the token."""
-        await self._answer("load")
-        return await super().load()
-
-    async def save(self, token: Token) -> None:
-        """Save a token."""
-        await self._answer("save")
-        await super().save(token)
-
-    async def delete(self) -> None:
-        """Forget the token."""
-        await self._answer("delete")
-        await super().delete()
-
-    @asynccontextmanager
-    async def lock(self) -> AsyncGenerator[None]:
-        """Hold the lock."""
-        await self._answer("lock")
-        async with super().lock():
-            yield
-
-    async def _answer(self, method: str) -> None:
-        if method in self.hangs:
-            await self.mended.wait()
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make all waiters give up once no task can run, as if their time had passed."""
-
-    async def wait(event: AsyncEvent, seconds: float = math.inf) -> bool:
-        assert seconds > 0  # no caller has used up another one's share
-        await async_idle()
-        return event.is_set()
-
-    async def land(shared: AsyncSharedTask[Any], _timeout: float | None = None) -> None:
-        for _ in range(10):  # waiters for a store run in a shared task themselves
-            await async_idle()
-            if not shared.alive:
-                return
-
-    monkeypatch.setattr(AsyncEvent, "wait", wait)
-    monkeypatch.setattr(AsyncSharedTask, "wait", land)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("hangs", ["lock", "load", "save"])
-async def test_a_login_does_not_wait_for_a_store_that_hangs(
-    caplog: pytest.LogCaptureFixture, hangs: str
-) -> None:
-    """The session goes on in memory; once the store answers, it has the token after all."""
-    clock = FakeClock()
-    store = Hanging(hangs)
-    async with connected(FakeKoyeb(clock=clock), clock, store=store) as session:
-        token = await session.login(ME, PASSWORD)
-        assert session.token == token
-        assert caplog.messages[-1].startswith("the new token is kept in memory only: ")
-        store.mended.set()
-    assert await store.load() == token
-
-
-async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> None:
-    """Its own timeout is for the store, too; the client's, of a minute, is not waited for."""
-    clock = FakeClock()
-    store = Hanging("save")
-    async with connected(FakeKoyeb(clock=clock), clock, timeout=60, store=store) as session:
-        for seconds in deadlines(lambda: session.token is not None):
-            with anyio.fail_after(PATIENCE), contextlib.suppress(TransportTimeoutError):
-                assert await session.login(ME, PASSWORD, timeout=seconds) == session.token
-        store.mended.set()  # closing waits for what is under way
-    assert await store.load() == session.token is not None
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(
-    "hangs", [("lock",), ("load",), ("delete",), ("lock", "load"), ("lock", "delete")]
-)
-async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
-    hangs: tuple[str, ...],
-) -> None:
-    """Neither its lock nor its deletion takes all of the time; the log says what may be left."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
-    store = Hanging(*hangs)
-    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
-        if "delete" not in hangs:  # it is emptied without the lock
-            await session.logout()
-        else:
-            with pytest.raises(StoreError, match="could not be emptied"):
-                await session.logout()
-        assert session.token is None
-        assert fake.live_tokens() == []
-        store.mended.set()
 
 
 async def test_keep_current_ends_when_it_is_cancelled() -> None:
@@ -259,51 +166,6 @@ async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
             tasks.cancel_scope.cancel()
         await listeners.tell()
     assert heard == ["begin", "begin", "end"]
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("hangs", ["load", "save"])
-async def test_a_store_that_hangs_leaves_time_for_the_exchange(hangs: str) -> None:
-    """No other process holds its lock, so the token is refreshed without it."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
-    old = fake.issue_token()
-    store = Hanging(hangs)
-    async with connected(fake, clock, token=old, store=store) as session:
-        assert (await session.refresh()).id != old
-        assert fake.live_tokens() == [session.token.id]
-        assert (await session.http.get("/v1/apps")).status_code == 200
-        store.mended.set()
-    assert await store.load() == session.token
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange() -> None:
-    """The holder of the lock may refresh the same token, and two refreshes may cost the session."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
-    store = Hanging("lock")
-    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
-        with pytest.raises(StoreError, match="could not be locked in time"):
-            await session.refresh()
-        assert fake.requests == []
-        assert (await session.http.get("/v1/apps")).status_code == 200
-        store.mended.set()
-
-
-async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waited_for() -> None:
-    """At the end of its time, not the news that nothing was renewed."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
-    store = Hanging("save")
-    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
-        old = session.token
-        renewed: list[Token] = []
-        for seconds in deadlines(lambda: renewed):
-            with contextlib.suppress(TransportTimeoutError):
-                renewed.append(await session.refresh(timeout=seconds))
-        assert renewed == [session.token] != [old]
-        store.mended.set()
 
 
 async def restart(*_: object) -> str:
@@ -527,29 +389,6 @@ async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
 
 
 # Callers who share an exchange
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day, and die when they are refreshed."""
-    return FakeKoyeb(clock=clock)
-
-
-@pytest.fixture
-def arguments(fake: FakeKoyeb, clock: FakeClock) -> dict[str, Any]:
-    """Make the arguments of a client of the service that waits for nothing in vain."""
-    return {
-        "transport": fake.transport,
-        "clock": clock,
-        "retry_policy": RetryPolicy(delay=0),
-        "token": fake.issue_token(),
-    }
 
 
 @pytest.mark.pitfall(3)

@@ -1,0 +1,198 @@
+"""Stores that hang, and callers of the asynchronous half who do not wait for them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    RefreshPolicy,
+    RetryPolicy,
+    StoreError,
+    Token,
+    TransportTimeoutError,
+)
+from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
+from koyeb_session._concurrency.event_loop.waiting import AsyncEvent
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+from .concurrency import PATIENCE, async_idle, deadlines
+from .support import ME, PASSWORD
+
+
+@asynccontextmanager
+async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> AsyncGenerator[Any]:
+    """Make a client of the service, and close it."""
+    async with AsyncSessionClient(
+        transport=fake.transport,
+        clock=clock,
+        refresh_policy=RefreshPolicy(jitter=0),
+        retry_policy=RetryPolicy(delay=0),
+        **arguments,
+    ) as session:
+        yield session
+
+
+class Hanging(AsyncMemoryTokenStore):
+    """
+    A store on a disk that does not answer until it is mended.
+
+    Attributes:
+        hangs: Which of its methods do not.
+        mended: Set once they do.
+    """
+
+    def __init__(self, *hangs: str) -> None:
+        super().__init__()
+        self.hangs = hangs
+        self.mended = anyio.Event()
+
+    async def load(self) -> Token | None:
+        """Load the token."""
+        await self._answer("load")
+        return await super().load()
+
+    async def save(self, token: Token) -> None:
+        """Save a token."""
+        await self._answer("save")
+        await super().save(token)
+
+    async def delete(self) -> None:
+        """Forget the token."""
+        await self._answer("delete")
+        await super().delete()
+
+    @asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Hold the lock."""
+        await self._answer("lock")
+        async with super().lock():
+            yield
+
+    async def _answer(self, method: str) -> None:
+        if method in self.hangs:
+            await self.mended.wait()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make all waiters give up once no task can run, as if their time had passed."""
+
+    async def wait(event: AsyncEvent, seconds: float = math.inf) -> bool:
+        assert seconds > 0  # no caller has used up another one's share
+        await async_idle()
+        return event.is_set()
+
+    async def land(shared: AsyncSharedTask[Any], _timeout: float | None = None) -> None:
+        for _ in range(10):  # waiters for a store run in a shared task themselves
+            await async_idle()
+            if not shared.alive:
+                return
+
+    monkeypatch.setattr(AsyncEvent, "wait", wait)
+    monkeypatch.setattr(AsyncSharedTask, "wait", land)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("hangs", ["lock", "load", "save"])
+async def test_a_login_does_not_wait_for_a_store_that_hangs(
+    caplog: pytest.LogCaptureFixture, hangs: str
+) -> None:
+    """The session goes on in memory; once the store answers, it has the token after all."""
+    clock = FakeClock()
+    store = Hanging(hangs)
+    async with connected(FakeKoyeb(clock=clock), clock, store=store) as session:
+        token = await session.login(ME, PASSWORD)
+        assert session.token == token
+        assert caplog.messages[-1].startswith("the new token is kept in memory only: ")
+        store.mended.set()
+    assert await store.load() == token
+
+
+async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> None:
+    """Its own timeout is for the store, too; the client's, of a minute, is not waited for."""
+    clock = FakeClock()
+    store = Hanging("save")
+    async with connected(FakeKoyeb(clock=clock), clock, timeout=60, store=store) as session:
+        for seconds in deadlines(lambda: session.token is not None):
+            with anyio.fail_after(PATIENCE), contextlib.suppress(TransportTimeoutError):
+                assert await session.login(ME, PASSWORD, timeout=seconds) == session.token
+        store.mended.set()  # closing waits for what is under way
+    assert await store.load() == session.token is not None
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "hangs", [("lock",), ("load",), ("delete",), ("lock", "load"), ("lock", "delete")]
+)
+async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
+    hangs: tuple[str, ...],
+) -> None:
+    """Neither its lock nor its deletion takes all of the time; the log says what may be left."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    store = Hanging(*hangs)
+    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
+        if "delete" not in hangs:  # it is emptied without the lock
+            await session.logout()
+        else:
+            with pytest.raises(StoreError, match="could not be emptied"):
+                await session.logout()
+        assert session.token is None
+        assert fake.live_tokens() == []
+        store.mended.set()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("hangs", ["load", "save"])
+async def test_a_store_that_hangs_leaves_time_for_the_exchange(hangs: str) -> None:
+    """No other process holds its lock, so the token is refreshed without it."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    old = fake.issue_token()
+    store = Hanging(hangs)
+    async with connected(fake, clock, token=old, store=store) as session:
+        assert (await session.refresh()).id != old
+        assert fake.live_tokens() == [session.token.id]
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        store.mended.set()
+    assert await store.load() == session.token
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange() -> None:
+    """The holder of the lock may refresh the same token, and two refreshes may cost the session."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    store = Hanging("lock")
+    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
+        with pytest.raises(StoreError, match="could not be locked in time"):
+            await session.refresh()
+        assert fake.requests == []
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        store.mended.set()
+
+
+async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waited_for() -> None:
+    """At the end of its time, not the news that nothing was renewed."""
+    clock = FakeClock()
+    fake = FakeKoyeb(clock=clock)
+    store = Hanging("save")
+    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
+        old = session.token
+        renewed: list[Token] = []
+        for seconds in deadlines(lambda: renewed):
+            with contextlib.suppress(TransportTimeoutError):
+                renewed.append(await session.refresh(timeout=seconds))
+        assert renewed == [session.token] != [old]
+        store.mended.set()
