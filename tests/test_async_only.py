@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import filelock
+import httpx
 import pytest
 
 from koyeb_session import (
@@ -540,3 +541,26 @@ def test_a_store_that_two_event_loops_share_has_one_lock() -> None:
     finally:
         go.set()
         other.join(PATIENCE)
+
+
+class Endless(httpx.AsyncBaseTransport):
+    """A service that keeps its connection busy for ever: no single read takes long."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Never answer."""
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+@pytest.mark.pitfall(3)
+async def test_an_exchange_has_a_total_deadline(arguments: dict[str, Any]) -> None:
+    """Catches an exchange that is bounded for each read only: cancelled by all, it runs on."""
+    arguments["transport"] = Endless()
+    async with AsyncSessionClient(**arguments, timeout=0.05) as session:
+        with anyio.move_on_after(0) as scope:
+            await session.refresh()
+        assert scope.cancelled_caught
+        shared = session._keeper._task
+        assert shared is not None
+        assert isinstance(await shared.join(PATIENCE), TransportError)
+        assert not shared.alive

@@ -253,7 +253,6 @@ async def test_an_async_stampede_makes_one_exchange() -> None:
     assert [it.status for it in fake.requests if it.operation != "refresh"] == [200] * 300
 
 
-@pytest.mark.pitfall(20)
 def test_a_stampede_of_threads_makes_one_exchange() -> None:
     """The same, from sixteen threads."""
     clock = FakeClock()

@@ -96,7 +96,6 @@ def test_public_name_is_documented(module_name: str) -> None:
                 assert inspect.getdoc(method), f"{name}.{method_name}"
 
 
-@pytest.mark.pitfall(25)
 @pytest.mark.parametrize("module_name", PUBLIC)
 def test_import_brings_in_no_extra(module_name: str) -> None:
     """A public module imports neither a test tool nor an extra other than its own."""
@@ -107,3 +106,16 @@ def test_import_brings_in_no_extra(module_name: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=alone
     )
     assert set(done.stdout.split()) & OPTIONAL <= ALLOWED.get(module_name, set())
+
+
+@pytest.mark.pitfall(25)
+def test_core_needs_no_extra() -> None:
+    """Catches an optional import at the top: without a framework nothing could be imported."""
+    code = (
+        "import sys\n"
+        "for name in ('fastapi', 'httpx2', 'koyeb', 'redis', 'keyring', 'filelock', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
+        "import koyeb_session\n"
+        "koyeb_session.SessionClient().close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
@@ -20,7 +19,6 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 from ..concurrency import (
     AsyncBackground,
     async_arrived,
-    async_gather,
     async_idle,
     deadlines,
 )
@@ -259,10 +257,17 @@ async def test_all_hooks_of_a_session_are_one(
             )
             for _ in range(10)
         ]
-        works: Iterator[Any] = (
-            lambda client=client: client.get("/v1/apps") for client in [*clients, session.http]
-        )
-        responses = await async_gather(*works)
+        gate = Gate()
+        fake.fail("refresh", Fault(gate=gate))
+        async with AsyncBackground() as background:
+            jobs = [
+                background.start(lambda client=client: client.get("/v1/apps"))
+                for client in [*clients, session.http]
+            ]
+            await async_arrived(gate)
+            await background.settled()
+            gate.open()
+            responses = [await job.result() for job in jobs]
     assert {response.status_code for response in responses} == {200}
     assert fake.exchanges() == 1
     with pytest.raises(TypeError):

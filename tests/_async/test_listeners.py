@@ -67,7 +67,6 @@ async def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
     assert heard == [session.token]
 
 
-@pytest.mark.pitfall(5)
 async def test_a_listener_is_called_after_the_change(fake: FakeKoyeb, connect: Connect) -> None:
     """What the listener is told is what the session has by then."""
     session = connect()
@@ -153,6 +152,7 @@ async def test_a_listener_may_take_itself_and_others_away(
     assert heard == ["once", "other"]
 
 
+@pytest.mark.pitfall(5)
 @pytest.mark.pitfall(16)
 async def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect) -> None:
     """A listener that changes the token is told of that afterwards, not inside of itself."""

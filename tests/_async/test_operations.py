@@ -228,7 +228,6 @@ async def test_login_method_tells_how_an_address_signs_in(
     assert "authorization" not in request.headers
 
 
-@pytest.mark.pitfall(25)
 async def test_every_operation_says_so_when_withdrawn(clock: FakeClock, connect: Connect) -> None:
     """An operation that the service has dropped raises `EndpointGoneError`, and says what to do."""
     names = {"login", "passwordless_login", "new_session", "switch_organization", "login_method"}
@@ -281,3 +280,24 @@ async def test_an_operation_gives_up_when_its_own_timeout_is_over(
     fake.fail("login", Fault(gate=Gate()))
     with pytest.raises(TransportTimeoutError):
         await session.login(ME, PASSWORD, timeout=0.02)
+
+
+@pytest.mark.pitfall(25)
+@pytest.mark.parametrize("operation", ["login", "refresh", "passwordless_login", "new_session"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *[Fault(status=status) for status in (405, 410, 501)],
+        Fault(status=404, body={"code": 5, "message": "Not Found", "details": []}),
+        Fault(status=404, body="<html>nothing here</html>"),
+    ],
+)
+async def test_an_operation_that_is_gone_says_what_to_do(
+    fake: FakeKoyeb, connect: Connect, operation: str, fault: Fault
+) -> None:
+    """Catches a bare status: nobody learns from a 404 that the service has moved on."""
+    session = connect(token=fake.issue_token())
+    fake.fail(operation, fault)
+    arguments = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}.get(operation, ())
+    with pytest.raises(EndpointGoneError, match=r"no longer has this operation.*; .*credentials="):
+        await getattr(session, operation)(*arguments)

@@ -231,7 +231,6 @@ async def test_a_refused_token_is_not_used_any_more(
     assert {operation for operation, _ in log(fake)[1:]} <= {"refresh", "apps"}
 
 
-@pytest.mark.pitfall(7)
 async def test_an_expired_token_is_never_sent(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -416,3 +415,21 @@ async def test_a_mistake_of_a_transport_reaches_the_caller(connect: Connect) -> 
     """It is neither wrapped nor taken for an outage."""
     with pytest.raises(LookupError, match="a bug"):
         await connect(transport=AsyncBuggy(), credentials=PASSWORDS).current_token()
+
+
+@pytest.mark.pitfall(7)
+async def test_a_back_off_never_hands_out_an_expired_token(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Catches a back-off that returns the old token unseen: expired bearers go out for minutes."""
+    session = connect(token=fake.issue_token(), refresh_policy=RefreshPolicy(jitter=0, backoff=60))
+    fake.fail("refresh", Fault(status=500), times=100)
+    clock.advance(DAY - timedelta(seconds=20))
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    clock.advance(20)
+    fake.requests.clear()
+    for _ in range(5):
+        with pytest.raises(SessionExpiredError, match="20 s ago") as caught:
+            await session.http.get("/v1/apps")
+        assert isinstance(caught.value.__cause__, ServerError)
+    assert fake.requests == []

@@ -14,8 +14,8 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (
+    AsyncBackground,
     async_arrived,
-    async_gather,
     async_idle,
 )
 from ..support import DAY, ME, PASSWORD, held, log
@@ -51,7 +51,14 @@ async def test_everybody_waits_for_one_renewal_in_the_hard_window(
     session = connect(token=fake.issue_token())
     old = held(session)
     clock.advance(DAY - timedelta(seconds=60))
-    tokens = await async_gather(*[session.current_token] * 20)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    async with AsyncBackground() as background:
+        jobs = [background.start(session.current_token) for _ in range(20)]
+        await async_arrived(gate)
+        await background.settled()
+        gate.open()
+        tokens = [await job.result() for job in jobs]
     assert {token.id for token in tokens} == {held(session)}
     assert held(session) != old
     assert fake.exchanges() == 1

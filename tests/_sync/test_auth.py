@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +22,6 @@ from ..concurrency import (
     Background,
     arrived,
     deadlines,
-    gather,
     idle,
 )
 from ..support import DAY, count, log
@@ -255,10 +253,17 @@ def test_all_hooks_of_a_session_are_one(
             )
             for _ in range(10)
         ]
-        works: Iterator[Any] = (
-            lambda client=client: client.get("/v1/apps") for client in [*clients, session.http]
-        )
-        responses = gather(*works)
+        gate = Gate()
+        fake.fail("refresh", Fault(gate=gate))
+        with Background() as background:
+            jobs = [
+                background.start(lambda client=client: client.get("/v1/apps"))
+                for client in [*clients, session.http]
+            ]
+            arrived(gate)
+            background.settled()
+            gate.open()
+            responses = [job.result() for job in jobs]
     assert {response.status_code for response in responses} == {200}
     assert fake.exchanges() == 1
     with pytest.raises(TypeError):

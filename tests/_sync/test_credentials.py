@@ -126,7 +126,6 @@ def test_a_locked_account_is_told(fake: FakeKoyeb, connect: Connect) -> None:
         connect(credentials=PASSWORDS).current_token()
 
 
-@pytest.mark.pitfall(25)
 def test_a_callable_brings_tokens(fake: FakeKoyeb, clock: FakeClock, connect: Connect) -> None:
     """Any callable without arguments can sign in, as often as it is needed."""
     session = connect(credentials=lambda: fake.issue_token(lifetime=timedelta(hours=1)))
@@ -263,3 +262,24 @@ def test_credentials_that_meet_the_deadline_are_its_end(connect: Connect) -> Non
     with pytest.raises(TimeoutError):
         source.sign_in(None, None, Deadline(0))
     assert isinstance(source.sign_in(None, None, Deadline(60)), FailedAttempt)
+
+
+@pytest.mark.pitfall(25)
+def test_tokens_may_come_from_elsewhere_alone(clock: FakeClock, connect: Connect) -> None:
+    """Catches a client that renews by its own endpoints only: they are all gone one day."""
+    fake = FakeKoyeb(withdrawn={"login", "refresh", "logout"}, clock=clock)
+    given: list[str] = []
+
+    def provider() -> str:
+        given.append(fake.issue_token())
+        return given[-1]
+
+    session = connect(transport=fake.transport, credentials=provider)
+    for _ in range(5):
+        assert (session.http.get("/v1/apps")).status_code == 200
+        assert held(session) == given[-1]
+        clock.advance(DAY - timedelta(seconds=30))
+    assert len(given) == 5
+    fake.revoke_all()
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert len(given) == 6

@@ -75,7 +75,6 @@ def test_a_timeout_of_the_caller_holds_without_the_store(fake: FakeKoyeb, connec
     assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
 
 
-@pytest.mark.pitfall(3)
 def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:

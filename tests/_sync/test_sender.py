@@ -114,7 +114,6 @@ def test_what_must_not_be_done_twice_is_sent_once(
     assert [request.operation for request in fake.requests] == [name]
 
 
-@pytest.mark.pitfall(23)
 @pytest.mark.parametrize("seconds", ["6", "86400", "31536000"])
 def test_a_long_retry_after_is_raised_rather_than_waited_for(
     fake: FakeKoyeb, connect: Connect, seconds: str

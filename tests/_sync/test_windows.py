@@ -16,8 +16,8 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (
+    Background,
     arrived,
-    gather,
     idle,
 )
 from ..support import DAY, ME, PASSWORD, held, log
@@ -53,7 +53,14 @@ def test_everybody_waits_for_one_renewal_in_the_hard_window(
     session = connect(token=fake.issue_token())
     old = held(session)
     clock.advance(DAY - timedelta(seconds=60))
-    tokens = gather(*[session.current_token] * 20)
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    with Background() as background:
+        jobs = [background.start(session.current_token) for _ in range(20)]
+        arrived(gate)
+        background.settled()
+        gate.open()
+        tokens = [job.result() for job in jobs]
     assert {token.id for token in tokens} == {held(session)}
     assert held(session) != old
     assert fake.exchanges() == 1

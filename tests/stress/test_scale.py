@@ -155,6 +155,7 @@ async def test_hundreds_of_tasks_on_sockets_share_each_exchange(
     assert statuses(fake)[200] == 2 * ON_SOCKETS
 
 
+@pytest.mark.pitfall(20)
 @pytest.mark.parametrize("left", [HARD, SOFT], ids=["hard", "soft"])
 def test_many_threads_share_one_exchange(
     fake: FakeKoyeb, clock: FakeClock, left: timedelta
