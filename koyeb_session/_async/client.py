@@ -85,6 +85,11 @@ class AsyncSessionClient:
     :class:`ApiError` and its subclasses, and :class:`WireError`; `ValueError` and `TypeError` for
     wrong arguments, before anything is sent; and `RuntimeError` once the client is closed.
 
+    A signal handler or a finalizer may use a blocking client. Where it has interrupted its own
+    thread in the midst of a change of the session, it cannot wait: a renewal raises
+    :class:`TransportError` and is not begun. :meth:`logout` raises it and :meth:`aclose` returns,
+    and both go on when the handler has returned.
+
     Args:
         base_url: The service, https; http on loopback only.
         token: A token to begin with. A `str` may be a JWT or an API access token; the latter is
