@@ -34,8 +34,8 @@ HEAVY = (
 UNMEASURED = (*HEAVY, "tests/storms")
 # Tests that have a long form.
 LONG = (
-    *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
-    "tests/test_fuzz.py",
+    *("tests/stores", "tests/storms/test_lines.py", "tests/storms/test_machine.py"),
+    *("tests/storms/test_scale.py", "tests/storms/test_signals.py", "tests/test_fuzz.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than the number of cores, as some tests wait for a socket or a process.

@@ -16,6 +16,7 @@ from . import (
     _environment,
 )
 from ._async import arguments as _async
+from ._core.origins import Origins
 from ._sync import arguments as _sync
 
 try:
@@ -26,7 +27,7 @@ try:
     from ._fastapi import bearer as bearers
     from ._fastapi import mirror, problems
 except ImportError as _exc:
-    raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
+    raise ImportError('FastAPI is missing: pip install "koyeb-session[fastapi]"') from _exc
 
 __all__ = ["KoyebSessions"]
 
@@ -105,12 +106,11 @@ class KoyebSessions:
         origins = arguments.get("allowed_origins")
         if isinstance(origins, Iterable) and not isinstance(origins, str):
             arguments["allowed_origins"] = tuple(origins)  # each client reads it once
-        self._arguments = arguments
-        trial = arguments.copy()  # for a client that checks the arguments now
-        if trial.get("transport") is None and trial.get("http_client") is None:
-            # Without a transport, the client would start to load the certificates.
-            trial["transport"] = httpx.AsyncBaseTransport()
-        _, self._origins = AsyncSessionClient(**trial).auth.shared
+        self._arguments = arguments.copy()
+        found = _origins_of(arguments)  # which checks them at once
+        if isinstance(found, Exception):
+            raise found
+        self._origins = found
         self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
         self.ServiceSync: Any = Annotated[SessionClient, Depends(self.service_sync)]
         self.Caller: Any = Annotated[AsyncSessionClient, Depends(self.caller)]
@@ -243,14 +243,16 @@ class KoyebSessions:
 
     def _admitted(
         self, connection: HTTPConnection, bearer: Token | ValueError | None
-    ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException:
+    ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException | RuntimeError:
         """Make the session for a bearer token, or the exception that rejects its caller."""
-        service, _ = self._sessions()
-        if bearer is not None and not isinstance(bearer, ValueError):
-            try:
+        try:
+            service, _ = self._sessions()
+            if bearer is not None and not isinstance(bearer, ValueError):
                 return problems.own(connection, service.for_token(bearer))
-            except ValueError:
-                bearer = ValueError("the bearer token is malformed or has expired")
+        except RuntimeError as exc:
+            return exc.with_traceback(None)
+        except ValueError:
+            bearer = ValueError("the bearer token is malformed or has expired")
         problem = "a bearer token is needed" if bearer is None else str(bearer)
         if connection.scope["type"] == "websocket":
             return WebSocketException(problems.POLICY_VIOLATION, problem)
@@ -270,8 +272,15 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        service, _ = self._sessions()
-        return problems.own(connection, service.guest())
+        outcome: AsyncSessionClient | RuntimeError
+        try:
+            outcome = problems.own(connection, self._sessions()[0].guest())
+        except RuntimeError as exc:
+            outcome = exc.with_traceback(None)
+        del connection  # as in `caller`
+        if isinstance(outcome, RuntimeError):
+            raise outcome
+        return outcome
 
     def add_exception_handlers(self, app: FastAPI) -> None:
         """
@@ -300,6 +309,19 @@ class KoyebSessions:
             app.add_exception_handler(problems.CallerRejected, handler)
             app.exception_handlers.setdefault(httpx.HTTPError, handler)
         responder.origins.append(self._origins)
+
+
+def _origins_of(arguments: _async.AsyncClientArguments) -> Origins | Exception:
+    """Return the origins of a client with these arguments, or the error that refuses them."""
+    if arguments.get("transport") is None and arguments.get("http_client") is None:
+        # Without a transport, the client would start to load the certificates.
+        arguments["transport"] = httpx.AsyncBaseTransport()
+    try:
+        return AsyncSessionClient(**arguments).auth.shared[1]
+    except Exception as exc:  # noqa: BLE001 - the caller raises it, without a frame that shows the arguments
+        return exc.with_traceback(None)
+    finally:
+        cast("dict[str, Any]", arguments).clear()
 
 
 def _hide_token(arguments: _async.AsyncClientArguments) -> None:

@@ -10,7 +10,7 @@ from . import AsyncSessionAuth, AsyncSessionClient, SessionAuth, SessionClient
 try:
     import httpx2
 except ImportError as _exc:
-    raise ImportError("httpx2 is missing: pip install 'koyeb-session[httpx2]'") from _exc
+    raise ImportError('httpx2 is missing: pip install "koyeb-session[httpx2]"') from _exc
 
 __all__ = ["AsyncHttpx2Auth", "Httpx2Auth", "auth_for"]
 

@@ -13,7 +13,7 @@ from ._sync import keeper as blocking
 try:
     import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] - untyped, and only looked for
 except ImportError as _exc:
-    raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from _exc
+    raise ImportError('koyeb-sdk is missing: pip install "koyeb-session[koyeb-sdk]"') from _exc
 
 if TYPE_CHECKING:
     from . import Token

@@ -29,7 +29,7 @@ def _window(value: float | timedelta | None) -> float | None:
     return None if value is None else _seconds(value)
 
 
-_Validator: TypeAlias = Callable[[object, attrs.Attribute[Any], object], None]
+_Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
 
 
 def _check(

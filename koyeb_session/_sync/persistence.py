@@ -256,7 +256,7 @@ class Persistence:
         user = None if own is None else own.token.user_id
         if provenance is not None and provenance.origin != self._origin:
             whose = f"the service {provenance.origin}"
-        elif provenance is not None and self.bound:
+        elif provenance is not None and self.bound and provenance.account != UNKNOWN:
             if provenance.account == self.account:
                 return False
             whose = "another account"

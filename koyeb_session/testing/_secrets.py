@@ -68,10 +68,20 @@ def assert_no_secret(
         >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
     """
     __tracebackhide__ = True  # otherwise pytest would show the arguments
-    wanted = [secrets] if isinstance(secrets, str) else list(secrets)
+    wants = _frame_filter(_caller(inspect.currentframe()), packages)
+    problem = _examine([secrets] if isinstance(secrets, str) else list(secrets), things, wants)
+    del secrets, things  # a report of the failed test may show the variables of this frame
+    if problem is not None:
+        raise problem
+
+
+def _examine(
+    wanted: Sequence[str], things: object, wants_frames_of: Callable[[str], bool]
+) -> AssertionError | ValueError | None:
+    """Say where the secrets are found."""
     if not wanted or not all(wanted):
-        raise ValueError("give at least one secret, and no empty one")
-    search = _Search(_frame_filter(_caller(inspect.currentframe()), packages))
+        return ValueError("give at least one secret, and no empty one")
+    search = _Search(wants_frames_of)
     patterns = [_Pattern.of(secret) for secret in wanted]
     clean: set[str] = set()  # log records repeat the same few texts
     found: dict[str, None] = {}
@@ -82,8 +92,7 @@ def assert_no_secret(
         found |= dict.fromkeys(f"secret {n} of {len(wanted)} found in {where}" for n in shown)
         if not shown:
             clean.add(text)
-    if found:
-        raise AssertionError("\n".join(found))
+    return AssertionError("\n".join(found)) if found else None
 
 
 def _caller(frame: types.FrameType | None) -> str:

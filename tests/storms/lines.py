@@ -55,6 +55,9 @@ class AtLine:
         if self.reached:
             return None
         path = frame.f_code.co_filename
+        # The collector may run anywhere, also where this thread holds a lock of Python's own.
+        if frame.f_code.co_name == "__del__":
+            return None
         if path.startswith(_SERVICE) or not path.startswith(self._FOLLOWED):
             return None
         been: set[int] = set()
