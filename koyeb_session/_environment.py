@@ -63,7 +63,7 @@ def client_arguments(overrides: Arguments) -> Arguments:
 
 @frameless
 def _taken(overrides: Arguments) -> Arguments | Problem:
-    """Look up, and empty ``overrides``: the caller's frame is in the traceback of what fails."""
+    """Look up, and empty ``overrides``: a traceback would show the caller's frame."""
     try:
         return look_up(overrides, os.environ)
     finally:

@@ -23,7 +23,7 @@ TOP_LEVEL = {
     *{"examples", "koyeb_session", "tests"},
 }
 BUILT = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}  # git does not hold these
-LONGEST = 320
+LONGEST = 350
 """Lines of code: docstrings, comments and blank lines do not count."""
 LONG = {"koyeb_session._async.client"}  # the public contract: long signatures, short bodies
 

@@ -63,11 +63,11 @@ def _close_sockets() -> None:
 
 def keep_in_children(connection: object, stream: Any) -> None:
     """
-    Have each child that is forked from now on let go of an event loop's connection silently.
+    Have each forked child drop an event loop's connection silently.
 
-    Only its own loop can close it, which is the parent's: the two share the selector. What the loop
-    has for it warns when it is dropped. So the child lays the null device over its copy of the
-    socket, and keeps the rest until the interpreter has ended, when nobody warns any more.
+    Only the parent's loop can close it, as the two processes share its selector. The loop's objects
+    for the connection warn when they are dropped. So the child replaces its copy of the socket by
+    the null device, and keeps the objects until the interpreter has ended.
     """
     _streams[connection] = stream
 
@@ -98,5 +98,5 @@ def _close_in_child(kept: list[object]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # The list is an argument of the hook: what a module has is dropped before the end.
+    # The list is an argument of the hook: a module's own names are dropped before the end.
     os.register_at_fork(before=_wait, after_in_child=partial(_close_in_child, []))

@@ -158,7 +158,7 @@ def redacted_text(exc: BaseException, token: Token | None = None) -> str:
 
 
 def cannot_wait(what: str) -> TransportError:
-    """Tell that the calling thread would wait for itself, and what comes of it."""
+    """Make the error of a call that would wait for its own thread."""
     return TransportError(
         f"{what} once this function has returned: a signal handler or a finalizer has interrupted "
         "its own thread in the midst of a change of the session, and cannot wait for that"

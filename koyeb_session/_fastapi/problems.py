@@ -126,7 +126,7 @@ class ProblemResponder:
         return None
 
     def _answer_to(self, connection: HTTPConnection, error: Exception) -> Response | None:
-        """Make the answer, and note in the log what is no fault of the caller's."""
+        """Make the answer, and log an error for which the caller is not at fault."""
         if isinstance(error, CallerRejected):
             return _problem(error.status_code, error.detail, dict(error.headers or {}))
         if isinstance(error, KoyebSessionError):

@@ -162,7 +162,7 @@ class Persistence:
                 problem = None
         if found is None or self.is_foreign(found, old):
             return None, problem
-        # Another task or thread may have signed in meanwhile: what it saved is not to be revoked.
+        # Another task or thread may have signed in meanwhile: its token must not be revoked.
         if any(its and its.token.id == found.id for its in (old, self.state.snapshot)):
             return None, problem
         checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that

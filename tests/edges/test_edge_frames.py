@@ -137,7 +137,7 @@ class Application:
             self.raised.append((exc, exc.__traceback__))
             raise
 
-    def seen(self, *things: object) -> None:
+    def search(self, *things: object) -> None:
         """Fail if a tool shows a secret of what was raised, or anything of what was logged."""
         issued = [token.id for token in self.fake._ledger._tokens.values()]
         secrets = [PASSWORD, FINGERPRINT, ODD, *issued]
@@ -182,7 +182,7 @@ async def test_no_tool_shows_a_secret_of_an_application(
         async with application.sessions.lifespan():
             with scope, contextlib.suppress(Exception):
                 await application.call(path, application.bearer)
-            application.seen(caplog.records)
+            application.search(caplog.records)
         caplog.clear()
 
 
@@ -192,7 +192,7 @@ async def test_no_tool_shows_a_bearer_of_an_application_that_is_not_running(path
     application = Application()
     with pytest.raises(RuntimeError, match="not running"):
         await application.call(path, application.bearer)
-    application.look()
+    application.search()
 
 
 @pytest.mark.parametrize("path", ["/caller", "/cookie", "/stream"])
@@ -202,7 +202,7 @@ async def test_no_tool_shows_a_bearer_that_is_refused(path: str) -> None:
     async with application.sessions.lifespan():
         await application.call(path, ODD)
     assert application.raised
-    application.look()
+    application.search()
 
 
 async def test_no_tool_shows_a_bearer_beside_an_error_of_others() -> None:
@@ -211,7 +211,7 @@ async def test_no_tool_shows_a_bearer_beside_an_error_of_others() -> None:
     application.sessions.add_exception_handlers(application.app)
     with pytest.raises(httpx.ConnectError):
         await application.call("/elsewhere", application.bearer)
-    application.look()
+    application.search()
 
 
 async def test_no_tool_shows_the_bearer_of_a_websocket_that_is_being_closed() -> None:
@@ -227,4 +227,4 @@ async def test_no_tool_shows_the_bearer_of_a_websocket_that_is_being_closed() ->
     async with application.sessions.lifespan():
         with pytest.raises(RuntimeError, match="1011"):
             await application.call("/stream", application.bearer, send)
-    application.look()
+    application.search()

@@ -138,7 +138,7 @@ class SharedTask(Generic[T]):
                 self._end()
             else:
                 self._run()
-        # Only now: if a signal handler raises before, whoever waits for it starts it once more.
+        # Only now: if a signal handler raises before this line, the next waiter starts it again.
         self._launched = True
         if self._all_done.is_set():  # it was listed once more after its end
             self._end()
