@@ -1,4 +1,4 @@
-"""A script that signs in once: its session is saved in a file, and the next run goes on with it."""
+"""A script that signs in once: it saves its session in a file, and the next run goes on with it."""
 
 import contextlib
 import os

@@ -62,3 +62,13 @@ def test_fleet_signs_in_and_renews_once(redis_server: RedisServer) -> None:
 def test_fleet_without_redis_says_how_to_get_one() -> None:
     """Without REDIS_URL the example says what to set, and starts nothing."""
     assert "Set REDIS_URL" in said("fleet_with_redis.py")
+
+
+def test_own_store_is_shared_by_both_halves() -> None:
+    """The example of a store for SQLite signs in once for a blocking and an async program."""
+    assert said("own_store_sqlite.py").splitlines() == [
+        "The store does what a store has to do.",
+        "A blocking program asked for the apps: 200.",
+        "An asynchronous program asked for the apps: 200.",
+        "The service saw 1 login for both.",
+    ]
