@@ -263,6 +263,13 @@ def mutation(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Write the reference out of the docstrings into .nox/reference; a warning of pdoc fails."""
+    session.install("-e", ".", *group("docs"))
+    session.run("python", ".ci/make_reference.py", ".nox/reference")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the checkout beside its peers; ``-- --quick``, ``-- hook cold`` for less."""
     session.install("-e", ".", *group("bench"))

@@ -16,7 +16,16 @@ from ._transport import FakeTransport
 
 class FakeService:
     """
-    A service in memory, with all its state in this object.
+    The base of `FakeKoyeb` and `FakeIdentityProvider`: a service in memory, and its requests.
+
+    >>> import httpx
+    >>> fake: FakeService = FakeKoyeb()
+    >>> fake.fail("apps", Fault(status=503))
+    >>> with fake.serve() as url:
+    ...     httpx.get(f"{url}/v1/apps")
+    <Response [503 Service Unavailable]>
+    >>> fake.requests
+    [Request(operation='apps', method='GET', path='/v1/apps', status=503)]
 
     Attributes:
         base_url: where clients on ``transport`` find the service.

@@ -45,9 +45,8 @@ class Fault:
     Raises:
         ValueError: a value is out of its range, or the values exclude each other.
 
-    Example:
-        >>> Fault(status=503, headers={"retry-after": "3"})
-        Fault(status=503, headers={'retry-after': '3'})
+    >>> Fault(status=503, headers={"retry-after": "3"})
+    Fault(status=503, headers={'retry-after': '3'})
     """
 
     status: int | None = None

@@ -17,14 +17,13 @@ class Gate:
     Give it to a ``Fault``; the faulted reply stays with the service until the gate opens. A gate
     opens once and stays open.
 
-    Example:
-        >>> gate = Gate()
-        >>> fault = Fault(gate=gate)
-        >>> gate.is_open, gate.arrived
-        (False, 0)
-        >>> gate.open()
-        >>> gate.is_open
-        True
+    >>> gate = Gate()
+    >>> fault = Fault(gate=gate)
+    >>> gate.is_open, gate.arrived
+    (False, 0)
+    >>> gate.open()
+    >>> gate.is_open
+    True
     """
 
     def __init__(self) -> None:

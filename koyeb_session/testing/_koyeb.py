@@ -51,15 +51,14 @@ class FakeKoyeb(FakeService):
         ValueError: ``refresh`` or ``access_tokens`` is neither, or ``withdrawn`` names an unknown
             operation.
 
-    Example:
-        >>> import httpx
-        >>> fake = FakeKoyeb()
-        >>> with httpx.Client(transport=fake.transport, base_url=fake.base_url) as client:
-        ...     signed_in = {"Authorization": f"Bearer {fake.issue_token()}"}
-        ...     client.get("/v1/apps", headers=signed_in).status_code
-        200
-        >>> fake.requests
-        [Request(operation='apps', method='GET', path='/v1/apps', status=200)]
+    >>> import httpx
+    >>> fake = FakeKoyeb()
+    >>> with httpx.Client(transport=fake.transport, base_url=fake.base_url) as client:
+    ...     signed_in = {"Authorization": f"Bearer {fake.issue_token()}"}
+    ...     client.get("/v1/apps", headers=signed_in).status_code
+    200
+    >>> fake.requests
+    [Request(operation='apps', method='GET', path='/v1/apps', status=200)]
     """
 
     def __init__(

@@ -64,8 +64,7 @@ def assert_no_secret(
         AssertionError: a secret was found; it says where, and does not show the secret.
         ValueError: no secret is given, or an empty one.
 
-    Example:
-        >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
+    >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
     """
     __tracebackhide__ = True  # pytest would show the arguments
     wanted = [secrets] if isinstance(secrets, str) else list(secrets)
