@@ -125,7 +125,9 @@ def generate(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build sdist and wheel twice, look at what is in them, and use the wheel on its own."""
-    session.install(*PYPROJECT["build-system"]["requires"], "build", "twine", "virtualenv")
+    renderer = "readme-renderer[md]"  # without it twine takes any Markdown
+    tools = (*PYPROJECT["build-system"]["requires"], "build", "twine", renderer, "virtualenv")
+    session.install(*tools)
     again = Path(session.create_tmp()) / "again"
     for place in (DIST, again):
         shutil.rmtree(place, ignore_errors=True)

@@ -115,9 +115,13 @@ class KoyebSessions:
             trial["transport"] = httpx.AsyncBaseTransport()
         _, self._origins = AsyncSessionClient(**trial).auth.shared
         self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
+        """An annotation for endpoints: the dependency `service`."""
         self.ServiceSync: Any = Annotated[SessionClient, Depends(self.service_sync)]
+        """An annotation for endpoints: the dependency `service_sync`."""
         self.Caller: Any = Annotated[AsyncSessionClient, Depends(self.caller)]
+        """An annotation for endpoints: the dependency `caller`."""
         self.Guest: Any = Annotated[AsyncSessionClient, Depends(self.guest)]
+        """An annotation for endpoints: the dependency `guest`."""
 
     @classmethod
     def from_env(cls, **overrides: Unpack[_async.AsyncClientArguments]) -> Self:
