@@ -52,7 +52,7 @@ def from_now(seconds: float) -> str:
 
 
 class Span(float):
-    """Seconds that the log says as `spell` does, if the line is written at all."""
+    """Seconds that the log says as :func:`spell` does, if the line is written at all."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """
 Results and errors as values.
 
-Inside the package errors are returned, and `unwrap` is the only place that raises them. Its
+Inside the package errors are returned, and :func:`unwrap` is the only place that raises them. Its
 frame, and those above it, hold no secret.
 """
 

@@ -20,7 +20,7 @@ class Provenance(NamedTuple):
 
     Attributes:
         origin: The service, as ``scheme://host:port``.
-        account: A digest of what the session began with; see `account_of`.
+        account: A digest of what the session began with; see :func:`account_of`.
         issuer: Who issued the token.
     """
 

@@ -119,7 +119,7 @@ class Redactor:
         self._window = TEXT_LIMIT + 1 + max(map(len, distinct | self._words), default=0)
 
     def __call__(self, text: str) -> str:
-        """Return the beginning of ``text``, at most `TEXT_LIMIT` characters."""
+        """Return the beginning of ``text``, at most :data:`TEXT_LIMIT` characters."""
         text = printable(text[: self._window])
         if any(_stands_alone(word, text) for word in self._words):
             return MARK

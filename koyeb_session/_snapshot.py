@@ -161,7 +161,7 @@ class Failed(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """The last attempt to renew has failed (see `Failed`); the next one has to wait."""
+    """The last attempt to renew has failed (see :class:`Failed`); the next one has to wait."""
 
     error: KoyebSessionError
     failures: int

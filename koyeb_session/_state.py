@@ -138,7 +138,7 @@ class SessionState:
 
     def check_open(self) -> None:
         """
-        Refuse to go on after `close`.
+        Refuse to go on after :meth:`close`.
 
         Raises:
             RuntimeError: The session is closed.
@@ -167,7 +167,7 @@ class SessionState:
             unsaved: Whether a store is still to be told of it; a later request looks whether it is.
 
         Returns:
-            The new snapshot, or what is wrong with the token; `SUPERSEDED` if the session has
+            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the session has
             moved on.
         """
         token = obtained.token
@@ -307,7 +307,7 @@ class SessionState:
         return no_token(look, error)
 
     def _swap(self, snapshot: Snapshot | None) -> None:
-        if snapshot is not None and self.closed:  # by a renewal that `close` did not stop
+        if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
             snapshot.look = -math.inf
         self.snapshot = snapshot
         self.trouble = None

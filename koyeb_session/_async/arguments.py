@@ -14,7 +14,7 @@ from .stores import AsyncTokenStore
 
 
 class AsyncClientArguments(TypedDict, total=False):
-    """What `AsyncSessionClient` takes; each argument means there what it means here."""
+    """What :class:`AsyncSessionClient` takes; each argument means there what it means here."""
 
     base_url: str
     token: Token | str | None

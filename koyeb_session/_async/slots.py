@@ -30,7 +30,7 @@ KEPT: Final = 5.0
 
 class AsyncSlots(httpx.AsyncBaseTransport):
     """
-    Up to `LIMIT` of httpx's own transports, each with one connection and one request.
+    Up to :data:`LIMIT` of httpx's own transports, each with one connection and one request.
 
     A request takes a turn, or queues for one for as long as its pool timeout says. With the turn it
     takes the transport that was used last for its route, or makes one, in the place of the one that
@@ -40,7 +40,7 @@ class AsyncSlots(httpx.AsyncBaseTransport):
     There is no lock: a turn may be given back by the garbage collector or a signal handler, in the
     middle of anything. Each step below is one atomic call of a dict, a set or a list. A transport
     is in ``_made`` from before it connects until after it is closed, and whoever closes an idle one
-    has a turn: so there are never more sockets than `LIMIT`.
+    has a turn: so there are never more sockets than :data:`LIMIT`.
     """
 
     def __init__(self, proxies: Proxies, certificates: Certificates) -> None:

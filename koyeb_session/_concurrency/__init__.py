@@ -8,6 +8,6 @@ A *place* is where work lives: the running event loop, or the process since its 
 belongs to another place than the current one is dead: it is neither awaited nor closed, only left.
 
 Who owns what. A flight belongs to its place: to a task of the event loop that no caller's
-cancellation reaches, or to a thread. `places.atomic` is the only lock; it is held for a few
+cancellation reaches, or to a thread. :data:`places.atomic` is the only lock; it is held for a few
 instructions, never across an await, a call to user code, or I/O.
 """

@@ -16,7 +16,7 @@ from .stores import TokenStore
 
 
 class ClientArguments(TypedDict, total=False):
-    """What `SessionClient` takes; each argument means there what it means here."""
+    """What :class:`SessionClient` takes; each argument means there what it means here."""
 
     base_url: str
     token: Token | str | None

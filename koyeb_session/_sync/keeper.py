@@ -406,7 +406,7 @@ class TokenKeeper:
         return persistence.follow_later()
 
     def wake(self) -> None:
-        """Let `keep` look again."""
+        """Let :meth:`keep` look again."""
         for pulse in self._pulses:
             pulse.beat()
 
