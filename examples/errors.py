@@ -1,4 +1,4 @@
-"""What to catch: the errors of a bad night, and which of them are worth another try."""
+"""Catch the errors of a bad night, and tell which of them are worth another try."""
 
 from datetime import timedelta
 

@@ -41,7 +41,7 @@ are `ValueError` or `TypeError`; a closed client is `RuntimeError`.
         - `EndpointGoneError`: the service no longer has the operation
         - `RateLimitedError`: 429, too many requests
         - `ServerError`: 5xx, the service failed
-    - `WireError`: a success that is not what the API promises
+    - `WireError`: a success whose body breaks the API's promise
     - `NotSignedInError`: no token, and nothing to sign in with
     - `StoreError`: a token store failed
 

@@ -25,7 +25,7 @@ class KoyebSessionError(Exception):
     closed client, which is `RuntimeError`. An error can be pickled and copied.
 
     Attributes:
-        message: What happened to which request, and what to do; it never holds a secret.
+        message: The event, the request and the remedy, in a sentence; it never holds a secret.
         retryable: Whether the same may succeed later.
     """
 
@@ -120,7 +120,7 @@ class BadRequestError(ApiError):
     ```
 
     Attributes:
-        fields: What is wrong with which field, by name; empty when the reply does not say.
+        fields: The problem of each field, by its name; empty when the reply names none.
     """
 
     default_status = 400
@@ -284,7 +284,7 @@ class ServerError(ApiError):
 
 class WireError(KoyebSessionError):
     """
-    The service answered with success, but not with what its description promises.
+    The service answered with success, but the reply is not as its description promises.
 
     ```python
     try:

@@ -1,5 +1,5 @@
 """
-What a sign-in sends, and what it is answered.
+The requests and replies of a sign-in.
 
 Apart from the other values, as making such classes is most of what an import takes: the first
 sign-in imports these.
@@ -81,7 +81,7 @@ class PasswordlessLoginRequest:
 @attrs.frozen
 class CreateAccessTokenRequest:
     """
-    What creating an access token sends.
+    The request for an access token.
 
     Attributes:
         validity: A protobuf duration such as ``"3600s"``; `None`: the service's default, an hour.
@@ -95,7 +95,7 @@ class CreateAccessTokenRequest:
 @attrs.frozen
 class CreateAccessTokenReply:
     """
-    What creating an access token answers: the token alone, without an expiry.
+    The reply to it: the token alone, without an expiry.
 
     Source: ``CreateAccessTokenReply`` in Koyeb's API description.
     """

@@ -25,7 +25,7 @@ class Token:
     ```
 
     Attributes:
-        id: What goes into ``Authorization: Bearer``; visible ASCII.
+        id: The value for ``Authorization: Bearer``; visible ASCII.
         user_id: The user (a UUID); `None` when unknown.
         organization_id: The organization it acts in (a UUID); `None` for none or unknown.
         expires_at: When it stops working, an aware time in UTC; `None` when unknown.

@@ -86,10 +86,10 @@ class RefreshPolicy:
         backoff: The wait after a first failure; 1 second by default. It doubles with each failure,
             and a random part of up to half is taken off. After a refusal it is sixty times as long.
         backoff_max: The longest wait after a failure; 60 seconds by default, and sixty times as
-            long after a refusal. While the token is still good, a wait is at most half of what is
-            left of it, so that there is another try before it expires. A service that asks for
-            more time, with ``Retry-After``, is given it, up to an hour, and up to half of what is
-            left.
+            long after a refusal. While the token is still good, a wait is at most half of its
+            remaining life, so that there is another try before it expires. A service that asks for
+            more time, with ``Retry-After``, is given it, up to an hour, and up to half of the
+            token's remaining life.
 
     Raises:
         TypeError: A value is no number and no `timedelta`.

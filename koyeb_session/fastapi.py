@@ -81,7 +81,7 @@ class KoyebSessions:
         store: Where the service's token is kept between processes. `None`: in memory only.
         refresh_policy: When the service's token is renewed. `None`: the defaults of
             `RefreshPolicy`.
-        retry_policy: What is sent again. `None`: the defaults of `RetryPolicy`.
+        retry_policy: How often an operation is sent. `None`: the defaults of `RetryPolicy`.
         timeout: Seconds that one operation may take in all; for ``session.http``, each phase of a
             request. 10 by default.
         allowed_origins: More origins that may see a token, beside ``base_url``'s own.

@@ -38,7 +38,7 @@ def test_my_store() -> None:
     check_store(lambda: store)
 ```
 
-What to mind:
+Mind these:
 
 - A lock in a database is a row with an owner and an end, taken by one statement that changes
   nothing while another process has it. The end frees the lock when its holder was killed; it is
@@ -52,8 +52,8 @@ What to mind:
   length. Keep all fields, times to the microsecond.
 - Clocks of machines differ. Where many machines share a session, use the database's clock.
 - A `TimeoutError` of ``lock`` means that another process has it, and is renewing the token. After
-  any other error the session goes on without the store. The log has its class and text, less what
-  looks like a token. Do not wait long.
+  any other error the session goes on without the store. The log has its class and text, less
+  everything that looks like a token. Do not wait long.
 - A store of the asynchronous half must not block the event loop, not even in its constructor. It
   releases the lock although its task is cancelled.
 """

@@ -70,11 +70,11 @@ class AsyncSessionClient:
         apps = await session.http.get("/v1/apps")
     ```
 
-    Every operation can raise these, beside what its own documentation names:
+    Every operation can raise these, beside the errors that it names itself:
 
     - `TransportError`: There was no reply. `TransportTimeoutError`: There was none in time.
     - `RateLimitedError`, `ServerError` and other kinds of `ApiError`: The service refused.
-    - `WireError`: The reply is not what Koyeb's API promises.
+    - `WireError`: The reply is not as Koyeb's API promises.
     - `ValueError`, `TypeError`: An argument is wrong; nothing was sent.
     - `RuntimeError`: The client is closed.
 
@@ -97,7 +97,7 @@ class AsyncSessionClient:
             `SessionExpiredError` says that the session has ended.
         store: Where the token is kept between processes. `None`: in memory only.
         refresh_policy: When to renew. `None`: the defaults of `RefreshPolicy`.
-        retry_policy: What to send again. `None`: the defaults of `RetryPolicy`.
+        retry_policy: How often to send an operation. `None`: the defaults of `RetryPolicy`.
         timeout: Seconds that one operation may take in all. For `http`, seconds that each phase of
             a request may take.
         allowed_origins: More origins that may see the token, beside ``base_url``'s own, such as
@@ -409,7 +409,7 @@ class AsyncSessionClient:
         """
         End the session: here, in the store, and at the service.
 
-        Here it ends at once, whatever the service answers. A token that a renewal under way still
+        Here it ends at once, even if the service fails. A token that a renewal under way still
         brings is revoked. If the caller is cancelled, the rest goes on. It is success when the
         service does not know the token any more. Afterwards ``credentials`` are not used until
         you call `login`, `use_token` or `refresh`.
@@ -688,8 +688,8 @@ class AsyncSessionClient:
         """
         An `httpx.Auth` that signs the requests of any `httpx.AsyncClient` to the service.
 
-        A request raises what `AsyncSessionAuth` names, for the token, and `httpx`'s own errors, for
-        the request itself.
+        A request raises `KoyebSessionError` when no token can be had, as `AsyncSessionAuth` says in
+        full, and `httpx.HTTPError` when the request itself fails.
         """
         if self._auth is None:
             self._auth = AsyncSessionAuth(self._keeper, self._origins)
@@ -713,8 +713,8 @@ class AsyncSessionClient:
         ask it to.
 
         Requests are signed below its event hooks and redirects, on their way out. So a response
-        hook that calls `raise_for_status` hides no 401 from the renewal, and the token goes to
-        trusted origins alone, whatever a hook or a redirect makes of the request. In your own
+        hook that calls `raise_for_status` hides no 401 from the renewal. The token goes to trusted
+        origins alone, even if a hook or a redirect changes the request. In your own
         client with `auth`, httpx calls hooks first: a response hook that raises keeps a refused
         request from being renewed and sent again.
 

@@ -101,7 +101,7 @@ class AsyncFileTokenStore:
 
     async def delete(self) -> None:
         """
-        Remove the file, and what was put aside.
+        Remove the file, and the unreadable files that were put aside.
 
         Raises:
             StoreError: One of them cannot be removed.

@@ -160,7 +160,7 @@ class AsyncRedisTokenStore:
         Keep the fleet from renewing the token, for ``lease`` seconds at most.
 
         While another process holds the lock, and has saved a new token, the block begins without
-        it: the first `load` returns that token. Whatever else the block does has the lock.
+        it: the first `load` returns that token. For any other call the block takes the lock first.
 
         Raises:
             StoreError: Redis is away, or another process holds the lock for 10 seconds.

@@ -103,7 +103,7 @@ class FileTokenStore:
 
     def delete(self) -> None:
         """
-        Remove the file, and what was put aside.
+        Remove the file, and the unreadable files that were put aside.
 
         Raises:
             StoreError: One of them cannot be removed.

@@ -53,7 +53,7 @@ class FakeService:
 
     @property
     def requests(self) -> list[Request]:
-        """What was received, in order. Clear it to begin anew."""
+        """The requests that were received, in order. Clear the list to begin anew."""
         return self._service.requests
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[str]:
@@ -78,7 +78,7 @@ class FakeService:
 
         Args:
             operation: its name, e.g. ``"refresh"`` or ``"apps"``.
-            fault: what goes wrong.
+            fault: the fault to play.
             times: with how many requests.
 
         Raises:

@@ -106,7 +106,7 @@ class FakeKoyeb(FakeService):
         Sign a user in without a request.
 
         Args:
-            email: who; the first user if it is ``None``.
+            email: the user's address; ``None`` for the first user.
             lifetime: how long the token lives; ``None`` for the service's ``token_lifetime``.
 
         Returns:
@@ -130,7 +130,7 @@ class FakeKoyeb(FakeService):
         Issue an API access token, as the control panel does: opaque, good until it is revoked.
 
         Args:
-            email: for whom; the first user if it is ``None``.
+            email: the user's address; ``None`` for the first user.
             organization_id: the organization whose token it is; ``None`` for the user's own,
                 which acts in the user's default organization.
 

@@ -123,7 +123,7 @@ class FakeIdentityProvider(FakeService):
         Sign a user in without a request.
 
         Args:
-            email: who; the first user if it is ``None``.
+            email: the user's address; ``None`` for the first user.
 
         Returns:
             A refresh token.
@@ -142,8 +142,8 @@ class FakeIdentityProvider(FakeService):
         Let a person sign a device in.
 
         Args:
-            user_code: what the device shows.
-            email: who signs in; the first user if it is ``None``.
+            user_code: the code that the device shows.
+            email: the address of the user who signs in; ``None`` for the first user.
 
         Raises:
             ValueError: no device that waits shows this code, or there is no such user.
