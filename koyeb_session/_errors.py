@@ -1,7 +1,25 @@
 """
 Every error of the package, and which one a reply of the service means.
 
-The documentation of the package shows them as a tree.
+.. code-block:: text
+
+    KoyebSessionError
+    ├── TransportError                 no reply
+    │   └── TransportTimeoutError
+    ├── ApiError                       an error reply
+    │   ├── BadRequestError            400
+    │   ├── AuthenticationError        401
+    │   │   ├── InvalidCredentialsError
+    │   │   └── SessionExpiredError
+    │   ├── PermissionDeniedError      403
+    │   │   └── AccountLockedError
+    │   ├── NotFoundError              404 about a resource
+    │   ├── EndpointGoneError          404, 405, 410, 501 about the operation itself
+    │   ├── RateLimitedError           429
+    │   └── ServerError                5xx
+    ├── WireError                      a 2xx that is not what the API promises
+    ├── NotSignedInError               no token and no credentials
+    └── StoreError                     a token store failed
 """
 
 from __future__ import annotations
