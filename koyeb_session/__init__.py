@@ -65,7 +65,7 @@ a secret. Beside the text a record has these attributes, for filters and structu
 import sys
 from typing import TYPE_CHECKING
 
-from ._errors import (
+from ._core.errors import (
     AccountLockedError,
     ApiError,
     AuthenticationError,
@@ -84,7 +84,7 @@ from ._errors import (
     TransportTimeoutError,
     WireError,
 )
-from ._models import (
+from ._core.models import (
     AccessTokenCredentials,
     Clock,
     Credentials,
@@ -92,20 +92,20 @@ from ._models import (
     PasswordCredentials,
     Token,
 )
-from ._policy import RefreshPolicy, RetryPolicy
-from ._version import __version__
+from ._core.policy import RefreshPolicy, RetryPolicy
+from ._core.version import __version__
 
 if TYPE_CHECKING:
+    from ._api.messages import LoginReply, LoginRequest, PasswordlessLoginRequest
     from ._async.auth import AsyncSessionAuth
     from ._async.client import AsyncSessionClient
-    from ._async.stores import AsyncMemoryTokenStore, AsyncTokenStore
-    from ._messages import LoginReply, LoginRequest, PasswordlessLoginRequest
+    from ._async.stores.protocol import AsyncMemoryTokenStore, AsyncTokenStore
     from ._sync.auth import SessionAuth
     from ._sync.client import SessionClient
-    from ._sync.stores import MemoryTokenStore, TokenStore
+    from ._sync.stores.protocol import MemoryTokenStore, TokenStore
 else:
-    # Imported when first asked for: hardly any program uses both halves. Import statements rather
-    # than names in a table: what packs programs, as PyInstaller does, looks for those.
+    # Imported on first use, as hardly any program uses both halves. These are import statements,
+    # not names in a table, as tools like PyInstaller look for import statements.
     def __getattr__(name: str) -> object:
         match name:
             case "AsyncSessionAuth":
@@ -113,15 +113,15 @@ else:
             case "AsyncSessionClient":
                 from ._async import client as home
             case "AsyncMemoryTokenStore" | "AsyncTokenStore":
-                from ._async import stores as home
+                from ._async.stores import protocol as home
             case "LoginReply" | "LoginRequest" | "PasswordlessLoginRequest":
-                from . import _messages as home
+                from ._api import messages as home
             case "SessionAuth":
                 from ._sync import auth as home
             case "SessionClient":
                 from ._sync import client as home
             case "MemoryTokenStore" | "TokenStore":
-                from ._sync import stores as home
+                from ._sync.stores import protocol as home
             case _:
                 message = f"module {__name__!r} has no attribute {name!r}"
                 raise AttributeError(message, name=name, obj=sys.modules[__name__])
@@ -178,6 +178,6 @@ __all__ = [  # noqa: RUF022 - by role
     "__version__",
 ]
 
-for _public in map(globals().get, __all__):  # those that come later say so themselves
+for _public in map(globals().get, __all__):  # classes that are imported later set it themselves
     if isinstance(_public, type):
-        _public.__module__ = __name__  # where users import it from, and what pickles say
+        _public.__module__ = __name__  # its public name, also in pickles

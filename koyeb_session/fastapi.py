@@ -1,4 +1,4 @@
-"""Sessions as dependencies of a FastAPI application: the service's own, and one for each caller."""
+"""Sessions as dependencies of a FastAPI application: one for the service, one for each caller."""
 # No `from __future__ import annotations`: FastAPI reads the annotations of dependencies.
 
 import contextlib
@@ -14,7 +14,6 @@ from . import (
     SessionClient,
     Token,
     _environment,
-    _following,
 )
 from ._async import arguments as _async
 from ._sync import arguments as _sync
@@ -25,7 +24,7 @@ try:
     from starlette.requests import HTTPConnection
 
     from ._fastapi import bearer as bearers
-    from ._fastapi import problems
+    from ._fastapi import mirror, problems
 except ImportError as _exc:
     raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
 
@@ -34,7 +33,7 @@ __all__ = ["KoyebSessions"]
 _SHARED: Final = frozenset(
     ("base_url", "refresh_policy", "retry_policy", "timeout", "allowed_origins", "clock")
 )
-"""The arguments of both halves' sessions."""
+"""The arguments that both halves take."""
 
 
 class KoyebSessions:
@@ -107,11 +106,11 @@ class KoyebSessions:
         _hide_token(arguments)
         origins = arguments.get("allowed_origins")
         if isinstance(origins, Iterable) and not isinstance(origins, str):
-            arguments["allowed_origins"] = tuple(origins)  # it is read once for each client
+            arguments["allowed_origins"] = tuple(origins)  # each client reads it once
         self._arguments = arguments
-        trial = arguments.copy()  # checked at once
+        trial = arguments.copy()  # for a client that checks the arguments now
         if trial.get("transport") is None and trial.get("http_client") is None:
-            # httpx's own would begin to read the certificates.
+            # Without a transport, the client would start to load the certificates.
             trial["transport"] = httpx.AsyncBaseTransport()
         _, self._origins = AsyncSessionClient(**trial).auth.shared
         self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
@@ -164,7 +163,7 @@ class KoyebSessions:
         async with (
             AsyncSessionClient(**self._arguments) as service,
             self._follower().following(service) as service_sync,
-            _following.beside(service.keep_current),
+            mirror.background_task(service.keep_current),
         ):
             self._running = service, service_sync
             try:
@@ -172,12 +171,12 @@ class KoyebSessions:
             finally:
                 self._running = None
 
-    def _follower(self) -> _following.FollowingClient:
-        """Make the blocking session, which has its token from the other one."""
+    def _follower(self) -> mirror.MirrorClient:
+        """Make the blocking session, which follows the async one."""
         shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
         if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
             shared["transport"] = transport
-        return _following.FollowingClient(**cast("_sync.ClientArguments", shared))
+        return mirror.MirrorClient(**cast("_sync.ClientArguments", shared))
 
     def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
         if self._running is None:
@@ -224,7 +223,7 @@ class KoyebSessions:
             RuntimeError: ``lifespan`` is not running.
         """
         outcome = self._admitted(connection, bearer)
-        del connection  # its headers would show in a traceback
+        del connection  # a traceback with locals would show its headers
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -256,7 +255,7 @@ class KoyebSessions:
     def _admitted(
         self, connection: HTTPConnection, bearer: Token | ValueError | None
     ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException:
-        """Make the session for a bearer, or what refuses its caller."""
+        """Make the session for a bearer token, or the exception that rejects its caller."""
         service, _ = self._sessions()
         if bearer is not None and not isinstance(bearer, ValueError):
             try:

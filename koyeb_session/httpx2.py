@@ -1,4 +1,4 @@
-"""The session's auth for `httpx2`, which refuses the auth of `httpx`: the same flow."""
+"""The session's auth for `httpx2`, which does not accept the auth of `httpx`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A current token for the official ``koyeb-sdk``, by the hook that its configuration has for it."""
+"""Give the official ``koyeb-sdk`` a current token, through a hook of its configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpiredError
-from . import _outcomes as outcomes
+from ._core import results as outcomes
 from ._sync import keeper as blocking
 
 try:
@@ -17,8 +17,8 @@ except ImportError as _exc:
 
 if TYPE_CHECKING:
     from . import Token
-    from ._origins import Origins
-    from ._state import SessionState
+    from ._core.origins import Origins
+    from ._core.state import SessionState
 
 __all__ = ["bind"]
 
@@ -73,21 +73,22 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
         _check(origins, configuration)
         keeper.state.check_open()
         if isinstance(keeper, blocking.TokenKeeper):
-            # Settled, as the SDK does not replay: a renewal beside the call may revoke its token.
-            token = outcomes.unwrap(keeper.current(settled=True)).token
+            # Wait for the renewal: one during the call may revoke the token, and the SDK does not
+            # replay.
+            token = outcomes.unwrap(keeper.usable_snapshot(wait_for_renewal=True)).token
         else:
             token = _held(keeper.state)
         configuration.api_key = {**configuration.api_key, _SCHEME: token.id}
 
     _check(origins, configuration)
-    # The SDK asks the hook only where there is some key; this one never leaves.
+    # The SDK calls the hook only if there is a key; this placeholder is never sent.
     configuration.api_key = {**configuration.api_key, _SCHEME: "from-the-session"}
     configuration.api_key_prefix = {**configuration.api_key_prefix, _SCHEME: "Bearer"}
     configuration.refresh_api_key_hook = sign
 
 
 def _held(state: SessionState) -> Token:
-    """Return the token as it is, unless it must not be sent."""
+    """Return the current token without a renewal; raise if it must not be sent."""
     if state.snapshot is None:
         raise NotSignedInError("not signed in: await login() or current_token() first")
     if state.usable is None:

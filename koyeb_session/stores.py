@@ -58,14 +58,14 @@ Mind these:
   releases the lock although its task is cancelled.
 """
 
-from ._async.file_store import AsyncFileTokenStore
-from ._async.keyring_store import AsyncKeyringTokenStore
-from ._async.redis_store import AsyncRedisTokenStore
-from ._async.stores import AsyncMemoryTokenStore, AsyncTokenStore
-from ._sync.file_store import FileTokenStore
-from ._sync.keyring_store import KeyringTokenStore
-from ._sync.redis_store import RedisTokenStore
-from ._sync.stores import MemoryTokenStore, TokenStore
+from ._async.stores.file import AsyncFileTokenStore
+from ._async.stores.keyring import AsyncKeyringTokenStore
+from ._async.stores.protocol import AsyncMemoryTokenStore, AsyncTokenStore
+from ._async.stores.redis import AsyncRedisTokenStore
+from ._sync.stores.file import FileTokenStore
+from ._sync.stores.keyring import KeyringTokenStore
+from ._sync.stores.protocol import MemoryTokenStore, TokenStore
+from ._sync.stores.redis import RedisTokenStore
 
 __all__ = [
     "AsyncFileTokenStore",
@@ -81,5 +81,5 @@ __all__ = [
 ]
 
 for _public in map(globals().__getitem__, __all__):
-    if _public.__module__.startswith("koyeb_session._"):  # the root has some of them, too
+    if _public.__module__.startswith("koyeb_session._"):  # some are also exported by the root
         _public.__module__ = __name__

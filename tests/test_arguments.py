@@ -15,17 +15,17 @@ import httpx
 import pytest
 
 from koyeb_session import AccessTokenCredentials, PasswordCredentials, RefreshPolicy, Token
-from koyeb_session._arguments import (
+from koyeb_session._core.results import unwrap
+from koyeb_session._core.validation import (
     TIMEOUT_LIMIT,
-    adopted,
-    checked,
+    credentials_error,
+    header_error,
+    id_error,
+    kind_error,
+    parse_token,
     takes_token,
-    wrong_credentials,
-    wrong_header,
-    wrong_id,
-    wrong_kind,
-    wrong_text,
-    wrong_timeout,
+    text_error,
+    timeout_error,
 )
 
 WALL = 1_800_000_000.0
@@ -46,17 +46,17 @@ def text(error: object, kind: type[Exception]) -> str:
     return str(error)
 
 
-def test_checked_returns_what_is_right() -> None:
+def test_unwrap_returns_what_is_right() -> None:
     """A value that is no error comes through."""
-    assert checked("value") == "value"
-    assert checked(None) is None
+    assert unwrap("value") == "value"
+    assert unwrap(None) is None
 
 
 @pytest.mark.parametrize("error", [ValueError("v"), TypeError("t")], ids=repr)
-def test_checked_raises_what_is_wrong(error: ValueError | TypeError) -> None:
+def test_unwrap_raises_what_is_wrong(error: ValueError | TypeError) -> None:
     """An error that came as a value is raised as it is."""
     with pytest.raises((ValueError, TypeError)) as info:
-        checked(error)
+        unwrap(error)
     assert info.value is error
 
 
@@ -65,9 +65,9 @@ def test_checked_raises_what_is_wrong(error: ValueError | TypeError) -> None:
 
 def test_token_is_adopted_as_it_is_when_it_is_opaque() -> None:
     """An API token says nothing of its life, and nothing is made up."""
-    assert adopted("x" * 64, WALL) == Token("x" * 64)
+    assert parse_token("x" * 64, WALL) == Token("x" * 64)
     token = Token("x", "u", "o")
-    found = adopted(token, WALL)
+    found = parse_token(token, WALL)
     assert found == token
     assert isinstance(found, Token)
     assert found.issued_at is None
@@ -75,7 +75,7 @@ def test_token_is_adopted_as_it_is_when_it_is_opaque() -> None:
 
 def test_token_is_completed_when_it_is_a_jwt() -> None:
     """A JWT's ``exp`` and ``iat`` are its life."""
-    found = adopted(jwt(exp=WALL + 60, iat=WALL - 60), WALL)
+    found = parse_token(jwt(exp=WALL + 60, iat=WALL - 60), WALL)
     assert isinstance(found, Token)
     assert found.expires_at == NOW + timedelta(seconds=60)
     assert found.issued_at == NOW - timedelta(seconds=60)
@@ -84,7 +84,7 @@ def test_token_is_completed_when_it_is_a_jwt() -> None:
 def test_token_is_taken_as_new_when_only_its_expiry_is_known() -> None:
     """Without a birth, a life begins with the adoption."""
     for token in (Token("x", expires_at=NOW + HOUR), Token(jwt(exp=WALL + 3600))):
-        found = adopted(token, WALL)
+        found = parse_token(token, WALL)
         assert isinstance(found, Token)
         assert (found.expires_at, found.issued_at) == (NOW + HOUR, NOW)
 
@@ -92,10 +92,10 @@ def test_token_is_taken_as_new_when_only_its_expiry_is_known() -> None:
 def test_token_keeps_its_birth_when_that_is_known() -> None:
     """What a store noted is believed."""
     token = Token("x", expires_at=NOW + HOUR, issued_at=NOW - HOUR)
-    found = adopted(token, WALL)
+    found = parse_token(token, WALL)
     assert isinstance(found, Token)
     assert found.issued_at == NOW - HOUR
-    unknown = adopted(Token("x", issued_at=NOW - HOUR), WALL)
+    unknown = parse_token(Token("x", issued_at=NOW - HOUR), WALL)
     assert isinstance(unknown, Token)
     assert (unknown.expires_at, unknown.issued_at) == (None, NOW - HOUR)
 
@@ -103,7 +103,7 @@ def test_token_keeps_its_birth_when_that_is_known() -> None:
 def test_token_is_utc_when_its_expiry_was_in_another_zone() -> None:
     """The expiry is the same moment, in UTC."""
     there = (NOW + HOUR).astimezone(timezone(timedelta(hours=2)))
-    found = adopted(Token("x", "u", "o", there), WALL)
+    found = parse_token(Token("x", "u", "o", there), WALL)
     assert isinstance(found, Token)
     assert found == Token("x", "u", "o", NOW + HOUR)
     assert found.expires_at is not None
@@ -115,10 +115,10 @@ def test_token_is_refused_when_it_has_expired(past: float) -> None:
     """A token that ends this moment is no token any more."""
     message = "token has expired; sign in again for a new one"
     at = NOW - timedelta(seconds=past)
-    assert text(adopted(Token("x", expires_at=at), WALL), ValueError) == message
-    assert text(adopted(jwt(exp=WALL - past), WALL), ValueError) == message
+    assert text(parse_token(Token("x", expires_at=at), WALL), ValueError) == message
+    assert text(parse_token(jwt(exp=WALL - past), WALL), ValueError) == message
     assert isinstance(
-        adopted(Token("x", expires_at=at + timedelta(microseconds=1)), WALL - past), Token
+        parse_token(Token("x", expires_at=at + timedelta(microseconds=1)), WALL - past), Token
     )
 
 
@@ -135,33 +135,33 @@ HEADER_RULE = (
 )
 def test_token_is_refused_when_it_is_not_fit_for_a_header(token: str) -> None:
     """The rule is said in full, for a str and for a Token."""
-    assert text(adopted(token, WALL), ValueError) == HEADER_RULE
-    assert text(adopted(Token(token), WALL), ValueError) == HEADER_RULE
+    assert text(parse_token(token, WALL), ValueError) == HEADER_RULE
+    assert text(parse_token(Token(token), WALL), ValueError) == HEADER_RULE
 
 
 def test_token_is_refused_when_its_id_is_no_str() -> None:
     """A Token is not checked when it is made, so it is here."""
     token = Token(b"canary")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
-    assert text(adopted(token, WALL), TypeError) == "token must be a str, not bytes"
+    assert text(parse_token(token, WALL), TypeError) == "token must be a str, not bytes"
 
 
 @pytest.mark.parametrize("token", ["Bearer canary", "bearer\tcanary", " BEARER canary"])
 def test_token_is_refused_when_it_is_a_whole_header(token: str) -> None:
     """What was copied from a request holds one word too many."""
     message = "token must be the token alone, without 'Bearer' before it"
-    assert text(adopted(token, WALL), ValueError) == message
+    assert text(parse_token(token, WALL), ValueError) == message
 
 
 def test_token_is_refused_when_its_renewal_is_no_str() -> None:
     """Every store has to be able to keep it."""
     token = Token("x", renewal=b"canary")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
-    assert text(adopted(token, WALL), TypeError) == "token.renewal must be a str, not bytes"
+    assert text(parse_token(token, WALL), TypeError) == "token.renewal must be a str, not bytes"
 
 
 def test_token_keeps_what_is_no_field_of_the_api() -> None:
     """A renewal secret and a provenance come through, whatever is filled in."""
     given = Token(jwt(exp=WALL + 60), renewal="r", provenance="p")
-    found = adopted(given, WALL)
+    found = parse_token(given, WALL)
     assert isinstance(found, Token)
     assert (found.renewal, found.provenance) == ("r", "p")
     assert found.expires_at is not None
@@ -170,7 +170,7 @@ def test_token_keeps_what_is_no_field_of_the_api() -> None:
 @pytest.mark.parametrize("token", [None, 5, b"canary", {"id": "canary"}], ids=repr)
 def test_token_is_refused_when_it_is_neither_token_nor_str(token: object) -> None:
     """What came instead is named by its class."""
-    message = text(adopted(token, WALL), TypeError)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+    message = text(parse_token(token, WALL), TypeError)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
     assert message == f"token must be a Token or a str, not {type(token).__name__}"
 
 
@@ -178,11 +178,11 @@ def test_token_is_refused_when_it_is_neither_token_nor_str(token: object) -> Non
 def test_token_is_refused_when_a_time_of_it_is_naive_or_none_at_all(name: str) -> None:
     """A naive time would be local time to some and UTC to others."""
     naive = (NOW + HOUR).replace(tzinfo=None)
-    error = adopted(Token("x", **{name: naive}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - by name
+    error = parse_token(Token("x", **{name: naive}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - by name
     assert text(error, ValueError) == (
         f"token.{name} must be aware: give it a time zone, as in datetime.now(UTC)"
     )
-    error = adopted(Token("x", **{name: "2030-01-01"}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
+    error = parse_token(Token("x", **{name: "2030-01-01"}), WALL)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
     assert text(error, TypeError) == f"token.{name} must be a datetime, not str"
 
 
@@ -191,21 +191,21 @@ def test_token_is_refused_when_a_time_of_it_is_naive_or_none_at_all(name: str) -
 
 def test_kind_is_right_when_it_is_none_or_an_instance() -> None:
     """Optional arguments may be left out."""
-    assert wrong_kind("refresh_policy", None, RefreshPolicy) is None
-    assert wrong_kind("refresh_policy", RefreshPolicy(), RefreshPolicy) is None
+    assert kind_error("refresh_policy", None, RefreshPolicy) is None
+    assert kind_error("refresh_policy", RefreshPolicy(), RefreshPolicy) is None
     with httpx.Client() as client:
-        assert wrong_kind("http_client", client, httpx.Client) is None
+        assert kind_error("http_client", client, httpx.Client) is None
 
 
 def test_kind_is_wrong_when_it_is_another_class() -> None:
     """The message names the argument, the public name of the class, and what came instead."""
-    assert text(wrong_kind("http_client", 5, httpx.AsyncClient), TypeError) == (
+    assert text(kind_error("http_client", 5, httpx.AsyncClient), TypeError) == (
         "http_client must be of class httpx.AsyncClient, not int"
     )
-    assert text(wrong_kind("refresh_policy", {}, RefreshPolicy), TypeError) == (
+    assert text(kind_error("refresh_policy", {}, RefreshPolicy), TypeError) == (
         "refresh_policy must be of class koyeb_session.RefreshPolicy, not dict"
     )
-    assert text(wrong_kind("refresh_policy", RefreshPolicy, RefreshPolicy), TypeError).endswith(
+    assert text(kind_error("refresh_policy", RefreshPolicy, RefreshPolicy), TypeError).endswith(
         "not type"
     )
 
@@ -283,13 +283,13 @@ def keyword_only(*, vault: str) -> str:
 
 def test_credentials_are_right_when_they_can_be_used() -> None:
     """Nothing, a password, or anything that can be called."""
-    assert wrong_credentials(None) is None
-    assert wrong_credentials(PasswordCredentials("a@b.c", "pw")) is None
-    assert wrong_credentials(PasswordCredentials("a@b.c", "pw", "org")) is None
-    assert wrong_credentials(AccessTokenCredentials("x" * 64, "org")) is None
-    assert wrong_credentials(AccessTokenCredentials("x", "o", timedelta(seconds=1))) is None
-    assert wrong_credentials(lambda: "token") is None
-    assert wrong_credentials(annotated) is None
+    assert credentials_error(None) is None
+    assert credentials_error(PasswordCredentials("a@b.c", "pw")) is None
+    assert credentials_error(PasswordCredentials("a@b.c", "pw", "org")) is None
+    assert credentials_error(AccessTokenCredentials("x" * 64, "org")) is None
+    assert credentials_error(AccessTokenCredentials("x", "o", timedelta(seconds=1))) is None
+    assert credentials_error(lambda: "token") is None
+    assert credentials_error(annotated) is None
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_credentials_are_wrong_when_they_could_not_be_used(
     credentials: object, kind: type[Exception], message: str
 ) -> None:
     """Each part of them is named, and what they may be is said."""
-    assert text(wrong_credentials(credentials), kind) == message
+    assert text(credentials_error(credentials), kind) == message
 
 
 WITHOUT: dict[str, Callable[..., object]] = {
@@ -391,21 +391,21 @@ WITH: dict[str, Callable[..., object]] = {
 @pytest.mark.parametrize("case", WITHOUT)
 def test_callable_is_given_nothing_when_it_asks_for_nothing(case: str) -> None:
     """One that can do without an argument, or does not say what it takes, is given none."""
-    assert wrong_credentials(WITHOUT[case]) is None
+    assert credentials_error(WITHOUT[case]) is None
     assert not takes_token(WITHOUT[case])
 
 
 @pytest.mark.parametrize("case", WITH)
 def test_callable_is_given_the_token_when_it_asks_for_it(case: str) -> None:
     """One that needs an argument, or says that it takes a token, is given the token."""
-    assert wrong_credentials(WITH[case]) is None
+    assert credentials_error(WITH[case]) is None
     assert takes_token(WITH[case])
 
 
 @pytest.mark.parametrize("timeout", [1, 0.5, 1e-9, TIMEOUT_LIMIT], ids=repr)
 def test_timeout_is_right_when_it_is_above_zero(timeout: float) -> None:
     """Any number of seconds that can be waited for."""
-    assert wrong_timeout(timeout) is None
+    assert timeout_error(timeout) is None
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_timeout_is_right_when_it_is_above_zero(timeout: float) -> None:
 )
 def test_timeout_is_wrong_when_it_cannot_be_waited_for(timeout: float) -> None:
     """Zero, negative, endless, and what a socket cannot count."""
-    message = text(wrong_timeout(timeout), ValueError)
+    message = text(timeout_error(timeout), ValueError)
     assert message == f"timeout must be above 0 and at most 1000000 s, not {timeout}"
 
 
@@ -424,13 +424,13 @@ def test_timeout_is_wrong_when_it_cannot_be_waited_for(timeout: float) -> None:
 )
 def test_timeout_is_wrong_when_it_is_no_number(timeout: object) -> None:
     """The unit is said, since a `timedelta` is a good guess too."""
-    assert text(wrong_timeout(timeout), TypeError) == "timeout must be a number of seconds"
+    assert text(timeout_error(timeout), TypeError) == "timeout must be a number of seconds"
 
 
 def test_text_is_right_when_it_is_not_empty() -> None:
     """Anything but nothing: the service judges the rest."""
     for value in ("a", " a ", "ü\n", "\U0001f600"):
-        assert wrong_text("password", value) is None
+        assert text_error("password", value) is None
 
 
 @pytest.mark.parametrize(
@@ -448,40 +448,40 @@ def test_text_is_wrong_when_it_is_empty_or_none(
     value: object, kind: type[Exception], message: str
 ) -> None:
     """The argument is named, and its value is not shown."""
-    assert text(wrong_text("password", value), kind) == message
+    assert text(text_error("password", value), kind) == message
 
 
 @pytest.mark.parametrize("value", ["a", "A-9_z", "-", "6f1b2c3d-0000-4000-8000-000000000000"])
 def test_id_is_right_when_it_is_one_segment_of_a_path(value: str) -> None:
     """Letters, digits, dashes and underscores."""
-    assert wrong_id(value) is None
+    assert id_error(value) is None
 
 
 @pytest.mark.parametrize("value", ["", "a/b", "..", "a b", "a?b", "a%2Fb", "ü", "a\n", "a.b", "٥"])  # noqa: RUF001 - a digit that is not ASCII
 def test_id_is_wrong_when_it_would_change_the_path(value: str) -> None:
     """A slash or a dot would call another operation with the user's token."""
     message = "organization_id must be an id: letters, digits, '-' and '_', not empty"
-    assert text(wrong_id(value), ValueError) == message
+    assert text(id_error(value), ValueError) == message
 
 
 def test_id_is_wrong_when_it_is_no_str() -> None:
     """A UUID object is a good guess, and told what to be."""
-    assert text(wrong_id(5), TypeError) == "organization_id must be a str, not int"
-    assert text(wrong_id(None), TypeError) == "organization_id must be a str, not NoneType"
+    assert text(id_error(5), TypeError) == "organization_id must be a str, not int"
+    assert text(id_error(None), TypeError) == "organization_id must be a str, not NoneType"
 
 
 def test_header_is_right_when_it_is_left_out_or_visible() -> None:
     """The fingerprint may be left out."""
-    assert wrong_header("seon_fp", None) is None
-    assert wrong_header("seon_fp", "abc/+=") is None
+    assert header_error("seon_fp", None) is None
+    assert header_error("seon_fp", "abc/+=") is None
 
 
 @pytest.mark.parametrize("value", ["", " ", "a b", "a\r\nb", "ü"])
 def test_header_is_wrong_when_it_is_not_visible_ascii(value: str) -> None:
     """A line break would begin another header."""
-    assert text(wrong_header("seon_fp", value), ValueError) == "seon_fp must be visible ASCII"
+    assert text(header_error("seon_fp", value), ValueError) == "seon_fp must be visible ASCII"
 
 
 def test_header_is_wrong_when_it_is_no_str() -> None:
     """Bytes are not taken."""
-    assert text(wrong_header("seon_fp", b"canary"), TypeError) == "seon_fp must be a str, not bytes"
+    assert text(header_error("seon_fp", b"canary"), TypeError) == "seon_fp must be a str, not bytes"

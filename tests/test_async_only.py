@@ -27,10 +27,10 @@ from koyeb_session import (
     Token,
     TransportError,
 )
-from koyeb_session._async import slots
-from koyeb_session._concurrency import async_flights
-from koyeb_session._concurrency.async_flights import AsyncFlight
-from koyeb_session._concurrency.async_waiting import AsyncEvent
+from koyeb_session._async.http import queue
+from koyeb_session._concurrency.event_loop import shared_task
+from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
+from koyeb_session._concurrency.event_loop.waiting import AsyncEvent
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -153,14 +153,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         await async_idle()
         return event.is_set()
 
-    async def land(flight: AsyncFlight[Any], _timeout: float | None = None) -> None:
+    async def land(shared: AsyncSharedTask[Any], _timeout: float | None = None) -> None:
         for _ in range(10):  # those who wait for a store wait in a flight themselves
             await async_idle()
-            if not flight.alive:
+            if not shared.alive:
                 return
 
     monkeypatch.setattr(AsyncEvent, "wait", wait)
-    monkeypatch.setattr(AsyncFlight, "wait", land)
+    monkeypatch.setattr(AsyncSharedTask, "wait", land)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -446,10 +446,10 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
     async def main() -> None:
         fake.fail("refresh", Fault(gate=Gate(), hold="request"))
         async with connected(fake, clock, token=fake.issue_token()) as session:
-            before = set(async_flights._tasks)
+            before = set(shared_task._tasks)
             waiting = asyncio.create_task(session.refresh())
             await async_idle()
-            for task in async_flights._tasks - before:
+            for task in shared_task._tasks - before:
                 task.cancel()
             with pytest.raises(
                 TransportError, match=r"^the renewal was cut off: its event loop or thread ended$"
@@ -462,7 +462,7 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
 
 async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be it cancelled at the service, or in line for its turn."""
-    monkeypatch.setattr(slots, "LIMIT", 1)
+    monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     gate = Gate()
@@ -486,22 +486,22 @@ async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.Monke
 
 async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
     """The turn goes to the next one in line."""
-    turns = slots.AsyncTurns(1)
-    await turns.take(None)
+    turns = queue.AsyncRequestQueue(1)
+    await turns.acquire(None)
     scope = anyio.CancelScope()
 
     async def first() -> None:
         with scope:
-            await turns.take(None)
-            turns.give()
+            await turns.acquire(None)
+            turns.release()
 
     with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(first)
             await async_idle()
-            tasks.start_soon(turns.take, None)
+            tasks.start_soon(turns.acquire, None)
             await async_idle()
-            turns.give()
+            turns.release()
             scope.cancel()
 
 

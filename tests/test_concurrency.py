@@ -1,4 +1,4 @@
-"""The twins of both halves: flights, pulses, locks, places, calls, and deadlines on the network."""
+"""The twins of both halves: shared tasks, pulses, locks, places, calls, and deadlines."""
 
 from __future__ import annotations
 
@@ -33,26 +33,32 @@ from koyeb_session import (
     SessionClient,
     Token,
     TransportTimeoutError,
-    _network,
 )
-from koyeb_session._concurrency import async_flights, flights, places
-from koyeb_session._concurrency.async_calls import async_call, async_call_blocking, async_in_thread
-from koyeb_session._concurrency.async_deadlines import async_read_raw, async_time_limit
-from koyeb_session._concurrency.async_flights import AsyncFlight
-from koyeb_session._concurrency.async_http import async_http_transport
-from koyeb_session._concurrency.async_waiting import (
+from koyeb_session._concurrency import runtime
+from koyeb_session._concurrency.event_loop import shared_task as async_shared_task
+from koyeb_session._concurrency.event_loop.calls import (
+    async_call,
+    async_call_blocking,
+    async_in_thread,
+)
+from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
+from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
+from koyeb_session._concurrency.event_loop.waiting import (
     AsyncEvent,
     AsyncLock,
-    AsyncPulse,
+    AsyncWakeup,
     async_sleep,
 )
-from koyeb_session._concurrency.calls import call, call_blocking, in_thread
-from koyeb_session._concurrency.deadlines import ends, read_raw, remaining, time_limit
-from koyeb_session._concurrency.flights import Flight
-from koyeb_session._concurrency.http import http_transport
-from koyeb_session._concurrency.places import async_place, atomic, place
-from koyeb_session._concurrency.tls import certificates
-from koyeb_session._concurrency.waiting import Event, Lock, Pulse, sleep
+from koyeb_session._concurrency.runtime import current_loop, current_process, state_lock
+from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
+from koyeb_session._concurrency.threads.deadlines import ends, read_raw, remaining, time_limit
+from koyeb_session._concurrency.threads.shared_task import SharedTask
+from koyeb_session._concurrency.threads.waiting import Event, Lock, Wakeup, sleep
+from koyeb_session._http import deadline_network
+from koyeb_session._http.event_loop import async_http_transport
+from koyeb_session._http.threads import http_transport
+from koyeb_session._http.tls import certificates
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, Background, async_until, idle, until
@@ -77,7 +83,7 @@ def in_child(work: Callable[[], bool]) -> bool:
 # Flights
 
 
-async def test_async_flight_is_shared_by_all_who_wait() -> None:
+async def test_async_shared_task_is_shared_by_all_who_wait() -> None:
     """The work runs once, in a task of its own; all get what it returns."""
     runs: list[str] = []
 
@@ -87,24 +93,24 @@ async def test_async_flight_is_shared_by_all_who_wait() -> None:
         return "done"
 
     variable.set("copied")
-    flight = AsyncFlight(work, about="what")
-    assert (flight.about, flight.outcome, flight.alive) == ("what", None, True)
+    shared = AsyncSharedTask(work, replaces="what")
+    assert (shared.replaces, shared.outcome, shared.alive) == ("what", None, True)
     results: list[str | None] = []
 
     async def follow() -> None:
-        results.append(await flight.join(PATIENCE))
+        results.append(await shared.join(PATIENCE))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(follow)
         tasks.start_soon(follow)
-        results.append(await flight.lead())
+        results.append(await shared.run())
     assert results == ["done"] * 3
     assert runs == ["copied"]
-    assert not flight.alive
-    assert flight.outcome == "done"
+    assert not shared.alive
+    assert shared.outcome == "done"
 
 
-async def test_async_flight_goes_on_when_those_who_wait_give_up() -> None:
+async def test_async_shared_task_goes_on_when_those_who_wait_give_up() -> None:
     """Neither the leader's cancellation nor a follower's stops the work."""
     go = anyio.Event()
 
@@ -112,18 +118,18 @@ async def test_async_flight_goes_on_when_those_who_wait_give_up() -> None:
         await go.wait()
         return 7
 
-    flight = AsyncFlight(work)
+    shared = AsyncSharedTask(work)
     with anyio.move_on_after(0) as scope:
-        await flight.lead()
+        await shared.run()
     assert scope.cancelled_caught
-    assert flight.alive
-    assert await flight.join(0) is None
-    assert flight.alive
+    assert shared.alive
+    assert await shared.join(0) is None
+    assert shared.alive
     go.set()
-    assert await flight.join(PATIENCE) == 7
+    assert await shared.join(PATIENCE) == 7
 
 
-async def test_async_flight_that_is_overdue_is_waited_for_by_who_has_time() -> None:
+async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time() -> None:
     """Work that its deadline does not end, as in a thread, may still come to something."""
     go = anyio.Event()
 
@@ -131,18 +137,18 @@ async def test_async_flight_that_is_overdue_is_waited_for_by_who_has_time() -> N
         await go.wait()
         return 7
 
-    flight = AsyncFlight(work, seconds=0.001)
-    flight.start()
+    shared = AsyncSharedTask(work, seconds=0.001)
+    shared.start()
     results: list[int | None] = []
 
     async def follow(timeout: float) -> None:
-        results.append(await flight.join(timeout))
+        results.append(await shared.join(timeout))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(follow, PATIENCE)
         await follow(0.002)
         assert results == [None]
-        assert flight.alive
+        assert shared.alive
         tasks.start_soon(follow, PATIENCE)  # which comes when it is overdue
         await anyio.lowlevel.checkpoint()
         go.set()
@@ -150,7 +156,7 @@ async def test_async_flight_that_is_overdue_is_waited_for_by_who_has_time() -> N
 
 
 @pytest.mark.parametrize("followers", [1, 1000])
-def test_those_who_wait_for_an_async_flight_share_one_timer(
+def test_those_who_wait_for_an_async_shared_task_share_one_timer(
     followers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many they are; one who has less patience than the flight has one of its own."""
@@ -166,22 +172,22 @@ def test_those_who_wait_for_an_async_flight_share_one_timer(
 
         monkeypatch.setattr(loop, "call_at", counted)
         go = anyio.Event()
-        flight = AsyncFlight(go.wait, seconds=PATIENCE)
-        flight.start()
-        waiting = [asyncio.create_task(flight.join(PATIENCE)) for _ in range(followers)]
+        shared = AsyncSharedTask(go.wait, seconds=PATIENCE)
+        shared.start()
+        waiting = [asyncio.create_task(shared.join(PATIENCE)) for _ in range(followers)]
         await anyio.lowlevel.checkpoint()
         go.set()
         await asyncio.gather(*waiting)
         assert len(timers) == 1
-        flight = AsyncFlight(go.wait, seconds=PATIENCE)
-        flight.start()
-        await flight.join(PATIENCE / 2)
+        shared = AsyncSharedTask(go.wait, seconds=PATIENCE)
+        shared.start()
+        await shared.join(PATIENCE / 2)
         assert len(timers) == 2
 
     asyncio.run(main())
 
 
-async def test_async_flight_lets_those_who_wait_go_before_what_comes_then() -> None:
+async def test_async_shared_task_lets_those_who_wait_go_before_what_comes_then() -> None:
     """What follows the work keeps nobody waiting."""
     go, done = anyio.Event(), anyio.Event()
 
@@ -192,113 +198,113 @@ async def test_async_flight_lets_those_who_wait_go_before_what_comes_then() -> N
         await go.wait()
         done.set()
 
-    flight = AsyncFlight(work, then)
-    assert await flight.lead() == 7
-    assert not flight.alive
+    shared = AsyncSharedTask(work, then)
+    assert await shared.run() == 7
+    assert not shared.alive
     assert not done.is_set()
     go.set()
     with anyio.fail_after(PATIENCE):
         await done.wait()
 
 
-async def test_async_flight_starts_by_itself() -> None:
+async def test_async_shared_task_starts_by_itself() -> None:
     """Nobody need wait for it."""
     done = anyio.Event()
 
     async def work() -> None:
         done.set()
 
-    AsyncFlight(work).start()
+    AsyncSharedTask(work).start()
     with anyio.fail_after(PATIENCE):
         await done.wait()
 
 
-def test_async_flight_of_an_ended_loop_is_dead() -> None:
+def test_async_shared_task_of_an_ended_loop_is_dead() -> None:
     """A flight belongs to its event loop; in another one it is not under way."""
-    flight: AsyncFlight[None] | None = None
+    shared: AsyncSharedTask[None] | None = None
 
     async def begin() -> None:
-        nonlocal flight
-        flight = AsyncFlight(anyio.sleep_forever)
-        flight.start()
+        nonlocal shared
+        shared = AsyncSharedTask(anyio.sleep_forever)
+        shared.start()
         await anyio.lowlevel.checkpoint()
-        assert flight.alive
+        assert shared.alive
 
-    async def look() -> bool:
-        assert flight is not None
-        return flight.alive
+    async def seen() -> bool:
+        assert shared is not None
+        return shared.alive
 
     asyncio.run(begin())
-    assert not asyncio.run(look())
-    assert not trio.run(look)
+    assert not asyncio.run(seen())
+    assert not trio.run(seen)
     trio.run(begin)
-    assert not trio.run(look)
-    assert not asyncio.run(look())
+    assert not trio.run(seen)
+    assert not asyncio.run(seen())
 
 
-def test_async_flight_is_held_until_it_ends() -> None:
+def test_async_shared_task_is_held_until_it_ends() -> None:
     """Asyncio holds its tasks weakly: without a reference of ours the work could vanish."""
-    before = set(async_flights._tasks)  # of loops that have died under them
+    before = set(async_shared_task._tasks)  # of loops that have died under them
 
     async def main() -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        flight = AsyncFlight(lambda: future)
-        flight.start()
-        assert len(async_flights._tasks - before) == 1
+        shared = AsyncSharedTask(lambda: future)
+        shared.start()
+        assert len(async_shared_task._tasks - before) == 1
         await anyio.lowlevel.checkpoint()
         gc.collect()
         future.set_result(None)
-        await flight.join(PATIENCE)
+        await shared.join(PATIENCE)
         for _ in range(3):
             await anyio.lowlevel.checkpoint()
-        assert async_flights._tasks == before
+        assert async_shared_task._tasks == before
 
     asyncio.run(main())
 
 
-def test_async_flight_that_is_cancelled_before_it_begins_lets_all_go() -> None:
+def test_async_shared_task_that_is_cancelled_before_it_begins_lets_all_go() -> None:
     """Who ends a program cancels all tasks; catches a flight that seems under way for ever."""
 
     async def work() -> int:
         return 1
 
     async def main() -> None:
-        flight = AsyncFlight(work, seconds=60)
-        flight.start()
-        waiter = asyncio.create_task(flight.join(60))
+        shared = AsyncSharedTask(work, seconds=60)
+        shared.start()
+        waiter = asyncio.create_task(shared.join(60))
         before = asyncio.all_tasks()
         await asyncio.sleep(0)
         for task in asyncio.all_tasks() - before:  # what keeps the time
             task.cancel()
         assert await waiter == 1
-        flight = AsyncFlight(work)
-        flight.start()
+        shared = AsyncSharedTask(work)
+        shared.start()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        assert await flight.join(5) is None
-        assert not flight.alive
+        assert await shared.join(5) is None
+        assert not shared.alive
 
     asyncio.run(main())
 
 
-def test_async_flight_that_is_cut_off_lets_all_go() -> None:
+def test_async_shared_task_that_is_cut_off_lets_all_go() -> None:
     """When a flight's task is cancelled from outside, nobody waits for it in vain."""
-    before = set(async_flights._tasks)
+    before = set(async_shared_task._tasks)
 
     async def main() -> None:
-        flight: AsyncFlight[None] = AsyncFlight(anyio.sleep_forever)
-        flight.start()
+        shared: AsyncSharedTask[None] = AsyncSharedTask(anyio.sleep_forever)
+        shared.start()
         await anyio.lowlevel.checkpoint()
-        for task in async_flights._tasks - before:
+        for task in async_shared_task._tasks - before:
             task.cancel()
-        await flight.join(PATIENCE)
-        assert flight.outcome is None
-        assert not flight.alive
+        await shared.join(PATIENCE)
+        assert shared.outcome is None
+        assert not shared.alive
 
     asyncio.run(main())
 
 
-async def test_async_flight_raises_what_its_work_raises_to_all_who_wait() -> None:
+async def test_async_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
     """What a user's transport raises reaches the caller unchanged, and every caller."""
     error = KeyError("theirs")
 
@@ -306,39 +312,39 @@ async def test_async_flight_raises_what_its_work_raises_to_all_who_wait() -> Non
         await anyio.lowlevel.checkpoint()
         raise error
 
-    flight = AsyncFlight(work, seconds=PATIENCE)
-    flight.start()
-    await flight.wait()  # which tells nothing of what came of it
-    for wait in (flight.join, flight.lead):
+    shared = AsyncSharedTask(work, seconds=PATIENCE)
+    shared.start()
+    await shared.wait()  # which tells nothing of what came of it
+    for wait in (shared.join, shared.run):
         with pytest.raises(KeyError) as caught:
             await wait()
         assert caught.value is error
-    assert not flight.alive
-    assert not flight.succeeded
+    assert not shared.alive
+    assert not shared.succeeded
 
 
-async def test_async_flight_that_hangs_keeps_its_leader_no_longer_than_asked() -> None:
+async def test_async_shared_task_that_hangs_keeps_its_leader_no_longer_than_asked() -> None:
     """Also when the leader asks for as long as the work should take; catches an endless wait."""
-    flight = AsyncFlight(anyio.sleep_forever, seconds=0.01)
+    shared = AsyncSharedTask(anyio.sleep_forever, seconds=0.01)
     with anyio.fail_after(PATIENCE):
-        await flight.lead(0.01)
-    assert flight.alive
+        await shared.run(0.01)
+    assert shared.alive
 
 
-def test_async_flight_of_an_ended_loop_keeps_nobody() -> None:
+def test_async_shared_task_of_an_ended_loop_keeps_nobody() -> None:
     """Whoever closes a client in a later loop does not wait for what died in an earlier one."""
-    flights: list[AsyncFlight[None]] = []
+    shared_tasks: list[AsyncSharedTask[None]] = []
 
     async def begin() -> None:
-        flights.append(AsyncFlight(anyio.sleep_forever, seconds=60))
-        flights[0].start()
+        shared_tasks.append(AsyncSharedTask(anyio.sleep_forever, seconds=60))
+        shared_tasks[0].start()
         await anyio.lowlevel.checkpoint()
 
     async def wait() -> None:
         with anyio.fail_after(PATIENCE):
-            await flights[0].wait()
-            await flights[0].ended(60)
-            await flights[0].join()
+            await shared_tasks[0].wait()
+            await shared_tasks[0].wait_done(60)
+            await shared_tasks[0].join()
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(begin())
@@ -350,7 +356,7 @@ def test_async_flight_of_an_ended_loop_keeps_nobody() -> None:
     loop.close()
 
 
-def test_flight_is_shared_by_all_who_wait() -> None:
+def test_shared_task_is_shared_by_all_who_wait() -> None:
     """The work runs once, in a thread of its own; whoever leads gets what it returns, too."""
     go = threading.Event()
     threads: list[threading.Thread] = []
@@ -360,72 +366,72 @@ def test_flight_is_shared_by_all_who_wait() -> None:
         go.wait(PATIENCE)
         return 7
 
-    flight = Flight(work, about="what")
-    assert (flight.about, flight.outcome, flight.alive) == ("what", None, True)
+    shared = SharedTask(work, replaces="what")
+    assert (shared.replaces, shared.outcome, shared.alive) == ("what", None, True)
     with Background() as background:
-        leader = background.start(lambda: (flight.lead(), threading.current_thread()))
+        leader = background.start(lambda: (shared.run(), threading.current_thread()))
         until(lambda: bool(threads))
-        follower = background.start(lambda: flight.join(PATIENCE))
-        assert flight.join(0) is None
-        assert flight.alive
-        assert not flight.succeeded
+        follower = background.start(lambda: shared.join(PATIENCE))
+        assert shared.join(0) is None
+        assert shared.alive
+        assert not shared.succeeded
         go.set()
-        assert flight.join(PATIENCE) == follower.result() == 7
+        assert shared.join(PATIENCE) == follower.result() == 7
         result, thread = leader.result()
     assert result == 7
     assert len(threads) == 1
     assert threads[0] is not thread
-    assert not flight.alive
-    assert flight.succeeded
-    assert flight.outcome == 7
+    assert not shared.alive
+    assert shared.succeeded
+    assert shared.outcome == 7
 
 
-def test_flight_raises_what_its_work_raises_to_all_who_wait() -> None:
+def test_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
     """What a user's transport raises reaches the caller unchanged, and every caller."""
     error = KeyError("theirs")
 
     def work() -> int:
         raise error
 
-    flight = Flight(work, seconds=PATIENCE)
-    flight.start()
-    flight.wait()  # which tells nothing of what came of it
-    for wait in (flight.join, flight.lead):
+    shared = SharedTask(work, seconds=PATIENCE)
+    shared.start()
+    shared.wait()  # which tells nothing of what came of it
+    for wait in (shared.join, shared.run):
         with pytest.raises(KeyError) as caught:
             wait()
         assert caught.value is error
-    assert not flight.alive
-    assert not flight.succeeded
+    assert not shared.alive
+    assert not shared.succeeded
 
 
-def test_flight_is_started_once_whoever_starts_it() -> None:
+def test_shared_task_is_started_once_whoever_starts_it() -> None:
     """Of those who lead and those who join, one starts it."""
     runs: list[int] = []
-    flight = Flight(lambda: runs.append(1), seconds=PATIENCE)
+    shared = SharedTask(lambda: runs.append(1), seconds=PATIENCE)
     for _ in range(3):
-        flight.start()
-        flight.lead(PATIENCE)
-        flight.join(PATIENCE)
-    flight._run()  # as in a second thread
+        shared.start()
+        shared.run(PATIENCE)
+        shared.join(PATIENCE)
+    shared._run()  # as in a second thread
     assert runs == [1]
 
 
-def test_flight_is_launched_by_who_waits_when_its_starter_was_interrupted() -> None:
+def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted() -> None:
     """A signal handler may raise before the thread is there; catches a wait for nobody."""
-    flight = Flight(lambda: 7, seconds=PATIENCE)
-    flight._unstarted.pop()  # the starter has come so far, and no further
-    assert flight.join(PATIENCE) == 7
+    shared = SharedTask(lambda: 7, seconds=PATIENCE)
+    shared._unstarted.pop()  # the starter has come so far, and no further
+    assert shared.join(PATIENCE) == 7
 
 
-def test_flight_has_a_deadline_of_its_own() -> None:
+def test_shared_task_has_a_deadline_of_its_own() -> None:
     """Work that all share is not cut by the time that its starter had left."""
     with time_limit(0):
-        flight = Flight(lambda: remaining(100), seconds=PATIENCE)
-        flight.start()
-    assert flight.join(PATIENCE) == 100
+        shared = SharedTask(lambda: remaining(100), seconds=PATIENCE)
+        shared.start()
+    assert shared.join(PATIENCE) == 100
 
 
-def test_flight_runs_in_a_daemon_thread_when_started() -> None:
+def test_shared_task_runs_in_a_daemon_thread_when_started() -> None:
     """Nobody need wait for it, and it keeps no process alive."""
     seen: list[object] = []
     done = threading.Event()
@@ -436,14 +442,14 @@ def test_flight_runs_in_a_daemon_thread_when_started() -> None:
 
     caller = threading.current_thread()
     variable.set("copied")
-    flight: Flight[None] = Flight(work, done.set)
-    flight.start()
+    shared: SharedTask[None] = SharedTask(work, done.set)
+    shared.start()
     assert done.wait(PATIENCE)
     assert seen == [True, "koyeb-session", "copied", False]
-    assert not flight.alive
+    assert not shared.alive
 
 
-def test_flight_runs_in_the_calling_thread_when_there_can_be_no_other(
+def test_shared_task_runs_in_the_calling_thread_when_there_can_be_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """There are too many threads, or the interpreter ends: what is to be done is done."""
@@ -452,59 +458,59 @@ def test_flight_runs_in_the_calling_thread_when_there_can_be_no_other(
         message = "can't start new thread"
         raise RuntimeError(message)
 
-    flight = Flight(threading.current_thread, seconds=5)
+    shared = SharedTask(threading.current_thread, seconds=5)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        assert flight.lead(1) is threading.current_thread()
-    assert not flight.alive
+        assert shared.run(1) is threading.current_thread()
+    assert not shared.alive
 
 
-def test_flight_lets_those_who_wait_go_before_what_comes_then() -> None:
+def test_shared_task_lets_those_who_wait_go_before_what_comes_then() -> None:
     """What follows the work keeps nobody waiting."""
     go = threading.Event()
 
     def then() -> None:
         assert go.wait(PATIENCE)
 
-    flight = Flight(lambda: 7, then)
-    flight.start()
-    assert flight.join(PATIENCE) == 7
-    assert not flight.alive
+    shared = SharedTask(lambda: 7, then)
+    shared.start()
+    assert shared.join(PATIENCE) == 7
+    assert not shared.alive
     go.set()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_flight_that_is_interrupted_lets_all_go() -> None:
+def test_shared_task_that_is_interrupted_lets_all_go() -> None:
     """What ends its thread is for nobody, as it was raised there; nobody waits in vain."""
 
     def work() -> int:
         raise SystemExit
 
-    flight = Flight(work)
-    assert flight.lead() is None
-    assert flight.join(PATIENCE) is None
-    assert not flight.alive
-    assert not flight.succeeded
+    shared = SharedTask(work)
+    assert shared.run() is None
+    assert shared.join(PATIENCE) is None
+    assert not shared.alive
+    assert not shared.succeeded
     idle()
 
 
-def test_flight_of_the_parent_is_dead_in_a_forked_child() -> None:
+def test_shared_task_of_the_parent_is_dead_in_a_forked_child() -> None:
     """The thread that does the work is not there after a fork."""
     go = threading.Event()
-    flight = Flight(lambda: go.wait(PATIENCE))
-    flight.start()
-    assert in_child(lambda: not flight.alive and flight.join(60) is None)
+    shared = SharedTask(lambda: go.wait(PATIENCE))
+    shared.start()
+    assert in_child(lambda: not shared.alive and shared.join(60) is None)
 
     def waits() -> bool:
-        flight.ended(60)
+        shared.wait_done(60)
         return True
 
     assert in_child(waits)
-    unstarted = Flight(lambda: go.wait(PATIENCE))
-    assert in_child(lambda: unstarted.lead(60) is None)
-    assert flight.alive
+    unstarted = SharedTask(lambda: go.wait(PATIENCE))
+    assert in_child(lambda: unstarted.run(60) is None)
+    assert shared.alive
     go.set()
-    assert flight.join(PATIENCE) is True
+    assert shared.join(PATIENCE) is True
 
 
 # Places and the lock
@@ -512,12 +518,12 @@ def test_flight_of_the_parent_is_dead_in_a_forked_child() -> None:
 
 async def test_async_place_is_the_running_loop() -> None:
     """All tasks of a loop are in one place."""
-    here = async_place()
-    assert here is async_place()
+    here = current_loop()
+    assert here is current_loop()
     places: list[object] = []
 
     async def other() -> None:
-        places.append(async_place())
+        places.append(current_loop())
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
@@ -528,20 +534,22 @@ def test_async_place_is_another_one_in_another_loop() -> None:
     """Loops are told apart, asyncio's and trio's; without one there is no place."""
 
     async def look() -> object:
-        return async_place()
+        return current_loop()
 
     seen = [asyncio.run(look()), asyncio.run(look()), trio.run(look), trio.run(look)]
-    assert len({id(place) for place in seen}) == 4
+    assert len({id(loop) for loop in seen}) == 4
     with pytest.raises(RuntimeError, match="no running event loop"):
-        async_place()
+        current_loop()
 
 
 def test_place_changes_with_a_fork() -> None:
     """A process is one place until it forks; the parent stays where it is."""
-    here = place()
-    assert place() is here
-    assert in_child(lambda: place() is not here and place() is place())
-    assert place() is here
+    here = current_process()
+    assert current_process() is here
+    assert in_child(
+        lambda: current_process() is not here and current_process() is current_process()
+    )
+    assert current_process() is here
 
 
 def test_the_lock_is_free_in_a_forked_child() -> None:
@@ -550,28 +558,28 @@ def test_the_lock_is_free_in_a_forked_child() -> None:
 
     def busy() -> None:
         while not stop.is_set():
-            with atomic:
+            with state_lock:
                 time.sleep(0.0001)
 
     with Background() as background:
         background.start(busy)
-        assert all(in_child(lambda: atomic.acquire(timeout=1)) for _ in range(5))
+        assert all(in_child(lambda: state_lock.acquire(timeout=1)) for _ in range(5))
         stop.set()
-    assert repr(atomic).startswith("<unlocked ")
+    assert repr(state_lock).startswith("<unlocked ")
 
 
 def test_places_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows there is nothing to register."""
     monkeypatch.delattr(os, "register_at_fork")
-    copied = runpy.run_path(places.__file__)
-    assert copied["place"]() is copied["place"]()
+    copied = runpy.run_path(runtime.__file__)
+    assert copied["current_process"]() is copied["current_process"]()
 
 
 def test_trio_runs_nothing_while_it_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread has begun to import it, as httpcore does: here it is not asked yet."""
     for name in ("trio", "trio.lowlevel"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    assert not places.in_trio()
+    assert not runtime.in_trio()
 
 
 # Pulses
@@ -579,45 +587,45 @@ def test_trio_runs_nothing_while_it_is_being_imported(monkeypatch: pytest.Monkey
 
 async def test_async_pulse_wakes_its_sleeper() -> None:
     """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
-    pulse = AsyncPulse()
+    wakeup = AsyncWakeup()
     with anyio.fail_after(PATIENCE):
-        pulse.beat()
-        await pulse.sleep(60)
+        wakeup.set()
+        await wakeup.sleep(60)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(pulse.sleep, 60)
+            tasks.start_soon(wakeup.sleep, 60)
             await anyio.lowlevel.checkpoint()
-            pulse.beat()
-        await pulse.sleep(0)
-        await pulse.sleep(0.001)
+            wakeup.set()
+        await wakeup.sleep(0)
+        await wakeup.sleep(0.001)
 
 
 async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
     """A beat in a thread without an event loop, or in another loop, does no harm and nothing."""
-    pulse = AsyncPulse()
+    wakeup = AsyncWakeup()
 
     async def elsewhere() -> None:
-        pulse.beat()
+        wakeup.set()
 
-    await anyio.to_thread.run_sync(pulse.beat)
+    await anyio.to_thread.run_sync(wakeup.set)
     await anyio.to_thread.run_sync(asyncio.run, elsewhere())
-    assert not pulse._event.is_set()
-    pulse.beat()
-    assert pulse._event.is_set()
+    assert not wakeup._event.is_set()
+    wakeup.set()
+    assert wakeup._event.is_set()
 
 
 def test_pulse_wakes_its_sleeper() -> None:
     """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
-    pulse = Pulse()
-    pulse.beat()
-    pulse.sleep(60)
+    wakeup = Wakeup()
+    wakeup.set()
+    wakeup.sleep(60)
     with Background() as background:
-        job = background.start(lambda: pulse.sleep(60))
+        job = background.start(lambda: wakeup.sleep(60))
         background.settled()
         assert not job.done
-        pulse.beat()
+        wakeup.set()
         job.result()
-    pulse.sleep(0)
-    assert not pulse._event.is_set()
+    wakeup.sleep(0)
+    assert not wakeup._event.is_set()
 
 
 # Events
@@ -1062,7 +1070,7 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     """Connecting, TLS, reading and writing are each cut down to what is left."""
     recorder = Recorder()
     with time_limit(10):
-        stream = _network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
+        stream = deadline_network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
         stream = stream.start_tls(ssl.create_default_context(), "host", 60.0)
         assert stream.read(3, 60.0) == b"xxx"
         stream.write(b"y", 60.0)
@@ -1083,7 +1091,7 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
 def test_without_a_deadline_timeouts_are_what_they_are() -> None:
     """A block that sets none changes nothing, and one that has ended has ended."""
     recorder = Recorder()
-    stream = _network._Backend(recorder).connect_tcp("host", 80)
+    stream = deadline_network._Backend(recorder).connect_tcp("host", 80)
     assert recorder.calls == [("connect", ("host", 80, None, None, None))]
     with pytest.raises(KeyError), time_limit(1):
         raise KeyError
@@ -1095,7 +1103,7 @@ def test_without_a_deadline_timeouts_are_what_they_are() -> None:
 def test_a_passed_deadline_leaves_a_moment() -> None:
     """Nothing is left, but 0 would make the socket non-blocking."""
     recorder = Recorder()
-    stream = _network._Stream(recorder)
+    stream = deadline_network._Stream(recorder)
     with time_limit(-5):
         stream.read(1, 7.0)
     assert recorder.calls == [("read", 1e-6)]
@@ -1104,7 +1112,7 @@ def test_a_passed_deadline_leaves_a_moment() -> None:
 def test_a_deadline_within_another_cannot_be_later() -> None:
     """The outer one holds; an inner one may be sooner."""
     recorder = Recorder()
-    stream = _network._Stream(recorder)
+    stream = deadline_network._Stream(recorder)
     with time_limit(5):
         with time_limit(60):
             stream.read(1)
@@ -1131,7 +1139,7 @@ def test_transports_share_one_tls_context() -> None:
     proxied: Any = http_transport(proxy, trusted)
     other: Any = async_http_transport(proxy, trusted)
     assert blocking._pool._ssl_context is other._pool._ssl_context is trusted.context()
-    assert isinstance(blocking._pool._network_backend, _network._Backend)
+    assert isinstance(blocking._pool._network_backend, deadline_network._Backend)
     assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
     assert isinstance(proxied._pool, httpcore.HTTPProxy)
     assert isinstance(other._pool, httpcore.AsyncHTTPProxy)
@@ -1189,13 +1197,13 @@ def test_an_exchange_that_all_share_is_not_cut_by_the_deadline_of_one() -> None:
 def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have gone on without it: what it does would be done twice."""
     done: list[str] = []
-    flight = Flight(lambda: done.append("late"), seconds=0.01)
+    shared = SharedTask(lambda: done.append("late"), seconds=0.01)
     monkeypatch.setattr(time, "monotonic", lambda: math.inf)
-    assert not flight.alive
-    flight._run()
+    assert not shared.alive
+    shared._run()
     assert done == []
-    assert flight._landed.is_set()
-    assert not flight.succeeded
+    assert shared._done.is_set()
+    assert not shared.succeeded
 
 
 def test_an_operation_with_no_time_left_is_not_slept_for() -> None:
@@ -1230,8 +1238,8 @@ def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
         with pytest.raises(TimeoutError), lock.held():
             raise AssertionError
         go = threading.Event()
-        flight = Flight(lambda: go.wait(PATIENCE), seconds=PATIENCE)
-        assert flight.join(PATIENCE) is None
+        shared = SharedTask(lambda: go.wait(PATIENCE), seconds=PATIENCE)
+        assert shared.join(PATIENCE) is None
         assert Event().wait(PATIENCE) is False
         go.set()
     with lock.held():
@@ -1266,21 +1274,21 @@ def test_an_event_loop_that_has_ended_is_called_in_vain() -> None:
     def ended(_: object) -> None:
         raise RuntimeError
 
-    assert not places.async_call_soon(SimpleNamespace(run_sync_soon=ended), int)
+    assert not runtime.async_call_soon(SimpleNamespace(run_sync_soon=ended), int)
 
 
-def test_flight_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_task_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork came between its making and its start."""
-    flight = Flight(int)
-    monkeypatch.setattr("koyeb_session._concurrency.flights.place", object)
-    flight.start()
-    assert not flight._begun
+    shared = SharedTask(int)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.place", object)
+    shared.start()
+    assert not shared._begun
 
 
-def test_flight_that_nobody_has_begun_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_task_that_nobody_has_begun_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its starter was interrupted: who waits for its end does not wait for long."""
-    monkeypatch.setattr("koyeb_session._concurrency.flights._GRACE", 0.001)
-    Flight(int).ended(PATIENCE)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task._GRACE", 0.001)
+    SharedTask(int).wait_done(PATIENCE)
 
 
 def test_what_a_handler_raises_while_a_thread_starts_is_raised(
@@ -1296,20 +1304,20 @@ def test_what_a_handler_raises_while_a_thread_starts_is_raised(
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(KeyError, match="from a handler"):
-        Flight(int).start()
+        SharedTask(int).start()
 
 
 def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
     """It is told by `atexit`, and waits until the work should have ended."""
     go = threading.Event()
-    flight = Flight(lambda: go.wait(PATIENCE), seconds=PATIENCE)
-    flight.start()
+    shared = SharedTask(lambda: go.wait(PATIENCE), seconds=PATIENCE)
+    shared.start()
     threading.Timer(0.01, go.set).start()
-    flights._finish()
-    assert flight.succeeded
+    shared_task._finish()
+    assert shared.succeeded
 
 
-def test_flight_that_has_to_be_alone_is_not_done_without_a_thread(
+def test_shared_task_that_has_to_be_alone_is_not_done_without_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would keep the thread that has to go on."""
@@ -1318,18 +1326,18 @@ def test_flight_that_has_to_be_alone_is_not_done_without_a_thread(
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    flight = Flight(lambda: 1)
-    flight.start(alone=True)
-    assert not flight.alive
-    assert flight.join(PATIENCE) is None
-    other = Flight(lambda: 1)
+    shared = SharedTask(lambda: 1)
+    shared.start(alone=True)
+    assert not shared.alive
+    assert shared.join(PATIENCE) is None
+    other = SharedTask(lambda: 1)
     other.start()
     assert other.outcome == 1
 
 
-def test_flight_is_not_waited_for_in_its_own_thread() -> None:
+def test_shared_task_is_not_waited_for_in_its_own_thread() -> None:
     """A finalizer may ask for it there."""
-    flight: Flight[object] = Flight(lambda: flight.join(PATIENCE), seconds=PATIENCE)
-    flight.start()
-    assert flight.join(PATIENCE) is None
-    assert flight.succeeded
+    shared: SharedTask[object] = SharedTask(lambda: shared.join(PATIENCE), seconds=PATIENCE)
+    shared.start()
+    assert shared.join(PATIENCE) is None
+    assert shared.succeeded

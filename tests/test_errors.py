@@ -32,13 +32,13 @@ from koyeb_session import (
     TransportError,
     TransportTimeoutError,
     WireError,
-    _errors,
 )
-from koyeb_session import _operations as operations
-from koyeb_session._errors import error_class
-from koyeb_session._operations import Operation
-from koyeb_session._outcomes import bare, caused, unwrap
-from koyeb_session._wire import Reply
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import Reply
+from koyeb_session._core import errors
+from koyeb_session._core.errors import error_class
+from koyeb_session._core.results import sanitized_copy, unwrap, with_cause
 from koyeb_session.testing import assert_no_secret
 
 TOKEN = Token("canary-token")
@@ -304,8 +304,8 @@ def every_case() -> Iterator[tuple[int, str | int | None, str, bool]]:
 def test_error_class_keeps_its_rules_when_they_meet() -> None:
     """The password's rule comes first, then the lock's, then the router's, then the status."""
     for status, code, message, signs_in in every_case():
-        wrong_password = message == WRONG_PASSWORD and status in {400, 404}
-        if signs_in and (status == 401 or wrong_password):
+        password_error = message == WRONG_PASSWORD and status in {400, 404}
+        if signs_in and (status == 401 or password_error):
             kind: type[ApiError] = InvalidCredentialsError
         elif status == 403 and message == "locked":
             kind = AccountLockedError
@@ -359,16 +359,14 @@ def test_tree_is_complete_and_as_drawn() -> None:
     """The module's drawing shows each class below its base, and no class is missing."""
     drawn: dict[str, str] = {}
     path: list[str] = []
-    for line in (inspect.getdoc(_errors) or "").splitlines():
+    for line in (inspect.getdoc(errors) or "").splitlines():
         match = re.match(r"    ([│├└─ ]*)(\w+Error)\b", line)
         if match:
             depth = len(match[1]) // 4
             path[depth:] = [match[2]]
             drawn[match[2]] = path[depth - 1] if depth else "Exception"
     assert drawn == {kind.__name__: base.__name__ for kind, base in TREE.items()}
-    defined = {
-        v for v in vars(_errors).values() if isinstance(v, type) and issubclass(v, Exception)
-    }
+    defined = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, Exception)}
     assert defined == set(TREE)
 
 
@@ -464,17 +462,17 @@ def test_no_secret_shows_when_the_service_echoes_the_request(name: str) -> None:
 def test_caused_gives_the_cause_without_raising() -> None:
     """An error that is only a value so far has its cause, and no traceback."""
     error, cause = KoyebSessionError("e"), ValueError("c")
-    assert caused(error, cause) is error
+    assert with_cause(error, cause) is error
     assert error.__cause__ is cause
     assert error.__traceback__ is None
-    assert caused(error, None).__cause__ is None
+    assert with_cause(error, None).__cause__ is None
 
 
 def test_bare_copies_class_and_text_when_it_can() -> None:
     """The copy of a foreign error is of its class, without its request and its frames."""
     original = httpx.ConnectError("secret", request=httpx.Request("GET", "https://x"))
     original.__cause__ = ValueError("more")
-    copied = bare(original, "refused")
+    copied = sanitized_copy(original, "refused")
     assert type(copied) is httpx.ConnectError
     assert copied.args == ("refused",)
     assert copied.__cause__ is None
@@ -485,7 +483,7 @@ def test_bare_names_the_class_when_it_cannot_be_made_of_a_text() -> None:
     """A class that wants more than a text is named in its place."""
     response = httpx.Response(500, request=httpx.Request("GET", "https://x"))
     original = httpx.HTTPStatusError("m", request=response.request, response=response)
-    copied = bare(original, "refused")
+    copied = sanitized_copy(original, "refused")
     assert type(copied) is Exception
     assert copied.args == ("HTTPStatusError: refused",)
 
@@ -500,7 +498,7 @@ def test_unwrap_returns_what_is_no_error() -> None:
 
 def test_unwrap_raises_a_copy_when_it_is_an_error() -> None:
     """Each caller gets an error of its own, with the same cause; the shared one stays clean."""
-    outcome = caused(ServerError("down", status=503, retry_after=2.0), ValueError("why"))
+    outcome = with_cause(ServerError("down", status=503, retry_after=2.0), ValueError("why"))
     raised: list[ServerError] = []
     for _ in range(2):
         with pytest.raises(ServerError) as info:

@@ -21,7 +21,7 @@ from koyeb_session import (
     TransportError,
     TransportTimeoutError,
 )
-from koyeb_session._failures import final, transport_error
+from koyeb_session._http.failures import final, transport_error
 
 from .faults.certificates import server_context
 

@@ -156,7 +156,7 @@ class Scene:
             timeout=self.timeout,
         )
 
-    def look(self, error: BaseException | None, *things: object) -> None:
+    def seen(self, error: BaseException | None, *things: object) -> None:
         """Fail if a tool shows a secret in a frame of the package's; the kit plays the service."""
         issued = [token.id for token in self.fake._ledger._tokens.values()]
         secrets = [PASSWORD, FINGERPRINT, ODD, *issued]
@@ -229,7 +229,7 @@ def test_no_tool_shows_a_secret(name: str, event: str, caplog: pytest.LogCapture
             ENTRIES[name](session)
         except BaseException as exc:  # noqa: BLE001 - whatever it is
             error = exc
-        scene.look(error, caplog.records, repr(session), error if event == "success" else None)
+        scene.seen(error, caplog.records, repr(session), error if event == "success" else None)
         session.close()
         caplog.clear()
 
@@ -254,7 +254,7 @@ async def test_no_tool_shows_a_secret_of_a_cancelled_task(name: str) -> None:
             except BaseException as exc:
                 error = exc
                 raise
-        scene.look(error)
+        scene.seen(error)
         del error
         released.set()
         await session.aclose()
@@ -276,7 +276,7 @@ async def test_no_tool_shows_a_secret_in_a_task(
                 await ENTRIES[name](session)
             except (KoyebSessionError, RuntimeError) as exc:
                 error = exc
-        scene.look(error, caplog.records)
+        scene.seen(error, caplog.records)
         await session.aclose()
         caplog.clear()
 
@@ -293,7 +293,7 @@ def test_no_tool_shows_a_secret_of_a_refused_operation(name: str, status: int) -
             ENTRIES[name](session)
         except KoyebSessionError as exc:
             error = exc
-        scene.look(error, error)
+        scene.seen(error, error)
 
 
 @pytest.mark.blocks_loop
@@ -303,11 +303,11 @@ async def test_no_tool_shows_a_secret_of_a_wrong_argument(name: str) -> None:
     scene = Scene()
     with scene.session(SessionClient) as session, pytest.raises((ValueError, TypeError)) as caught:
         MISUSED[name](session)
-    scene.look(caught.value)
+    scene.seen(caught.value)
     async with scene.session(AsyncSessionClient) as session:
         with pytest.raises((ValueError, TypeError)) as caught:
             await MISUSED[name](session)
-    scene.look(caught.value)
+    scene.seen(caught.value)
 
 
 class BrokenStream(httpcore.NetworkStream):
@@ -320,20 +320,21 @@ class BrokenStream(httpcore.NetworkStream):
 
 def test_no_tool_shows_what_is_written_to_a_broken_connection() -> None:
     """The package's own layer between httpcore and the socket shows no header."""
-    from koyeb_session._network import _Stream
+    from koyeb_session._http.deadline_network import _Stream
 
     with pytest.raises(httpcore.WriteError) as caught:
         _Stream(BrokenStream()).write(f"Authorization: Bearer {PASSWORD}".encode())
-    Scene().look(caught.value)
+    Scene().seen(caught.value)
 
 
 def test_no_field_shows_a_secret() -> None:
     """A field that may hold a secret hides by itself: tools walk fields, and ask no class."""
-    from koyeb_session import _messages, _models, _operations
+    from koyeb_session._api import messages, operations
+    from koyeb_session._core import models
 
     hidden = {"password", "secrets", "headers", "body", "params", "api_token", "renewal", "id"}
     found: set[str] = set()
-    for module in (_messages, _models, _operations):
+    for module in (messages, models, operations):
         for kind in vars(module).values():
             if isinstance(kind, type) and attrs.has(kind):
                 shown = [field.name for field in attrs.fields(kind) if field.repr]

@@ -15,27 +15,30 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from koyeb_session import ApiError, KoyebSessionError, LoginMethod, LoginReply, Token, WireError
-from koyeb_session import _operations as operations
-from koyeb_session._arguments import adopted
-from koyeb_session._errors import error_class
-from koyeb_session._operations import Operation
-from koyeb_session._origins import Origins, origins
-from koyeb_session._redaction import MARK, TEXT_LIMIT, Redactor, printable, spellings
-from koyeb_session._timestamps import from_epoch, http_date, retry_after, service_time, timestamp
-from koyeb_session._wire import (
+from koyeb_session._api import operations
+from koyeb_session._api.messages import ErrorReply, LoginMethodReply
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import (
     BODY_LIMIT,
-    ErrorBody,
     Reply,
-    completed,
     decoded,
-    empty_reply,
-    error_body,
-    is_header_safe,
     json_object,
-    jwt_claims,
-    login_method,
-    login_reply,
+    read,
+    read_error,
+    read_nothing,
 )
+from koyeb_session._core.errors import error_class
+from koyeb_session._core.origins import Origins, origins
+from koyeb_session._core.redaction import MARK, TEXT_LIMIT, Redactor, printable, spellings
+from koyeb_session._core.timestamps import (
+    from_epoch,
+    http_date,
+    retry_after,
+    service_time,
+    timestamp,
+)
+from koyeb_session._core.tokens import fill_from_jwt, is_header_safe, jwt_claims
+from koyeb_session._core.validation import parse_token
 from koyeb_session.testing import assert_no_secret
 
 from .soak import SOAK
@@ -170,13 +173,14 @@ def test_decoding_gives_bytes_or_a_wire_error(raw: bytes, encoding: str | None, 
 def test_reading_gives_a_value_or_a_wire_error(body: bytes) -> None:
     """No body makes a reader raise, and what it gives is of the promised type."""
     assert isinstance(json_object(body), dict) or is_clean_wire_error(json_object(body))
-    assert isinstance(login_method(body), LoginMethod) or is_clean_wire_error(login_method(body))
-    assert empty_reply(body) is None or is_clean_wire_error(empty_reply(body))
-    error = error_body(body)
-    assert type(error) is ErrorBody
+    method = read(body, LoginMethodReply)
+    assert isinstance(method, LoginMethodReply) or is_clean_wire_error(method)
+    assert read_nothing(body) is None or is_clean_wire_error(read_nothing(body))
+    error = read_error(body)
+    assert type(error) is ErrorReply
     assert error.code is None or type(error.code) in {str, int}
     assert error.message is None or error.message
-    reply = login_reply(body)
+    reply = read(body, LoginReply)
     if isinstance(reply, LoginReply):
         token = reply.token
         assert is_header_safe(token.id)
@@ -194,7 +198,7 @@ def test_reading_gives_a_value_or_a_wire_error(body: bytes) -> None:
 @example(token={"id": "a.b.c"})
 def test_reading_never_quotes_the_reply_when_it_refuses(token: dict[str, JSON]) -> None:
     """An error about a token's field is one of a few sentences."""
-    reply = login_reply(json.dumps({"token": token}).encode())
+    reply = read(json.dumps({"token": token}).encode(), LoginReply)
     if isinstance(reply, WireError):
         assert reply.message in {
             "the reply is not JSON",
@@ -238,8 +242,8 @@ def test_claims_are_read_or_not_whatever_the_token_is(
     ]
     for text in (".".join(parts), ".".join(encoded)):
         assert jwt_claims(text) is None or len(text.split(".")) == 3
-        assert completed(Token(text)).id == text
-        found = adopted(text, WALL)
+        assert fill_from_jwt(Token(text)).id == text
+        found = parse_token(text, WALL)
         assert isinstance(found, Token) or type(found) is ValueError
 
 
@@ -419,7 +423,9 @@ def test_adopted_token_is_alive_and_in_utc(
     """A token in any zone is adopted if, and only if, it has not expired."""
     zone = offset if isinstance(offset, type(UTC)) else UTC
     issued_at = None if age is None else NOW - age
-    found = adopted(Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL)
+    found = parse_token(
+        Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL
+    )
     if life > timedelta(0):
         assert isinstance(found, Token)
         assert found.expires_at == NOW + life

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, SessionClient, Token
-from koyeb_session._concurrency.places import atomic
+from koyeb_session._concurrency.runtime import state_lock
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 SYNC = """
@@ -62,7 +62,7 @@ def loaded(program: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def foreign(names: set[str]) -> set[str]:
+def safe_copy(names: set[str]) -> set[str]:
     """Give the packages among them that are not the standard library's."""
     started_with = {name.split(".")[0] for name in loaded("")}  # by .pth files, say
     return {name.split(".")[0] for name in names} - sys.stdlib_module_names - started_with
@@ -79,8 +79,8 @@ def below(name: str, names: set[str]) -> set[str]:
 def test_import_of_the_root_brings_in_no_httpx() -> None:
     """Errors, values and policies are there at once; who catches an error pays for no client."""
     names = loaded("import koyeb_session; koyeb_session.ApiError")
-    assert foreign(names) <= OURS
-    assert len(below("koyeb_session", names)) <= 8
+    assert safe_copy(names) <= OURS
+    assert len(below("koyeb_session", names)) <= 10
     assert len(names - loaded("import httpx")) <= 30
 
 
@@ -93,7 +93,7 @@ def test_import_of_a_client_brings_in_its_half(client: str, other: str, packages
     names = loaded(f"from koyeb_session import {client}")
     assert below(f"koyeb_session.{other}", names) == set()
     bare = loaded("import httpx")  # with a few that it takes where it finds them
-    assert foreign(names - bare) <= packages
+    assert safe_copy(names - bare) <= packages
     assert below("httpcore", names) == set()
     assert below("anyio._backends", names) == below("asyncio", names) == set()
     assert len(below("koyeb_session", names)) <= 40
@@ -106,7 +106,7 @@ def test_first_login_brings_in_what_httpx_does(program: str, other: str) -> None
     with FakeKoyeb().serve() as url:
         names = loaded(program.format(url=url))
         bare = loaded(f"import httpx; httpx.Client().get({url!r})")
-    assert foreign(names - bare) <= OURS | ANYIO
+    assert safe_copy(names - bare) <= OURS | ANYIO
     assert below(f"koyeb_session.{other}", names) == set()
     assert below("cattrs", names) == set()
     assert len(below("koyeb_session", names)) <= 42
@@ -140,7 +140,7 @@ class Counting:
 
     def __enter__(self) -> None:
         self.taken += 1
-        atomic.acquire()
+        state_lock.acquire()
 
     def __exit__(
         self,
@@ -148,7 +148,7 @@ class Counting:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        atomic.release()
+        state_lock.release()
 
 
 @pytest.fixture
@@ -156,8 +156,8 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Counting:
     """Count how often the lock of the process is taken."""
     counting = Counting()
     for name, module in list(sys.modules.items()):
-        if name.startswith("koyeb_session.") and getattr(module, "atomic", None) is atomic:
-            monkeypatch.setattr(module, "atomic", counting)
+        if name.startswith("koyeb_session.") and getattr(module, "state_lock", None) is state_lock:
+            monkeypatch.setattr(module, "state_lock", counting)
     return counting
 
 

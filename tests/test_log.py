@@ -25,7 +25,7 @@ from koyeb_session import (
     SessionClient,
     TransportError,
 )
-from koyeb_session._log import from_now, log, spell
+from koyeb_session._core.log import format_duration, log, time_from_now
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
@@ -57,12 +57,12 @@ ONCE = RetryPolicy(attempts=1)
 )
 def test_span_is_said_in_its_two_largest_units(seconds: float, words: str) -> None:
     """Two units are as exact as anybody wants to know; a wait never seems over before it is."""
-    assert spell(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_what_comes_at_once_is_not_said_in_seconds() -> None:
     """Nobody waits for 0 s."""
-    assert (from_now(0), from_now(-1), from_now(0.1), from_now(90)) == (
+    assert (time_from_now(0), time_from_now(-1), time_from_now(0.1), time_from_now(90)) == (
         "now",
         "now",
         "in 1 s",
@@ -255,7 +255,7 @@ def test_nothing_is_made_of_an_operation_when_nobody_debugs(
 ) -> None:
     """A log that is off costs one look."""
     caplog.set_level(logging.INFO, "koyeb_session")
-    monkeypatch.setattr("koyeb_session._sync.sender._log_operation", None)
+    monkeypatch.setattr("koyeb_session._sync.http.sender._log_operation", None)
     with SessionClient(transport=fake.transport) as session:
         session.login(ME, PASSWORD)
     assert facts(caplog, "operation") == []

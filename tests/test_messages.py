@@ -42,12 +42,12 @@ from koyeb_session import (
     TransportError,
     WireError,
 )
-from koyeb_session import _operations as operations
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import Reply
 from koyeb_session._concurrency.forks import close_in_children
-from koyeb_session._endings import no_token
-from koyeb_session._operations import Operation
-from koyeb_session._snapshot import Look, Moment, Trouble
-from koyeb_session._wire import Reply
+from koyeb_session._core.endings import no_token
+from koyeb_session._core.snapshot import FrozenClock, LastFailure, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 BASE = "https://koyeb.example"
@@ -509,18 +509,18 @@ def test_copies_of_an_error_say_the_same() -> None:
 
 def test_an_error_of_something_else_is_told_as_it_is(clock: FakeClock) -> None:
     """A caller's own deadline, and a store, say nothing of the token or of a sign-in."""
-    now = Moment(clock.time(), clock.monotonic())
+    now = FrozenClock(clock.time(), clock.monotonic())
     late = TransportError("the token was not renewed within 1 s")
     full = StoreError("full")
-    failed = Trouble(full, 1, now.wall, now.mono, 5.0)
-    assert no_token(Look(None, None, now), late) is late
-    assert no_token(Look(None, failed, now), late) is late
-    assert no_token(Look(None, failed, now), full) is full
+    failed = LastFailure(full, 1, now.wall, now.mono, 5.0)
+    assert no_token(Observation(None, None, now), late) is late
+    assert no_token(Observation(None, failed, now), late) is late
+    assert no_token(Observation(None, failed, now), full) is full
 
 
 def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> None:
     """Nothing has failed, and there is no token."""
-    error = no_token(Look(None, None, Moment(clock.time(), clock.monotonic())), None)
+    error = no_token(Observation(None, None, FrozenClock(clock.time(), clock.monotonic())), None)
     assert type(error) is NotSignedInError
     assert error.message == "signed out: call login()"
 

@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError, __version__
-from koyeb_session import _arguments as arguments
-from koyeb_session import _operations as operations
-from koyeb_session._operations import Operation
-from koyeb_session._origins import address
-from koyeb_session._wire import BODY_LIMIT, Reply, decoded
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import BODY_LIMIT, Reply, decoded
+from koyeb_session._core import validation as arguments
+from koyeb_session._core.origins import address
 from koyeb_session.testing import assert_no_secret
 
 BASE = "https://app.koyeb.com"
@@ -339,10 +339,10 @@ WRONG: dict[str, Wrong] = {
         ValueError,
         "email must be text that can be written as UTF-8",
     ),
-    "switch to nothing": (lambda: arguments.wrong_switch("", None), ValueError, ID_RULE),
-    "switch to another path": (lambda: arguments.wrong_switch("../x", None), ValueError, ID_RULE),
+    "switch to nothing": (lambda: arguments.switch_error("", None), ValueError, ID_RULE),
+    "switch to another path": (lambda: arguments.switch_error("../x", None), ValueError, ID_RULE),
     "switch with an odd fingerprint": (
-        lambda: arguments.wrong_switch("a", "ü"),
+        lambda: arguments.switch_error("a", "ü"),
         ValueError,
         "seon_fp must be visible ASCII",
     ),
@@ -360,8 +360,8 @@ def test_argument_is_refused_when_it_is_wrong(case: str) -> None:
 
 def test_switch_is_right_when_its_arguments_are() -> None:
     """Right arguments give no error."""
-    assert arguments.wrong_switch("org-1", None) is None
-    assert arguments.wrong_switch("org-1", "fp") is None
+    assert arguments.switch_error("org-1", None) is None
+    assert arguments.switch_error("org-1", "fp") is None
 
 
 # What a success means
@@ -449,7 +449,7 @@ def test_garbage_is_a_wire_error_when_a_token_was_promised(
     ("body", "problem"),
     [
         (b"", "the reply is not JSON"),
-        (b"{}", "the reply has no token that is a string"),
+        (b"{}", "the reply has no token"),
         (b'{"token": null}', "the reply has no token that is a string"),
         (b'{"token": {"id": "t"}}', "the reply has no token that is a string"),
         (b'{"token": ""}', "token: empty, or not fit for a header"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from koyeb_session._origins import Origins, origins
+from koyeb_session._core.origins import Origins, origins
 
 BASE = "https://app.koyeb.com"
 

@@ -162,10 +162,10 @@ async def test_pitfall_03_an_exchange_has_a_total_deadline(arguments: dict[str, 
         with anyio.move_on_after(0) as scope:
             await session.refresh()
         assert scope.cancelled_caught
-        flight = session._keeper._flight
-        assert flight is not None
-        assert isinstance(await flight.join(PATIENCE), TransportError)
-        assert not flight.alive
+        shared = session._keeper._task
+        assert shared is not None
+        assert isinstance(await shared.join(PATIENCE), TransportError)
+        assert not shared.alive
 
 
 # 16: an observer is interrupted

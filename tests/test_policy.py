@@ -36,8 +36,16 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._policy import minted_at
-from koyeb_session._snapshot import Look, Moment, Phase, Snapshot, Trouble, Verdict, next_look
+from koyeb_session._core.snapshot import (
+    Decision,
+    FrozenClock,
+    LastFailure,
+    Observation,
+    Phase,
+    Snapshot,
+    seconds_to_next_check,
+)
+from koyeb_session._core.tokens import with_issue_time
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0
@@ -60,7 +68,7 @@ def minted(
     """Lay out a token that the service mints now."""
     clock = clock or FakeClock()
     token = Token(token_id, expires_at=moment(clock, life), issued_at=moment(clock))
-    return policy.snapshot(token, clock, minted=True)
+    return policy.snapshot(token, clock, just_issued=True)
 
 
 def held(
@@ -88,37 +96,39 @@ def clock_after(seconds: float) -> FakeClock:
 
 def failed(
     error: KoyebSessionError, wait: float = 5, *, signs_in: bool = False, refused: bool = False
-) -> Trouble:
+) -> LastFailure:
     """Make the trouble of a renewal that fails now."""
     clock = FakeClock()
-    return Trouble(error, 1, clock.time(), clock.monotonic(), wait, signs_in, refused)
+    return LastFailure(error, 1, clock.time(), clock.monotonic(), wait, signs_in, refused)
 
 
-def look(
+def seen(
     snapshot: Snapshot | None,
-    trouble: Trouble | None,
+    trouble: LastFailure | None,
     clock: FakeClock,
     *,
     has_credentials: bool = False,
-) -> Look:
+) -> Observation:
     """Read all that one decision is made on."""
-    return Look(snapshot, trouble, Moment(clock.time(), clock.monotonic()), has_credentials)
+    return Observation(
+        snapshot, trouble, FrozenClock(clock.time(), clock.monotonic()), has_credentials
+    )
 
 
 def verdict(
     snapshot: Snapshot | None,
-    trouble: Trouble | None,
+    trouble: LastFailure | None,
     clock: FakeClock,
     *,
     has_credentials: bool = False,
-) -> Verdict:
+) -> Decision:
     """Tell what to do when a token is asked for at this moment."""
-    return look(snapshot, trouble, clock, has_credentials=has_credentials).verdict
+    return seen(snapshot, trouble, clock, has_credentials=has_credentials).decision
 
 
-def usable(snapshot: Snapshot | None, trouble: Trouble | None, clock: FakeClock) -> bool:
+def usable(snapshot: Snapshot | None, trouble: LastFailure | None, clock: FakeClock) -> bool:
     """Tell whether the token may be sent at this moment."""
-    found = look(snapshot, trouble, clock).usable
+    found = seen(snapshot, trouble, clock).usable
     assert found is None or found is snapshot
     return found is not None
 
@@ -219,15 +229,15 @@ def test_life_is_whole_when_the_service_minted_the_token_on_another_clock() -> N
     clock = FakeClock()
     for skew in (-HOUR, HOUR):
         token = Token("t", expires_at=moment(clock, DAY + skew), issued_at=moment(clock, skew))
-        assert PLAIN.snapshot(token, clock, minted=True).expiry == DAY
-        assert PLAIN.snapshot(token, clock, minted=False).expiry == DAY + skew
+        assert PLAIN.snapshot(token, clock, just_issued=True).expiry == DAY
+        assert PLAIN.snapshot(token, clock, just_issued=False).expiry == DAY + skew
 
 
 def test_life_is_what_is_left_when_a_token_is_adopted() -> None:
     """The windows come from the whole life, and the end from our wall clock."""
     clock = FakeClock()
     token = Token("t", expires_at=moment(clock, 100), issued_at=moment(clock, -200))
-    snapshot = PLAIN.snapshot(token, clock, minted=False)
+    snapshot = PLAIN.snapshot(token, clock, just_issued=False)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry) == (100 - 150, 100 - 30, 100)
     assert snapshot.floor == 10 - 200  # from the issue on
     assert snapshot.phase(clock) is Phase.SOFT
@@ -236,7 +246,7 @@ def test_life_is_what_is_left_when_a_token_is_adopted() -> None:
 def test_life_begins_with_the_adoption_when_its_birth_is_unknown() -> None:
     """Without a birth, what is left is taken for the whole."""
     clock = FakeClock()
-    snapshot = PLAIN.snapshot(Token("t", expires_at=moment(clock, 300)), clock, minted=False)
+    snapshot = PLAIN.snapshot(Token("t", expires_at=moment(clock, 300)), clock, just_issued=False)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry) == (150, 270, 300)
 
 
@@ -244,9 +254,9 @@ def test_life_is_none_when_the_token_is_born_after_its_end() -> None:
     """Nonsense has no windows: it is used until its end, and not renewed all the time."""
     clock = FakeClock()
     token = Token("t", expires_at=moment(clock, 100), issued_at=moment(clock, 200))
-    snapshot = PLAIN.snapshot(token, clock, minted=False)
+    snapshot = PLAIN.snapshot(token, clock, just_issued=False)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry, snapshot.floor) == (100, 100, 100, 0)
-    assert PLAIN.snapshot(token, clock, minted=True).expiry == 0
+    assert PLAIN.snapshot(token, clock, just_issued=True).expiry == 0
 
 
 def test_snapshot_remembers_both_clocks() -> None:
@@ -255,7 +265,7 @@ def test_snapshot_remembers_both_clocks() -> None:
     clock.step_wall(7)
     token = Token("t", expires_at=moment(clock, 300))
     for known in (token, Token("t")):
-        snapshot = PLAIN.snapshot(known, clock, minted=False)
+        snapshot = PLAIN.snapshot(known, clock, just_issued=False)
         assert snapshot.token is known
         assert (snapshot.wall, snapshot.mono) == (clock.time(), clock.monotonic())
 
@@ -265,7 +275,7 @@ def test_token_is_fresh_for_ever_when_its_expiry_is_unknown(was_minted: bool) ->
     """Only a 401 triggers the renewal of a token that says nothing of its end."""
     clock = FakeClock()
     token = Token("t", issued_at=moment(clock))
-    snapshot = RefreshPolicy(min_interval=3).snapshot(token, clock, minted=was_minted)
+    snapshot = RefreshPolicy(min_interval=3).snapshot(token, clock, just_issued=was_minted)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry) == (math.inf, math.inf, math.inf)
     assert snapshot.floor == 3
     clock.advance(1000 * DAY)
@@ -277,7 +287,7 @@ def test_token_is_renewable_unless_it_is_an_api_token_or_another_owners() -> Non
     clock = FakeClock()
 
     def renewable(token: Token, *, renew: bool = True) -> bool:
-        return PLAIN.snapshot(token, clock, minted=False, renew=renew).renewable
+        return PLAIN.snapshot(token, clock, just_issued=False, renew=renew).renewable
 
     assert not renewable(Token("x" * 64))
     assert renewable(Token(JWT))
@@ -291,14 +301,14 @@ def test_token_is_fresh_to_its_end_when_it_is_not_renewable() -> None:
     """Without a renewal there are no windows."""
     clock = FakeClock()
     token = Token("t", expires_at=moment(clock, 300))
-    snapshot = PLAIN.snapshot(token, clock, minted=False, renew=False)
+    snapshot = PLAIN.snapshot(token, clock, just_issued=False, renew=False)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry, snapshot.floor) == (300, 300, 300, 0)
     assert snapshot.token is token
     assert snapshot.renewable is False
     clock.advance(299)
-    assert verdict(snapshot, None, clock) is Verdict.USE
+    assert verdict(snapshot, None, clock) is Decision.USE
     clock.advance(1)
-    assert verdict(snapshot, None, clock) is Verdict.FAIL
+    assert verdict(snapshot, None, clock) is Decision.FAIL
 
 
 # Jitter
@@ -385,22 +395,22 @@ def test_trouble_is_not_in_the_future_when_a_clock_is_set_back() -> None:
     assert trouble.age(clock) == 0
     clock.advance(4.5)
     assert trouble.age(clock) == 4.5
-    assert trouble.blocks(clock)
+    assert trouble.in_backoff(clock)
     clock.advance(0.5)
-    assert not trouble.blocks(clock)
+    assert not trouble.in_backoff(clock)
     clock.step_wall(2 * HOUR)
     assert trouble.age(clock) == HOUR + 5
-    backwards = Trouble(ServerError(), 1, clock.time() + 9, clock.monotonic() + 9, 5)
+    backwards = LastFailure(ServerError(), 1, clock.time() + 9, clock.monotonic() + 9, 5)
     assert backwards.age(clock) == 0
 
 
 def test_trouble_blocks_until_its_wait_is_over() -> None:
     """The very moment of its end is late enough."""
     trouble = failed(ServerError(), wait=5)
-    assert trouble.blocks(clock_after(0))
-    assert trouble.blocks(clock_after(4.999))
-    assert not trouble.blocks(clock_after(5))
-    assert not failed(ServerError(), wait=0).blocks(clock_after(0))
+    assert trouble.in_backoff(clock_after(0))
+    assert trouble.in_backoff(clock_after(4.999))
+    assert not trouble.in_backoff(clock_after(5))
+    assert not failed(ServerError(), wait=0).in_backoff(clock_after(0))
 
 
 # Trouble
@@ -411,10 +421,10 @@ def waits(
 ) -> list[float]:
     """Let a renewal fail so many times, and give the waits."""
     clock = FakeClock()
-    trouble: Trouble | None = None
+    trouble: LastFailure | None = None
     found: list[float] = []
     for _ in range(count):
-        trouble = policy.trouble(error, clock, chance, last=trouble)
+        trouble = policy.failure(error, clock, chance, last=trouble)
         found.append(trouble.wait)
     return found
 
@@ -436,14 +446,14 @@ def test_back_off_stays_finite_when_the_outage_is_endless() -> None:
     """The exponent has a limit of its own, or a float would overflow after a thousand failures."""
     policy = RefreshPolicy(backoff=1, backoff_max=1e300)
     clock = FakeClock()
-    last = Trouble(ServerError(), 5000, 0, 0, 1)
-    trouble = policy.trouble(ServerError(), clock, 0, last=last)
+    last = LastFailure(ServerError(), 5000, 0, 0, 1)
+    trouble = policy.failure(ServerError(), clock, 0, last=last)
     assert trouble.failures == 5001
     assert trouble.wait == 2.0**32
-    earlier = Trouble(ServerError(), 32, 0, 0, 1)
-    assert policy.trouble(ServerError(), clock, 0, last=earlier).wait == 2.0**32
-    earlier = Trouble(ServerError(), 31, 0, 0, 1)
-    assert policy.trouble(ServerError(), clock, 0, last=earlier).wait == 2.0**31
+    earlier = LastFailure(ServerError(), 32, 0, 0, 1)
+    assert policy.failure(ServerError(), clock, 0, last=earlier).wait == 2.0**32
+    earlier = LastFailure(ServerError(), 31, 0, 0, 1)
+    assert policy.failure(ServerError(), clock, 0, last=earlier).wait == 2.0**31
 
 
 REFUSALS: dict[type[KoyebSessionError], bool] = {
@@ -483,7 +493,7 @@ def test_back_off_is_short_when_another_attempt_does_no_harm() -> None:
     """A callable of the user's locks no account, whatever it raises."""
     clock = FakeClock()
     for kind in REFUSALS:
-        trouble = RefreshPolicy().trouble(kind(), clock, 0, last=None, soon=True)
+        trouble = RefreshPolicy().failure(kind(), clock, 0, last=None, soon=True)
         assert trouble.wait == 1
 
 
@@ -503,7 +513,7 @@ def test_back_off_leaves_time_for_another_try_while_the_token_is_good(
 ) -> None:
     """Half of what is left of the token is the longest wait, and a first one the shortest."""
     last = failed(ServerError(status=500))._replace(failures=20)
-    trouble = RefreshPolicy().trouble(ServerError(status=500), FakeClock(), 0, last=last, left=left)
+    trouble = RefreshPolicy().failure(ServerError(status=500), FakeClock(), 0, last=last, left=left)
     assert trouble.wait == wait
 
 
@@ -543,9 +553,9 @@ def test_trouble_remembers_what_failed_and_when() -> None:
     clock = clock_after(5)
     clock.step_wall(7)
     error = ServerError("down")
-    first = PLAIN.trouble(error, clock, 0, last=None)
-    assert first == Trouble(error, 1, clock.time(), clock.monotonic(), 1)
-    assert PLAIN.trouble(error, clock, 0, last=first).failures == 2
+    first = PLAIN.failure(error, clock, 0, last=None)
+    assert first == LastFailure(error, 1, clock.time(), clock.monotonic(), 1)
+    assert PLAIN.failure(error, clock, 0, last=first).failures == 2
 
 
 # Verdicts
@@ -556,11 +566,16 @@ SIGN_IN = failed(ServerError(), wait=1000, signs_in=True)
 REFUSED_CREDENTIALS = failed(AuthenticationError(), wait=1000, signs_in=True, refused=True)
 OVER = failed(AuthenticationError(), wait=0, signs_in=True, refused=True)
 AGES = {Phase.FRESH: 5.0, Phase.SOFT: 15.0, Phase.HARD: 25.0, Phase.EXPIRED: 35.0}
-USE, RENEW, WAIT, FAIL = Verdict.USE, Verdict.RENEW, Verdict.WAIT, Verdict.FAIL
+USE, RENEW, WAIT, FAIL = (
+    Decision.USE,
+    Decision.RENEW_IN_BACKGROUND,
+    Decision.RENEW_FIRST,
+    Decision.FAIL,
+)
 
-Verdicts = tuple[Verdict, Verdict, Verdict, Verdict]
+Verdicts = tuple[Decision, Decision, Decision, Decision]
 
-VERDICTS: dict[str, tuple[Trouble | None, bool, Verdicts, Verdicts]] = {
+VERDICTS: dict[str, tuple[LastFailure | None, bool, Verdicts, Verdicts]] = {
     # trouble, renewable: fresh, soft, hard, expired; the same where there are credentials
     "all is well": (None, True, (USE, RENEW, WAIT, WAIT), (USE, RENEW, WAIT, WAIT)),
     "an outage": (OUTAGE, True, (USE, USE, USE, FAIL), (USE, USE, USE, WAIT)),
@@ -592,24 +607,24 @@ def test_verdict_is_the_tables(case: str) -> None:
 
 def test_verdict_is_to_sign_in_when_there_is_no_token() -> None:
     """Without a token there is nothing to use, and a back-off is kept."""
-    assert verdict(None, None, FakeClock()) is Verdict.WAIT
-    assert verdict(None, OVER, FakeClock()) is Verdict.WAIT
-    assert verdict(None, OUTAGE, FakeClock()) is Verdict.FAIL
-    assert verdict(None, REFUSAL, FakeClock()) is Verdict.FAIL
-    assert verdict(None, OUTAGE, FakeClock(), has_credentials=True) is Verdict.WAIT
-    assert verdict(None, SIGN_IN, FakeClock(), has_credentials=True) is Verdict.FAIL
+    assert verdict(None, None, FakeClock()) is Decision.RENEW_FIRST
+    assert verdict(None, OVER, FakeClock()) is Decision.RENEW_FIRST
+    assert verdict(None, OUTAGE, FakeClock()) is Decision.FAIL
+    assert verdict(None, REFUSAL, FakeClock()) is Decision.FAIL
+    assert verdict(None, OUTAGE, FakeClock(), has_credentials=True) is Decision.RENEW_FIRST
+    assert verdict(None, SIGN_IN, FakeClock(), has_credentials=True) is Decision.FAIL
 
 
 def test_verdict_is_to_use_when_the_floor_is_not_reached() -> None:
     """A service that hands out the same token again is not asked on every request (pitfall 8)."""
     snapshot = held(0, 0, 30, floor=10)
-    assert verdict(snapshot, None, clock_after(0)) is Verdict.USE
-    assert verdict(snapshot, None, clock_after(9.999)) is Verdict.USE
-    assert verdict(snapshot, None, clock_after(10)) is Verdict.WAIT
+    assert verdict(snapshot, None, clock_after(0)) is Decision.USE
+    assert verdict(snapshot, None, clock_after(9.999)) is Decision.USE
+    assert verdict(snapshot, None, clock_after(10)) is Decision.RENEW_FIRST
     soft = held(0, 20, 30, floor=10)
-    assert verdict(soft, None, clock_after(9.999)) is Verdict.USE
-    assert verdict(soft, None, clock_after(10)) is Verdict.RENEW
-    assert verdict(held(0, 0, 5, floor=10), None, clock_after(5)) is Verdict.WAIT
+    assert verdict(soft, None, clock_after(9.999)) is Decision.USE
+    assert verdict(soft, None, clock_after(10)) is Decision.RENEW_IN_BACKGROUND
+    assert verdict(held(0, 0, 5, floor=10), None, clock_after(5)) is Decision.RENEW_FIRST
 
 
 def test_token_is_usable_until_it_expires_or_is_refused() -> None:
@@ -633,7 +648,9 @@ def test_token_is_usable_until_it_expires_or_is_refused() -> None:
 )
 def test_next_look_is_when_the_soft_window_begins(age: float, seconds: float) -> None:
     """A minute at most, as a suspend stops the timer, and 50 ms at least."""
-    assert next_look(held(100, 200, 300), None, clock_after(age)) == pytest.approx(seconds)
+    assert seconds_to_next_check(held(100, 200, 300), None, clock_after(age)) == pytest.approx(
+        seconds
+    )
 
 
 @pytest.mark.parametrize(
@@ -641,29 +658,31 @@ def test_next_look_is_when_the_soft_window_begins(age: float, seconds: float) ->
 )
 def test_next_look_is_at_once_when_a_renewal_is_due(age: float, seconds: float) -> None:
     """In the windows there is something to do, after the expiry only what trouble says."""
-    assert next_look(held(100, 200, 300), None, clock_after(age)) == seconds
+    assert seconds_to_next_check(held(100, 200, 300), None, clock_after(age)) == seconds
 
 
 def test_next_look_waits_for_the_floor_when_that_is_later() -> None:
     """A token that may not be renewed yet is looked at when it may be."""
-    assert next_look(held(5, 200, 300, floor=30), None, clock_after(10)) == 20
-    assert next_look(held(30, 200, 300, floor=5), None, clock_after(10)) == 20
+    assert seconds_to_next_check(held(5, 200, 300, floor=30), None, clock_after(10)) == 20
+    assert seconds_to_next_check(held(30, 200, 300, floor=5), None, clock_after(10)) == 20
 
 
 def test_next_look_is_in_a_minute_when_there_is_nothing_to_renew() -> None:
     """Nobody is signed in, or the expiry is unknown."""
-    assert next_look(None, None, FakeClock()) == 60
-    assert next_look(held(math.inf, math.inf, math.inf), None, clock_after(5)) == 60
+    assert seconds_to_next_check(None, None, FakeClock()) == 60
+    assert seconds_to_next_check(held(math.inf, math.inf, math.inf), None, clock_after(5)) == 60
 
 
 def test_next_look_waits_for_the_back_off_when_there_is_trouble() -> None:
     """A renewal that has to wait is tried when the wait is over."""
     soft = held(1, 200, 300)
-    assert next_look(soft, failed(ServerError(), 30), clock_after(10)) == 20
-    assert next_look(soft, failed(ServerError(), 30), clock_after(30)) == 0.05
-    assert next_look(soft, failed(ServerError(), 9999), clock_after(10)) == 60
-    assert next_look(held(50, 200, 300), failed(ServerError(), 30), clock_after(10)) == 40
-    assert next_look(None, failed(ServerError(), 30), clock_after(10)) == 60
+    assert seconds_to_next_check(soft, failed(ServerError(), 30), clock_after(10)) == 20
+    assert seconds_to_next_check(soft, failed(ServerError(), 30), clock_after(30)) == 0.05
+    assert seconds_to_next_check(soft, failed(ServerError(), 9999), clock_after(10)) == 60
+    assert (
+        seconds_to_next_check(held(50, 200, 300), failed(ServerError(), 30), clock_after(10)) == 40
+    )
+    assert seconds_to_next_check(None, failed(ServerError(), 30), clock_after(10)) == 60
 
 
 # What policies refuse
@@ -682,15 +701,15 @@ def test_policy_refuses_a_span_when_it_is_no_time(policy: Policies, name: str) -
     """The message names the attribute and says what it may be."""
     make: type[Any] = policy
     for value in ("60", True, False, [60]):
-        with pytest.raises(TypeError) as wrong_type:
+        with pytest.raises(TypeError) as type_error:
             make(**{name: value})
-        assert str(wrong_type.value) == (
+        assert str(type_error.value) == (
             f"{name} must be seconds or a timedelta, not {type(value).__name__}"
         )
     for number in (-1, -1e-9, math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match=r"finite") as wrong_value:
+        with pytest.raises(ValueError, match=r"finite") as value_error:
             make(**{name: number})
-        assert str(wrong_value.value) == f"{name} must be finite and not negative, not {number}"
+        assert str(value_error.value) == f"{name} must be finite and not negative, not {number}"
     with pytest.raises(ValueError, match=r"not negative, not -1\.0$"):
         make(**{name: timedelta(seconds=-1)})
 
@@ -728,10 +747,10 @@ def test_policy_refuses_a_jitter_when_it_is_no_share() -> None:
             RefreshPolicy(jitter=number)
         assert str(wrong.value).endswith(f", not {number}")
     for value in ("1", True, None, timedelta(0)):
-        with pytest.raises(TypeError) as wrong_type:
+        with pytest.raises(TypeError) as type_error:
             RefreshPolicy(jitter=value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
         name = type(value).__name__
-        assert str(wrong_type.value) == f"jitter must be a number from 0 to 1, not {name}"
+        assert str(type_error.value) == f"jitter must be a number from 0 to 1, not {name}"
 
 
 def test_policy_refuses_attempts_when_they_are_no_count() -> None:
@@ -742,10 +761,10 @@ def test_policy_refuses_attempts_when_they_are_no_count() -> None:
             RetryPolicy(attempts=count)
         assert str(wrong.value) == f"attempts must be a whole number, 1 at least, not {count}"
     for value in (1.5, "3", None, True):
-        with pytest.raises(TypeError) as wrong_type:
+        with pytest.raises(TypeError) as type_error:
             RetryPolicy(attempts=value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
         name = type(value).__name__
-        assert str(wrong_type.value) == f"attempts must be a whole number, 1 at least, not {name}"
+        assert str(type_error.value) == f"attempts must be a whole number, 1 at least, not {name}"
 
 
 @pytest.mark.parametrize("policy", [RefreshPolicy, RetryPolicy])
@@ -813,7 +832,7 @@ def test_token_is_dated_when_the_service_mints_it() -> None:
     said = ["id", "user_id", "organization_id", "expires_at"]
     fields: dict[str, Any] = {name: object() for name in said}
     at = datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
-    dated = minted_at(Token(**fields), 1.5)
+    dated = with_issue_time(Token(**fields), 1.5)
     assert attrs.asdict(dated) == {
         **fields,
         "issued_at": at,
@@ -846,13 +865,13 @@ def test_renewals_are_bounded_by_the_lifetime_whatever_the_windows(
     renewals = 0
     for number in range(requests):
         match verdict(snapshot, None, clock):
-            case Verdict.USE:
+            case Decision.USE:
                 assert snapshot.phase(clock) is not Phase.EXPIRED
-            case Verdict.RENEW | Verdict.WAIT:
+            case Decision.RENEW_IN_BACKGROUND | Decision.RENEW_FIRST:
                 snapshot = minted(life, policy, clock, token_id=f"t{number}")
-                assert verdict(snapshot, None, clock) is Verdict.USE
+                assert verdict(snapshot, None, clock) is Decision.USE
                 renewals += 1
-            case Verdict.FAIL:
+            case Decision.FAIL:
                 raise AssertionError
         clock.advance(life * share)
     assert renewals <= requests * share / 0.5 + 1
@@ -868,11 +887,13 @@ def test_renewals_are_few_when_the_service_returns_the_same_token(
     """Each answer with the same expiry at least halves what is left, and so the next wait."""
     clock = FakeClock()
     token = Token("t", expires_at=moment(clock, life))
-    snapshot = policy.snapshot(minted_at(token, clock.time()), clock, minted=True)
+    snapshot = policy.snapshot(with_issue_time(token, clock.time()), clock, just_issued=True)
     renewals = 0
     while snapshot.phase(clock) is not Phase.EXPIRED:
-        if verdict(snapshot, None, clock) in {Verdict.RENEW, Verdict.WAIT}:
-            snapshot = policy.snapshot(minted_at(token, clock.time()), clock, minted=True)
+        if verdict(snapshot, None, clock) in {Decision.RENEW_IN_BACKGROUND, Decision.RENEW_FIRST}:
+            snapshot = policy.snapshot(
+                with_issue_time(token, clock.time()), clock, just_issued=True
+            )
             renewals += 1
         clock.advance(life * share)
     assert renewals <= math.log2(1 / share) + 2
@@ -887,9 +908,9 @@ def test_looks_are_few_when_a_session_is_kept_current(
     clock = clock_after(chance * DAY)
     snapshot = minted(life, policy, clock)
     looks = 0
-    while verdict(snapshot, None, clock) is Verdict.USE:
+    while verdict(snapshot, None, clock) is Decision.USE:
         assert snapshot.phase(clock) is not Phase.EXPIRED
-        clock.advance(next_look(snapshot, None, clock))
+        clock.advance(seconds_to_next_check(snapshot, None, clock))
         looks += 1
     due = max(snapshot.soft, snapshot.floor)
     assert due - 1e-3 <= snapshot.age(clock) <= due + 0.06
@@ -902,14 +923,14 @@ def test_attempts_are_bounded_when_the_service_is_down_for_half_a_day(chance: fl
     clock = FakeClock()
     snapshot = minted(DAY, clock=clock)
     clock.advance(12 * HOUR)
-    trouble: Trouble | None = None
+    trouble: LastFailure | None = None
     attempts = 0
     while snapshot.phase(clock) is not Phase.EXPIRED:
-        if verdict(snapshot, trouble, clock) is Verdict.USE:
+        if verdict(snapshot, trouble, clock) is Decision.USE:
             assert usable(snapshot, trouble, clock)
         else:
             attempts += 1
-            trouble = PLAIN.trouble(TransportError(), clock, chance, last=trouble)
+            trouble = PLAIN.failure(TransportError(), clock, chance, last=trouble)
         clock.advance(1)
     assert 12 * 60 <= attempts <= 12 * 60 * 2 + 8
-    assert verdict(snapshot, trouble, clock) is Verdict.FAIL
+    assert verdict(snapshot, trouble, clock) is Decision.FAIL

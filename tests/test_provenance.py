@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from koyeb_session import Token
-from koyeb_session._provenance import Provenance, read_provenance
-from koyeb_session._snapshot import Issuer
+from koyeb_session._core.provenance import Provenance, read_provenance
+from koyeb_session._core.snapshot import Issuer
 
 
 @pytest.mark.parametrize("issuer", Issuer)

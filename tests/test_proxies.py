@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, SessionClient, TransportError
-from koyeb_session._origins import is_loopback
-from koyeb_session._proxies import Proxies, environment_proxies
+from koyeb_session._core.origins import is_loopback
+from koyeb_session._http.proxies import Proxies, environment_proxies
 from koyeb_session.testing import FakeKoyeb, assert_no_secret
 
 Address = tuple[str, str, int | None]
@@ -97,7 +97,7 @@ def test_a_proxy_that_cannot_be_used_is_told_when_the_client_is_made(
     monkeypatch: pytest.MonkeyPatch, client: Any, variable: str, value: str, message: str
 ) -> None:
     """The error names the variable, shows no password, and is final."""
-    monkeypatch.setattr("koyeb_session._proxies._has_socksio", lambda: False)
+    monkeypatch.setattr("koyeb_session._http.proxies._has_socksio", lambda: False)
     monkeypatch.setenv(variable, value)
     with pytest.raises(TransportError, match=message) as caught:
         client()

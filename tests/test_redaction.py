@@ -16,12 +16,12 @@ from koyeb_session import (
     MemoryTokenStore,
     SessionClient,
     Token,
-    _redaction,
 )
-from koyeb_session import _operations as operations
-from koyeb_session._operations import Operation
-from koyeb_session._redaction import TEXT_LIMIT, Redactor, printable, spellings
-from koyeb_session._wire import BODY_LIMIT, FIELD_LIMIT, Reply, login_reply
+from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
+from koyeb_session._api.wire import BODY_LIMIT, FIELD_LIMIT, Reply, read
+from koyeb_session._core import redaction
+from koyeb_session._core.redaction import TEXT_LIMIT, Redactor, printable, spellings
 from koyeb_session.testing import assert_no_secret
 
 PASSWORD = 'Canary-w0rd/+&é"<\\x ~'
@@ -187,7 +187,7 @@ def test_poisoned_token_cannot_forge_lines_of_a_log(name: str) -> None:
     ids: dict[str, Any] = {name: EVIL}
     token = Token("canary", **ids)
     reply = json.dumps({"token": {"id": "canary", name: EVIL}}).encode()
-    answered = login_reply(reply)
+    answered = read(reply, LoginReply)
     assert isinstance(answered, LoginReply)
     with SessionClient(token=token) as session:
         for known in (session.token, answered.token, session.use_token(token)):
@@ -237,7 +237,7 @@ def test_spellings_are_worked_out_once_for_each_error(monkeypatch: pytest.Monkey
         worked_out.append(secret)
         return spellings(secret)
 
-    monkeypatch.setattr(_redaction, "spellings", counted)
+    monkeypatch.setattr(redaction, "spellings", counted)
     fields = [{"field": str(number), "description": TOKEN.id} for number in range(10_000)]
     error = answer(operations.refresh(TOKEN), {"message": "m", "fields": fields})
     assert worked_out == [TOKEN.id]

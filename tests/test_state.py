@@ -23,8 +23,16 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._snapshot import Failed, Look, Moment, Obtained, Snapshot, Trouble, Verdict
-from koyeb_session._state import SUPERSEDED, SessionState
+from koyeb_session._core.snapshot import (
+    Decision,
+    FailedAttempt,
+    FrozenClock,
+    LastFailure,
+    NewToken,
+    Observation,
+    Snapshot,
+)
+from koyeb_session._core.state import SUPERSEDED, SessionState
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0
@@ -45,7 +53,7 @@ def state(clock: FakeClock) -> SessionState:
 @pytest.fixture
 def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the random part out of the back-off."""
-    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 0.0)
+    monkeypatch.setattr("koyeb_session._core.state.random.random", lambda: 0.0)
 
 
 def token(clock: FakeClock, life: float | None = HOUR, token_id: str = "t") -> Token:
@@ -56,10 +64,10 @@ def token(clock: FakeClock, life: float | None = HOUR, token_id: str = "t") -> T
 
 
 def commit(
-    state: SessionState, given: Token, fence: int | None = None, *, begins: bool = False
+    state: SessionState, given: Token, generation: int | None = None, *, begins: bool = False
 ) -> Snapshot:
     """Commit a token that has to be accepted."""
-    found = state.commit(Obtained(given, minted=True), fence, begins=begins)
+    found = state.commit(NewToken(given, just_issued=True), generation, begins=begins)
     assert isinstance(found, Snapshot)
     return found
 
@@ -67,7 +75,7 @@ def commit(
 def refused(state: SessionState, given: Token, *, minted: bool = True) -> KoyebSessionError:
     """Commit a token that has to be refused, and see that nothing has changed."""
     before = facts(state)
-    found = state.commit(Obtained(given, minted=minted), begins=True)
+    found = state.commit(NewToken(given, just_issued=minted), begins=True)
     assert isinstance(found, KoyebSessionError)
     assert facts(state) == before
     return found
@@ -83,12 +91,12 @@ def facts(state: SessionState) -> list[object]:
 
 def test_state_knows_nothing_when_it_is_new(state: SessionState) -> None:
     """A new session has no token, and may sign in at once."""
-    assert (state.snapshot, state.trouble, state.on_change) == (None, None, None)
-    assert (state.fence, state.closed, state.signed_out) == (0, False, False)
-    assert state.verdict is Verdict.WAIT
+    assert (state.snapshot, state.failure, state.on_change) == (None, None, None)
+    assert (state.generation, state.closed, state.signed_out) == (0, False, False)
+    assert state.decision is Decision.RENEW_FIRST
     assert state.usable is None
     assert state.summary == "not signed in"
-    assert state.look().blocked is None
+    assert state.observe().blocking_failure is None
     state.check_open()
 
 
@@ -99,15 +107,15 @@ def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
     heard: list[Token | None] = []
     state.on_change = heard.append
     state.clear()
-    state.failed(Failed(ServerError("down")))
+    state.record_failure(FailedAttempt(ServerError("down")))
     given = token(clock)
     snapshot = commit(state, given)
     assert state.snapshot is snapshot
     assert snapshot.token is given
     assert (snapshot.expiry, snapshot.soft, snapshot.renewable) == (HOUR, HOUR / 2, True)
-    assert (state.trouble, state.signed_out, state.fence) == (None, False, 1)
+    assert (state.failure, state.signed_out, state.generation) == (None, False, 1)
     assert state.usable is snapshot
-    assert state.verdict is Verdict.USE
+    assert state.decision is Decision.USE
     assert heard == [None, given]
 
 
@@ -126,10 +134,10 @@ def test_commit_counts_from_the_wall_clock_when_the_token_is_not_minted_now(
     """An adopted token has the rest of its life before it, a minted one all of it."""
     given = token(clock)
     clock.advance(HOUR / 4)
-    adopted = state.commit(Obtained(given, minted=False))
-    assert isinstance(adopted, Snapshot)
-    assert adopted.expiry == HOUR * 3 / 4
-    assert state.fence == 0  # a token that only goes on with the session
+    parse_token = state.commit(NewToken(given, just_issued=False))
+    assert isinstance(parse_token, Snapshot)
+    assert parse_token.expiry == HOUR * 3 / 4
+    assert state.generation == 0  # a token that only goes on with the session
     assert commit(state, given).expiry == HOUR
 
 
@@ -151,7 +159,7 @@ def test_commit_refuses_a_token_when_it_has_expired(
         assert type(error) is WireError
         assert error.message == text
     commit(state, token(clock))
-    state.failed(Failed(ServerError()))
+    state.record_failure(FailedAttempt(ServerError()))
     assert refused(state, token(clock, life, "new")).message == text
 
 
@@ -189,11 +197,11 @@ def test_commit_is_superseded_when_the_fence_has_moved(
     state: SessionState, clock: FakeClock
 ) -> None:
     """A renewal that began before a sign-out does not bring the session back (pitfall 17)."""
-    fence = state.fence
-    commit(state, token(clock), fence)
+    generation = state.generation
+    commit(state, token(clock), generation)
     state.clear()
     before = facts(state)
-    assert state.commit(Obtained(token(clock), minted=True), fence) is SUPERSEDED
+    assert state.commit(NewToken(token(clock), just_issued=True), generation) is SUPERSEDED
     assert facts(state) == before
     assert type(SUPERSEDED) is NotSignedInError
     assert SUPERSEDED.message == "the session was signed out, or in again, meanwhile"
@@ -202,15 +210,15 @@ def test_commit_is_superseded_when_the_fence_has_moved(
 def test_fence_moves_when_a_session_begins_or_ends(state: SessionState, clock: FakeClock) -> None:
     """Signing in and out each count; going on with a session does not."""
     commit(state, token(clock))
-    assert state.fence == 0
+    assert state.generation == 0
     commit(state, token(clock), begins=True)
-    assert state.fence == 1
+    assert state.generation == 1
     commit(state, token(clock), 1, begins=True)
-    assert state.fence == 2
+    assert state.generation == 2
     state.clear()
-    assert state.fence == 3
-    assert state.commit(Obtained(token(clock), minted=True), 1, begins=True) is SUPERSEDED
-    assert state.fence == 3
+    assert state.generation == 3
+    assert state.commit(NewToken(token(clock), just_issued=True), 1, begins=True) is SUPERSEDED
+    assert state.generation == 3
 
 
 def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> None:
@@ -218,10 +226,10 @@ def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> 
     heard: list[Token | None] = []
     state.on_change = heard.append
     snapshot = commit(state, token(clock))
-    state.refuse(snapshot)
-    state.failed(Failed(ServerError()))
+    state.mark_rejected(snapshot)
+    state.record_failure(FailedAttempt(ServerError()))
     assert state.clear() is snapshot
-    assert (state.snapshot, state.trouble, state.signed_out) == (None, None, True)
+    assert (state.snapshot, state.failure, state.signed_out) == (None, None, True)
     assert state.clear() is None
     assert heard == [snapshot.token, None, None]
 
@@ -237,9 +245,9 @@ def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock
     assert state.summary == "closed"
     assert state.snapshot is snapshot
     assert snapshot.is_due(clock)  # what the hot path asks
-    state.look_for_unsaved(snapshot)
+    state.defer_check(snapshot)
     assert snapshot.is_due(clock)
-    state.saved(snapshot)
+    state.mark_saved(snapshot)
     assert snapshot.is_due(clock)
     with pytest.raises(RuntimeError) as info:
         state.check_open()
@@ -250,7 +258,7 @@ def test_close_stays_when_a_renewal_ends_after_it(state: SessionState, clock: Fa
     """A token that comes after the end is kept, and does not open the session again."""
     commit(state, token(clock, token_id="old"))
     state.close()
-    commit(state, token(clock, token_id="new"), state.fence)
+    commit(state, token(clock, token_id="new"), state.generation)
     assert state.snapshot is not None
     assert state.snapshot.token.id == "new"
     assert state.snapshot.is_due(clock)
@@ -303,32 +311,32 @@ def test_requests_look_for_what_is_not_saved_until_it_is(
 ) -> None:
     """A store that is owed a token is thought of again: 5 s later, then after twice as long."""
     snapshot = commit(state, token(clock))
-    assert not snapshot.is_looked_at(clock)
+    assert not snapshot.has_deferred_work(clock)
     looked = []
-    state.look_for_unsaved(snapshot)
+    state.defer_check(snapshot)
     for _ in range(60):
         if snapshot.is_due(clock):
-            assert snapshot.is_looked_at(clock)
+            assert snapshot.has_deferred_work(clock)
             looked.append(snapshot.age(clock))
-            state.look_for_unsaved(snapshot)
+            state.defer_check(snapshot)
         clock.advance(2.5)
     assert looked == [5, 10, 20, 40, 80, 140]  # at most a minute apart
-    state.saved(snapshot)
-    assert not snapshot.is_looked_at(clock)
+    state.mark_saved(snapshot)
+    assert not snapshot.has_deferred_work(clock)
     clock.advance(HOUR / 2 - snapshot.age(clock))
     assert snapshot.is_due(clock)  # it is to be renewed, and that is all
-    assert not snapshot.is_looked_at(clock)
+    assert not snapshot.has_deferred_work(clock)
 
 
 def test_requests_look_for_what_is_not_saved_from_the_first_commit(
     state: SessionState, clock: FakeClock
 ) -> None:
     """Whoever is to tell a store may be interrupted: a later request looks whether it was told."""
-    snapshot = state.commit(Obtained(token(clock), minted=True), unsaved=True)
+    snapshot = state.commit(NewToken(token(clock), just_issued=True), unsaved=True)
     assert isinstance(snapshot, Snapshot)
     assert not snapshot.is_due(clock)
     clock.advance(5)
-    assert snapshot.is_looked_at(clock)
+    assert snapshot.has_deferred_work(clock)
 
 
 @pytest.mark.usefixtures("no_chance")
@@ -339,7 +347,7 @@ def test_failure_is_a_warning_when_the_token_is_still_good(
     commit(state, token(clock))
     clock.advance(1800)
     error = ServerError("refresh: down (status 503)")
-    state.failed(Failed(error))
+    state.record_failure(FailedAttempt(error))
     assert caplog.record_tuples == [
         (
             "koyeb_session",
@@ -350,16 +358,16 @@ def test_failure_is_a_warning_when_the_token_is_still_good(
             ),
         )
     ]
-    assert state.trouble is not None
-    assert (state.trouble.error, state.trouble.failures) == (error, 1)
-    assert state.look().blocked is state.trouble
+    assert state.failure is not None
+    assert (state.failure.error, state.failure.failures) == (error, 1)
+    assert state.observe().blocking_failure is state.failure
     assert state.usable is not None
-    assert state.look().verdict is Verdict.USE
+    assert state.observe().decision is Decision.USE
     clock.advance(1)
-    assert state.look().blocked is None
-    assert state.look().verdict is Verdict.RENEW
-    state.failed(Failed(error))
-    assert state.trouble.failures == 2
+    assert state.observe().blocking_failure is None
+    assert state.observe().decision is Decision.RENEW_IN_BACKGROUND
+    state.record_failure(FailedAttempt(error))
+    assert state.failure.failures == 2
     assert caplog.messages[1].endswith("the token is good for 29 min 59 s; next try in 2 s")
 
 
@@ -383,7 +391,7 @@ def test_failure_is_an_error_when_no_token_is_left(  # noqa: PLR0917 - fixtures 
     """An expired token, or one that was refused, leaves callers without any."""
     commit(state, token(clock))
     clock.advance(age)
-    state.failed(Failed(error, refused=isinstance(error, AuthenticationError)))
+    state.record_failure(FailedAttempt(error, refused=isinstance(error, AuthenticationError)))
     assert caplog.record_tuples == [
         (
             "koyeb_session",
@@ -391,7 +399,7 @@ def test_failure_is_an_error_when_no_token_is_left(  # noqa: PLR0917 - fixtures 
             f"renewal failed: {error.message}; no token is left; next try in {wait}",
         )
     ]
-    assert state.verdict is Verdict.FAIL
+    assert state.decision is Decision.FAIL
     assert state.usable is None
 
 
@@ -399,10 +407,10 @@ def test_failure_is_random_within_its_half(
     state: SessionState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processes that failed together do not come back together."""
-    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 1.0)
-    state.failed(Failed(ServerError()))
-    assert state.trouble is not None
-    assert state.trouble.wait == 0.5
+    monkeypatch.setattr("koyeb_session._core.state.random.random", lambda: 1.0)
+    state.record_failure(FailedAttempt(ServerError()))
+    assert state.failure is not None
+    assert state.failure.wait == 0.5
 
 
 @pytest.mark.parametrize("error", [NotSignedInError("no"), SessionExpiredError("ended")], ids=repr)
@@ -410,8 +418,8 @@ def test_failure_is_no_trouble_when_nothing_was_sent(
     state: SessionState, caplog: pytest.LogCaptureFixture, error: KoyebSessionError
 ) -> None:
     """Without anybody to spare there is no back-off, and nothing for the log."""
-    state.failed(Failed(error, attempted=False))
-    assert state.trouble is None
+    state.record_failure(FailedAttempt(error, attempted=False))
+    assert state.failure is None
     assert error.__cause__ is None
     assert caplog.records == []
 
@@ -422,19 +430,19 @@ def test_failure_tells_of_the_one_before_when_nothing_was_sent(
     """Whoever has no way left learns why the last one failed, whose back-off goes on."""
     commit(state, token(clock))
     first = SessionExpiredError("refused")
-    state.failed(Failed(first, refused=True))
-    trouble = state.trouble
+    state.record_failure(FailedAttempt(first, refused=True))
+    trouble = state.failure
     second = SessionExpiredError("ended")
-    state.failed(Failed(second, attempted=False))
-    assert state.trouble is trouble
+    state.record_failure(FailedAttempt(second, attempted=False))
+    assert state.failure is trouble
     assert second.__cause__ is first
 
 
 def test_failure_is_trouble_when_the_session_ended_by_a_refusal(state: SessionState) -> None:
     """An ended session may have been refused by the service, which is to be spared."""
     error = SessionExpiredError("ended")
-    state.failed(Failed(error))
-    blocked = state.look().blocked
+    state.record_failure(FailedAttempt(error))
+    blocked = state.observe().blocking_failure
     assert blocked is not None
     assert blocked.error is error
 
@@ -444,8 +452,8 @@ def test_failure_is_no_trouble_when_the_token_is_an_api_token(
 ) -> None:
     """It cannot be refreshed, which says nothing about whether it is good."""
     snapshot = commit(state, Token("x" * 64))
-    state.failed(Failed(AuthenticationError("no"), refused=True))
-    assert state.trouble is None
+    state.record_failure(FailedAttempt(AuthenticationError("no"), refused=True))
+    assert state.failure is None
     assert state.usable is snapshot
     assert caplog.records == []
 
@@ -457,8 +465,8 @@ def test_failure_is_no_news_when_it_is_tried_again(
     """Whoever waits tries again in a moment: an operator need not know, a debugger may."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     error = ServerError("login: down (status 503)")
-    state.failed(Failed(error), again=True)
-    assert state.trouble is not None
+    state.record_failure(FailedAttempt(error), again=True)
+    assert state.failure is not None
     assert caplog.record_tuples == [
         (
             "koyeb_session",
@@ -466,7 +474,7 @@ def test_failure_is_no_news_when_it_is_tried_again(
             "signing in failed: login: down (status 503); it is tried again",
         )
     ]
-    state.failed(Failed(error))
+    state.record_failure(FailedAttempt(error))
     assert caplog.record_tuples[1:] == [
         (
             "koyeb_session",
@@ -483,10 +491,10 @@ def test_failure_waits_as_long_as_another_attempt_may_harm(
 ) -> None:
     """A password locks its account; a callable of the user's locks nothing."""
     for wait in waits:
-        state.failed(Failed(AuthenticationError("no"), signs_in=True, soon=soon))
-        assert state.trouble is not None
-        assert state.trouble.wait == wait
-        assert state.trouble.signs_in
+        state.record_failure(FailedAttempt(AuthenticationError("no"), signs_in=True, soon=soon))
+        assert state.failure is not None
+        assert state.failure.wait == wait
+        assert state.failure.signs_in
 
 
 def test_failure_counts_only_for_the_token_that_it_is_about(
@@ -494,17 +502,17 @@ def test_failure_counts_only_for_the_token_that_it_is_about(
 ) -> None:
     """Whoever looks between the two steps of a swap sees no failure that is past."""
     commit(state, token(clock))
-    state.failed(Failed(AuthenticationError("no"), refused=True))
-    past = state.trouble
+    state.record_failure(FailedAttempt(AuthenticationError("no"), refused=True))
+    past = state.failure
     assert past is not None
     assert past.about is state.snapshot
     assert state.usable is None
     snapshot = commit(state, token(clock, token_id="new"))
-    state.trouble = past  # as if read before the swap
-    assert state.look().trouble is None
-    assert state.look().blocked is None
+    state.failure = past  # as if read before the swap
+    assert state.observe().failure is None
+    assert state.observe().blocking_failure is None
     assert state.usable is snapshot
-    assert state.verdict is Verdict.USE
+    assert state.decision is Decision.USE
 
 
 def test_failure_to_refresh_leaves_the_credentials_to_be_asked(clock: FakeClock) -> None:
@@ -512,16 +520,16 @@ def test_failure_to_refresh_leaves_the_credentials_to_be_asked(clock: FakeClock)
     state = SessionState(RefreshPolicy(jitter=0), clock, has_credentials=True)
     commit(state, token(clock))
     for failed, verdict in (
-        (Failed(ServerError()), Verdict.WAIT),
-        (Failed(StoreError()), Verdict.WAIT),
-        (Failed(AuthenticationError(), refused=True), Verdict.WAIT),
-        (Failed(ServerError(), signs_in=True), Verdict.FAIL),
+        (FailedAttempt(ServerError()), Decision.RENEW_FIRST),
+        (FailedAttempt(StoreError()), Decision.RENEW_FIRST),
+        (FailedAttempt(AuthenticationError(), refused=True), Decision.RENEW_FIRST),
+        (FailedAttempt(ServerError(), signs_in=True), Decision.FAIL),
     ):
-        state.failed(failed)
-        assert state.verdict is (Verdict.USE if not failed.refused else verdict)
+        state.record_failure(failed)
+        assert state.decision is (Decision.USE if not failed.refused else verdict)
         clock.advance(HOUR)
-        state.failed(failed)
-        assert state.verdict is verdict
+        state.record_failure(failed)
+        assert state.decision is verdict
         commit(state, token(clock))
 
 
@@ -529,16 +537,16 @@ def test_next_look_comes_with_the_soft_window_or_after_the_back_off(
     state: SessionState, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever keeps a token current sleeps until there is something to do, a minute at most."""
-    assert state.next_look == 60
+    assert state.seconds_to_next_check == 60
     commit(state, token(clock, 100))
-    assert state.next_look == 50
+    assert state.seconds_to_next_check == 50
     clock.advance(50)
-    assert state.next_look == 0.05
-    monkeypatch.setattr("koyeb_session._state.random.random", lambda: 0.0)
-    state.failed(Failed(ServerError()))
-    assert state.next_look == 1
+    assert state.seconds_to_next_check == 0.05
+    monkeypatch.setattr("koyeb_session._core.state.random.random", lambda: 0.0)
+    state.record_failure(FailedAttempt(ServerError()))
+    assert state.seconds_to_next_check == 1
     clock.advance(1)
-    assert state.next_look == 0.05
+    assert state.seconds_to_next_check == 0.05
 
 
 def test_refused_token_is_not_used_until_the_back_off_is_over(
@@ -546,9 +554,9 @@ def test_refused_token_is_not_used_until_the_back_off_is_over(
 ) -> None:
     """A token that the service has just refused is not sent again at once (pitfall 7)."""
     snapshot = commit(state, token(clock))
-    state.failed(Failed(AuthenticationError("no")))
+    state.record_failure(FailedAttempt(AuthenticationError("no")))
     assert state.usable is snapshot  # the credentials were refused, and not the token
-    state.failed(Failed(AuthenticationError("no"), refused=True))
+    state.record_failure(FailedAttempt(AuthenticationError("no"), refused=True))
     assert state.usable is None
     clock.advance(60)
     assert state.usable is None  # the second failure in a row
@@ -559,13 +567,13 @@ def test_refused_token_is_not_used_until_the_back_off_is_over(
 def test_a_failure_of_another_session_is_not_noted(state: SessionState, clock: FakeClock) -> None:
     """Somebody has signed in since that renewal began: the new session need not wait."""
     commit(state, token(clock), begins=True)
-    fence = state.fence
+    generation = state.generation
     commit(state, token(clock, token_id="u"), begins=True)
-    state.failed(Failed(ServerError()), fence)
-    assert state.trouble is None
-    state.failed(Failed(ServerError()), state.fence)
-    assert state.trouble is not None
-    assert state.trouble.about is state.snapshot
+    state.record_failure(FailedAttempt(ServerError()), generation)
+    assert state.failure is None
+    state.record_failure(FailedAttempt(ServerError()), state.generation)
+    assert state.failure is not None
+    assert state.failure.about is state.snapshot
 
 
 # Refusals
@@ -576,11 +584,11 @@ def test_refusal_is_final_when_a_new_token_was_refused(
 ) -> None:
     """A token refused when it was new is remembered, until there is another (pitfall 9)."""
     snapshot = commit(state, token(clock))
-    assert not state.is_final(snapshot)
-    state.refuse(snapshot)
-    assert state.is_final(snapshot)
-    assert not state.is_final(commit(state, token(clock)))
-    assert not state.is_final(commit(state, token(clock), begins=True))
+    assert not state.must_accept_401(snapshot)
+    state.mark_rejected(snapshot)
+    assert state.must_accept_401(snapshot)
+    assert not state.must_accept_401(commit(state, token(clock)))
+    assert not state.must_accept_401(commit(state, token(clock), begins=True))
     assert state.rejected is None
 
 
@@ -588,10 +596,10 @@ def test_refusal_is_not_final_when_the_token_was_taken_over(
     state: SessionState, clock: FakeClock
 ) -> None:
     """A token out of the store is new here alone."""
-    snapshot = state.commit(Obtained(token(clock), minted=False, from_store=True))
+    snapshot = state.commit(NewToken(token(clock), just_issued=False, from_store=True))
     assert isinstance(snapshot, Snapshot)
-    state.refuse(snapshot)
-    assert not state.is_final(snapshot)
+    state.mark_rejected(snapshot)
+    assert not state.must_accept_401(snapshot)
     assert state.rejected is None
 
 
@@ -599,11 +607,11 @@ def test_refusal_is_final_for_a_minute(state: SessionState, clock: FakeClock) ->
     """Then the token may be dead after all: it was revoked when it was new."""
     snapshot = commit(state, token(clock))
     clock.advance(10)
-    state.refuse(snapshot)
+    state.mark_rejected(snapshot)
     clock.advance(59)
-    assert state.is_final(snapshot)
+    assert state.must_accept_401(snapshot)
     clock.advance(2)
-    assert not state.is_final(snapshot)
+    assert not state.must_accept_401(snapshot)
 
 
 def test_refusal_is_final_for_twice_as_long_with_each_token(
@@ -613,38 +621,38 @@ def test_refusal_is_final_for_twice_as_long_with_each_token(
     memories = []
     for number in range(9):
         snapshot = commit(state, token(clock, token_id=str(number)))
-        state.refuse(snapshot)
+        state.mark_rejected(snapshot)
         begun = clock.monotonic()
-        while state.is_final(snapshot):
+        while state.must_accept_401(snapshot):
             clock.advance(60)
         memories.append((clock.monotonic() - begun) / 60)
     assert memories == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    state.accept()
+    state.forget_rejections()
     snapshot = commit(state, token(clock))
-    state.refuse(snapshot)
+    state.mark_rejected(snapshot)
     clock.advance(60)
-    assert not state.is_final(snapshot)
+    assert not state.must_accept_401(snapshot)
 
 
 def test_refusal_is_final_when_the_token_is_not_renewable(
     state: SessionState, clock: FakeClock
 ) -> None:
     """A 401 on an API token is simply the answer."""
-    assert state.is_final(commit(state, Token("x" * 64)))
+    assert state.must_accept_401(commit(state, Token("x" * 64)))
     other = SessionState(RefreshPolicy(), clock, renew=False)
-    assert other.is_final(commit(other, token(clock)))
+    assert other.must_accept_401(commit(other, token(clock)))
 
 
 # What callers without a token get
 
 
-def fail(state: SessionState, error: KoyebSessionError) -> Look:
+def fail(state: SessionState, error: KoyebSessionError) -> Observation:
     """Have a renewal fail, and give what a caller then decides on."""
-    state.failed(Failed(error))
-    look = state.look()
-    assert look.trouble is not None
-    assert look.trouble.error is error
-    return look
+    state.record_failure(FailedAttempt(error))
+    seen = state.observe()
+    assert seen.failure is not None
+    assert seen.failure.error is error
+    return seen
 
 
 def test_ended_says_so_when_the_session_does_not_renew(
@@ -652,7 +660,7 @@ def test_ended_says_so_when_the_session_does_not_renew(
 ) -> None:
     """Nothing has failed: the token has come to its end."""
     commit(state, token(clock))
-    error = state.ended(state.look(), None)
+    error = state.no_token_error(state.observe(), None)
     assert type(error) is SessionExpiredError
     assert error.message == (
         "the token has expired, and this session does not renew it: "
@@ -670,14 +678,14 @@ def test_ended_is_the_error_itself_when_it_says_so(
     """An ended session is not wrapped again, and a store's failure keeps its class."""
     error = make("ended")
     commit(state, token(clock))
-    assert state.ended(fail(state, error), error) is error
+    assert state.no_token_error(fail(state, error), error) is error
 
 
 def test_ended_is_the_error_itself_when_there_was_no_token(state: SessionState) -> None:
     """A sign-in that failed is what it is."""
     error = ServerError("down")
-    assert state.ended(state.look(), error) is error
-    assert state.ended(fail(state, error), error) is error
+    assert state.no_token_error(state.observe(), error) is error
+    assert state.no_token_error(fail(state, error), error) is error
 
 
 def test_ended_is_the_error_itself_when_it_is_one_caller_s(
@@ -686,8 +694,8 @@ def test_ended_is_the_error_itself_when_it_is_one_caller_s(
     """The end of a caller's own time is no failed renewal, and keeps its class."""
     commit(state, token(clock))
     mine = TransportTimeoutError("not renewed within 3 s")
-    assert state.ended(state.look(), mine) is mine
-    assert state.ended(fail(state, ServerError("down")), mine) is mine
+    assert state.no_token_error(state.observe(), mine) is mine
+    assert state.no_token_error(fail(state, ServerError("down")), mine) is mine
 
 
 def test_ended_is_the_error_itself_when_the_failure_is_past() -> None:
@@ -696,11 +704,11 @@ def test_ended_is_the_error_itself_when_the_failure_is_past() -> None:
     state = SessionState(RefreshPolicy(jitter=0), clock)
     commit(state, token(clock))
     error = ServerError("down")
-    past = fail(state, error).trouble
-    assert isinstance(past, Trouble)
+    past = fail(state, error).failure
+    assert isinstance(past, LastFailure)
     commit(state, token(clock, token_id="new"))
-    state.trouble = past
-    assert state.ended(state.look(), error) is error
+    state.failure = past
+    assert state.no_token_error(state.observe(), error) is error
 
 
 @pytest.mark.usefixtures("no_chance")
@@ -710,9 +718,9 @@ def test_ended_wraps_the_last_failure_when_there_was_a_token(
     """The session has expired, by that error, so long ago, and may come back (pitfall 6)."""
     commit(state, token(clock))
     error = ServerError("refresh: down (status 503)")
-    look = fail(state, error)
+    seen = fail(state, error)
     clock.advance(90)
-    ended = state.ended(state.look(), error)
+    ended = state.no_token_error(state.observe(), error)
     assert type(ended) is SessionExpiredError
     assert ended.message == (
         "the token could not be renewed 1 min 30 s ago: refresh: down (status 503); "
@@ -720,7 +728,7 @@ def test_ended_wraps_the_last_failure_when_there_was_a_token(
     )
     assert ended.__cause__ is error
     assert ended.retryable is True
-    assert state.ended(look, error).message.startswith("the token could not be renewed: ")
+    assert state.no_token_error(seen, error).message.startswith("the token could not be renewed: ")
 
 
 @pytest.mark.parametrize("error", [AuthenticationError("no"), WireError("odd")], ids=repr)
@@ -729,7 +737,7 @@ def test_ended_is_as_retryable_as_the_failure(
 ) -> None:
     """Whoever schedules another attempt goes by what has failed."""
     commit(state, token(clock))
-    ended = state.ended(fail(state, error), error)
+    ended = state.no_token_error(fail(state, error), error)
     assert ended.message == (
         f"the token could not be renewed: {error.message}; "
         "sign in again with login(), or give credentials="
@@ -741,9 +749,9 @@ def test_ended_is_as_retryable_as_the_failure(
 def test_look_is_one_reading_of_the_clocks(state: SessionState, clock: FakeClock) -> None:
     """All that is decided on it is decided for one moment, however long the decision takes."""
     snapshot = commit(state, token(clock))
-    look = state.look()
-    assert look == Look(snapshot, None, Moment(clock.time(), clock.monotonic()))
+    seen = state.observe()
+    assert seen == Observation(snapshot, None, FrozenClock(clock.time(), clock.monotonic()))
     clock.advance(2 * HOUR)
-    assert look.usable is snapshot
-    assert look.verdict is Verdict.USE
-    assert state.verdict is Verdict.WAIT
+    assert seen.usable is snapshot
+    assert seen.decision is Decision.USE
+    assert state.decision is Decision.RENEW_FIRST

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session._concurrency.async_tickets import AsyncTicket
-from koyeb_session._concurrency.tickets import Ticket
-from koyeb_session._sync.slots import Turns
+from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
+from koyeb_session._concurrency.threads.tickets import Ticket
+from koyeb_session._sync.http.queue import RequestQueue
 
 from .concurrency import PATIENCE
 
@@ -62,19 +62,19 @@ def test_a_ticket_may_be_called_in_the_middle_of_its_own_methods() -> None:
 def test_a_turn_may_be_given_back_in_the_middle_of_taking_one() -> None:
     """It is taken, or free for the next one; no line is the one where it is lost."""
     for line in itertools.count(1):
-        turns = Turns(1)
-        turns.take(0)
+        turns = RequestQueue(1)
+        turns.acquire(0)
         taken: list[bool] = []
 
-        def work(turns: Turns = turns, taken: list[bool] = taken) -> None:
+        def work(turns: RequestQueue = turns, taken: list[bool] = taken) -> None:
             try:
-                turns.take(0)
+                turns.acquire(0)
             except httpx.PoolTimeout:
                 taken.append(False)
             else:
                 taken.append(True)
 
-        if not interrupted(work, turns.give, line):
+        if not interrupted(work, turns.release, line):
             break
         assert len(turns._free) == (not taken[0])
         assert not turns._queue
@@ -95,7 +95,7 @@ def test_a_ticket_that_is_not_called_waits_for_no_longer(seconds: float) -> None
 async def test_a_ticket_of_an_event_loop_that_has_ended_is_left_alone() -> None:
     """Its task is gone."""
     ticket = AsyncTicket()
-    ticket._place = object()
+    ticket._home = object()
     ticket.call()
     await ticket.wait(0)
     assert not ticket._called.is_set()
@@ -104,5 +104,5 @@ async def test_a_ticket_of_an_event_loop_that_has_ended_is_left_alone() -> None:
 def test_a_ticket_may_be_called_where_no_event_loop_runs() -> None:
     """The garbage collector may close a response anywhere."""
     ticket = AsyncTicket.__new__(AsyncTicket)
-    ticket._place = object()
+    ticket._home = object()
     ticket.call()

@@ -6,7 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from koyeb_session._timestamps import from_epoch, http_date, retry_after, service_time, timestamp
+from koyeb_session._core.timestamps import (
+    from_epoch,
+    http_date,
+    retry_after,
+    service_time,
+    timestamp,
+)
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"

@@ -18,8 +18,9 @@ import pytest
 import truststore
 
 from koyeb_session import AsyncSessionClient, SessionClient, TransportError
-from koyeb_session._concurrency import forks, tls
-from koyeb_session._concurrency.http import http_transport, tls_ready
+from koyeb_session._concurrency import forks
+from koyeb_session._http import tls
+from koyeb_session._http.threads import http_transport, tls_ready
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import async_idle
@@ -268,7 +269,7 @@ def slow():
     return done[-1]
 httpx.create_ssl_context = slow
 from koyeb_session import SessionClient
-from koyeb_session._concurrency.tls import certificates
+from koyeb_session._http.tls import certificates
 os.register_at_fork(before=forking.set)  # before those that were registered before it
 for n in (1, 2):
     forking.clear()

@@ -17,23 +17,28 @@ from koyeb_session import (
     Token,
     WireError,
 )
-from koyeb_session._wire import (
+from koyeb_session._api.messages import (
+    ErrorReply,
+    LoginMethodReply,
+    LoginRequest,
+    PasswordlessLoginRequest,
+)
+from koyeb_session._api.wire import (
     BODY_LIMIT,
+    decoded,
+    json_object,
+    read_error,
+    read_nothing,
+    write,
+)
+from koyeb_session._api.wire import read as read_reply
+from koyeb_session._core.tokens import (
     TOKEN_LIMIT,
     Claims,
-    ErrorBody,
-    completed,
-    decoded,
-    empty_reply,
-    error_body,
+    fill_from_jwt,
     is_api_token,
     is_header_safe,
-    json_object,
     jwt_claims,
-    login_body,
-    login_method,
-    login_reply,
-    passwordless_login_body,
 )
 
 EXPIRES = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -64,14 +69,20 @@ def reply(**fields: object) -> bytes:
 
 def read(**fields: object) -> Token:
     """Read the token of a login reply that has these fields."""
-    result = login_reply(reply(**{"id": "t", **fields}))
+    result = read_reply(reply(**{"id": "t", **fields}), LoginReply)
     assert isinstance(result, LoginReply)
     return result.token
 
 
+def method_of(body: bytes) -> LoginMethod | WireError:
+    """Read a reply about a login method."""
+    result = read_reply(body, LoginMethodReply)
+    return result if isinstance(result, WireError) else result.method
+
+
 def refused(**fields: object) -> str:
     """Tell what is wrong with a login reply that has these fields."""
-    return wire_error(login_reply(reply(**{"id": "t", **fields})))
+    return wire_error(read_reply(reply(**{"id": "t", **fields}), LoginReply))
 
 
 # Header-safe
@@ -170,7 +181,7 @@ def test_token_is_completed_when_its_id_says_more(
 ) -> None:
     """What a token says itself goes before what its JWT says."""
     claims = jwt({"exp": EXPIRES.timestamp(), "iat": ISSUED.timestamp()})
-    token = completed(
+    token = fill_from_jwt(
         Token(claims, "u", "o", known.get("expires_at"), issued_at=known.get("issued_at"))
     )
     assert (token.expires_at, token.issued_at) == (expires_at, issued_at)
@@ -180,7 +191,7 @@ def test_token_is_completed_when_its_id_says_more(
 def test_token_stays_as_it_is_when_there_is_nothing_to_complete() -> None:
     """An opaque token, and one whose life is known, are not copied."""
     for token in (Token("opaque"), Token(jwt({"exp": 1}), expires_at=EXPIRES, issued_at=ISSUED)):
-        assert completed(token) is token
+        assert fill_from_jwt(token) is token
 
 
 def test_api_token_is_told_by_all_three_marks() -> None:
@@ -271,20 +282,20 @@ def test_json_is_an_object_or_a_wire_error() -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b"", ErrorBody(None, None, {})),
-        (b"<html>", ErrorBody(None, None, {})),
-        (b"{}", ErrorBody(None, None, {})),
-        (b'{"status": 404, "code": "not_found", "message": "m"}', ErrorBody("not_found", "m", {})),
-        (b'{"code": 5, "message": "m", "details": []}', ErrorBody(5, "m", {})),
-        (b'{"code": 0}', ErrorBody(0, None, {})),
-        (b'{"code": false, "message": false}', ErrorBody(None, None, {})),
-        (b'{"code": null, "message": null, "fields": null}', ErrorBody(None, None, {})),
-        (b'{"code": [], "message": {}, "fields": {}}', ErrorBody(None, None, {})),
-        (b'{"message": ""}', ErrorBody(None, None, {})),
-        (b'{"fields": "email"}', ErrorBody(None, None, {})),
+        (b"", ErrorReply(None, None, {})),
+        (b"<html>", ErrorReply(None, None, {})),
+        (b"{}", ErrorReply(None, None, {})),
+        (b'{"status": 404, "code": "not_found", "message": "m"}', ErrorReply("not_found", "m", {})),
+        (b'{"code": 5, "message": "m", "details": []}', ErrorReply(5, "m", {})),
+        (b'{"code": 0}', ErrorReply(0, None, {})),
+        (b'{"code": false, "message": false}', ErrorReply(None, None, {})),
+        (b'{"code": null, "message": null, "fields": null}', ErrorReply(None, None, {})),
+        (b'{"code": [], "message": {}, "fields": {}}', ErrorReply(None, None, {})),
+        (b'{"message": ""}', ErrorReply(None, None, {})),
+        (b'{"fields": "email"}', ErrorReply(None, None, {})),
         (
             b'{"fields": [{"field": "a", "description": "x"}, {"field": "b", "description": "y"}]}',
-            ErrorBody(None, None, {"a": "x", "b": "y"}),
+            ErrorReply(None, None, {"a": "x", "b": "y"}),
         ),
         (
             (
@@ -292,16 +303,16 @@ def test_json_is_an_object_or_a_wire_error() -> None:
                 b' {"field": 1, "description": "x"}, {"field": "a", "description": null},'
                 b' {"field": "b", "description": "y", "more": 1}]}'
             ),
-            ErrorBody(None, None, {"b": "y"}),
+            ErrorReply(None, None, {"b": "y"}),
         ),
-        (b'{"fields": [{"field": "", "description": ""}]}', ErrorBody(None, None, {"": ""})),
+        (b'{"fields": [{"field": "", "description": ""}]}', ErrorReply(None, None, {"": ""})),
     ],
 )
 def test_error_body_is_read_when_it_has_one_of_the_three_forms(
-    body: bytes, expected: ErrorBody
+    body: bytes, expected: ErrorReply
 ) -> None:
     """What an error says is taken where it has the promised type, and left out where not."""
-    assert error_body(body) == expected
+    assert read_error(body) == expected
 
 
 # Requests
@@ -309,15 +320,17 @@ def test_error_body_is_read_when_it_has_one_of_the_three_forms(
 
 def test_request_leaves_out_what_is_none_when_it_is_written() -> None:
     """Null is not sent: the service of 2021 does not know the field."""
-    assert login_body("a@b.c", "pw", None) == b'{"email": "a@b.c", "password": "pw"}'
-    assert login_body("a", "b", "o") == (b'{"email": "a", "password": "b", "organization_id": "o"}')
-    assert passwordless_login_body("a@b.c") == b'{"email": "a@b.c"}'
+    assert write(LoginRequest("a@b.c", "pw")) == b'{"email": "a@b.c", "password": "pw"}'
+    assert write(LoginRequest("a", "b", "o")) == (
+        b'{"email": "a", "password": "b", "organization_id": "o"}'
+    )
+    assert write(PasswordlessLoginRequest("a@b.c")) == b'{"email": "a@b.c"}'
 
 
 def test_request_is_read_back_when_its_text_is_odd() -> None:
     """Quotes, line breaks and all of Unicode are written as JSON."""
     odd = 'ü"\\\n\u2028\U0001f600\x00'
-    assert json.loads(login_body(odd, odd, None)) == {"email": odd, "password": odd}
+    assert json.loads(write(LoginRequest(odd, odd))) == {"email": odd, "password": odd}
 
 
 # Tokens
@@ -328,8 +341,10 @@ def test_token_is_read_when_the_reply_is_as_promised() -> None:
     body = reply(
         id="t", user_id="u", organization_id="o", expires_at="2030-01-02T03:04:05Z", new=[1]
     )
-    assert login_reply(body) == LoginReply(Token("t", "u", "o", EXPIRES))
-    assert login_reply(body[:-1] + b', "more": {}}') == LoginReply(Token("t", "u", "o", EXPIRES))
+    assert read_reply(body, LoginReply) == LoginReply(Token("t", "u", "o", EXPIRES))
+    assert read_reply(body[:-1] + b', "more": {}}', LoginReply) == LoginReply(
+        Token("t", "u", "o", EXPIRES)
+    )
 
 
 @pytest.mark.parametrize("nothing", [{}, {"v": None}, {"v": ""}])
@@ -429,7 +444,7 @@ def test_token_is_refused_when_a_field_is_not_as_promised(
 )
 def test_reply_is_refused_when_it_has_no_token(body: bytes, problem: str) -> None:
     """No body but the promised one becomes a token, and the error is bare of the reply."""
-    error = login_reply(body)
+    error = read_reply(body, LoginReply)
     assert wire_error(error) == problem
     assert isinstance(error, WireError)
     assert error.__cause__ is None
@@ -460,26 +475,26 @@ def test_timestamp_in_another_zone_is_utc_when_read() -> None:
 )
 def test_login_method_is_read_when_it_is_known(body: bytes, method: LoginMethod) -> None:
     """A missing method is the default of the description."""
-    assert login_method(body) is method
+    assert method_of(body) is method
 
 
 @pytest.mark.parametrize("value", ["koyeb", "SAML", 1, True, ["KOYEB"], {"KOYEB": 1}])
 def test_login_method_is_refused_when_it_is_unknown(value: object) -> None:
     """A method that came after this version is said to be one."""
-    error = wire_error(login_method(json.dumps({"method": value}).encode()))
+    error = wire_error(method_of(json.dumps({"method": value}).encode()))
     assert error == "method: not a login method that is known here"
 
 
 def test_login_method_is_refused_when_the_reply_is_no_object() -> None:
     """A page of HTML is no answer."""
-    assert wire_error(login_method(b"")) == "the reply is not JSON"
-    assert wire_error(login_method(b"[]")) == "the reply is not a JSON object"
+    assert wire_error(method_of(b"")) == "the reply is not JSON"
+    assert wire_error(method_of(b"[]")) == "the reply is not a JSON object"
 
 
 def test_empty_reply_is_accepted_when_it_is_an_object_or_nothing() -> None:
     """``{}`` is promised; nothing at all says as much."""
     for body in (b"{}", b"", b" \r\n", b'{"more": []}'):
-        assert empty_reply(body) is None
-    assert wire_error(empty_reply(b"<html>")) == "the reply is not JSON"
-    assert wire_error(empty_reply(b"null")) == "the reply is not a JSON object"
-    assert wire_error(empty_reply(b"\xff")) == "the reply is not UTF-8"
+        assert read_nothing(body) is None
+    assert wire_error(read_nothing(b"<html>")) == "the reply is not JSON"
+    assert wire_error(read_nothing(b"null")) == "the reply is not a JSON object"
+    assert wire_error(read_nothing(b"\xff")) == "the reply is not UTF-8"

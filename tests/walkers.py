@@ -1,4 +1,4 @@
-"""What tools show of an exception that show the local variables of its frames."""
+"""The output of tools that show an exception with the local variables of its frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sentry_sdk.utils import event_from_exception
 from structlog.tracebacks import ExceptionDictTransformer
 
 Shown: TypeAlias = Iterator[tuple[str, str]]
-"""Pairs of a frame's file, and all the variables of that frame as the tool shows them."""
+"""Pairs of a frame's file and the variables of that frame, as the tool shows them."""
 
 _TRANSFORM: Final = ExceptionDictTransformer(
     locals_max_length=10_000, locals_max_string=1_000_000, locals_hide_dunder=False, max_frames=1000
@@ -22,7 +22,7 @@ _SENTRY: Final = {**DEFAULT_OPTIONS, "max_value_length": 1_000_000}
 
 
 def stdlib(error: BaseException) -> Shown:
-    """Show what ``traceback`` shows with ``capture_locals``, of hidden contexts too."""
+    """Yield the output of ``traceback`` with ``capture_locals``, including hidden contexts."""
     left = [TracebackException.from_exception(error, capture_locals=True)]
     while left:
         shown = left.pop()
@@ -33,7 +33,7 @@ def stdlib(error: BaseException) -> Shown:
 
 
 def rich(error: BaseException) -> Shown:
-    """Show what rich shows with ``show_locals``."""
+    """Yield the output of rich with ``show_locals``."""
     trace = Traceback.extract(
         *(type(error), error, error.__traceback__),
         show_locals=True,
@@ -51,7 +51,7 @@ def rich(error: BaseException) -> Shown:
 
 
 def structlog(error: BaseException) -> Shown:
-    """Show what structlog's ``dict_tracebacks`` shows."""
+    """Yield the output of structlog's ``dict_tracebacks``."""
     left: list[Mapping[str, Any]] = list(_TRANSFORM((type(error), error, error.__traceback__)))
     while left:
         stack = left.pop()
@@ -61,7 +61,7 @@ def structlog(error: BaseException) -> Shown:
 
 
 def sentry(error: BaseException) -> Shown:
-    """Show what Sentry's SDK would send, before it leaves out what has a telling name."""
+    """Yield the variables that Sentry's SDK collects, before it filters them by name."""
     event: dict[str, Any] = dict(event_from_exception(error, client_options=_SENTRY)[0])
     for entry in event["exception"]["values"]:
         trace: dict[str, list[dict[str, Any]]] = entry.get("stacktrace") or {}

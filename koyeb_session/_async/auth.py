@@ -1,4 +1,4 @@
-"""Signs requests with the session's current token."""
+"""Sign requests with the session's current token."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._arguments import not_copied
-from .._concurrency.async_http import AsyncAuthBase, AsyncAuthFlow, async_read_reply
-from .._origins import Origins
-from .._outcomes import RAISED_BY, unwrap
+from .._core.origins import Origins
+from .._core.results import RAISED_BY, unwrap
+from .._core.validation import not_copied
+from .._http.event_loop import AsyncAuthBase, AsyncAuthFlow, async_read_reply
 from .keeper import AsyncTokenKeeper
 
 if TYPE_CHECKING:
-    from .._snapshot import Snapshot
+    from .._core.snapshot import Snapshot
 
 _HEADER: Final = "Authorization"
 _SIGNED: Final = "koyeb_session.signed"
-"""The extension of a request that says which snapshot it is signed with."""
+"""The request extension that holds the snapshot whose token signed the request."""
 _UNAUTHORIZED: Final = 401
 
 
@@ -40,7 +40,7 @@ class AsyncSessionAuth(AsyncAuthBase):
     No lock, cancel scope or task group is open across a ``yield``.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     _replayable: type = httpx.ByteStream
 
@@ -51,7 +51,7 @@ class AsyncSessionAuth(AsyncAuthBase):
 
     @property
     def shared(self) -> tuple[AsyncTokenKeeper, Origins]:
-        """The parts that another auth of the same session is made with; not for users."""
+        """The arguments for another auth of the same session; not for users."""
         return self._keeper, self._origins
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncAuthFlow:
@@ -70,36 +70,37 @@ class AsyncSessionAuth(AsyncAuthBase):
         state = self._state
         signed = state.snapshot
         if signed is None or signed.is_due(state.clock):
-            # Here, and not in a coroutine of its own: thousands may wait for one renewal.
+            # Hot path, kept inline: thousands of requests may wait for one renewal.
             state.check_open()
             signed = unwrap(
-                await self._keeper.current(settled=not self._can_replay(request)), state.mark
+                await self._keeper.usable_snapshot(wait_for_renewal=not self._can_replay(request)),
+                state.mark,
             )
         self._sign(request, signed)
         response = yield request
 
         if response.status_code != _UNAUTHORIZED:
             if state.rejected is not None and self._origins.trusts(response.request):
-                state.accept()
+                state.forget_rejections()
             return
         if not self._origins.trusts(response.request):
             return
         signed = response.request.extensions.get(_SIGNED, signed)
         if response.request.headers.get(_HEADER) is None:
-            return  # a redirect to elsewhere, and back: it went out without the token
+            return  # redirected elsewhere and back, it was sent without the token
         moved_on = state.snapshot is not signed
-        if not moved_on and state.is_final(signed):
+        if not moved_on and state.must_accept_401(signed):
             return
-        # First: a refused request must not hold the connection that the renewal needs.
+        # Read first: a rejected request must not keep the connection that the renewal needs.
         await async_read_reply(response)
-        newer = unwrap(await self._keeper.replacement(signed), state.mark)
+        newer = unwrap(await self._keeper.replace_rejected(signed), state.mark)
         if newer is None or not self._can_replay(request):
             return
         self._sign(request, newer)
         response = yield request
 
         if response.status_code == _UNAUTHORIZED and not moved_on:
-            state.refuse(response.request.extensions.get(_SIGNED, newer))
+            state.mark_rejected(response.request.extensions.get(_SIGNED, newer))
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"

@@ -12,49 +12,48 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from .. import _operations as operations
-from .._arguments import (
-    adopted,
-    async_wrong_listener,
-    async_wrong_store,
-    checked,
+from .._api import operations
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.runtime import state_lock
+from .._core.deadline import Deadline
+from .._core.errors import AuthenticationError, TransportTimeoutError
+from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
+from .._core.origins import origins
+from .._core.policy import RefreshPolicy, RetryPolicy
+from .._core.provenance import account_of
+from .._core.results import unwrap
+from .._core.snapshot import Issuer, NewToken, Snapshot
+from .._core.state import SessionState
+from .._core.validation import (
+    access_token_error,
+    async_listener_error,
+    async_store_error,
+    clock_error,
+    credentials_error,
+    header_error,
+    kind_error,
     not_copied,
-    wrong_access_token,
-    wrong_clock,
-    wrong_credentials,
-    wrong_header,
-    wrong_kind,
-    wrong_switch,
-    wrong_timeout,
+    parse_token,
+    switch_error,
+    timeout_error,
 )
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.places import atomic
-from .._deadline import Deadline
-from .._errors import AuthenticationError, TransportTimeoutError
-from .._models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
-from .._origins import origins
-from .._outcomes import unwrap
-from .._policy import RefreshPolicy, RetryPolicy
-from .._provenance import account_of
-from .._snapshot import Issuer, Obtained, Snapshot
-from .._state import SessionState
 from .arguments import AsyncClientArguments
 from .auth import AsyncSessionAuth
+from .http.connections import AsyncBorrowedClient, AsyncConnections
+from .http.sender import AsyncSender
 from .keeper import AsyncTokenKeeper
 from .renewal import AsyncRenewal
-from .sender import AsyncSender
-from .stores import AsyncTokenStore
+from .stores.protocol import AsyncTokenStore
 from .token_source import AsyncTokenSource
-from .transport import AsyncBorrowedClient, AsyncConnections
 
 if TYPE_CHECKING:
-    from .._errors import KoyebSessionError
-    from .._operations import Operation
+    from .._api.operations import Operation
+    from .._core.errors import KoyebSessionError
 
 T = TypeVar("T")
 
 _CLOSING: Final = 3
-"""Closing may take as many times the client's timeout as it waits for one thing after another."""
+"""Closing waits for so many things in turn, each for up to the client's timeout."""
 
 
 class AsyncSessionClient:
@@ -118,22 +117,22 @@ class AsyncSessionClient:
             is closed; the message says what to set.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     __slots__ = (
-        "__dict__",  # for tests that replace a method of one client; it takes no room until then
+        "__dict__",  # so that tests can replace a method of one client; takes no memory until then
         "__weakref__",
+        "_active_tasks",
         "_auth",
         "_closing",
         "_connections",
         "_http",
         "_keeper",
-        "_operating",
+        "_operation_connections",
         "_origins",
         "_policy",
         "_sender",
         "_state",
-        "_under_way",
     )
 
     def __init__(
@@ -151,44 +150,44 @@ class AsyncSessionClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
-        wrong = wrong_clock(clock)
+        wrong = clock_error(clock)
         clock = clock or time
-        first = None if wrong or token is None else adopted(token, clock.time())
+        first = None if wrong or token is None else parse_token(token, clock.time())
         del token
-        checked(
+        unwrap(
             wrong
-            or async_wrong_store(store)
-            or wrong_timeout(timeout)
-            or wrong_credentials(credentials)
-            or wrong_kind("refresh_policy", refresh_policy, RefreshPolicy)
-            or wrong_kind("retry_policy", retry_policy, RetryPolicy)
-            or wrong_kind("http_client", http_client, httpx.AsyncClient)
-            or wrong_kind("transport", transport, httpx.AsyncBaseTransport)
+            or async_store_error(store)
+            or timeout_error(timeout)
+            or credentials_error(credentials)
+            or kind_error("refresh_policy", refresh_policy, RefreshPolicy)
+            or kind_error("retry_policy", retry_policy, RetryPolicy)
+            or kind_error("http_client", http_client, httpx.AsyncClient)
+            or kind_error("transport", transport, httpx.AsyncBaseTransport)
         )
         if http_client is not None and transport is not None:
             message = "give http_client or transport, not both"
             raise ValueError(message)
-        first = checked(first)
-        self._origins = checked(origins(base_url, allowed_origins))
+        first = unwrap(first)
+        self._origins = unwrap(origins(base_url, allowed_origins))
         if http_client is not None:
             transport = AsyncBorrowedClient(http_client)
-        # The exchange has connections of its own: a full pool must not keep it from renewing.
+        # Operations have their own connections: a full pool must not block a renewal.
         self._connections = AsyncConnections(transport)
-        self._operating: AsyncConnections | None = (
+        self._operation_connections: AsyncConnections | None = (
             self._connections if transport else AsyncConnections()
         )
         self._sender = AsyncSender(
             self._origins.base_url,
-            self._operating,
+            self._operation_connections,
             retry=retry_policy or RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
         )
         self._policy = refresh_policy or RefreshPolicy()
-        self._under_way: set[AsyncFlight[Any]] = set()
+        self._active_tasks: set[AsyncSharedTask[Any]] = set()
         self._start_session(clock, credentials, store, first)
         if first is not None:
-            unwrap(self._state.commit(Obtained(first, minted=False)))
+            unwrap(self._state.commit(NewToken(first, just_issued=False)))
 
     @classmethod
     def from_env(cls, **overrides: Unpack[AsyncClientArguments]) -> Self:
@@ -229,7 +228,7 @@ class AsyncSessionClient:
             TypeError: An argument is of the wrong type.
             TransportError: As for the client itself.
         """
-        from .._environment import client_arguments  # noqa: PLC0415 - most clients do without
+        from .._environment import client_arguments  # noqa: PLC0415 - few clients need it
 
         return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
@@ -250,7 +249,7 @@ class AsyncSessionClient:
         source = AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
-            from .persistence import AsyncPersistence  # noqa: PLC0415 - many do without a store
+            from .persistence import AsyncPersistence  # noqa: PLC0415 - only with a store
 
             persistence = AsyncPersistence(
                 store,
@@ -259,7 +258,7 @@ class AsyncSessionClient:
                 account=None if beginning is None else account_of(beginning),
                 bound=beginning is not None,
                 timeout=sender.timeout,
-                under_way=self._under_way,
+                active_tasks=self._active_tasks,
             )
         self._state = state
         self._keeper = AsyncTokenKeeper(
@@ -269,10 +268,10 @@ class AsyncSessionClient:
             persistence,
             retry=sender.retry,
             timeout=sender.timeout,
-            under_way=self._under_way,
+            active_tasks=self._active_tasks,
         )
         self._auth: AsyncSessionAuth | None = None
-        self._closing: AsyncFlight[None] | None = None
+        self._closing: AsyncSharedTask[None] | None = None
         self._http: httpx.AsyncClient | None = None
 
     # Signing in and out
@@ -314,11 +313,11 @@ class AsyncSessionClient:
         operation = operations.login(email, password, organization_id, seon_fp)
         del password, seon_fp
         deadline = self._check(timeout)
-        outcome = await self._sender.send(checked(operation), timeout=timeout)
-        obtained = _issued(self._unwrap(outcome), "signed in with a password")
+        outcome = await self._sender.send(unwrap(operation), timeout=timeout)
+        new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = account_of(PasswordCredentials(email, "", organization_id))
         return self._unwrap(
-            await self._keeper.adopt(obtained, None, deadline, account, bound=True)
+            await self._keeper.begin_session(new_token, None, deadline, account, bound=True)
         ).token
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
@@ -339,7 +338,7 @@ class AsyncSessionClient:
         """
         operation = operations.passwordless_login(email)
         self._check(timeout)
-        operation = checked(operation)
+        operation = unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._unwrap(await self._sender.send(operation, timeout=timeout))
@@ -360,18 +359,18 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = adopted(token, self._state.clock.time())
+        given = parse_token(token, self._state.clock.time())
         del token
         deadline = self._check(None)
-        given = checked(given)
+        given = unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
-        # With credentials the session stays theirs: they will be asked to go on from this token.
+        # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else account_of(given)
         return self._unwrap(
-            await self._keeper.adopt(
-                Obtained(given, minted=False, how="signed in with a given token"),
+            await self._keeper.begin_session(
+                NewToken(given, just_issued=False, how="signed in with a given token"),
                 None,
                 deadline,
                 account,
@@ -402,7 +401,7 @@ class AsyncSessionClient:
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
         self._check(timeout)
-        outcome = await self._keeper.renewed(self._state.snapshot, timeout)
+        outcome = await self._keeper.renew(self._state.snapshot, timeout)
         return self._unwrap(outcome).token
 
     async def logout(self, *, timeout: float | None = None) -> None:
@@ -474,15 +473,15 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = wrong_switch(organization_id, seon_fp)
+        wrong = switch_error(organization_id, seon_fp)
         build = _with_token(operations.switch_organization, organization_id, seon_fp)
         del seon_fp
-        checked(wrong)
+        unwrap(wrong)
         deadline = self._check(timeout)
-        fence = self._state.fence
+        generation = self._state.generation
         outcome = await self._signed(build, deadline)
-        obtained = _issued(self._unwrap(outcome), "switched to an organization")
-        return self._unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+        new_token = _issued(self._unwrap(outcome), "switched to an organization")
+        return self._unwrap(await self._keeper.begin_session(new_token, generation, deadline)).token
 
     async def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -509,15 +508,15 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = wrong_header("seon_fp", seon_fp)
+        wrong = header_error("seon_fp", seon_fp)
         build = _with_token(operations.unscope_organization_token, seon_fp)
         del seon_fp
-        checked(wrong)
+        unwrap(wrong)
         deadline = self._check(timeout)
-        fence = self._state.fence
+        generation = self._state.generation
         outcome = await self._signed(build, deadline)
-        obtained = _issued(self._unwrap(outcome), "switched to no organization")
-        return self._unwrap(await self._keeper.adopt(obtained, fence, deadline)).token
+        new_token = _issued(self._unwrap(outcome), "switched to no organization")
+        return self._unwrap(await self._keeper.begin_session(new_token, generation, deadline)).token
 
     async def create_access_token(
         self,
@@ -552,7 +551,7 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
-        checked(wrong_access_token(organization_id, validity))
+        unwrap(access_token_error(organization_id, validity))
         deadline = self._check(timeout)
         build = _with_token(operations.create_access_token, organization_id, validity)
         return self._unwrap(await self._signed(build, deadline))
@@ -575,7 +574,7 @@ class AsyncSessionClient:
         """
         operation = operations.login_method(email)
         self._check(timeout)
-        return self._unwrap(await self._sender.send(checked(operation), timeout=timeout))
+        return self._unwrap(await self._sender.send(unwrap(operation), timeout=timeout))
 
     # The token
 
@@ -603,7 +602,7 @@ class AsyncSessionClient:
             KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
         """
         self._check(None)
-        return self._unwrap(await self._keeper.current()).token
+        return self._unwrap(await self._keeper.usable_snapshot()).token
 
     async def keep_current(self) -> None:
         """
@@ -614,7 +613,7 @@ class AsyncSessionClient:
         raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
-        await self._keeper.keep(lambda: not self._state.closed)
+        await self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
     def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """
@@ -633,7 +632,7 @@ class AsyncSessionClient:
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
-        checked(async_wrong_listener(listener))
+        unwrap(async_listener_error(listener))
         return self._keeper.listen(listener)
 
     def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
@@ -651,10 +650,10 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = adopted(token, self._state.clock.time())
+        given = parse_token(token, self._state.clock.time())
         del token
         self._check(None)
-        return self._sibling(checked(given), renew=renew)
+        return self._sibling(unwrap(given), renew=renew)
 
     def guest(self) -> Self:
         """
@@ -667,21 +666,21 @@ class AsyncSessionClient:
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: Token | None, *, renew: bool) -> Self:
-        """Make another session, with a token or signed out, on the same connections."""
+        """Make another session on the same connections, with a token or signed out."""
         clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
         other._connections = self._connections
-        other._operating = None
+        other._operation_connections = None
         other._sender = self._sender
         other._policy = self._policy
-        other._under_way = self._under_way
+        other._active_tasks = self._active_tasks
         other._start_session(clock, renew=renew)
         if token is not None:
-            unwrap(other._state.commit(Obtained(token, minted=False)))
+            unwrap(other._state.commit(NewToken(token, just_issued=False)))
         return other
 
-    # What it plugs into
+    # For httpx
 
     @property
     def auth(self) -> AsyncSessionAuth:
@@ -732,7 +731,7 @@ class AsyncSessionClient:
             RuntimeError: The client is closed.
         """
         if self._http is None:
-            from .authorized import AsyncAuthorizedClient  # noqa: PLC0415 - not all use it
+            from .authorized_client import AsyncAuthorizedClient  # noqa: PLC0415 - rarely needed
 
             self._http = AsyncAuthorizedClient(
                 self.auth, self._connections, self._origins.base_url, self._sender.timeout
@@ -753,26 +752,29 @@ class AsyncSessionClient:
         self._state.close()
         if self._keeper.listeners is not None:
             self._keeper.listeners.let_go()
-        with atomic:
+        # One shared task closes, for any number of callers. It is replaced if it failed, or if its
+        # event loop or process has ended.
+        with state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
                 seconds = _CLOSING * self._sender.timeout
-                self._closing = closing = AsyncFlight(self._close_all, seconds=seconds)
+                self._closing = closing = AsyncSharedTask(self._close_all, seconds=seconds)
                 closing.start()
         await closing.join(math.inf)
 
     async def _close_all(self) -> None:
+        # Tasks first, connections last: a renewal that is running still needs its connection.
         try:
             await self._keeper.drain()
-            if self._operating is not None:
-                for flight in tuple(self._under_way):  # those of `for_token`
-                    await flight.wait()
-        finally:  # also when the event loop ends
-            if self._operating is not None:
-                # They are one and the same if the transport was given.
-                for connections in dict.fromkeys((self._operating, self._connections)):
+            if self._operation_connections is not None:
+                for task in tuple(self._active_tasks):  # tasks of the sessions of `for_token`
+                    await task.wait()
+        finally:  # also if the work is cancelled at the end of an event loop
+            if self._operation_connections is not None:
+                # Both are the same object if the user gave a transport.
+                for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     await connections.shut()
-                self._operating = None
+                self._operation_connections = None
             if self._http is not None:
                 await self._http.aclose()
 
@@ -789,7 +791,7 @@ class AsyncSessionClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_state"):  # its arguments were refused
+        if not hasattr(self, "_state"):  # its arguments were invalid
             return f"<{type(self).__name__}: not made>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
@@ -797,14 +799,14 @@ class AsyncSessionClient:
         raise TypeError(not_copied(type(self).__name__))
 
     def __del__(self) -> None:
-        operating: AsyncConnections | None = getattr(self, "_operating", None)
-        state: SessionState | None = getattr(self, "_state", None)  # it may not have been made
+        operating: AsyncConnections | None = getattr(self, "_operation_connections", None)
+        state: SessionState | None = getattr(self, "_state", None)  # missing if `__init__` failed
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    # Shared by the above
+    # Shared by the methods above
 
     def _check(self, timeout: float | None) -> Deadline:
         """Raise if the client is closed or the timeout is invalid; return the deadline."""
@@ -813,38 +815,38 @@ class AsyncSessionClient:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
-            checked(wrong_timeout(timeout))
+            unwrap(timeout_error(timeout))
         return Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
-        """Return a result, or raise the error in its place, as an error of this session."""
+        """Return a result, or raise an error as one of this session."""
         return unwrap(outcome, self._state.mark)
 
     async def _signed(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline
     ) -> T | KoyebSessionError:
-        """Send an operation with the current token; once more with a newer one if it is refused."""
-        signed = await self._keeper.current(settled=True, timeout=deadline.left())
+        """Send an operation with the current token, and again with a newer one after a 401."""
+        signed = await self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
         if not isinstance(signed, Snapshot):
             return signed
         outcome = await self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
             return outcome
-        if deadline.passed and not self._state.is_final(signed):
+        if deadline.passed and not self._state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
-        newer = await self._keeper.replacement(signed, deadline.left())
+        newer = await self._keeper.replace_rejected(signed, deadline.left())
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
         return await self._sender.send(build(newer.token), timeout=deadline.left())
 
 
-def _issued(token: Token, how: str) -> Obtained:
-    """Note how a token came that the service has issued this moment."""
-    return Obtained(token, minted=True, how=how, issuer=Issuer.KOYEB)
+def _issued(token: Token, how: str) -> NewToken:
+    """Make a `NewToken` of a token that the service has just issued."""
+    return NewToken(token, just_issued=True, how=how, issuer=Issuer.KOYEB)
 
 
 def _with_token(
     build: Callable[..., Operation[T]], *arguments: object
 ) -> Callable[[Token], Operation[T]]:
-    """Build an operation once its token is known; a `partial` would show the arguments."""
+    """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
     return lambda token: build(token, *arguments)

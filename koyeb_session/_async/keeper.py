@@ -1,4 +1,4 @@
-"""Who waits for a renewal, and for which one: there is one at a time."""
+"""Start renewals, one at a time, and let callers wait for the one that serves them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._concurrency.async_deadlines import async_time_limit
-from .._concurrency.async_flights import AsyncFlight
-from .._concurrency.async_waiting import AsyncPulse, async_sleep
-from .._concurrency.places import atomic
-from .._deadline import Deadline
-from .._errors import (
+from .._concurrency.event_loop.deadlines import async_time_limit
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
+from .._concurrency.runtime import state_lock
+from .._core.deadline import Deadline
+from .._core.errors import (
     KoyebSessionError,
     NotSignedInError,
     StoreError,
     TransportError,
     TransportTimeoutError,
 )
-from .._log import fields, log
-from .._outcomes import caused, foreign, not_renewed
-from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency, Verdict
-from .._state import SUPERSEDED
+from .._core.log import fields, log
+from .._core.results import renewal_timed_out, safe_copy, with_cause
+from .._core.snapshot import Decision, FailedAttempt, NewToken, Phase, Snapshot, Urgency
+from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .._models import Token
-    from .._policy import RetryPolicy
-    from .._state import SessionState
+    from .._core.models import Token
+    from .._core.policy import RetryPolicy
+    from .._core.state import SessionState
     from .persistence import AsyncPersistence
     from .renewal import AsyncRenewal
     from .token_source import AsyncTokenSource
@@ -41,22 +41,23 @@ Outcome: TypeAlias = Snapshot | KoyebSessionError
 
 class AsyncTokenKeeper:
     """
-    Renews a session's token by one exchange that all callers share.
+    Renews a session's token in one shared task at a time.
 
-    "Newer than the one that I signed with" is ``state.snapshot is not signed``. The exchange is a
-    flight: no caller owns it, so cancelling one neither stops nor loses it.
+    No caller owns that task, so cancelling a caller neither stops nor loses it. Snapshots are
+    compared by identity. ``state.snapshot is not signed`` means that the session has a newer token
+    than the one that signed the request.
     """
 
     __slots__ = (
-        "_flight",
+        "_active_tasks",
         "_persistence",
-        "_pulses",
         "_renewal",
         "_retry",
         "_retry_at",
         "_source",
+        "_task",
         "_timeout",
-        "_under_way",
+        "_wakeups",
         "listeners",
         "state",
     )
@@ -70,97 +71,115 @@ class AsyncTokenKeeper:
         *,
         retry: RetryPolicy,
         timeout: float,
-        under_way: set[AsyncFlight[Any]],
+        active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
-        self._flight: _Renewing | None = None
+        self._task: _SharedRenewal | None = None
         self._persistence = persistence
-        self._pulses: tuple[AsyncPulse, ...] = ()
+        self._wakeups: tuple[AsyncWakeup, ...] = ()
         self._renewal = renewal
         self._retry = retry
         self._retry_at: tuple[KoyebSessionError, float] | None = None
-        """When all who wait may try again after this error (monotonic)."""
+        """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._source = source
         self._timeout = timeout
-        self._under_way = under_way
+        self._active_tasks = active_tasks
         self.listeners: AsyncListeners | None = None
         self.state: SessionState = state
 
-    # What requests ask
+    # For requests
 
-    async def current(self, *, settled: bool = False, timeout: float | None = None) -> Outcome:
+    async def usable_snapshot(
+        self, *, wait_for_renewal: bool = False, timeout: float | None = None
+    ) -> Outcome:
         """
-        Return a snapshot that may be used now; renew it first, in time, where there is need.
+        Return a snapshot that can be used now, after a renewal if one is needed.
 
-        ``settled`` waits even for a renewal that is only ahead of need: it may revoke the token.
+        ``wait_for_renewal`` waits even for a renewal ahead of need, which may revoke the token.
 
         Raises:
-            Exception: What a transport, an event hook or a clock of the user's raised.
+            Exception: The user's transport, event hook or clock raised it.
         """
         state = self.state
         while True:
-            look = state.look()  # all that is decided here is decided on this
-            old = look.snapshot
-            match look.verdict:
-                case Verdict.USE if old is not None:
-                    if old.is_looked_at(look.now) and (late := self._late()) is not None:
-                        state.saved(old)  # not again by the next request
+            # One observation for each round: the state changes whenever this caller waits.
+            seen = state.observe()
+            old = seen.snapshot
+            match seen.decision:
+                case Decision.USE if old is not None:
+                    if (
+                        old.has_deferred_work(seen.now)
+                        and (late := self._pending_save()) is not None
+                    ):
+                        # Marked before it starts, so that the next request starts no second save.
+                        state.mark_saved(old)
                         late.start()
                     return old
-                case Verdict.RENEW if old is not None and not settled:
-                    self._begin(old, state.fence, self._timeout, Urgency.AHEAD)
+                case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
+                    # Nobody waits: the task runs by itself while the caller uses the old token.
+                    self._join_or_start(old, state.generation, self._timeout, Urgency.AHEAD)
                     return old
-                case Verdict.FAIL:
-                    return state.ended(look, look.blocked and look.blocked.error)
-                case Verdict.RENEW:
-                    outcome = await self.renewed(old, timeout, Urgency.AHEAD)
+                case Decision.FAIL:
+                    # In a back-off, or without any means to renew: send nothing.
+                    return state.no_token_error(
+                        seen, seen.blocking_failure and seen.blocking_failure.error
+                    )
+                case Decision.RENEW_IN_BACKGROUND:
+                    outcome = await self.renew(old, timeout, Urgency.AHEAD)
                 case _:
-                    outcome = await self.renewed(old, timeout, Urgency.NEEDED)
+                    outcome = await self.renew(old, timeout, Urgency.NEEDED)
+            # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
-                look = state.look()
-                return look.usable or state.ended(look, outcome)
+                seen = state.observe()
+                return seen.usable or state.no_token_error(seen, outcome)
             if state.closed:
-                look = state.look()
-                return look.usable or state.ended(look, None)
+                seen = state.observe()
+                return seen.usable or state.no_token_error(seen, None)
             if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
+            # The session has changed again during the wait: decide anew.
 
-    async def replacement(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
+    async def replace_rejected(
+        self, signed: Snapshot, timeout: float | None = None
+    ) -> Outcome | None:
         """
-        Return what to replay a request with whose token was refused.
+        Return a newer snapshot, to replay a request whose token was rejected.
 
-        `None`: the refusal is the answer, as the token is not ours to renew, or was new.
+        Returns:
+            `None` if the caller must accept the 401: the token cannot be renewed, or was brand-new.
         """
         state = self.state
+        # Otherwise another caller has renewed the token already, and the newer one will do.
         if state.snapshot is signed:
-            if state.is_final(signed):
+            if state.must_accept_401(signed):
                 return None
-            look = state.look()
-            trouble = look.trouble
-            # Only a failed sign-in keeps credentials from being asked, and a store nobody.
-            if trouble is not None and trouble.blocks(look.now):
-                skips = isinstance(trouble.error, StoreError)
-                if not skips and (trouble.signs_in or not state.has_credentials):
-                    return state.ended(look, trouble.error)
-            outcome = await self.renewed(signed, timeout, Urgency.REJECTED)
+            seen = state.observe()
+            failure = seen.failure
+            # In a back-off, credentials are still tried, unless signing in failed. After a failure
+            # of the store, everything is tried.
+            if failure is not None and failure.in_backoff(seen.now):
+                skips = isinstance(failure.error, StoreError)
+                if not skips and (failure.signs_in or not state.has_credentials):
+                    return state.no_token_error(seen, failure.error)
+            outcome = await self.renew(signed, timeout, Urgency.REJECTED)
             if isinstance(outcome, KoyebSessionError):
-                return state.ended(state.look(), outcome)
+                return state.no_token_error(state.observe(), outcome)
         return state.usable
 
-    # The one exchange
+    # The one renewal
 
-    async def renewed(
+    async def renew(
         self,
         old: Snapshot | None,
         timeout: float | None = None,
         urgency: Urgency = Urgency.REQUESTED,
     ) -> Outcome:
         """
-        Run, or join, the one exchange that replaces ``old``, unless that has happened already.
+        Start or join the renewal that replaces ``old``, unless it is replaced already.
 
         Args:
             old: The snapshot that the caller has seen.
-            timeout: Seconds to wait for it; `None`: the client's. It does not end with them.
-            urgency: How much the caller needs it.
+            timeout: Seconds to wait; `None`: the client's timeout. The renewal itself goes on.
+            urgency: How urgently the caller needs it.
         """
         state = self.state
         if old is None and state.signed_out and urgency < Urgency.REQUESTED:
@@ -168,21 +187,28 @@ class AsyncTokenKeeper:
         if refusal := self._renewal.refusal():
             return refusal
         deadline = Deadline(self._timeout if timeout is None else timeout)
-        failed, fence, attempt = None, state.fence, 1
-        while fence == state.fence:
-            flight = self._begin(old, fence, max(deadline.seconds, self._timeout), urgency)
-            if flight is None:
+        failed, generation, attempt = None, state.generation, 1
+        # A sign-in or sign-out ends the loop, as it has replaced `old` without a renewal.
+        while generation == state.generation:
+            # The task has at least the client's timeout, as callers with more time may join it.
+            task = self._join_or_start(
+                old, generation, max(deadline.seconds, self._timeout), urgency
+            )
+            if task is None:
                 break
-            outcome = await flight.join(deadline.left())
+            outcome = await task.join(deadline.left())
             if outcome is None and state.snapshot is not old:
-                break  # there is a newer token; only the store is still waited for
-            if outcome is None and flight.alive:
-                return failed or not_renewed(deadline.seconds)
+                break  # the new token is there; the task is only saving it
+            if outcome is None and task.alive:
+                # This caller's time is over. The task goes on for the others.
+                return failed or renewal_timed_out(deadline.seconds)
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
-            # A weaker flight may have given up where this caller would not.
-            gave_up = isinstance(outcome, StoreError) and flight.urgency < urgency
-            if flight.about is old and not gave_up:
+            # A less urgent renewal may give up on the store where this caller would go on.
+            gave_up = isinstance(outcome, StoreError) and task.urgency < urgency
+            # A task for an earlier snapshot may still be running, for example to save its token.
+            # Its outcome says nothing about `old`, so the loop starts again.
+            if task.replaces is old and not gave_up:
                 if not await self._wait_to_retry(outcome, attempt, urgency, deadline):
                     return outcome
                 attempt += 1
@@ -193,10 +219,10 @@ class AsyncTokenKeeper:
         self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
     ) -> bool:
         """
-        Wait until all who need a token may try again; `False`: there is no reason to.
+        Wait until callers that need a token may try again; `False` if they should not.
 
-        It is here, and not inside the flight, which holds the store's lock and which others, maybe
-        of a newer session, would wait for.
+        The caller waits, not the shared task: that one holds the store's lock, and callers of a
+        newer session may be waiting for it.
         """
         if self._retry_at is None or self._retry_at[0] is not outcome:
             return False
@@ -208,70 +234,84 @@ class AsyncTokenKeeper:
         await async_sleep(max(wait, 0.0))
         return True
 
-    def _begin(
-        self, old: Snapshot | None, fence: int, seconds: float, urgency: Urgency
-    ) -> _Renewing | None:
+    def _join_or_start(
+        self, old: Snapshot | None, generation: int, seconds: float, urgency: Urgency
+    ) -> _SharedRenewal | None:
         """
-        Join the exchange under way, or begin one.
+        Join the current renewal, or start one.
+
+        It starts outside the lock: where no thread can be started, that runs the work right here.
 
         Returns:
             `None` when the session has moved on from ``old``. Reusing an exchanged token trips the
             service's reuse detection and ends the whole session.
         """
-        with atomic:
+        # One step under the lock: of two threads that see no task, only one makes it.
+        with state_lock:
             if self.state.snapshot is not old:
                 return None
-            flight = self._flight
-            if flight is not None and flight.alive and flight.fence == fence:
-                return flight
-            renew = partial(self._renew, old, fence, urgency, seconds)
-            self._flight = flight = _Renewing(
-                renew, self._tell, about=old, seconds=seconds, under_way=self._under_way
+            task = self._task
+            if task is not None and task.alive and task.generation == generation:
+                return task
+            renew = partial(self._run_renewal, old, generation, urgency, seconds)
+            self._task = task = _SharedRenewal(
+                renew,
+                self._tell_listeners,
+                replaces=old,
+                seconds=seconds,
+                active_tasks=self._active_tasks,
             )
-            flight.fence, flight.urgency = fence, urgency
-        flight.start()
-        return flight
+            task.generation, task.urgency = generation, urgency
+        task.start()
+        return task
 
-    async def _renew(
-        self, old: Snapshot | None, fence: int, urgency: Urgency, seconds: float
+    async def _run_renewal(
+        self, old: Snapshot | None, generation: int, urgency: Urgency, seconds: float
     ) -> Outcome:
-        """Do the work of a flight; a failure comes back as a value."""
+        """
+        Do the work of the shared task; return a failure as a value.
+
+        The session may change whenever this task waits. So the result is based on the session at
+        the end: if it has a new token then, the callers get that token rather than an error.
+        """
         raised: Exception | None = None
+        # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             with async_time_limit(seconds):
-                outcome = await self._renewal.run(old, fence, urgency, Deadline(seconds))
+                outcome = await self._renewal.run(old, generation, urgency, Deadline(seconds))
         except TimeoutError:
-            outcome = Failed(not_renewed(seconds))
-        except Exception as exc:  # noqa: BLE001 - the user's own clock, transport or event hook
+            outcome = FailedAttempt(renewal_timed_out(seconds))
+        except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
             raised = exc
             text = f"the token was not renewed: {type(exc).__name__}"
-            outcome = Failed(caused(TransportError(text), foreign(exc)))
+            outcome = FailedAttempt(with_cause(TransportError(text), safe_copy(exc)))
         held = self.state.snapshot
-        if isinstance(outcome, Snapshot) or fence != self.state.fence:
+        if isinstance(outcome, Snapshot) or generation != self.state.generation:
             return held or SUPERSEDED
         if held is not None and held is not old:
-            return held  # the exchange succeeded; something after it took too long, or failed
-        self._fail(outcome, fence, urgency)
+            return held  # the renewal succeeded; saving the token then failed or took too long
+        self._record_failure(outcome, generation, urgency)
+        # The user's own exception is of interest only to callers that get no token.
         if raised is not None and self.state.usable is None:
             raise raised
         return outcome.error
 
-    def _fail(self, failed: Failed, fence: int, urgency: Urgency) -> None:
-        """Note a failure, and when all who wait may try again."""
-        before = self.state.trouble
+    def _record_failure(self, failed: FailedAttempt, generation: int, urgency: Urgency) -> None:
+        """Record a failure, and when the waiting callers may try again."""
+        before = self.state.failure
         attempt = 1 if before is None else min(before.failures + 1, self._retry.attempts)
         chance = random.random()  # noqa: S311 - spreads load
         wait = self._retry.wait(failed.error, attempt, chance)
         self._retry_at = None if wait is None else (failed.error, time.monotonic() + wait)
         is_waited_for = urgency >= Urgency.REJECTED or self.state.usable is None
-        self.state.failed(failed, fence, again=is_waited_for and wait is not None)
+        self.state.record_failure(failed, generation, again=is_waited_for and wait is not None)
 
     # Signing in and out
 
-    async def adopt(
+    async def begin_session(
         self,
-        obtained: Obtained,
-        fence: int | None,
+        new_token: NewToken,
+        generation: int | None,
         deadline: Deadline,
         account: str | None = None,
         *,
@@ -280,11 +320,14 @@ class AsyncTokenKeeper:
         """
         Begin a session with a token.
 
+        The token is committed first, and its save comes after it: a store that fails costs no
+        session.
+
         Args:
-            obtained: The token.
-            fence: See `SessionState.commit`.
-            deadline: The store has the rest of it to take the token.
-            account: Whose session it is; `None`: of the account before.
+            new_token: The token.
+            generation: See `SessionState.commit`.
+            deadline: The limit for saving the token.
+            account: The account of the session; `None`: the same account as before.
             bound: See `AsyncPersistence.bound`.
         """
         if refusal := self._renewal.refusal():
@@ -292,54 +335,61 @@ class AsyncTokenKeeper:
         persistence = self._persistence
         unsaved = persistence is not None
         if persistence is not None:
-            persistence.owe()  # first: a signal handler may raise after the commit
-        outcome = self.state.commit(obtained, fence, begins=True, unsaved=unsaved)
+            persistence.mark_unsaved()  # before it: a signal handler may raise after the commit
+        outcome = self.state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
-            if outcome is SUPERSEDED and obtained.minted:
-                await self._source.revoke(obtained.token, deadline)
+            # The session changed while the token was on its way, so nobody will use the token.
+            if outcome is SUPERSEDED and new_token.just_issued:
+                await self._source.revoke(new_token.token, deadline)
             return outcome
-        self.state.log_new_token(obtained, outcome)
+        self.state.log_new_token(new_token, outcome)
         if persistence is not None:
             if account is not None:
                 persistence.begin(account, bound=bound)
-            persistence.owe()
+            persistence.mark_unsaved()
+        # In a shared task: a cancelled caller must not leave the old token in the store.
         if self.listeners or unsaved:
-            await self._after_change(partial(self._follow, deadline), deadline)
+            await self._after_change(partial(self._synchronize, deadline), deadline)
         return outcome
 
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
-        """End the session: here at once, at the service, and in the store, whatever fails."""
+        """
+        End the session: in memory at once, then in the store and at the service.
+
+        If one of these fails, the others are done nevertheless.
+        """
         if refusal := self._renewal.refusal():
             return refusal
-        renewing = self._flight
+        task = self._task  # a renewal that may still be running, see `_end_session`
         if self._persistence is not None:
-            self._persistence.owe()
+            self._persistence.mark_unsaved()
+        # From here on, no renewal that began before can commit its token.
         old = self.state.clear()
         if self._persistence is not None:
-            self._persistence.owe()
+            self._persistence.mark_unsaved()
         deadline = Deadline(self._timeout if timeout is None else timeout)
-        return await self._after_change(partial(self._leave, old, renewing, deadline), deadline)
+        return await self._after_change(partial(self._end_session, old, task, deadline), deadline)
 
     async def _after_change(
         self, work: Callable[[], Any], deadline: Deadline
     ) -> KoyebSessionError | None:
-        """Have the store, the service and the listeners told, which no caller's end cuts off."""
-        flight = AsyncFlight[KoyebSessionError | None](
-            work, self._tell, seconds=deadline.left(), under_way=self._under_way
+        """Run ``work`` and tell the listeners, in a task that no caller's cancellation stops."""
+        task = AsyncSharedTask[KoyebSessionError | None](
+            work, self._tell_listeners, seconds=deadline.left(), active_tasks=self._active_tasks
         )
-        return await flight.lead()
+        return await task.run()
 
-    async def _follow(self, deadline: Deadline) -> KoyebSessionError | None:
-        return None if self._persistence is None else await self._persistence.follow(deadline)
+    async def _synchronize(self, deadline: Deadline) -> KoyebSessionError | None:
+        return None if self._persistence is None else await self._persistence.synchronize(deadline)
 
-    async def _leave(
-        self, old: Snapshot | None, renewing: AsyncFlight[Any] | None, deadline: Deadline
+    async def _end_session(
+        self, old: Snapshot | None, task: AsyncSharedTask[Any] | None, deadline: Deadline
     ) -> KoyebSessionError | None:
         problem: KoyebSessionError | None = None
         forgotten: KoyebSessionError | None = None
         try:
             with async_time_limit(deadline.left()):
-                # First, as a service that hangs must not keep the store from being emptied.
+                # The store first: a service that hangs must not keep it from being emptied.
                 found = None
                 if self._persistence is not None:
                     half = Deadline(deadline.left() / 2)
@@ -348,8 +398,9 @@ class AsyncTokenKeeper:
                     problem = await self._source.revoke(found, deadline)
                 if old is not None and old.phase(self.state.clock) is not Phase.EXPIRED:
                     problem = await self._source.revoke(old.token, deadline) or problem
-                if renewing is not None and renewing.alive:  # what it still obtains, it revokes
-                    await renewing.ended(deadline.left())
+                # A renewal that is running finds the session ended, and revokes its new token.
+                if task is not None and task.alive:
+                    await task.wait_done(deadline.left())
         except TimeoutError:
             late = TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
             problem = problem or late
@@ -363,71 +414,81 @@ class AsyncTokenKeeper:
     # Life cycle
 
     def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
-        """Tell ``listener`` of each change of the token."""
+        """Call ``listener`` after each change of the token; return a function that stops that."""
         if self.listeners is None:
             self.listeners = AsyncListeners()
         self.state.on_change = self._changed
         return self.listeners.add(listener)
 
-    async def keep(self, running: Callable[[], bool]) -> None:
-        """Renew ahead of need while ``running()``."""
-        pulse = AsyncPulse()
-        with atomic:
-            self._pulses = (*self._pulses, pulse)
+    async def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
+        """
+        Renew the token ahead of need while ``running()``.
+
+        The caller's own task runs this loop; the renewals are shared tasks as always. The loop
+        sleeps until the next check is due. Each change of the session wakes it.
+        """
+        wakeup = AsyncWakeup()
+        # Replaced as a whole, since `wake` reads the tuple without the lock.
+        with state_lock:
+            self._wakeups = (*self._wakeups, wakeup)
         self.state.on_change = self._changed
         try:
             while running():
                 try:
-                    await self.current(settled=True)
-                except Exception:  # noqa: BLE001 - a transport or a clock of the user's
+                    await self.usable_snapshot(wait_for_renewal=True)
+                except Exception:  # noqa: BLE001 - the user's transport or clock
                     log.exception("keep_current() goes on after an error that is not Koyeb's")
-                if (late := self._late()) is not None:
-                    await late.lead()
-                await pulse.sleep(self.state.next_look)
+                if (late := self._pending_save()) is not None:
+                    await late.run()
+                await wakeup.sleep(self.state.seconds_to_next_check)
         finally:
-            with atomic:
-                self._pulses = tuple(other for other in self._pulses if other is not pulse)
+            with state_lock:
+                self._wakeups = tuple(other for other in self._wakeups if other is not wakeup)
 
     async def drain(self) -> None:
-        """Wait for what is under way, each within its bounds; save what is not saved yet."""
-        if self._flight is not None and self._flight.alive:
-            await self._flight.wait()
+        """
+        Wait for running tasks, each within its own limit, and save an unsaved token.
+
+        The renewal comes first, as it may leave a token to save and a change to report.
+        """
+        if self._task is not None and self._task.alive:
+            await self._task.wait()
         if self._persistence is not None:
             await self._persistence.drain(self._timeout)
         if self.listeners is not None:
             await self.listeners.drain(self._timeout)
         self.wake()
 
-    def _late(self) -> AsyncFlight[StoreError | None] | None:
-        """Return what tells the store of a change that it has missed."""
+    def _pending_save(self) -> AsyncSharedTask[StoreError | None] | None:
+        """Return an unstarted task that saves an unsaved change; `None` if there is none."""
         persistence = self._persistence
-        if persistence is None or not persistence.is_behind:
+        if persistence is None or not persistence.has_unsaved:
             return None
-        return persistence.follow_later()
+        return persistence.synchronize_later()
 
     def wake(self) -> None:
-        """Let :meth:`keep` look again."""
-        for pulse in self._pulses:
-            pulse.beat()
+        """Make each `renew_ahead_of_need` check again."""
+        for wakeup in self._wakeups:
+            wakeup.set()
 
     def _changed(self, token: Token | None) -> None:
-        """Note a change, as a part of its swap; listeners are told after it."""
+        """Queue a change for the listeners; called while the state lock is held."""
         if self.listeners is not None:
             self.listeners.post(token)
         self.wake()
 
-    async def _tell(self) -> None:
+    async def _tell_listeners(self) -> None:
         if self.listeners is not None:
             await self.listeners.tell()
 
 
 def _name(error: KoyebSessionError | None) -> str | None:
-    """Name the class of an error, for the log."""
+    """Return the class name of an error, for the log."""
     return None if error is None else type(error).__name__
 
 
-class _Renewing(AsyncFlight[Outcome]):
-    """The exchange under way: of which session it is, and how much it was needed."""
+class _SharedRenewal(AsyncSharedTask[Outcome]):
+    """A renewal in progress, with the session's generation and the urgency at its start."""
 
-    fence: int = 0
+    generation: int = 0
     urgency: Urgency = Urgency.AHEAD

@@ -1,29 +1,31 @@
-"""One renewal: lock the store, read it again, obtain a token, commit it, save it, unlock."""
+"""Run one renewal: lock the store, read it again, request a token, commit it, save it, unlock."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._deadline import Deadline
-from .._errors import KoyebSessionError, StoreError
-from .._log import log
-from .._outcomes import not_renewed
-from .._snapshot import Failed, Obtained, Phase, Snapshot, Urgency
-from .._state import SUPERSEDED
+from .._core.deadline import Deadline
+from .._core.errors import KoyebSessionError, StoreError
+from .._core.log import log
+from .._core.results import renewal_timed_out
+from .._core.snapshot import FailedAttempt, NewToken, Phase, Snapshot, Urgency
+from .._core.state import SUPERSEDED
 from .token_source import is_refusal
 
 if TYPE_CHECKING:
-    from .._state import SessionState
+    from .._core.state import SessionState
     from .persistence import AsyncPersistence
-    from .store_turn import AsyncStoreTurn
-    from .token_source import AsyncTokenSource, NewToken
+    from .store_hold import AsyncStoreHold
+    from .token_source import AsyncTokenSource, Attempt
 
 
 class AsyncRenewal:
     """
-    Obtains a newer token where it may be had, inside the store's lock whenever that can be had.
+    Replaces the session's token, inside the store's lock whenever the lock is available.
 
-    The keeper sees to it that there is one at a time.
+    The keeper runs one renewal at a time, in a shared task that no caller owns. The session may
+    change whenever the task waits. Each commit therefore names the snapshot and the generation that
+    it replaces, and fails if they are no longer current.
     """
 
     __slots__ = ("_persistence", "_source", "_state")
@@ -36,207 +38,223 @@ class AsyncRenewal:
         self._state = state
 
     def refusal(self) -> KoyebSessionError | None:
-        """Tell why the calling thread or task must not wait for a renewal; `None`: it may."""
+        """Return the error for a caller that must not wait for a renewal; `None` if it may."""
         return None
 
     async def run(
-        self, old: Snapshot | None, fence: int, urgency: Urgency, deadline: Deadline
-    ) -> Snapshot | Failed:
+        self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | FailedAttempt:
         """
         Replace ``old``.
 
         Args:
             old: The snapshot to replace; `None` when there is none.
-            fence: What ``state.fence`` was when this was decided.
-            urgency: How much the callers need it.
-            deadline: For all of it. The store has half of it to be locked and read.
+            generation: The generation in which this was decided.
+            urgency: How urgently the callers need it.
+            deadline: The limit for everything. Locking and reading the store may take half of it.
         """
         persistence = self._persistence
         if persistence is None:
-            return await self._obtain(old, fence, urgency, deadline)
-        turn = persistence.turn()
+            return await self._request_new_token(old, generation, urgency, deadline)
+        # The renewal stays in the hold until its token is saved, or its time is up. So the next
+        # process that gets the lock reads that token.
+        hold = persistence.hold()
         try:
-            await turn.ready(deadline.left() / 2)
-            return await self._run(turn, old, fence, urgency, deadline=deadline)
+            # Half of the time: a store that hangs must leave time for a renewal without it.
+            await hold.ready(deadline.left() / 2)
+            return await self._run(hold, old, generation, urgency, deadline=deadline)
         finally:
-            await turn.leave(deadline)
+            await hold.leave(deadline)
 
     async def _run(
         self,
-        turn: AsyncStoreTurn,
+        hold: AsyncStoreHold,
         old: Snapshot | None,
-        fence: int,
+        generation: int,
         urgency: Urgency,
         *,
         deadline: Deadline,
-    ) -> Snapshot | Failed:
-        newer = await self._saved_by_others(turn, old, deadline)
-        if fence != self._state.fence:  # the session changed while the store was waited for
-            return Failed(SUPERSEDED, attempted=False)
+    ) -> Snapshot | FailedAttempt:
+        newer = await self._saved_by_others(hold, old, deadline)
+        if generation != self._state.generation:  # signed out, or in again, during the reading
+            return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
-            return self._commit(newer, old, fence)
+            return self._commit(newer, old, generation)
         may_exchange = True
-        if problem := _problem_of(turn):
-            may_exchange = not turn.is_held_elsewhere
-            if not self._may_go_on(old, urgency, turn):
-                return Failed(problem)
-            where = "inside the store's lock" if turn.locked else "without the store"
+        if problem := _store_error_of(hold):
+            # The holder of the lock may be refreshing the same token, so this one must not.
+            may_exchange = not hold.is_held_elsewhere
+            if not self._may_renew_without_store(old, urgency, hold):
+                return FailedAttempt(problem)
+            where = "inside the store's lock" if hold.locked else "without the store"
             log.warning("the token is renewed %s: %s", where, problem)
-        outcome = await self._obtain(
-            old, fence, urgency, deadline, turn=turn, may_exchange=may_exchange
+        outcome = await self._request_new_token(
+            old, generation, urgency, deadline, hold=hold, may_exchange=may_exchange
         )
-        if isinstance(outcome, Failed) and problem and _has_no_way(outcome):
-            return Failed(problem)
+        if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
+            return FailedAttempt(problem)
         if isinstance(outcome, Snapshot) and self._persistence is not None:
-            await self._persistence.follow(deadline)
+            await self._persistence.synchronize(deadline)
         return outcome
 
-    async def _obtain(
+    async def _request_new_token(
         self,
         old: Snapshot | None,
-        fence: int,
+        generation: int,
         urgency: Urgency,
         deadline: Deadline,
         *,
-        turn: AsyncStoreTurn | None = None,
+        hold: AsyncStoreHold | None = None,
         may_exchange: bool = True,
-    ) -> Snapshot | Failed:
-        """Refresh, or sign in again where that cannot help; commit what comes of it."""
-        refused: Failed | None = None
+    ) -> Snapshot | FailedAttempt:
+        """Refresh, or sign in again if a refresh does not help; commit the new token."""
+        refused: FailedAttempt | None = None
         if deadline.passed:
-            return Failed(not_renewed(deadline.seconds))
-        # A token that was refused counts as expired: what else fails must not end the session.
+            return FailedAttempt(renewal_timed_out(deadline.seconds))
+        # A rejected token counts as expired: after any failure the credentials are tried.
         signs_in = urgency is Urgency.REJECTED and self._state.has_credentials
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = await self._source.refresh(old, deadline)
-            if isinstance(outcome, Obtained) or not (signs_in or is_refusal(outcome.error)):
-                return await self._settle(outcome, old, fence, deadline)
+            if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
+                # At once: this task waits for nothing between the reply and the commit.
+                return await self._commit_or_revoke(outcome, old, generation, deadline)
             refused = outcome
-            # Somebody may have exchanged it meanwhile, as after a lease that has ended.
-            if turn is not None and turn.locked:
-                await turn.read_again(deadline.left() / 2)
-            if newer := await self._saved_by_others(turn, old, deadline):
-                return self._commit(newer, old, fence)
+            # Another process may have refreshed it first, for example after the lock's lease ended.
+            if hold is not None and hold.locked:
+                await hold.read_again(deadline.left() / 2)
+            if newer := await self._saved_by_others(hold, old, deadline):
+                return self._commit(newer, old, generation)
+        # No refresh is possible, or it was refused: only signing in is left.
         replaced = None if old is None else old.token
-        if turn is not None and self._persistence is not None:
-            replaced = self._persistence.latest(turn.found, old, turn.known)
+        if hold is not None and self._persistence is not None:
+            replaced = self._persistence.latest(hold.found, old, hold.known)
         outcome = await self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, Failed) and refused is not None and old is not None:
+        if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        ahead = isinstance(outcome, Obtained) and await self._save_ahead(outcome, turn, deadline)
-        settled = await self._settle(outcome, old, fence, deadline)
-        if ahead and isinstance(settled, Failed) and self._persistence is not None:
-            self._persistence.owe()  # the session has moved on, and the store has to follow
-            await self._persistence.follow(deadline)
+        ahead = isinstance(outcome, NewToken) and await self._save_ahead(outcome, hold, deadline)
+        settled = await self._commit_or_revoke(outcome, old, generation, deadline)
+        if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
+            self._persistence.mark_unsaved()  # the session has moved on
+            await self._persistence.synchronize(deadline)
         return settled
 
     async def _save_ahead(
-        self, obtained: Obtained, turn: AsyncStoreTurn | None, deadline: Deadline
+        self, new_token: NewToken, hold: AsyncStoreHold | None, deadline: Deadline
     ) -> bool:
         """
-        Save a token with a secret that can be used once, before anybody uses the token.
+        Save a token that carries a one-time secret, before the token is used.
 
-        The provider has forgotten the secret before it. A program that ends now must find the new
-        one in the store.
+        The provider no longer accepts the secret before it. A program that ends now must find the
+        new one in the store.
         """
-        if turn is None or self._persistence is None or obtained.token.renewal is None:
+        if hold is None or self._persistence is None or new_token.token.renewal is None:
             return False
-        await self._persistence.save_ahead(turn, obtained, deadline)
+        await self._persistence.save_ahead(hold, new_token, deadline)
         return True
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
-        """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
-        look = self._state.look()
-        failed = look.trouble if signs_in else None
-        in_backoff = failed is not None and failed.blocks(look.now)
+        """Return whether to try a refresh; in a back-off, credentials are used instead."""
+        seen = self._state.observe()
+        failed = seen.failure if signs_in else None
+        in_backoff = failed is not None and failed.in_backoff(seen.now)
         if in_backoff and not isinstance(failed and failed.error, StoreError):
             return False
-        return self._source.can_refresh(old) and old.phase(look.now) is not Phase.EXPIRED
+        return self._source.can_refresh(old) and old.phase(seen.now) is not Phase.EXPIRED
 
     async def _saved_by_others(
-        self, turn: AsyncStoreTurn | None, old: Snapshot | None, deadline: Deadline
-    ) -> Obtained | None:
+        self, hold: AsyncStoreHold | None, old: Snapshot | None, deadline: Deadline
+    ) -> NewToken | None:
         """
-        Return a newer token that somebody else has saved, if there is one.
+        Return a newer token that another process or client has saved, if there is one.
 
-        A record that is there but cannot be used is read a second time: a store may hand out the
-        first one without its lock, and locks for certain before it reads again.
+        A saved record that cannot be used is read a second time. A store may return the first
+        record without its lock, but acquires the lock before it reads again.
         """
         persistence = self._persistence
-        if turn is None or persistence is None:
+        if hold is None or persistence is None:
             return None
-        if not turn.locked:
+        # Without the lock, another process may save a token at any time: load now.
+        if not hold.locked:
             found = await persistence.load_unlocked(deadline.left() / 2)
-            return persistence.newer(found, old, turn.known)
-        newer = persistence.newer(turn.found, old, turn.known)
-        is_other = turn.found is not None and (old is None or turn.found.id != old.token.id)
+            return persistence.newer(found, old, hold.known)
+        newer = persistence.newer(hold.found, old, hold.known)
+        is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
         if newer is None and is_other:
-            await turn.read_again(deadline.left() / 2)
-            newer = persistence.newer(turn.found, old, turn.known)
+            await hold.read_again(deadline.left() / 2)
+            newer = persistence.newer(hold.found, old, hold.known)
         return newer
 
-    async def _settle(
-        self, outcome: NewToken, old: Snapshot | None, fence: int, deadline: Deadline
-    ) -> Snapshot | Failed:
-        """Commit a new token; one that comes too late is revoked."""
-        if isinstance(outcome, Failed):
+    async def _commit_or_revoke(
+        self, outcome: Attempt, old: Snapshot | None, generation: int, deadline: Deadline
+    ) -> Snapshot | FailedAttempt:
+        """Commit a new token, or revoke it if the session has moved on."""
+        if isinstance(outcome, FailedAttempt):
             return outcome
-        committed = self._commit(outcome, old, fence)
-        if outcome.minted and isinstance(committed, Failed) and committed.error is SUPERSEDED:
+        committed = self._commit(outcome, old, generation)
+        if (
+            outcome.just_issued
+            and isinstance(committed, FailedAttempt)
+            and committed.error is SUPERSEDED
+        ):
             await self._source.revoke(outcome.token, deadline)
         return committed
 
-    def _commit(self, obtained: Obtained, old: Snapshot | None, fence: int) -> Snapshot | Failed:
-        persistence = None if obtained.from_store else self._persistence
+    def _commit(
+        self, new_token: NewToken, old: Snapshot | None, generation: int
+    ) -> Snapshot | FailedAttempt:
+        # Marked before and after the commit: see `AsyncPersistence.mark_unsaved`.
+        persistence = None if new_token.from_store else self._persistence
         if persistence is not None:
-            persistence.owe()
+            persistence.mark_unsaved()
         committed = self._state.commit(
-            obtained, fence, replaces=old, unsaved=persistence is not None
+            new_token, generation, replaces=old, unsaved=persistence is not None
         )
         if persistence is not None:
-            persistence.owe()
+            persistence.mark_unsaved()
         if isinstance(committed, KoyebSessionError):
-            return Failed(committed, attempted=committed is not SUPERSEDED)
-        self._state.log_new_token(obtained, committed)
+            return FailedAttempt(committed, attempted=committed is not SUPERSEDED)
+        self._state.log_new_token(new_token, committed)
         return committed
 
-    def _may_go_on(self, old: Snapshot | None, urgency: Urgency, turn: AsyncStoreTurn) -> bool:
+    def _may_renew_without_store(
+        self, old: Snapshot | None, urgency: Urgency, hold: AsyncStoreHold
+    ) -> bool:
         """
-        Decide whether to go on although the store could not be locked and read.
+        Decide whether to go on if the store could not be locked and read.
 
-        Whoever holds its lock may be exchanging the same token, and two exchanges may cost all the
-        session. A token that has expired, or is refused, is not exchanged but replaced by signing
-        in, where that is possible.
+        The holder of its lock may be refreshing the same token, and two refreshes may cost everyone
+        the session. A token that has expired, or was rejected, is replaced by signing in instead,
+        where that is possible.
         """
         phase = Phase.EXPIRED if old is None else old.phase(self._state.clock)
         if phase is Phase.EXPIRED or (urgency is Urgency.REJECTED and self._state.has_credentials):
             return True
-        if turn.is_held_elsewhere:
+        if hold.is_held_elsewhere:
             return False
         return urgency > Urgency.AHEAD or phase is Phase.HARD
 
 
-def _has_no_way(failed: Failed) -> bool:
-    """Tell whether there was nothing to renew a token with."""
+def _has_no_way(failed: FailedAttempt) -> bool:
+    """Return whether the session had no means to renew its token."""
     return not failed.attempted and failed.error is not SUPERSEDED
 
 
-def _problem_of(turn: AsyncStoreTurn) -> StoreError | None:
-    """Tell why a turn is not inside the lock with what the store holds."""
-    if turn.problem is not None:
-        return turn.problem
-    if turn.is_ready:
+def _store_error_of(hold: AsyncStoreHold) -> StoreError | None:
+    """Return the reason if the store is not both locked and read."""
+    if hold.problem is not None:
+        return hold.problem
+    if hold.is_ready:
         return None
-    what = "read" if turn.locked else "locked"
+    what = "read" if hold.locked else "locked"
     return StoreError(f"the token store could not be {what} in time")
 
 
-def _both(old: Snapshot, first: Failed, second: Failed) -> Failed:
-    """Tell of a refused refresh after which the credentials brought no token either."""
+def _both(old: Snapshot, first: FailedAttempt, second: FailedAttempt) -> FailedAttempt:
+    """Combine a failed refresh and a failed sign-in after it."""
     if second.attempted:
         return second._replace(refused=first.refused)
-    if not first.refused:  # it is told as it is: the token may still be good
+    if not first.refused:  # reported unchanged: the token may still be good
         return first
-    from .._endings import refused  # noqa: PLC0415 - as that module says
+    from .._core.endings import refused  # noqa: PLC0415 - see that module
 
-    return Failed(refused(old, first.error), refused=True)
+    return FailedAttempt(refused(old, first.error), refused=True)

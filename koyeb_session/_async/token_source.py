@@ -1,4 +1,4 @@
-"""Where a newer token comes from: a refresh, or the session's credentials."""
+"""Request a newer token: by a refresh, or from the session's credentials."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from .. import _operations as operations
-from .._arguments import adopted, takes_token
-from .._concurrency.async_calls import async_call_blocking
-from .._errors import (
+from .._api import operations
+from .._concurrency.event_loop.calls import async_call_blocking
+from .._core.errors import (
     ApiError,
     AuthenticationError,
     EndpointGoneError,
@@ -18,24 +17,25 @@ from .._errors import (
     PermissionDeniedError,
     SessionExpiredError,
 )
-from .._models import AccessTokenCredentials, PasswordCredentials, Token
-from .._outcomes import caused, detached, foreign, text_of
-from .._snapshot import Failed, Issuer, Obtained, Snapshot
-from .._timestamps import from_epoch
+from .._core.models import AccessTokenCredentials, PasswordCredentials, Token
+from .._core.results import safe_copy, text_of, with_cause, without_frames
+from .._core.snapshot import FailedAttempt, Issuer, NewToken, Snapshot
+from .._core.timestamps import from_epoch
+from .._core.validation import parse_token, takes_token
 
 if TYPE_CHECKING:
-    from .._deadline import Deadline
-    from .._models import Clock, Credentials
-    from .sender import AsyncSender
+    from .._core.deadline import Deadline
+    from .._core.models import Clock, Credentials
+    from .http.sender import AsyncSender
 
-NewToken: TypeAlias = Obtained | Failed
+Attempt: TypeAlias = NewToken | FailedAttempt
 
 _PASSING: Final = {408, 425, 429}
-"""What says that another attempt may be answered otherwise, among the 4xx."""
+"""The 4xx statuses after which another attempt may get a different answer."""
 
 
 def is_refusal(error: KoyebSessionError) -> bool:
-    """Tell whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
+    """Return whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
     if isinstance(error, EndpointGoneError):
         return True
     return (
@@ -45,10 +45,10 @@ def is_refusal(error: KoyebSessionError) -> bool:
 
 class AsyncTokenSource:
     """
-    Asks for a newer token, each of the two ways once, and knows nothing of who waits for it.
+    Requests a newer token, once per call, for a renewal that does everything else.
 
-    A token is renewed by its issuer. One that credentials brought is never shown to a refresh: that
-    may revoke the copy of another program, or of its owner.
+    The issuer of a token renews it. A token from credentials is never sent to a refresh, which may
+    revoke the copy that another program, or the user, is still using.
     """
 
     __slots__ = ("_clock", "_sender", "credentials")
@@ -59,46 +59,46 @@ class AsyncTokenSource:
         self.credentials: Credentials | None = credentials
 
     def can_refresh(self, old: Snapshot) -> bool:
-        """Tell whether a refresh is the way to renew a token."""
+        """Return whether the token may be refreshed, rather than replaced by credentials."""
         if old.issuer is Issuer.GIVEN:
             return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
         return old.issuer is Issuer.KOYEB
 
-    async def refresh(self, old: Snapshot, deadline: Deadline) -> NewToken:
+    async def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """
-        Exchange a token for a new one.
+        Refresh a token.
 
-        A refresh whose reply was lost is not repeated: it may have been carried out. What comes
-        next, a request with the old token or another renewal, finds out.
+        A refresh is not repeated if its reply was lost: the service may have carried it out. The
+        next request with the old token, or the next renewal, finds out.
         """
         outcome = await self._sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
-            return Obtained(
-                outcome, minted=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
+            return NewToken(
+                outcome, just_issued=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
             )
-        return Failed(outcome, refused=isinstance(outcome, AuthenticationError))
+        return FailedAttempt(outcome, refused=isinstance(outcome, AuthenticationError))
 
     async def sign_in(
         self, old: Snapshot | None, replaced: Token | None, deadline: Deadline
-    ) -> NewToken:
+    ) -> Attempt:
         """
         Ask the credentials for a token.
 
         Args:
-            old: What the session has held so far.
-            replaced: The token that a callable is told of: the newest one that is known, which the
-                store may have, also expired. A rotating grant goes on from it.
-            deadline: For all of it.
+            old: The snapshot to replace.
+            replaced: The newest known token, expired or not, perhaps from the store. A callable
+                gets it, so that a rotating grant can continue from it.
+            deadline: The limit for everything.
         """
         match self.credentials:
             case None:
-                from .._endings import no_way  # noqa: PLC0415 - as that module says
+                from .._core.endings import no_way  # noqa: PLC0415 - see that module
 
-                return Failed(no_way(old, self._clock), attempted=False)
+                return FailedAttempt(no_way(old, self._clock), attempted=False)
             case PasswordCredentials() as given:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):
-                    return Failed(_unusable(operation, old), signs_in=True)
+                    return FailedAttempt(_unusable(operation, old), signs_in=True)
                 return self._issued(await self._sender.send_once(operation, deadline), Issuer.KOYEB)
             case AccessTokenCredentials() as given:
                 bearer = Token(given.api_token)
@@ -115,21 +115,21 @@ class AsyncTokenSource:
                 except Exception as exc:
                     if isinstance(exc, TimeoutError) and deadline.passed:
                         raise
-                    return Failed(_raised(exc, old, replaced), signs_in=True, soon=True)
+                    return FailedAttempt(_raised(exc, old, replaced), signs_in=True, soon=True)
 
     async def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
-        """Make the service forget a token; one that it does not know any more is success."""
+        """Revoke a token at the service; a token that the service rejects counts as revoked."""
         outcome = await self._sender.send(operations.logout(token), timeout=deadline.left())
         return None if isinstance(outcome, AuthenticationError) else outcome
 
-    def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> NewToken:
+    def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> Attempt:
         if isinstance(outcome, Token):
-            return Obtained(outcome, minted=True, issuer=issuer)
-        return Failed(outcome, signs_in=True)
+            return NewToken(outcome, just_issued=True, issuer=issuer)
+        return FailedAttempt(outcome, signs_in=True)
 
 
 def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
-    """Say of a refused API access token what it is that was refused."""
+    """Say in the error that the API access token is at fault."""
     if isinstance(outcome, AuthenticationError | PermissionDeniedError):
         what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
         outcome.message = (
@@ -140,34 +140,35 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
     return outcome
 
 
-def _brought(given: object, wall: float, old: Snapshot | None) -> NewToken:
-    """Check what a callable has returned."""
-    token = adopted(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
+def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
+    """Check the return value of a callable, and make a new token of it."""
+    token = parse_token(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
     if isinstance(token, Exception):
-        return Failed(_unusable(token, old), signs_in=True, soon=True)
-    if token.issued_at is None:  # marks it as renewable: else an opaque one is an API token
+        return FailedAttempt(_unusable(token, old), signs_in=True, soon=True)
+    # Marks it as renewable: without `issued_at` an opaque token counts as an API token.
+    if token.issued_at is None:
         token = attrs.evolve(token, issued_at=from_epoch(wall))
-    return Obtained(token, minted=False, issuer=Issuer.CREDENTIALS)
+    return NewToken(token, just_issued=False, issuer=Issuer.CREDENTIALS)
 
 
 def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> KoyebSessionError:
-    """Make the error for credentials that raised; an error of this package is what it is."""
+    """Make the error for credentials that raised; keep an error of this package as it is."""
     if isinstance(exc, KoyebSessionError):
-        error = detached(exc)
-        # Another session's, whose end is not this one's.
+        error = without_frames(exc)
+        # These come from another session, whose end does not end this one.
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
     secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
-    cause = foreign(exc, filter(None, secrets))
+    cause = safe_copy(exc, filter(None, secrets))
     return _unusable(cause, old, type(exc).__name__)
 
 
 def _unusable(
     cause: BaseException, old: Snapshot | None, name: str | None = None
 ) -> KoyebSessionError:
-    """Tell that the credentials gave no token; a session that was there has ended by that."""
+    """Make the error for credentials without a token; that ends a session, if there is one."""
     kind = NotSignedInError if old is None else SessionExpiredError
     name, text = name or type(cause).__name__, text_of(cause).removeprefix(f"{name}: ")
     error = kind(f"the credentials gave no token: {f'{name}: {text}' if text else name}")
     error.retryable = getattr(cause, "retryable", isinstance(cause, OSError))
-    return caused(error, cause)
+    return with_cause(error, cause)

@@ -1,13 +1,12 @@
 """
-Everything that differs between the two halves, as twins.
+Primitives that differ between the async and the blocking half, as pairs of twins.
 
-``AsyncX`` or ``async_x`` is awaited, and lives in ``async_m``; ``X`` or ``x`` blocks, and lives in
-``m``, which imports no event loop. Only ``places`` has both.
+``event_loop`` and ``threads`` have files of the same names. ``AsyncX`` and ``async_x`` are awaited,
+``X`` and ``x`` block; no module of ``threads`` imports an event loop. ``runtime`` serves both.
 
-A *place* is where work lives: the running event loop, or the process since its last fork. What
-belongs to another place than the current one is dead: it is neither awaited nor closed, only left.
-
-Who owns what. A flight belongs to its place: to a task of the event loop that no caller's
-cancellation reaches, or to a thread. :data:`places.atomic` is the only lock; it is held for a few
-instructions, never across an await, a call to user code, or I/O.
+Ownership: a shared task belongs either to an event loop or to a process. In an event loop it is a
+task that no caller's cancellation reaches; in a process it is a daemon thread. A task is dead once
+its event loop has ended, and so is a task of the parent of a fork. A dead task is neither awaited
+nor closed, only dropped. :data:`runtime.state_lock` guards the shared state. It is held for a few
+instructions, never across an await, user code, or I/O.
 """

@@ -1,7 +1,8 @@
 """
-Threads that a fork waits for, and sockets that its child has no use for.
+Fork hooks: a fork waits for some threads, and its child closes the sockets it inherits.
 
-It imports next to nothing: a hook keeps what its module holds until the interpreter has ended.
+This module imports next to nothing. A fork hook is never unregistered, so everything that its
+module refers to stays in memory until the interpreter has ended.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def start_before_forks(thread: threading.Thread) -> None:
     Start a thread that no fork may interrupt.
 
     Raises:
-        RuntimeError: There can be no more threads.
+        RuntimeError: The system allows no further thread.
     """
+    # Listed before it starts: from its first instruction on, a fork waits for it.
     _threads[:] = [thread, *(it for it in _threads if it.is_alive())]
     thread.start()
 
@@ -39,12 +41,13 @@ def _wait() -> None:
 
 def close_in_children(opened: Any) -> None:
     """
-    Have each child that is forked from now on close its copy of a socket.
+    Make every process forked from now on close its copy of a socket.
 
-    The parent's connection stays as it is. The child would drop its copy unclosed, with a warning.
-    At its own end it closes what it has opened since: the client is the parent's to close.
+    The parent's connection stays as it is. Otherwise the child would drop its copy unclosed, with a
+    warning. The child may open sockets of its own on the parent's client, which only the parent
+    closes. The child therefore closes those sockets when it exits.
     """
-    if hasattr(opened, "detach"):  # a socket; another network back end may have anything
+    if hasattr(opened, "detach"):  # a socket; other network back ends use other objects
         _sockets.add(opened)
 
 
@@ -56,7 +59,7 @@ def _close_sockets() -> None:
 
 def _close_in_child() -> None:
     _close_sockets()
-    atexit.unregister(_close_sockets)  # of a parent that is a child itself
+    atexit.unregister(_close_sockets)  # inherited when the parent is itself a child
     atexit.register(_close_sockets)
 
 

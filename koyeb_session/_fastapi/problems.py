@@ -1,8 +1,8 @@
 """
-Answers a caller with what went wrong behind a FastAPI application: problem details, RFC 9457.
+Turn errors behind a FastAPI application into responses: problem details, RFC 9457.
 
-An error of a session that was made for this caller is the caller's own, and is told. Any other one
-is the application's trouble: the caller learns no more than whether to try again.
+Errors of the caller's own session are reported to the caller. Any other error is the application's
+fault: the caller learns only whether to try again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastapi import HTTPException, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, Response
 from fastapi.websockets import WebSocketState
 
-from .._errors import (
+from .._core.errors import (
     ApiError,
     AuthenticationError,
     BadRequestError,
@@ -31,28 +31,28 @@ from .._errors import (
     WireError,
     error_class,
 )
-from .._log import log
-from .._outcomes import RAISED_BY
-from .._timestamps import retry_after
+from .._core.log import log
+from .._core.results import RAISED_BY
+from .._core.timestamps import retry_after
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
     from .._async.client import AsyncSessionClient
-    from .._origins import Origins
+    from .._core.origins import Origins
 
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
 _MEDIA_TYPE: Final = "application/problem+json"
 _RETRY_AFTER: Final = 5
-"""Seconds to wait where Koyeb does not say."""
+"""The ``Retry-After`` in seconds if Koyeb sends none."""
 _HANDED_ON: Final = {400, 401, 403, 404, 409, 429}
-"""What Koyeb says of a caller's own request, and a caller can mend."""
+"""The statuses of Koyeb that callers receive, as they can act on them."""
 _WAITING: Final = {429, 503}
-"""What goes with a `Retry-After`."""
+"""The statuses that have a ``Retry-After``."""
 _OWN: Final = "koyeb_session.own"
-"""The key of a connection's scope where the marks of its caller's sessions are."""
+"""The key in a connection's scope for the marks of the sessions of its caller."""
 _DESCRIPTIONS: Final = {
     400: "Koyeb found the request wrong.",
     401: "The bearer token or the password is missing, wrong or expired.",
@@ -82,32 +82,32 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": text, "content": {_MEDIA_TYPE: {"schema": _SCHEMA}}}
     for status, text in _DESCRIPTIONS.items()
 }
-"""What OpenAPI says of these answers."""
+"""The description of these responses for OpenAPI."""
 
 
 class CallerRejected(HTTPException):
-    """The caller's bearer is missing or no good."""
+    """The caller's bearer token is missing or invalid."""
 
 
 def own(connection: HTTPConnection, session: AsyncSessionClient) -> AsyncSessionClient:
-    """Note that the errors of this session are for the caller of this connection."""
+    """Mark the errors of this session as those of the caller of this connection."""
     keeper, _ = session.auth.shared
     connection.scope.setdefault(_OWN, set()).add(keeper.state.mark)
     return session
 
 
 class ProblemResponder:
-    """Answers for an application, about the services at some origins."""
+    """An exception handler of an application, for errors of Koyeb and of its sessions."""
 
     def __init__(self) -> None:
         self.origins: list[Origins] = []
 
     async def __call__(self, connection: HTTPConnection, error: Exception) -> Response | None:
         """
-        Tell a caller of an error, and the log if it is no fault of the caller's.
+        Respond to an error, and log it if the caller is not at fault.
 
         Raises:
-            httpx.HTTPError: It has to do with somebody else than Koyeb.
+            httpx.HTTPError: The error is about a service other than Koyeb.
         """
         if isinstance(error, CallerRejected):
             return _problem(error.status_code, error.detail, dict(error.headers or {}))
@@ -130,13 +130,13 @@ class ProblemResponder:
         """Return the request that failed, if it was one to Koyeb."""
         try:
             request = error.request
-        except RuntimeError:  # it has none
+        except RuntimeError:  # httpx has set no request
             return None
         return request if any(origins.trusts(request) for origins in self.origins) else None
 
 
 def _reason(error: KoyebSessionError) -> KoyebSessionError:
-    """Look behind an expired token for what kept it from being renewed, if that may pass."""
+    """Return the cause of an expired token if that is temporary, and otherwise the error itself."""
     cause = error.__cause__
     if isinstance(error, SessionExpiredError) and isinstance(cause, KoyebSessionError):
         return cause if cause.retryable else error
@@ -144,7 +144,7 @@ def _reason(error: KoyebSessionError) -> KoyebSessionError:
 
 
 def _translated(error: httpx.HTTPError) -> KoyebSessionError:
-    """Give the error of this package that means the same."""
+    """Return the equivalent error of this package."""
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         wait = retry_after(error.response.headers.get("retry-after"), time.time())
@@ -156,7 +156,7 @@ def _translated(error: httpx.HTTPError) -> KoyebSessionError:
 
 
 def _callers_status(reason: KoyebSessionError) -> int | None:
-    """Say what the caller can mend, if anything."""
+    """Return the status of an error that the caller can correct; `None` for any other."""
     if isinstance(reason, AuthenticationError | NotSignedInError):
         return HTTPStatus.UNAUTHORIZED
     if isinstance(reason, EndpointGoneError) or not isinstance(reason, ApiError):
@@ -165,7 +165,7 @@ def _callers_status(reason: KoyebSessionError) -> int | None:
 
 
 def _gateway_status(reason: KoyebSessionError) -> int:
-    """Say whether the way to Koyeb took too long, is out for a while, or does not work."""
+    """Return the status of an error behind the application: 504, 503 or 502."""
     status = getattr(reason, "status", None)
     if isinstance(reason, TransportTimeoutError) or status == HTTPStatus.GATEWAY_TIMEOUT:
         return HTTPStatus.GATEWAY_TIMEOUT
@@ -173,7 +173,7 @@ def _gateway_status(reason: KoyebSessionError) -> int:
 
 
 def _log(status: int, error: Exception, *, is_own: bool) -> None:
-    """Note what is not the caller's fault; an error of httpx quotes URLs, and is not quoted."""
+    """Log an error that is not the caller's fault; of an httpx error only the class, not URLs."""
     if isinstance(error, httpx.HTTPStatusError):
         text = f"Koyeb answered with {error.response.status_code}"
     else:
@@ -186,7 +186,7 @@ def _log(status: int, error: Exception, *, is_own: bool) -> None:
 
 
 def _answer(status: int, reason: KoyebSessionError, *, is_own: bool) -> Response:
-    """Make the answer; what failed behind us is no caller's business."""
+    """Make the response; callers learn no details of failures behind the application."""
     is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     headers: dict[str, str] = {}
     wait: float | None = getattr(reason, "retry_after", None)
@@ -218,7 +218,7 @@ def _problem(
 
 
 async def _close(websocket: WebSocket, status: int) -> None:
-    """Close a WebSocket, unless one of its ends has done so already."""
+    """Close a WebSocket, unless either side has closed it already."""
     is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     states = websocket.application_state, websocket.client_state
     if WebSocketState.DISCONNECTED not in states:

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import httpx
 
 from ._bodies import Body
+from ._calls import arespond
 from ._replies import Reply
 from ._service import Service
-from ._visits import aplay
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,9 +23,9 @@ class FakeApp:
     """
     The ASGI application.
 
-    An application cannot break a connection, so a reset and a truncation raise what ``httpx``
-    raises for them: through ``httpx.ASGITransport`` the client sees just that, and a server
-    answers with a 500 or ends the connection.
+    An application cannot break a connection. So a reset or a truncation raises the exception of
+    ``httpx`` for it. A client of ``httpx.ASGITransport`` receives that exception; a server answers
+    with a 500 or ends the connection.
     """
 
     def __init__(self, service: Service) -> None:
@@ -47,8 +47,8 @@ class FakeApp:
             return
         target = f"{_path(scope)}?{scope['query_string'].decode('latin-1')}"
         headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-        visit = self._service.admit(scope["method"], target, headers, content)
-        reply = await aplay(self._service, visit)
+        call = self._service.receive(scope["method"], target, headers, content)
+        reply = await arespond(self._service, call)
         if reply is None:
             raise httpx.ReadError("[Errno 104] Connection reset by peer")
         await _send(reply, send)
@@ -86,5 +86,5 @@ def _path(scope: Scope) -> str:
     root = scope.get("root_path", "")
     raw: bytes | None = scope.get("raw_path")
     path = quote(scope["path"]) if raw is None else raw.decode("latin-1")
-    # Where the application is mounted is no part of the service's own paths.
+    # The path that the application is mounted at is not part of the service's own paths.
     return path.removeprefix(quote(root)) if root else path

@@ -1,4 +1,4 @@
-"""Time that a test moves by hand, so that no test has to wait for a token to grow old."""
+"""A clock that a test moves by hand, so that no test has to wait for a token to expire."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NANOSECOND = 1_000_000_000
 
 
 class Clock(Protocol):
-    """Anything that tells the time as the standard library's ``time`` module does, in seconds."""
+    """Any object with the two clocks of the standard library's ``time`` module, in seconds."""
 
     def time(self) -> float:
         """Return the wall time, in seconds since 1970."""
@@ -39,7 +39,7 @@ class FakeClock:
     """
 
     def __init__(self, start: datetime = _START) -> None:
-        # Whole nanoseconds: a thousand steps of 0.1 s add up to 100 s exactly.
+        # Whole nanoseconds, so that a thousand steps of 0.1 s are exactly 100 s.
         self._wall = nanoseconds(start - datetime(1970, 1, 1, tzinfo=UTC))
         self._monotonic = nanoseconds(_MONOTONIC_START)
         self._lock = threading.Lock()
@@ -88,6 +88,6 @@ def nanoseconds(value: float | timedelta) -> int:
     """Return seconds, or a timedelta, in whole nanoseconds."""
     if isinstance(value, timedelta):
         return value // timedelta(microseconds=1) * 1_000
-    # Apart: a float of nanoseconds since 1970 is off by hundreds of them.
+    # Converted separately: a float of nanoseconds since 1970 is imprecise by hundreds of them.
     seconds, fraction = divmod(value, 1)
     return int(seconds) * _NANOSECOND + round(fraction * _NANOSECOND)

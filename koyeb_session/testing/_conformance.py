@@ -1,4 +1,4 @@
-"""What every token store has to do, as a check that its author can run."""
+"""A check for the authors of token stores: it tests the requirements of the protocol."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Final
 
 import anyio
 
-from .._async.stores import AsyncTokenStore
-from .._models import Token
-from .._sync.stores import TokenStore
+from .._async.stores.protocol import AsyncTokenStore
+from .._core.models import Token
+from .._sync.stores.protocol import TokenStore
 
 _AT: Final = datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _LONG: Final = f"a.{'b' * 2000}.c"
 _FULL: Final = Token(_LONG, "user", "organization", _AT, issued_at=_AT.replace(year=2099))
 _BARE: Final = Token("d")
 _HELD: Final = 0.05
-"""Seconds for which a second taker must not get the lock."""
+"""Seconds for which a second caller must not get the lock."""
 _PATIENCE: Final = 5.0
 _BUSY: Final = "save() and load() work in the lock while others wait for it"
 
 
 class _Failure(Exception):  # noqa: N818 - stands for any error inside the lock
-    """What the check raises inside the lock."""
+    """The exception that the check raises inside the lock."""
 
 
 def check_store(make_store: Callable[[], TokenStore]) -> None:
@@ -75,7 +75,7 @@ def _check_lock(one: TokenStore, other: TokenStore) -> None:
         try:
             with other.lock():
                 taken.set()
-        except Exception as exc:  # noqa: BLE001 - the store's own; told in the checking thread
+        except Exception as exc:  # noqa: BLE001 - the store's; reported in the checking thread
             problems.append(exc)
 
     thread = threading.Thread(target=take, daemon=True)
@@ -163,11 +163,11 @@ async def _async_check_cancelled(one: AsyncTokenStore) -> None:
 
 def _expect(found: Token | None, wanted: Token | None, what: str) -> None:
     _require(found == wanted, what)
-    if found is not None and wanted is not None:  # no part of a token's equality
+    if found is not None and wanted is not None:  # `issued_at` is not part of a token's equality
         _require(found.issued_at == wanted.issued_at, f"{what}, issued_at included")
 
 
 def _require(fulfilled: bool, what: str) -> None:  # noqa: FBT001 - reads like an assertion
-    """Raise what an `assert` would: ``python -O`` takes those away."""
+    """Raise an `AssertionError`, as `assert` does except under ``python -O``."""
     if not fulfilled:
         raise AssertionError(what)

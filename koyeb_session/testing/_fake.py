@@ -1,4 +1,4 @@
-"""What all fake services have: a transport, an application, a server, a log and faults."""
+"""The base of all fake services: a transport, an application, a server, a log and faults."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FakeService:
         Returns:
             A context manager that yields the base URL, such as ``http://127.0.0.1:8000``.
         """
-        # Not at the top: most tests need no socket.
+        # Imported here, as most tests need no socket.
         from ._server import serving  # noqa: PLC0415
 
         return serving(self._service, host, port)

@@ -1,4 +1,4 @@
-"""Faults are scripted as values, so that a test says what goes wrong in one line."""
+"""Faults as values, so that a test can script one in a single line."""
 
 import json
 import math

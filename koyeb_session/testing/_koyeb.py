@@ -1,4 +1,4 @@
-"""``FakeKoyeb``, the one object that a test holds."""
+"""``FakeKoyeb``, the fake service that tests use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._clock import Clock
 from ._fake import FakeService
 from ._operations import Operations, Rules
 from ._routes import KOYEB
-from ._tokens import Ledger, TokenKind
+from ._tokens import TokenKind, TokenRegistry
 
 _USERS: Mapping[str, str] = MappingProxyType({"me@example.com": "correct horse"})
 
@@ -83,7 +83,7 @@ class FakeKoyeb(FakeService):
         )
         clock = time if clock is None else clock
         self._accounts = Accounts(users)
-        self._ledger = Ledger(clock, token_lifetime)
+        self._ledger = TokenRegistry(clock, token_lifetime)
         self._operations = Operations(self._accounts, self._ledger, rules)
         super().__init__(
             "https://app.koyeb.com", self._operations.carry_out, KOYEB, clock, withdrawn

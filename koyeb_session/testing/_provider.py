@@ -1,4 +1,4 @@
-"""``FakeIdentityProvider``: where users sign in since Koyeb does not ask for passwords itself."""
+"""``FakeIdentityProvider``: a sign-in service for users whose passwords Koyeb does not check."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ROUTES = fixed_routes(
     }
 )
 _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
-_SLOWER = 5.0  # seconds that a client has to add once it has polled too fast (RFC 8628, 3.5)
+_SLOWER = 5.0  # seconds to add to the interval of a client that polls too fast (RFC 8628, 3.5)
 
 
 @attrs.define(eq=False)
 class _Device:
-    """A device that waits for a person, and what the person has decided."""
+    """A device that waits for a person, and the person's decision."""
 
     user_code: str
     expires_at: float
     interval: float
     polled_at: float | None = None
     decision: Literal["pending", "approved", "denied"] = "pending"
-    email: str | None = None  # who has approved; None for the first user
+    email: str | None = None  # the user who has approved; None for the first user
     used: bool = False
 
 
@@ -286,7 +286,7 @@ def _next_refresh_token(grant: _Grant) -> str:
 
 
 def _origin(request: Request, base_url: str) -> str:
-    """Tell where the client has reached the provider: on a socket that is not ``base_url``."""
+    """Return the provider's URL as the client sees it: on a socket, it is not ``base_url``."""
     host = request.headers["host"]
     return base_url if base_url == f"https://{host}" else f"http://{host}"
 
@@ -300,5 +300,5 @@ def _form(request: Request) -> dict[str, str]:
 
 
 def _refuse(error: str) -> NoReturn:
-    """Answer as RFC 6749, 5.2, and RFC 8628, 3.5, have it."""
+    """Raise the refusal that RFC 6749, 5.2, and RFC 8628, 3.5, describe."""
     raise Refusal(attrs.evolve(_replies.success({"error": error}), status=HTTPStatus.BAD_REQUEST))

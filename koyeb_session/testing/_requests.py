@@ -1,4 +1,4 @@
-"""The log of what the service received, for tests to assert on."""
+"""The log of received requests, for the assertions of tests."""
 
 import json
 from typing import Any

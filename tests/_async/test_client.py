@@ -1014,7 +1014,7 @@ async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) 
     """Connections that are left open are told of, without a secret."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     token = await session.login(ME, PASSWORD)
-    for connections in {session._connections, session._operating}:
+    for connections in {session._connections, session._operation_connections}:
         assert connections is not None
         for transport in connections._opened.values():
             await transport.aclose()  # or the sockets warn, too

@@ -24,9 +24,9 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session import _operations as operations
-from koyeb_session._deadline import Deadline
-from koyeb_session._snapshot import Failed, Obtained, Urgency
+from koyeb_session._api import operations
+from koyeb_session._core.deadline import Deadline
+from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (
@@ -101,7 +101,9 @@ async def test_a_token_that_is_no_good_begins_no_session(
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = await session._keeper.adopt(Obtained(expired, minted=True), None, Deadline(5))
+    outcome = await session._keeper.begin_session(
+        NewToken(expired, just_issued=True), None, Deadline(5)
+    )
     assert isinstance(outcome, WireError)
 
 
@@ -115,10 +117,10 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         session._state.clear()
         return StoreError("away")
 
-    flight = SimpleNamespace(join=join, about=session._state.snapshot, urgency=Urgency.AHEAD)
+    shared = SimpleNamespace(join=join, replaces=session._state.snapshot, urgency=Urgency.AHEAD)
 
     def begin(*_: object) -> Any:
-        return flight
+        return shared
 
     monkeypatch.setattr(type(session._keeper), "_begin", begin)
     with pytest.raises(KoyebSessionError, match="meanwhile"):
@@ -147,7 +149,7 @@ async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
     newer = Token(fake.issue_token())
 
     async def run(*_: object) -> None:
-        session._state.commit(Obtained(newer, minted=False))
+        session._state.commit(NewToken(newer, just_issued=False))
         raise LookupError
 
     monkeypatch.setattr(type(session._keeper._renewal), "run", run)
@@ -219,7 +221,7 @@ async def test_nothing_is_written_where_there_is_no_session(connect: Connect) ->
     await store.save(Token("kept"))
     session = connect(store=store)
     assert session._keeper._persistence is not None
-    session._keeper._persistence.owe()
+    session._keeper._persistence.mark_unsaved()
     await session.aclose()
     assert await store.load() == Token("kept")
 
@@ -344,8 +346,8 @@ async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Co
     """A reply that nobody waits for may be the session."""
     session = connect(token=fake.issue_token())
     over = Deadline(0)
-    renewed = await session._keeper._renewal._obtain(None, 0, Urgency.NEEDED, over)
-    assert isinstance(renewed, Failed)
+    renewed = await session._keeper._renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    assert isinstance(renewed, FailedAttempt)
     held = session.token
     assert held is not None
     sent = await session._sender.send_once(operations.refresh(held), over)
@@ -362,7 +364,7 @@ async def test_credentials_that_meet_the_deadline_are_its_end(connect: Connect) 
     source = connect(credentials=late)._keeper._source
     with pytest.raises(TimeoutError):
         await source.sign_in(None, None, Deadline(0))
-    assert isinstance(await source.sign_in(None, None, Deadline(60)), Failed)
+    assert isinstance(await source.sign_in(None, None, Deadline(60)), FailedAttempt)
 
 
 async def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect) -> None:
@@ -381,7 +383,7 @@ async def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect
 
     persistence = connect(store=Gone())._keeper._persistence
     assert persistence is not None
-    turn = persistence.turn()
+    turn = persistence.hold()
     async with AsyncBackground() as background:
         done = background.start(partial(turn.do, nothing, 60))
         await async_arrived(gate)
@@ -398,16 +400,16 @@ async def test_a_store_that_cannot_be_used_keeps_nobody(
     session = connect(store=AsyncMemoryTokenStore(), token=fake.issue_token())
     persistence = session._keeper._persistence
     assert persistence is not None
-    turn = persistence.turn()
+    turn = persistence.hold()
     await turn.leave(Deadline(5))
-    flight = type(turn._flight)
-    start = flight.start
+    shared = type(turn._task)
+    start = shared.start
 
     def only_others(self: Any, *, alone: bool = False, **rest: Any) -> None:
         if not alone:
             start(self, **rest)
 
-    monkeypatch.setattr(flight, "start", only_others)
+    monkeypatch.setattr(shared, "start", only_others)
     monkeypatch.setattr(type(turn), "alive", False)
     token = await session.refresh()
     assert session.token is token
@@ -419,7 +421,7 @@ async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
 ) -> None:
     """A renewal that hung comes back when others have gone on without it."""
     session = connect(token=fake.issue_token())
-    late = Obtained(Token(fake.issue_token()), minted=False)
+    late = NewToken(Token(fake.issue_token()), just_issued=False)
     assert isinstance(session._state.commit(late, replaces=None), KoyebSessionError)
 
 

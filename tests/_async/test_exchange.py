@@ -295,9 +295,9 @@ async def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     fake.fail("refresh", Fault(latency=PATIENCE), times=2)
     clock.advance(DAY / 2)
     await session.current_token()
-    flight = session._keeper._flight
-    assert flight is not None
-    assert isinstance(await flight.join(PATIENCE), TransportTimeoutError)
+    shared = session._keeper._task
+    assert shared is not None
+    assert isinstance(await shared.join(PATIENCE), TransportTimeoutError)
 
 
 async def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
@@ -541,10 +541,10 @@ async def test_keep_current_sleeps_until_there_is_something_to_do(
     clock = FakeClock()
     slept: list[float] = []
 
-    class Pulse:
+    class Wakeup:
         """Sleeps by moving the clock."""
 
-        def beat(self) -> None:
+        def set(self) -> None:
             """Do nothing."""
 
         async def sleep(self, seconds: float) -> None:
@@ -563,7 +563,7 @@ async def test_keep_current_sleeps_until_there_is_something_to_do(
         token=fake.issue_token(),
         refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
     )
-    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "AsyncPulse", Pulse)
+    monkeypatch.setattr(sys.modules[type(session._keeper).__module__], "AsyncWakeup", Wakeup)
     monkeypatch.setattr("random.random", lambda: 0.0)
     await session.keep_current()
     assert slept == wanted

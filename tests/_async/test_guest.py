@@ -19,7 +19,7 @@ from koyeb_session import (
     PermissionDeniedError,
     SessionExpiredError,
 )
-from koyeb_session._outcomes import RAISED_BY
+from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 ME = "me@example.com"

@@ -279,14 +279,14 @@ async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
     async with AsyncBackground() as background:
         first = background.start(session.refresh)
         await async_arrived(gate)
-        adopted = await session.use_token(fake.issue_token())
+        parse_token = await session.use_token(fake.issue_token())
         second = background.start(session.refresh)
         await background.settled()
         gate.open()
         new = await second.result()
         await first.result()
     assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        adopted.id
+        parse_token.id
     ]
     assert new.id == held(session)
     assert fake.exchanges() == 2
@@ -303,11 +303,11 @@ async def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
     async with AsyncBackground() as background:
         job = background.start(session.refresh)
         await async_arrived(gate)
-        adopted = await session.use_token(fake.issue_token())
+        parse_token = await session.use_token(fake.issue_token())
         gate.open()
-        assert (await job.result()).id == adopted.id
-    assert held(session) == adopted.id
-    assert fake.live_tokens() == [adopted.id]
+        assert (await job.result()).id == parse_token.id
+    assert held(session) == parse_token.id
+    assert fake.live_tokens() == [parse_token.id]
 
 
 async def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
@@ -1051,7 +1051,7 @@ async def test_keep_current_renews_without_requests(
     session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulses != ())
+        await async_until(lambda: session._keeper._wakeups != ())
         for _ in range(3):
             old = held(session)
             clock.advance(DAY / 2)
@@ -1068,12 +1068,12 @@ async def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect:
     session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         jobs = [background.start(session.keep_current) for _ in range(2)]
-        await async_until(lambda: len(session._keeper._pulses) == 2)
+        await async_until(lambda: len(session._keeper._wakeups) == 2)
         await background.settled()
         await session.aclose()
         for job in jobs:
             await job.result()
-    assert session._keeper._pulses == ()
+    assert session._keeper._wakeups == ()
 
 
 async def test_keep_current_waits_for_somebody_to_sign_in(
@@ -1083,7 +1083,7 @@ async def test_keep_current_waits_for_somebody_to_sign_in(
     session = connect()
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulses != ())
+        await async_until(lambda: session._keeper._wakeups != ())
         await session.login(ME, PASSWORD)
         clock.advance(DAY / 2)
         session._keeper.wake()
@@ -1102,7 +1102,7 @@ async def test_keep_current_looks_again_when_the_session_changes(
     session = connect()
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulses != ())
+        await async_until(lambda: session._keeper._wakeups != ())
         await background.settled()
         await session.use_token(old)
         await async_until(lambda: held(session) != old)
@@ -1120,7 +1120,7 @@ async def test_keep_current_goes_on_after_a_failure(
     clock.advance(DAY / 2)
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._state.trouble is not None)
+        await async_until(lambda: session._state.failure is not None)
         assert log(fake) == [("refresh", 500)]
         clock.advance(3600)
         session._keeper.wake()
@@ -1558,7 +1558,7 @@ async def test_closing_waits_for_a_refresh_that_may_take_longer(
     fake.fail("refresh", Fault(latency=0.06))
     async with AsyncBackground() as background:
         job = background.start(partial(session.refresh, timeout=5))
-        await async_until(lambda: session._keeper._flight is not None)
+        await async_until(lambda: session._keeper._task is not None)
         await session.aclose()
         assert fake.live_tokens() == [held(session)] != [old]
         assert await job.result() == session.token

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from koyeb_session import AsyncSessionClient, Token
-from koyeb_session._concurrency.async_flights import AsyncFlight
+from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
@@ -255,13 +255,13 @@ async def test_a_session_without_listeners_starts_nothing(
 ) -> None:
     """A login with neither listeners nor a store starts no task and no thread of its own."""
     started: list[object] = []
-    start = AsyncFlight.start
+    start = AsyncSharedTask.start
 
-    def begin(flight: AsyncFlight[object]) -> None:
-        started.append(flight)
-        start(flight)
+    def begin(shared: AsyncSharedTask[object]) -> None:
+        started.append(shared)
+        start(shared)
 
-    monkeypatch.setattr(AsyncFlight, "start", begin)
+    monkeypatch.setattr(AsyncSharedTask, "start", begin)
     session = connect()
     await session.login(ME, PASSWORD)
     assert started == []

@@ -116,7 +116,7 @@ async def test_pitfall_01_a_token_is_never_exchanged_twice(
     seen = session._state.snapshot
     assert seen is not None
     new = await session.refresh()
-    outcome = await session._keeper.renewed(seen)
+    outcome = await session._keeper.renew(seen)
     assert outcome is session._state.snapshot
     assert fake.exchanges() == 1
     assert fake.live_tokens() == [new.id]
@@ -245,13 +245,13 @@ async def test_pitfall_04_the_keeper_in_the_background_does_not_trip_itself_up(
     session = connect(token=fake.issue_token(), store=store)
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
-        await async_until(lambda: session._keeper._pulses != ())
+        await async_until(lambda: session._keeper._wakeups != ())
         for cycle in range(1, 4):
             clock.advance(DAY / 2)
             session._keeper.wake()
             await async_until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
-            flight: Any = session._keeper._flight
-            await async_until(lambda: not flight.alive)  # noqa: B023 - used at once
+            shared: Any = session._keeper._task
+            await async_until(lambda: not shared.alive)  # noqa: B023 - used at once
             saved = await store.load()
             assert saved is not None
             assert saved.id == held(session)

@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from koyeb_session import AsyncSessionClient, StoreError, Token
-from koyeb_session._concurrency.async_waiting import async_sleep
-from koyeb_session._redis import LOCK, UNLOCK
+from koyeb_session._concurrency.event_loop.waiting import async_sleep
+from koyeb_session._storage.redis_scripts import LOCK, UNLOCK
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeKoyeb, Gate, async_check_store
 

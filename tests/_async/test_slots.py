@@ -17,7 +17,7 @@ from koyeb_session import (
     AuthenticationError,
     PasswordCredentials,
 )
-from koyeb_session._concurrency.async_tickets import AsyncTicket
+from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import (
@@ -70,7 +70,7 @@ async def hold(session: AsyncSessionClient, fake: FakeKoyeb, background: AsyncBa
 
 async def in_line(session: AsyncSessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
-    await async_until(lambda: len(slots(session)._turns._queue) == n)
+    await async_until(lambda: len(slots(session)._request_queue._queue) == n)
 
 
 # Turns
@@ -124,7 +124,7 @@ async def test_each_turn_is_given_back(session: AsyncSessionClient, fake: FakeKo
             await async_read(await session.http.send(request, stream=True))
         async with session.http.stream("GET", "/v1/apps"):
             """Leave the body where it is."""
-    assert len(slots(session)._turns._free) == 2
+    assert len(slots(session)._request_queue._free) == 2
 
 
 async def test_a_turn_is_given_back_when_there_can_be_no_connection(
@@ -139,13 +139,13 @@ async def test_a_turn_is_given_back_when_there_can_be_no_connection(
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             await session.http.get("/v1/apps")
-    assert len(slots(session)._turns._free) == 2
+    assert len(slots(session)._request_queue._free) == 2
 
 
 async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None:
     """The last one in line was called by another thread meanwhile."""
     assert (await session.http.get("/v1/apps")).status_code == 200
-    turns = slots(session)._turns
+    turns = slots(session)._request_queue
 
     class Line(deque[object]):
         """A line that another thread is at."""
@@ -165,19 +165,19 @@ async def test_who_is_interrupted_in_line_keeps_no_turn(
 ) -> None:
     """Be it that its turn has just come."""
     assert (await session.http.get("/v1/apps")).status_code == 200
-    turns = slots(session)._turns
-    await turns.take(0)
-    await turns.take(0)
+    turns = slots(session)._request_queue
+    await turns.acquire(0)
+    await turns.acquire(0)
     turns._queue.append(first := AsyncTicket())
 
     async def wait(_self: AsyncTicket, _seconds: float | None) -> None:
         for _ in range(2 * called):
-            turns.give()
+            turns.release()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(AsyncTicket, "wait", wait)
     with pytest.raises(KeyboardInterrupt):
-        await turns.take(None)
+        await turns.acquire(None)
     assert [*turns._queue] == ([] if called else [first])
     assert len(turns._free) == called
 
@@ -244,7 +244,7 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     async with AsyncBackground() as background:
-        under_way = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+        active_tasks = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
         await async_arrived(gate, 2)
         in_vain = [
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
@@ -254,7 +254,7 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
         closed, made = slots(session), slots(session)._made.copy()
         await session.aclose()
         gate.open()
-        for job in under_way:
+        for job in active_tasks:
             with pytest.raises(httpx.TransportError):
                 await job.result()
         for job in in_vain:
@@ -327,7 +327,7 @@ async def test_what_makes_room_and_is_interrupted_leaves_nothing(
     with fake.serve() as other, pytest.raises(InterruptedError):
         await session.http.get(other, auth=None)
     assert len(pool._made) == limit
-    assert len(pool._turns._free) == limit
+    assert len(pool._request_queue._free) == limit
 
 
 async def test_another_request_may_take_what_was_to_be_closed(session: AsyncSessionClient) -> None:

@@ -16,7 +16,7 @@ import pytest
 from keyring.backends import fail
 
 from koyeb_session import AsyncMemoryTokenStore, StoreError, Token
-from koyeb_session._outcomes import store_error
+from koyeb_session._core.results import store_error
 from koyeb_session.stores import (
     AsyncFileTokenStore,
     AsyncKeyringTokenStore,
@@ -140,7 +140,7 @@ def interrupt(*_: object, **__: object) -> NoReturn:
         ("os.fsync", "save"),
         ("json.dumps", "save"),
         ("json.loads", "load"),
-        ("koyeb_session._records.is_header_safe", "load"),
+        ("koyeb_session._storage.records.is_header_safe", "load"),
         ("pathlib.Path.unlink", "delete"),
     ],
 )

@@ -18,7 +18,7 @@ from koyeb_session import (
     StoreError,
     Token,
 )
-from koyeb_session._timestamps import from_epoch
+from koyeb_session._core.timestamps import from_epoch
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, async_check_store
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
@@ -122,7 +122,7 @@ async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
     async with AsyncBackground() as background:
         if fails_first:
             gate.open()
-            await async_until(lambda: session._state.trouble is not None)
+            await async_until(lambda: session._state.failure is not None)
         request = background.start(lambda: session.http.get("/v1/apps"))
         if not fails_first:
             await async_until(lambda: fake.requests[-1].status == 401)

@@ -94,7 +94,7 @@ async def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> 
     """Callers share the connections of their place, and the exchange has its own."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         await session.login(ME, PASSWORD)
-        operating = session._operating
+        operating = session._operation_connections
         assert operating is not None
         assert operating is not session._connections
         before = dict(operating._opened)
@@ -140,7 +140,7 @@ async def test_closing_in_another_place_closes_nothing(url: str, clock: FakeCloc
     """A client that is closed elsewhere leaves alone what it opened here."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
-    operating = session._operating
+    operating = session._operation_connections
     assert operating is not None
     (transport,) = operating._opened.values()
     operating._opened = {object(): transport}
@@ -169,7 +169,7 @@ async def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> N
     """A close that was interrupted leaves no connection open for good."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
-    operating = session._operating
+    operating = session._operation_connections
     assert operating is not None
     (slots,) = operating._opened.values()
     stuck = [Stuck() for _ in range(3)]

@@ -592,8 +592,8 @@ async def test_record_of_another_is_left_alone(
     users = {ME: PASSWORD, "bob@example.com": "battery staple"}
     theirs = FakeKoyeb(users=users, clock=clock)
     await connect(store=store, credentials=PASSWORDS, transport=theirs.transport).current_token()
-    foreign = await saved(store)
-    assert foreign is not None
+    safe_copy = await saved(store)
+    assert safe_copy is not None
     if what == "account":
         ours = theirs
         credentials = PasswordCredentials("bob@example.com", "battery staple")
@@ -608,9 +608,9 @@ async def test_record_of_another_is_left_alone(
         )
     before = len(ours.requests)
     await session.current_token()
-    assert held(session) != foreign
-    assert foreign not in {request.bearer for request in ours.requests[before:]}
+    assert held(session) != safe_copy
+    assert safe_copy not in {request.bearer for request in ours.requests[before:]}
     await session.logout()
-    assert foreign in theirs.live_tokens()
+    assert safe_copy in theirs.live_tokens()
     assert "the store holds a session of" in caplog.text
     assert "FileTokenStore(name=" in caplog.text

@@ -43,7 +43,7 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._outcomes import RAISED_BY
+from koyeb_session._core.results import RAISED_BY
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 

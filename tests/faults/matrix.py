@@ -209,7 +209,7 @@ FAULTS: Final = (
     # a reply, but not the one that was promised
     Fault("JSON cut off", everywhere(bad(WireError)), (reply(content=replies.cut_json),)),
     Fault("JSON array", everywhere(bad(WireError)), (reply(content=replies.array),)),
-    Fault("JSON of wrong types", needs_a_reply(WireError), (reply(content=replies.wrong_types),)),
+    Fault("JSON of wrong types", needs_a_reply(WireError), (reply(content=replies.types_error),)),
     Fault("invalid UTF-8", everywhere(bad(WireError)), (reply(content=replies.not_utf8),)),
     Fault("HTML with 200", everywhere(bad(WireError)), (reply(content=replies.html),)),
     Fault("empty 200", needs_a_reply(WireError), (reply(content=b""),)),

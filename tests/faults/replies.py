@@ -49,7 +49,7 @@ def cut_json(request: Request) -> bytes:
     return good(request)[:-1]
 
 
-def wrong_types(request: Request) -> bytes:
+def types_error(request: Request) -> bytes:
     """Make an object whose fields are of other types than promised."""
     token = {"id": 7, "user_id": MINTED}
     return json.dumps({"token": token, "method": [MINTED]}).encode()

@@ -15,8 +15,8 @@ from koyeb_session import (
     StoreError,
     WireError,
 )
-from koyeb_session._outcomes import detached
-from koyeb_session._redaction import safe_message
+from koyeb_session._core.redaction import safe_message
+from koyeb_session._core.results import without_frames
 
 from .matrix import EMAIL
 from .replies import MIB
@@ -87,7 +87,7 @@ def test_detached_error_has_lost_its_frames_and_nothing_else() -> None:
     """An error of ours that comes out of user code keeps its class, text, attributes and causes."""
     with pytest.raises(SessionExpiredError) as caught:
         _fail_thrice()
-    error = detached(caught.value)
+    error = without_frames(caught.value)
     assert (str(error), error.request_id) == ("it has ended", "r-1")
     assert isinstance(error.__cause__, RateLimitedError)
     assert error.__cause__.retry_after == 3.0
@@ -98,4 +98,4 @@ def test_detached_error_has_lost_its_frames_and_nothing_else() -> None:
 
 def test_detached_error_without_a_cause() -> None:
     """An error without a cause gets none."""
-    assert detached(StoreError("away")).__cause__ is None
+    assert without_frames(StoreError("away")).__cause__ is None

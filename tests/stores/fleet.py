@@ -250,7 +250,7 @@ def stop_at(options: dict[str, Any]) -> None:
         return stopped
 
     armed = False
-    files: Any = import_module("koyeb_session._files")
+    files: Any = import_module("koyeb_session._storage.files")
     files.os.fsync = stopping_first("written", files.os.fsync)
     files._sync_folder = stopping_first("renamed", files._sync_folder)
     given = arguments(options, asynchronous=False)

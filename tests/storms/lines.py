@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, Final, Self
 
 import koyeb_session
-from koyeb_session._concurrency.places import atomic
+from koyeb_session._concurrency.runtime import state_lock
 
 _PACKAGE: Final = str(Path(koyeb_session.__file__).parent)
 _SERVICE: Final = str(Path(_PACKAGE, "testing"))
@@ -83,7 +83,7 @@ class AtLine:
 
 def holds_the_lock() -> bool:
     """Tell whether the calling thread is in a step that others cannot come into."""
-    owned: Callable[[], bool] | None = getattr(atomic, "_is_owned", None)
+    owned: Callable[[], bool] | None = getattr(state_lock, "_is_owned", None)
     return owned is not None and owned()
 
 

@@ -24,7 +24,7 @@ from koyeb_session import (
     SessionExpiredError,
     Token,
 )
-from koyeb_session._concurrency import flights
+from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..soak import SOAK
@@ -151,7 +151,7 @@ ACTS: Final[dict[str, Act]] = {act.__name__: act for act in (renew, sign_in, exp
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start a flight again soon whose starter stands between two lines."""
-    monkeypatch.setattr(flights, "_GRACE", 0.02, raising=False)
+    monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
 
 
 def every_line(make: Callable[[], Scene], call: Call, act: Act) -> Iterator[tuple[int, Scene]]:

@@ -34,7 +34,7 @@ from koyeb_session import (
     SessionClient,
     Token,
 )
-from koyeb_session._snapshot import Issuer, Phase
+from koyeb_session._core.snapshot import Issuer, Phase
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle
@@ -118,7 +118,7 @@ class Committed:
 
     skew: float
     suspended: float
-    adopted: bool
+    parse_token: bool
 
 
 class World:
@@ -170,8 +170,8 @@ class World:
     def note(self, token: Token | None) -> None:
         """Remember how our clock stood when a token was taken over."""
         if token is not None:
-            adopted = token.id not in self.minted
-            self.committed[token.id] = Committed(self.skew, self.suspended, adopted)
+            parse_token = token.id not in self.minted
+            self.committed[token.id] = Committed(self.skew, self.suspended, parse_token)
 
     @contextlib.contextmanager
     def exchange(self) -> Generator[None]:
@@ -227,7 +227,7 @@ class World:
             return LIFE.total_seconds()
         # The age is the larger one of what two clocks say: both have to be wrong.
         lag = max(0.0, min(known.skew - self.skew, self.suspended - known.suspended))
-        if known.adopted:
+        if known.parse_token:
             lag -= known.skew
         elif known.skew:
             lag += RESOLUTION
@@ -396,12 +396,12 @@ class SessionMachine(RuleBasedStateMachine):
             and not self.faulty
             and held.id in self.world.fake.live_tokens()
             and state.snapshot.phase(self.world.clock) is Phase.FRESH
-            and state.trouble is None
+            and state.failure is None
         )
         provided = self.world.provided
         outcome = self.one(work)
         if self.signed_out:  # or it is told why a renewal has just failed
-            assert isinstance(outcome, NotSignedInError) or state.trouble is not None
+            assert isinstance(outcome, NotSignedInError) or state.failure is not None
             assert isinstance(outcome, KoyebSessionError)
             assert self.world.provided == provided
         elif good:
@@ -438,12 +438,12 @@ class SessionMachine(RuleBasedStateMachine):
         def adopt(session: Any) -> Any:
             return session.use_token(given)
 
-        flight, outcome = self.amid_exchange(gate, what or adopt)
+        shared, outcome = self.amid_exchange(gate, what or adopt)
         renewed = [id_ for id_ in self.world.minted if id_ in self.world.fake.live_tokens()]
         if what is logout:
             self.expected, self.signed_out = {None}, True
             assert outcome is None, outcome
-            assert isinstance(flight, NotSignedInError)
+            assert isinstance(shared, NotSignedInError)
             assert not renewed[-1:] or renewed[-1] != self.world.minted[-1]
         elif isinstance(outcome, ValueError):  # our clock says that it has expired
             self.expected = {self.world.minted[-1]}
@@ -465,7 +465,7 @@ class SessionMachine(RuleBasedStateMachine):
             and state.snapshot.issuer is Issuer.KOYEB  # what credentials brought is not refreshed
             and state.snapshot.phase(self.world.clock) is not Phase.EXPIRED
             and state.snapshot.token.id in self.world.fake.live_tokens()
-            and state.trouble is None
+            and state.failure is None
             and not self.world.skew  # else a token may be dead on arrival
         )
 
@@ -576,12 +576,12 @@ class BlockingMachine(SessionMachine):
     def amid_exchange(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
         """Do something in another thread than the one that renews."""
         with Background() as background:
-            flight = background.start(lambda: self._outcome(refresh))
+            shared = background.start(lambda: self._outcome(refresh))
             arrived(gate)
             other = background.start(lambda: self._outcome(work))
             background.settled()
             gate.open()
-            outcomes = flight.result(), other.result()
+            outcomes = shared.result(), other.result()
         idle()
         return outcomes
 
@@ -645,12 +645,12 @@ class AsyncMachine(SessionMachine):
 
     async def _amid(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
         async with self._quiet(), AsyncBackground() as background:
-            flight = background.start(lambda: self._outcome(refresh))
+            shared = background.start(lambda: self._outcome(refresh))
             await async_arrived(gate)
             other = background.start(lambda: self._outcome(work))
             await rounds(30)
             gate.open()
-        return await flight.result(), await other.result()
+        return await shared.result(), await other.result()
 
     async def _cancel(self, work: Work, after: int) -> None:
         victim = Victim(lambda: work(self.session))

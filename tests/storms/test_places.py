@@ -30,7 +30,7 @@ from koyeb_session import (
     RetryPolicy,
     SessionClient,
 )
-from koyeb_session._async import slots
+from koyeb_session._async.http import queue
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -205,7 +205,7 @@ def test_client_works_after_a_loop_that_died_with_all_turns(
     fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Work], None]
 ) -> None:
     """A turn that nobody gave back died with its loop; catches a line that outlives it."""
-    monkeypatch.setattr(slots, "LIMIT", 1)
+    monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     with fake.serve() as url:
         session = AsyncSessionClient(**arguments(fake, clock, base_url=url))
         request = session.http.build_request("GET", "/v1/apps")
@@ -222,7 +222,7 @@ def test_client_works_after_a_loop_that_died_with_all_turns(
         asyncio.run(use())
 
 
-async def test_flight_goes_on_when_its_starter_ends(fake: FakeKoyeb, clock: FakeClock) -> None:
+async def test_shared_task_goes_on_when_its_starter_ends(fake: FakeKoyeb, clock: FakeClock) -> None:
     """A task that began the exchange may end before it; catches a flight in the caller's task."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
@@ -338,7 +338,7 @@ def test_forked_children_have_connections_of_their_own(
     assert {request.status for request in keeping.requests} == {200}
 
 
-def test_forked_children_do_not_wait_for_a_flight_of_the_parent(
+def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
     keeping: FakeKoyeb, clock: FakeClock
 ) -> None:
     """A fork while a thread holds the flight and the store; catches locks that a child inherits."""

@@ -25,7 +25,7 @@ from koyeb_session import (
     SessionExpiredError,
     Token,
 )
-from koyeb_session._log import log
+from koyeb_session._core.log import log
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, async_arrived, idle, until
@@ -113,7 +113,7 @@ async def test_ten_thousand_tasks_share_one_exchange(fake: FakeKoyeb, clock: Fak
     assert fake.transport.open_replies == 0
 
 
-async def test_tasks_in_flight_when_the_token_is_revoked_are_replayed(
+async def test_tasks_in_shared_task_when_the_token_is_revoked_are_replayed(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """Pitfall 9, in the soft window; catches a 401 handler that renews for each of them."""

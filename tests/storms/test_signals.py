@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from koyeb_session import RefreshPolicy, RetryPolicy, SessionClient, TransportError
-from koyeb_session._concurrency import flights
+from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -96,7 +96,7 @@ ACTS: Final[dict[str, Callable[[SessionClient], object]]] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start a flight again soon whose starter was interrupted."""
-    monkeypatch.setattr(flights, "_GRACE", 0.02, raising=False)
+    monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Send requests: connections, the queue for them, and the operations of the API."""

@@ -1,0 +1,178 @@
+"""A hold of the store's lock, shared by all callers that have work at the store."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.event_loop.waiting import AsyncEvent, AsyncWakeup
+from .._concurrency.runtime import state_lock
+from .._core.errors import StoreError
+from .._core.log import log
+from .._core.results import store_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .._concurrency.event_loop.shared_task import AsyncWork
+    from .._core.deadline import Deadline
+    from .._core.models import Token
+    from .stores.protocol import AsyncTokenStore
+
+UNKNOWN: Final = "?"
+"""Stands for the id of the saved token before the store has been read."""
+
+
+class AsyncStoreHold:
+    """
+    One hold of the store's lock, in its own shared task.
+
+    Only that task calls the store under the lock; callers queue jobs for it. So cancelling a caller
+    interrupts no job, and a store that hangs blocks only the task. Callers stop waiting when they
+    want. The lock is released once each caller that joined has left and no job is queued.
+
+    Joining, queueing a job and ending the hold each happen under `state_lock`. So a caller either
+    joins before the end, and its jobs still run, or starts a new hold.
+    """
+
+    def __init__(
+        self,
+        store: AsyncTokenStore,
+        read: Callable[[AsyncStoreHold], Any],
+        *,
+        seconds: float,
+        active_tasks: set[AsyncSharedTask[Any]],
+    ) -> None:
+        self.found: Token | None = None
+        """The saved token, as this hold last read or wrote it."""
+        self.known: str | None = UNKNOWN
+        """The id of the token that the session had last read or written before that."""
+        self.locked: bool = False
+        self.problem: StoreError | None = None
+        """The error that kept this hold from locking, reading or unlocking the store."""
+        self._task = AsyncSharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
+        self._jobs: deque[tuple[AsyncWork[None], AsyncEvent]] = deque()
+        self._is_over = False
+        self._wakeup = AsyncWakeup()
+        self._read = read
+        self._ready = AsyncEvent()
+        self._store = store
+        self._users = 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether it holds the lock, or waits for it."""
+        return self._task.alive
+
+    def start(self) -> None:
+        """Start to wait for the lock."""
+        self._task.start(alone=True)
+        if not self.alive and not self._ready.is_set():  # no thread could be started
+            self.problem = StoreError("no thread can be had to use the token store")
+            self._finish()
+
+    def join(self) -> bool:
+        """Join this hold; `False` if it is over or ending. The caller holds `state_lock`."""
+        if self._is_over or not self.alive:
+            return False
+        self._users += 1
+        return True
+
+    async def leave(self, deadline: Deadline) -> None:
+        """
+        Leave this hold; the last caller to leave waits until the lock is released.
+
+        That wait ends at the deadline at the latest.
+        """
+        with state_lock:
+            self._users -= 1
+        self._wakeup.set()  # after the decrement: the task that wakes sees that the caller has left
+        if self.locked and not self._users:
+            await self._task.join(deadline.left())
+
+    async def wait_done(self, seconds: float) -> None:
+        """Wait until the hold is over, for at most ``seconds``."""
+        await self._task.wait_done(seconds)
+
+    async def ready(self, seconds: float) -> bool:
+        """Wait until the store is locked and read, or has failed; `False` if that takes longer."""
+        return await self._ready.wait(seconds)
+
+    async def do(self, job: AsyncWork[None], seconds: float) -> bool:
+        """
+        Run a job under the lock, and wait for at most ``seconds``.
+
+        Returns:
+            Whether the job is done. After `False` it stays queued and still runs, unless the lock
+            cannot be acquired.
+        """
+        done = AsyncEvent()
+        with state_lock:
+            if self._is_over:
+                return False
+            self._jobs.append((job, done))
+        self._wakeup.set()  # after the append: the task that wakes finds the job
+        await done.wait(seconds)
+        return done.is_set() and self.locked
+
+    async def read_again(self, seconds: float) -> None:
+        """Read the store again."""
+        await self.do(partial(self._read, self), seconds)
+
+    async def _run(self) -> None:
+        try:
+            async with self._store.lock():
+                self.locked = True
+                if self._users or self._jobs:  # everyone may have left during the wait
+                    await self._read(self)
+                self._ready.set()
+                await self._serve()
+        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
+            what = "locked" if not self.locked else "unlocked"
+            self.problem = store_error(what, exc)
+            if self.locked:
+                log.warning("%s", self.problem)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Release every waiter; a job that has not run counts as not done."""
+        # First: after this, no job can be queued that the loop below would miss.
+        with state_lock:
+            self._is_over = True
+        self._ready.set()
+        for _, done in self._jobs:
+            done.set()
+
+    async def _serve(self) -> None:
+        """Run the queued jobs one by one, until no caller and no job is left."""
+        while True:
+            # One step: no caller can join or queue a job between the check and `_is_over`.
+            with state_lock:
+                if not self._jobs and self._users <= 0:
+                    self._is_over = True
+                    return
+                job, done = self._jobs[0] if self._jobs else (None, None)
+            if job is None or done is None:
+                await self._wakeup.sleep(None)
+                continue
+            # Removed only after it has run: if it raises, `_finish` releases its caller.
+            await job()
+            self._jobs.popleft()
+            done.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the store is locked and read."""
+        return self.locked and self._ready.is_set()
+
+    @property
+    def is_held_elsewhere(self) -> bool:
+        """Whether another process or client, perhaps refreshing the same token, has the lock."""
+        if self.locked:
+            return False
+        # Still waiting for the lock, or given up on it after its timeout.
+        return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)

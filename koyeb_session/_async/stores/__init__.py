@@ -1,0 +1,1 @@
+"""Where a session's token is kept between processes."""

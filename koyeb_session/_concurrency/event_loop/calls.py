@@ -1,0 +1,110 @@
+"""Call the user's functions, plain or async."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple, cast
+
+import anyio
+
+from ..runtime import async_call_soon, current_loop, in_trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def async_call(function: Callable[..., Any], *args: object) -> Any:
+    """
+    Call a plain or an async function.
+
+    Raises:
+        RuntimeError: The function was cancelled and this task was not. That happens when the
+            function waits for another task, which is cancelled.
+    """
+    try:
+        result = function(*args)
+        return await result if inspect.isawaitable(result) else result
+    except anyio.get_cancelled_exc_class() as exc:
+        if _is_cancelled():
+            raise
+        message = "what it waited for was cancelled"
+        raise RuntimeError(message) from exc
+
+
+async def async_call_blocking(function: Callable[..., Any], *args: object) -> Any:
+    """Call a plain function in its own thread, as it may block; await an async one here."""
+    if _is_async(function):
+        return await async_call(function, *args)
+    result = await async_in_thread(function, *args)
+    return await async_call(lambda: result) if inspect.isawaitable(result) else result
+
+
+async def async_in_thread(
+    function: Callable[[*Ts], T],
+    *args: *Ts,
+) -> T:
+    """
+    Call a blocking function in its own daemon thread, and wait for it.
+
+    The thread starts before the first await. It keeps running when the waiting task is cancelled. A
+    thread that hangs delays neither the end of the interpreter nor other calls: there is no pool.
+
+    Raises:
+        Exception: The function raised it.
+        RuntimeError: The function raised something else, such as the `SystemExit` of `sys.exit`.
+    """
+    call = _ThreadCall(partial(function, *args))
+    threading.Thread(
+        target=contextvars.copy_context().run, args=(call.run,), name="koyeb-session", daemon=True
+    ).start()
+    return cast("T", await call.result())
+
+
+class _ThreadCall:
+    """A call in a thread, and the task that waits for its result."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._loop = current_loop()
+        self._done = anyio.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call, and keep its result or exception for the waiting task."""
+        try:
+            self._value = self._call()
+        except BaseException as exc:  # noqa: BLE001 - raised in the waiting task
+            self._error = exc
+        # Last, so that the waiting task finds the result. An `anyio.Event` may be set only in its
+        # own event loop; if that loop has ended, nothing waits.
+        async_call_soon(self._loop, self._done.set)
+
+    async def result(self) -> Any:
+        """Wait for the result of the call."""
+        await self._done.wait()
+        if isinstance(self._error, Exception):
+            raise self._error
+        if self._error is not None:  # as it is, it would end the loop or look like a cancellation
+            message = f"it raised {type(self._error).__name__}"
+            raise RuntimeError(message) from self._error
+        return self._value
+
+
+def _is_cancelled() -> bool:
+    if in_trio():
+        return True  # trio raises `Cancelled` only in a task that is cancelled itself
+    import asyncio  # noqa: PLC0415 - only where it is running
+
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - asks whether it is async, not callable
+    )

@@ -1,0 +1,42 @@
+"""A total deadline for I/O in an event loop."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import httpx
+
+
+def async_time_limit(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
+    """Raise `TimeoutError` if the block takes longer."""
+    return anyio.fail_after(seconds)
+
+
+def async_remaining(timeout: float) -> float:
+    """Shorten a timeout to the time left before the deadline; both in seconds."""
+    return min(timeout, anyio.current_effective_deadline() - anyio.current_time())
+
+
+async def async_read_raw(stream: httpx.AsyncByteStream, limit: int) -> bytes:
+    """Read a body without decoding it; stop once there are more than ``limit`` bytes."""
+    raw = io.BytesIO()  # its repr shows nothing of the body in a traceback
+    chunks = aiter(stream)
+    while (chunk := await anext(chunks, None)) is not None:
+        raw.write(chunk)
+        del chunk
+        if raw.tell() > limit:
+            break
+    else:
+        return raw.getvalue()
+    # A body comes through several generators, and a cancelled read ends them all. Just leaving the
+    # loop would leave the inner ones to the garbage collector, and trio warns of that.
+    with anyio.CancelScope() as enough:
+        enough.cancel()
+        await anext(chunks, None)
+    return raw.getvalue()

@@ -1,0 +1,196 @@
+"""Shared work: any number of callers wait for one task, and none of them owns it."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+import anyio
+
+from ..runtime import current_loop, in_trio
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
+
+_tasks: Final[set[asyncio.Task[None]]] = set()
+"""Strong references to running tasks: an event loop of asyncio refers to them weakly."""
+
+
+def _start_task(work: Callable[[], Awaitable[None]], on_done: Callable[[], None]) -> None:
+    """
+    Run ``work``, which raises no `Exception`, in a task that the event loop itself owns.
+
+    No task group and no cancel scope of a caller encloses it. asyncio may cancel a task before its
+    first step, and then runs none of ``work``; ``on_done`` is called even so.
+    """
+    if in_trio():
+        import trio  # noqa: PLC0415 - only where it is running
+
+        trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
+        return
+    import asyncio  # noqa: PLC0415 - only where it is running
+
+    async def run() -> None:
+        await work()
+
+    task = asyncio.get_running_loop().create_task(run())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    task.add_done_callback(lambda _: on_done())
+
+
+class AsyncSharedTask(Generic[T]):
+    """
+    One run of ``work`` that any number of callers wait for.
+
+    The event loop owns it: cancelling a waiter neither stops nor loses it. ``work`` returns its
+    errors as values. An exception that it raises nevertheless is raised in each waiter.
+
+    Order at the end: the outcome is stored, the waiters are released, the task leaves
+    ``active_tasks``, and then ``on_done`` runs in the same task. So no waiter waits for
+    ``on_done``, except in `wait_done`.
+
+    ``replaces`` is a label for the owner's use. The work should end within ``seconds``. Callers
+    that would wait beyond that time share one timer until then.
+    """
+
+    def __init__(
+        self,
+        work: AsyncWork[T],
+        on_done: AsyncWork[None] | None = None,
+        *,
+        replaces: object = None,
+        seconds: float = math.inf,
+        active_tasks: set[AsyncSharedTask[Any]] | None = None,
+    ) -> None:
+        self.replaces: object = replaces
+        self._work = work
+        self._on_done = on_done
+        self._home = current_loop()
+        self._ends = time.monotonic() + seconds
+        self._done = anyio.Event()
+        self._all_done = anyio.Event()
+        self._due: anyio.Event | None = None
+        """Set once the work has ended, or should have."""
+        self._outcome: T | None = None
+        self._raised: Exception | None = None
+        self._returned = False
+        self._active_tasks = active_tasks
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is running in this event loop."""
+        return not self._done.is_set() and self._home is current_loop()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
+
+    @property
+    def outcome(self) -> T | None:
+        """
+        The return value of ``work``; `None` while it runs, or if its event loop ended first.
+
+        Raises:
+            Exception: ``work`` raised it.
+        """
+        if self._raised is not None:
+            raise self._raised
+        return self._outcome
+
+    def start(self, *, alone: bool = False) -> None:  # noqa: ARG002 - a task is always alone
+        """Start the task, and return without waiting for it."""
+        if self._active_tasks is not None:
+            self._active_tasks.add(self)
+        _start_task(self._run, self._end)
+
+    async def run(self, timeout: float = math.inf) -> T | None:
+        """Start it, and wait for at most ``timeout`` seconds."""
+        self.start()
+        if timeout < math.inf:
+            return await self.join(timeout)
+        await self._done.wait()  # needs no timer
+        return self.outcome
+
+    async def join(self, timeout: float | None = None) -> T | None:
+        """
+        Wait for at most ``timeout`` seconds; with `None`, until the work should have ended.
+
+        Raises:
+            Exception: ``work`` raised it.
+        """
+        await self.wait(timeout)
+        return self.outcome
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """
+        Wait as `join` does, but raise no exception of ``work``.
+
+        Return at once if the task belongs to another event loop, which may have ended.
+        """
+        if self._home is not current_loop():
+            return
+        now = time.monotonic()
+        timeout = max(self._ends - now, 0.0) if timeout is None else timeout
+        # Hot path: see tests/benchmarks. Thousands of callers share one timer instead of one each.
+        if now < self._ends <= now + timeout:
+            if self._due is None:
+                self._due = anyio.Event()
+                _start_task(partial(self._watch, self._due), self._due.set)
+            await self._due.wait()
+        if not self._done.is_set():
+            # The caller's own timer: its timeout ends first, or the work is late already.
+            with anyio.move_on_after(now + timeout - time.monotonic()):
+                await self._done.wait()
+
+    async def wait_done(self, timeout: float) -> None:
+        """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
+        if self._home is current_loop():
+            with anyio.move_on_after(timeout):
+                await self._all_done.wait()
+
+    async def _watch(self, due: anyio.Event) -> None:
+        """
+        Set ``due`` when the work has ended, or should have.
+
+        It runs in its own task: a waiter that starts the timer may be cancelled before the others.
+        """
+        try:
+            with anyio.move_on_after(self._ends - time.monotonic()):
+                await self._done.wait()
+        finally:
+            due.set()
+
+    async def _run(self) -> None:
+        # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
+        try:
+            self._outcome = await self._work()
+            self._returned = True
+        except Exception as exc:  # noqa: BLE001 - see `outcome`
+            self._raised = exc
+        finally:
+            self._set_done()
+        try:
+            if self._on_done is not None:
+                await self._on_done()
+        finally:
+            self._all_done.set()
+
+    def _end(self) -> None:
+        """Release every waiter, also when the task was cancelled before its first step."""
+        self._set_done()
+        self._all_done.set()
+
+    def _set_done(self) -> None:
+        self._done.set()
+        if self._active_tasks is not None:
+            self._active_tasks.discard(self)

@@ -1,0 +1,81 @@
+"""The current event loop and process, the lock on session state, and the hooks for forks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # A fork hook keeps everything that its module imports in memory until the interpreter ends.
+    from collections.abc import Callable
+    from typing import Any, Final
+
+state_lock: Final = threading.RLock()
+"""
+The lock around each check-then-set of a session's state, for the whole process.
+
+Re-entrant: a signal handler or a finalizer may use a session while its own thread holds the lock.
+"""
+
+_process = object()
+"""The identity of this process: each fork gives the child a new one."""
+
+
+def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603 - the one thing that a fork changes
+    _process = object()
+    state_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # The forking thread holds the lock across the fork. So no other thread is in the middle of a
+    # change, and the one thread that survives in the child can release the lock.
+    os.register_at_fork(
+        before=state_lock.acquire,
+        after_in_parent=state_lock.release,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def in_trio() -> bool:
+    """Return whether trio runs this task."""
+    # The name may be missing while another thread imports trio; then trio runs nothing here.
+    in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
+    return in_trio_task is not None and in_trio_task()
+
+
+def current_loop() -> object:
+    """Return the identity of the running event loop."""
+    if in_trio():
+        import trio  # noqa: PLC0415 - only where it is running
+
+        return trio.lowlevel.current_trio_token()
+    import asyncio  # noqa: PLC0415 - the blocking half works without it
+
+    return asyncio.get_running_loop()
+
+
+def current_process() -> object:
+    """Return the identity of this process, which changes with each fork."""
+    return _process
+
+
+def async_call_soon(where: Any, callback: Callable[[], object]) -> bool:
+    """
+    Ask an event loop to call ``callback``; callable from any thread.
+
+    Returns:
+        `False` if that event loop no longer runs: all tasks of it are dead.
+    """
+    try:
+        if hasattr(where, "run_sync_soon"):  # trio's token
+            where.run_sync_soon(callback)
+            return True
+        if where.is_running():
+            where.call_soon_threadsafe(callback)
+            return True
+    except RuntimeError:  # the event loop has ended; trio's error is a RuntimeError too
+        pass
+    return False

@@ -1,0 +1,1 @@
+"""The blocking twins, for threads: the same names without ``async_``."""

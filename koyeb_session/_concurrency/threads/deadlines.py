@@ -1,0 +1,64 @@
+"""
+A total deadline for blocking I/O.
+
+httpx's timeouts apply to one read each, so a reply that drips in byte by byte never ends. Here each
+read, write and wait may take only the time left before the deadline of its context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
+_SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Generator[None]:
+    """
+    Limit each read and write of the block, on connections of ``http_transport``.
+
+    Name lookup, further addresses of the host, and a slow TLS handshake have no total limit. The
+    operating system and httpcore limit each step of them.
+    """
+    reset = ends.set(min(ends.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        ends.reset(reset)
+
+
+def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
+    """
+    Read a body without decoding it; stop once there are more than ``limit`` bytes.
+
+    On the user's own connections only this function checks the deadline, between reads. It keeps a
+    body that was complete at the deadline, as that may contain the session's token.
+    """
+    raw = io.BytesIO()  # its repr shows nothing of the body in a traceback
+    late = False
+    for chunk in stream:
+        if late and chunk:  # an empty chunk may end a body that is complete
+            message = "the body took too long"
+            raise httpx.ReadTimeout(message)
+        raw.write(chunk)
+        del chunk
+        if raw.tell() > limit:
+            break
+        late = time.monotonic() > ends.get()
+    return raw.getvalue()
+
+
+def remaining(timeout: float) -> float:
+    """Shorten a timeout to the time left before the deadline; both in seconds."""
+    return min(timeout, max(ends.get() - time.monotonic(), _SHORTEST))

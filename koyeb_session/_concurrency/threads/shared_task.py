@@ -1,0 +1,254 @@
+"""Shared work: any number of callers wait for one thread, and none of them owns it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import contextvars
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from ..runtime import current_process, state_lock
+from .deadlines import ends
+from .waiting import Event
+
+T = TypeVar("T")
+
+Work: TypeAlias = Callable[[], T]
+
+_at_exit: Final[set[SharedTask[Any]]] = set()
+"""Tasks that the interpreter waits for at its end; as daemon threads they would be cut off."""
+_registered: object = None
+"""The process that has registered the hook for its end."""
+
+
+class SharedTask(Generic[T]):
+    """
+    The blocking twin of `AsyncSharedTask`: one run of ``work`` in a daemon thread.
+
+    Python runs signal handlers in the main thread only, so none interrupts this thread. An
+    exception that a handler raises reaches only the caller that waits in the main thread. A normal
+    end of the interpreter waits for the task until it should have ended.
+
+    The owner only has to wait: the first waiter starts the thread, and `_unstarted` and `_begun`
+    make sure that ``work`` runs once. A signal handler may raise at any point of `start`, so each
+    waiter checks that the work has begun.
+    """
+
+    __slots__ = (
+        "_active_tasks",
+        "_all_done",
+        "_begun",
+        "_context",
+        "_done",
+        "_ends",
+        "_home",
+        "_on_done",
+        "_outcome",
+        "_raised",
+        "_returned",
+        "_runner",
+        "_unstarted",
+        "_work",
+        "replaces",
+    )
+
+    def __init__(
+        self,
+        work: Work[T],
+        on_done: Work[None] | None = None,
+        *,
+        replaces: object = None,
+        seconds: float = math.inf,
+        active_tasks: set[SharedTask[Any]] | None = None,
+    ) -> None:
+        self.replaces: object = replaces
+        self._work = work
+        self._on_done = on_done
+        self._home = current_process()
+        self._ends = time.monotonic() + seconds
+        self._begun = False
+        self._done = Event()
+        self._all_done = Event()
+        self._outcome: T | None = None
+        self._raised: Exception | None = None
+        self._returned = False
+        self._runner: int | None = None
+        self._active_tasks = active_tasks
+        self._context = contextvars.copy_context()
+        self._context.run(ends.set, math.inf)  # its own deadline, not the caller's
+        self._unstarted = [True]  # a list, for its atomic `pop`
+
+    @property
+    def alive(self) -> bool:
+        """
+        Whether it is running in this process, or is about to start.
+
+        A task that hangs counts as dead: a thread cannot be stopped, so callers go on without it.
+        """
+        if self._done.is_set() or self._home is not current_process():
+            return False
+        return time.monotonic() < self._ends + _GRACE
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether ``work`` has returned."""
+        return self._returned
+
+    @property
+    def outcome(self) -> T | None:
+        """
+        The return value of ``work``; `None` while it runs.
+
+        Raises:
+            Exception: ``work`` raised it.
+        """
+        if self._raised is not None:
+            raise self._raised
+        return self._outcome
+
+    def start(self, *, at_exit: bool = True, alone: bool = False) -> None:
+        """
+        Start the thread, once, and return without waiting for it.
+
+        Python 3.12 and later start no thread once the main thread has ended. Then the work runs in
+        the calling thread, or, if it must run ``alone``, not at all.
+        """
+        try:
+            self._unstarted.pop()  # atomic: only one of two threads starts it
+        except IndexError:
+            return
+        if self._home is not current_process():
+            return
+        if at_exit:
+            _wait_at_exit(self)
+        if self._active_tasks is not None:
+            self._active_tasks.add(self)
+        self._launch(alone=alone)
+
+    def _launch(self, *, alone: bool = False) -> None:
+        # A copy of the context, as a second launch could not enter the same one.
+        thread = threading.Thread(
+            target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
+        )
+        try:
+            thread.start()
+        except (RuntimeError, KeyError) as exc:
+            # `Thread.start` raises these as a follow-up when a signal handler raises inside it.
+            if exc.__context__ is not None:
+                raise exc.__context__ from None
+            if alone:
+                self._begun = True
+                self._end()
+            else:
+                self._run()
+
+    def run(self, timeout: float = math.inf) -> T | None:
+        """Start it, and wait for at most ``timeout`` seconds."""
+        return self.join(timeout)
+
+    def join(self, timeout: float | None = None) -> T | None:
+        """
+        Wait for at most ``timeout`` seconds; with `None`, until the work should have ended.
+
+        Raises:
+            Exception: ``work`` raised it.
+        """
+        self.wait(timeout)
+        return self.outcome
+
+    def wait(self, timeout: float | None = None) -> None:
+        """
+        Wait as `join` does, but raise no exception of ``work``.
+
+        Return at once for a task of the process before a fork, whose thread the child does not
+        have. Return at once in the task's own thread too, where a finalizer may call this.
+        """
+        if self._home is not current_process() or self._runner == threading.get_ident():
+            return
+        self.start()
+        seconds = self._ends - time.monotonic() if timeout is None else timeout
+        if not self._begun and not self._done.wait(min(seconds, _GRACE)) and not self._begun:
+            self._launch()  # a signal handler raised in the thread that was about to start it
+        self._done.wait(seconds)
+
+    def wait_done(self, timeout: float) -> None:
+        """
+        Wait for the work and for ``on_done``, for at most ``timeout`` seconds.
+
+        Give up after `_GRACE` seconds if the work has not begun by then. In that case a signal
+        handler raised in the thread that was about to start it.
+        """
+        if self._home is not current_process():
+            return
+        if self._begun or self._all_done.wait(min(timeout, _GRACE)) or self._begun:
+            self._all_done.wait(timeout)
+
+    def at_exit(self) -> None:
+        """Wait until the work should have ended, as the interpreter is about to end."""
+        self.wait_done(self._ends + _GRACE - time.monotonic())
+
+    def _run(self) -> None:
+        with state_lock:
+            begun, self._begun = self._begun, True
+        if begun:  # launched twice: see `wait`
+            return
+        # Set before the work: a finalizer in this thread may wait for this very task.
+        self._runner = threading.get_ident()
+        try:
+            try:
+                if self.alive:  # otherwise it started so late that another task has replaced it
+                    self._outcome = self._work()
+                    self._returned = True
+            except Exception as exc:  # noqa: BLE001 - see `outcome`
+                self._raised = exc
+            finally:
+                self._set_done()
+            if self._on_done is not None:
+                self._on_done()
+        finally:
+            self._runner = None
+            self._end()
+
+    def _set_done(self) -> None:
+        self._done.set()
+        if self._active_tasks is not None:
+            self._active_tasks.discard(self)
+
+    def _end(self) -> None:
+        self._set_done()
+        self._all_done.set()
+        _at_exit.discard(self)
+
+
+_GRACE: Final = 1.0
+"""Seconds by which a task may be late."""
+
+
+def _wait_at_exit(task: SharedTask[Any]) -> None:
+    global _registered  # noqa: PLW0603 - it changes with each fork
+    if _registered is not current_process():
+        _registered = current_process()
+        _at_exit.clear()  # they belong to the parent
+        atexit.register(_finish)
+        _finish_in_child()
+    _at_exit.add(task)
+
+
+def _finish_in_child() -> None:
+    """Make a process of `multiprocessing` wait too: it ends without running `atexit`."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _finish, exitpriority=0)
+
+
+def _finish() -> None:
+    """Wait for every running task, each until it should have ended."""
+    while _at_exit:
+        with contextlib.suppress(KeyError):  # the last one has just ended
+            task = _at_exit.pop()
+            task.at_exit()

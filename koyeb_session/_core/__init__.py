@@ -1,0 +1,1 @@
+"""Values and pure decisions, without I/O, event loops or threads."""

@@ -1,0 +1,161 @@
+"""
+Results and errors as values.
+
+Inside the package errors are returned, and only :func:`unwrap` raises them. No frame of such a
+traceback holds a secret.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
+
+from .errors import KoyebSessionError, StoreError, TransportTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+    from .models import Token
+
+_WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+E = TypeVar("E", bound=KoyebSessionError)
+
+RAISED_BY: Final = "koyeb_session.raised_by"
+"""The request extension that holds the mark of the session that signed the request."""
+
+_LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"  # noqa: S105 - a pattern
+"""A JWT, an API access token, or a part of one, but no UUID, which has 36 characters."""
+
+
+def with_cause(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
+    """Set the cause of ``error``, and return it."""
+    error.__cause__ = cause
+    return error
+
+
+def sanitized_copy(exc: BaseException, text: str) -> BaseException:
+    """
+    Copy a foreign error with only its class and ``text``.
+
+    The original's traceback holds frames whose locals show headers and bodies.
+    """
+    try:
+        return type(exc)(text)
+    except Exception:  # noqa: BLE001 - the constructor of this class takes other arguments
+        return Exception(f"{type(exc).__name__}: {text}")
+
+
+def safe_copy(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
+    """Copy a foreign error without its frames, and without the secrets that it may quote."""
+    from .redaction import Redactor  # noqa: PLC0415 - only needed after a failure
+
+    return sanitized_copy(exc, Redactor(secrets)(text_of(exc)))
+
+
+def text_of(exc: BaseException) -> str:
+    """Return the message of a foreign error; an empty text if its `str` raises."""
+    try:
+        is_key = isinstance(exc, KeyError) and len(exc.args) == 1  # its `str` would be quoted
+        return str(exc.args[0] if is_key else exc)
+    except Exception:  # noqa: BLE001 - the class of the error is known nevertheless
+        return ""
+
+
+def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Remove the frames of the HTTP libraries, whose locals show headers and bodies."""
+    if traceback is None:
+        return None
+    rest = without_wire_frames(traceback.tb_next)
+    package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    if package in _WIRE:
+        return rest
+    traceback.tb_next = rest
+    return traceback
+
+
+def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """
+    Decorate a function to remove its frames from any exception, as their locals show a secret.
+
+    It is meant for functions that return their errors, where only a signal handler can raise.
+    """
+
+    @functools.wraps(function)
+    def call(*args: *Ts) -> T:
+        try:
+            return function(*args)
+        except BaseException as exc:  # noqa: BLE001 - raised again below
+            del args
+            raise exc.with_traceback(None)  # noqa: B904 - the same exception, so there is no cause
+
+    return call
+
+
+def without_frames(error: E) -> E:
+    """Copy an error of this package that the user's code raised, without its frames."""
+    cause = error.__cause__
+    if isinstance(cause, KoyebSessionError):
+        cause = without_frames(cause)
+    elif cause is not None:
+        cause = sanitized_copy(cause, text_of(cause))
+    error = copy.copy(error)
+    error.__cause__ = cause
+    return error
+
+
+def unwrap(outcome: T | KoyebSessionError | ValueError | TypeError, mark: object = None) -> T:
+    """
+    Return a result, or raise it if it is an error.
+
+    Each caller gets its own copy, as many tasks may raise the same outcome at once.
+
+    Args:
+        outcome: The result, an error of this package, or an error for a wrong argument.
+        mark: The mark of the session that raises the error; it replaces that of another session.
+    """
+    if isinstance(outcome, KoyebSessionError):
+        raise _marked(copy.copy(outcome), mark) from outcome.__cause__
+    if isinstance(outcome, ValueError | TypeError):
+        raise outcome
+    return outcome
+
+
+def _marked(error: E, mark: object) -> E:
+    if error.raised_by is not mark:
+        error.raised_by = mark
+    return error
+
+
+def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:
+    """
+    Make a `StoreError` of a store's exception, as the user's own store may raise anything.
+
+    ``token`` is the token that the store was given, if any: the message must not quote its secrets.
+    """
+    if isinstance(exc, StoreError):
+        return without_frames(exc)
+    text = redacted_text(exc, token)
+    said = f": {text}" if text else ""
+    error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
+    error.__cause__ = sanitized_copy(exc, text)
+    return error
+
+
+def redacted_text(exc: BaseException, token: Token | None = None) -> str:
+    """Return the message of a store's error, without the token and anything that looks like one."""
+    from .redaction import Redactor  # noqa: PLC0415 - only needed after a failure
+
+    secrets = () if token is None else (token.id, token.renewal or "")
+    text = Redactor(filter(None, secrets))(text_of(exc))
+    return re.sub(_LIKE_A_TOKEN, "[...]", text)
+
+
+def renewal_timed_out(seconds: float) -> TransportTimeoutError:
+    """Make the error for a renewal, or a wait for one, that ran into its time limit."""
+    return TransportTimeoutError(f"the token was not renewed within {round(seconds, 2):g} s")

@@ -1,0 +1,283 @@
+"""A session's token and failures at one moment, and the decisions that follow from them."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from .errors import KoyebSessionError
+    from .log import Event
+    from .models import Clock, Token
+
+SHORTEST_SLEEP: Final = 0.05
+LONGEST_SLEEP: Final = 60.0
+"""The longest time between two checks of the clocks, which may jump after a suspend."""
+SOONEST_SAVE: Final = 5.0
+"""The shortest time from a failed save to the next attempt, in seconds."""
+
+
+class Phase(enum.IntEnum):
+    """A phase of a token's life."""
+
+    FRESH = 0
+    """Use it."""
+    SOFT = 1
+    """Use it, and renew it in the background."""
+    HARD = 2
+    """Renew it first; use it if that fails."""
+    EXPIRED = 3
+    """Do not use it."""
+
+
+class Issuer(enum.Enum):
+    """The issuer of a token, which also renews it."""
+
+    KOYEB = "koyeb"
+    """A login, a refresh, or another operation of the service: a refresh renews it."""
+    CREDENTIALS = "credentials"
+    """A callable or an API access token: they provide the next token. A refresh could revoke the
+    copies that others hold, so this token is never sent to one."""
+    GIVEN = "given"
+    """Unknown: the user gave the token, or a saved record that names no issuer."""
+
+
+class Snapshot:
+    """
+    A token with the phases of its life; a session replaces it as a whole, never in part.
+
+    Its identity tells callers whether the session has moved on. Only ``check_at`` ever changes.
+
+    The times are ages, in seconds since ``wall`` and ``mono``. The age is the larger of the two
+    clocks' readings: one clock may stop during a suspend, and the other may be set.
+    """
+
+    __slots__ = (
+        "check_at",
+        "expiry",
+        "floor",
+        "from_store",
+        "hard",
+        "issuer",
+        "mono",
+        "renewable",
+        "soft",
+        "token",
+        "wall",
+    )
+
+    def __init__(
+        self,
+        token: Token,
+        wall: float,
+        mono: float,
+        soft: float,
+        hard: float,
+        *,
+        expiry: float,
+        floor: float,
+        renewable: bool,
+        issuer: Issuer = Issuer.GIVEN,
+        from_store: bool = False,
+    ) -> None:
+        self.token: Token = token
+        self.issuer: Issuer = issuer
+        self.from_store: bool = from_store
+        self.wall: float = wall
+        self.mono: float = mono
+        self.soft: float = soft
+        self.hard: float = hard
+        self.expiry: float = expiry
+        self.floor: float = floor
+        self.renewable: bool = renewable
+        self.check_at: float = soft
+        """Up to this age, at most ``soft``, a request uses the token without any other check."""
+
+    def age(self, clock: Clock) -> float:
+        """Return for how many seconds the session has held the token."""
+        return max(clock.time() - self.wall, clock.monotonic() - self.mono)
+
+    def is_due(self, clock: Clock) -> bool:
+        """Return whether a request must check the state: ``age(clock) >= check_at``, but faster."""
+        seen = self.check_at
+        return clock.monotonic() - self.mono >= seen or clock.time() - self.wall >= seen
+
+    def phase(self, clock: Clock) -> Phase:
+        """Return the phase of the token's life."""
+        age = self.age(clock)
+        if age < self.soft:
+            return Phase.FRESH
+        if age < self.hard:
+            return Phase.SOFT
+        return Phase.HARD if age < self.expiry else Phase.EXPIRED
+
+    def defer_check(self, clock: Clock) -> None:
+        """Schedule a check by a later request; the wait doubles each time, up to a minute."""
+        age = self.age(clock)
+        self.check_at = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
+
+    def has_deferred_work(self, clock: Clock) -> bool:
+        """Return whether a check is due for another reason than the age of the token."""
+        return self.check_at < self.soft and self.age(clock) >= self.check_at
+
+
+class NewToken(NamedTuple):
+    """
+    A token that a session is about to take over.
+
+    Attributes:
+        token: The token.
+        just_issued: Whether the service has just issued it, so that its whole life is left.
+        how: The log message's description of where it came from.
+        event: The name of the event in the log's records.
+        issuer: The issuer of the token.
+        from_store: Whether another process or client had saved it.
+    """
+
+    token: Token
+    just_issued: bool
+    how: str = "signed in with the credentials"
+    event: Event = "signed_in"
+    issuer: Issuer = Issuer.GIVEN
+    from_store: bool = False
+
+
+class FailedAttempt(NamedTuple):
+    """
+    The result of a renewal without a new token.
+
+    Attributes:
+        error: The error for callers.
+        signs_in: Whether signing in failed, rather than a refresh or a store before it.
+        refused: Whether the service has rejected the session's token.
+        attempted: Whether anything was tried; otherwise the session has no means to renew.
+        soon: Whether an early attempt is harmless; wrong passwords lock accounts.
+    """
+
+    error: KoyebSessionError
+    signs_in: bool = False
+    refused: bool = False
+    attempted: bool = True
+    soon: bool = False
+
+
+class LastFailure(NamedTuple):
+    """The last failure of a renewal, and the wait before the next attempt."""
+
+    error: KoyebSessionError
+    failures: int
+    wall: float
+    mono: float
+    wait: float
+    signs_in: bool = False
+    refused: bool = False
+    about: Snapshot | None = None
+    """The snapshot that the renewal should replace; the failure counts only while it is current."""
+
+    def age(self, clock: Clock) -> float:
+        """Return how many seconds ago it was; never negative."""
+        return max(0.0, clock.time() - self.wall, clock.monotonic() - self.mono)
+
+    def in_backoff(self, clock: Clock) -> bool:
+        """Return whether it is too early for another attempt."""
+        return self.age(clock) < self.wait
+
+
+class Decision(enum.Enum):
+    """The way to serve a caller that needs a token."""
+
+    USE = enum.auto()
+    """Use the current token."""
+    RENEW_IN_BACKGROUND = enum.auto()
+    """Use the current token, and renew it in the background."""
+    RENEW_FIRST = enum.auto()
+    """Renew it first."""
+    FAIL = enum.auto()
+    """Raise: there is no usable token, and it cannot be renewed now."""
+
+
+class Urgency(enum.IntEnum):
+    """The degree to which a caller needs a newer token."""
+
+    AHEAD = 0
+    """Not needed yet: the token is good for a while."""
+    NEEDED = 1
+    """There is no usable token, or it is about to expire."""
+    REJECTED = 2
+    """The service has just rejected the token."""
+    REQUESTED = 3
+    """The user has called `refresh()`."""
+
+
+class FrozenClock(NamedTuple):
+    """A clock that stands still, at one reading of both clocks."""
+
+    wall: float
+    mono: float
+
+    def time(self) -> float:
+        """Return the reading of the wall clock."""
+        return self.wall
+
+    def monotonic(self) -> float:
+        """Return the reading of the monotonic clock."""
+        return self.mono
+
+
+class Observation(NamedTuple):
+    """The input of one decision: a snapshot, the last failure, and one reading of the clocks."""
+
+    snapshot: Snapshot | None
+    failure: LastFailure | None
+    now: FrozenClock
+    has_credentials: bool = False
+
+    @property
+    def usable(self) -> Snapshot | None:
+        """The snapshot, if its token is neither expired nor just rejected."""
+        if self.snapshot is None or self.snapshot.phase(self.now) is Phase.EXPIRED:
+            return None
+        return None if self._is_refused else self.snapshot
+
+    @property
+    def blocking_failure(self) -> LastFailure | None:
+        """
+        The last failure, while it is too early for another attempt.
+
+        Without a usable token, the credentials are tried at once, unless a sign-in has failed.
+        """
+        failure = self.failure
+        if failure is None or not failure.in_backoff(self.now):
+            return None
+        if self.has_credentials and not failure.signs_in and self.usable is None:
+            return None
+        return failure
+
+    @property
+    def decision(self) -> Decision:
+        """The decision for a caller; a back-off never makes an expired token usable."""
+        snapshot, usable, blocking_failure = self.snapshot, self.usable, self.blocking_failure
+        if usable is None:
+            can_renew = snapshot is None or snapshot.renewable
+            return Decision.RENEW_FIRST if can_renew and blocking_failure is None else Decision.FAIL
+        age = usable.age(self.now)
+        if blocking_failure is not None or age < max(usable.soft, usable.floor):
+            return Decision.USE
+        return Decision.RENEW_IN_BACKGROUND if age < usable.hard else Decision.RENEW_FIRST
+
+    @property
+    def _is_refused(self) -> bool:
+        failure = self.failure
+        return failure is not None and failure.refused and failure.in_backoff(self.now)
+
+
+def seconds_to_next_check(
+    snapshot: Snapshot | None, failure: LastFailure | None, clock: Clock
+) -> float:
+    """Return the seconds until a renewal may be due, at most a minute."""
+    wait = LONGEST_SLEEP
+    if snapshot is not None and snapshot.phase(clock) is not Phase.EXPIRED:
+        wait = min(wait, max(snapshot.soft, snapshot.floor) - snapshot.age(clock))
+    if failure is not None:
+        wait = max(wait, failure.wait - failure.age(clock))
+    return min(max(wait, SHORTEST_SLEEP), LONGEST_SLEEP)

@@ -1,0 +1,343 @@
+"""The state of a session, which changes by swapping one snapshot for another."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from types import EllipsisType
+from typing import TYPE_CHECKING, Final
+
+from .._concurrency.runtime import state_lock
+from .errors import KoyebSessionError, NotSignedInError, WireError
+from .log import Duration, fields, format_duration, log, time_from_now
+from .snapshot import FrozenClock, Observation, Snapshot, seconds_to_next_check
+from .tokens import is_api_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .models import Clock, Token
+    from .policy import RefreshPolicy
+    from .snapshot import Decision, FailedAttempt, LastFailure, NewToken
+
+SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
+"""The error for a token that comes after the session has changed."""
+_REJECTION_MEMORY: Final = 60.0
+_LONGEST_REJECTION_MEMORY: Final = 3600.0
+"""Seconds for which a rejection is remembered; they double with each rejection in a row."""
+
+
+class SessionState:
+    """
+    Holds a session's snapshot, and decides whether a new token may replace it.
+
+    ``snapshot`` is read without a lock, as it is only ever replaced as a whole. It is replaced
+    under `state_lock`, together with ``failure`` and ``signed_out``. ``generation`` counts sign-ins
+    and sign-outs: a renewal that began in an older generation may not commit its token.
+    """
+
+    __slots__ = (
+        "_policy",
+        "_rejections",
+        "_renew",
+        "clock",
+        "closed",
+        "failure",
+        "generation",
+        "has_credentials",
+        "mark",
+        "on_change",
+        "rejected",
+        "signed_out",
+        "snapshot",
+    )
+
+    def __init__(
+        self,
+        policy: RefreshPolicy,
+        clock: Clock,
+        *,
+        renew: bool = True,
+        has_credentials: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._rejections = 0
+        self._renew = renew
+        self.clock: Clock = clock
+        self.closed: bool = False
+        self.generation: int = 0
+        self.has_credentials: bool = has_credentials
+        self.mark: object = object()
+        """The identity of this session in the errors that it raises."""
+        self.on_change: Callable[[Token | None], None] | None = None
+        self.rejected: tuple[Snapshot, float] | None = None
+        """A brand-new token that was rejected, and the age up to which a 401 is accepted."""
+        self.signed_out: bool = False
+        self.snapshot: Snapshot | None = None
+        self.failure: LastFailure | None = None
+
+    def observe(self) -> Observation:
+        """
+        Read the input of one decision, without a lock.
+
+        The snapshot may change between the two reads. A failure names the snapshot that it is
+        about, so a failure of another snapshot is ignored.
+        """
+        clock = self.clock
+        snapshot, failure = self.snapshot, self.failure
+        if failure is not None and failure.about is not snapshot:
+            failure = None
+        now = FrozenClock(clock.time(), clock.monotonic())
+        return Observation(snapshot, failure, now, self.has_credentials)
+
+    @property
+    def decision(self) -> Decision:
+        """The decision for a caller that needs a token now."""
+        return self.observe().decision
+
+    @property
+    def seconds_to_next_check(self) -> float:
+        """The seconds until a renewal may be due."""
+        seen = self.observe()
+        return seconds_to_next_check(seen.snapshot, seen.blocking_failure, seen.now)
+
+    @property
+    def usable(self) -> Snapshot | None:
+        """The snapshot, if its token may be sent."""
+        return self.observe().usable
+
+    @property
+    def summary(self) -> str:
+        """A description of the session for people, without secrets, even if a clock raises."""
+        if self.closed:
+            return "closed"
+        snapshot = self.snapshot
+        if snapshot is None:
+            return "signed out" if self.signed_out else "not signed in"
+        who = f" as {snapshot.token.user_id}" if snapshot.token.user_id else ""
+        try:
+            return self._told(snapshot, who)
+        except Exception:  # noqa: BLE001 - the user's clock, maybe at the interpreter's end
+            return f"signed in{who}"
+
+    def _told(self, snapshot: Snapshot, who: str) -> str:
+        """Describe a session that has a token."""
+        if is_api_token(snapshot.token):
+            return f"signed in{who}, with an API access token"
+        seen = self.observe()
+        left = snapshot.expiry - snapshot.age(seen.now)
+        if left > 0 and seen.usable is not None:
+            return f"signed in{who}, token good for {format_duration(left)}"
+        what = "expired" if left <= 0 else "refused"
+        if self.has_credentials:
+            return f"signed in{who}, token {what}: the next request signs in again"
+        return f"the session{who} has ended: token {what}"
+
+    def close(self) -> None:
+        """Close the session: the token can still be read, but no longer used."""
+        with state_lock:
+            self.closed = True
+            if self.snapshot is not None:
+                # Forces every caller off the fast path, where `check_open` raises.
+                self.snapshot.check_at = -math.inf
+
+    def check_open(self) -> None:
+        """
+        Raise if the session is closed.
+
+        Raises:
+            RuntimeError: The session is closed.
+        """
+        if self.closed:
+            message = "the session client is closed: make another one"
+            raise RuntimeError(message)
+
+    def commit(
+        self,
+        new_token: NewToken,
+        generation: int | None = None,
+        *,
+        replaces: Snapshot | EllipsisType | None = ...,
+        begins: bool = False,
+        unsaved: bool = False,
+    ) -> Snapshot | KoyebSessionError:
+        """
+        Check a token, and make it the session's token.
+
+        Args:
+            new_token: The token.
+            generation: The generation in which the renewal began; `None`: any.
+            replaces: The snapshot that it should replace; omitted if that does not matter.
+            begins: Whether this begins a session, rather than continuing one.
+            unsaved: Whether the token is still to be saved; a later request checks that it was.
+
+        Returns:
+            The new snapshot, or an error: :data:`SUPERSEDED` if the session has moved on.
+        """
+        token = new_token.token
+        snapshot = self._policy.snapshot(
+            token, self.clock, just_issued=new_token.just_issued, renew=self._renew
+        )
+        snapshot.issuer, snapshot.from_store = new_token.issuer, new_token.from_store
+        if snapshot.expiry <= 0:
+            return WireError("the service handed out a token that has expired")
+        if unsaved:
+            snapshot.defer_check(self.clock)
+        # Checks and swap are one step: nothing changes the session in between.
+        with state_lock:
+            if generation is not None and generation != self.generation:
+                return SUPERSEDED
+            if not isinstance(replaces, EllipsisType) and replaces is not self.snapshot:
+                return SUPERSEDED  # the renewal hung, and another one has replaced it
+            if new_token.just_issued and _is_shorter(token, self.snapshot):
+                return WireError("the service handed out the same token with less time left")
+            self.generation += begins
+            if begins:
+                self.forget_rejections()
+            self._swap(snapshot)
+        return snapshot
+
+    def clear(self) -> Snapshot | None:
+        """Sign out, and return the last snapshot."""
+        with state_lock:
+            old = self.snapshot
+            self.generation += 1
+            self._swap(None)
+        return old
+
+    def defer_check(self, snapshot: Snapshot) -> None:
+        """Schedule a check by a later request that the token has been saved."""
+        if not self.closed:
+            snapshot.defer_check(self.clock)
+
+    def mark_saved(self, snapshot: Snapshot) -> None:
+        """Cancel that check: the token has been saved."""
+        if not self.closed:
+            snapshot.check_at = snapshot.soft
+
+    def record_failure(
+        self, failed: FailedAttempt, generation: int | None = None, *, again: bool = False
+    ) -> None:
+        """
+        Record that a renewal has failed, so that the next one waits.
+
+        Args:
+            failed: The failed attempt.
+            generation: The generation in which it began; `None`: any.
+            again: Whether the waiting callers try again at once, so that it is only debug output.
+        """
+        error = failed.error
+        if not failed.attempted:
+            seen = self.observe()
+            if seen.failure is not None:
+                from .endings import add_last_failure  # noqa: PLC0415 - see that module
+
+                add_last_failure(error, seen.failure, seen.now)
+            return  # no request was sent, so no back-off is needed
+        seen = self.observe()
+        held = seen.snapshot
+        if held is not None and not held.renewable:
+            return  # it cannot be refreshed; the failure says nothing about its validity
+        left = math.inf if held is None else held.expiry - held.age(seen.now)
+        failure = self._policy.failure(
+            error,
+            seen.now,
+            random.random(),  # noqa: S311 - spreads load
+            last=seen.failure,
+            left=left if left > 0 else math.inf,
+            soon=failed.soon,
+        )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
+        with state_lock:
+            if generation is not None and generation != self.generation:  # that session has ended
+                return
+            self.failure = failure
+        self._log_failure(failure, left, again=again)
+
+    def _log_failure(self, failure: LastFailure, left: float, *, again: bool) -> None:
+        error, held = failure.error, failure.about
+        what = "signing in failed" if held is None else "renewal failed"
+        usable = self.usable is not None
+        extra = fields(
+            "sign_in_failed" if held is None else "renewal_failed",
+            error=type(error).__name__,
+            status=getattr(error, "status", None),
+            request_id=getattr(error, "request_id", None),
+            retry_in=failure.wait,
+            expires_in=_known(left) if usable else 0.0,
+            user_id=None if held is None else held.token.user_id,
+        )
+        if again:
+            log.debug("%s: %s; it is tried again", what, error, extra=extra)
+            return
+        state = f"the token is good for {format_duration(left)}" if usable else "no token is left"
+        level = logging.WARNING if usable else logging.ERROR
+        next_try = time_from_now(failure.wait)
+        log.log(level, "%s: %s; %s; next try %s", what, error, state, next_try, extra=extra)
+
+    def log_new_token(self, new_token: NewToken, snapshot: Snapshot) -> None:
+        """Log a token that the session now uses."""
+        extra = fields(
+            new_token.event,
+            expires_in=_known(snapshot.expiry),
+            user_id=snapshot.token.user_id,
+        )
+        log.info(
+            "%s; the token is good for %s", new_token.how, Duration(snapshot.expiry), extra=extra
+        )
+
+    def mark_rejected(self, snapshot: Snapshot) -> None:
+        """
+        Remember that a brand-new token was rejected, so that a further 401 is accepted.
+
+        Otherwise each rejected request would start another renewal. The time doubles with each
+        token that is rejected in a row, up to an hour. A token that another process saved is not
+        remembered, as it may have been invalid when it was loaded.
+        """
+        if snapshot.from_store:
+            return
+        memory = min(_REJECTION_MEMORY * 2.0**self._rejections, _LONGEST_REJECTION_MEMORY)
+        self._rejections = min(self._rejections + 1, 16)
+        self.rejected = (snapshot, snapshot.age(self.clock) + memory)
+
+    def forget_rejections(self) -> None:
+        """Forget rejections: the service has accepted a token."""
+        self.rejected = None
+        self._rejections = 0
+
+    def must_accept_401(self, snapshot: Snapshot) -> bool:
+        """Return whether callers must accept a 401 for this token, as a renewal would not help."""
+        refused, until = self.rejected or (None, 0.0)
+        return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
+
+    def no_token_error(
+        self, seen: Observation, error: KoyebSessionError | None
+    ) -> KoyebSessionError:
+        """Make the error for callers that get no token."""
+        from .endings import no_token  # noqa: PLC0415 - see that module
+
+        return no_token(seen, error)
+
+    def _swap(self, snapshot: Snapshot | None) -> None:
+        """Replace the snapshot; the caller holds `state_lock`."""
+        if snapshot is not None and self.closed:  # a renewal was still running at `close`
+            snapshot.check_at = -math.inf
+        self.snapshot = snapshot
+        self.failure = None
+        self.signed_out = snapshot is None
+        if self.on_change is not None:
+            self.on_change(None if snapshot is None else snapshot.token)
+
+
+def _known(seconds: float) -> float | None:
+    """Return a number that JSON can represent, or `None` for infinity."""
+    return None if seconds == math.inf else seconds
+
+
+def _is_shorter(token: Token, old: Snapshot | None) -> bool:
+    """Return whether this is the old token again with an earlier expiry."""
+    if old is None or token.id != old.token.id:
+        return False
+    if token.expires_at is None or old.token.expires_at is None:
+        return False
+    return token.expires_at < old.token.expires_at

@@ -1,0 +1,1 @@
+"""Set httpx up: certificates, proxies, and deadlines on sockets."""

@@ -1,0 +1,69 @@
+"""The parts of httpx that differ between the halves, for event loops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import anyio
+import httpx
+
+if TYPE_CHECKING:
+    from .tls import Certificates
+
+AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
+
+_ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
+ASYNC_NETWORK_ERRORS: Final = (
+    *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError),
+    *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
+)
+"""The exceptions of httpx, anyio and the system for a request without a reply."""
+_PAUSE: Final = 0.001
+"""Seconds between two checks of the thread that loads the certificates, once in a process."""
+
+
+def async_http_transport(
+    proxy: httpx.URL | None, certificates: Certificates
+) -> httpx.AsyncBaseTransport:
+    """Make httpx's own transport, for one connection."""
+    return httpx.AsyncHTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
+
+
+async def async_tls_ready(certificates: Certificates) -> None:
+    """Wait for the certificates without blocking the event loop."""
+    # The connection needs this module; the thread keeps loading in the meantime.
+    import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
+
+    while certificates.is_loading:  # noqa: ASYNC110 - a thread is no event
+        await anyio.sleep(_PAUSE)
+
+
+async def async_advance(
+    flow: AsyncAuthFlow, response: httpx.Response | None
+) -> httpx.Request | None:
+    """Advance an auth flow to its next request; return `None` when it has ended."""
+    try:
+        return await (anext(flow) if response is None else flow.asend(response))
+    except StopAsyncIteration:
+        return None
+
+
+async def async_read_reply(response: httpx.Response) -> None:
+    """Read the rest of a reply to release its connection, as httpx does before a replay."""
+    await response.aread()
+
+
+class AsyncAuthBase(httpx.Auth):
+    """An `httpx.Auth` that refuses ``httpx.Client``, which would send unsigned requests."""
+
+    def sync_auth_flow(
+        self,
+        request: httpx.Request,  # noqa: ARG002 - httpx's signature
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        """Raise `TypeError`."""
+        message = (
+            f"{type(self).__name__} needs an httpx.AsyncClient; "
+            "for an httpx.Client use the auth of a SessionClient"
+        )
+        raise TypeError(message)

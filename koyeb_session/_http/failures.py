@@ -1,0 +1,95 @@
+"""Make errors for requests without a reply: their advice, and whether another attempt may help."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from .._core.errors import TransportError, TransportTimeoutError
+from .._core.redaction import safe_message
+from .._core.results import sanitized_copy, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_CERTIFICATE: Final = (
+    "its certificate is not trusted: set SSL_CERT_FILE to the certificates of the authority that "
+    "signed it, in the PEM format"
+)
+_NAME: Final = "a name cannot be resolved: look at base_url, at the network, and at HTTPS_PROXY"
+_CREDENTIALS: Final = (
+    "the proxy does not accept the user name and password, if there are any: "
+    "set HTTPS_PROXY to http://user:password@host:port, or name the service in NO_PROXY"
+)
+_FORBIDDEN: Final = (
+    "the proxy refuses to connect to the service: have it allowed, or name it in NO_PROXY"
+)
+_UNREACHED: Final = "the proxy did not reach the service: look at HTTPS_PROXY and NO_PROXY"
+_MAY_PASS: Final = {408, 425, 429}
+"""The 4xx statuses after which another attempt may succeed."""
+
+
+def final(message: str) -> TransportError:
+    """Make an error that no retry can resolve."""
+    error = TransportError(message)
+    error.retryable = False
+    return error
+
+
+def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> TransportError:
+    """
+    Make the error for a request without a reply; its cause is a copy of ``exc`` without frames.
+
+    Args:
+        exc: The exception of the transport or of the user's client.
+        what: The beginning of the message, which says what did not happen.
+        redact: A function that removes secrets from a text.
+    """
+    late = isinstance(exc, TimeoutError | httpx.TimeoutException)
+    text = redact(safe_message(exc)) or type(exc).__name__
+    advice, must_accept_401 = ("", False) if late else _diagnosis(exc)
+    message = f"{what}: {text}"
+    error = (TransportTimeoutError if late else TransportError)(
+        f"{message}; {advice}" if advice else message
+    )
+    error.retryable = not must_accept_401
+    error.__cause__ = sanitized_copy(exc, text)
+    return error
+
+
+def _diagnosis(exc: Exception) -> tuple[str, bool]:
+    """Return advice for the user, and whether the error is final."""
+    if isinstance(exc, httpx.ProxyError):
+        return _refused_by_proxy(str(exc))
+    reasons = [*_reasons(exc)]
+    if any("CERTIFICATE_VERIFY_FAILED" in text_of(it) for it in reasons):
+        return _CERTIFICATE, True
+    if any(isinstance(it, socket.gaierror) for it in reasons):
+        return _NAME, False
+    return "", False
+
+
+def _refused_by_proxy(text: str) -> tuple[str, bool]:
+    """Interpret the message of httpcore, such as "407 Proxy Authentication Required"."""
+    found = re.match(r"(\d{3})\b", text)
+    status = int(found[1]) if found else 0
+    if status == 407 or "password" in text or "AUTHENTICATION" in text:
+        return _CREDENTIALS, True
+    if 400 <= status < 500 and status not in _MAY_PASS:
+        return _FORBIDDEN, True
+    return _UNREACHED, False
+
+
+def _reasons(exc: BaseException) -> Iterator[BaseException]:
+    """Yield an error and its causes: httpcore keeps the system's error as an argument."""
+    todo: list[object] = [exc]
+    seen: set[int] = set()
+    while todo:
+        it = todo.pop()
+        if isinstance(it, BaseException) and id(it) not in seen:
+            seen.add(id(it))
+            yield it
+            todo += [it.__cause__, it.__context__, *it.args]

@@ -1,0 +1,1 @@
+"""Write tokens for the stores: records, files, keyring entries and Redis scripts."""

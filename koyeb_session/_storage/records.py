@@ -1,0 +1,104 @@
+"""The format of a saved token: a versioned JSON record."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Final
+
+import attrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from .._api.wire import Unfit, converter
+from .._core.models import Token
+from .._core.results import frameless
+from .._core.tokens import is_header_safe
+
+FORMAT: Final = "koyeb-session"
+VERSION: Final = 2
+_READ: Final = (1, VERSION)
+"""Version 1 has neither ``renewal`` nor ``provenance``."""
+LIMIT: Final = 1 << 20
+"""The largest record in bytes; real ones are far smaller."""
+
+
+@attrs.frozen
+class Record:
+    """A saved token, with all its fields, unlike a token in a reply."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    token: Token = attrs.field(kw_only=True)
+
+
+@frameless
+def write_record(token: Token) -> str:
+    """Write a token with all its fields."""
+    return json.dumps(converter.unstructure(Record(token=token)))
+
+
+@frameless
+def read_record(text: str | bytes | None) -> Token | ValueError | None:
+    """
+    Read a token back; the error says what is wrong, and quotes nothing.
+
+    `None` and an empty text hold no token; an empty file may have been made as a mount point.
+    """
+    return _record(text) if text and text.strip() else None
+
+
+def _record(text: str | bytes) -> Token | ValueError:
+    if len(text) > LIMIT:
+        return ValueError("it is too large for a session")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ValueError("it is not JSON, or is cut off")
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        return ValueError("another program wrote it")
+    if value.get("version") not in _READ:
+        return ValueError("another version of koyeb-session wrote it")
+    try:
+        return converter.structure(value, Record).token
+    except (KeyError, TypeError, ValueError, Unfit):
+        return ValueError("it holds no token")
+
+
+def _id(value: object, _: object) -> str:
+    if not isinstance(value, str) or not is_header_safe(value):
+        raise Unfit
+    return value
+
+
+def _text(value: object, _: object) -> str | None:
+    if not isinstance(value, str | None):
+        raise Unfit
+    return value
+
+
+def _time(value: Any, _: object) -> datetime | None:
+    at = None if value is None else datetime.fromisoformat(value)
+    if at is not None and at.tzinfo is None:
+        raise Unfit
+    return at
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
+
+
+_TEXT: Final = override(struct_hook=_text)
+_TIME: Final = override(struct_hook=_time, unstruct_hook=_iso)
+_FIELDS: Final[dict[str, Any]] = {
+    "id": override(struct_hook=_id),
+    **dict.fromkeys(("user_id", "organization_id", "renewal", "provenance"), _TEXT),
+    **dict.fromkeys(("expires_at", "issued_at"), _TIME),
+}
+_TOKEN: Final = override(
+    struct_hook=make_dict_structure_fn(Token, converter, **_FIELDS),
+    unstruct_hook=make_dict_unstructure_fn(Token, converter, **_FIELDS),
+)
+converter.register_structure_hook(Record, make_dict_structure_fn(Record, converter, token=_TOKEN))
+converter.register_unstructure_hook(
+    Record, make_dict_unstructure_fn(Record, converter, _cattrs_omit_if_default=False, token=_TOKEN)
+)
