@@ -40,8 +40,9 @@ class SqliteTokenStore:
         if token_id is None:
             return None
         expires_at, issued_at = (at and datetime.fromisoformat(at) for at in times)
-        more = {"issued_at": issued_at, "renewal": renewal, "provenance": provenance}
-        return Token(token_id, user_id, organization_id, expires_at, **more)
+        whose = token_id, user_id, organization_id
+        more = {"renewal": renewal, "provenance": provenance}
+        return Token(*whose, expires_at, issued_at=issued_at, **more)
 
     def save(self, token: Token) -> None:
         times = (at and at.isoformat() for at in (token.expires_at, token.issued_at))

@@ -20,17 +20,10 @@ import fastapi
 import httpx
 import httpx2
 import keyring
-import koyeb  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] - untyped
 import pytest
-import redis.asyncio
 from keyring.backend import KeyringBackend
 
 import koyeb_session
-import koyeb_session.fastapi
-import koyeb_session.httpx2
-import koyeb_session.koyeb_sdk
-import koyeb_session.stores
-import koyeb_session.testing
 from koyeb_session import (
     AccessTokenCredentials,
     AsyncSessionClient,
@@ -50,6 +43,10 @@ PUBLIC = [
         if not re.search(r"\._", module.name)
     ),
 ]
+for _name in ("koyeb.api", "redis.asyncio"):
+    importlib.import_module(_name)
+KOYEB: Any = importlib.import_module("koyeb")
+REDIS: Any = importlib.import_module("redis")
 ROLE = re.compile(r":\w+:`|\.\. [\w-]+::|^=+ =+$", re.MULTILINE)
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
@@ -125,8 +122,15 @@ def test_tree_of_errors_is_in_the_packages_docstring() -> None:
         above.append(error)
 
 
-WORDS = {"12 hours": 43_200.0, "60 seconds": 60.0, "10 seconds": 10.0, "1 second": 1.0}
-WORDS |= {"0.2 seconds": 0.2, "2 seconds": 2.0, "5 seconds": 5.0}
+WORDS = {
+    "12 hours": 43_200.0,
+    "60 seconds": 60.0,
+    "10 seconds": 10.0,
+    "1 second": 1.0,
+    "0.2 seconds": 0.2,
+    "2 seconds": 2.0,
+    "5 seconds": 5.0,
+}
 
 
 @pytest.mark.parametrize("policy", [RefreshPolicy, RetryPolicy])
@@ -196,8 +200,12 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKoyeb]
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", send_async)
     monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", send2)
     monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", send2_async)
-    monkeypatch.setattr(koyeb.api.AppsApi, "list_apps", list)
-    monkeypatch.setattr("platformdirs.user_state_path", lambda _: tmp_path)
+
+    def folder(_: str) -> Path:
+        return tmp_path
+
+    monkeypatch.setattr(KOYEB.api.AppsApi, "list_apps", list)
+    monkeypatch.setattr("platformdirs.user_state_path", folder)
     monkeypatch.setenv("KOYEB_TOKEN", fake.issue_api_token())
     before = keyring.get_keyring()
     keyring.set_keyring(Ring())
@@ -220,11 +228,11 @@ def names(fake: FakeKoyeb) -> dict[str, Any]:
         "UTC": UTC,
         "APIRouter": fastapi.APIRouter,
         "FastAPI": fastapi.FastAPI,
-        "koyeb": koyeb,
+        "koyeb": KOYEB,
         "datetime": datetime,
         "httpx": httpx,
         "httpx2": httpx2,
-        "redis": redis,
+        "redis": REDIS,
         "time": time,
         "api_token": api_token,
         "organization_id": organization,

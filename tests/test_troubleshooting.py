@@ -367,7 +367,9 @@ def nothing_listens_there(stage: Stage) -> str:
 def the_certificate_is_not_trusted(stage: Stage) -> str:
     """The certificate is not trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    with certificate.private_key_and_cert_chain_pem.tempfile() as path:
+        context.load_cert_chain(path)
     with answering(b"", context) as port:
         url = f"https://127.0.0.1:{port}"
         with SessionClient(base_url=url, retry_policy=ONCE) as session:
