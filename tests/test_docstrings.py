@@ -1,4 +1,4 @@
-"""The docstrings are the reference: what they show runs, and what they say of defaults is true."""
+"""The docstrings are the reference: their examples run, and their defaults are true."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_init_arguments_are_all_documented() -> None:
 @pytest.mark.parametrize("name", ["http", "auth"])
 @pytest.mark.parametrize("half", [AsyncSessionClient, SessionClient])
 def test_requests_name_both_families_of_errors(half: type[object], name: str) -> None:
-    """A reader of `session.http` learns what to catch: this package's errors and httpx's."""
+    """A reader of `session.http` learns to catch both this package's errors and httpx's."""
     text = inspect.getdoc(getattr(half, name)) or ""
     assert "httpx" in text
     assert "KoyebSessionError" in text or "Auth` names" in text
@@ -214,7 +214,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKoyeb]
 
 
 def names(fake: FakeKoyeb) -> dict[str, Any]:
-    """Give what a reader has imported, and has at hand."""
+    """Give the names that a reader has imported, and has at hand."""
     found: dict[str, Any] = {}
     for module in PUBLIC:
         public = importlib.import_module(module)
@@ -265,7 +265,7 @@ EXAMPLES = [*examples()]
 
 @pytest.mark.parametrize(("where", "block"), EXAMPLES, ids=[where for where, _ in EXAMPLES])
 def test_example_runs(where: str, block: str, fake: FakeKoyeb) -> None:
-    """What a reader copies out of the reference works; only the network is replaced."""
+    """Code copied from the reference works; only the network is replaced."""
     at_hand = names(fake)
     token = fake.issue_token()
     if re.search(r"\bawait\b|async with", block):

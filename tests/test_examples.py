@@ -80,7 +80,7 @@ def test_quickstart_says_what_a_reader_can_check(name: str) -> None:
 
 
 def test_example_for_tests_passes() -> None:
-    """``pytest examples/`` needs this package and pytest, and no plugin of ours but its own."""
+    """``pytest examples/`` needs this package, pytest, and no plugin but the package's own."""
     plugins = (f"-pno:{name}" for name in ("cacheprovider", "timeout", "xdist"))
     done = run("-m", "pytest", "-q", *plugins, str(EXAMPLES))
     assert done.returncode == 0, done.stdout + done.stderr

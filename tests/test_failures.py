@@ -1,4 +1,4 @@
-"""What keeps a request from its reply: what a person reads, and whether it is worth another try."""
+"""Failures without a reply: the message for people, and whether another attempt may help."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
 
 
 def failure(half: str, **arguments: Any) -> TransportError:
-    """Give what a sign-in meets with."""
+    """Return the error of a sign-in."""
 
     def sign_in() -> None:
         with SessionClient(retry_policy=POLICY, **arguments) as session:
@@ -183,7 +183,7 @@ def test_failures_say_what_to_do(exc: Exception, text: str, *, retryable: bool) 
 
 
 def test_what_is_late_is_worth_another_try() -> None:
-    """Whatever it says."""
+    """The text of the timeout does not matter."""
     error = transport_error(httpx.ConnectTimeout("CERTIFICATE_VERIFY_FAILED"), "login", str)
     assert isinstance(error, TransportTimeoutError)
     assert error.retryable

@@ -1,4 +1,4 @@
-"""Tools that show variables show no secret in a frame of the package, whatever goes wrong."""
+"""Tools that show variables show no secret in a frame of the package, after any failure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ MISUSED: Final[Mapping[str, Entry]] = {
     "for_token": lambda session: session.for_token(ODD),
 }
 SAY_NOTHING: Final = {"aclose", "guest", "keep_current", "on_token_change"}
-"""What is given no secret, and sends nothing for its caller."""
+"""Methods that get no secret, and send no request for their caller."""
 
 
 class Interrupting(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -139,7 +139,7 @@ class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 @attrs.define
 class Scene:
-    """A fake, and what is to happen to its client."""
+    """A fake service, and the event that its client runs into."""
 
     point: Point = "request"
     event: Callable[[], Any] = lambda: None
@@ -210,7 +210,7 @@ EVENTS: Final[Mapping[str, Callable[[], None]]] = {
 
 
 def test_every_public_entry_is_looked_at() -> None:
-    """Whatever the clients can be asked is in the tables above."""
+    """The tables above contain every public method of the clients."""
     public = {name for name, _ in inspect.getmembers(AsyncSessionClient, inspect.isfunction)}
     known = {*ENTRIES, *MISUSED, *SAY_NOTHING}
     assert {name for name in public if not name.startswith("_")} <= known

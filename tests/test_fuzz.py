@@ -1,4 +1,4 @@
-"""Whatever bytes the service sends: only the documented errors come out, and no secret."""
+"""With any bytes from the service, only the documented errors are raised, without secrets."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ headers = st.fixed_dictionaries(
 
 
 def is_clean_wire_error(value: object) -> bool:
-    """Tell a `WireError` in words of ours, which came of nothing."""
+    """Return whether this is a `WireError` with a fixed text and without a cause."""
     return type(value) is WireError and value.message.isascii() and value.__cause__ is None
 
 
@@ -171,7 +171,7 @@ def test_decoding_gives_bytes_or_a_wire_error(raw: bytes, encoding: str | None, 
 @fuzzed
 @given(body=bodies)
 def test_reading_gives_a_value_or_a_wire_error(body: bytes) -> None:
-    """No body makes a reader raise, and what it gives is of the promised type."""
+    """No body makes a reader raise, and the result is of the promised type."""
     assert isinstance(json_object(body), dict) or is_clean_wire_error(json_object(body))
     method = read(body, LoginMethodReply)
     assert isinstance(method, LoginMethodReply) or is_clean_wire_error(method)
@@ -342,7 +342,7 @@ def test_secret_does_not_come_back_whatever_the_password_is(password: str, text:
 def test_spelled_secret_does_not_come_back(
     password: str, before: str, after: str, spelled: int
 ) -> None:
-    """A password in any of its spellings is taken out, whatever stands around it."""
+    """A password in any spelling is removed from any text around it."""
     forms = sorted(spellings(password))
     form = forms[spelled % len(forms)]
     shown = Redactor([password])(f"{before} {form} {after}")
@@ -394,7 +394,7 @@ def test_base_url_is_right_or_a_clear_mistake(url: str) -> None:
 def test_login_is_an_operation_or_a_clear_mistake(
     email: str, password: str, organization_id: str | None, seon_fp: str | None
 ) -> None:
-    """Whatever texts a user gives: a request that can be sent, or a `ValueError` that names one."""
+    """Any texts of a user give a request that can be sent, or a `ValueError` that names one."""
     made = operations.login(email, password, organization_id, seon_fp)
     if isinstance(made, Operation):
         sent = json.loads(made.request("https://app.koyeb.com", 1).content)

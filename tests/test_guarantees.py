@@ -1,4 +1,4 @@
-"""What is guaranteed, and how fast it is, is what tests and measurements show."""
+"""Tests show each guarantee, and measurements each figure of the summary of speed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_figures_are_those_that_were_measured(begin: str, half: str, column: int
 
 
 def test_many_requests_are_as_much_faster_as_is_said() -> None:
-    """The summary's "over 30 times" is what the last whole run of the benchmarks measured."""
+    """The summary's "over 30 times" agrees with the last whole run of the benchmarks."""
     title = "1,000 concurrent requests of session.http on sockets"
     share = ratio(title, "koyeb_session, as installed").removesuffix("x")
     assert "over 30 times as fast" in SPEED

@@ -1,4 +1,4 @@
-"""What keeps the package fast, as counts that no machine changes: imports, locks, waits, memory."""
+"""The speed of the package, as counts that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def loaded(program: str) -> set[str]:
 
 
 def safe_copy(names: set[str]) -> set[str]:
-    """Give the packages among them that are not the standard library's."""
+    """Return the packages that do not belong to the standard library."""
     started_with = {name.split(".")[0] for name in loaded("")}  # by .pth files, say
     return {name.split(".")[0] for name in names} - sys.stdlib_module_names - started_with
 
 
 def below(name: str, names: set[str]) -> set[str]:
-    """Give the modules of one package."""
+    """Return the modules of one package."""
     return {it for it in names if f"{it}.".startswith(f"{name}.")}
 
 
@@ -77,7 +77,7 @@ def below(name: str, names: set[str]) -> set[str]:
 
 
 def test_import_of_the_root_brings_in_no_httpx() -> None:
-    """Errors, values and policies are there at once; who catches an error pays for no client."""
+    """Errors, values and policies need no client, so a program that catches errors loads none."""
     names = loaded("import koyeb_session; koyeb_session.ApiError")
     assert safe_copy(names) <= OURS
     assert len(below("koyeb_session", names)) <= 10
@@ -177,7 +177,7 @@ async def step(flow: Any, response: httpx.Response | None = None) -> Any:
 
 
 def test_async_hook_on_a_fresh_token_waits_for_nothing(lock: Counting) -> None:
-    """No event loop runs here: whatever is awaited on the way would fail; no lock is taken."""
+    """No event loop runs here, so any real await would fail; no lock is taken."""
     fake = FakeKoyeb()
     session = AsyncSessionClient(transport=fake.transport, token=fake.issue_token())
     assert lock.taken == 1  # the token's own

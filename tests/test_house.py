@@ -1,4 +1,4 @@
-"""The house rules that no tool knows: who imports whom, what lies where, and how long a file is."""
+"""The house rules that no tool checks: imports, files, their length, and the prose in them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ HANDWRITTEN = [path for path in sorted(PACKAGE.rglob("*.py")) if "_sync" not in 
 
 
 def part(module: str) -> str:
-    """Give the part of the package that a module belongs to."""
+    """Return the part of the package that a module belongs to."""
     return (module.split(".")[1:] or ["__init__"])[0]
 
 
@@ -85,7 +85,7 @@ FOLDERS = {name.rpartition(".")[0] for name in MODULES}
 
 
 def imports(name: str) -> Iterator[str]:
-    """Give what a module imports, anywhere in it; a module of the package by its full name."""
+    """Yield the imports of a module, at any level; modules of the package by their full names."""
     package = name if name in FOLDERS else name.rpartition(".")[0]
     for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.Import):
@@ -117,7 +117,7 @@ def test_core_takes_the_lock_and_no_more(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_module_imports_by_statements(name: str) -> None:
-    """What packs programs, and what checks types, does not see an import of a name in a string."""
+    """Tools that pack programs, or check types, do not see an import of a name in a string."""
     names = {node.id for node in ast.walk(MODULES[name]) if isinstance(node, ast.Name)}
     assert not names & {"import_module", "__import__"}
 
@@ -140,7 +140,7 @@ def test_library_is_imported_only_by_its_owner(name: str) -> None:
     "name", [it for it in MODULES if re.search(r"_(concurrency|http)[.]threads", it)]
 )
 def test_blocking_twin_imports_no_event_loop(name: str) -> None:
-    """What the blocking half uses brings in neither anyio nor an awaited twin."""
+    """The modules of the blocking half import neither anyio nor an awaited twin."""
     assert not [it for it in imports(name) if it.split(".")[0] == "anyio" or ".event_loop" in it]
 
 
@@ -171,7 +171,7 @@ def headless(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", HANDWRITTEN, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_prose_names_its_subjects(path: Path) -> None:
-    """Docstrings and comments say who acts and on what, in nouns that a reader can look up."""
+    """Docstrings and comments name their subjects with nouns, which a reader can look up."""
     assert [it for text in prose(path.read_text("utf-8")) for it in headless(text)] == []
 
 
@@ -221,7 +221,7 @@ def code_lines(tree: ast.Module) -> int:
 
 
 def test_module_is_short() -> None:
-    """What is written by hand can be read in one sitting."""
+    """A file that is written by hand can be read in one sitting."""
     lines = {
         name: code_lines(tree)
         for name, tree in MODULES.items()
@@ -239,7 +239,7 @@ def test_top_level_is_fixed() -> None:
 
 
 def test_all_pythons_are_tested() -> None:
-    """What the project says it runs on is what its checks run on, here and elsewhere."""
+    """The checks run on every Python that the project supports, here and elsewhere."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     named = " ".join(project["classifiers"])
     minors = sorted(re.findall(r":: 3\.(\d+)", named), key=int)

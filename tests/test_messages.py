@@ -1,4 +1,4 @@
-"""What each error says: what happened to which request, why, and what to do about it."""
+"""The message of each error: the request, the cause, and a remedy."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -61,7 +61,7 @@ HTML = {"content-type": "text/html; charset=utf-8"}
 
 
 def told(operation: object, status: int, body: bytes = b"", **headers: str) -> KoyebSessionError:
-    """Give the error that a reply of the service means."""
+    """Return the error for a reply of the service."""
     assert isinstance(operation, Operation)
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
     outcome: object = operation.outcome(Reply(status, named, body), 0.0, BASE)
@@ -159,7 +159,7 @@ def test_a_page_that_refuses_says_that_base_url_may_be_wrong() -> None:
 
 
 def test_a_page_of_a_service_that_is_down_says_nothing_of_base_url() -> None:
-    """What stands before the service answers in HTML when that does not answer."""
+    """A proxy before the service answers in HTML when the service does not answer."""
     error = told(REFRESH, 502, PAGE, content_type="text/html")
     assert error.message == (
         "refresh: no message (PUT https://koyeb.example/v1/account/refresh: status 502, text/html)"
@@ -286,7 +286,7 @@ def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClien
 
 
 def ending(session: SessionClient) -> KoyebSessionError:
-    """Give what a request of a session meets with."""
+    """Return the error of a session's request."""
     with pytest.raises(KoyebSessionError) as caught:
         session.current_token()
     return caught.value
@@ -299,7 +299,7 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_expired_token_says_since_when(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """Nothing has failed: nobody used the session in time."""
+    """No renewal has failed: the session was not used in time."""
     with connect(fake, clock, token=fake.issue_token()) as session:
         clock.advance(timedelta(hours=24))
         assert ending(session).message == (
@@ -474,7 +474,7 @@ def test_an_api_token_says_that_it_cannot_be_refreshed(fake: FakeKoyeb, clock: F
 
 
 def test_a_session_that_does_not_renew_says_so(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """The token is somebody else's, who has a newer one."""
+    """The token belongs to someone else, who has a newer one."""
     wanted = (
         "the token has expired, and this session does not renew it: get another one where it came "
         "from"
@@ -571,7 +571,7 @@ class Broken:
         self.works = True
 
     def time(self) -> float:
-        """Give the time, if it works."""
+        """Return the time, or raise if the clock is broken."""
         if not self.works:
             message = "the battery is empty"
             raise RuntimeError(message)

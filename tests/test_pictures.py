@@ -1,4 +1,4 @@
-"""The pictures of the documentation are what their scripts draw."""
+"""The pictures of the documentation are as their scripts draw them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every block of the README runs, against a fake Koyeb, and says what the package does."""
+"""Every block of the README runs, against a fake Koyeb, and its facts are those of the package."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FakeKoyeb:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_runs_as_it_stands(block: str, service: FakeKoyeb, fake_koyeb: FakeKoyeb) -> None:
-    """What a reader copies out of the README works; only the network is replaced."""
+    """Code copied from the README works; only the network is replaced."""
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own text
     if "FastAPI(" in block:  # examples/fastapi_app.py is run

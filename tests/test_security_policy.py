@@ -24,7 +24,7 @@ def test_promises_name_tests_that_are_there() -> None:
 
 
 def test_minimum_versions_are_those_that_are_asked_for() -> None:
-    """What the policy leaves out, the package's extras leave out."""
+    """The policy and the package's extras leave out the same packages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     asked = {*project["dependencies"], *chain(*project["optional-dependencies"].values())}
     rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", POLICY, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Each mistake of TROUBLESHOOTING.md is made here; what is printed is what the document says."""
+"""Each mistake of TROUBLESHOOTING.md is made here; the document has the message that is printed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PAGE: Final = Fault(
 
 @attrs.frozen
 class Stage:
-    """What a mistake is made with."""
+    """The service, the clock, the file and the log of one mistake."""
 
     fake: FakeKoyeb
     clock: FakeClock
@@ -77,7 +77,7 @@ MISTAKES: Final[dict[str, Mistake]] = {}
 
 
 def mistake(make: Mistake) -> Mistake:
-    """Put a mistake into the list; it raises what is printed, or returns it."""
+    """Put a mistake into the list; it raises the printed error, or returns the printed text."""
     MISTAKES[(make.__doc__ or "").rstrip(".")] = make
     return make
 
@@ -518,7 +518,7 @@ def the_services_own_session_has_failed(stage: Stage) -> str:
         return client.get("/").text
 
 
-# What is printed
+# Messages
 
 
 def printed(error: BaseException) -> str:
@@ -535,7 +535,7 @@ def message(work: Callable[[], object]) -> str:
 
 
 def warned(work: Callable[[], object]) -> str:
-    """Do what is warned of, and write the warning."""
+    """Run a mistake that Python warns of, and write the warning."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         work()
@@ -603,12 +603,12 @@ def stage(
 
 @pytest.mark.parametrize("heading", MISTAKES)
 def test_message_is_what_is_printed(heading: str, stage: Stage) -> None:
-    """A reader searches for what is on the screen: the document has it word for word."""
+    """A reader searches for the text on the screen: the document has it word for word."""
     assert show(MISTAKES[heading], stage) == MESSAGES.get(heading)
 
 
 def show(make: Mistake, stage: Stage) -> str:
-    """Make a mistake, and return what is printed, with another folder in place of the test's."""
+    """Make a mistake, and return the printed text, with another folder in place of the test's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # some mistakes leave sockets open
         text = message(lambda: make(stage))

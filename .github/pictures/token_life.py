@@ -48,7 +48,7 @@ PICTURE_FORM: Final = """\
 
 
 class Phase(NamedTuple):
-    """A part of a token's life: where it begins, when, and what a request does in it."""
+    """A part of a token's life: its place, its beginning, and the effect on a request."""
 
     kind: str
     name: str

@@ -300,6 +300,7 @@ class AsyncPersistence:
                     hold.problem = store_error("read", exc)
             else:
                 hold.problem = None
+                # In one step: `hold.known` is the last id before this read.
                 hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
@@ -329,6 +330,7 @@ class AsyncPersistence:
     ) -> None:
         """Keep the token that another process has saved; take it over if it is this session's."""
         newer = None if own is None else self.newer(hold.found, own, hold.known)
+        # With the generation: after a sign-out or another login the commit fails.
         if newer is not None:
             self.state.commit(newer, generation)
 
@@ -389,6 +391,7 @@ class AsyncPersistence:
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""
         self._unsaved = self._is_retrying = True
+        # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:
             self.state.defer_check(snapshot)

@@ -91,6 +91,7 @@ class AsyncRenewal:
         outcome = await self._request_new_token(
             old, generation, urgency, deadline, hold=hold, may_exchange=may_exchange
         )
+        # Without any means to renew, the failure of the store is the cause to report.
         if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
             return FailedAttempt(problem)
         if isinstance(outcome, Snapshot) and self._persistence is not None:
@@ -125,6 +126,7 @@ class AsyncRenewal:
             if newer := await self._saved_by_others(hold, old, deadline):
                 return self._commit(newer, old, generation)
         # No refresh is possible, or it was refused: only signing in is left.
+        # A callable continues from the newest token, which another process may have saved.
         replaced = None if old is None else old.token
         if hold is not None and self._persistence is not None:
             replaced = self._persistence.latest(hold.found, old, hold.known)
@@ -133,8 +135,9 @@ class AsyncRenewal:
             outcome = _both(old, refused, outcome)
         ahead = isinstance(outcome, NewToken) and await self._save_ahead(outcome, hold, deadline)
         settled = await self._commit_or_revoke(outcome, old, generation, deadline)
+        # The session has moved on, so the store must not keep the token that was saved ahead.
         if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
-            self._persistence.mark_unsaved()  # the session has moved on
+            self._persistence.mark_unsaved()
             await self._persistence.synchronize(deadline)
         return settled
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -28,38 +29,28 @@ def _window(value: float | timedelta | None) -> float | None:
     return None if value is None else _seconds(value)
 
 
-def _check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        message = f"{attribute.name} must be seconds or a timedelta, not {type(value).__name__}"
-        raise TypeError(message)
-    if not (math.isfinite(value) and value >= 0):
-        message = f"{attribute.name} must be finite and not negative, not {value}"
-        raise ValueError(message)
+def _check(
+    kind: type | tuple[type, ...], wanted: str, is_right: Callable[[Any], bool]
+) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    """Make a validator whose message states the requirement."""
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        message = f"{attribute.name} must be {wanted}, not "
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(message + type(value).__name__)
+        if not is_right(value):
+            raise ValueError(f"{message}{value}")
+
+    return check
 
 
-def _check_share(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    wanted = f"{attribute.name} must be a number from 0 to 1"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        message = f"{wanted}, not {type(value).__name__}"
-        raise TypeError(message)
-    if not 0 <= value <= 1:
-        message = f"{wanted}, not {value}"
-        raise ValueError(message)
-
-
-def _check_count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    wanted = f"{attribute.name} must be a whole number, 1 at least"
-    if isinstance(value, bool) or not isinstance(value, int):
-        message = f"{wanted}, not {type(value).__name__}"
-        raise TypeError(message)
-    if value < 1:
-        message = f"{wanted}, not {value}"
-        raise ValueError(message)
-
-
-def _check_unless_none(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None:
-        _check(_, attribute, value)
+_IS_TIME: Final = _check(
+    (int, float),
+    "seconds or a timedelta, finite and not negative",
+    lambda value: math.isfinite(value) and value >= 0,
+)
+_IS_SHARE: Final = _check((int, float), "a number from 0 to 1", lambda value: 0 <= value <= 1)
+_IS_COUNT: Final = _check(int, "a whole number, 1 at least", lambda value: value >= 1)
 
 
 @attrs.frozen(kw_only=True)
@@ -98,15 +89,15 @@ class RefreshPolicy:
 
     # Written out field by field: type checkers do not see a converter that a helper function sets.
     soft_window: float | None = attrs.field(
-        default=12 * 3600.0, converter=_window, validator=_check_unless_none
+        default=12 * 3600.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
     )
     hard_window: float | None = attrs.field(
-        default=60.0, converter=_window, validator=_check_unless_none
+        default=60.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
     )
-    min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_check)
-    jitter: float = attrs.field(default=0.1, validator=_check_share)
-    backoff: float = attrs.field(default=1.0, converter=_seconds, validator=_check)
-    backoff_max: float = attrs.field(default=60.0, converter=_seconds, validator=_check)
+    min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_IS_TIME)
+    jitter: float = attrs.field(default=0.1, validator=_IS_SHARE)
+    backoff: float = attrs.field(default=1.0, converter=_seconds, validator=_IS_TIME)
+    backoff_max: float = attrs.field(default=60.0, converter=_seconds, validator=_IS_TIME)
 
     def snapshot(
         self, token: Token, clock: Clock, *, just_issued: bool, renew: bool = True
@@ -208,10 +199,10 @@ class RetryPolicy:
         ValueError: A value is negative or endless, or ``attempts`` is below 1.
     """
 
-    attempts: int = attrs.field(default=3, validator=_check_count)
-    delay: float = attrs.field(default=0.2, converter=_seconds, validator=_check)
-    delay_max: float = attrs.field(default=2.0, converter=_seconds, validator=_check)
-    retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_check)
+    attempts: int = attrs.field(default=3, validator=_IS_COUNT)
+    delay: float = attrs.field(default=0.2, converter=_seconds, validator=_IS_TIME)
+    delay_max: float = attrs.field(default=2.0, converter=_seconds, validator=_IS_TIME)
+    retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_IS_TIME)
 
     def wait(self, error: KoyebSessionError, attempt: int, chance: float) -> float | None:
         """Return how long to wait before sending again; `None` if it must not be sent again."""

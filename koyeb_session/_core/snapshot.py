@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import attrs
+
 if TYPE_CHECKING:
     from .errors import KoyebSessionError
     from .log import Event
@@ -42,6 +44,7 @@ class Issuer(enum.Enum):
     """Unknown: the user gave the token, or a saved record that names no issuer."""
 
 
+@attrs.define(eq=False)
 class Snapshot:
     """
     A token with the phases of its life; a session replaces it as a whole, never in part.
@@ -52,46 +55,21 @@ class Snapshot:
     clocks' readings: one clock may stop during a suspend, and the other may be set.
     """
 
-    __slots__ = (
-        "check_at",
-        "expiry",
-        "floor",
-        "from_store",
-        "hard",
-        "issuer",
-        "mono",
-        "renewable",
-        "soft",
-        "token",
-        "wall",
-    )
+    token: Token
+    wall: float
+    mono: float
+    soft: float
+    hard: float
+    expiry: float = attrs.field(kw_only=True)
+    floor: float = attrs.field(kw_only=True)
+    renewable: bool = attrs.field(kw_only=True)
+    issuer: Issuer = attrs.field(default=Issuer.GIVEN, kw_only=True)
+    from_store: bool = attrs.field(default=False, kw_only=True)
+    check_at: float = attrs.field(init=False)
+    """Up to this age, at most ``soft``, a request uses the token without any other check."""
 
-    def __init__(
-        self,
-        token: Token,
-        wall: float,
-        mono: float,
-        soft: float,
-        hard: float,
-        *,
-        expiry: float,
-        floor: float,
-        renewable: bool,
-        issuer: Issuer = Issuer.GIVEN,
-        from_store: bool = False,
-    ) -> None:
-        self.token: Token = token
-        self.issuer: Issuer = issuer
-        self.from_store: bool = from_store
-        self.wall: float = wall
-        self.mono: float = mono
-        self.soft: float = soft
-        self.hard: float = hard
-        self.expiry: float = expiry
-        self.floor: float = floor
-        self.renewable: bool = renewable
-        self.check_at: float = soft
-        """Up to this age, at most ``soft``, a request uses the token without any other check."""
+    def __attrs_post_init__(self) -> None:
+        self.check_at = self.soft
 
     def age(self, clock: Clock) -> float:
         """Return for how many seconds the session has held the token."""

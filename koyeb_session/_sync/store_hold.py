@@ -56,13 +56,14 @@ class StoreHold:
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
         self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
+        # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[Work[None], Event]] = deque()
         self._is_over = False
         self._wakeup = Wakeup()
         self._read = read
         self._ready = Event()
         self._store = store
-        self._users = 1
+        self._users = 1  # the caller that makes this hold has joined it
 
     @property
     def alive(self) -> bool:
@@ -71,6 +72,7 @@ class StoreHold:
 
     def start(self) -> None:
         """Start to wait for the lock."""
+        # Never in the calling thread, which must be able to stop waiting for the store.
         self._task.start(alone=True)
         if not self.alive and not self._ready.is_set():  # no thread could be started
             self.problem = StoreError("no thread can be had to use the token store")

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MONOTONIC_START = 1_000.0
 _NANOSECOND = 1_000_000_000
-
-
-class Clock(Protocol):
-    """Any object with the two clocks of the standard library's ``time`` module, in seconds."""
-
-    def time(self) -> float:
-        """Return the wall time, in seconds since 1970."""
-        ...
-
-    def monotonic(self) -> float:
-        """Return the time since some fixed moment, in seconds; it never goes back."""
-        ...
 
 
 class FakeClock:

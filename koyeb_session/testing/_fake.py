@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 
+from .._core.models import Clock
 from ._asgi import FakeApp
-from ._clock import Clock
 from ._faults import Fault
 from ._requests import Request
 from ._routes import Routes

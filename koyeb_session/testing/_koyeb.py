@@ -8,8 +8,8 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Literal
 
+from .._core.models import Clock
 from ._accounts import Accounts
-from ._clock import Clock
 from ._fake import FakeService
 from ._operations import Operations, Rules
 from ._routes import KOYEB

@@ -11,9 +11,9 @@ from http import HTTPStatus
 
 import attrs
 
+from .._core.models import Clock
 from . import _replies
 from ._bodies import MAX_BODY
-from ._clock import Clock
 from ._faults import Fault
 from ._replies import Reply
 from ._requests import RawHeaders, Request

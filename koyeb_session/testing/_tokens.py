@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ._clock import Clock, nanoseconds
+from .._core.models import Clock
+from ._clock import nanoseconds
 
 _NANOSECOND = 1_000_000_000
 # The end of the year 9999: neither Go nor Python can format a later one.

@@ -76,8 +76,8 @@ class AsyncSharedTask(Generic[T]):
         self._on_done = on_done
         self._home = current_loop()
         self._ends = time.monotonic() + seconds
-        self._done = anyio.Event()
-        self._all_done = anyio.Event()
+        self._done = anyio.Event()  # set when the work has ended
+        self._all_done = anyio.Event()  # set when `on_done` has ended, too
         self._due: anyio.Event | None = None
         """Set once the work has ended, or should have."""
         self._outcome: T | None = None

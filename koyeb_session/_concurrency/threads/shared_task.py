@@ -72,8 +72,8 @@ class SharedTask(Generic[T]):
         self._home = current_process()
         self._ends = time.monotonic() + seconds
         self._begun = False
-        self._done = Event()
-        self._all_done = Event()
+        self._done = Event()  # set when the work has ended
+        self._all_done = Event()  # set when `on_done` has ended, too
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
@@ -193,6 +193,7 @@ class SharedTask(Generic[T]):
         self.wait_done(self._ends + _GRACE - time.monotonic())
 
     def _run(self) -> None:
+        # One step: of two threads that `wait` has launched, one does the work.
         with state_lock:
             begun, self._begun = self._begun, True
         if begun:  # launched twice: see `wait`
