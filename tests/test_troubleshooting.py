@@ -22,7 +22,6 @@ from typing import Any, Final
 
 import attrs
 import fastapi
-import fastapi.testclient
 import httpx
 import keyring
 import pytest
@@ -514,8 +513,13 @@ def the_services_own_session_has_failed(stage: Stage) -> str:
         await service.current_token()
 
     app.get("/")(index)
-    with fastapi.testclient.TestClient(app) as client:
-        return client.get("/").text
+
+    async def ask() -> str:
+        transport = httpx.ASGITransport(app)
+        async with sessions.lifespan(), httpx.AsyncClient(transport=transport) as client:
+            return (await client.get("http://service/")).text
+
+    return asyncio.run(ask())
 
 
 # Messages
