@@ -1,7 +1,7 @@
 """
 Results and errors as values.
 
-Inside the package errors are returned, and only :func:`unwrap` raises them. No frame of such a
+Inside the package errors are returned, and only `unwrap` raises them. No frame of such a
 traceback holds a secret.
 """
 

@@ -37,13 +37,15 @@ def assert_no_secret(
     """
     Assert that none of the things shows any of the secrets.
 
-    What is searched depends on the thing. Text and bytes are taken as they are, and collections
-    item by item. Log records are searched with their arguments, extras and exceptions, warnings
-    with their messages; pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output
-    can be given as they are. An exception is searched with its arguments, notes, attributes,
-    pickle and traceback, the local variables of each frame included, and so are its causes, its
-    contexts and the members of a group. Of any other object it is the ``repr``, ``str`` and
-    ``format``.
+    The search depends on the thing:
+
+    - Text and bytes are searched as they are, and collections item by item.
+    - Log records are searched with their arguments, extras and exceptions, warnings with their
+      messages. Give pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output as they
+      are.
+    - An exception is searched with its arguments, notes, attributes, pickle and traceback, with the
+      local variables of each frame. So are its causes, its contexts and the members of a group.
+    - Of any other object the ``repr``, ``str`` and ``format`` are searched.
 
     Tools that show local variables do not all ask for the ``repr``. So objects and variables are
     also searched as rich, structlog and Sentry walk them: by the fields of attrs classes and
@@ -64,8 +66,7 @@ def assert_no_secret(
         AssertionError: a secret was found; it says where, and does not show the secret.
         ValueError: no secret is given, or an empty one.
 
-    Example:
-        >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
+    >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
     """
     __tracebackhide__ = True  # otherwise pytest would show the arguments
     wants = _frame_filter(_caller(inspect.currentframe()), packages)

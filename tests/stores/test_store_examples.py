@@ -92,3 +92,13 @@ def test_documented_acl_is_enough_and_no_more(redis_server: RedisServer) -> None
         for command in (["HGET", "of-others", "record"], ["KEYS", "*"], ["ACL", "LIST"]):
             with pytest.raises(redis.ResponseError):
                 client.execute_command(*command)
+
+
+def test_own_store_is_shared_by_both_halves() -> None:
+    """The example of a store for SQLite signs in once for a blocking and an async program."""
+    assert said("own_store_sqlite.py").splitlines() == [
+        "The store does what a store has to do.",
+        "A blocking program asked for the apps: 200.",
+        "An asynchronous program asked for the apps: 200.",
+        "The service saw 1 login for both.",
+    ]
