@@ -16,7 +16,7 @@ from . import (
     _environment,
 )
 from ._async import arguments as _async
-from ._core.origins import Origins
+from ._core import origins as _origins
 from ._sync import arguments as _sync
 
 try:
@@ -322,7 +322,7 @@ class KoyebSessions:
         responder.origins.append(self._origins)
 
 
-def _origins_of(arguments: _async.AsyncClientArguments) -> Origins | Exception:
+def _origins_of(arguments: _async.AsyncClientArguments) -> _origins.Origins | Exception:
     """Return the origins of a client with these arguments, or the error that refuses them."""
     if arguments.get("transport") is None and arguments.get("http_client") is None:
         # Without a transport, the client would start to load the certificates.

@@ -36,7 +36,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 from .conftest import RedisServer
 from .fleet import async_redis_client, redis_client
 from .test_extras import Ring
-from .test_own_store import documented
+from .test_own_store import AsyncSqliteTokenStore, SqliteTokenStore
 
 ANN, BOB = "ann@example.com", "bob@example.com"
 USERS: Final = {ANN: "correct horse", BOB: "battery staple"}
@@ -64,7 +64,7 @@ class Place:
             "file": lambda: FileTokenStore(self.folder / "session.json"),
             "redis": lambda: RedisTokenStore(self.client, key=KEY),
             "keyring": KeyringTokenStore,
-            "own": lambda: documented()["SqliteTokenStore"](self.folder / "sessions.db"),
+            "own": lambda: SqliteTokenStore(self.folder / "sessions.db"),
         }
         return makers[self.kind]()
 
@@ -75,7 +75,7 @@ class Place:
             "file": lambda: AsyncFileTokenStore(self.folder / "session.json"),
             "redis": lambda: AsyncRedisTokenStore(self.async_client, key=KEY),
             "keyring": AsyncKeyringTokenStore,
-            "own": lambda: documented()["AsyncSqliteTokenStore"](self.folder / "sessions.db"),
+            "own": lambda: AsyncSqliteTokenStore(self.folder / "sessions.db"),
         }
         return makers[self.kind]()
 
@@ -101,7 +101,7 @@ def current_process(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     keyring.set_keyring(ring := Ring())
     made = Place(kind, tmp_path, ring, (MemoryTokenStore(), AsyncMemoryTokenStore()))
     if kind == "own":
-        documented()["SqliteTokenStore"](tmp_path / "sessions.db").create()
+        SqliteTokenStore(tmp_path / "sessions.db").create()
     if kind == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         with redis_client(server.port) as client:
