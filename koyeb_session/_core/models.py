@@ -36,6 +36,8 @@ class Token:
     Source: ``Token`` in Koyeb's API description.
     """
 
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+
     id: str = attrs.field(repr=False)
     user_id: str | None = None
     organization_id: str | None = None
@@ -51,6 +53,8 @@ class LoginMethod(enum.Enum):
 
     Source: ``LoginMethodReply.Method`` in Koyeb's API description.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     KOYEB = "KOYEB"
     """With a password, by :meth:`~koyeb_session.AsyncSessionClient.login`."""
@@ -68,6 +72,8 @@ class PasswordCredentials:
         password: Its password; shows in no `repr`.
         organization_id: The organization to sign in to; `None` for the account's default.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     email: str
     password: str = attrs.field(repr=False)
@@ -88,6 +94,8 @@ class AccessTokenCredentials:
 
     Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     api_token: str = attrs.field(repr=False)
     organization_id: str
@@ -112,6 +120,8 @@ the session that asks it: that would wait for itself.
 
 class Clock(Protocol):
     """Two clocks, as the `time` module has them; `time` itself is one."""
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     def time(self) -> float:
         """Seconds since the epoch."""

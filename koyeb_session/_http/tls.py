@@ -6,6 +6,7 @@ Reading them takes 20 ms. A client trusts what an `httpx.Client` made at the sam
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -127,6 +128,13 @@ def certificates() -> Certificates:
         latest.start()
         _latest = latest
     return latest
+
+
+def read_ahead() -> None:
+    """Begin to read, if this is the first client of the process. What is wrong shows later."""
+    if _latest is None:
+        with contextlib.suppress(TransportError):
+            certificates()
 
 
 class _Source(NamedTuple):
