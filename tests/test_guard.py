@@ -69,6 +69,14 @@ def start(thread):
 threading.Thread.start = start
 {client}{call}
 """
+FROZEN = """
+import atexit, gc, runpy, sys
+import koyeb_session
+before = gc.get_freeze_count()
+atexit.register(lambda: print("frozen" if gc.get_freeze_count() > before else "not frozen"))
+sys.argv = ["koyeb_session", "--version"]
+{}
+"""
 CLIENTS = {"sync": "SessionClient", "async": "AsyncSessionClient"}
 OURS = {"attr", "attrs", "cattrs", "koyeb_session", "typing_extensions"}
 ANYIO = {"anyio", "sniffio"}
@@ -171,6 +179,13 @@ def test_end_of_a_program_is_not_put_off() -> None:
     held = set(done.stdout.split())
     assert "threading" in held
     assert held <= sys.stdlib_module_names - {"typing"}  # typing's caches hold types of httpx
+
+
+def test_shell_command_ends_without_a_last_look_at_all_objects() -> None:
+    """It freezes the garbage collector as it ends; the library leaves that to the program."""
+    program = FROZEN.format("runpy.run_module('koyeb_session', run_name='__main__')")
+    assert printed(program).splitlines()[-1] == "frozen"
+    assert printed(FROZEN.format("koyeb_session.SessionClient().close()")) == "not frozen"
 
 
 # The hot path
