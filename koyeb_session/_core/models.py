@@ -121,7 +121,7 @@ the session that asks it: that would wait for itself.
 class Clock(Protocol):
     """Two clocks, as the `time` module has them; `time` itself is one."""
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
 
     def time(self) -> float:
         """Seconds since the epoch."""

@@ -30,7 +30,7 @@ class Load(NamedTuple):
     """How many requests begin at one moment, and on which connections."""
 
     title: str
-    count: int
+    requests: int
     warm: bool
     rounds: int
     rare: frozenset[str]
@@ -108,9 +108,9 @@ async def _seconds(make: Callable[[], Any], load: Load) -> float:
         async with opened as kept:
             client = kept.http if isinstance(kept, AsyncSessionClient) else kept
             if load.warm:
-                await _all_at_once(client, ["/v1/apps"] * load.count)
+                await _all_at_once(client, ["/v1/apps"] * load.requests)
             begin = perf_counter()
-            await _all_at_once(client, ["/v1/apps"] * load.count)
+            await _all_at_once(client, ["/v1/apps"] * load.requests)
             return perf_counter() - begin
 
 
@@ -145,7 +145,7 @@ def _count_sockets(bench: Bench, token: str) -> None:
         async with AsyncSessionClient(
             base_url=bench.service.http, token=token, timeout=_PATIENCE, allowed_origins=origins
         ) as session:
-            urls = [f"{origins[index % _ORIGINS]}/v1/apps" for index in range(_NEW.count)]
+            urls = [f"{origins[index % _ORIGINS]}/v1/apps" for index in range(_NEW.requests)]
             await _all_at_once(session.http, urls, seen)
         return before
 

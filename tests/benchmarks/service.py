@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -95,7 +96,8 @@ async def _serve(tls: ssl.SSLContext, trusted: str) -> None:
     loop = asyncio.get_running_loop()
 
     async def listen(
-        kind: type[Any] = _server._Connection, tls: ssl.SSLContext | None = None
+        kind: Callable[..., asyncio.Protocol] = _server._Connection,
+        tls: ssl.SSLContext | None = None,
     ) -> str:
         listener = socket.create_server((_HOST, 0), backlog=_BACKLOG)
         await loop.create_server(

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import quantiles
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -29,9 +29,10 @@ _SLEEPING: Final = "a transport that only sleeps"
 
 
 class Storm(NamedTuple):
-    """One storm: its seconds, those of its middle and its slowest requests, and the exchanges."""
+    """One storm: its seconds, CPU's too, its middle and slowest requests', and the exchanges."""
 
     wall: float
+    cpu: float
     p50: float
     p99: float
     exchanges: int
@@ -73,26 +74,28 @@ def _keep(bench: Bench, title: str, storms: dict[str, dict[int, Storm]], count: 
             name: {number: float(getattr(storm, metric)) for number, storm in each.items()}
             for name, each in storms.items()
         }
-        is_own = metric == "wall" and title.endswith(_SLEEPING)
-        goals = [Goal("koyeb_session", 1.05)] if metric == "wall" and not is_own else []
+        on_sockets = metric == "wall" and not title.endswith(_SLEEPING)
+        goals = [Goal("koyeb_session", 1.05)] if on_sockets else []
         notes = [note] if metric == "wall" else []
         bench.add(
             Comparison("storm", f"{title}: {metric}", "s", "static header", samples, goals, notes)
         )
-        if is_own:
-            _keep_own(bench, title, samples, count)
+    if title.endswith(_SLEEPING):
+        _keep_own(bench, title, storms, count)
 
 
-def _keep_own(bench: Bench, title: str, walls: dict[str, dict[int, float]], count: int) -> None:
+def _keep_own(bench: Bench, title: str, storms: dict[str, dict[int, Storm]], count: int) -> None:
     """Keep what a waiter costs beside a request that waits for nothing, the exchange included."""
-    static = walls["static header"]
+    static = storms["static header"]
     samples = {
-        name: {number: (wall - static[number]) / count for number, wall in taken.items()}
-        for name, taken in walls.items()
+        name: {number: (storm.cpu - static[number].cpu) / count for number, storm in taken.items()}
+        for name, taken in storms.items()
         if name != "static header"
     }
     goals = [Goal("koyeb_session", 30e-6, "amount")]
-    bench.add(Comparison("storm", f"{title}: a waiter's own", "s", "koyeb_session", samples, goals))
+    bench.add(
+        Comparison("storm", f"{title}: a waiter's own CPU", "s", "koyeb_session", samples, goals)
+    )
 
 
 async def _static_on_sockets(bench: Bench, count: int) -> Storm:
@@ -161,8 +164,8 @@ async def _storm(client: Any, count: int, exchanges: Callable[[], int]) -> Storm
         return perf_counter() - begin
 
     before = exchanges()
-    begin = perf_counter()
+    begin, cpu = perf_counter(), process_time()
     seconds = await asyncio.gather(*(one() for _ in range(count)))
-    wall = perf_counter() - begin
+    wall, cpu = perf_counter() - begin, process_time() - cpu
     cuts = quantiles(seconds, n=100)
-    return Storm(wall, cuts[49], cuts[98], exchanges() - before)
+    return Storm(wall, cpu, cuts[49], cuts[98], exchanges() - before)
