@@ -84,15 +84,6 @@ from ._core.errors import (
     TransportTimeoutError,
     WireError,
 )
-from ._core.models import (
-    AccessTokenCredentials,
-    Clock,
-    Credentials,
-    LoginMethod,
-    PasswordCredentials,
-    Token,
-)
-from ._core.policy import RefreshPolicy, RetryPolicy
 from ._core.version import __version__
 
 if TYPE_CHECKING:
@@ -100,12 +91,22 @@ if TYPE_CHECKING:
     from ._async.auth import AsyncSessionAuth
     from ._async.client import AsyncSessionClient
     from ._async.stores.protocol import AsyncMemoryTokenStore, AsyncTokenStore
+    from ._core.models import (
+        AccessTokenCredentials,
+        Clock,
+        Credentials,
+        LoginMethod,
+        PasswordCredentials,
+        Token,
+    )
+    from ._core.policy import RefreshPolicy, RetryPolicy
     from ._sync.auth import SessionAuth
     from ._sync.client import SessionClient
     from ._sync.stores.protocol import MemoryTokenStore, TokenStore
 else:
-    # Imported on first use, as hardly any program uses both halves. These are import statements,
-    # not names in a table, as tools like PyInstaller look for import statements.
+    # Imported on first use: hardly any program uses both halves, and attrs, which makes the values,
+    # takes as long as the rest. These are import statements, not names in a table, as tools like
+    # PyInstaller look for import statements.
     def __getattr__(name: str) -> object:
         match name:
             case "AsyncSessionAuth":
@@ -116,6 +117,17 @@ else:
                 from ._async.stores import protocol as home
             case "LoginReply" | "LoginRequest" | "PasswordlessLoginRequest":
                 from ._api import messages as home
+            case (
+                "AccessTokenCredentials"
+                | "Clock"
+                | "Credentials"
+                | "LoginMethod"
+                | "PasswordCredentials"
+                | "Token"
+            ):
+                from ._core import models as home
+            case "RefreshPolicy" | "RetryPolicy":
+                from ._core import policy as home
             case "SessionAuth":
                 from ._sync import auth as home
             case "SessionClient":

@@ -12,43 +12,23 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from .._api import operations
-from .._concurrency.event_loop.shared_task import AsyncSharedTask
-from .._concurrency.runtime import state_lock
-from .._core.deadline import Deadline
-from .._core.errors import AuthenticationError, TransportTimeoutError
-from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
-from .._core.origins import origins
-from .._core.policy import RefreshPolicy, RetryPolicy
-from .._core.provenance import account_of
-from .._core.results import unwrap
-from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.state import SessionState
-from .._core.validation import (
-    access_token_error,
-    async_listener_error,
-    async_store_error,
-    clock_error,
-    credentials_error,
-    header_error,
-    kind_error,
-    not_copied,
-    parse_token,
-    switch_error,
-    timeout_error,
-)
-from .arguments import AsyncClientArguments
-from .auth import AsyncSessionAuth
-from .http.connections import AsyncBorrowedClient, AsyncConnections
-from .http.sender import AsyncSender
-from .keeper import AsyncTokenKeeper
-from .renewal import AsyncRenewal
-from .stores.protocol import AsyncTokenStore
-from .token_source import AsyncTokenSource
+from .._core.errors import AuthenticationError, KoyebSessionError, TransportTimeoutError
+from .._http.tls import read_ahead
 
 if TYPE_CHECKING:
-    from .._api.operations import Operation
-    from .._core.errors import KoyebSessionError
+    from . import engine
+else:
+
+    class _Engine:
+        """Stands for the module `engine` until something of it is first used."""
+
+        def __getattr__(self, name: str) -> object:
+            global engine  # noqa: PLW0603 - from now on the module itself
+            from . import engine  # noqa: PLC0415 - as the module says
+
+            return getattr(engine, name)
+
+    engine = _Engine()
 
 T = TypeVar("T")
 
@@ -144,58 +124,60 @@ class AsyncSessionClient:
         self,
         *,
         base_url: str = "https://app.koyeb.com",
-        token: Token | str | None = None,
-        credentials: Credentials | None = None,
-        store: AsyncTokenStore | None = None,
-        refresh_policy: RefreshPolicy | None = None,
-        retry_policy: RetryPolicy | None = None,
+        token: engine.Token | str | None = None,
+        credentials: engine.Credentials | None = None,
+        store: engine.AsyncTokenStore | None = None,
+        refresh_policy: engine.RefreshPolicy | None = None,
+        retry_policy: engine.RetryPolicy | None = None,
         timeout: float = 10.0,
         allowed_origins: Iterable[str] = (),
         http_client: httpx.AsyncClient | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        clock: Clock | None = None,
+        clock: engine.Clock | None = None,
     ) -> None:
-        wrong = clock_error(clock)
+        if http_client is None and transport is None:
+            read_ahead()  # in a thread, while this one imports the engine
+        wrong = engine.clock_error(clock)
         clock = clock or time
-        first = None if wrong or token is None else parse_token(token, clock.time())
+        first = None if wrong or token is None else engine.parse_token(token, clock.time())
         del token
-        unwrap(
+        engine.unwrap(
             wrong
-            or async_store_error(store)
-            or timeout_error(timeout)
-            or credentials_error(credentials)
-            or kind_error("refresh_policy", refresh_policy, RefreshPolicy)
-            or kind_error("retry_policy", retry_policy, RetryPolicy)
-            or kind_error("http_client", http_client, httpx.AsyncClient)
-            or kind_error("transport", transport, httpx.AsyncBaseTransport)
+            or engine.async_store_error(store)
+            or engine.timeout_error(timeout)
+            or engine.credentials_error(credentials)
+            or engine.kind_error("refresh_policy", refresh_policy, engine.RefreshPolicy)
+            or engine.kind_error("retry_policy", retry_policy, engine.RetryPolicy)
+            or engine.kind_error("http_client", http_client, httpx.AsyncClient)
+            or engine.kind_error("transport", transport, httpx.AsyncBaseTransport)
         )
         if http_client is not None and transport is not None:
             message = "give http_client or transport, not both"
             raise ValueError(message)
-        first = unwrap(first)
-        self._origins = unwrap(origins(base_url, allowed_origins))
+        first = engine.unwrap(first)
+        self._origins = engine.unwrap(engine.origins(base_url, allowed_origins))
         if http_client is not None:
-            transport = AsyncBorrowedClient(http_client)
+            transport = engine.AsyncBorrowedClient(http_client)
         # Operations have their own connections: a full pool must not block a renewal.
-        self._connections = AsyncConnections(transport)
-        self._operation_connections: AsyncConnections | None = (
-            self._connections if transport else AsyncConnections()
+        self._connections = engine.AsyncConnections(transport)
+        self._operation_connections: engine.AsyncConnections | None = (
+            self._connections if transport else engine.AsyncConnections()
         )
-        self._sender = AsyncSender(
+        self._sender = engine.AsyncSender(
             self._origins.base_url,
             self._operation_connections,
-            retry=retry_policy or RetryPolicy(),
+            retry=retry_policy or engine.RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
         )
-        self._policy = refresh_policy or RefreshPolicy()
-        self._active_tasks: set[AsyncSharedTask[Any]] = set()
+        self._policy = refresh_policy or engine.RefreshPolicy()
+        self._active_tasks: set[engine.AsyncSharedTask[Any]] = set()
         self._start_session(clock, credentials, store, first)
         if first is not None:
-            unwrap(self._state.commit(NewToken(first, just_issued=False)))
+            engine.unwrap(self._state.commit(engine.NewToken(first, just_issued=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Unpack[AsyncClientArguments]) -> Self:
+    def from_env(cls, **overrides: Unpack[engine.AsyncClientArguments]) -> Self:
         """
         Make a client from the environment.
 
@@ -233,25 +215,27 @@ class AsyncSessionClient:
             TypeError: An argument is of the wrong type.
             TransportError: As for the client itself.
         """
+        if not overrides.keys() & {"http_client", "transport"}:
+            read_ahead()
         from .._environment import client_arguments  # noqa: PLC0415 - few clients need it
 
         return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
     def _start_session(
         self,
-        clock: Clock,
-        credentials: Credentials | None = None,
-        store: AsyncTokenStore | None = None,
-        first: Token | None = None,
+        clock: engine.Clock,
+        credentials: engine.Credentials | None = None,
+        store: engine.AsyncTokenStore | None = None,
+        first: engine.Token | None = None,
         *,
         renew: bool = True,
     ) -> None:
         sender = self._sender
-        state = SessionState(
+        state = engine.SessionState(
             self._policy, clock, renew=renew, has_credentials=credentials is not None
         )
         beginning = first if credentials is None else credentials
-        source = AsyncTokenSource(sender, credentials, clock)
+        source = engine.AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
             from .persistence import AsyncPersistence  # noqa: PLC0415 - only with a store
@@ -260,23 +244,23 @@ class AsyncSessionClient:
                 store,
                 state,
                 origin=self._origins.service,
-                account=None if beginning is None else account_of(beginning),
+                account=None if beginning is None else engine.account_of(beginning),
                 bound=beginning is not None,
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )
         self._state = state
-        self._keeper = AsyncTokenKeeper(
+        self._keeper = engine.AsyncTokenKeeper(
             state,
-            AsyncRenewal(state, source, persistence),
+            engine.AsyncRenewal(state, source, persistence),
             source,
             persistence,
             retry=sender.retry,
             timeout=sender.timeout,
             active_tasks=self._active_tasks,
         )
-        self._auth: AsyncSessionAuth | None = None
-        self._closing: AsyncSharedTask[None] | None = None
+        self._auth: engine.AsyncSessionAuth | None = None
+        self._closing: engine.AsyncSharedTask[None] | None = None
         self._http: httpx.AsyncClient | None = None
 
     # Signing in and out
@@ -289,7 +273,7 @@ class AsyncSessionClient:
         organization_id: str | None = None,
         seon_fp: str | None = None,
         timeout: float | None = None,
-    ) -> Token:
+    ) -> engine.Token:
         """
         Sign in with a password; the new session replaces the one before.
 
@@ -315,12 +299,12 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
-        operation = operations.login(email, password, organization_id, seon_fp)
+        operation = engine.operations.login(email, password, organization_id, seon_fp)
         del password, seon_fp
         deadline = self._check(timeout)
-        outcome = await self._sender.send(unwrap(operation), timeout=timeout)
+        outcome = await self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
-        account = account_of(PasswordCredentials(email, "", organization_id))
+        account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
         return self._unwrap(
             await self._keeper.begin_session(new_token, None, deadline, account, bound=True)
         ).token
@@ -341,14 +325,14 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/account/passwordless_login`` of the description of 2021.
         """
-        operation = operations.passwordless_login(email)
+        operation = engine.operations.passwordless_login(email)
         self._check(timeout)
-        operation = unwrap(operation)
+        operation = engine.unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._unwrap(await self._sender.send(operation, timeout=timeout))
 
-    async def use_token(self, token: Token | str) -> Token:
+    async def use_token(self, token: engine.Token | str) -> engine.Token:
         """
         Go on with a token from elsewhere; the new session replaces the one before.
 
@@ -364,25 +348,25 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = parse_token(token, self._state.clock.time())
+        given = engine.parse_token(token, self._state.clock.time())
         del token
         deadline = self._check(None)
-        given = unwrap(given)
+        given = engine.unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
-        account = None if self._state.has_credentials else account_of(given)
+        account = None if self._state.has_credentials else engine.account_of(given)
         return self._unwrap(
             await self._keeper.begin_session(
-                NewToken(given, just_issued=False, how="signed in with a given token"),
+                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
                 None,
                 deadline,
                 account,
             )
         ).token
 
-    async def refresh(self, *, timeout: float | None = None) -> Token:
+    async def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
         Renew the token now, or join the renewal that is under way.
 
@@ -432,7 +416,7 @@ class AsyncSessionClient:
 
     # Other operations
 
-    async def new_session(self, *, timeout: float | None = None) -> Token:
+    async def new_session(self, *, timeout: float | None = None) -> engine.Token:
         """
         Issue a token for one more session of this user, without an organization.
 
@@ -452,11 +436,11 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return self._unwrap(await self._signed(operations.new_session, deadline))
+        return self._unwrap(await self._signed(engine.operations.new_session, deadline))
 
     async def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
-    ) -> Token:
+    ) -> engine.Token:
         """
         Act in another organization from now on.
 
@@ -478,10 +462,10 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = switch_error(organization_id, seon_fp)
-        build = _with_token(operations.switch_organization, organization_id, seon_fp)
+        wrong = engine.switch_error(organization_id, seon_fp)
+        build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
         del seon_fp
-        unwrap(wrong)
+        engine.unwrap(wrong)
         deadline = self._check(timeout)
         generation = self._state.generation
         outcome = await self._signed(build, deadline)
@@ -490,7 +474,7 @@ class AsyncSessionClient:
 
     async def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
-    ) -> Token:
+    ) -> engine.Token:
         """
         Act in no organization from now on, for example to delete the one acted in so far.
 
@@ -513,10 +497,10 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = header_error("seon_fp", seon_fp)
-        build = _with_token(operations.unscope_organization_token, seon_fp)
+        wrong = engine.header_error("seon_fp", seon_fp)
+        build = _with_token(engine.operations.unscope_organization_token, seon_fp)
         del seon_fp
-        unwrap(wrong)
+        engine.unwrap(wrong)
         deadline = self._check(timeout)
         generation = self._state.generation
         outcome = await self._signed(build, deadline)
@@ -529,7 +513,7 @@ class AsyncSessionClient:
         *,
         validity: timedelta | None = None,
         timeout: float | None = None,
-    ) -> Token:
+    ) -> engine.Token:
         """
         Issue a short-lived token that acts in one organization.
 
@@ -556,12 +540,12 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
-        unwrap(access_token_error(organization_id, validity))
+        engine.unwrap(engine.access_token_error(organization_id, validity))
         deadline = self._check(timeout)
-        build = _with_token(operations.create_access_token, organization_id, validity)
+        build = _with_token(engine.operations.create_access_token, organization_id, validity)
         return self._unwrap(await self._signed(build, deadline))
 
-    async def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
+    async def login_method(self, email: str, *, timeout: float | None = None) -> engine.LoginMethod:
         """
         Ask how an address signs in.
 
@@ -577,14 +561,14 @@ class AsyncSessionClient:
 
         Source: ``GET /v1/account/login_method``, operation ``LoginMethod``.
         """
-        operation = operations.login_method(email)
+        operation = engine.operations.login_method(email)
         self._check(timeout)
-        return self._unwrap(await self._sender.send(unwrap(operation), timeout=timeout))
+        return self._unwrap(await self._sender.send(engine.unwrap(operation), timeout=timeout))
 
     # The token
 
     @property
-    def token(self) -> Token | None:
+    def token(self) -> engine.Token | None:
         """
         The token as it was last known; it may have expired. `None`: not signed in.
 
@@ -593,7 +577,7 @@ class AsyncSessionClient:
         snapshot = self._state.snapshot
         return None if snapshot is None else snapshot.token
 
-    async def current_token(self) -> Token:
+    async def current_token(self) -> engine.Token:
         """
         Return a token that may be used now; renew it first if need be.
 
@@ -620,7 +604,9 @@ class AsyncSessionClient:
         self._check(None)
         await self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
-    def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+    def on_token_change(
+        self, listener: Callable[[engine.Token | None], object]
+    ) -> Callable[[], None]:
         """
         Call a function, plain or async, after each change of the token.
 
@@ -637,10 +623,10 @@ class AsyncSessionClient:
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
-        unwrap(async_listener_error(listener))
+        engine.unwrap(engine.async_listener_error(listener))
         return self._keeper.listen(listener)
 
-    def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
+    def for_token(self, token: engine.Token | str, *, renew: bool = False) -> Self:
         """
         Make one more session, for somebody else's token, on the same connections.
 
@@ -655,10 +641,10 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = parse_token(token, self._state.clock.time())
+        given = engine.parse_token(token, self._state.clock.time())
         del token
         self._check(None)
-        return self._sibling(unwrap(given), renew=renew)
+        return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
         """
@@ -670,7 +656,7 @@ class AsyncSessionClient:
         self._check(None)
         return self._sibling(None, renew=False)
 
-    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+    def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
         """Make another session on the same connections, with a token or signed out."""
         clock = self._state.clock
         other = object.__new__(type(self))
@@ -682,13 +668,13 @@ class AsyncSessionClient:
         other._active_tasks = self._active_tasks
         other._start_session(clock, renew=renew)
         if token is not None:
-            unwrap(other._state.commit(NewToken(token, just_issued=False)))
+            engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
         return other
 
     # For httpx
 
     @property
-    def auth(self) -> AsyncSessionAuth:
+    def auth(self) -> engine.AsyncSessionAuth:
         """
         An `httpx.Auth` that signs the requests of any `httpx.AsyncClient` to the service.
 
@@ -696,7 +682,7 @@ class AsyncSessionClient:
         full, and `httpx.HTTPError` when the request itself fails.
         """
         if self._auth is None:
-            self._auth = AsyncSessionAuth(self._keeper, self._origins)
+            self._auth = engine.AsyncSessionAuth(self._keeper, self._origins)
         return self._auth
 
     @property
@@ -759,11 +745,11 @@ class AsyncSessionClient:
             self._keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
         # event loop or process has ended.
-        with state_lock:
+        with engine.state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
                 seconds = _CLOSING * self._sender.timeout
-                self._closing = closing = AsyncSharedTask(self._close_all, seconds=seconds)
+                self._closing = closing = engine.AsyncSharedTask(self._close_all, seconds=seconds)
                 closing.start()
         await closing.join(math.inf)
 
@@ -801,11 +787,14 @@ class AsyncSessionClient:
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
-        raise TypeError(not_copied(type(self).__name__))
+        raise TypeError(engine.not_copied(type(self).__name__))
 
     def __del__(self) -> None:
-        operating: AsyncConnections | None = getattr(self, "_operation_connections", None)
-        state: SessionState | None = getattr(self, "_state", None)  # missing if `__init__` failed
+        # Both are missing if `__init__` failed.
+        operating: engine.AsyncConnections | None = getattr(self, "_operation_connections", None)
+        state: engine.SessionState | None = getattr(
+            self, "_state", None
+        )  # missing if `__init__` failed
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
@@ -813,26 +802,26 @@ class AsyncSessionClient:
 
     # Shared by the methods above
 
-    def _check(self, timeout: float | None) -> Deadline:
+    def _check(self, timeout: float | None) -> engine.Deadline:
         """Raise if the client is closed or the timeout is invalid; return the deadline."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
-            unwrap(timeout_error(timeout))
-        return Deadline(self._sender.timeout if timeout is None else timeout)
+            engine.unwrap(engine.timeout_error(timeout))
+        return engine.Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
-        return unwrap(outcome, self._state.mark)
+        return engine.unwrap(outcome, self._state.mark)
 
     async def _signed(
-        self, build: Callable[[Token], Operation[T]], deadline: Deadline
+        self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline
     ) -> T | KoyebSessionError:
         """Send an operation with the current token, and again with a newer one after a 401."""
         signed = await self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
-        if not isinstance(signed, Snapshot):
+        if not isinstance(signed, engine.Snapshot):
             return signed
         outcome = await self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
@@ -840,18 +829,18 @@ class AsyncSessionClient:
         if deadline.passed and not self._state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
         newer = await self._keeper.replace_rejected(signed, deadline.left())
-        if not isinstance(newer, Snapshot):
+        if not isinstance(newer, engine.Snapshot):
             return outcome if newer is None else newer
         return await self._sender.send(build(newer.token), timeout=deadline.left())
 
 
-def _issued(token: Token, how: str) -> NewToken:
+def _issued(token: engine.Token, how: str) -> engine.NewToken:
     """Make a `NewToken` of a token that the service has just issued."""
-    return NewToken(token, just_issued=True, how=how, issuer=Issuer.KOYEB)
+    return engine.NewToken(token, just_issued=True, how=how, issuer=engine.Issuer.KOYEB)
 
 
 def _with_token(
-    build: Callable[..., Operation[T]], *arguments: object
-) -> Callable[[Token], Operation[T]]:
+    build: Callable[..., engine.Operation[T]], *arguments: object
+) -> Callable[[engine.Token], engine.Operation[T]]:
     """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
     return lambda token: build(token, *arguments)

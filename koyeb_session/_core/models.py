@@ -43,6 +43,8 @@ class Token:
     Source: ``Token`` in Koyeb's API description.
     """
 
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+
     id: str = attrs.field(repr=False)
     user_id: str | None = None
     organization_id: str | None = None
@@ -63,6 +65,8 @@ class LoginMethod(enum.Enum):
 
     Source: ``LoginMethodReply.Method`` in Koyeb's API description.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     KOYEB = "KOYEB"
     """With a password, by `SessionClient.login`."""
@@ -86,6 +90,8 @@ class PasswordCredentials:
         password: Its password; shows in no `repr`.
         organization_id: The organization to sign in to; `None` for the account's default.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     email: str
     password: str = attrs.field(repr=False)
@@ -113,6 +119,8 @@ class AccessTokenCredentials:
 
     Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
     """
+
+    __module__ = "koyeb_session"  # where users import it from, and what pickles say
 
     api_token: str = attrs.field(repr=False)
     organization_id: str
@@ -160,6 +168,8 @@ class Clock(Protocol):
     session = SessionClient(clock=Late())
     ```
     """
+
+    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
 
     def time(self) -> float:
         """Seconds since the epoch."""

@@ -225,6 +225,11 @@ class RetryPolicy:
         return max(asked, chance * min(self.delay * 2.0 ** (attempt - 1), self.delay_max))
 
 
+# Where users import them from, and what pickles say. Not before: attrs looks up there what the
+# annotations of its methods name.
+RefreshPolicy.__module__ = RetryPolicy.__module__ = "koyeb_session"
+
+
 def _capped(window: float | None, limit: float) -> float:
     return limit if window is None else min(window, limit)
 

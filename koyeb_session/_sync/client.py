@@ -14,43 +14,23 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from .._api import operations
-from .._concurrency.runtime import state_lock
-from .._concurrency.threads.shared_task import SharedTask
-from .._core.deadline import Deadline
-from .._core.errors import AuthenticationError, TransportTimeoutError
-from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
-from .._core.origins import origins
-from .._core.policy import RefreshPolicy, RetryPolicy
-from .._core.provenance import account_of
-from .._core.results import unwrap
-from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.state import SessionState
-from .._core.validation import (
-    access_token_error,
-    clock_error,
-    credentials_error,
-    header_error,
-    kind_error,
-    listener_error,
-    not_copied,
-    parse_token,
-    store_error,
-    switch_error,
-    timeout_error,
-)
-from .arguments import ClientArguments
-from .auth import SessionAuth
-from .http.connections import BorrowedClient, Connections
-from .http.sender import Sender
-from .keeper import TokenKeeper
-from .renewal import Renewal
-from .stores.protocol import TokenStore
-from .token_source import TokenSource
+from .._core.errors import AuthenticationError, KoyebSessionError, TransportTimeoutError
+from .._http.tls import read_ahead
 
 if TYPE_CHECKING:
-    from .._api.operations import Operation
-    from .._core.errors import KoyebSessionError
+    from . import engine
+else:
+
+    class _Engine:
+        """Stands for the module `engine` until something of it is first used."""
+
+        def __getattr__(self, name: str) -> object:
+            global engine  # noqa: PLW0603 - from now on the module itself
+            from . import engine  # noqa: PLC0415 - as the module says
+
+            return getattr(engine, name)
+
+    engine = _Engine()
 
 T = TypeVar("T")
 
@@ -146,58 +126,60 @@ class SessionClient:
         self,
         *,
         base_url: str = "https://app.koyeb.com",
-        token: Token | str | None = None,
-        credentials: Credentials | None = None,
-        store: TokenStore | None = None,
-        refresh_policy: RefreshPolicy | None = None,
-        retry_policy: RetryPolicy | None = None,
+        token: engine.Token | str | None = None,
+        credentials: engine.Credentials | None = None,
+        store: engine.TokenStore | None = None,
+        refresh_policy: engine.RefreshPolicy | None = None,
+        retry_policy: engine.RetryPolicy | None = None,
         timeout: float = 10.0,
         allowed_origins: Iterable[str] = (),
         http_client: httpx.Client | None = None,
         transport: httpx.BaseTransport | None = None,
-        clock: Clock | None = None,
+        clock: engine.Clock | None = None,
     ) -> None:
-        wrong = clock_error(clock)
+        if http_client is None and transport is None:
+            read_ahead()  # in a thread, while this one imports the engine
+        wrong = engine.clock_error(clock)
         clock = clock or time
-        first = None if wrong or token is None else parse_token(token, clock.time())
+        first = None if wrong or token is None else engine.parse_token(token, clock.time())
         del token
-        unwrap(
+        engine.unwrap(
             wrong
-            or store_error(store)
-            or timeout_error(timeout)
-            or credentials_error(credentials)
-            or kind_error("refresh_policy", refresh_policy, RefreshPolicy)
-            or kind_error("retry_policy", retry_policy, RetryPolicy)
-            or kind_error("http_client", http_client, httpx.Client)
-            or kind_error("transport", transport, httpx.BaseTransport)
+            or engine.store_error(store)
+            or engine.timeout_error(timeout)
+            or engine.credentials_error(credentials)
+            or engine.kind_error("refresh_policy", refresh_policy, engine.RefreshPolicy)
+            or engine.kind_error("retry_policy", retry_policy, engine.RetryPolicy)
+            or engine.kind_error("http_client", http_client, httpx.Client)
+            or engine.kind_error("transport", transport, httpx.BaseTransport)
         )
         if http_client is not None and transport is not None:
             message = "give http_client or transport, not both"
             raise ValueError(message)
-        first = unwrap(first)
-        self._origins = unwrap(origins(base_url, allowed_origins))
+        first = engine.unwrap(first)
+        self._origins = engine.unwrap(engine.origins(base_url, allowed_origins))
         if http_client is not None:
-            transport = BorrowedClient(http_client)
+            transport = engine.BorrowedClient(http_client)
         # Operations have their own connections: a full pool must not block a renewal.
-        self._connections = Connections(transport)
-        self._operation_connections: Connections | None = (
-            self._connections if transport else Connections()
+        self._connections = engine.Connections(transport)
+        self._operation_connections: engine.Connections | None = (
+            self._connections if transport else engine.Connections()
         )
-        self._sender = Sender(
+        self._sender = engine.Sender(
             self._origins.base_url,
             self._operation_connections,
-            retry=retry_policy or RetryPolicy(),
+            retry=retry_policy or engine.RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
         )
-        self._policy = refresh_policy or RefreshPolicy()
-        self._active_tasks: set[SharedTask[Any]] = set()
+        self._policy = refresh_policy or engine.RefreshPolicy()
+        self._active_tasks: set[engine.SharedTask[Any]] = set()
         self._start_session(clock, credentials, store, first)
         if first is not None:
-            unwrap(self._state.commit(NewToken(first, just_issued=False)))
+            engine.unwrap(self._state.commit(engine.NewToken(first, just_issued=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Unpack[ClientArguments]) -> Self:
+    def from_env(cls, **overrides: Unpack[engine.ClientArguments]) -> Self:
         """
         Make a client from the environment.
 
@@ -235,25 +217,27 @@ class SessionClient:
             TypeError: An argument is of the wrong type.
             TransportError: As for the client itself.
         """
+        if not overrides.keys() & {"http_client", "transport"}:
+            read_ahead()
         from .._environment import client_arguments  # noqa: PLC0415 - few clients need it
 
         return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
     def _start_session(
         self,
-        clock: Clock,
-        credentials: Credentials | None = None,
-        store: TokenStore | None = None,
-        first: Token | None = None,
+        clock: engine.Clock,
+        credentials: engine.Credentials | None = None,
+        store: engine.TokenStore | None = None,
+        first: engine.Token | None = None,
         *,
         renew: bool = True,
     ) -> None:
         sender = self._sender
-        state = SessionState(
+        state = engine.SessionState(
             self._policy, clock, renew=renew, has_credentials=credentials is not None
         )
         beginning = first if credentials is None else credentials
-        source = TokenSource(sender, credentials, clock)
+        source = engine.TokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
             from .persistence import Persistence  # noqa: PLC0415 - only with a store
@@ -262,23 +246,23 @@ class SessionClient:
                 store,
                 state,
                 origin=self._origins.service,
-                account=None if beginning is None else account_of(beginning),
+                account=None if beginning is None else engine.account_of(beginning),
                 bound=beginning is not None,
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )
         self._state = state
-        self._keeper = TokenKeeper(
+        self._keeper = engine.TokenKeeper(
             state,
-            Renewal(state, source, persistence),
+            engine.Renewal(state, source, persistence),
             source,
             persistence,
             retry=sender.retry,
             timeout=sender.timeout,
             active_tasks=self._active_tasks,
         )
-        self._auth: SessionAuth | None = None
-        self._closing: SharedTask[None] | None = None
+        self._auth: engine.SessionAuth | None = None
+        self._closing: engine.SharedTask[None] | None = None
         self._http: httpx.Client | None = None
 
     # Signing in and out
@@ -291,7 +275,7 @@ class SessionClient:
         organization_id: str | None = None,
         seon_fp: str | None = None,
         timeout: float | None = None,
-    ) -> Token:
+    ) -> engine.Token:
         """
         Sign in with a password; the new session replaces the one before.
 
@@ -317,12 +301,12 @@ class SessionClient:
 
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
-        operation = operations.login(email, password, organization_id, seon_fp)
+        operation = engine.operations.login(email, password, organization_id, seon_fp)
         del password, seon_fp
         deadline = self._check(timeout)
-        outcome = self._sender.send(unwrap(operation), timeout=timeout)
+        outcome = self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
-        account = account_of(PasswordCredentials(email, "", organization_id))
+        account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
         return self._unwrap(
             self._keeper.begin_session(new_token, None, deadline, account, bound=True)
         ).token
@@ -343,14 +327,14 @@ class SessionClient:
 
         Source: ``POST /v1/account/passwordless_login`` of the description of 2021.
         """
-        operation = operations.passwordless_login(email)
+        operation = engine.operations.passwordless_login(email)
         self._check(timeout)
-        operation = unwrap(operation)
+        operation = engine.unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._unwrap(self._sender.send(operation, timeout=timeout))
 
-    def use_token(self, token: Token | str) -> Token:
+    def use_token(self, token: engine.Token | str) -> engine.Token:
         """
         Go on with a token from elsewhere; the new session replaces the one before.
 
@@ -366,25 +350,25 @@ class SessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = parse_token(token, self._state.clock.time())
+        given = engine.parse_token(token, self._state.clock.time())
         del token
         deadline = self._check(None)
-        given = unwrap(given)
+        given = engine.unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
-        account = None if self._state.has_credentials else account_of(given)
+        account = None if self._state.has_credentials else engine.account_of(given)
         return self._unwrap(
             self._keeper.begin_session(
-                NewToken(given, just_issued=False, how="signed in with a given token"),
+                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
                 None,
                 deadline,
                 account,
             )
         ).token
 
-    def refresh(self, *, timeout: float | None = None) -> Token:
+    def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
         Renew the token now, or join the renewal that is under way.
 
@@ -434,7 +418,7 @@ class SessionClient:
 
     # Other operations
 
-    def new_session(self, *, timeout: float | None = None) -> Token:
+    def new_session(self, *, timeout: float | None = None) -> engine.Token:
         """
         Issue a token for one more session of this user, without an organization.
 
@@ -454,11 +438,11 @@ class SessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return self._unwrap(self._signed(operations.new_session, deadline))
+        return self._unwrap(self._signed(engine.operations.new_session, deadline))
 
     def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
-    ) -> Token:
+    ) -> engine.Token:
         """
         Act in another organization from now on.
 
@@ -480,10 +464,10 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = switch_error(organization_id, seon_fp)
-        build = _with_token(operations.switch_organization, organization_id, seon_fp)
+        wrong = engine.switch_error(organization_id, seon_fp)
+        build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
         del seon_fp
-        unwrap(wrong)
+        engine.unwrap(wrong)
         deadline = self._check(timeout)
         generation = self._state.generation
         outcome = self._signed(build, deadline)
@@ -492,7 +476,7 @@ class SessionClient:
 
     def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
-    ) -> Token:
+    ) -> engine.Token:
         """
         Act in no organization from now on, for example to delete the one acted in so far.
 
@@ -515,10 +499,10 @@ class SessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = header_error("seon_fp", seon_fp)
-        build = _with_token(operations.unscope_organization_token, seon_fp)
+        wrong = engine.header_error("seon_fp", seon_fp)
+        build = _with_token(engine.operations.unscope_organization_token, seon_fp)
         del seon_fp
-        unwrap(wrong)
+        engine.unwrap(wrong)
         deadline = self._check(timeout)
         generation = self._state.generation
         outcome = self._signed(build, deadline)
@@ -531,7 +515,7 @@ class SessionClient:
         *,
         validity: timedelta | None = None,
         timeout: float | None = None,
-    ) -> Token:
+    ) -> engine.Token:
         """
         Issue a short-lived token that acts in one organization.
 
@@ -558,12 +542,12 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
-        unwrap(access_token_error(organization_id, validity))
+        engine.unwrap(engine.access_token_error(organization_id, validity))
         deadline = self._check(timeout)
-        build = _with_token(operations.create_access_token, organization_id, validity)
+        build = _with_token(engine.operations.create_access_token, organization_id, validity)
         return self._unwrap(self._signed(build, deadline))
 
-    def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
+    def login_method(self, email: str, *, timeout: float | None = None) -> engine.LoginMethod:
         """
         Ask how an address signs in.
 
@@ -579,14 +563,14 @@ class SessionClient:
 
         Source: ``GET /v1/account/login_method``, operation ``LoginMethod``.
         """
-        operation = operations.login_method(email)
+        operation = engine.operations.login_method(email)
         self._check(timeout)
-        return self._unwrap(self._sender.send(unwrap(operation), timeout=timeout))
+        return self._unwrap(self._sender.send(engine.unwrap(operation), timeout=timeout))
 
     # The token
 
     @property
-    def token(self) -> Token | None:
+    def token(self) -> engine.Token | None:
         """
         The token as it was last known; it may have expired. `None`: not signed in.
 
@@ -595,7 +579,7 @@ class SessionClient:
         snapshot = self._state.snapshot
         return None if snapshot is None else snapshot.token
 
-    def current_token(self) -> Token:
+    def current_token(self) -> engine.Token:
         """
         Return a token that may be used now; renew it first if need be.
 
@@ -622,7 +606,9 @@ class SessionClient:
         self._check(None)
         self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
-    def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+    def on_token_change(
+        self, listener: Callable[[engine.Token | None], object]
+    ) -> Callable[[], None]:
         """
         Call a function after each change of the token.
 
@@ -639,10 +625,10 @@ class SessionClient:
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
-        unwrap(listener_error(listener))
+        engine.unwrap(engine.listener_error(listener))
         return self._keeper.listen(listener)
 
-    def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
+    def for_token(self, token: engine.Token | str, *, renew: bool = False) -> Self:
         """
         Make one more session, for somebody else's token, on the same connections.
 
@@ -657,10 +643,10 @@ class SessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = parse_token(token, self._state.clock.time())
+        given = engine.parse_token(token, self._state.clock.time())
         del token
         self._check(None)
-        return self._sibling(unwrap(given), renew=renew)
+        return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
         """
@@ -672,7 +658,7 @@ class SessionClient:
         self._check(None)
         return self._sibling(None, renew=False)
 
-    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+    def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
         """Make another session on the same connections, with a token or signed out."""
         clock = self._state.clock
         other = object.__new__(type(self))
@@ -684,13 +670,13 @@ class SessionClient:
         other._active_tasks = self._active_tasks
         other._start_session(clock, renew=renew)
         if token is not None:
-            unwrap(other._state.commit(NewToken(token, just_issued=False)))
+            engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
         return other
 
     # For httpx
 
     @property
-    def auth(self) -> SessionAuth:
+    def auth(self) -> engine.SessionAuth:
         """
         An `httpx.Auth` that signs the requests of any `httpx.Client` to the service.
 
@@ -698,7 +684,7 @@ class SessionClient:
         full, and `httpx.HTTPError` when the request itself fails.
         """
         if self._auth is None:
-            self._auth = SessionAuth(self._keeper, self._origins)
+            self._auth = engine.SessionAuth(self._keeper, self._origins)
         return self._auth
 
     @property
@@ -761,11 +747,11 @@ class SessionClient:
             self._keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
         # event loop or process has ended.
-        with state_lock:
+        with engine.state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
                 seconds = _CLOSING * self._sender.timeout
-                self._closing = closing = SharedTask(self._close_all, seconds=seconds)
+                self._closing = closing = engine.SharedTask(self._close_all, seconds=seconds)
                 closing.start()
         closing.join(math.inf)
 
@@ -803,11 +789,14 @@ class SessionClient:
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
-        raise TypeError(not_copied(type(self).__name__))
+        raise TypeError(engine.not_copied(type(self).__name__))
 
     def __del__(self) -> None:
-        operating: Connections | None = getattr(self, "_operation_connections", None)
-        state: SessionState | None = getattr(self, "_state", None)  # missing if `__init__` failed
+        # Both are missing if `__init__` failed.
+        operating: engine.Connections | None = getattr(self, "_operation_connections", None)
+        state: engine.SessionState | None = getattr(
+            self, "_state", None
+        )  # missing if `__init__` failed
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
@@ -815,26 +804,26 @@ class SessionClient:
 
     # Shared by the methods above
 
-    def _check(self, timeout: float | None) -> Deadline:
+    def _check(self, timeout: float | None) -> engine.Deadline:
         """Raise if the client is closed or the timeout is invalid; return the deadline."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
-            unwrap(timeout_error(timeout))
-        return Deadline(self._sender.timeout if timeout is None else timeout)
+            engine.unwrap(engine.timeout_error(timeout))
+        return engine.Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
-        return unwrap(outcome, self._state.mark)
+        return engine.unwrap(outcome, self._state.mark)
 
     def _signed(
-        self, build: Callable[[Token], Operation[T]], deadline: Deadline
+        self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline
     ) -> T | KoyebSessionError:
         """Send an operation with the current token, and again with a newer one after a 401."""
         signed = self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
-        if not isinstance(signed, Snapshot):
+        if not isinstance(signed, engine.Snapshot):
             return signed
         outcome = self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
@@ -842,18 +831,18 @@ class SessionClient:
         if deadline.passed and not self._state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
         newer = self._keeper.replace_rejected(signed, deadline.left())
-        if not isinstance(newer, Snapshot):
+        if not isinstance(newer, engine.Snapshot):
             return outcome if newer is None else newer
         return self._sender.send(build(newer.token), timeout=deadline.left())
 
 
-def _issued(token: Token, how: str) -> NewToken:
+def _issued(token: engine.Token, how: str) -> engine.NewToken:
     """Make a `NewToken` of a token that the service has just issued."""
-    return NewToken(token, just_issued=True, how=how, issuer=Issuer.KOYEB)
+    return engine.NewToken(token, just_issued=True, how=how, issuer=engine.Issuer.KOYEB)
 
 
 def _with_token(
-    build: Callable[..., Operation[T]], *arguments: object
-) -> Callable[[Token], Operation[T]]:
+    build: Callable[..., engine.Operation[T]], *arguments: object
+) -> Callable[[engine.Token], engine.Operation[T]]:
     """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
     return lambda token: build(token, *arguments)

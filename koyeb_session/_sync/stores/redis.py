@@ -138,6 +138,7 @@ class RedisTokenStore:
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
             life = max(0, int(left.total_seconds() * 1000)) + _TOMBSTONE_MS
+        self._known = None  # a lost reply would leave one that is older than the store's own token
         command = self._script(redis.SAVE, write_record(token), fence, life)
         if not self._send(command, token=token):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
