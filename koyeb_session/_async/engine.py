@@ -1,5 +1,5 @@
 """
-What a client is made of, imported by the first client of a process.
+The parts of a client, imported by the first client of a process.
 
 To import all of this takes about as long as to read the certificates. So a thread reads them while
 the client imports. `AsyncSessionClient` names everything here as ``engine.X``, also in its

@@ -43,7 +43,7 @@ class Token:
     Source: ``Token`` in Koyeb's API description.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     id: str = attrs.field(repr=False)
     user_id: str | None = None
@@ -66,7 +66,7 @@ class LoginMethod(enum.Enum):
     Source: ``LoginMethodReply.Method`` in Koyeb's API description.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     KOYEB = "KOYEB"
     """With a password, by `SessionClient.login`."""
@@ -91,7 +91,7 @@ class PasswordCredentials:
         organization_id: The organization to sign in to; `None` for the account's default.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     email: str
     password: str = attrs.field(repr=False)
@@ -120,7 +120,7 @@ class AccessTokenCredentials:
     Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     api_token: str = attrs.field(repr=False)
     organization_id: str
@@ -169,7 +169,7 @@ class Clock(Protocol):
     ```
     """
 
-    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
+    __module__: str = "koyeb_session"  # its public name, also in pickles
 
     def time(self) -> float:
         """Seconds since the epoch."""

@@ -225,8 +225,8 @@ class RetryPolicy:
         return max(asked, chance * min(self.delay * 2.0 ** (attempt - 1), self.delay_max))
 
 
-# Where users import them from, and what pickles say. Not before: attrs looks up there what the
-# annotations of its methods name.
+# The public name, also in pickles. It is set here because attrs resolves the annotations of a class
+# in the module that the class names.
 RefreshPolicy.__module__ = RetryPolicy.__module__ = "koyeb_session"
 
 

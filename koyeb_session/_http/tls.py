@@ -132,7 +132,7 @@ def certificates() -> Certificates:
 
 
 def read_ahead() -> None:
-    """Begin to read, if this is the first client of the process. What is wrong shows later."""
+    """Begin to read for the first client of the process. An error shows later."""
     if _latest is None:
         with contextlib.suppress(TransportError):
             certificates()

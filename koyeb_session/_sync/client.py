@@ -70,10 +70,9 @@ class SessionClient:
     - Let one process hand out tokens by `current_token`. The others use them as they are, with
       ``token=`` or `for_token`, and ask for the next one when one is refused.
 
-    A signal handler or a finalizer may use a blocking client. Where it has interrupted its own
-    thread in the midst of a change of the session, it cannot wait: a renewal raises
-    :class:`TransportError` and is not begun. :meth:`logout` raises it and :meth:`close` returns,
-    and both go on when the handler has returned.
+    A signal handler or a finalizer may use a blocking client. If it has interrupted a change of the
+    session in its own thread, it cannot wait: a renewal raises `TransportError` and does not start,
+    `logout` raises it, and `close` returns. Both of these go on when the handler has returned.
 
     Args:
         base_url: The service, https; http on loopback only.
