@@ -152,7 +152,9 @@ def generate(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build sdist and wheel twice, check their contents, and use the wheel on its own."""
-    session.install(*PYPROJECT["build-system"]["requires"], "build", "twine", "virtualenv")
+    renderer = "readme-renderer[md]"  # without it twine takes any Markdown
+    tools = (*PYPROJECT["build-system"]["requires"], "build", "twine", renderer, "virtualenv")
+    session.install(*tools)
     again = Path(session.create_tmp()) / "again"
     for place in (DIST, again):
         shutil.rmtree(place, ignore_errors=True)
@@ -303,6 +305,13 @@ def mutation(session: nox.Session) -> None:
     session.chdir(place)
     session.run("mutmut", "run", *session.posargs)
     session.run("python", "-m", "tests.mutation_scores")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the reference out of the docstrings into .nox/reference; a warning of pdoc fails."""
+    session.install("-e", ".", *group("docs"))
+    session.run("python", ".ci/make_reference.py", ".nox/reference")
 
 
 @nox.session

@@ -74,9 +74,9 @@ def leftovers(source: str) -> Iterator[tuple[int, str]]:
 
 
 def tidy(source: str, path: Path, root: Path) -> bytes:
-    """Sort the imports and format the code, with the settings below ``root``."""
+    """Sort the imports and ``__all__``, and format, with the settings below ``root``."""
     text = source.encode()
-    for command in (["check", "--select=I", "--fix-only", "--exit-zero"], ["format"]):
+    for command in (["check", "--select=I,RUF022", "--fix-only", "--exit-zero"], ["format"]):
         call = [RUFF, *command, "--quiet", "--no-cache", "--stdin-filename", str(path), "-"]
         text = subprocess.run(call, input=text, stdout=subprocess.PIPE, check=True, cwd=root).stdout
     return text

@@ -25,6 +25,7 @@ Each command takes --help. A script asks for a token each time it needs one:
 from __future__ import annotations
 
 import argparse
+import gc
 import getpass
 import logging
 import os
@@ -335,4 +336,7 @@ def _complain(text: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        gc.freeze()  # the interpreter would look through all objects once more as it ends

@@ -20,6 +20,7 @@ from ._core.errors import NotSignedInError
 from ._core.log import log
 from ._core.models import AccessTokenCredentials, PasswordCredentials
 from ._core.origins import origins
+from ._core.results import frameless
 from ._core.tokens import jwt_claims
 from ._core.validation import id_error, parse_token, text_error
 
@@ -54,11 +55,19 @@ def client_arguments(overrides: Arguments) -> Arguments:
         ImportError: The CLI's file is needed, and PyYAML is missing.
         ValueError: A variable, or the file, has an impossible value.
     """
-    found = look_up(dict(overrides), os.environ)
-    overrides.clear()  # the caller's frame is in the traceback if the client rejects an argument
+    found = _taken(overrides)
     if isinstance(found, Exception):
         raise found
     return found
+
+
+@frameless
+def _taken(overrides: Arguments) -> Arguments | Problem:
+    """Look up, and empty ``overrides``: a traceback would show the caller's frame."""
+    try:
+        return look_up(overrides, os.environ)
+    finally:
+        overrides.clear()
 
 
 def look_up(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Arguments | Problem:

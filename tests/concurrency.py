@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
+from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import Gate
 
 T = TypeVar("T")
@@ -145,8 +146,12 @@ class Background:
         return job
 
     def settled(self) -> None:
-        """Let all work run as far as it can: each thread has ended, or waits for another."""
-        until(lambda: all(map(_waits, self._threads)))
+        """
+        Let all work run as far as it can: each thread has ended, or waits for another.
+
+        So do the session's own threads, unless they talk to a real service.
+        """
+        until(lambda: all(map(_waits, self._threads)) and _sessions_wait())
 
 
 async def async_gather(*works: Callable[[], Awaitable[T]]) -> list[T]:
@@ -193,6 +198,8 @@ async def async_idle() -> None:
 def idle() -> None:
     """Wait until the session's own threads have ended; none of them may be held at a gate."""
     if threading.current_thread().name != "koyeb-session":  # such a thread would wait for itself
+        for shared in tuple(shared_task._at_exit):  # its thread may be about to be started
+            shared.wait_done(PATIENCE)
         _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
 
 
@@ -273,9 +280,22 @@ def _waits(thread: threading.Thread) -> bool:
     return frame is not None and frame.f_code.co_name in _WAITING
 
 
+def _sessions_wait() -> bool:
+    if any(not shared._begun for shared in tuple(shared_task._at_exit)):
+        return False
+    own = [thread for thread in threading.enumerate() if thread.name == "koyeb-session"]
+    return all(_waits(thread) or _talks(thread) for thread in own)
+
+
+def _talks(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and "httpcore" in frame.f_code.co_filename
+
+
 def _join(threads: list[threading.Thread]) -> None:
     for thread in threads:
-        thread.join(PATIENCE)
+        if thread.ident is not None:  # one whose start was interrupted never begins
+            thread.join(PATIENCE)
     stuck: Any = [thread.name for thread in threads if thread.is_alive()]
     if stuck:
         message = f"threads that did not end: {stuck}"

@@ -23,7 +23,7 @@ TOP_LEVEL = {
     *{"examples", "koyeb_session", "tests"},
 }
 BUILT = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}  # git does not hold these
-LONGEST = 320
+LONGEST = 350
 """Lines of code: docstrings, comments and blank lines do not count."""
 LONG = {"koyeb_session._async.client"}  # the public contract: long signatures, short bodies
 
@@ -63,31 +63,6 @@ HEADLESS = re.compile(
 )
 CODE = re.compile(r"``[^`]*``|`[^`]*`")
 ARGUMENT = re.compile(r"^ +\w+: ", re.MULTILINE)
-LEFT: dict[str, int] = {
-    "__init__.py": 5,
-    "_api/messages.py": 3,
-    "_async/auth.py": 1,
-    "_async/client.py": 13,
-    "_async/stores/file.py": 2,
-    "_async/stores/keyring.py": 2,
-    "_async/stores/protocol.py": 6,
-    "_async/stores/redis.py": 4,
-    "_core/errors.py": 4,
-    "_core/models.py": 3,
-    "_core/policy.py": 2,
-    "fastapi.py": 6,
-    "httpx2.py": 2,
-    "koyeb_sdk.py": 1,
-    "stores.py": 4,
-    "testing/_conformance.py": 5,
-    "testing/_fake.py": 2,
-    "testing/_faults.py": 4,
-    "testing/_gate.py": 2,
-    "testing/_koyeb.py": 2,
-    "testing/_provider.py": 3,
-    "testing/_secrets.py": 1,
-}
-"""Headless clauses in public docstrings, by file. These numbers may only go down."""
 HANDWRITTEN = [path for path in sorted(PACKAGE.rglob("*.py")) if "_sync" not in path.parts]
 
 
@@ -211,7 +186,7 @@ def test_prose_names_its_subjects() -> None:
     for path in HANDWRITTEN:
         name = path.relative_to(PACKAGE).as_posix()
         found = [it for text in prose(path.read_text("utf-8")) for it in headless(text)]
-        assert len(found) <= LEFT.get(name, 0), (name, found)
+        assert found == [], name
 
 
 @pytest.mark.parametrize(
@@ -273,7 +248,8 @@ def test_top_level_is_fixed() -> None:
     """Nothing is added to the project's top level, dotfiles apart."""
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert {name for name in names - BUILT if not name.endswith(".egg-info")} == TOP_LEVEL
-    assert {path.name for path in (ROOT / ".ci").iterdir()} - BUILT == {"generate_sync.py", "run"}
+    scripts = {path.name for path in (ROOT / ".ci").iterdir()} - BUILT
+    assert scripts == {"generate_sync.py", "make_reference.py", "run"}
 
 
 def test_all_pythons_are_tested() -> None:

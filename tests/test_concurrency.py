@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from queue import Queue
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -53,6 +54,7 @@ from koyeb_session._concurrency.runtime import current_loop, current_process, st
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
 from koyeb_session._concurrency.threads.deadlines import ends, read_raw, remaining, time_limit
+from koyeb_session._concurrency.threads.launch import launch
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event, Lock, Wakeup, sleep
 from koyeb_session._http import deadline_network
@@ -64,6 +66,11 @@ from koyeb_session.testing import FakeKoyeb, Fault, Gate
 from .concurrency import PATIENCE, Background, async_until, deadlines, idle, until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+def no_thread(_: object) -> bool:
+    """Begin no thread, as where there are too many."""
+    return False
 
 
 def in_child(work: Callable[[], bool]) -> bool:
@@ -422,7 +429,6 @@ def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted(
     """A signal handler may raise before the thread starts; catches a wait for no thread."""
     monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
     shared = SharedTask(lambda: 7, seconds=PATIENCE)
-    shared._unstarted.pop()  # the starter has come so far, and no further
     assert shared.join(PATIENCE) == 7
 
 
@@ -456,14 +462,9 @@ def test_shared_task_runs_in_the_calling_thread_when_there_can_be_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With too many threads, or at the interpreter's end, the work is still done."""
-
-    def start(_: threading.Thread) -> None:
-        message = "can't start new thread"
-        raise RuntimeError(message)
-
     shared = SharedTask(threading.current_thread, seconds=5)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
+        patch.setattr(shared_task, "launch", no_thread)
         assert shared.run(1) is threading.current_thread()
     assert not shared.alive
 
@@ -1286,26 +1287,38 @@ def test_shared_task_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyP
     assert not shared._begun
 
 
-def test_shared_task_that_nobody_has_begun_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its starter was interrupted: a caller that waits for its end does not wait long."""
-    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task._GRACE", 0.001)
-    SharedTask(int).wait_done(PATIENCE)
+def test_shared_task_whose_starter_was_interrupted_is_done_by_who_waits_for_its_end() -> None:
+    """A signal handler raised before it was launched; catches work that is lost at the exit."""
+    shared = SharedTask(lambda: 7)
+    shared.wait_done(PATIENCE)
+    assert shared.outcome == 7
 
 
-def test_what_a_handler_raises_while_a_thread_starts_is_raised(
+def test_shared_task_that_is_started_once_more_after_its_end_is_forgotten_again() -> None:
+    """Catches one that is listed for good, as its second starter came late."""
+    active_tasks: set[SharedTask[Any]] = set()
+    runs: list[int] = []
+    shared = SharedTask(lambda: runs.append(1), active_tasks=active_tasks)
+    shared.start()
+    shared.wait_done(PATIENCE)
+    shared._launched = False  # as the second one has seen it
+    shared.start()
+    until(lambda: shared not in shared_task._at_exit)
+    assert not active_tasks
+    assert runs == [1]
+
+
+def test_runtime_error_of_a_handler_is_raised_when_it_comes_while_a_thread_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It comes out of the standard library as an error of the thread's start."""
+    """It does not count as the lack of a thread."""
 
-    def start(_: object) -> None:
-        try:
-            raise KeyError("from a handler")
-        finally:
-            raise RuntimeError("can't start new thread")
+    def handler(*_: object) -> None:
+        raise RuntimeError("from a handler")
 
-    monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(KeyError, match="from a handler"):
-        SharedTask(int).start()
+    monkeypatch.setattr("_thread.start_new_thread", handler)
+    with pytest.raises(RuntimeError, match="from a handler"):
+        launch(int)
 
 
 def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
@@ -1322,11 +1335,7 @@ def test_shared_task_that_has_to_be_alone_is_not_done_without_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would keep the thread that has to go on."""
-
-    def start(_: object) -> None:
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(shared_task, "launch", no_thread)
     shared = SharedTask(lambda: 1)
     shared.start(alone=True)
     assert not shared.alive
@@ -1334,6 +1343,38 @@ def test_shared_task_that_has_to_be_alone_is_not_done_without_a_thread(
     other = SharedTask(lambda: 1)
     other.start()
     assert other.outcome == 1
+
+
+def test_thread_that_cannot_have_another_one_does_the_work_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The main thread has begun one; as from Python 3.12 on when the main thread has ended."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: Queue[int] = Queue()
+    assert launch(lambda: done.put(threading.get_ident()))
+    helper = done.get(timeout=PATIENCE)
+    assert helper != threading.get_ident()
+
+
+def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then its caller does the work, or not."""
+    monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", no_thread)
+    with Background() as background:
+        job = background.start(lambda: launch(int))
+    assert job.result() is False
+
+
+def test_main_thread_says_that_it_can_have_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many threads, or too little memory."""
+    context = contextvars.copy_context()  # which raises that error when it is entered twice
+    monkeypatch.setattr("_thread.start_new_thread", context.run)
+    assert context.run(launch, int) is False
 
 
 def test_shared_task_is_not_waited_for_in_its_own_thread() -> None:

@@ -132,6 +132,23 @@ def test_a_refusal_of_the_proxy_is_final_and_one_of_the_moment_is_not(
 
 
 @HALVES
+@pytest.mark.usefixtures("listen")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_away_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, half: str, scheme: str
+) -> None:
+    """Whoever reads "connection refused" would else look at the service."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        proxy = f"127.0.0.1:{gone.getsockname()[1]}"
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:canary@{proxy}")
+    error = failure(half)
+    assert f", by the proxy {scheme}://{proxy}; look at HTTPS_PROXY and NO_PROXY" in str(error)
+    assert "canary" not in f"{error}{error.__cause__}"
+    assert error.retryable
+    assert isinstance(error.__cause__, httpx.ConnectError)
+
+
+@HALVES
 def test_a_certificate_that_is_not_trusted_is_final(listen: Listen, half: str) -> None:
     """The message names the variable to set."""
     context = server_context("localhost")

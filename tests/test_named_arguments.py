@@ -20,9 +20,8 @@ BOTH = pytest.mark.parametrize(
 @BOTH
 def test_arguments_by_name_are_the_constructors(client: type, arguments: type) -> None:
     """Each argument of the constructor is there, with the same annotation."""
-    parameters = inspect.signature(client).parameters
-    named = inspect.get_annotations(arguments)
-    assert {name: hint.__forward_arg__ for name, hint in named.items()} == {
+    parameters = inspect.signature(client, eval_str=True).parameters
+    assert typing.get_type_hints(arguments) == {
         name: parameter.annotation for name, parameter in parameters.items()
     }
 

@@ -1,4 +1,4 @@
-"""What a session says of its end and of itself, and what becomes of it in a forked process."""
+"""What a session says of its end and of itself."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -6,14 +6,10 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -34,7 +30,6 @@ from koyeb_session import (
     Token,
     TransportError,
 )
-from koyeb_session._concurrency.forks import close_in_children
 from koyeb_session._core.endings import no_token
 from koyeb_session._core.snapshot import FrozenClock, LastFailure, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
@@ -413,68 +408,3 @@ def test_a_method_of_one_client_can_be_replaced(
         assert session.login(ME, PASSWORD) == "fake"  # type: ignore[comparison-overlap]
         assert "login" not in vars(other)
     assert session.login == half.login.__get__(session)
-
-
-# Forks
-
-
-def test_a_connection_without_a_socket_is_no_childs_affair() -> None:
-    """A stream of a test's own may be none of the system's."""
-    close_in_children(None)
-
-
-WORKERS = """
-import os, sys
-from koyeb_session import PasswordCredentials, SessionClient
-from koyeb_session.stores import FileTokenStore
-url, path = sys.argv[1:]
-store = FileTokenStore(path) if path else None
-who = PasswordCredentials("me@example.com", "correct horse")
-session = SessionClient(base_url=url, credentials=who, store=store)
-assert session.http.get("/v1/apps").status_code == 200
-children = []
-for number in range(3):
-    child = os.fork()
-    if not child:
-        for _ in range(2):
-            session.refresh() if number < 2 else None
-            assert session.http.get("/v1/apps").status_code == 200
-        sys.exit(7)
-    children.append(child)
-for child in children:
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert session.http.get("/v1/apps").status_code == 200
-session.close()
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize("with_store", [False, True])
-@pytest.mark.parametrize("refresh", ["revokes", "keeps"])
-def test_workers_heal_and_are_silent_when_the_session_was_made_before_the_fork(
-    tmp_path: Path, refresh: Literal["revokes", "keeps"], *, with_store: bool
-) -> None:
-    """Without a store each may have to sign in again; with one they share the session."""
-    fake = FakeKoyeb(refresh=refresh)
-    with fake.serve() as url:
-        done = subprocess.run(
-            [
-                *(
-                    sys.executable,
-                    "-W",
-                    "default",
-                    "-W",
-                    "ignore:This process:DeprecationWarning",
-                    "-c",
-                    WORKERS,
-                ),
-                *(url, str(tmp_path / "session.json") if with_store else ""),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    sign_ins = sum(it.operation == "login" for it in fake.requests)
-    assert 1 <= sign_ins <= (1 if with_store or refresh == "keeps" else 5)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from traceback import TracebackException
 from typing import Any, Final, TypeAlias
 
+import pytest
 from rich.traceback import Traceback
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.utils import event_from_exception
 from structlog.tracebacks import ExceptionDictTransformer
 
+import koyeb_session
+from koyeb_session.testing import assert_no_secret
+
 Shown: TypeAlias = Iterator[tuple[str, str]]
 """Pairs of a frame's file and the variables of that frame, as the tool shows them."""
+
+PACKAGE: Final = Path(koyeb_session.__file__).parent
+KIT: Final = PACKAGE / "testing"
 
 _TRANSFORM: Final = ExceptionDictTransformer(
     locals_max_length=10_000, locals_max_string=1_000_000, locals_hide_dunder=False, max_frames=1000
@@ -75,3 +83,19 @@ WALKERS: Final[Mapping[str, Callable[[BaseException], Shown]]] = {
     "structlog": structlog,
     "sentry": sentry,
 }
+
+
+def assert_no_tool_shows(error: BaseException, secrets: Iterable[str]) -> None:
+    """Fail if a tool shows a secret in a frame of the package's; the kit plays the service."""
+    wanted = list(secrets)
+    for name, walk in WALKERS.items():
+        shown = {text for file, text in walk(error) if is_ours(Path(file))}
+        try:
+            assert_no_secret(wanted, *shown)
+        except AssertionError as exc:
+            pytest.fail(f"{name} shows a secret: {exc}")
+
+
+def is_ours(file: Path) -> bool:
+    """Tell whether a frame is one of the package's own."""
+    return PACKAGE in file.parents and KIT not in file.parents

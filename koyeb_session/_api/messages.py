@@ -13,7 +13,17 @@ from .._core.models import LoginMethod, Token
 @attrs.frozen
 class LoginRequest:
     """
-    What a login sends.
+    The request of a login, as Koyeb's API has it; `SessionClient.login` makes one.
+
+    ```python
+    request = LoginRequest("me@example.com", "correct horse")
+    print(request)  # without the password
+    ```
+
+    Attributes:
+        email: The account's address.
+        password: Its password; shows in no `repr`.
+        organization_id: The organization to act in (a UUID); `None`: the account's default.
 
     Source: ``LoginRequest`` in Koyeb's API description.
     """
@@ -28,7 +38,15 @@ class LoginRequest:
 @attrs.frozen
 class LoginReply:
     """
-    What login, refresh, new session and switch organization answer.
+    The reply to login, refresh, new session and switch organization.
+
+    ```python
+    reply = LoginReply(Token("an-id"))
+    print(reply.token.expires_at)
+    ```
+
+    Attributes:
+        token: The token that was issued.
 
     Source: ``LoginReply`` in Koyeb's API description.
     """
@@ -41,7 +59,14 @@ class LoginReply:
 @attrs.frozen
 class PasswordlessLoginRequest:
     """
-    What a passwordless login sends.
+    The request of a passwordless login, which Koyeb has withdrawn.
+
+    ```python
+    request = PasswordlessLoginRequest("me@example.com")
+    ```
+
+    Attributes:
+        email: The account's address.
 
     Source: ``PasswordlessLoginRequest`` in Koyeb's API description of 2021.
     """

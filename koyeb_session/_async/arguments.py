@@ -14,7 +14,7 @@ from .stores.protocol import AsyncTokenStore
 
 
 class AsyncClientArguments(TypedDict, total=False):
-    """The keyword arguments of :class:`AsyncSessionClient`, where their meaning is documented."""
+    """The keyword arguments of `AsyncSessionClient`, where their meaning is documented."""
 
     base_url: str
     token: Token | str | None

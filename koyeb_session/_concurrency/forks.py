@@ -1,5 +1,5 @@
 """
-Fork hooks: a fork waits for some threads, and its child closes the sockets it inherits.
+Fork hooks: a fork waits for some threads, and its child drops the connections it inherits.
 
 This module imports next to nothing. A fork hook is never unregistered, so everything that its
 module refers to stays in memory until the interpreter has ended.
@@ -8,9 +8,11 @@ module refers to stays in memory until the interpreter has ended.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _threads: list[threading.Thread] = []
 _sockets: weakref.WeakSet[socket] = weakref.WeakSet()
+_streams: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
+"""The connections of event loops, and the network streams below them."""
 
 
 def start_before_forks(thread: threading.Thread) -> None:
@@ -57,11 +61,42 @@ def _close_sockets() -> None:
     _sockets.clear()
 
 
-def _close_in_child() -> None:
+def keep_in_children(connection: object, stream: Any) -> None:
+    """
+    Have each forked child drop an event loop's connection silently.
+
+    Only the parent's loop can close it, as the two processes share its selector. The loop's objects
+    for the connection warn when they are dropped. So the child replaces its copy of the socket by
+    the null device, and keeps the objects until the interpreter has ended.
+    """
+    _streams[connection] = stream
+
+
+def _keep_streams(kept: list[object]) -> None:
+    kept += _streams
+    _streams.clear()
+
+
+def _close_copy(descriptor: int) -> None:
+    """Close a descriptor whose number stays taken: its owner will close it once more."""
+    if descriptor >= 0:  # it is not closed yet
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+
+
+def _close_in_child(kept: list[object]) -> None:
     _close_sockets()
-    atexit.unregister(_close_sockets)  # inherited when the parent is itself a child
+    for stream in tuple(_streams.values()):
+        with contextlib.suppress(Exception):  # a stream of another kind than sockets
+            _close_copy(stream.get_extra_info("socket").fileno())
+    _keep_streams(kept)
+    for work in (_close_sockets, _keep_streams):
+        atexit.unregister(work)  # inherited when the parent is itself a child
     atexit.register(_close_sockets)
+    atexit.register(_keep_streams, kept)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait, after_in_child=_close_in_child)
+    # The list is an argument of the hook: a module's own names are dropped before the end.
+    os.register_at_fork(before=_wait, after_in_child=partial(_close_in_child, []))

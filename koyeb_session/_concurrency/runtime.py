@@ -19,8 +19,22 @@ The lock around each check-then-set of a session's state, for the whole process.
 Re-entrant: a signal handler or a finalizer may use a session while its own thread holds the lock.
 """
 
+_owner = threading.Condition(state_lock)
 _process = object()
 """The identity of this process: each fork gives the child a new one."""
+
+
+def is_in_step() -> bool:
+    """
+    Tell whether the calling thread holds the lock, and so must not wait for another one.
+
+    That is so where a signal handler or a finalizer has interrupted it.
+    """
+    try:
+        _owner.notify(0)  # nobody waits: it only looks who holds the lock
+    except RuntimeError:
+        return False
+    return True
 
 
 def _after_fork_in_child() -> None:

@@ -52,7 +52,7 @@ def time_from_now(seconds: float) -> str:
 
 
 class Duration(float):
-    """Seconds that are formatted by :func:`format_duration`, and only if the line is logged."""
+    """Seconds that are formatted by `format_duration`, and only if the line is logged."""
 
     __slots__ = ()
 

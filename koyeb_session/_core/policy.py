@@ -69,25 +69,33 @@ class RefreshPolicy:
     """
     When a token is renewed. Times are seconds or a `timedelta`.
 
+    ```python
+    policy = RefreshPolicy(soft_window=timedelta(hours=6), hard_window=30)
+    session = SessionClient(refresh_policy=policy)
+    ```
+
     Attributes:
-        soft_window: How long before expiry to start renewing while nobody waits; at most half the
-            lifetime. `None`: half the lifetime. ``0``: never ahead of the hard window.
-        hard_window: How long before expiry callers wait for the renewal; at most a tenth of the
-            lifetime. `None`: a tenth of it. ``0``: only once it has expired.
-        min_interval: The least age of a token that is renewed ahead of need; at most a twentieth
-            of the lifetime.
-        jitter: By which share of the soft window to start later, from 0 to 1; the token decides
-            how much of it, so that all who hold the same one agree.
-        backoff: The wait after a first failure; it doubles with each, and a random half is taken
-            off. After a refusal it is sixty times as long.
-        backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
-            While the token is still good, half of what is left of it is the longest, so that
-            there is another try before it expires. A service that asks for more time, with
-            ``Retry-After``, is given it, up to an hour, and up to half of what is left.
+        soft_window: How long before expiry to start renewing while nobody waits; 12 hours by
+            default, and at most half the lifetime. `None`: half the lifetime. ``0``: never ahead
+            of the hard window.
+        hard_window: How long before expiry callers wait for the renewal; 60 seconds by default,
+            and at most a tenth of the lifetime. `None`: a tenth of it. ``0``: only once it has
+            expired.
+        min_interval: The least age of a token that is renewed ahead of need; 10 seconds by default,
+            and at most a twentieth of the lifetime.
+        jitter: The share of the soft window by which to start later, from 0 to 1; 0.1 by default.
+            The token decides how much of it, so that all processes with the same token agree.
+        backoff: The wait after a first failure; 1 second by default. It doubles with each failure,
+            and a random part of up to half is taken off. After a refusal it is sixty times as long.
+        backoff_max: The longest wait after a failure; 60 seconds by default, and sixty times as
+            long after a refusal. While the token is still good, a wait is at most half of its
+            remaining life, so that there is another try before it expires. A service that asks for
+            more time, with ``Retry-After``, is given it, up to an hour, and up to half of the
+            token's remaining life.
 
     Raises:
         TypeError: A value is no number and no `timedelta`.
-        ValueError: It is negative or endless, or ``jitter`` is not from 0 to 1.
+        ValueError: A value is negative or endless, or ``jitter`` is not from 0 to 1.
     """
 
     # Written out field by field: type checkers do not see a converter that a helper function sets.
@@ -179,20 +187,27 @@ class RetryPolicy:
     """
     How often one operation is sent, within its deadline. Times are seconds or a `timedelta`.
 
-    A refused connection is tried again for every operation: nothing was sent. 429, 502, 503 and 504
-    are for login method and logout; for a refresh that callers wait for 429 and 503, since after a
-    lost reply it would be repeated blindly. Anything else never is: accounts lock.
+    Every operation is sent again after a refused connection: nothing was sent. Login method and
+    logout are sent again after 429, 502, 503 and 504. A refresh that callers wait for is sent again
+    after 429 and 503, but never after a lost reply. No other request is sent
+    again: accounts lock.
+    Requests of ``session.http`` are not sent again by this policy.
+
+    ```python
+    session = SessionClient(retry_policy=RetryPolicy(attempts=5, delay=0.5), timeout=30)
+    ```
 
     Attributes:
-        attempts: How often at most, the first time included; ``1`` turns retries off.
-        delay: The longest wait before the second time; it doubles with each, and a random part
-            of it is taken.
-        delay_max: The longest wait.
-        retry_after_max: The longest ``Retry-After`` to wait for; beyond it the error is raised.
+        attempts: How often at most, the first time included; 3 by default. ``1`` turns retries off.
+        delay: The longest wait before the second time; 0.2 seconds by default. It doubles with
+            each, and a random part of it is taken.
+        delay_max: The longest wait; 2 seconds by default.
+        retry_after_max: The longest ``Retry-After`` to wait for; 5 seconds by default. Beyond it
+            the error is raised.
 
     Raises:
         TypeError: A value is no number and no `timedelta`, or ``attempts`` is no whole number.
-        ValueError: It is negative or endless, or ``attempts`` is below 1.
+        ValueError: A value is negative or endless, or ``attempts`` is below 1.
     """
 
     attempts: int = attrs.field(default=3, validator=_IS_COUNT)
@@ -208,6 +223,11 @@ class RetryPolicy:
         if asked > self.retry_after_max:
             return None
         return max(asked, chance * min(self.delay * 2.0 ** (attempt - 1), self.delay_max))
+
+
+# The public name, also in pickles. It is set here because attrs resolves the annotations of a class
+# in the module that the class names.
+RefreshPolicy.__module__ = RetryPolicy.__module__ = "koyeb_session"
 
 
 def _capped(window: float | None, limit: float) -> float:

@@ -20,7 +20,7 @@ class Provenance(NamedTuple):
 
     Attributes:
         origin: The service, as ``scheme://host:port``.
-        account: A digest of the session's first token or credentials; see :func:`account_of`.
+        account: A digest of the session's first token or credentials; see `account_of`.
         issuer: The issuer of the token.
     """
 

@@ -1,7 +1,7 @@
 """
 Results and errors as values.
 
-Inside the package errors are returned, and only :func:`unwrap` raises them. No frame of such a
+Inside the package errors are returned, and only `unwrap` raises them. No frame of such a
 traceback holds a secret.
 """
 
@@ -12,12 +12,13 @@ import functools
 import re
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
-from .errors import KoyebSessionError, StoreError, TransportTimeoutError
+from .errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from .deadline import Deadline
     from .models import Token
 
 _WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
@@ -154,6 +155,19 @@ def redacted_text(exc: BaseException, token: Token | None = None) -> str:
     secrets = () if token is None else (token.id, token.renewal or "")
     text = Redactor(filter(None, secrets))(text_of(exc))
     return re.sub(_LIKE_A_TOKEN, "[...]", text)
+
+
+def cannot_wait(what: str) -> TransportError:
+    """Make the error of a call that would wait for its own thread."""
+    return TransportError(
+        f"{what} once this function has returned: a signal handler or a finalizer has interrupted "
+        "its own thread in the midst of a change of the session, and cannot wait for that"
+    )
+
+
+def not_signed_out(deadline: Deadline) -> TransportTimeoutError:
+    """Tell that a logout was not done in time."""
+    return TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
 
 
 def renewal_timed_out(seconds: float) -> TransportTimeoutError:

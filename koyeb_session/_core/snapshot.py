@@ -44,7 +44,7 @@ class Issuer(enum.Enum):
     """Unknown: the user gave the token, or a saved record that names no issuer."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class Snapshot:
     """
     A token with the phases of its life; a session replaces it as a whole, never in part.

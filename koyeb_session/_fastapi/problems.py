@@ -36,6 +36,8 @@ from .._core.results import RAISED_BY
 from .._core.timestamps import retry_after
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import HTTPConnection
 
     from .._async.client import AsyncSessionClient
@@ -109,6 +111,22 @@ class ProblemResponder:
         Raises:
             httpx.HTTPError: The error is about a service other than Koyeb.
         """
+        close = _close_of(connection)
+        answer = self._answer_to(connection, error)
+        is_socket = isinstance(connection, WebSocket)
+        del connection  # its headers would show in a traceback
+        if answer is None:
+            raise error
+        if not is_socket:
+            return answer
+        if close is not None:
+            is_ours = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+            with contextlib.suppress(OSError, WebSocketDisconnect):
+                await close(INTERNAL_ERROR if is_ours else POLICY_VIOLATION)
+        return None
+
+    def _answer_to(self, connection: HTTPConnection, error: Exception) -> Response | None:
+        """Make the answer, and log an error for which the caller is not at fault."""
         if isinstance(error, CallerRejected):
             return _problem(error.status_code, error.detail, dict(error.headers or {}))
         if isinstance(error, KoyebSessionError):
@@ -116,14 +134,11 @@ class ProblemResponder:
         elif isinstance(error, httpx.HTTPError) and (request := self._request(error)) is not None:
             mark, reason = request.extensions.get(RAISED_BY), _translated(error)
         else:
-            raise error
+            return None
         is_own = mark in connection.scope.get(_OWN, ())
         status = (_callers_status(reason) if is_own else None) or _gateway_status(reason)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log(status, error, is_own=is_own)
-        if isinstance(connection, WebSocket):
-            await _close(connection, status)
-            return None
         return _answer(status, reason, is_own=is_own)
 
     def _request(self, error: httpx.HTTPError) -> httpx.Request | None:
@@ -217,10 +232,9 @@ def _problem(
     return JSONResponse(problem | (members or {}), status, headers, _MEDIA_TYPE)
 
 
-async def _close(websocket: WebSocket, status: int) -> None:
-    """Close a WebSocket, unless either side has closed it already."""
-    is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    states = websocket.application_state, websocket.client_state
-    if WebSocketState.DISCONNECTED not in states:
-        with contextlib.suppress(OSError, WebSocketDisconnect):
-            await websocket.close(INTERNAL_ERROR if is_ours else POLICY_VIOLATION)
+def _close_of(connection: HTTPConnection) -> Callable[[int], Awaitable[None]] | None:
+    """Return the method that closes a WebSocket, unless either side has closed it already."""
+    if not isinstance(connection, WebSocket):
+        return None
+    states = connection.application_state, connection.client_state
+    return None if WebSocketState.DISCONNECTED in states else connection.close

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import anyio
 import httpx
 
+from .._concurrency.forks import keep_in_children
+
 if TYPE_CHECKING:
     from .tls import Certificates
 
@@ -27,7 +29,21 @@ def async_http_transport(
     proxy: httpx.URL | None, certificates: Certificates
 ) -> httpx.AsyncBaseTransport:
     """Make httpx's own transport, for one connection."""
-    return httpx.AsyncHTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
+    return _AsyncTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    """Tells what has to do with forks of its connection."""
+
+    _stream: object = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        stream = response.extensions.get("network_stream")
+        if stream is not self._stream:
+            self._stream = stream
+            keep_in_children(self, stream)
+        return response
 
 
 async def async_tls_ready(certificates: Certificates) -> None:

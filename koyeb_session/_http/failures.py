@@ -28,6 +28,8 @@ _FORBIDDEN: Final = (
     "the proxy refuses to connect to the service: have it allowed, or name it in NO_PROXY"
 )
 _UNREACHED: Final = "the proxy did not reach the service: look at HTTPS_PROXY and NO_PROXY"
+_BY_PROXY: Final = ", by the proxy "
+_PROXY: Final = "look at HTTPS_PROXY and NO_PROXY"
 _MAY_PASS: Final = {408, 425, 429}
 """The 4xx statuses after which another attempt may succeed."""
 
@@ -60,6 +62,13 @@ def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> 
     return error
 
 
+def name_proxy(exc: BaseException, proxy: httpx.URL) -> None:
+    """Say in an error of connecting by which proxy it was, without its password."""
+    if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+        where = f"{proxy.scheme}://{proxy.netloc.decode('ascii')}"
+        exc.args = (f"{exc}{_BY_PROXY}{where}",)
+
+
 def _diagnosis(exc: Exception) -> tuple[str, bool]:
     """Return advice for the user, and whether the error is final."""
     if isinstance(exc, httpx.ProxyError):
@@ -69,7 +78,7 @@ def _diagnosis(exc: Exception) -> tuple[str, bool]:
         return _CERTIFICATE, True
     if any(isinstance(it, socket.gaierror) for it in reasons):
         return _NAME, False
-    return "", False
+    return (_PROXY if _BY_PROXY in text_of(exc) else ""), False
 
 
 def _refused_by_proxy(text: str) -> tuple[str, bool]:

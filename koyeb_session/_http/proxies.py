@@ -111,7 +111,7 @@ def _checked(scheme: str, text: str) -> httpx.URL:
         message = f"{name} is a {url.scheme}:// proxy, which httpx does not know: {_SET}, or socks5"
         raise _UnusableProxyError(message)
     if url.scheme.startswith("socks") and not _has_socksio():
-        message = f"{name} is a SOCKS proxy, and socksio is missing: pip install 'httpx[socks]'"
+        message = f'{name} is a SOCKS proxy, and socksio is missing: pip install "httpx[socks]"'
         raise _UnusableProxyError(message)
     return url
 

@@ -7,6 +7,7 @@ Loading them is slow: see tests/benchmarks. A client trusts the same certificate
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -128,6 +129,13 @@ def certificates() -> Certificates:
         latest.start()
         _latest = latest
     return latest
+
+
+def read_ahead() -> None:
+    """Begin to read for the first client of the process. An error shows later."""
+    if _latest is None:
+        with contextlib.suppress(TransportError):
+            certificates()
 
 
 class _Source(NamedTuple):

@@ -24,9 +24,9 @@ def read(service: str, name: str) -> Token | None:
     """Read a token; ignore an entry with any other content, with a warning."""
     import keyring  # noqa: PLC0415 - an extra
 
-    found: Token | ValueError | None = unwrap(
-        _tried("read", lambda: read_record(keyring.get_password(service, name)), None)
-    )
+    found = _tried("read", lambda: read_record(keyring.get_password(service, name)), None)
+    if isinstance(found, StoreError):
+        return unwrap(found)
     if isinstance(found, ValueError):
         log.warning("the entry %s of %s in the keyring is passed over: %s", name, service, found)
         return None

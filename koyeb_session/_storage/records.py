@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
@@ -51,15 +51,16 @@ def _record(text: str | bytes) -> Token | ValueError:
     if len(text) > LIMIT:
         return ValueError("it is too large for a session")
     try:
-        value = json.loads(text)
+        value: object = json.loads(text)
     except (ValueError, RecursionError):
         return ValueError("it is not JSON, or is cut off")
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    record = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    if record.get("format") != FORMAT:
         return ValueError("another program wrote it")
-    if value.get("version") not in _READ:
+    if record.get("version") not in _READ:
         return ValueError("another version of koyeb-session wrote it")
     try:
-        return converter.structure(value, Record).token
+        return converter.structure(record, Record).token
     except (KeyError, TypeError, ValueError, Unfit):
         return ValueError("it holds no token")
 

@@ -16,7 +16,7 @@ from .stores.protocol import TokenStore
 
 
 class ClientArguments(TypedDict, total=False):
-    """The keyword arguments of :class:`SessionClient`, where their meaning is documented."""
+    """The keyword arguments of `SessionClient`, where their meaning is documented."""
 
     base_url: str
     token: Token | str | None

@@ -27,9 +27,17 @@ class SessionAuth(AuthBase):
     """
     An `httpx.Auth` that keeps requests signed with a current token, for any `httpx.Client`.
 
-    The token goes to the session's origins only; a request to another one goes out without it, and
-    a 401 from there is its own affair. A request that is refused with 401 is sent once more, with
-    a newer token, if its body is in memory.
+    ```python
+    with httpx.Client(auth=session.auth) as client:
+        apps = client.get("https://app.koyeb.com/v1/apps")
+    ```
+
+    The token goes to the session's origins only; a request to another origin goes out without it,
+    and a 401 from there is the answer. A request that is refused with 401 is sent once more, with a
+    newer token, if its body is in memory.
+
+    A request raises the errors that `sync_auth_flow` names when no token can be had, and
+    `httpx.HTTPError` when the request itself fails.
 
     No lock, cancel scope or task group is open across a ``yield``.
     """
@@ -50,12 +58,13 @@ class SessionAuth(AuthBase):
 
     def sync_auth_flow(self, request: httpx.Request) -> AuthFlow:
         """
-        Sign a request, and answer for it if it is refused.
+        Sign a request; renew the token and sign it once more if it is refused.
 
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and cannot be renewed.
-            KoyebSessionError: What signing in with the credentials met with.
+            KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
+            RuntimeError: The session is closed.
         """
         if not self._origins.trusts(request):
             yield request

@@ -14,43 +14,23 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from .._api import operations
-from .._concurrency.runtime import state_lock
-from .._concurrency.threads.shared_task import SharedTask
-from .._core.deadline import Deadline
-from .._core.errors import AuthenticationError, TransportTimeoutError
-from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
-from .._core.origins import origins
-from .._core.policy import RefreshPolicy, RetryPolicy
-from .._core.provenance import account_of
-from .._core.results import unwrap
-from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.state import SessionState
-from .._core.validation import (
-    access_token_error,
-    clock_error,
-    credentials_error,
-    header_error,
-    kind_error,
-    listener_error,
-    not_copied,
-    parse_token,
-    store_error,
-    switch_error,
-    timeout_error,
-)
-from .arguments import ClientArguments
-from .auth import SessionAuth
-from .http.connections import BorrowedClient, Connections
-from .http.sender import Sender
-from .keeper import TokenKeeper
-from .renewal import Renewal
-from .stores.protocol import TokenStore
-from .token_source import TokenSource
+from .._core.errors import AuthenticationError, KoyebSessionError, TransportTimeoutError
+from .._http.tls import read_ahead
 
 if TYPE_CHECKING:
-    from .._api.operations import Operation
-    from .._core.errors import KoyebSessionError
+    from . import engine
+else:
+
+    class _Engine:
+        """Stands for the module `engine` until something of it is first used."""
+
+        def __getattr__(self, name: str) -> object:
+            global engine  # noqa: PLW0603 - from now on the module itself
+            from . import engine  # noqa: PLC0415 - as the module says
+
+            return getattr(engine, name)
+
+    engine = _Engine()
 
 T = TypeVar("T")
 
@@ -60,51 +40,60 @@ _CLOSING: Final = 3
 
 class SessionClient:
     """
-    Signs in to Koyeb, and keeps signed in.
+    A session with Koyeb: it signs in, and keeps itself signed in.
 
-    One object serves any number of callers. Close it, or use it in an ``with`` block: that
-    waits for a renewal under way.
+    One object serves any number of callers. Close it, or use it as a context manager: that waits
+    for a renewal under way.
 
-    It cannot be copied or pickled, but a process may be forked: the child then goes on with
-    connections of its own. Without a store each process renews for itself: where the service
-    revokes the old token at a refresh, the others are refused once, and sign in again with their
-    ``credentials``; without those their session has ended. For several processes, such as those of
-    gunicorn, Celery or a process pool, do one of these:
+    ```python
+    with SessionClient() as session:
+        session.login("me@example.com", "correct horse")
+        apps = session.http.get("/v1/apps")
+    ```
 
-    - Give each the same ``store=``: they share one session, and one of them renews it.
+    Every operation can raise these, beside the errors that it names itself:
+
+    - `TransportError`: There was no reply. `TransportTimeoutError`: There was none in time.
+    - `RateLimitedError`, `ServerError` and other kinds of `ApiError`: The service refused.
+    - `WireError`: The reply is not as Koyeb's API promises.
+    - `ValueError`, `TypeError`: An argument is wrong; nothing was sent.
+    - `RuntimeError`: The client is closed.
+
+    A client cannot be copied or pickled. A process may be forked: the child then goes on with
+    connections of its own. Without a store each process renews for itself. Where the service
+    revokes the old token on refresh, the other processes are then refused. They sign in again with
+    their ``credentials``; without those their session has ended. For several processes, such as
+    those of gunicorn, Celery or a process pool, do one of these:
+
+    - Give each process the same ``store=``: they share one session, and one of them renews it.
     - Make the client after the fork, in each process, with ``credentials=``: each has a session.
-    - Let one process hand out tokens, by :meth:`current_token`; the others use them as they are,
-      with ``token=`` or :meth:`for_token`, and ask for the next one when one is refused.
+    - Let one process hand out tokens by `current_token`. The others use them as they are, with
+      ``token=`` or `for_token`, and ask for the next one when one is refused.
 
-    Example:
-        .. code-block:: python
-
-            with SessionClient() as session:
-                session.login("me@example.com", "correct horse")
-                apps = session.http.get("/v1/apps")
-
-    Every operation can raise :class:`TransportError`, :class:`TransportTimeoutError`,
-    :class:`ApiError` and its subclasses, and :class:`WireError`; `ValueError` and `TypeError` for
-    wrong arguments, before anything is sent; and `RuntimeError` once the client is closed.
+    A signal handler or a finalizer may use a blocking client. If it has interrupted a change of the
+    session in its own thread, it cannot wait: a renewal raises `TransportError` and does not start,
+    `logout` raises it, and `close` returns. Both of these go on when the handler has returned.
 
     Args:
         base_url: The service, https; http on loopback only.
         token: A token to begin with. A `str` may be a JWT or an API access token; the latter is
             never renewed. `None`: none.
-        credentials: How to sign in again when a refresh cannot help. `None`: that is an error.
+        credentials: How to sign in, and to sign in again when a refresh cannot help. `None`: then
+            `SessionExpiredError` says that the session has ended.
         store: Where the token is kept between processes. `None`: in memory only.
-        refresh_policy: When to renew. `None`: the defaults of :class:`RefreshPolicy`.
-        retry_policy: What to send again. `None`: the defaults of :class:`RetryPolicy`.
-        timeout: Seconds that one operation may take in all; for :attr:`http`, each phase of a
-            request.
-        allowed_origins: More origins that may see the token, beside ``base_url``'s own.
+        refresh_policy: When to renew. `None`: the defaults of `RefreshPolicy`.
+        retry_policy: How often to send an operation. `None`: the defaults of `RetryPolicy`.
+        timeout: Seconds that one operation may take in all. For `http`, seconds that each phase of
+            a request may take.
+        allowed_origins: More origins that may see the token, beside ``base_url``'s own, such as
+            ``"https://logs.example.com"``.
         http_client: Your own client, to send everything with: its event hooks, proxies, mounts,
             limits and TLS settings count. Its auth, cookies and redirects do not, and it stays
-            yours to close. Its hooks and its transport see the token.
-        transport: What to send everything on. `None`: httpx's own, with the proxies and the
-            certificates that the environment names when this client is made. Excludes
-            ``http_client``. The client closes it. The session keeps no cookies, but a transport
-            may: aiohttp does, without a ``DummyCookieJar``.
+            yours to close. Its hooks and its transport see the token. `None`: none.
+        transport: Your own transport, to send everything on; the client closes it. The session
+            keeps no cookies, but a transport may: aiohttp does, without a ``DummyCookieJar``.
+            Excludes ``http_client``. `None`: httpx's own, with the proxies and the certificates
+            that the environment names when this client is made.
         clock: The wall clock and the monotonic clock. `None`: the `time` module.
 
     Raises:
@@ -136,76 +125,87 @@ class SessionClient:
         self,
         *,
         base_url: str = "https://app.koyeb.com",
-        token: Token | str | None = None,
-        credentials: Credentials | None = None,
-        store: TokenStore | None = None,
-        refresh_policy: RefreshPolicy | None = None,
-        retry_policy: RetryPolicy | None = None,
+        token: engine.Token | str | None = None,
+        credentials: engine.Credentials | None = None,
+        store: engine.TokenStore | None = None,
+        refresh_policy: engine.RefreshPolicy | None = None,
+        retry_policy: engine.RetryPolicy | None = None,
         timeout: float = 10.0,
         allowed_origins: Iterable[str] = (),
         http_client: httpx.Client | None = None,
         transport: httpx.BaseTransport | None = None,
-        clock: Clock | None = None,
+        clock: engine.Clock | None = None,
     ) -> None:
-        wrong = clock_error(clock)
+        if http_client is None and transport is None:
+            read_ahead()  # in a thread, while this one imports the engine
+        wrong = engine.clock_error(clock)
         clock = clock or time
-        first = None if wrong or token is None else parse_token(token, clock.time())
+        first = None if wrong or token is None else engine.parse_token(token, clock.time())
         del token
-        unwrap(
+        engine.unwrap(
             wrong
-            or store_error(store)
-            or timeout_error(timeout)
-            or credentials_error(credentials)
-            or kind_error("refresh_policy", refresh_policy, RefreshPolicy)
-            or kind_error("retry_policy", retry_policy, RetryPolicy)
-            or kind_error("http_client", http_client, httpx.Client)
-            or kind_error("transport", transport, httpx.BaseTransport)
+            or engine.store_error(store)
+            or engine.timeout_error(timeout)
+            or engine.credentials_error(credentials)
+            or engine.kind_error("refresh_policy", refresh_policy, engine.RefreshPolicy)
+            or engine.kind_error("retry_policy", retry_policy, engine.RetryPolicy)
+            or engine.kind_error("http_client", http_client, httpx.Client)
+            or engine.kind_error("transport", transport, httpx.BaseTransport)
         )
         if http_client is not None and transport is not None:
             message = "give http_client or transport, not both"
             raise ValueError(message)
-        first = unwrap(first)
-        self._origins = unwrap(origins(base_url, allowed_origins))
+        first = engine.unwrap(first)
+        self._origins = engine.unwrap(engine.origins(base_url, allowed_origins))
         if http_client is not None:
-            transport = BorrowedClient(http_client)
+            transport = engine.BorrowedClient(http_client)
         # Operations have their own connections: a full pool must not block a renewal.
-        self._connections = Connections(transport)
-        self._operation_connections: Connections | None = (
-            self._connections if transport else Connections()
+        self._connections = engine.Connections(transport)
+        self._operation_connections: engine.Connections | None = (
+            self._connections if transport else engine.Connections()
         )
-        self._sender = Sender(
+        self._sender = engine.Sender(
             self._origins.base_url,
             self._operation_connections,
-            retry=retry_policy or RetryPolicy(),
+            retry=retry_policy or engine.RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
         )
-        self._policy = refresh_policy or RefreshPolicy()
-        self._active_tasks: set[SharedTask[Any]] = set()
+        self._policy = refresh_policy or engine.RefreshPolicy()
+        self._active_tasks: set[engine.SharedTask[Any]] = set()
         self._start_session(clock, credentials, store, first)
         if first is not None:
-            unwrap(self._state.commit(NewToken(first, just_issued=False)))
+            engine.unwrap(self._state.commit(engine.NewToken(first, just_issued=False)))
 
     @classmethod
-    def from_env(cls, **overrides: Unpack[ClientArguments]) -> Self:
+    def from_env(cls, **overrides: Unpack[engine.ClientArguments]) -> Self:
         """
-        Make a client with what the environment says.
+        Make a client from the environment.
 
-        The first of these signs in: ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with
-        ``KOYEB_PASSWORD``, the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or
-        ``~/.koyeb.yaml``. That file must be yours or root's, and writable by nobody else.
+        ```python
+        with SessionClient.from_env() as session:
+            apps = session.http.get("/v1/apps")
+        ```
 
-        The first of these is the service: ``KOYEB_URL``, ``KOYEB_API_HOST``, ``KOYEB_API_URL``. The
-        CLI's file may name it for its own token, which is then sent to no other one.
+        The first of these signs in:
+
+        - ``KOYEB_TOKEN``, then ``KOYEB_API_TOKEN``,
+        - ``KOYEB_EMAIL`` with ``KOYEB_PASSWORD``,
+        - the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. It must
+          be yours or root's, and writable by nobody else.
+
+        The first of ``KOYEB_URL``, ``KOYEB_API_HOST`` and ``KOYEB_API_URL`` is the service. The
+        CLI's file may name it for its own token, which is then sent to no other service.
 
         With an organization, from ``KOYEB_ORGANIZATION`` or beside the token in the CLI's file, an
-        API access token becomes :class:`AccessTokenCredentials`, so that the program acts where the
-        CLI does. A password signs in to that organization. A token that is a JWT is used as it is:
-        it acts in the organization that it was issued for.
+        API access token becomes `AccessTokenCredentials`, so that the program acts where the CLI
+        does. A password signs in to that organization. A JWT is used as it is: it acts in the
+        organization that it was issued for.
 
         Args:
-            overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
-                nothing else that signs in is looked at; with a ``store`` there need be nothing.
+            overrides: Arguments of the client, by name; they win. With ``token=`` or
+                ``credentials=`` the environment need not say how to sign in; with ``store=`` it
+                may.
 
         Raises:
             NotSignedInError: There is nothing to sign in with, or the CLI's file cannot be used;
@@ -214,26 +214,29 @@ class SessionClient:
             ValueError: A variable, a field of the CLI's file, or an argument has an impossible
                 value.
             TypeError: An argument is of the wrong type.
+            TransportError: As for the client itself.
         """
+        if not overrides.keys() & {"http_client", "transport"}:
+            read_ahead()
         from .._environment import client_arguments  # noqa: PLC0415 - few clients need it
 
         return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
     def _start_session(
         self,
-        clock: Clock,
-        credentials: Credentials | None = None,
-        store: TokenStore | None = None,
-        first: Token | None = None,
+        clock: engine.Clock,
+        credentials: engine.Credentials | None = None,
+        store: engine.TokenStore | None = None,
+        first: engine.Token | None = None,
         *,
         renew: bool = True,
     ) -> None:
         sender = self._sender
-        state = SessionState(
+        state = engine.SessionState(
             self._policy, clock, renew=renew, has_credentials=credentials is not None
         )
         beginning = first if credentials is None else credentials
-        source = TokenSource(sender, credentials, clock)
+        source = engine.TokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
             from .persistence import Persistence  # noqa: PLC0415 - only with a store
@@ -242,23 +245,23 @@ class SessionClient:
                 store,
                 state,
                 origin=self._origins.service,
-                account=None if beginning is None else account_of(beginning),
+                account=None if beginning is None else engine.account_of(beginning),
                 bound=beginning is not None,
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )
         self._state = state
-        self._keeper = TokenKeeper(
+        self._keeper = engine.TokenKeeper(
             state,
-            Renewal(state, source, persistence),
+            engine.Renewal(state, source, persistence),
             source,
             persistence,
             retry=sender.retry,
             timeout=sender.timeout,
             active_tasks=self._active_tasks,
         )
-        self._auth: SessionAuth | None = None
-        self._closing: SharedTask[None] | None = None
+        self._auth: engine.SessionAuth | None = None
+        self._closing: engine.SharedTask[None] | None = None
         self._http: httpx.Client | None = None
 
     # Signing in and out
@@ -271,11 +274,11 @@ class SessionClient:
         organization_id: str | None = None,
         seon_fp: str | None = None,
         timeout: float | None = None,
-    ) -> Token:
+    ) -> engine.Token:
         """
-        Sign in with a password, in place of whatever session there was.
+        Sign in with a password; the new session replaces the one before.
 
-        It is never sent twice once it may have arrived: accounts lock.
+        A login is never sent twice once it may have arrived: accounts lock.
 
         Args:
             email: The account's address.
@@ -290,24 +293,26 @@ class SessionClient:
         Raises:
             InvalidCredentialsError: The address or the password is wrong.
             AccountLockedError: The account is locked.
-            PermissionDeniedError: The user is not a member of the organization.
+            PermissionDeniedError: The user is not a member of the organization, or the service no
+                longer accepts passwords.
+            RateLimitedError: There were too many logins; ``retry_after`` says when to try again.
             EndpointGoneError: The service has withdrawn the operation.
 
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
-        operation = operations.login(email, password, organization_id, seon_fp)
+        operation = engine.operations.login(email, password, organization_id, seon_fp)
         del password, seon_fp
         deadline = self._check(timeout)
-        outcome = self._sender.send(unwrap(operation), timeout=timeout)
+        outcome = self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
-        account = account_of(PasswordCredentials(email, "", organization_id))
+        account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
         return self._unwrap(
             self._keeper.begin_session(new_token, None, deadline, account, bound=True)
         ).token
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
-        Have the service mail a sign-in link; hand its token to :meth:`use_token`.
+        Have the service mail a sign-in link; give the token in it to `use_token`.
 
         Koyeb withdrew this operation in 2023: each call is a `DeprecationWarning`.
 
@@ -321,52 +326,54 @@ class SessionClient:
 
         Source: ``POST /v1/account/passwordless_login`` of the description of 2021.
         """
-        operation = operations.passwordless_login(email)
+        operation = engine.operations.passwordless_login(email)
         self._check(timeout)
-        operation = unwrap(operation)
+        operation = engine.unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         self._unwrap(self._sender.send(operation, timeout=timeout))
 
-    def use_token(self, token: Token | str) -> Token:
+    def use_token(self, token: engine.Token | str) -> engine.Token:
         """
-        Go on with a token from elsewhere, in place of whatever session there was.
+        Go on with a token from elsewhere; the new session replaces the one before.
+
+        A token that the session holds already changes nothing.
 
         Args:
-            token: A :class:`Token`, or a `str`: a JWT or an API access token.
-
-        The token that the session holds already changes nothing.
+            token: A `Token`, or a `str`: a JWT or an API access token.
 
         Returns:
-            The token, with what its id says of its life filled in.
+            The token, with the times that a JWT names filled in.
 
         Raises:
-            ValueError: It has expired, or cannot be sent in a header.
+            ValueError: The token has expired, cannot be sent in a header, or has a naive time.
+            TypeError: It is neither a `Token` nor a `str`.
         """
-        given = parse_token(token, self._state.clock.time())
+        given = engine.parse_token(token, self._state.clock.time())
         del token
         deadline = self._check(None)
-        given = unwrap(given)
+        given = engine.unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
-        account = None if self._state.has_credentials else account_of(given)
+        account = None if self._state.has_credentials else engine.account_of(given)
         return self._unwrap(
             self._keeper.begin_session(
-                NewToken(given, just_issued=False, how="signed in with a given token"),
+                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
                 None,
                 deadline,
                 account,
             )
         ).token
 
-    def refresh(self, *, timeout: float | None = None) -> Token:
+    def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
         Renew the token now, or join the renewal that is under way.
 
-        When the service refuses, it signs in again through ``credentials``, if there are any. The
-        renewal goes on for others when this caller is cancelled, or has less time than the client.
+        When the service refuses, the session signs in again through ``credentials``, if there are
+        any. The renewal goes on for others when this caller is cancelled, or has less time than
+        the client.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -377,7 +384,8 @@ class SessionClient:
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and nothing can renew it. An API
-                access token is refused here, and goes on to work elsewhere.
+                access token cannot be refreshed, and goes on to work as it is.
+            StoreError: Another process holds the store's lock for too long.
             EndpointGoneError: The service has withdrawn it, and there are no credentials.
 
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
@@ -390,10 +398,10 @@ class SessionClient:
         """
         End the session: here, in the store, and at the service.
 
-        Here it has ended at once, whatever the service answers; a token that a renewal under way
-        still brings is revoked. If the caller is cancelled, the rest goes on. A service that does
-        not know the token any more is success. Afterwards ``credentials`` are not used until
-        :meth:`login`, :meth:`use_token` or :meth:`refresh`.
+        Here it ends at once, even if the service fails. A token that a renewal under way still
+        brings is revoked. If the caller is cancelled, the rest goes on. It is success when the
+        service does not know the token any more. Afterwards ``credentials`` are not used until
+        you call `login`, `use_token` or `refresh`.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -409,11 +417,11 @@ class SessionClient:
 
     # Other operations
 
-    def new_session(self, *, timeout: float | None = None) -> Token:
+    def new_session(self, *, timeout: float | None = None) -> engine.Token:
         """
-        Mint a token for one more session of this user, without an organization.
+        Issue a token for one more session of this user, without an organization.
 
-        This client keeps its own token; use the new one with :meth:`for_token`.
+        This client keeps its own token; use the new one with `for_token`.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -429,11 +437,11 @@ class SessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return self._unwrap(self._signed(operations.new_session, deadline))
+        return self._unwrap(self._signed(engine.operations.new_session, deadline))
 
     def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
-    ) -> Token:
+    ) -> engine.Token:
         """
         Act in another organization from now on.
 
@@ -455,10 +463,10 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = switch_error(organization_id, seon_fp)
-        build = _with_token(operations.switch_organization, organization_id, seon_fp)
+        wrong = engine.switch_error(organization_id, seon_fp)
+        build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
         del seon_fp
-        unwrap(wrong)
+        engine.unwrap(wrong)
         deadline = self._check(timeout)
         generation = self._state.generation
         outcome = self._signed(build, deadline)
@@ -467,7 +475,7 @@ class SessionClient:
 
     def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
-    ) -> Token:
+    ) -> engine.Token:
         """
         Act in no organization from now on, for example to delete the one acted in so far.
 
@@ -490,10 +498,10 @@ class SessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = header_error("seon_fp", seon_fp)
-        build = _with_token(operations.unscope_organization_token, seon_fp)
+        wrong = engine.header_error("seon_fp", seon_fp)
+        build = _with_token(engine.operations.unscope_organization_token, seon_fp)
         del seon_fp
-        unwrap(wrong)
+        engine.unwrap(wrong)
         deadline = self._check(timeout)
         generation = self._state.generation
         outcome = self._signed(build, deadline)
@@ -506,12 +514,12 @@ class SessionClient:
         *,
         validity: timedelta | None = None,
         timeout: float | None = None,
-    ) -> Token:
+    ) -> engine.Token:
         """
         Issue a short-lived token that acts in one organization.
 
-        This client keeps its own token; use the new one with :meth:`for_token`. To keep such tokens
-        current give a client :class:`AccessTokenCredentials`.
+        This client keeps its own token; use the new one with `for_token`. To keep such tokens
+        current give a client `AccessTokenCredentials`.
 
         Args:
             organization_id: The organization to act in (a UUID).
@@ -533,12 +541,12 @@ class SessionClient:
 
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
-        unwrap(access_token_error(organization_id, validity))
+        engine.unwrap(engine.access_token_error(organization_id, validity))
         deadline = self._check(timeout)
-        build = _with_token(operations.create_access_token, organization_id, validity)
+        build = _with_token(engine.operations.create_access_token, organization_id, validity)
         return self._unwrap(self._signed(build, deadline))
 
-    def login_method(self, email: str, *, timeout: float | None = None) -> LoginMethod:
+    def login_method(self, email: str, *, timeout: float | None = None) -> engine.LoginMethod:
         """
         Ask how an address signs in.
 
@@ -547,97 +555,109 @@ class SessionClient:
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
-            With a password here, or at WorkOS.
+            With a password here (`LoginMethod.KOYEB`), or at WorkOS.
 
         Raises:
             EndpointGoneError: The service has withdrawn the operation.
 
         Source: ``GET /v1/account/login_method``, operation ``LoginMethod``.
         """
-        operation = operations.login_method(email)
+        operation = engine.operations.login_method(email)
         self._check(timeout)
-        return self._unwrap(self._sender.send(unwrap(operation), timeout=timeout))
+        return self._unwrap(self._sender.send(engine.unwrap(operation), timeout=timeout))
 
     # The token
 
     @property
-    def token(self) -> Token | None:
-        """The token as it was last known, maybe expired; a plain read. `None`: not signed in."""
+    def token(self) -> engine.Token | None:
+        """
+        The token as it was last known; it may have expired. `None`: not signed in.
+
+        A plain read: nothing is sent, and no store is read.
+        """
         snapshot = self._state.snapshot
         return None if snapshot is None else snapshot.token
 
-    def current_token(self) -> Token:
+    def current_token(self) -> engine.Token:
         """
         Return a token that may be used now; renew it first if need be.
 
-        A renewal ahead of need is begun, and not waited for: at a service that revokes, the token
-        may then be refused before you have used it. :attr:`auth` signs again in that case; who
-        sends a token by other means asks for another one when it is refused.
+        A renewal ahead of need starts, and nobody waits for it. Where the service revokes the old
+        token, the one that you have may then be refused. `auth` signs again in that case. If you
+        send a token by other means, ask for another one when it is refused.
 
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
         """
         self._check(None)
         return self._unwrap(self._keeper.usable_snapshot()).token
 
     def keep_current(self) -> None:
         """
-        Renew ahead of need, also while no requests are made, until cancelled or closed.
+        Renew ahead of need, also while no requests are made, until the client is closed.
 
-        It waits for somebody to sign in when there is no token, and raises nothing: what goes wrong
-        is in the log, and is tried again.
+        Run it in a background task, or in a thread in the blocking half. It returns when the client
+        is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
+        raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
         self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
-    def on_token_change(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+    def on_token_change(
+        self, listener: Callable[[engine.Token | None], object]
+    ) -> Callable[[], None]:
         """
         Call a function after each change of the token.
 
-        It is given the new token, or `None` after a logout; the calls are in order, and one at a
-        time. It may use the client. What it raises is logged. While it hangs, no listener is told
-        anything, and no more than the newest hundred changes are kept to be told.
+        The calls are in order, and one at a time. The listener may use the client. Its exceptions
+        are logged. While it hangs, no listener is called, and only the newest hundred changes are
+        kept for it.
+
+        Args:
+            listener: It is given the new token, or `None` after a logout.
 
         Returns:
-            What takes the listener away again.
+            A function that takes the listener away again.
 
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
-        unwrap(listener_error(listener))
+        engine.unwrap(engine.listener_error(listener))
         return self._keeper.listen(listener)
 
-    def for_token(self, token: Token | str, *, renew: bool = False) -> Self:
+    def for_token(self, token: engine.Token | str, *, renew: bool = False) -> Self:
         """
         Make one more session, for somebody else's token, on the same connections.
 
-        It takes microseconds, and need not be closed. It can be used until this client is closed.
+        The new session is cheap, and need not be closed. It works until this client is closed.
 
         Args:
             token: The other session's token.
-            renew: Whether it is renewed when it is due. That may kill its owner's copy. Closing
-                this client waits for a renewal of it that is under way.
+            renew: Whether to renew it when it is due. That may revoke its owner's copy. Closing
+                this client waits for such a renewal.
 
         Raises:
-            ValueError: It has expired, or cannot be sent in a header.
+            ValueError: The token has expired, cannot be sent in a header, or has a naive time.
+            TypeError: It is neither a `Token` nor a `str`.
         """
-        given = parse_token(token, self._state.clock.time())
+        given = engine.parse_token(token, self._state.clock.time())
         del token
         self._check(None)
-        return self._sibling(unwrap(given), renew=renew)
+        return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
         """
         Make one more session, signed out, on the same connections: for somebody else to log in.
 
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
-        takes microseconds, and need not be closed. It can be used until this client is closed.
+        is cheap, and need not be closed. It works until this client is closed.
         """
         self._check(None)
         return self._sibling(None, renew=False)
 
-    def _sibling(self, token: Token | None, *, renew: bool) -> Self:
+    def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
         """Make another session on the same connections, with a token or signed out."""
         clock = self._state.clock
         other = object.__new__(type(self))
@@ -649,36 +669,58 @@ class SessionClient:
         other._active_tasks = self._active_tasks
         other._start_session(clock, renew=renew)
         if token is not None:
-            unwrap(other._state.commit(NewToken(token, just_issued=False)))
+            engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
         return other
 
     # For httpx
 
     @property
-    def auth(self) -> SessionAuth:
-        """An `httpx.Auth` that signs the requests of any `httpx.Client` to the service."""
+    def auth(self) -> engine.SessionAuth:
+        """
+        An `httpx.Auth` that signs the requests of any `httpx.Client` to the service.
+
+        A request raises `KoyebSessionError` when no token can be had, as `SessionAuth` says in
+        full, and `httpx.HTTPError` when the request itself fails.
+        """
         if self._auth is None:
-            self._auth = SessionAuth(self._keeper, self._origins)
+            self._auth = engine.SessionAuth(self._keeper, self._origins)
         return self._auth
 
     @property
     def http(self) -> httpx.Client:
         """
-        An authorized client for the service: ``session.http.get("/v1/apps")``.
+        An authorized `httpx.Client` for the service, with ``base_url`` set.
+
+        ```python
+        try:
+            apps = session.http.get("/v1/apps")
+            apps.raise_for_status()
+        except (KoyebSessionError, httpx.HTTPError) as error:
+            print(error)
+        ```
 
         It sends where the operations are sent: with your own ``http_client``, on your
         ``transport``, or on httpx's own. It keeps no cookies, and follows a redirect only where you
         ask it to.
 
         Requests are signed below its event hooks and redirects, on their way out. So a response
-        hook that calls `raise_for_status` hides no 401 from the renewal, and the token goes to
-        trusted origins alone, whatever a hook or a redirect makes of the request. In a client of
-        your own with :attr:`auth` httpx calls hooks first: a response hook that raises keeps a
-        refused request from being renewed and sent again.
+        hook that calls `raise_for_status` hides no 401 from the renewal. The token goes to trusted
+        origins alone, even if a hook or a redirect changes the request. In your own
+        client with `auth`, httpx calls hooks first: a response hook that raises keeps a refused
+        request from being renewed and sent again.
 
         On httpx's own transport a hundred requests go out at a time, on a hundred sockets at most.
         Further requests queue until a connection is free or their pool timeout expires. A token
         that expires meanwhile is refused, renewed, and the request is sent once more.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
+            httpx.HTTPError: The request itself failed: `httpx.TransportError` when there was no
+                reply, `httpx.PoolTimeout` when no connection was free in time, and
+                `httpx.HTTPStatusError` by ``raise_for_status()``.
+            RuntimeError: The client is closed.
         """
         if self._http is None:
             from .authorized_client import AuthorizedClient  # noqa: PLC0415 - rarely needed
@@ -692,23 +734,23 @@ class SessionClient:
 
     def close(self) -> None:
         """
-        Wait for what is under way, each within its bounds, then close the connections.
+        Wait for work under way, within bounds, then close the connections.
 
-        That is a renewal, also one of :meth:`for_token`, a save, and the listeners, which have the
-        client's timeout. A given ``http_client`` is left open, and so are the connections of
-        :meth:`for_token`. Any number of callers wait for one closing. If one of them is cancelled,
-        it goes on.
+        It waits for a renewal, also one of a session of `for_token`, for a save, and for the
+        listeners, which have the client's timeout. Your own ``http_client`` stays open. Closing a
+        session of `for_token` leaves its parent's connections open. Any number of callers wait for
+        one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
         if self._keeper.listeners is not None:
             self._keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
         # event loop or process has ended.
-        with state_lock:
+        with engine.state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
                 seconds = _CLOSING * self._sender.timeout
-                self._closing = closing = SharedTask(self._close_all, seconds=seconds)
+                self._closing = closing = engine.SharedTask(self._close_all, seconds=seconds)
                 closing.start()
         closing.join(math.inf)
 
@@ -746,11 +788,14 @@ class SessionClient:
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
-        raise TypeError(not_copied(type(self).__name__))
+        raise TypeError(engine.not_copied(type(self).__name__))
 
     def __del__(self) -> None:
-        operating: Connections | None = getattr(self, "_operation_connections", None)
-        state: SessionState | None = getattr(self, "_state", None)  # missing if `__init__` failed
+        # Both are missing if `__init__` failed.
+        operating: engine.Connections | None = getattr(self, "_operation_connections", None)
+        state: engine.SessionState | None = getattr(
+            self, "_state", None
+        )  # missing if `__init__` failed
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
@@ -758,26 +803,26 @@ class SessionClient:
 
     # Shared by the methods above
 
-    def _check(self, timeout: float | None) -> Deadline:
+    def _check(self, timeout: float | None) -> engine.Deadline:
         """Raise if the client is closed or the timeout is invalid; return the deadline."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
         if timeout is not None:
-            unwrap(timeout_error(timeout))
-        return Deadline(self._sender.timeout if timeout is None else timeout)
+            engine.unwrap(engine.timeout_error(timeout))
+        return engine.Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
-        return unwrap(outcome, self._state.mark)
+        return engine.unwrap(outcome, self._state.mark)
 
     def _signed(
-        self, build: Callable[[Token], Operation[T]], deadline: Deadline
+        self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline
     ) -> T | KoyebSessionError:
         """Send an operation with the current token, and again with a newer one after a 401."""
         signed = self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
-        if not isinstance(signed, Snapshot):
+        if not isinstance(signed, engine.Snapshot):
             return signed
         outcome = self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
@@ -785,18 +830,18 @@ class SessionClient:
         if deadline.passed and not self._state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
         newer = self._keeper.replace_rejected(signed, deadline.left())
-        if not isinstance(newer, Snapshot):
+        if not isinstance(newer, engine.Snapshot):
             return outcome if newer is None else newer
         return self._sender.send(build(newer.token), timeout=deadline.left())
 
 
-def _issued(token: Token, how: str) -> NewToken:
+def _issued(token: engine.Token, how: str) -> engine.NewToken:
     """Make a `NewToken` of a token that the service has just issued."""
-    return NewToken(token, just_issued=True, how=how, issuer=Issuer.KOYEB)
+    return engine.NewToken(token, just_issued=True, how=how, issuer=engine.Issuer.KOYEB)
 
 
 def _with_token(
-    build: Callable[..., Operation[T]], *arguments: object
-) -> Callable[[Token], Operation[T]]:
+    build: Callable[..., engine.Operation[T]], *arguments: object
+) -> Callable[[engine.Token], engine.Operation[T]]:
     """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
     return lambda token: build(token, *arguments)

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .._concurrency.runtime import state_lock
+from .._concurrency.runtime import is_in_step, state_lock
 from .._concurrency.threads.deadlines import time_limit
 from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Wakeup, sleep
@@ -19,10 +19,9 @@ from .._core.errors import (
     NotSignedInError,
     StoreError,
     TransportError,
-    TransportTimeoutError,
 )
 from .._core.log import fields, log
-from .._core.results import renewal_timed_out, safe_copy, with_cause
+from .._core.results import cannot_wait, not_signed_out, renewal_timed_out, safe_copy, with_cause
 from .._core.snapshot import Decision, FailedAttempt, NewToken, Phase, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import Listeners
@@ -184,7 +183,7 @@ class TokenKeeper:
         state = self.state
         if old is None and state.signed_out and urgency < Urgency.REQUESTED:
             return NotSignedInError("signed out: call login()")
-        if refusal := self._renewal.refusal():
+        if refusal := self._refusal():
             return refusal
         deadline = Deadline(self._timeout if timeout is None else timeout)
         failed, generation, attempt = None, state.generation, 1
@@ -215,6 +214,10 @@ class TokenKeeper:
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
         return state.snapshot or SUPERSEDED
 
+    def _refusal(self) -> KoyebSessionError | None:
+        """Tell why the calling thread or task must not wait for a renewal; `None`: it may."""
+        return cannot_wait("try again") if is_in_step() else self._renewal.refusal()
+
     def _wait_to_retry(
         self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
     ) -> bool:
@@ -244,8 +247,11 @@ class TokenKeeper:
 
         Returns:
             `None` when the session has moved on from ``old``. Reusing an exchanged token trips the
-            service's reuse detection and ends the whole session.
+            service's reuse detection and ends the whole session. So does beginning one in the midst
+            of beginning another, as a signal handler may: it is `None` there, too.
         """
+        if is_in_step():
+            return None
         # One step under the lock: of two threads that see no task, only one makes it.
         with state_lock:
             if self.state.snapshot is not old:
@@ -274,6 +280,8 @@ class TokenKeeper:
         The session may change whenever this task waits. So the result is based on the session at
         the end: if it has a new token then, the callers get that token rather than an error.
         """
+        if generation != self.state.generation or self.state.snapshot is not old:
+            return self.state.snapshot or SUPERSEDED  # the thread started too late
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
@@ -349,7 +357,7 @@ class TokenKeeper:
             persistence.mark_unsaved()
         # In a shared task: a cancelled caller must not leave the old token in the store.
         if self.listeners or unsaved:
-            self._after_change(partial(self._synchronize, deadline), deadline)
+            self._after_change(partial(self._synchronize, deadline), deadline).run()
         return outcome
 
     def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
@@ -360,31 +368,45 @@ class TokenKeeper:
         """
         if refusal := self._renewal.refusal():
             return refusal
-        task = self._task  # a renewal that may still be running, see `_end_session`
+        deadline = Deadline(self._timeout if timeout is None else timeout)
+        left: list[Any] = []
+        # The task does all of it: a signal handler may raise between any two steps of the caller.
+        leave = partial(self._end_session, left, deadline)
+        task = self._after_change(leave, deadline, lambda: left.extend((self._task, self._clear())))
+        problem = task.run()
+        if task.succeeded:
+            return problem
+        if not task.alive:  # its thread started too late, or its event loop ended
+            self._clear()
+        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(deadline)
+
+    def _clear(self) -> Snapshot | None:
+        """Sign out in memory, and return the snapshot before."""
         if self._persistence is not None:
             self._persistence.mark_unsaved()
         # From here on, no renewal that began before can commit its token.
         old = self.state.clear()
         if self._persistence is not None:
             self._persistence.mark_unsaved()
-        deadline = Deadline(self._timeout if timeout is None else timeout)
-        return self._after_change(partial(self._end_session, old, task, deadline), deadline)
+        return old
 
     def _after_change(
-        self, work: Callable[[], Any], deadline: Deadline
-    ) -> KoyebSessionError | None:
-        """Run ``work`` and tell the listeners, in a task that no caller's cancellation stops."""
-        task = SharedTask[KoyebSessionError | None](
-            work, self._tell_listeners, seconds=deadline.left(), active_tasks=self._active_tasks
+        self, work: Callable[[], Any], deadline: Deadline, first: Callable[[], Any] | None = None
+    ) -> SharedTask[KoyebSessionError | None]:
+        """Make a task, which no caller's cancellation stops, for ``work`` and the listeners."""
+        return SharedTask(
+            work,
+            self._tell_listeners,
+            first=first,
+            seconds=deadline.left(),
+            active_tasks=self._active_tasks,
         )
-        return task.run()
 
     def _synchronize(self, deadline: Deadline) -> KoyebSessionError | None:
         return None if self._persistence is None else self._persistence.synchronize(deadline)
 
-    def _end_session(
-        self, old: Snapshot | None, task: SharedTask[Any] | None, deadline: Deadline
-    ) -> KoyebSessionError | None:
+    def _end_session(self, left: list[Any], deadline: Deadline) -> KoyebSessionError | None:
+        task, old = left
         problem: KoyebSessionError | None = None
         forgotten: KoyebSessionError | None = None
         try:
@@ -402,11 +424,11 @@ class TokenKeeper:
                 if task is not None and task.alive:
                     task.wait_done(deadline.left())
         except TimeoutError:
-            late = TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
-            problem = problem or late
+            problem = problem or not_signed_out(deadline)
         if old is not None or problem is not None:
             at_service = "" if problem is None else f"; at the service: {problem}"
-            log.info("signed out%s", at_service, extra=fields("signed_out", error=_name(problem)))
+            name = None if problem is None else type(problem).__name__
+            log.info("signed out%s", at_service, extra=fields("signed_out", error=name))
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)
         return problem or forgotten
@@ -480,11 +502,6 @@ class TokenKeeper:
     def _tell_listeners(self) -> None:
         if self.listeners is not None:
             self.listeners.tell()
-
-
-def _name(error: KoyebSessionError | None) -> str | None:
-    """Return the class name of an error, for the log."""
-    return None if error is None else type(error).__name__
 
 
 class _SharedRenewal(SharedTask[Outcome]):

@@ -141,8 +141,8 @@ class Persistence:
         Delete the saved token.
 
         Returns:
-            The saved token, if it belongs to this session and is not ``old``. Then the reason why
-            the store may still hold a token.
+            The saved token, if it belongs to this session and is neither ``old`` nor the current
+            one. Then the reason why the store may still hold a token.
         """
         hold = self.hold()
         # Each step may take half of the remaining time, so that some is left for the last one.
@@ -160,7 +160,10 @@ class Persistence:
             is_foreign = found is not None and self.is_foreign(found, old)
             if is_foreign or self._unlocked(self.store.delete, deadline.left() / 2):
                 problem = None
-        if found is None or self.is_foreign(found, old) or (old and found.id == old.token.id):
+        if found is None or self.is_foreign(found, old):
+            return None, problem
+        # Another task or thread may have signed in meanwhile: its token must not be revoked.
+        if any(its and its.token.id == found.id for its in (old, self.state.snapshot)):
             return None, problem
         checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that
         return (checked if isinstance(checked, Token) else None), problem
@@ -253,7 +256,7 @@ class Persistence:
         user = None if own is None else own.token.user_id
         if provenance is not None and provenance.origin != self._origin:
             whose = f"the service {provenance.origin}"
-        elif provenance is not None and self.bound:
+        elif provenance is not None and self.bound and provenance.account != UNKNOWN:
             if provenance.account == self.account:
                 return False
             whose = "another account"

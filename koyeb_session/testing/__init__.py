@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._clock import FakeClock
     from ._conformance import async_check_store, check_store
+    from ._fake import FakeService
     from ._faults import Fault
     from ._gate import Gate
     from ._koyeb import FakeKoyeb
@@ -22,6 +23,7 @@ __all__ = [  # noqa: RUF022 - grouped by role
     # the services
     "FakeIdentityProvider",
     "FakeKoyeb",
+    "FakeService",
     "Request",
     # failures
     "Fault",
@@ -46,6 +48,8 @@ if not TYPE_CHECKING:
                 from . import _provider as home
             case "FakeKoyeb":
                 from . import _koyeb as home
+            case "FakeService":
+                from . import _fake as home
             case "Fault":
                 from . import _faults as home
             case "Gate":

@@ -17,13 +17,12 @@ class FakeClock:
     Args:
         start: the wall time to begin at; an aware datetime, 2026-01-01T00:00:00Z unless given.
 
-    Example:
-        >>> from datetime import timedelta
-        >>> clock = FakeClock()
-        >>> before = clock.time()
-        >>> clock.advance(timedelta(hours=1))
-        >>> clock.time() - before
-        3600.0
+    >>> from datetime import timedelta
+    >>> clock = FakeClock()
+    >>> before = clock.time()
+    >>> clock.advance(timedelta(hours=1))
+    >>> clock.time() - before
+    3600.0
     """
 
     def __init__(self, start: datetime = _START) -> None:

@@ -30,22 +30,21 @@ class _Failure(Exception):  # noqa: N818 - stands for any error inside the lock
 
 def check_store(make_store: Callable[[], TokenStore]) -> None:
     """
-    Check a blocking store against what :class:`~koyeb_session.stores.TokenStore` says.
+    Check a blocking store against the promises of `TokenStore`.
 
-    It cannot see that the lock keeps other processes out, that it is free again some time after its
-    holder was killed, that waiting for it has an end, nor what happens when the database is away.
+    It cannot see other processes, the time after a holder was killed, the end of a long wait for
+    the lock, nor a database that is away.
 
     Args:
         make_store: Makes a store; all that it makes keep the same session. Their session is
             deleted, before and after.
 
     Raises:
-        AssertionError: The store does not do what the message says.
+        AssertionError: The store breaks the promise that the message names.
 
-    Example:
-        >>> from koyeb_session.stores import MemoryTokenStore
-        >>> store = MemoryTokenStore()
-        >>> check_store(lambda: store)
+    >>> from koyeb_session.stores import MemoryTokenStore
+    >>> store = MemoryTokenStore()
+    >>> check_store(lambda: store)
     """
     one, other = make_store(), make_store()
     one.delete()
@@ -92,16 +91,16 @@ def _check_lock(one: TokenStore, other: TokenStore) -> None:
 
 async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
     """
-    Check an async store against what :class:`~koyeb_session.stores.AsyncTokenStore` says.
+    Check an async store against the promises of `AsyncTokenStore`.
 
-    It sees neither more nor less than :func:`check_store`, but for cancelled blocks.
+    It sees neither more nor less than `check_store`, but for cancelled blocks.
 
     Args:
         make_store: Makes a store; all that it makes keep the same session. Their session is
             deleted, before and after.
 
     Raises:
-        AssertionError: The store does not do what the message says.
+        AssertionError: The store breaks the promise that the message names.
     """
     one, other = make_store(), make_store()
     await one.delete()

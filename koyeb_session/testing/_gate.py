@@ -12,19 +12,18 @@ import anyio
 
 class Gate:
     """
-    Holds whatever arrives until ``open`` is called, from any thread or event loop.
+    Holds all arrivals until ``open`` is called, from any thread or event loop.
 
     Give it to a ``Fault``; the faulted reply stays with the service until the gate opens. A gate
     opens once and stays open.
 
-    Example:
-        >>> gate = Gate()
-        >>> fault = Fault(gate=gate)
-        >>> gate.is_open, gate.arrived
-        (False, 0)
-        >>> gate.open()
-        >>> gate.is_open
-        True
+    >>> gate = Gate()
+    >>> fault = Fault(gate=gate)
+    >>> gate.is_open, gate.arrived
+    (False, 0)
+    >>> gate.open()
+    >>> gate.is_open
+    True
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class Gate:
         return self._arrived
 
     def open(self) -> None:
-        """Let through what is held here, and all that comes later."""
+        """Let through all that are held here, and all that come later."""
         with self._condition:
             self._is_open = True
             self._condition.notify_all()

@@ -14,6 +14,13 @@ class Request:
     """
     One request as it arrived.
 
+    >>> import httpx
+    >>> fake = FakeKoyeb()
+    >>> httpx.Client(transport=fake.transport).get(f"{fake.base_url}/v1/apps?limit=5")
+    <Response [401 Unauthorized]>
+    >>> [(it.operation, it.query, it.bearer, it.status) for it in fake.requests]
+    [('apps', 'limit=5', None, 401)]
+
     Attributes:
         operation: which operation it was for, e.g. ``"refresh"``; ``None`` if the service knows
             none by this method and path.

@@ -37,13 +37,15 @@ def assert_no_secret(
     """
     Assert that none of the things shows any of the secrets.
 
-    What is searched depends on the thing. Text and bytes are taken as they are, and collections
-    item by item. Log records are searched with their arguments, extras and exceptions, warnings
-    with their messages; pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output
-    can be given as they are. An exception is searched with its arguments, notes, attributes,
-    pickle and traceback, the local variables of each frame included, and so are its causes, its
-    contexts and the members of a group. Of any other object it is the ``repr``, ``str`` and
-    ``format``.
+    The search depends on the thing:
+
+    - Text and bytes are searched as they are, and collections item by item.
+    - Log records are searched with their arguments, extras and exceptions, warnings with their
+      messages. Give pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output as they
+      are.
+    - An exception is searched with its arguments, notes, attributes, pickle and traceback, with the
+      local variables of each frame. So are its causes, its contexts and the members of a group.
+    - Of any other object the ``repr``, ``str`` and ``format`` are searched.
 
     Tools that show local variables do not all ask for the ``repr``. So objects and variables are
     also searched as rich, structlog and Sentry walk them: by the fields of attrs classes and
@@ -64,14 +66,23 @@ def assert_no_secret(
         AssertionError: a secret was found; it says where, and does not show the secret.
         ValueError: no secret is given, or an empty one.
 
-    Example:
-        >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
+    >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
     """
     __tracebackhide__ = True  # otherwise pytest would show the arguments
-    wanted = [secrets] if isinstance(secrets, str) else list(secrets)
+    wants = _frame_filter(_caller(inspect.currentframe()), packages)
+    problem = _examine([secrets] if isinstance(secrets, str) else list(secrets), things, wants)
+    del secrets, things  # a report of the failed test may show the variables of this frame
+    if problem is not None:
+        raise problem
+
+
+def _examine(
+    wanted: Sequence[str], things: object, wants_frames_of: Callable[[str], bool]
+) -> AssertionError | ValueError | None:
+    """Say where the secrets are found."""
     if not wanted or not all(wanted):
-        raise ValueError("give at least one secret, and no empty one")
-    search = _Search(_frame_filter(_caller(inspect.currentframe()), packages))
+        return ValueError("give at least one secret, and no empty one")
+    search = _Search(wants_frames_of)
     patterns = [_Pattern.of(secret) for secret in wanted]
     clean: set[str] = set()  # log records repeat the same few texts
     found: dict[str, None] = {}
@@ -82,8 +93,7 @@ def assert_no_secret(
         found |= dict.fromkeys(f"secret {n} of {len(wanted)} found in {where}" for n in shown)
         if not shown:
             clean.add(text)
-    if found:
-        raise AssertionError("\n".join(found))
+    return AssertionError("\n".join(found)) if found else None
 
 
 def _caller(frame: types.FrameType | None) -> str:

@@ -260,6 +260,40 @@ async def test_token_that_may_be_exchanged_is_read_under_the_lock(
                     raise AssertionError
 
 
+class AsyncLosing:
+    """A client that loses the reply to a command that Redis has carried out, when told to."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.loses = False
+
+    async def execute_command(self, *command: Any) -> Any:
+        """Send it."""
+        reply = await self._client.execute_command(*command)
+        if self.loses:
+            raise ConnectionError
+        return reply
+
+
+async def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record may be the store's own: whoever holds the lock may be exchanging that token."""
+    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    async with async_redis_client(server.port) as client:
+        losing = AsyncLosing(client)
+        holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, losing))
+        await member.save(fresh("old"))
+        losing.loses = True
+        with pytest.raises(StoreError):
+            await member.save(fresh("new"))
+        losing.loses = False
+        async with holder.lock():
+            with pytest.raises(StoreError, match="held for over"):
+                async with member.lock():
+                    raise AssertionError
+
+
 def aged(token: Token) -> Token:
     """Make it old, if it ends soon: half of its life is over."""
     if token.expires_at is None or token.issued_at is None:

@@ -6,18 +6,16 @@ import argparse
 import importlib
 import os
 import sys
-from pathlib import Path
 from typing import Final
 
-from . import archive, chart, report
-from .measure import Bench
+from . import archive, publish, report
+from .measure import Bench, Run
 from .service import Service
 
 TOPICS: Final = (
     *("cold", "imports", "construction", "warm", "hook"),
-    *("storm", "pool", "tenants", "portal", "fleet"),
+    *("storm", "pool", "tenants", "portal", "fleet", "instructions"),
 )
-RESULTS: Final = Path(__file__).with_name("results")
 
 
 def main() -> None:
@@ -36,12 +34,11 @@ def main() -> None:
         for topic in given.topics or TOPICS:
             sys.stderr.write(f"{topic} …\n")
             importlib.import_module(f"{__package__}.{topic}").measure(bench)
-    table = report.table(bench)
-    sys.stdout.write(table)
+    run = Run(report.noise(bench), bench.comparisons, bench.notes)
+    sys.stdout.write(report.table(run))
     if not given.topics and not given.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "table.md").write_text(table, "utf-8")
-        chart.draw(bench.comparisons, RESULTS / "chart.svg")
+        publish.save(run)
+        publish.publish()
     if given.json and bench.comparisons:
         archive.save(bench, given.json)
 

@@ -8,7 +8,7 @@ import pyperf  # type: ignore[import-untyped] # pyright: ignore[reportMissingTyp
 
 from .measure import Bench
 
-_UNITS: Final = {"s": "second", "B": "byte"}
+_UNITS: Final = {"s": "second", "B": "byte", "instructions": "integer", "": "integer"}
 _pyperf: Final[Any] = pyperf
 
 

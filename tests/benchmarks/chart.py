@@ -36,7 +36,9 @@ _STYLE: Final[dict[str, Any]] = {
 
 def draw(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draw one row for each comparison, but for those that say almost the same as another."""
-    rows = [each for each in comparisons if not each.title.endswith(_LEFT_OUT)][::-1]
+    rows = [
+        each for each in comparisons if len(each.samples) > 1 and not each.title.endswith(_LEFT_OUT)
+    ][::-1]
     with _plt.rc_context(_STYLE):
         figure, axes = _plt.subplots(figsize=(9, _ROW * len(rows) + 1))
         axes.axvline(1, color=_INK, linewidth=1)
@@ -58,12 +60,13 @@ def _draw_row(axes: Any, place: int, comparison: Comparison) -> None:
         if name == comparison.yardstick:
             continue
         is_ours = name.startswith(OURS)
+        theirs = _INK if name.startswith("(") else _THEIRS
         axes.plot(
             comparison.ratio(name, comparison.yardstick),
             place,
             marker="o" if is_ours else "|",
             markersize=6 if is_ours else 9,
-            color=_OURS if is_ours else _THEIRS,
+            color=_OURS if is_ours else theirs,
             zorder=3 if is_ours else 2,
         )
 
@@ -71,4 +74,5 @@ def _draw_row(axes: Any, place: int, comparison: Comparison) -> None:
 def _legend(axes: Any) -> None:
     axes.plot([], [], "o", color=_OURS, label="koyeb_session")
     axes.plot([], [], "|", color=_THEIRS, markersize=9, label="peers")
+    axes.plot([], [], "|", color=_INK, markersize=9, label="the yardstick, once more")
     axes.legend(loc="lower right", frameon=False)

@@ -10,13 +10,13 @@ from .measure import Bench, Comparison, Goal, Unit
 from .processes import Launcher, Usage
 
 _ROUNDS: Final = 24
-_GOAL: Final = 1.10
+_GOAL: Final = 1.15
 _METRICS: Final[dict[str, Callable[[Usage], float]]] = {
     "wall": lambda usage: usage.wall,
     "CPU": lambda usage: usage.cpu,
     "peak memory": lambda usage: usage.peak,
 }
-_HALVES: Final = {
+HALVES: Final = {
     "sync": {
         "bare httpx": "bare_httpx",
         "koyeb_session": "our_sync",
@@ -35,12 +35,12 @@ _HALVES: Final = {
 def measure(bench: Bench) -> None:
     """Run whole programs."""
     with Launcher(bench.service.environment) as launcher:
-        for half, programs in _HALVES.items():
+        for half, programs in HALVES.items():
             contenders = {
                 name: partial(launcher.run, program, bench.service.https)
                 for name, program in programs.items()
             }
-            usages = bench.interleave(contenders, _ROUNDS, rare={"koyeb-sdk"})
+            usages = bench.interleave(contenders, _ROUNDS, rare={"koyeb-sdk"}, again={"bare httpx"})
             for metric, pick in _METRICS.items():
                 goals = [Goal("koyeb_session", _GOAL)] if metric == "wall" else []
                 samples = {

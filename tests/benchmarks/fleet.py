@@ -18,7 +18,7 @@ from koyeb_session import AsyncSessionClient
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-from .measure import Bench
+from .measure import Bench, Comparison, Goal
 from .service import EMAIL, PASSWORD
 
 _FLEETS: Final = ((50, 20), (200, 2))  # members, and requests that each of them makes at a time
@@ -44,13 +44,13 @@ def measure(bench: Bench) -> None:
         try:
             _wait(port)
             for count, requests in _FLEETS:
-                bench.notes.extend(asyncio.run(_count(port, count, requests)))
+                asyncio.run(_count(bench, port, count, requests))
         finally:
             server.terminate()
             server.wait()
 
 
-async def _count(port: int, count: int, each_makes: int) -> list[str]:
+async def _count(bench: Bench, port: int, count: int, each_makes: int) -> None:
     clock = FakeClock(datetime.now(UTC))
     fake = FakeKoyeb(clock=clock)
     redis = Redis(port=port)  # with as many connections as it has by default, for all of them
@@ -63,10 +63,13 @@ async def _count(port: int, count: int, each_makes: int) -> list[str]:
         for _ in range(count)
     ]
 
+    failed = 0
+
     async def work() -> None:
+        nonlocal failed
         requests = [each.http.get("/v1/apps") for each in members for _ in range(each_makes)]
-        for reply in await asyncio.gather(*requests):
-            assert reply.status_code == 200
+        for reply in await asyncio.gather(*requests, return_exceptions=True):
+            failed += isinstance(reply, BaseException) or reply.status_code != 200
 
     async def grow_old(left: timedelta) -> None:
         token = await store.load()
@@ -78,27 +81,38 @@ async def _count(port: int, count: int, each_makes: int) -> list[str]:
         await work()
 
     await members[0].login(EMAIL, PASSWORD)
-    lines = [
+    bench.notes += [
         (
             f"A fleet of {count} members on one Redis, {each_makes} requests each at a time, "
             f"a token of {_DAY.total_seconds() / 3600:.0f} hours:\n"
         ),
-        await _phase(redis, fake, count, "the members' first look at the store", work),
-        await _phase(redis, fake, count, "requests while it is fresh", work),
+        (await _phase(redis, fake, count, "the members' first look at the store", work))[0],
+        (await _phase(redis, fake, count, "requests while it is fresh", work))[0],
     ]
+    title = f"{count} members on one Redis client"
     for what, left in (("the hard window", _HARD), ("the soft window", _SOFT)):
 
         async def expiries(left: timedelta = left) -> None:
             for _ in range(_EXPIRIES):
                 await grow_old(left)
 
-        lines.append(
-            await _phase(redis, fake, count, f"an expiry met in {what}", expiries, per=_EXPIRIES)
+        note, exchanges, scripts = await _phase(
+            redis, fake, count, f"an expiry met in {what}", expiries, per=_EXPIRIES
         )
+        bench.notes.append(note)
+        where = f"at an expiry met in {what}"
+        _keep(bench, f"{title}: scripts for each member {where}", scripts, 3)
+        _keep(bench, f"{title}: exchanges {where}", exchanges, 1)
+    _keep(bench, f"{title}: requests that failed", failed, 0)
     for each in members:
         await each.aclose()
     await redis.aclose()
-    return lines
+
+
+def _keep(bench: Bench, title: str, amount: float, limit: float) -> None:
+    samples = {"koyeb_session": {0: amount}}
+    goals = [Goal("koyeb_session", limit, "amount")]
+    bench.add(Comparison("fleet", title, "", "koyeb_session", samples, goals))
 
 
 def _wait(port: int) -> None:
@@ -122,7 +136,8 @@ async def _phase(
     work: Callable[[], Awaitable[None]],
     *,
     per: int = 1,
-) -> str:
+) -> tuple[str, float, float]:
+    """Return what happened, in words, the exchanges, and the scripts for each member."""
     exchanges, begin = fake.exchanges(), time.perf_counter()
     await redis.config_resetstat()
     await work()
@@ -136,8 +151,9 @@ async def _phase(
     calls.pop("hello", None)
     listed = ", ".join(f"{count:g} {name}" for name, count in calls.items()) or "none"
     seconds = (time.perf_counter() - begin) / per
-    return (
-        f"- {title}: {(fake.exchanges() - exchanges) / per:g} exchanges; {scripts:g} scripts sent "
-        f"to Redis, {scripts / members:.2f} a member (what they ran: {listed}); "
-        f"{seconds * 1e3:.0f} ms."
+    exchanged = (fake.exchanges() - exchanges) / per
+    note = (
+        f"- {title}: {exchanged:g} exchanges; {scripts:g} scripts sent to Redis, "
+        f"{scripts / members:.2f} a member (what they ran: {listed}); {seconds * 1e3:.0f} ms."
     )
+    return note, exchanged, scripts / members

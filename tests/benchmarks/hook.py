@@ -27,6 +27,7 @@ _ROUNDS: Final = 150
 _TIMES: Final = 40
 _URL: Final = "https://app.koyeb.com/v1/apps"
 _DAY: Final = 86_400
+_YARDSTICKS: Final = {"httpx": "static header", "httpx2": "static header, httpx2"}
 _LOOPS: Final = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -61,7 +62,9 @@ def measure(bench: Bench) -> None:
     contenders = {
         name: partial(timed, partial(client.get, _URL), _TIMES) for name, client in clients.items()
     }
-    _keep(bench, "sync", bench.interleave(contenders, _ROUNDS, warmups=3))
+    _keep(
+        bench, "sync", bench.interleave(contenders, _ROUNDS, warmups=3, again=_YARDSTICKS.values())
+    )
     for client in clients.values():
         client.close()
     for name, new_loop in _LOOPS.items():
@@ -75,7 +78,7 @@ def _measure_async(
     contenders: dict[str, Callable[[], float]] = {
         name: partial(_run, runner, client) for name, client in clients.items()
     }
-    _keep(bench, loop, bench.interleave(contenders, _ROUNDS, warmups=3))
+    _keep(bench, loop, bench.interleave(contenders, _ROUNDS, warmups=3, again=_YARDSTICKS.values()))
     for client in clients.values():
         runner.run(client.aclose())
 
@@ -92,12 +95,13 @@ def _run(runner: asyncio.Runner, client: Any) -> float:
 
 def _keep(bench: Bench, how: str, samples: Samples[float]) -> None:
     """Keep them apart by what they are built on: each is compared with its own kind."""
-    for kind, yardstick, ours in (
-        ("httpx", "static header", "koyeb_session"),
-        ("httpx2", "static header, httpx2", "koyeb_session.httpx2"),
+    for kind, ours, other in (
+        ("httpx", "koyeb_session", "httpx_auth"),
+        ("httpx2", "koyeb_session.httpx2", "authlib"),
     ):
-        others = {"httpx": ["httpx_auth"], "httpx2": ["authlib"]}[kind]
-        some = {name: samples[name] for name in (yardstick, ours, *others)}
+        yardstick = _YARDSTICKS[kind]
+        names = (yardstick, f"({yardstick}, again)", ours, other)
+        some = {name: samples[name] for name in names}
         title = f"a request with a fresh token, {kind}, {how}"
         bench.add(Comparison("hook", title, "s", yardstick, some, [Goal(ours, 1.02)]))
 

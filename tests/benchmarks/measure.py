@@ -13,7 +13,7 @@ import attrs
 from .service import Service
 
 T = TypeVar("T")
-Unit = Literal["s", "B"]
+Unit = Literal["s", "B", "instructions", ""]
 Samples = Mapping[str, Mapping[int, T]]
 
 OURS: Final = "koyeb_session"
@@ -33,11 +33,13 @@ class Goal:
         contender: Its name.
         limit: The ratio to the yardstick, or the amount, that it must keep to.
         kind: Whether ``limit`` is such a ratio at most, a speed-up at least, or an amount at most.
+        than: What a ratio is to, instead of the yardstick.
     """
 
     contender: str
     limit: float
     kind: Literal["ratio", "speed-up", "amount"] = "ratio"
+    than: str | None = None
 
 
 @attrs.frozen
@@ -62,6 +64,11 @@ class Comparison:
     samples: Samples[float]
     goals: Sequence[Goal] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def missed(self) -> list[Goal]:
+        """The goals that are not reached."""
+        return [goal for goal in self.goals if not self.is_met(goal)]
 
     @property
     def best_peer(self) -> str | None:
@@ -90,8 +97,24 @@ class Comparison:
         """Tell whether a goal is reached."""
         if goal.kind == "amount":
             return self.median(goal.contender) <= goal.limit
-        ratio = self.ratio(goal.contender, self.yardstick)
+        ratio = self.ratio(goal.contender, goal.than or self.yardstick)
         return ratio <= (goal.limit if goal.kind == "ratio" else 1 / goal.limit)
+
+
+@attrs.frozen
+class Run:
+    """
+    A whole run, as the file of results keeps it.
+
+    Attributes:
+        machine: How quiet the machine was.
+        comparisons: What has been measured.
+        notes: What has been counted rather than compared, in Markdown.
+    """
+
+    machine: str
+    comparisons: list[Comparison]
+    notes: list[str]
 
 
 class Bench:
@@ -123,6 +146,7 @@ class Bench:
         *,
         warmups: int = 1,
         rare: Collection[str] = (),
+        again: Collection[str] = (),
     ) -> dict[str, dict[int, T]]:
         """
         Let the contenders take turns: A B C, B C A, and so on.
@@ -132,10 +156,13 @@ class Bench:
             rounds: How many samples to take of each; fewer in a quick run.
             warmups: How many rounds to throw away first.
             rare: Those so slow that they take part in one round out of four.
+            again: Yardsticks that take part twice: what sets the two apart is the machine's noise.
 
         Returns:
             Name -> round -> its sample.
         """
+        contenders = {**contenders, **{f"({name}, again)": contenders[name] for name in again}}
+        rare = {*rare, *(f"({name}, again)" for name in rare)}
         names = [*contenders]
         samples: dict[str, dict[int, T]] = {name: {} for name in names}
         gc.collect()

@@ -42,7 +42,7 @@ def measure(bench: Bench) -> None:
                 "blocking portal": partial(timed, there, _TIMES),
                 "koyeb_session": partial(timed, here, _TIMES),
             }
-            samples = bench.interleave(contenders, _ROUNDS)
+            samples = bench.interleave(contenders, _ROUNDS, again={"blocking portal"})
             bench.add(
                 Comparison(
                     "portal", f"{title}, instead of a portal", "s", "blocking portal", samples

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from statistics import median
 
-from .measure import OURS, Bench, Comparison, Goal, quartiles
+from .measure import OURS, Bench, Comparison, Goal, Run, quartiles
 
 _HEAD = """\
 | contender | median | middle half | to {yardstick} | to {peer} | goal |
@@ -17,12 +17,14 @@ _HEAD = """\
 _SCALES = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
     "B": ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
+    "instructions": ((1e9, "G"), (1e6, "M"), (1.0, "")),
+    "": ((1.0, ""),),
 }
 
 
-def table(bench: Bench) -> str:
+def table(run: Run) -> str:
     """Write all comparisons as Markdown."""
-    return "\n".join(_pages(bench)) + "\n"
+    return "\n".join(_pages(run)) + "\n"
 
 
 def noise(bench: Bench) -> str:
@@ -42,8 +44,9 @@ def noise(bench: Bench) -> str:
 
 def amount(value: float, unit: str) -> str:
     """Write a value in the largest unit that it has at least one of."""
-    size, name = next((each for each in _SCALES[unit] if value >= each[0]), _SCALES[unit][-1])
-    return f"{value / size:.3g} {name}" if value / size < 1000 else f"{value / size:.0f} {name}"
+    size, name = next((each for each in _SCALES[unit] if abs(value) >= each[0]), _SCALES[unit][-1])
+    number = f"{value / size:.3g}" if value / size < 1000 else f"{value / size:.0f}"
+    return f"{number} {name}".rstrip()
 
 
 def times(ratio: float) -> str:
@@ -58,35 +61,49 @@ def verdict(comparison: Comparison, goal: Goal) -> str:
         case "amount":
             return f"≤ {amount(goal.limit, comparison.unit)}: {word}"
         case "ratio":
-            return f"≤ {goal.limit:.2f}x: {word}"
+            than = f" of {goal.than}" if goal.than else ""
+            return f"≤ {goal.limit:.2f}x{than}: {word}"
         case "speed-up":
             return f"≥ {goal.limit:g} times as fast: {word}"
 
 
-def _pages(bench: Bench) -> Iterator[str]:
-    yield noise(bench)
-    for topic, comparisons in groupby(bench.comparisons, key=lambda each: each.topic):
+def goals(run: Run) -> str:
+    """Say which goals are missed."""
+    count = sum(len(each.goals) for each in run.comparisons)
+    missed = [
+        f"{each.title} ({goal.contender})" for each in run.comparisons for goal in each.missed
+    ]
+    text = f"{count - len(missed)} of {count} goals are met."
+    return f"{text} **Missed**: {'; '.join(missed)}." if missed else text
+
+
+def _pages(run: Run) -> Iterator[str]:
+    yield f"{run.machine}\n\n{goals(run)}"
+    for topic, comparisons in groupby(run.comparisons, key=lambda each: each.topic):
         yield f"\n## {topic}"
         for comparison in comparisons:
             yield f"\n### {comparison.title}\n"
             yield _rows(comparison)
             yield from (f"\n{note}" for note in comparison.notes)
-    if bench.notes:
+    if run.notes:
         yield "\n## counts\n"
-        yield from bench.notes
+        yield from run.notes
 
 
 def _rows(comparison: Comparison) -> str:
     peer = comparison.best_peer
     rows = [_HEAD.format(yardstick=comparison.yardstick, peer=peer or "best peer").rstrip()]
-    goals = {goal.contender: goal for goal in comparison.goals}
+    others = len(comparison.samples) > 1
     for name in comparison.samples:
         first, third = (amount(value, comparison.unit) for value in comparison.spread(name))
         label = f"**{name}**" if name.startswith(OURS) else name
+        ratio = times(comparison.ratio(name, comparison.yardstick)) if others else ""
         against = f"{times(comparison.ratio(name, peer))}" if peer else ""
-        goal = verdict(comparison, goals[name]) if name in goals else ""
+        own = "; ".join(
+            verdict(comparison, each) for each in comparison.goals if each.contender == name
+        )
         rows.append(
             f"| {label} | {amount(comparison.median(name), comparison.unit)} | {first} to {third} "
-            f"| {times(comparison.ratio(name, comparison.yardstick))} | {against} | {goal} |"
+            f"| {ratio} | {against} | {own} |"
         )
     return "\n".join(rows)

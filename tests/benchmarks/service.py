@@ -11,6 +11,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +23,8 @@ PASSWORD: Final = "correct horse"
 _HOST: Final = "127.0.0.1"
 _BACKLOG: Final = 4096
 _TIDY: Final = 1.0  # seconds
+_LATE: Final = 0.02
+_ORIGINS: Final = 12
 
 
 class Service:
@@ -30,6 +34,8 @@ class Service:
     Attributes:
         http: The base URL on plain sockets.
         https: The base URL over TLS.
+        slow: The base URL of the same service, which answers 20 ms later there.
+        origins: Base URLs of the same service on ports of their own.
         environment: The environment of a process that trusts the service's certificate, beside
             all that are commonly trusted: to load those is a part of every cold start.
     """
@@ -44,6 +50,8 @@ class Service:
         told = json.loads(self._told())
         self.http: str = told["http"]
         self.https: str = told["https"]
+        self.slow: str = told["slow"]
+        self.origins: list[str] = told["origins"]
         self.environment: dict[str, str] = {**os.environ, "SSL_CERT_FILE": told["trusted"]}
 
     def __enter__(self) -> Self:
@@ -79,20 +87,27 @@ def _certified(trusted: Path) -> ssl.SSLContext:
 async def _serve(tls: ssl.SSLContext, trusted: str) -> None:
     from koyeb_session.testing import FakeKoyeb, _server
 
+    class Slow(_server._Connection):
+        def _answer(self, reply: Any, *, keep_alive: bool) -> None:
+            loop.call_later(_LATE, partial(super()._answer, reply, keep_alive=keep_alive))
+
     fake = FakeKoyeb()
     connections: set[Any] = set()
     loop = asyncio.get_running_loop()
-    urls: dict[str, str] = {"trusted": trusted}
-    for scheme, context in (("http", None), ("https", tls)):
+
+    async def listen(
+        kind: Callable[..., asyncio.Protocol] = _server._Connection,
+        tls: ssl.SSLContext | None = None,
+    ) -> str:
         listener = socket.create_server((_HOST, 0), backlog=_BACKLOG)
-        urls[scheme] = f"{scheme}://{_HOST}:{listener.getsockname()[1]}"
         await loop.create_server(
-            lambda: _server._Connection(fake._service, connections),
-            sock=listener,
-            ssl=context,
-            backlog=_BACKLOG,
+            partial(kind, fake._service, connections), sock=listener, ssl=tls, backlog=_BACKLOG
         )
-    _tell(json.dumps(urls))
+        return f"http{'s' if tls else ''}://{_HOST}:{listener.getsockname()[1]}"
+
+    urls = {"http": await listen(), "https": await listen(tls=tls), "slow": await listen(Slow)}
+    origins = [await listen() for _ in range(_ORIGINS)]
+    _tell(json.dumps({**urls, "trusted": trusted, "origins": origins}))
     tidying = asyncio.create_task(_tidy(fake.requests))
     while await asyncio.to_thread(sys.stdin.readline):
         _tell(str(fake.exchanges()))

@@ -68,8 +68,12 @@ class AsyncQueuedTransport(httpx.AsyncBaseTransport):
         try:
             transport = self._kept(route) or await self._new(route)
             response = await transport.handle_async_request(request)
-        except BaseException:
+        except BaseException as exc:
             await self._back(transport, route)
+            if route[0] is not None:
+                from ..._http.failures import name_proxy  # noqa: PLC0415 - few have a proxy
+
+                name_proxy(exc, route[0])
             raise
         stream = cast("httpx.AsyncByteStream", response.stream)
         response.stream = _AsyncReleasingStream(stream, partial(self._back, transport, route))

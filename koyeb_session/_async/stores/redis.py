@@ -66,21 +66,21 @@ class AsyncRedisTokenStore:
     """
     Keeps the token under one key of Redis or Valkey, so that a whole fleet shares one session.
 
+    ```python
+    store = AsyncRedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
+    session = AsyncSessionClient(store=store, credentials=credentials)
+    ```
+
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
     key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
-    2 seconds; redis-py itself tries again for longer, so give it ``retry=Retry(NoBackoff(), 0)`` to
-    be told what is wrong instead. It takes Redis 5, or Valkey.
-
-    Example:
-        .. code-block:: python
-
-            store = AsyncRedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
-            session = AsyncSessionClient(store=store)
+    2 seconds. redis-py itself tries again for longer: give it ``retry=Retry(NoBackoff(), 0)`` to
+    have its own error in the message. It works with Redis 5 and later, and with Valkey.
 
     Args:
-        client: A constructed client; it stays the user's to close. Not of a cluster's replica.
-        key: Where the session is kept; one for each session. Anybody who may read it is signed in.
+        client: A constructed client; it stays yours to close. Not of a cluster's replica.
+        key: Where the session is kept; one for each session. Everybody who may read it is signed
+            in.
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
@@ -112,7 +112,9 @@ class AsyncRedisTokenStore:
 
     async def load(self) -> Token | None:
         """
-        Return what was saved last; what cannot be read counts as nothing, with a warning.
+        Return the token that was saved last; `None`: there is none.
+
+        A record that cannot be read counts as none, with a warning in the log.
 
         Raises:
             StoreError: Redis is away.
@@ -128,7 +130,7 @@ class AsyncRedisTokenStore:
         Keep ``token`` until it expires.
 
         Raises:
-            StoreError: Redis is away, or somebody else has saved a newer one: the lease was over.
+            StoreError: Redis is away, or another process has saved a newer token after the lease.
         """
         block = await self._locked_block()
         fence = 0 if block is None else block.fence
@@ -136,6 +138,7 @@ class AsyncRedisTokenStore:
         if token.expires_at is not None:
             left = token.expires_at - datetime.now(UTC)
             life = max(0, int(left.total_seconds() * 1000)) + _TOMBSTONE_MS
+        self._known = None  # a lost reply would leave one that is older than the store's own token
         command = self._script(redis.SAVE, write_record(token), fence, life)
         if not await self._send(command, token=token):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
@@ -158,10 +161,10 @@ class AsyncRedisTokenStore:
         Keep the fleet from renewing the token, for ``lease`` seconds at most.
 
         While another process holds the lock, and has saved a new token, the block begins without
-        it: the first `load` returns that token. Whatever else the block does has the lock.
+        it: the first `load` returns that token. For any other call the block takes the lock first.
 
         Raises:
-            StoreError: Redis is away, or somebody else holds it for too long.
+            StoreError: Redis is away, or another process holds the lock for 10 seconds.
         """
         block = redis.Block(self)
         timeout = _COMMAND_TIMEOUT

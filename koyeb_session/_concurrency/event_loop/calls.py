@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
@@ -12,6 +11,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 import anyio
 
 from ..runtime import async_call_soon, current_loop, in_trio
+from ..threads.launch import launch
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -58,9 +58,9 @@ async def async_in_thread(
         RuntimeError: The function raised something else, such as the `SystemExit` of `sys.exit`.
     """
     call = _ThreadCall(partial(function, *args))
-    threading.Thread(
-        target=contextvars.copy_context().run, args=(call.run,), name="koyeb-session", daemon=True
-    ).start()
+    if not launch(partial(contextvars.copy_context().run, call.run)):
+        message = "no thread can be had"
+        raise RuntimeError(message)
     return cast("T", await call.result())
 
 

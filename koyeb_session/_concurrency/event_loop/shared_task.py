@@ -54,9 +54,9 @@ class AsyncSharedTask(Generic[T]):
     The event loop owns it: cancelling a waiter neither stops nor loses it. ``work`` returns its
     errors as values. An exception that it raises nevertheless is raised in each waiter.
 
-    Order at the end: the outcome is stored, the waiters are released, the task leaves
-    ``active_tasks``, and then ``on_done`` runs in the same task. So no waiter waits for
-    ``on_done``, except in `wait_done`.
+    Order: ``first`` runs at the start, before anything waits. At the end the outcome is stored, the
+    waiters are released, the task leaves ``active_tasks``, and then ``on_done`` runs in the same
+    task. So no waiter waits for ``on_done``, except in `wait_done`.
 
     ``replaces`` is a label for the owner's use. The work should end within ``seconds``. Callers
     that would wait beyond that time share one timer until then.
@@ -67,11 +67,13 @@ class AsyncSharedTask(Generic[T]):
         work: AsyncWork[T],
         on_done: AsyncWork[None] | None = None,
         *,
+        first: Callable[[], object] | None = None,
         replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[AsyncSharedTask[Any]] | None = None,
     ) -> None:
         self.replaces: object = replaces
+        self._first = first
         self._work = work
         self._on_done = on_done
         self._home = current_loop()
@@ -111,6 +113,8 @@ class AsyncSharedTask(Generic[T]):
         """Start the task, and return without waiting for it."""
         if self._active_tasks is not None:
             self._active_tasks.add(self)
+        if self._first is not None:
+            self._first()
         _start_task(self._run, self._end)
 
     async def run(self, timeout: float = math.inf) -> T | None:

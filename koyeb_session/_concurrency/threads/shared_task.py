@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ..runtime import current_process, state_lock
 from .deadlines import ends
+from .launch import launch
 from .waiting import Event
 
 T = TypeVar("T")
@@ -21,7 +23,11 @@ T = TypeVar("T")
 Work: TypeAlias = Callable[[], T]
 
 _at_exit: Final[set[SharedTask[Any]]] = set()
-"""Tasks that the interpreter waits for at its end; as daemon threads they would be cut off."""
+"""
+Tasks that the interpreter waits for at its end; as daemon threads they would be cut off.
+
+A forked child does not wait for its parent's tasks: see `SharedTask.wait_done`.
+"""
 _registered: object = None
 """The process that has registered the hook for its end."""
 
@@ -34,9 +40,8 @@ class SharedTask(Generic[T]):
     exception that a handler raises reaches only the caller that waits in the main thread. A normal
     end of the interpreter waits for the task until it should have ended.
 
-    The owner only has to wait: the first waiter starts the thread, and `_unstarted` and `_begun`
-    make sure that ``work`` runs once. A signal handler may raise at any point of `start`, so each
-    waiter checks that the work has begun.
+    The owner only has to wait: each waiter starts the thread unless it was launched, and `_begun`
+    makes sure that ``work`` runs once. ``first`` runs in the thread, before ``work``.
     """
 
     __slots__ = (
@@ -46,13 +51,14 @@ class SharedTask(Generic[T]):
         "_context",
         "_done",
         "_ends",
+        "_first",
         "_home",
+        "_launched",
         "_on_done",
         "_outcome",
         "_raised",
         "_returned",
         "_runner",
-        "_unstarted",
         "_work",
         "replaces",
     )
@@ -62,16 +68,19 @@ class SharedTask(Generic[T]):
         work: Work[T],
         on_done: Work[None] | None = None,
         *,
+        first: Work[object] | None = None,
         replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[SharedTask[Any]] | None = None,
     ) -> None:
         self.replaces: object = replaces
+        self._first = first
         self._work = work
         self._on_done = on_done
         self._home = current_process()
         self._ends = time.monotonic() + seconds
         self._begun = False
+        self._launched = False
         self._done = Event()  # set when the work has ended
         self._all_done = Event()  # set when `on_done` has ended, too
         self._outcome: T | None = None
@@ -81,7 +90,6 @@ class SharedTask(Generic[T]):
         self._active_tasks = active_tasks
         self._context = contextvars.copy_context()
         self._context.run(ends.set, math.inf)  # its own deadline, not the caller's
-        self._unstarted = [True]  # a list, for its atomic `pop`
 
     @property
     def alive(self) -> bool:
@@ -118,34 +126,26 @@ class SharedTask(Generic[T]):
         Python 3.12 and later start no thread once the main thread has ended. Then the work runs in
         the calling thread, or, if it must run ``alone``, not at all.
         """
-        try:
-            self._unstarted.pop()  # atomic: only one of two threads starts it
-        except IndexError:
-            return
-        if self._home is not current_process():
+        if self._launched or self._home is not current_process():
             return
         if at_exit:
             _wait_at_exit(self)
         if self._active_tasks is not None:
             self._active_tasks.add(self)
-        self._launch(alone=alone)
-
-    def _launch(self, *, alone: bool = False) -> None:
-        # A copy of the context, as a second launch could not enter the same one.
-        thread = threading.Thread(
-            target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
-        )
-        try:
-            thread.start()
-        except (RuntimeError, KeyError) as exc:
-            # `Thread.start` raises these as a follow-up when a signal handler raises inside it.
-            if exc.__context__ is not None:
-                raise exc.__context__ from None
+        if not self._launch():
             if alone:
                 self._begun = True
                 self._end()
             else:
                 self._run()
+        # Only now: if a signal handler raises before this line, the next waiter starts it again.
+        self._launched = True
+        if self._all_done.is_set():  # it was listed once more after its end
+            self._end()
+
+    def _launch(self) -> bool:
+        """Run it in a thread of its own; the second one to begin does nothing."""
+        return launch(partial(self._context.copy().run, self._run))
 
     def run(self, timeout: float = math.inf) -> T | None:
         """Start it, and wait for at most ``timeout`` seconds."""
@@ -172,20 +172,14 @@ class SharedTask(Generic[T]):
             return
         self.start()
         seconds = self._ends - time.monotonic() if timeout is None else timeout
-        if not self._begun and not self._done.wait(min(seconds, _GRACE)) and not self._begun:
-            self._launch()  # a signal handler raised in the thread that was about to start it
+        if not self._done.wait(min(seconds, _GRACE)) and not self._begun:
+            self._launch()  # a finalizer that waits has interrupted the thread that launches it
         self._done.wait(seconds)
 
     def wait_done(self, timeout: float) -> None:
-        """
-        Wait for the work and for ``on_done``, for at most ``timeout`` seconds.
-
-        Give up after `_GRACE` seconds if the work has not begun by then. In that case a signal
-        handler raised in the thread that was about to start it.
-        """
-        if self._home is not current_process():
-            return
-        if self._begun or self._all_done.wait(min(timeout, _GRACE)) or self._begun:
+        """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
+        if self._home is current_process():
+            self.start()
             self._all_done.wait(timeout)
 
     def at_exit(self) -> None:
@@ -196,13 +190,15 @@ class SharedTask(Generic[T]):
         # One step: of two threads that `wait` has launched, one does the work.
         with state_lock:
             begun, self._begun = self._begun, True
-        if begun:  # launched twice: see `wait`
+        if begun:  # launched twice: see `start`
             return
         # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
         try:
             try:
                 if self.alive:  # otherwise it started so late that another task has replaced it
+                    if self._first is not None:
+                        self._first()
                     self._outcome = self._work()
                     self._returned = True
             except Exception as exc:  # noqa: BLE001 - see `outcome`
@@ -233,10 +229,9 @@ _GRACE: Final = 1.0
 def _wait_at_exit(task: SharedTask[Any]) -> None:
     global _registered  # noqa: PLW0603 - it changes with each fork
     if _registered is not current_process():
-        _registered = current_process()
-        _at_exit.clear()  # they belong to the parent
         atexit.register(_finish)
         _finish_in_child()
+        _registered = current_process()  # last: a signal handler may raise before
     _at_exit.add(task)
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Generator
 
-from ..runtime import current_process, state_lock
+from ..runtime import current_process, is_in_step, state_lock
 from .deadlines import remaining
 
 
@@ -52,7 +52,14 @@ class Event:
                 waiter.release()
 
     def wait(self, seconds: float = math.inf) -> bool:
-        """Wait for at most ``seconds``, or until the deadline, and return whether it is set."""
+        """
+        Wait for at most ``seconds``, or until the deadline, and return whether it is set.
+
+        It does not wait where a signal handler or a finalizer has interrupted a change of a session
+        in the same thread: the change, which others wait for, goes on only after the handler.
+        """
+        if is_in_step():
+            return self._set
         waiter = threading.Lock()
         waiter.acquire()
         self._waiters.append(waiter)

@@ -70,8 +70,12 @@ class QueuedTransport(httpx.BaseTransport):
         try:
             transport = self._kept(route) or self._new(route)
             response = transport.handle_request(request)
-        except BaseException:
+        except BaseException as exc:
             self._back(transport, route)
+            if route[0] is not None:
+                from ..._http.failures import name_proxy  # noqa: PLC0415 - few have a proxy
+
+                name_proxy(exc, route[0])
             raise
         stream = cast("httpx.SyncByteStream", response.stream)
         response.stream = _ReleasingStream(stream, partial(self._back, transport, route))

@@ -23,14 +23,14 @@ class KeyringTokenStore:
     """
     Keeps the token in the operating system's keyring, on a person's own machine.
 
+    ```python
+    with SessionClient(store=KeyringTokenStore()) as session:
+        session.login("me@example.com", "correct horse")  # the next run finds the session
+    ```
+
     A keyring has no lock: only clients of one process renew one after another. Where many processes
     share a session, use a file or Redis. The store can be pickled and copied: all copies are of the
-    same entry.
-
-    Example:
-        .. code-block:: python
-
-            session = SessionClient(store=KeyringTokenStore())
+    same entry. Windows takes 1,280 characters at most.
 
     Args:
         service: The entry's service.
@@ -57,7 +57,9 @@ class KeyringTokenStore:
 
     def load(self) -> Token | None:
         """
-        Return what was saved last; what cannot be read counts as nothing, with a warning.
+        Return the token that was saved last; `None`: there is none.
+
+        An entry that cannot be read counts as none, with a warning in the log.
 
         Raises:
             StoreError: The keyring cannot be used.

@@ -8,7 +8,7 @@ import httpx2
 
 async def main() -> None:
     """Sign in."""
-    async with httpx2.AsyncClient(base_url=sys.argv[1]) as client:
+    async with httpx2.AsyncClient(base_url=sys.argv[1], timeout=60) as client:
         body = {"email": "me@example.com", "password": "correct horse"}
         reply = await client.post("/v1/account/login", json=body)
         assert reply.raise_for_status().json()["token"]["id"]

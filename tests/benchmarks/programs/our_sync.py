@@ -4,5 +4,5 @@ import sys
 
 from koyeb_session import SessionClient
 
-with SessionClient(base_url=sys.argv[1]) as session:
+with SessionClient(base_url=sys.argv[1], timeout=60) as session:
     assert session.login("me@example.com", "correct horse").id
