@@ -30,22 +30,19 @@ OLD_EXTRAS = ("cli-config", "fastapi", "file", "keyring", "redis")
 # Tests of whole processes, of many tasks, and of the architecture. They take three times as long
 # under coverage, and add no coverage of their own.
 UNMEASURED = (
-    *("tests/integrations/test_examples.py", "tests/integrations/test_notebook.py"),
+    *("tests/integrations/test_edge_frames.py", "tests/integrations/test_examples.py"),
+    "tests/integrations/test_notebook.py",
     *("tests/integrations/test_servers.py", "tests/faults/test_matrix.py", "tests/stress"),
     *("tests/stores/test_fleet.py", "tests/stores/test_kills.py"),
     *("tests/stores/test_store_examples.py", "tests/test_examples.py"),
-    *("tests/test_generate_sync.py", "tests/test_budgets.py", "tests/test_public_surface.py"),
+    *("tests/test_budgets.py", "tests/test_generate_sync.py"),
 )
 # Tests whose result may differ from one Python to another: both halves, what they run on, and one
 # test of each integration.
 ELSEWHERE = (
-    *(
-        "tests/_async",
-        "tests/_sync",
-        "tests/integrations/test_aiohttp.py",
-        "tests/integrations/test_fastapi.py",
-    ),
-    *("tests/integrations/test_httpx2.py", "tests/integrations/test_koyeb_sdk.py"),
+    *("tests/_async", "tests/_sync", "tests/integrations/test_aiohttp.py"),
+    *("tests/integrations/test_fastapi.py", "tests/integrations/test_httpx2.py"),
+    "tests/integrations/test_koyeb_sdk.py",
     *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
     *("tests/stores/test_extras.py", "tests/stress/test_abandoned.py"),
     *("tests/stress/test_exit.py", "tests/stress/test_places.py", "tests/stress/test_signals.py"),

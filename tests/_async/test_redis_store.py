@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 import socket
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import attrs
@@ -43,9 +44,9 @@ def server(redis_server: RedisServer) -> RedisServer:
     return redis_server
 
 
-def settings() -> dict[str, Any]:
-    """Give the waiting times of the store, to be patched."""
-    return AsyncRedisTokenStore.__init__.__globals__
+def settings() -> ModuleType:
+    """Give the module that holds the waiting times of the store, to be patched."""
+    return sys.modules[AsyncRedisTokenStore.__init__.__globals__["__name__"]]
 
 
 async def milliseconds(client: Any) -> int:
@@ -164,7 +165,7 @@ async def test_lock_that_is_held_for_too_long_is_a_store_error(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting for somebody else's renewal ends."""
-    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
     async with async_redis_client(server.port) as client:
         store = AsyncRedisTokenStore(client, key=KEY)
         async with store.lock():
@@ -177,7 +178,7 @@ async def test_lock_that_could_not_be_given_back_is_taken_over(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its holder need not wait for its own lease when Redis is back; others do."""
-    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
     async with async_redis_client(server.port) as client:
         store, other = (AsyncRedisTokenStore(client, key=KEY) for _ in range(2))
         async with store.lock():
@@ -246,7 +247,7 @@ async def test_token_that_may_be_exchanged_is_read_under_the_lock(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch, new: Token | None
 ) -> None:
     """Another account's, or one that is due itself, or none, is no reason to go ahead."""
-    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
     async with async_redis_client(server.port) as client:
         holder, member = (AsyncRedisTokenStore(client, key=KEY) for _ in range(2))
         await member.save(fresh("old", expires_at=datetime.now(UTC) + timedelta(hours=1)))
@@ -279,7 +280,7 @@ async def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record may be the store's own: whoever holds the lock may be exchanging that token."""
-    monkeypatch.setitem(settings(), "_PATIENCE", 0.05)
+    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
     async with async_redis_client(server.port) as client:
         losing = AsyncLosing(client)
         holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, losing))
@@ -351,7 +352,7 @@ async def test_lock_that_is_held_is_asked_for_less_and_less_often(
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setitem(settings(), "async_sleep", pause)
+    monkeypatch.setattr(settings(), "async_sleep", pause)
     async with async_redis_client(server.port) as client:
         store = AsyncRedisTokenStore(client, key=KEY)
         async with store.lock():
@@ -409,7 +410,7 @@ async def test_lock_that_comes_too_late_is_given_back(
     gate = Gate()
     async with async_redis_client(server.port) as client:
         with monkeypatch.context() as patched:
-            patched.setitem(settings(), "_COMMAND_TIMEOUT", 0.1)
+            patched.setattr(settings(), "_COMMAND_TIMEOUT", 0.1)
             with pytest.raises(StoreError, match="did not answer"):
                 async with AsyncRedisTokenStore(AsyncLate(client, gate), key=KEY).lock():
                     raise AssertionError
@@ -435,7 +436,7 @@ async def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:
 
 async def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that would wait for ever is waited for no longer than is said."""
-    monkeypatch.setitem(settings(), "_COMMAND_TIMEOUT", 0.05)
+    monkeypatch.setattr(settings(), "_COMMAND_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         async with async_redis_client(port, socket_timeout=None) as client:
