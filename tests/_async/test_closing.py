@@ -247,6 +247,8 @@ async def test_close_waits_for_a_renewal_under_way(
     await async_arrived(gate)
     async with AsyncBackground() as background:
         closing = background.start(session.aclose)
+        await background.settled()
+        assert not closing.done
         gate.open()
         await closing.result()
     assert session.token is not None

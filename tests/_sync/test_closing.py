@@ -245,6 +245,8 @@ def test_close_waits_for_a_renewal_under_way(
     arrived(gate)
     with Background() as background:
         closing = background.start(session.close)
+        background.settled()
+        assert not closing.done
         gate.open()
         closing.result()
     assert session.token is not None

@@ -60,6 +60,7 @@ def test_credentials_sign_in_after_expiry(
     assert log(fake) == [("login", 200), ("apps", 200)]
 
 
+@pytest.mark.pitfall(25)
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 410, 501])
 def test_credentials_sign_in_when_a_refresh_is_refused(
     fake: FakeKoyeb, connect: Connect, status: int
@@ -264,7 +265,6 @@ def test_credentials_that_meet_the_deadline_are_its_end(connect: Connect) -> Non
     assert isinstance(source.sign_in(None, None, Deadline(60)), FailedAttempt)
 
 
-@pytest.mark.pitfall(25)
 def test_tokens_may_come_from_elsewhere_alone(clock: FakeClock, connect: Connect) -> None:
     """Catches a client that renews by its own endpoints only: they are all gone one day."""
     fake = FakeKoyeb(withdrawn={"login", "refresh", "logout"}, clock=clock)
