@@ -203,7 +203,9 @@ async def test_keep_current_sleeps_until_there_is_something_to_do(
         token=fake.issue_token(),
         refresh_policy=RefreshPolicy(jitter=0, backoff=4, backoff_max=4),
     )
-    monkeypatch.setattr(sys.modules[type(inside(session).keeper).__module__], "AsyncWakeup", Wakeup)
+    monkeypatch.setattr(
+        sys.modules[inside(session).keeper.__class__.__module__], "AsyncWakeup", Wakeup
+    )
     monkeypatch.setattr("random.random", lambda: 0.0)
     await session.keep_current()
     assert slept == wanted

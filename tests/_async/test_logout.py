@@ -372,7 +372,7 @@ async def test_a_logout_that_runs_out_of_time_is_told(
     async def late(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(type(inside(session).persistence), "sign_out", late)
+    monkeypatch.setattr(inside(session).persistence.__class__, "sign_out", late)
     with pytest.raises(TransportTimeoutError, match="logout: not done"):
         await session.logout()
 

@@ -232,7 +232,7 @@ async def test_all_say_so_where_waiting_would_never_end(
     def refusal(_: object) -> StoreError:
         return StoreError("not here")
 
-    monkeypatch.setattr(type(inside(session).renewal), "refusal", refusal)
+    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", refusal)
     for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(StoreError, match="not here"):
             await call()
@@ -255,7 +255,7 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
     def begin(*_: object) -> Any:
         return shared
 
-    monkeypatch.setattr(type(inside(session).keeper), "_join_or_start", begin)
+    monkeypatch.setattr(inside(session).keeper.__class__, "_join_or_start", begin)
     with pytest.raises(KoyebSessionError, match="meanwhile"):
         await session.refresh()
 
@@ -269,7 +269,7 @@ async def test_a_renewal_that_is_cut_off_is_told(
     async def late(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(type(inside(session).renewal), "run", late)
+    monkeypatch.setattr(inside(session).renewal.__class__, "run", late)
     with pytest.raises(TransportTimeoutError, match="not renewed"):
         await session.refresh()
 
@@ -285,7 +285,7 @@ async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
         inside(session).state.commit(NewToken(newer, just_issued=False))
         raise LookupError
 
-    monkeypatch.setattr(type(inside(session).renewal), "run", run)
+    monkeypatch.setattr(inside(session).renewal.__class__, "run", run)
     assert (await session.refresh()).id == newer.id
 
 

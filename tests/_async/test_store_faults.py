@@ -132,7 +132,7 @@ async def test_a_store_that_cannot_be_used_keeps_nobody(
     assert persistence is not None
     turn = persistence.hold()
     await turn.leave(Deadline(5))
-    shared = type(turn._task)
+    shared = turn._task.__class__
     start = shared.start
 
     def only_others(self: Any, *, alone: bool = False, **rest: Any) -> None:
@@ -140,7 +140,7 @@ async def test_a_store_that_cannot_be_used_keeps_nobody(
             start(self, **rest)
 
     monkeypatch.setattr(shared, "start", only_others)
-    monkeypatch.setattr(type(turn), "alive", False)
+    monkeypatch.setattr(turn.__class__, "alive", False)
     token = await session.refresh()
     assert session.token is token
     await session.aclose()  # nobody waits for a turn that never began

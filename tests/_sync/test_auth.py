@@ -8,6 +8,7 @@ import contextlib
 import copy
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import pytest
@@ -257,7 +258,7 @@ def test_all_hooks_of_a_session_are_one(
         fake.fail("refresh", Fault(gate=gate))
         with Background() as background:
             jobs = [
-                background.start(lambda client=client: client.get("/v1/apps"))
+                background.start(partial(client.get, "/v1/apps"))
                 for client in [*clients, session.http]
             ]
             arrived(gate)

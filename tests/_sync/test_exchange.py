@@ -92,7 +92,7 @@ def left(session: SessionClient) -> float:
     """Tell how long the session's token is good for, in seconds from when it was had."""
     snapshot = inside(session).state.snapshot
     assert snapshot is not None
-    return snapshot.expiry
+    return float(snapshot.expiry)
 
 
 def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(

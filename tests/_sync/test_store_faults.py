@@ -134,7 +134,7 @@ def test_a_store_that_cannot_be_used_keeps_nobody(
     assert persistence is not None
     turn = persistence.hold()
     turn.leave(Deadline(5))
-    shared = type(turn._task)
+    shared = turn._task.__class__
     start = shared.start
 
     def only_others(self: Any, *, alone: bool = False, **rest: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_store_that_cannot_be_used_keeps_nobody(
             start(self, **rest)
 
     monkeypatch.setattr(shared, "start", only_others)
-    monkeypatch.setattr(type(turn), "alive", False)
+    monkeypatch.setattr(turn.__class__, "alive", False)
     token = session.refresh()
     assert session.token is token
     session.close()  # nobody waits for a turn that never began

@@ -11,7 +11,6 @@ from typing import Any, Final, TypeAlias, cast
 
 import anyio
 import anyio.from_thread
-import anyio.lowlevel
 import httpx
 import pytest
 from hypothesis import settings

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Final
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import attrs
 import httpx
