@@ -1,7 +1,7 @@
 """
-Every check of the project: ``nox`` runs what a pull request needs, ``nox -s NAME`` one of them.
+The checks of the project: ``nox`` runs those that a pull request needs, ``nox -s NAME`` one check.
 
-The wheel is built once in a run, and whatever imports the package imports that wheel.
+Each run builds the wheel once. All checks that import the package import that wheel.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 DIST = Path(".nox/dist").absolute()
-# Those whose lowest versions are tested; the others' are the ones that they were made with.
+# Extras whose lowest versions are tested. The bounds of the other extras are those of the versions
+# that they were written with.
 OLD_EXTRAS = ("cli-config", "fastapi", "file", "keyring", "redis")
-# Half of the suite's time: whole processes, and thousands of tasks. It is run on nox's own Python,
-# and on another one by `nox -s tests-3.13 -- tests`.
+# These tests take half of the suite's time: they run whole processes and thousands of tasks. Only
+# nox's own Python runs them, and any other one with `nox -s tests-3.13 -- tests`.
 HEAVY = (
     *("tests/edges/test_servers.py", "tests/faults/test_matrix.py", "tests/storms/test_scale.py"),
     *("tests/stores/test_fleet.py", "tests/stores/test_kills.py"),
 )
-# What takes three times as long under coverage, and covers nothing that others do not.
+# Tests that take three times as long under coverage, and add no coverage of their own.
 UNMEASURED = (*HEAVY, "tests/storms")
-# What has a long form.
+# Tests that have a long form.
 LONG = (
-    *("tests/stores", "tests/storms/test_machine.py", "tests/storms/test_scale.py"),
-    "tests/test_fuzz.py",
+    *("tests/stores", "tests/storms/test_lines.py", "tests/storms/test_machine.py"),
+    *("tests/storms/test_scale.py", "tests/storms/test_signals.py", "tests/test_fuzz.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
-# One more than there are cores, as tests wait now and then for a socket or a process.
+# One more than the number of cores, as some tests wait for a socket or a process.
 WORKERS = str((os.cpu_count() or 1) + 1)
 SPREAD = ("-m", "pytest", "--numprocesses", WORKERS, "--dist", "worksteal")
-# Keeps the checkout off sys.path; and uv leaves it to the first import to write the bytecode.
+# Keeps the checkout off sys.path, and lets the first import write the bytecode, as uv does not.
 WHEEL_ONLY = {"PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": ""}
-# The top level of the sdist; `PKG-INFO` and `.gitignore` are the build back end's doing.
+# The top level of the sdist; the build back end adds `PKG-INFO` and `.gitignore`.
 SDIST = {
     *{".ci", ".github", ".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md"},
     *{"examples", "koyeb_session", "noxfile.py", "pyproject.toml", "tests"},
@@ -58,15 +59,15 @@ with FakeKoyeb().serve() as url, SessionClient(base_url=url) as session:
     session.logout()
 """
 
-# Nox's own Python is there for sure: it measures the coverage, so the tests run at least once
-# although a Python that is missing is skipped.
+# Nox's own Python is always installed, so it measures the coverage. The tests run at least once
+# even if all other Pythons are missing, and so skipped.
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 if OWN not in PYTHONS:
     sys.exit(f"Run nox on one of Python {', '.join(PYTHONS)}; this is {OWN}.")
 
 
 def is_installed(version: str) -> bool:
-    """Tell whether a Python starts; pyenv has names for those that do not."""
+    """Return whether a Python starts; pyenv also has commands for some that do not."""
     program = shutil.which(f"python{version}")
     return version == OWN or (
         program is not None
@@ -86,30 +87,30 @@ nox.options.sessions = [
     "build",
     "typing",
     *(f"tests-{version}" for version in PYTHONS),
-    f"minimum-{INSTALLED[-1]}",  # where old versions are the most likely to fail
+    f"minimum-{INSTALLED[-1]}",  # the newest, where old versions are most likely to fail
     "coverage",
 ]
 
 
 def group(name: str) -> tuple[str, ...]:
-    """Read a dependency group; pip itself can do so only since 25.1."""
+    """Read a dependency group, as pip before 25.1 cannot."""
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
 def without(paths: tuple[str, ...]) -> list[str]:
-    """Give what has pytest leave tests out."""
+    """Return the arguments that make pytest leave tests out."""
     return [f"--ignore={path}" for path in paths]
 
 
 def wheel() -> str:
-    """Give the path of the wheel that the session ``build`` made in this run."""
+    """Return the path of the wheel that the session ``build`` has made in this run."""
     (path,) = DIST.glob("*.whl")
     return str(path)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Look for mistakes and for untidy code."""
+    """Lint the code, and check its format."""
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -117,15 +118,17 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def generate(session: nox.Session) -> None:
-    """Compare the blocking half with what the generator makes of the async half."""
+    """Check that the blocking half is what the generator makes of the async half."""
     session.install(*group("generate"))
     session.run("python", ".ci/generate_sync.py", "--check")
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel twice, look at what is in them, and use the wheel on its own."""
-    session.install(*PYPROJECT["build-system"]["requires"], "build", "twine", "virtualenv")
+    """Build sdist and wheel twice, check their contents, and use the wheel on its own."""
+    renderer = "readme-renderer[md]"  # without it twine takes any Markdown
+    tools = (*PYPROJECT["build-system"]["requires"], "build", "twine", renderer, "virtualenv")
+    session.install(*tools)
     again = Path(session.create_tmp()) / "again"
     for place in (DIST, again):
         shutil.rmtree(place, ignore_errors=True)
@@ -138,7 +141,7 @@ def build(session: nox.Session) -> None:
 
 
 def check_contents(session: nox.Session) -> None:
-    """Fail unless the archives hold what they should and no more."""
+    """Fail unless the archives contain exactly the listed files."""
     (sdist,) = DIST.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         in_sdist = {Path(*Path(member.name).parts[1:]) for member in archive if member.isfile()}
@@ -159,7 +162,7 @@ def check_contents(session: nox.Session) -> None:
 
 
 def check_reproducible(session: nox.Session, again: Path) -> None:
-    """Fail unless a second build has given the same bytes: anybody can check what is released."""
+    """Fail unless a second build has given the same bytes, so that anyone can check a release."""
     first, second = (
         {path.name: path.read_bytes() for path in place.iterdir()} for place in (DIST, again)
     )
@@ -168,7 +171,7 @@ def check_reproducible(session: nox.Session, again: Path) -> None:
 
 
 def use_alone(session: nox.Session, version: str) -> None:
-    """Sign in with nothing but the wheel and what it asks for."""
+    """Sign in with only the wheel and its dependencies installed."""
     place = Path(session.create_tmp()) / version
     session.run("python", "-m", "virtualenv", "--clear", "--quiet", "--python", version, str(place))
     python = str(place / "bin" / "python")
@@ -178,17 +181,17 @@ def use_alone(session: nox.Session, version: str) -> None:
 
 @nox.session(requires=["build"])
 def typing(session: nox.Session) -> None:
-    """Check the types of everything, and that all public names of the wheel have one."""
+    """Check the types of all code, and that each public name of the wheel has one."""
     session.install(wheel(), *group("typing"))
     session.run("mypy", "--num-workers", "2")
     session.run("pyright")
-    session.chdir(session.create_tmp())  # the checkout would be taken for the wheel
+    session.chdir(session.create_tmp())  # away from the checkout, which would hide the wheel
     session.run("pyright", "--verifytypes", "koyeb_session", "--ignoreexternal")
 
 
 @nox.session(python=PYTHONS, requires=["build"])
 def tests(session: nox.Session) -> None:
-    """Run the tests on the wheel, all on nox's own Python; arguments after ``--`` go to pytest."""
+    """Run the tests on the wheel; nox's own Python runs all. pytest gets arguments after ``--``."""
     session.install(wheel(), *group("tests"))
     if session.python == OWN and not session.posargs:
         session.run("coverage", "erase")
@@ -200,7 +203,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def faults(session: nox.Session) -> None:
-    """Run the fault matrix alone, and print it as a table."""
+    """Run only the fault matrix, and print it as a table."""
     session.install(wheel(), *group("tests"))
     session.run(
         *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs), env=WHEEL_ONLY
@@ -222,7 +225,7 @@ def minimum(session: nox.Session) -> None:
 
 @nox.session(requires=[f"tests-{OWN}"])
 def coverage(session: nox.Session) -> None:
-    """Fail unless the tests took every branch of the package."""
+    """Fail unless the tests have covered every branch of the package."""
     session.install("coverage")
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
@@ -230,7 +233,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def soak(session: nox.Session) -> None:
-    """Run the long form of the tests of many processes and of long runs; it takes minutes."""
+    """Run the long form of the tests of processes, stores and long runs; it takes minutes."""
     session.install(wheel(), *group("tests"))
     session.run(
         *("pytest", *LONG, *session.posargs),
@@ -240,7 +243,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def naive(session: nox.Session) -> None:
-    """Run the tests of the pitfalls on naive versions of the package; each has to fail."""
+    """Run the tests of the pitfalls on naive versions of the package, which all must fail."""
     session.install("-e", ".", *group("tests"))
     session.run("python", "-m", "tests.naive", *session.posargs)
 
@@ -263,7 +266,14 @@ def mutation(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Write the reference out of the docstrings into .nox/reference; a warning of pdoc fails."""
+    session.install("-e", ".", *group("docs"))
+    session.run("python", ".ci/make_reference.py", ".nox/reference")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the checkout beside its peers; ``-- --quick``, ``-- hook cold`` for less."""
+    """Measure the checkout beside other libraries; ``-- --quick`` or ``-- hook cold`` for less."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

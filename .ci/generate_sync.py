@@ -1,11 +1,11 @@
 """
-Write the blocking half from the async half, so that the library is written by hand once.
+Generate the blocking half from the async half, so that only one is written by hand.
 
-``--check`` writes nothing. It fails on any difference between what is there and what would be
-written, on a rule that found nothing, and on an async name that no rule dealt with.
+``--check`` writes nothing. It fails if a file differs from the generated one, if a rule matches
+nowhere, or if an async name is left in the code.
 
-Text rules rather than a syntax tree: they reach docstrings, comments and strings too, keep
-comments in place, and give the same output on every Python.
+The rules work on text rather than a syntax tree. So they also change docstrings, comments and
+strings, keep comments in place, and give the same output on every Python.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RULES = [  # in order
     (r"\basync_auth_flow\b", "sync_auth_flow"),  # httpx's own names for the pair
     (r"\bAsyncByteStream\b", "SyncByteStream"),
     (r"\basync (?=(?:def|with|for)\b)", ""),
-    (r"\bawait\s+(?=[\w.]+[(\[])", ""),  # of a call, also in a docstring; not the verb in prose
+    (r"\bawait\s+(?=[\w.]+[(\[])", ""),  # before a call, in docstrings too; not the verb in prose
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bcurrent_loop\b", "current_process"),
     (r"\b(redis|valkey)\.asyncio\b", r"\1"),
     (r"\b(_concurrency|_http)\.event_loop\b", r"\1.threads"),
-    (r", plain or async,", ""),  # said of a user's function
+    (r", plain or async,", ""),  # in descriptions of a user's function
     (r"\baclose\b", "close"),
     (r"(?<=[a-z])_async(?=_[a-z])", ""),  # handle_async_request, enter_async_context
     (r"\b(_*)async_(?=[a-z])", r"\1"),  # async_thing -> thing
@@ -48,7 +48,7 @@ LEFTOVER = re.compile(
 
 
 def convert(source: str, used: set[str]) -> str:
-    """Apply the rules in their order, and add to ``used`` those that found something."""
+    """Apply the rules in order, and add those that match to ``used``."""
     for pattern, replacement in RULES:
         source, count = re.subn(pattern, replacement, source)
         if count:
@@ -57,7 +57,7 @@ def convert(source: str, used: set[str]) -> str:
 
 
 def leftovers(source: str) -> Iterator[tuple[int, str]]:
-    """Find async syntax and names in the code; strings and comments may say what they like."""
+    """Find async syntax and names in the code; strings and comments may contain anything."""
     line = 0
     for node in ast.walk(ast.parse(source)):
         line = getattr(node, "lineno", line)
@@ -74,7 +74,7 @@ def leftovers(source: str) -> Iterator[tuple[int, str]]:
 
 
 def tidy(source: str, path: Path, root: Path) -> bytes:
-    """Sort the imports and ``__all__``, and format, as the settings below ``root`` say."""
+    """Sort the imports and ``__all__``, and format the code, with the settings below ``root``."""
     text = source.encode()
     for command in (["check", "--select=I,RUF022", "--fix-only", "--exit-zero"], ["format"]):
         call = [RUFF, *command, "--quiet", "--no-cache", "--stdin-filename", str(path), "-"]
@@ -83,12 +83,12 @@ def tidy(source: str, path: Path, root: Path) -> bytes:
 
 
 def files(tree: Path) -> list[Path]:
-    """List the files below ``tree``, without Python's caches."""
+    """List the files below ``tree``, except Python's caches."""
     return [p for p in sorted(tree.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
 
 
 def generate(root: Path, problems: list[str]) -> dict[Path, bytes]:
-    """Make the files of the blocking half; add to ``problems`` what is wrong with them."""
+    """Generate the files of the blocking half, and add problems with them to ``problems``."""
     made: dict[Path, bytes] = {}
     used: set[str] = set()
     for source, target in TREES.items():
@@ -106,7 +106,7 @@ def generate(root: Path, problems: list[str]) -> dict[Path, bytes]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the blocking half, or compare it; give the exit status."""
+    """Write the blocking half, or compare it; return the exit status."""
     parser = argparse.ArgumentParser(description="Write the blocking half from the async half.")
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)

@@ -1,4 +1,4 @@
-"""An application on a fake Koyeb; run it with `uvicorn --app-dir examples fastapi_app:app`."""
+"""A service and its callers, on a fake Koyeb: `uvicorn --app-dir examples fastapi_app:app`."""
 
 from typing import Annotated, Any
 

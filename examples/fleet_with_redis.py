@@ -15,7 +15,7 @@ ME = PasswordCredentials("me@example.com", "correct horse")
 
 
 async def member(url: str, redis_url: str, clock: FakeClock) -> bool:
-    """Do what each machine of the fleet does; here they are tasks, each with its own session."""
+    """Do the work of one machine of the fleet; here it is a task, with its own session."""
     client = redis.asyncio.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
     store = AsyncRedisTokenStore(client, key=KEY)
     session = AsyncSessionClient(base_url=url, credentials=ME, store=store, clock=clock)

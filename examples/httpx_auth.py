@@ -1,4 +1,4 @@
-"""The session's auth on httpx clients of your own; here against a fake Koyeb."""
+"""The session's auth on your own httpx clients, of both kinds; here on a fake Koyeb."""
 
 import asyncio
 

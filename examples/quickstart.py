@@ -1,4 +1,4 @@
-"""A session, opened, used, renewed and closed: on a Koyeb of our own, or on the real one."""
+"""A session, opened, used, renewed and closed: on a fake Koyeb, or on the real one."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A script that signs in once: its session is saved in a file, and the next run goes on with it."""
+"""A script that signs in once: it saves its session in a file, and the next run goes on with it."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from koyeb_session.testing import FakeKoyeb
 
 
 def run(url: str, credentials: PasswordCredentials, path: Path | None) -> None:
-    """Do what the script does each time; the password is read, but only used where it must be."""
+    """Do the script's work; the password is read each time, but used only where it must be."""
     store = FileTokenStore(path)  # None: the user's own folder for state
     with SessionClient(base_url=url, credentials=credentials, store=store) as session:
         print(f"Asked for the apps: {session.http.get('/v1/apps').status_code}.")

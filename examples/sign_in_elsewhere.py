@@ -33,7 +33,7 @@ def sign_in() -> Token:
     """Show a code and wait for a person: an explicit step, for a program that has one."""
     device = ask("device_authorization")
     print(f"Open {device['verification_uri']} and enter {device['user_code']}.")
-    provider.approve(device["user_code"])  # the person; not a line of yours
+    provider.approve(device["user_code"])  # the person, not your program
     form = {"grant_type": DEVICE_CODE, "device_code": device["device_code"]}
     while "error" in (answer := ask("token", **form)):
         if answer["error"] not in {"authorization_pending", "slow_down"}:

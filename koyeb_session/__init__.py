@@ -1,21 +1,64 @@
 """
 Sign in to Koyeb, and stay signed in.
 
-:class:`AsyncSessionClient` is for asyncio and trio, :class:`SessionClient` for everything else;
-they have the same methods.
+`AsyncSessionClient` is for asyncio and trio, `SessionClient` is its blocking counterpart; they have
+the same methods.
 
-The logger ``koyeb_session`` tells of each sign-in, renewal and sign-out (INFO), of what went wrong
-(WARNING: the token is still good; ERROR: none is left), and of each operation (DEBUG). No record
-holds a secret. Beside the text a record has these attributes, for filters and structured logs:
+```python
+with SessionClient() as session:
+    session.login("me@example.com", "correct horse")
+    print(session.http.get("/v1/apps").json())
+```
+
+`koyeb_session.stores` keeps a session between processes, `koyeb_session.fastapi` has dependencies
+for an application, `koyeb_session.testing` has a fake Koyeb for your tests,
+`koyeb_session.koyeb_sdk` and `koyeb_session.httpx2` sign the requests of other clients.
+
+## Defaults
+
+A token is renewed in the background in the last half of its life, at most 12 hours before it
+expires (``RefreshPolicy(soft_window=43_200)``). In the last minute, or the last tenth of a shorter
+life, requests wait for the renewal (``hard_window=60``). An operation has 10 seconds in all
+(``timeout=10``) and is sent at most three times (``RetryPolicy(attempts=3)``).
+
+## Errors
+
+Operations raise a `KoyebSessionError`. Requests of ``session.http`` and with ``session.auth`` raise
+it when no token can be had, and `httpx.HTTPError` when the request itself fails. Wrong arguments
+are `ValueError` or `TypeError`; a closed client is `RuntimeError`.
+
+- `KoyebSessionError`: the root
+    - `TransportError`: no reply
+        - `TransportTimeoutError`: no reply in time
+    - `ApiError`: an error reply
+        - `BadRequestError`: 400, the request is wrong
+        - `AuthenticationError`: 401
+            - `InvalidCredentialsError`: the address or the password is wrong
+            - `SessionExpiredError`: the session has ended; sign in again
+        - `PermissionDeniedError`: 403
+            - `AccountLockedError`: the account is locked
+        - `NotFoundError`: 404 about a resource
+        - `EndpointGoneError`: the service no longer has the operation
+        - `RateLimitedError`: 429, too many requests
+        - `ServerError`: 5xx, the service failed
+    - `WireError`: a success whose body breaks the API's promise
+    - `NotSignedInError`: no token, and nothing to sign in with
+    - `StoreError`: a token store failed
+
+## Logs
+
+The logger ``koyeb_session`` reports each sign-in, renewal and sign-out (INFO), each failure
+(WARNING: the token is still good; ERROR: none is left), and each operation (DEBUG). No record holds
+a secret. Beside the text a record has these attributes, for filters and structured logs:
 
 - ``koyeb_event``: ``operation``, ``signed_in``, ``renewed``, ``taken_over`` (from the store),
   ``sign_in_failed``, ``renewal_failed`` or ``signed_out``.
-- ``koyeb_error``: The class of what went wrong; `None`: nothing.
-- ``koyeb_user_id``: Whose token it is; `None`: unknown.
+- ``koyeb_error``: The class of the error; `None`: there was none.
+- ``koyeb_user_id``: The user of the token; `None`: unknown.
 - ``koyeb_expires_in``: Seconds for which the token is good; `None`: unknown.
 - ``koyeb_retry_in``: Seconds until the next try.
-- ``koyeb_operation``, ``koyeb_method``, ``koyeb_path``: What was sent, without the query.
-- ``koyeb_status``, ``koyeb_request_id``: What was answered; `None`: no reply, or it has none.
+- ``koyeb_operation``, ``koyeb_method``, ``koyeb_path``: The request, without its query.
+- ``koyeb_status``, ``koyeb_request_id``: The reply; `None`: there was none, or it has none.
 - ``koyeb_milliseconds``: How long an operation took.
 """
 
@@ -61,9 +104,9 @@ if TYPE_CHECKING:
     from ._sync.client import SessionClient
     from ._sync.stores.protocol import MemoryTokenStore, TokenStore
 else:
-    # Imported when first asked for: hardly any program uses both halves, and attrs, which makes the
-    # values, takes as long as all else. Import statements rather than names in a table: what packs
-    # programs, as PyInstaller does, looks for those.
+    # Imported on first use, as hardly any program uses both halves, and as attrs, which makes the
+    # values, takes as long as all the rest. These are import statements, not names in a table, as
+    # tools like PyInstaller look for import statements.
     def __getattr__(name: str) -> object:
         match name:
             case "AsyncSessionAuth":
@@ -147,6 +190,6 @@ __all__ = [  # noqa: RUF022 - by role
     "__version__",
 ]
 
-for _public in map(globals().get, __all__):  # those that come later say so themselves
+for _public in map(globals().get, __all__):  # classes that are imported later set it themselves
     if isinstance(_public, type):
-        _public.__module__ = __name__  # where users import it from, and what pickles say
+        _public.__module__ = __name__  # its public name, also in pickles

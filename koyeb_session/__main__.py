@@ -11,7 +11,7 @@ exit status:
   0     done; the session is signed in
   1     not signed in, or refused: sign in again
   2     wrong arguments, no terminal to ask on, or an extra is missing
-  3     no answer from the service, or trouble with the file: try again later
+  3     no answer from the service, or a problem with the file: try again later
   130   interrupted
 
 A session is of one service: name it again, by --url or KOYEB_URL, when it is not Koyeb's own.
@@ -65,12 +65,12 @@ Renewal: TypeAlias = Callable[[Token | None], Token]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit status; see the module."""
+    """Run one command, and return its exit status, as the module's docstring lists them."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="koyeb_session: %(message)s", level=logging.WARNING)
     try:
         status: int = options.run(options)
-        print(end="", flush=True)  # what is wrong with standard output shows here
+        print(end="", flush=True)  # an error of standard output shows here
     except KoyebSessionError as error:
         return _complain(_advice(error), _status_of(error))
     except (ImportError, ValueError) as error:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        # The interpreter flushes once more as it ends, which would fail again, and noisily.
+        # At its end the interpreter flushes again, which would fail again, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
@@ -87,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Quotes no argument that it refuses: it may be a secret that was given by mistake."""
+    """A parser that quotes no rejected argument, as it may be a secret given by mistake."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave with the status of wrong usage."""
+        """Print the error, and exit with the status for wrong usage."""
         super().error(re.sub(r"'[^']*'|(?<=unrecognized arguments: ).*", "...", message, count=1))
 
 
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _standard_input(argument: str) -> bool:
-    """Refuse all but ``-``, without a word of it: it may be the secret."""
+    """Reject anything but ``-`` without quoting it, as it may be the secret."""
     if argument != "-":
         message = "a token is read from standard input; an argument would show in the process list"
         raise argparse.ArgumentTypeError(message)
@@ -241,12 +241,12 @@ def _current_token(options: argparse.Namespace) -> Token:
     credentials = None if saved.renewal is None else _renewal(options.url)
     with _client(options.url, store, credentials) as session:
         token = session.current_token()
-    # Closing waited for a renewal ahead of need, which may have revoked that one.
+    # Closing has waited for a renewal ahead of need, which may have revoked this token.
     return session.token or token
 
 
 def _renewal(url: str) -> Renewal:
-    """Give the credentials of a session that an API access token began."""
+    """Return credentials for a session that began with an API access token."""
 
     def renew(replaced: Token | None) -> Token:
         if replaced is None or replaced.renewal is None or replaced.organization_id is None:
@@ -257,7 +257,7 @@ def _renewal(url: str) -> Renewal:
 
 
 def _issued_once(options: argparse.Namespace, store: FileTokenStore) -> Renewal:
-    """Issue the first token of a session, and take the one before out of its way."""
+    """Issue the first token of a session, after deleting the saved one."""
     credentials = AccessTokenCredentials(_read_secret(), options.organization)
     first = _issue(options.url, credentials)
     with store.lock():
@@ -266,7 +266,7 @@ def _issued_once(options: argparse.Namespace, store: FileTokenStore) -> Renewal:
 
 
 def _issue(url: str, credentials: AccessTokenCredentials) -> Token:
-    """Have a token issued that brings along, for the next one, what it was issued with."""
+    """Issue a token that contains, for the next one, the API access token behind it."""
     with SessionClient(base_url=url, credentials=credentials) as session:
         return attrs.evolve(
             session.current_token(),
@@ -280,7 +280,7 @@ def _is_api_token(token: Token) -> bool:
 
 
 def _life(token: Token) -> str:
-    """Say how long a token lives, and what comes after it."""
+    """Describe how long a token is good."""
     if _is_api_token(token):
         return "an API access token, which does not expire"
     if token.expires_at is None:
@@ -289,7 +289,7 @@ def _life(token: Token) -> str:
     return f"good for {format_duration(left)}, until {token.expires_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-# Questions and answers. No secret stays in a local of a frame that something is raised through.
+# Questions and answers. No frame that an exception passes through keeps a secret in a local.
 
 
 def _ask(prompt: str) -> str:
@@ -299,7 +299,7 @@ def _ask(prompt: str) -> str:
 
 def _ask_secret(prompt: str) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", getpass.GetPassWarning)  # it would echo
+        warnings.simplefilter("error", getpass.GetPassWarning)  # rather than echo the secret
         try:
             return getpass.getpass(prompt)
         except getpass.GetPassWarning:

@@ -1,8 +1,8 @@
 """
-What the environment and the Koyeb CLI's own file say about how to sign in, and to which service.
+Read the client's arguments from the environment and the Koyeb CLI's own file.
 
-A token goes to no other service than the one that its own source names. All that is wrong comes
-back as a value: a frame that raises would show the token among its locals.
+A token goes only to the service that its own source names. Errors are returned as values: the frame
+of a function that raises would show the token among its locals.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from ._core.errors import NotSignedInError
 from ._core.log import log
 from ._core.models import AccessTokenCredentials, PasswordCredentials
 from ._core.origins import origins
+from ._core.results import frameless
 from ._core.tokens import jwt_claims
 from ._core.validation import id_error, parse_token, text_error
 
 _TOKENS: Final = ("KOYEB_TOKEN", "KOYEB_API_TOKEN")
 _SERVICES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
-"""Of Koyeb's CLI, its SDK for Python, and its Terraform provider."""
+"""The variables of Koyeb's CLI, its SDK for Python, and its Terraform provider."""
 _LOOKED_AT: Final = "KOYEB_TOKEN, KOYEB_API_TOKEN, KOYEB_EMAIL with KOYEB_PASSWORD, KOYEB_CONFIG"
 _CLI_FILE: Final = ".koyeb.yaml"
 _FILE_LIMIT: Final = 64 << 10
-"""Bytes; the CLI's file has some hundred."""
+"""The largest file in bytes; the CLI writes a few hundred."""
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
-"""A pipe that somebody laid there would be waited for without end."""
+"""Without this flag, opening a pipe in place of the file would block forever."""
 
 Problem: TypeAlias = NotSignedInError | ValueError | TypeError | ImportError
 Arguments: TypeAlias = dict[str, Any]
@@ -39,7 +40,7 @@ Arguments: TypeAlias = dict[str, Any]
 
 @attrs.frozen
 class _Service:
-    """A service, and what names it."""
+    """A service, and the source that names it."""
 
     url: str
     source: str
@@ -47,22 +48,30 @@ class _Service:
 
 def client_arguments(overrides: Arguments) -> Arguments:
     """
-    Give a client's arguments, and empty ``overrides``, which may hold secrets.
+    Return a client's arguments, and empty ``overrides``, which may contain secrets.
 
     Raises:
-        NotSignedInError: There is nothing to sign in with.
+        NotSignedInError: Neither the environment nor the file has anything to sign in with.
         ImportError: The CLI's file is needed, and PyYAML is missing.
         ValueError: A variable, or the file, has an impossible value.
     """
-    found = look_up(dict(overrides), os.environ)
-    overrides.clear()  # the caller's frame is in the traceback of whatever the client refuses
+    found = _taken(overrides)
     if isinstance(found, Exception):
         raise found
     return found
 
 
+@frameless
+def _taken(overrides: Arguments) -> Arguments | Problem:
+    """Look up, and empty ``overrides``: a traceback would show the caller's frame."""
+    try:
+        return look_up(overrides, os.environ)
+    finally:
+        overrides.clear()
+
+
 def look_up(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Arguments | Problem:
-    """Give a client's arguments; ``overrides`` win, and what they make moot is not read."""
+    """Return a client's arguments; read nothing that ``overrides`` replace."""
     service = _service(overrides, environ)
     if isinstance(service, ValueError | TypeError):
         return service
@@ -89,7 +98,7 @@ def look_up(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Argumen
 def _service(
     overrides: Mapping[str, Any], environ: Mapping[str, str]
 ) -> _Service | ValueError | TypeError | None:
-    """Find the service that the program or a variable names; the first one wins."""
+    """Find the service: the program's, or that of the first variable that is set."""
     if overrides.get("base_url") is not None:
         return _Service(overrides["base_url"], "the program")
     named = [_Service(_url(environ[name]), name) for name in _SERVICES if _value(environ, name)]
@@ -104,7 +113,7 @@ def _service(
 
 
 def _url(text: str) -> str:
-    """Complete a URL; the SDK's variable is called a host, and may be no more than that."""
+    """Complete a URL: the SDK's variable may hold only a host, as its name says."""
     text = text.strip()
     if "://" in text:
         return text
@@ -120,7 +129,7 @@ def _url_error(url: str, source: str) -> ValueError | TypeError | None:
 
 
 def _origin(url: object) -> object:
-    """Give what tells services apart; the client refuses what is no URL."""
+    """Return the identity of a service; an error stands for itself, and the client rejects it."""
     found = origins(cast("str", url), ())
     return found if isinstance(found, Exception) else set(found.trusted)
 
@@ -129,7 +138,7 @@ def _origin(url: object) -> object:
 
 
 def _value(environ: Mapping[str, str], name: str) -> str:
-    """Read a variable; a blank one counts as none, as a secret does that is not filled in."""
+    """Read a variable; a blank one counts as unset, as an empty secret of a CI system does."""
     return environ.get(name, "").strip()
 
 
@@ -155,7 +164,7 @@ def _from_variables(environ: Mapping[str, str], wall: float) -> Arguments | Prob
 def _with_token(
     token: str, source: str, organization: str | None, where: str, wall: float
 ) -> Arguments | Problem:
-    """Use a token as it is, or exchange an API access token for the organization's tokens."""
+    """Use a token unchanged, or an API access token as credentials for an organization."""
     wrong = parse_token(token, wall, source)
     if isinstance(wrong, Exception):
         return wrong
@@ -172,7 +181,7 @@ def _with_token(
 def _from_cli(
     environ: Mapping[str, str], wall: float, service: _Service | None, *, has_store: bool
 ) -> Arguments | Problem:
-    """Use the file that ``koyeb login`` writes: YAML with ``token``, ``url``, ``organization``."""
+    """Read the file that ``koyeb login`` writes: YAML with ``token``, ``url``, ``organization``."""
     named = _value(environ, "KOYEB_CONFIG")
     path = _expanded(named, environ) if named else _home(environ) / _CLI_FILE
     where = f"{path} (from KOYEB_CONFIG)" if named else str(path)
@@ -203,7 +212,7 @@ def _from_cli(
 def _service_of_file(
     fields: Mapping[str, str], where: str, service: _Service | None
 ) -> Arguments | NotSignedInError | ValueError | TypeError:
-    """Find the service that may see the file's token, unless the program names it already."""
+    """Find the service for the file's token, unless the program or a variable names it."""
     if "url" not in fields:
         if service is not None:
             log.info("the token of %s goes to the service of %s", where, service.source)
@@ -231,15 +240,15 @@ def _expanded(named: str, environ: Mapping[str, str]) -> Path:
 def _home(environ: Mapping[str, str]) -> Path:
     try:
         return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
-    except RuntimeError:  # the system does not know the user, as in some containers
+    except RuntimeError:  # the system does not know this user, as in some containers
         return Path("/", "~")  # a path that does not exist, so that the file counts as missing
 
 
 def _read(path: Path, where: str) -> dict[str, str] | Problem | FileNotFoundError:
-    """Read the fields that are texts and not blank."""
+    """Read the fields whose values are texts, but not blank ones."""
     try:
         with open(path, "rb", opener=_open) as file:
-            # Of the open file: what its path names may be another one by then.
+            # Checked on the open file, as its path may name another file a moment later.
             if problem := _untrusted(os.fstat(file.fileno())):
                 return NotSignedInError(f"{where} {problem}")
             raw = file.read(_FILE_LIMIT + 1)
@@ -258,18 +267,18 @@ def _open(path: str, flags: int) -> int:
 
 def _parsed(raw: bytes, where: str) -> dict[str, str] | Problem:
     try:
-        # A plain import, as packagers of programs look for.
-        import yaml  # type: ignore[import-untyped] # noqa: PLC0415 - of an extra
+        # A plain import statement, which tools like PyInstaller find.
+        import yaml  # type: ignore[import-untyped] # noqa: PLC0415 - from an extra
     except ImportError as exc:
         text = 'the Koyeb CLI\'s file needs PyYAML: pip install "koyeb-session[cli-config]"'
         return ImportError(text, name=exc.name)
     try:
         value: object = yaml.safe_load(raw)
-    except Exception:  # noqa: BLE001 - YAMLError, ValueError, RecursionError ...; it quotes the file
+    except Exception:  # noqa: BLE001 - YAMLError, ValueError, RecursionError ...; may quote secrets
         value = "unreadable"
     if not isinstance(value, dict | None):
         return NotSignedInError(f"{where} is not the YAML file of the Koyeb CLI")
-    fields = cast("dict[object, object]", value or {})  # None: it is empty, but for comments
+    fields = cast("dict[object, object]", value or {})  # `None` if there are only comments
     return {
         name: field.strip()
         for name, field in fields.items()
@@ -278,7 +287,7 @@ def _parsed(raw: bytes, where: str) -> dict[str, str] | Problem:
 
 
 def _untrusted(status: os.stat_result) -> str | None:
-    """Tell why a file's word counts for nothing, in words that follow its name."""
+    """Return the reason to distrust a file, as a phrase that follows its name, or `None`."""
     if not stat.S_ISREG(status.st_mode):
         return "is not a file"
     if os.name == "nt":  # pragma: no cover - its permissions are not in the mode

@@ -1,4 +1,4 @@
-"""Sessions as dependencies of a FastAPI application: the service's own, and one for each caller."""
+"""Sessions as dependencies of a FastAPI application: one for the service, one for each caller."""
 # No `from __future__ import annotations`: FastAPI reads the annotations of dependencies.
 
 import contextlib
@@ -16,6 +16,7 @@ from . import (
     _environment,
 )
 from ._async import arguments as _async
+from ._core import origins as _origins
 from ._sync import arguments as _sync
 
 try:
@@ -26,14 +27,14 @@ try:
     from ._fastapi import bearer as bearers
     from ._fastapi import mirror, problems
 except ImportError as _exc:
-    raise ImportError("FastAPI is missing: pip install 'koyeb-session[fastapi]'") from _exc
+    raise ImportError('FastAPI is missing: pip install "koyeb-session[fastapi]"') from _exc
 
 __all__ = ["KoyebSessions"]
 
 _SHARED: Final = frozenset(
     ("base_url", "refresh_policy", "retry_policy", "timeout", "allowed_origins", "clock")
 )
-"""The arguments of both halves' sessions."""
+"""The arguments that both halves take."""
 
 
 class KoyebSessions:
@@ -42,53 +43,55 @@ class KoyebSessions:
 
     Name the dependencies once, in a form that type checkers read:
 
-    Example:
-        .. code-block:: python
+    ```python
+    sessions = KoyebSessions(credentials=PasswordCredentials("me@example.com", "correct horse"))
+    app = FastAPI(lifespan=sessions.lifespan)
+    sessions.add_exception_handlers(app)
+    router = APIRouter(responses=sessions.responses)
 
-            sessions = KoyebSessions(credentials=PasswordCredentials("me@example.com", "..."))
-            app = FastAPI(lifespan=sessions.lifespan)
-            sessions.add_exception_handlers(app)
-            router = APIRouter(responses=sessions.responses)
-
-            Service = Annotated[AsyncSessionClient, Depends(sessions.service)]
-            ServiceSync = Annotated[SessionClient, Depends(sessions.service_sync)]
-            Caller = Annotated[AsyncSessionClient, Depends(sessions.caller)]
-            Guest = Annotated[AsyncSessionClient, Depends(sessions.guest)]
+    Service = Annotated[AsyncSessionClient, Depends(sessions.service)]
+    ServiceSync = Annotated[SessionClient, Depends(sessions.service_sync)]
+    Caller = Annotated[AsyncSessionClient, Depends(sessions.caller)]
+    Guest = Annotated[AsyncSessionClient, Depends(sessions.guest)]
 
 
-            @router.get("/apps")
-            async def apps(session: Service) -> Any:
-                return (await session.http.get("/v1/apps")).raise_for_status().json()
+    @router.get("/apps")
+    async def apps(session: Service) -> Any:
+        return (await session.http.get("/v1/apps")).raise_for_status().json()
 
 
-            app.include_router(router)
+    app.include_router(router)
+    ```
 
     ``sessions.Service``, ``.ServiceSync``, ``.Caller`` and ``.Guest`` are the same ready made, for
     code that no type checker reads: an attribute of an object is no type to them.
 
     The requests by ``http`` of all these sessions share a hundred connections; operations and
-    renewals have others. One caller with that many slow requests can hold them all, and others are
-    answered with 503 after ``timeout`` seconds. There is no limit for each caller here: set one
-    where requests come in, such as nginx's ``limit_conn``.
+    renewals have others. One caller with that many slow requests can hold them all; other callers
+    are then answered with 503 after ``timeout`` seconds. Set a limit for each caller where requests
+    come in, such as nginx's ``limit_conn``.
 
     Args:
         base_url: The service, https; http on loopback only. ``https://app.koyeb.com`` by default.
         token: The token that the service's session begins with: a `Token`, or a `str` that is a JWT
             or an API access token; the latter is never renewed. `None`: none.
-        credentials: How the service's session signs in again when a refresh cannot help. `None`: it
-            cannot, which is an error then.
+        credentials: How the service's session signs in, and signs in again when a refresh cannot
+            help: `PasswordCredentials`, `AccessTokenCredentials` or a callable. `None`: then it is
+            an error when the token expires.
         store: Where the service's token is kept between processes. `None`: in memory only.
         refresh_policy: When the service's token is renewed. `None`: the defaults of
-            :class:`RefreshPolicy`.
-        retry_policy: What is sent again. `None`: the defaults of :class:`RetryPolicy`.
+            `RefreshPolicy`.
+        retry_policy: How often an operation is sent. `None`: the defaults of `RetryPolicy`.
         timeout: Seconds that one operation may take in all; for ``session.http``, each phase of a
             request. 10 by default.
         allowed_origins: More origins that may see a token, beside ``base_url``'s own.
-        http_client: Your own client, to send the operations with; it stays yours to close.
-            ``service_sync`` does not use it. `None`: none.
-        transport: What to send everything on; it is closed in the end. ``service_sync`` uses it if
-            it is an `httpx.BaseTransport` as well. Excludes ``http_client``. `None`: httpx's own,
-            with the environment's proxies.
+        http_client: Your own `httpx.AsyncClient`, to send everything with: its event hooks,
+            proxies, mounts, limits and TLS settings count. Its auth, cookies and redirects do not,
+            and it stays yours to close. ``service_sync`` does not use it. `None`: none.
+        transport: Your own transport, to send everything on; it is closed in the end.
+            ``service_sync`` uses it if it is an `httpx.BaseTransport` as well. Excludes
+            ``http_client``. `None`: httpx's own, with the proxies and the certificates that the
+            environment names.
         clock: The wall clock and the monotonic clock. `None`: the `time` module.
 
     Raises:
@@ -97,38 +100,46 @@ class KoyebSessions:
     """
 
     responses: ClassVar[dict[int | str, dict[str, Any]]] = problems.RESPONSES
-    """What OpenAPI says of the answers to errors: ``APIRouter(responses=sessions.responses)``."""
+    """The answers to errors, for OpenAPI: ``APIRouter(responses=sessions.responses)``."""
 
     def __init__(self, **arguments: Unpack[_async.AsyncClientArguments]) -> None:
         self._running: tuple[AsyncSessionClient, SessionClient] | None = None
         _hide_token(arguments)
         origins = arguments.get("allowed_origins")
         if isinstance(origins, Iterable) and not isinstance(origins, str):
-            arguments["allowed_origins"] = tuple(origins)  # it is read once for each client
-        self._arguments = arguments
-        trial = arguments.copy()  # checked at once
-        if trial.get("transport") is None and trial.get("http_client") is None:
-            # httpx's own would begin to read the certificates.
-            trial["transport"] = httpx.AsyncBaseTransport()
-        _, self._origins = AsyncSessionClient(**trial).auth.shared
+            arguments["allowed_origins"] = tuple(origins)  # each client reads it once
+        self._arguments = arguments.copy()
+        found = _origins_of(arguments)  # which checks them at once
+        if isinstance(found, Exception):
+            raise found
+        self._origins = found
         self.Service: Any = Annotated[AsyncSessionClient, Depends(self.service)]
+        """An annotation for endpoints: the dependency `service`."""
         self.ServiceSync: Any = Annotated[SessionClient, Depends(self.service_sync)]
+        """An annotation for endpoints: the dependency `service_sync`."""
         self.Caller: Any = Annotated[AsyncSessionClient, Depends(self.caller)]
+        """An annotation for endpoints: the dependency `caller`."""
         self.Guest: Any = Annotated[AsyncSessionClient, Depends(self.guest)]
+        """An annotation for endpoints: the dependency `guest`."""
 
     @classmethod
     def from_env(cls, **overrides: Unpack[_async.AsyncClientArguments]) -> Self:
         """
-        Make one with what the environment says, as :meth:`AsyncSessionClient.from_env` does.
+        Make one from the environment.
+
+        The first of ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with ``KOYEB_PASSWORD``,
+        and the Koyeb CLI's file signs the service in. `AsyncSessionClient.from_env` says more.
 
         Args:
-            overrides: Arguments of this class; they win. With a ``token`` or ``credentials``
-                nothing else that signs in is looked at; with a ``store`` there need be nothing.
+            overrides: Arguments of this class, by name; they win. With ``token=`` or
+                ``credentials=`` the environment need not say how to sign in; with ``store=`` it
+                may.
 
         Raises:
             NotSignedInError: There is nothing to sign in with; the message says what was looked at.
             ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
-            ValueError: A variable has an impossible value.
+            ValueError: A variable or an argument has an impossible value.
+            TypeError: An argument is of the wrong type.
         """
         _hide_token(overrides)
         return cls(**_environment.client_arguments(cast("dict[str, Any]", overrides)))
@@ -142,7 +153,7 @@ class KoyebSessions:
         """
         Open the sessions, keep the service's token current, and close them in the end.
 
-        ``FastAPI(lifespan=sessions.lifespan)``, or in your own lifespan ``async with
+        Write ``FastAPI(lifespan=sessions.lifespan)``, or in your own lifespan ``async with
         sessions.lifespan(app):``. At its end it waits for a renewal under way. Where it runs
         already, as in a sub-application that shares it, it does nothing.
         """
@@ -161,7 +172,7 @@ class KoyebSessions:
                 self._running = None
 
     def _follower(self) -> mirror.MirrorClient:
-        """Make the blocking session, which has its token from the other one."""
+        """Make the blocking session, which follows the async one."""
         shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
         if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
             shared["transport"] = transport
@@ -186,7 +197,7 @@ class KoyebSessions:
         """
         Give the same session for ``def`` endpoints, which FastAPI runs in threads.
 
-        It shares the token, its renewals, and sign-in and sign-out with :meth:`service`.
+        It shares the token, its renewals, and sign-in and sign-out with `service`.
 
         Raises:
             RuntimeError: ``lifespan`` is not running.
@@ -212,7 +223,7 @@ class KoyebSessions:
             RuntimeError: ``lifespan`` is not running.
         """
         outcome = self._admitted(connection, bearer)
-        del connection  # its headers would show in a traceback
+        del connection  # a traceback with locals would show its headers
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -223,8 +234,8 @@ class KoyebSessions:
         """
         Give a session for a caller's token that came in another way, such as by a cookie.
 
-        It is like that of :meth:`caller`: what is wrong with it is told to the caller of this
-        connection. With ``service.for_token()`` it is the service's own trouble.
+        It is like that of `caller`: the caller of this connection is told of errors about the
+        token. With ``service.for_token()`` they are the service's own.
 
         Args:
             connection: The `Request` or the `WebSocket` that brought the token.
@@ -243,14 +254,16 @@ class KoyebSessions:
 
     def _admitted(
         self, connection: HTTPConnection, bearer: Token | ValueError | None
-    ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException:
-        """Make the session for a bearer, or what refuses its caller."""
-        service, _ = self._sessions()
-        if bearer is not None and not isinstance(bearer, ValueError):
-            try:
+    ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException | RuntimeError:
+        """Make the session for a bearer token, or the exception that rejects its caller."""
+        try:
+            service, _ = self._sessions()
+            if bearer is not None and not isinstance(bearer, ValueError):
                 return problems.own(connection, service.for_token(bearer))
-            except ValueError:
-                bearer = ValueError("the bearer token is malformed or has expired")
+        except RuntimeError as exc:
+            return exc.with_traceback(None)
+        except ValueError:
+            bearer = ValueError("the bearer token is malformed or has expired")
         problem = "a bearer token is needed" if bearer is None else str(bearer)
         if connection.scope["type"] == "websocket":
             return WebSocketException(problems.POLICY_VIOLATION, problem)
@@ -263,15 +276,22 @@ class KoyebSessions:
         """
         Give a session that is signed out, on the service's connections, for a login endpoint.
 
-        Somebody can log in with it, which does nothing to the service's own session. It is never
-        renewed, is in no store, and need not be closed. What is wrong with the password is told to
-        the caller; `ValueError` means that an address or a password cannot be one, as it is empty.
+        A login with it does nothing to the service's own session. It is never renewed, is in no
+        store, and need not be closed. The caller is told of a refused password. An empty address
+        or password is a `ValueError`, which is not answered here.
 
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        service, _ = self._sessions()
-        return problems.own(connection, service.guest())
+        outcome: AsyncSessionClient | RuntimeError
+        try:
+            outcome = problems.own(connection, self._sessions()[0].guest())
+        except RuntimeError as exc:
+            outcome = exc.with_traceback(None)
+        del connection  # as in `caller`
+        if isinstance(outcome, RuntimeError):
+            raise outcome
+        return outcome
 
     def add_exception_handlers(self, app: FastAPI) -> None:
         """
@@ -280,7 +300,7 @@ class KoyebSessions:
         They are this package's errors, and those of `httpx` about the session's origins, as by
         ``raise_for_status()``; other hosts' are left alone.
 
-        The errors of :meth:`caller`, :meth:`guest` and :meth:`for_token` are the caller's own, and
+        The errors of `caller`, `guest` and `for_token` are the caller's own, and
         say what is wrong: 401, with a challenge, when a token or a password is refused, has expired
         or is missing; 400, 403, 404, 409 and 429 as Koyeb said.
 
@@ -300,6 +320,19 @@ class KoyebSessions:
             app.add_exception_handler(problems.CallerRejected, handler)
             app.exception_handlers.setdefault(httpx.HTTPError, handler)
         responder.origins.append(self._origins)
+
+
+def _origins_of(arguments: _async.AsyncClientArguments) -> _origins.Origins | Exception:
+    """Return the origins of a client with these arguments, or the error that refuses them."""
+    if arguments.get("transport") is None and arguments.get("http_client") is None:
+        # Without a transport, the client would start to load the certificates.
+        arguments["transport"] = httpx.AsyncBaseTransport()
+    try:
+        return AsyncSessionClient(**arguments).auth.shared[1]
+    except Exception as exc:  # noqa: BLE001 - the caller raises it, without a frame that shows the arguments
+        return exc.with_traceback(None)
+    finally:
+        cast("dict[str, Any]", arguments).clear()
 
 
 def _hide_token(arguments: _async.AsyncClientArguments) -> None:

@@ -1,4 +1,4 @@
-"""The session's auth for `httpx2`, which refuses the auth of `httpx`: the same flow."""
+"""The session's auth for `httpx2`, which does not accept the auth of `httpx`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import AsyncSessionAuth, AsyncSessionClient, SessionAuth, SessionClient
 try:
     import httpx2
 except ImportError as _exc:
-    raise ImportError("httpx2 is missing: pip install 'koyeb-session[httpx2]'") from _exc
+    raise ImportError('httpx2 is missing: pip install "koyeb-session[httpx2]"') from _exc
 
 __all__ = ["AsyncHttpx2Auth", "Httpx2Auth", "auth_for"]
 
@@ -25,9 +25,17 @@ class _Flow(SessionAuth):
 
 class AsyncHttpx2Auth(httpx2.Auth):
     """
-    An `httpx2.Auth` for any `httpx2.AsyncClient`, as :class:`AsyncSessionAuth` is for httpx.
+    An `httpx2.Auth` for any `httpx2.AsyncClient`, as `AsyncSessionAuth` is for httpx.
 
-    Requests raise what those with :class:`AsyncSessionAuth` raise.
+    `auth_for` makes one.
+
+    ```python
+    async with httpx2.AsyncClient(auth=AsyncHttpx2Auth(session)) as client:
+        apps = await client.get("https://app.koyeb.com/v1/apps")
+    ```
+
+    Requests raise the errors of this package that `AsyncSessionAuth` names, for the token, and
+    those of httpx2, for the request itself.
     """
 
     def __init__(self, session: AsyncSessionClient) -> None:
@@ -36,7 +44,7 @@ class AsyncHttpx2Auth(httpx2.Auth):
     def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        """Sign a request, and answer for it if it is refused."""
+        """Sign a request; renew the token and sign it once more if it is refused."""
         flow: AsyncGenerator[httpx2.Request, httpx2.Response] = self._flow.async_auth_flow(request)
         return flow
 
@@ -50,9 +58,17 @@ class AsyncHttpx2Auth(httpx2.Auth):
 
 class Httpx2Auth(httpx2.Auth):
     """
-    An `httpx2.Auth` for any `httpx2.Client`, as :class:`SessionAuth` is for httpx.
+    An `httpx2.Auth` for any `httpx2.Client`, as `SessionAuth` is for httpx.
 
-    Requests raise what those with :class:`SessionAuth` raise.
+    `auth_for` makes one.
+
+    ```python
+    with httpx2.Client(auth=Httpx2Auth(session)) as client:
+        apps = client.get("https://app.koyeb.com/v1/apps")
+    ```
+
+    Requests raise the errors of this package that `SessionAuth` names, for the token, and those of
+    httpx2, for the request itself.
     """
 
     def __init__(self, session: SessionClient) -> None:
@@ -61,7 +77,7 @@ class Httpx2Auth(httpx2.Auth):
     def sync_auth_flow(
         self, request: httpx2.Request
     ) -> Generator[httpx2.Request, httpx2.Response, None]:
-        """Sign a request, and answer for it if it is refused."""
+        """Sign a request; renew the token and sign it once more if it is refused."""
         flow: Generator[httpx2.Request, httpx2.Response, None] = self._flow.sync_auth_flow(request)
         return flow
 
@@ -84,14 +100,16 @@ def auth_for(session: AsyncSessionClient | SessionClient) -> AsyncHttpx2Auth | H
     The guarantees are those of ``session.auth``: a current token, for the session's origins only,
     and one replay of a request that was refused, if its body is in memory.
 
-    Example:
-        .. code-block:: python
+    ```python
+    async with httpx2.AsyncClient(auth=auth_for(session)) as client:
+        apps = await client.get("https://app.koyeb.com/v1/apps")
+    ```
 
-            async with httpx2.AsyncClient(auth=auth_for(session)) as client:
-                await client.get("https://app.koyeb.com/v1/apps")
+    Args:
+        session: The session whose token to send, of either half.
 
     Raises:
-        TypeError: It is no session.
+        TypeError: ``session`` is no session client.
     """
     if isinstance(session, AsyncSessionClient):
         return AsyncHttpx2Auth(session)

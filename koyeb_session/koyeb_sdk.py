@@ -1,4 +1,4 @@
-"""A current token for the official ``koyeb-sdk``, by the hook that its configuration has for it."""
+"""Give the official ``koyeb-sdk`` a current token, through a hook of its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._sync import keeper as blocking
 try:
     import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] - untyped, and only looked for
 except ImportError as _exc:
-    raise ImportError("koyeb-sdk is missing: pip install 'koyeb-session[koyeb-sdk]'") from _exc
+    raise ImportError('koyeb-sdk is missing: pip install "koyeb-session[koyeb-sdk]"') from _exc
 
 if TYPE_CHECKING:
     from . import Token
@@ -30,26 +30,32 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     """
     Have the official SDK send the session's token, whenever it makes a call.
 
-    A :class:`SessionClient` renews the token first when it is due, also ahead of need; with the
-    SDK's async client that blocks the event loop for the length of an exchange. An
-    :class:`AsyncSessionClient` cannot be awaited by the SDK's hook, which is a plain function: it
-    hands out its token as it is, so keep it current with ``keep_current()`` in a task of its own.
-    Either raises rather than send an expired token.
+    ```python
+    configuration = koyeb.api.Configuration()
+    bind(session, configuration)
+    apps = koyeb.api.AppsApi(koyeb.api.ApiClient(configuration)).list_apps()
+    ```
 
-    The SDK does not send a refused call again. Where a renewal revokes the old token, calls that
-    are under way in other threads or tasks at that moment may be refused
-    (``UnauthorizedException``): make them again.
+    A `SessionClient` renews the token first when it is due, also ahead of need; with the SDK's
+    async client that blocks the event loop during a renewal. The SDK's hook is a plain function and
+    cannot await an `AsyncSessionClient`. That one hands out its token as it is, so keep it current
+    with ``keep_current()`` in a background task. Neither sends an expired token.
+
+    A call raises this package's errors when no token can be had, and the SDK's own for the call
+    itself. The SDK does not send a refused call again. Where a renewal revokes the old token, calls
+    that are under way in other threads or tasks may be refused (``UnauthorizedException``): make
+    them again.
 
     The SDK's async client is built on httpx. With the session's auth, in place of ``bind``, its
     calls wait for renewals, and refused ones are made again:
     ``client.rest_client.pool_manager = httpx.AsyncClient(auth=session.auth)``, which the client
-    closes. That attribute is the SDK's own business; koyeb-sdk 1.5.5 has it.
+    closes. That attribute is private to the SDK; koyeb-sdk 1.5.5 has it.
 
     Only calls by ``configuration`` carry the token: ``koyeb.sandbox`` makes configurations of its
     own, from an ``api_token``. With ``debug`` set, the SDK prints the headers of its calls.
 
     Args:
-        session: Whose token to send.
+        session: The session whose token to send.
         configuration: A ``koyeb.api.Configuration`` or a ``koyeb.api_async.Configuration``. Its
             hook and its bearer are replaced. Clients made with it before send the token, too.
 
@@ -57,13 +63,6 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
         ValueError: The configuration's host is not one that the session trusts with its token. A
             call raises it as well, if the host was changed later.
         TypeError: ``session`` is no session.
-
-    Example:
-        .. code-block:: python
-
-            configuration = koyeb.api.Configuration()
-            bind(session, configuration)
-            apps = koyeb.api.AppsApi(koyeb.api.ApiClient(configuration)).list_apps()
     """
     if not isinstance(session, SessionClient | AsyncSessionClient):
         message = f"session must be a session client, not {type(session).__name__}"
@@ -74,21 +73,22 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
         _check(origins, configuration)
         keeper.state.check_open()
         if isinstance(keeper, blocking.TokenKeeper):
-            # Settled, as the SDK does not replay: a renewal beside the call may revoke its token.
+            # Wait for the renewal: one during the call may revoke the token, and the SDK does not
+            # replay.
             token = outcomes.unwrap(keeper.usable_snapshot(wait_for_renewal=True)).token
         else:
             token = _held(keeper.state)
         configuration.api_key = {**configuration.api_key, _SCHEME: token.id}
 
     _check(origins, configuration)
-    # The SDK asks the hook only where there is some key; this one never leaves.
+    # The SDK calls the hook only if there is a key; this placeholder is never sent.
     configuration.api_key = {**configuration.api_key, _SCHEME: "from-the-session"}
     configuration.api_key_prefix = {**configuration.api_key_prefix, _SCHEME: "Bearer"}
     configuration.refresh_api_key_hook = sign
 
 
 def _held(state: SessionState) -> Token:
-    """Return the token as it is, unless it must not be sent."""
+    """Return the current token without a renewal; raise if it must not be sent."""
     if state.snapshot is None:
         raise NotSignedInError("not signed in: await login() or current_token() first")
     if state.usable is None:

@@ -1,4 +1,4 @@
-"""What differs between the two halves of the tests, as twins: `AsyncX`/`X`, `async_x`/`x`."""
+"""Helpers that differ between the two halves of the tests: `AsyncX`/`X`, `async_x`/`x`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import anyio
 import anyio.lowlevel
 import httpx
 
+from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import Gate
 
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds after which what a test waits for will not happen any more, on the busiest machine."""
+"""The time limit of each wait in seconds; no event takes longer, even on a busy machine."""
 _TURNS = 60
-"""How often a task gives way until all that is ready to run has run; a request takes ten."""
+"""The number of checkpoints until every task that can run has run; a request needs ten."""
 _WAITING = {"wait", "held"}
-"""Where a thread waits for another: in `Condition.wait`, `Event.wait` or `Lock.held`."""
+"""The functions in which a thread waits: `Condition.wait`, `Event.wait` or `Lock.held`."""
 
 
 class AsyncJob(Generic[T]):
-    """One piece of work in the background, and what came of it."""
+    """A piece of work in the background, and its result."""
 
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
         self._work = work
@@ -43,12 +44,12 @@ class AsyncJob(Generic[T]):
         """Do the work, and keep its result or its error."""
         try:
             self._result = await self._work()
-        except Exception as exc:  # noqa: BLE001 - raised again where the result is asked for
+        except Exception as exc:  # noqa: BLE001 - raised again by `result`
             self._error = exc
         self._done.set()
 
     async def result(self) -> T:
-        """Wait for the result, or for the error that stands in its place."""
+        """Wait for the result, or raise the error of the work."""
         with anyio.fail_after(PATIENCE):
             await self._done.wait()
         if self._error is not None:
@@ -57,7 +58,7 @@ class AsyncJob(Generic[T]):
 
 
 class Job(Generic[T]):
-    """Blocking twin."""
+    """The blocking twin of `AsyncJob`."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
@@ -74,12 +75,12 @@ class Job(Generic[T]):
         """Do the work, and keep its result or its error."""
         try:
             self._result = self._work()
-        except Exception as exc:  # noqa: BLE001 - raised again where the result is asked for
+        except Exception as exc:  # noqa: BLE001 - raised again by `result`
             self._error = exc
         self._done.set()
 
     def result(self) -> T:
-        """Wait for the result, or for the error that stands in its place."""
+        """Wait for the result, or raise the error of the work."""
         if not self._done.wait(PATIENCE):
             raise TimeoutError
         if self._error is not None:
@@ -88,7 +89,7 @@ class Job(Generic[T]):
 
 
 class AsyncBackground:
-    """Runs work beside the test, each piece in a task; the block ends when all have."""
+    """Runs work in the background of a test, each piece in a task; the block ends with the last."""
 
     def __init__(self) -> None:
         self._tasks = anyio.create_task_group()
@@ -103,23 +104,23 @@ class AsyncBackground:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is not None:  # the test has failed: what it would have let go will never come
+        if exc is not None:  # the failed test will never release the work
             self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(kind, exc, traceback)
 
     def start(self, work: Callable[[], Awaitable[T]]) -> AsyncJob[T]:
-        """Start ``work``, as soon as the test gives way."""
+        """Start ``work``, at the next checkpoint of the test."""
         job = AsyncJob(work)
         self._tasks.start_soon(job.run)
         return job
 
     async def settled(self) -> None:
-        """Let all go as far as they get without the test."""
+        """Let all work run as far as it can without the test."""
         await async_idle()
 
 
 class Background:
-    """Blocking twin: each piece in a thread."""
+    """The blocking twin of `AsyncBackground`: each piece runs in a thread."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -145,66 +146,72 @@ class Background:
         return job
 
     def settled(self) -> None:
-        """Let all go as far as they get without the test: each has ended, or waits for another."""
-        until(lambda: all(map(_waits, self._threads)))
+        """
+        Let all work run as far as it can: each thread has ended, or waits for another.
+
+        So do the session's own threads, unless they talk to a real service.
+        """
+        until(lambda: all(map(_waits, self._threads)) and _sessions_wait())
 
 
 async def async_gather(*works: Callable[[], Awaitable[T]]) -> list[T]:
-    """Do all at once, and return the results in order."""
+    """Run all work concurrently, and return the results in order."""
     async with AsyncBackground() as background:
         jobs = [background.start(work) for work in works]
     return [await job.result() for job in jobs]
 
 
 def gather(*works: Callable[[], T]) -> list[T]:
-    """Blocking twin."""
+    """Run all work concurrently, and return the results in order."""
     with Background() as background:
         jobs = [background.start(work) for work in works]
     return [job.result() for job in jobs]
 
 
 async def async_arrived(gate: Gate, n: int = 1) -> None:
-    """Wait until ``n`` requests stand at the gate."""
+    """Wait until ``n`` requests have arrived at the gate."""
     await gate.await_arrived(n, PATIENCE)
 
 
 def arrived(gate: Gate, n: int = 1) -> None:
-    """Blocking twin."""
+    """Wait until ``n`` requests have arrived at the gate."""
     gate.wait_arrived(n, PATIENCE)
 
 
 async def async_pass_through(gate: Gate) -> None:
-    """Stand at the gate until it opens."""
+    """Wait at the gate until it opens."""
     with anyio.fail_after(PATIENCE):
         await gate.apass_through()
 
 
 def pass_through(gate: Gate) -> None:
-    """Blocking twin."""
+    """Wait at the gate until it opens."""
     gate.pass_through(PATIENCE)
 
 
 async def async_idle() -> None:
-    """Let the session's own tasks go as far as they get."""
+    """Let the session's own tasks run as far as they can."""
     for _ in range(_TURNS):
         await anyio.lowlevel.checkpoint()
 
 
 def idle() -> None:
-    """Blocking twin: wait until the session's own threads have ended; none may stand at a gate."""
-    if threading.current_thread().name != "koyeb-session":  # which would wait for itself
+    """Wait until the session's own threads have ended; none of them may be held at a gate."""
+    if threading.current_thread().name != "koyeb-session":  # such a thread would wait for itself
+        for shared in tuple(shared_task._at_exit):  # its thread may be about to be started
+            shared.wait_done(PATIENCE)
         _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
 
 
 async def async_until(happened: Callable[[], bool]) -> None:
-    """Wait until something has happened, be it in another thread."""
+    """Wait until a condition is true; another thread may make it true."""
     with anyio.fail_after(PATIENCE):
         while not happened():  # noqa: ASYNC110 - a condition is no event
             await anyio.sleep(0.001)
 
 
 def until(happened: Callable[[], bool]) -> None:
-    """Blocking twin."""
+    """Wait until a condition is true; another thread may make it true."""
     ends = time.monotonic() + PATIENCE
     while not happened():
         if time.monotonic() > ends:
@@ -214,10 +221,10 @@ def until(happened: Callable[[], bool]) -> None:
 
 def deadlines(was_enough: Callable[[], object]) -> Iterator[float]:
     """
-    Give longer and longer times, in seconds, until one was enough.
+    Yield longer and longer timeouts, in seconds, until one was long enough.
 
-    For what has to be under way when its own deadline comes: on a busy machine a short one passes
-    before anything has begun.
+    Use it for work that must be running when its own deadline comes. On a busy machine, a short
+    deadline passes before the work has begun.
     """
     for seconds in (0.05, 0.5, 5.0, PATIENCE):
         yield seconds
@@ -227,12 +234,12 @@ def deadlines(was_enough: Callable[[], object]) -> Iterator[float]:
 
 
 async def async_read(response: httpx.Response) -> bytes:
-    """Read a reply's body."""
+    """Read the body of a reply."""
     return await response.aread()
 
 
 def read(response: httpx.Response) -> bytes:
-    """Blocking twin."""
+    """Read the body of a reply."""
     return response.read()
 
 
@@ -243,7 +250,7 @@ Flow = Generator[httpx.Request, httpx.Response, None]
 async def async_advance(
     flow: AsyncFlow, response: httpx.Response | None = None
 ) -> httpx.Request | None:
-    """Take an auth flow to its next request, as httpx does; `None` when it has ended."""
+    """Advance an auth flow to its next request, as httpx does; return `None` when it has ended."""
     try:
         if response is None:
             return await flow.__anext__()
@@ -253,7 +260,7 @@ async def async_advance(
 
 
 def advance(flow: Flow, response: httpx.Response | None = None) -> httpx.Request | None:
-    """Blocking twin."""
+    """Advance an auth flow to its next request, as httpx does; return `None` when it has ended."""
     try:
         if response is None:
             return next(flow)
@@ -266,16 +273,29 @@ def _waits(thread: threading.Thread) -> bool:
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None:
         return True
-    for _ in range(4):  # blockbuster puts a frame of its own on top
+    for _ in range(4):  # blockbuster adds its own frame on top
         if frame is None or frame.f_code.co_name in _WAITING:
             break
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name in _WAITING
 
 
+def _sessions_wait() -> bool:
+    if any(not shared._begun for shared in tuple(shared_task._at_exit)):
+        return False
+    own = [thread for thread in threading.enumerate() if thread.name == "koyeb-session"]
+    return all(_waits(thread) or _talks(thread) for thread in own)
+
+
+def _talks(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and "httpcore" in frame.f_code.co_filename
+
+
 def _join(threads: list[threading.Thread]) -> None:
     for thread in threads:
-        thread.join(PATIENCE)
+        if thread.ident is not None:  # one whose start was interrupted never begins
+            thread.join(PATIENCE)
     stuck: Any = [thread.name for thread in threads if thread.is_alive()]
     if stuck:
         message = f"threads that did not end: {stuck}"

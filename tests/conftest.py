@@ -1,4 +1,4 @@
-"""What all tests share: the event loops of the async tests, and a guard against blocking them."""
+"""Fixtures of all tests: the event loops of the async tests, and a guard against blocking them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from blockbuster import blockbuster_ctx
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives until the end: many tests call it."""
-    # First: at its import it asks the collector who refers to trio's random numbers, and what is
-    # frozen is not told.
+    """Freeze the objects that live until the end, as many tests call the garbage collector."""
+    # Imported first: hypothesis asks the collector for references to trio's random numbers, and the
+    # collector does not report frozen objects.
     importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
@@ -34,13 +34,13 @@ def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
     else:
         with blockbuster_ctx("koyeb_session") as guard:
             lock = guard.functions["threading.Lock.acquire"]
-            # What measures the tests takes a lock of its own inside of what it measures.
+            # coverage takes its own lock inside the code that it measures.
             lock.can_block_in("coverage/collector.py", {"lock_data"})
-            # The fake service's thread is waited for at the end of its block.
+            # The end of the block waits for the fake service's thread.
             lock.can_block_in("koyeb_session/testing/_server.py", {"serving"})
-            # A new client looks whether the certificates are still those that were read.
+            # A new client checks whether the certificates have changed since they were loaded.
             stat = guard.functions["os.stat"]
             stat.can_block_in("koyeb_session/_http/tls.py", {"_stamp"})
-            # Two threads that import one module: the second one waits.
+            # If two threads import one module, the second one waits.
             lock.can_block_in("<frozen importlib._bootstrap>", {"acquire"})
             yield

@@ -1,7 +1,7 @@
 """
-Say how many mutants of each module the tests killed, and which ones they did not.
+Print how many mutants of each module the tests have killed, and which ones have survived.
 
-Reads what ``mutmut run`` left in ``mutants/`` here; fails below 90 % in any module.
+It reads the results of ``mutmut run`` in ``mutants/``, and fails below 90 % in any module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 GOAL = 0.9
 UNNOTICED = {0, 5, 33, 34, 35}
-"""Exit statuses: the tests passed, there were none, they were skipped, or nobody knows."""
+"""Exit statuses: the tests passed, there were none, they were skipped, or it is unknown."""
 
 
 def main() -> None:

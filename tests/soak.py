@@ -1,4 +1,4 @@
-"""Whether the tests take their time."""
+"""The switch for the long form of the tests."""
 
 from __future__ import annotations
 

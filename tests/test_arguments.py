@@ -1,4 +1,4 @@
-"""What is wrong with an argument is said before anything is sent."""
+"""Wrong arguments are reported before anything is sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def jwt(**claims: float) -> str:
 
 
 def text(error: object, kind: type[Exception]) -> str:
-    """Give the message of an error that came as a value; no message quotes what was given."""
+    """Return the message of an error value, and check that it quotes no argument."""
     assert type(error) is kind
     assert "canary" not in str(error)
     return str(error)
@@ -90,7 +90,7 @@ def test_token_is_taken_as_new_when_only_its_expiry_is_known() -> None:
 
 
 def test_token_keeps_its_birth_when_that_is_known() -> None:
-    """What a store noted is believed."""
+    """The time of issue that a store has saved is trusted."""
     token = Token("x", expires_at=NOW + HOUR, issued_at=NOW - HOUR)
     found = parse_token(token, WALL)
     assert isinstance(found, Token)
@@ -112,7 +112,7 @@ def test_token_is_utc_when_its_expiry_was_in_another_zone() -> None:
 
 @pytest.mark.parametrize("past", [0, 1e-6, 3600])
 def test_token_is_refused_when_it_has_expired(past: float) -> None:
-    """A token that ends this moment is no token any more."""
+    """A token that expires at this moment has expired."""
     message = "token has expired; sign in again for a new one"
     at = NOW - timedelta(seconds=past)
     assert text(parse_token(Token("x", expires_at=at), WALL), ValueError) == message
@@ -147,7 +147,7 @@ def test_token_is_refused_when_its_id_is_no_str() -> None:
 
 @pytest.mark.parametrize("token", ["Bearer canary", "bearer\tcanary", " BEARER canary"])
 def test_token_is_refused_when_it_is_a_whole_header(token: str) -> None:
-    """What was copied from a request holds one word too many."""
+    """A header copied from a request contains a word too many."""
     message = "token must be the token alone, without 'Bearer' before it"
     assert text(parse_token(token, WALL), ValueError) == message
 
@@ -159,7 +159,7 @@ def test_token_is_refused_when_its_renewal_is_no_str() -> None:
 
 
 def test_token_keeps_what_is_no_field_of_the_api() -> None:
-    """A renewal secret and a provenance come through, whatever is filled in."""
+    """The renewal secret and the provenance survive when other fields are filled in."""
     given = Token(jwt(exp=WALL + 60), renewal="r", provenance="p")
     found = parse_token(given, WALL)
     assert isinstance(found, Token)
@@ -169,7 +169,7 @@ def test_token_keeps_what_is_no_field_of_the_api() -> None:
 
 @pytest.mark.parametrize("token", [None, 5, b"canary", {"id": "canary"}], ids=repr)
 def test_token_is_refused_when_it_is_neither_token_nor_str(token: object) -> None:
-    """What came instead is named by its class."""
+    """The message names the class of the wrong value."""
     message = text(parse_token(token, WALL), TypeError)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
     assert message == f"token must be a Token or a str, not {type(token).__name__}"
 
@@ -198,7 +198,7 @@ def test_kind_is_right_when_it_is_none_or_an_instance() -> None:
 
 
 def test_kind_is_wrong_when_it_is_another_class() -> None:
-    """The message names the argument, the public name of the class, and what came instead."""
+    """The message names the argument, the expected class, and the class of the wrong value."""
     assert text(kind_error("http_client", 5, httpx.AsyncClient), TypeError) == (
         "http_client must be of class httpx.AsyncClient, not int"
     )
@@ -242,7 +242,7 @@ class Vault:
 
 
 class Unreadable:
-    """Can be called, and does not say with what."""
+    """A callable whose signature cannot be read."""
 
     __signature__ = "odd"
 
@@ -272,7 +272,7 @@ async def awaited(old: Token | None) -> str:
 
 
 def anything(*arguments: object) -> str:
-    """Bring a token, whatever it is given."""
+    """Return a token, with any arguments."""
     return f"t{len(arguments)}"
 
 
@@ -360,7 +360,7 @@ def test_credentials_are_right_when_they_can_be_used() -> None:
 def test_credentials_are_wrong_when_they_could_not_be_used(
     credentials: object, kind: type[Exception], message: str
 ) -> None:
-    """Each part of them is named, and what they may be is said."""
+    """The message names the wrong part, and the values that are allowed."""
     assert text(credentials_error(credentials), kind) == message
 
 
@@ -414,7 +414,7 @@ def test_timeout_is_right_when_it_is_above_zero(timeout: float) -> None:
     ids=lambda timeout: repr(timeout)[:12],
 )
 def test_timeout_is_wrong_when_it_cannot_be_waited_for(timeout: float) -> None:
-    """Zero, negative, endless, and what a socket cannot count."""
+    """Zero, negative, endless, and longer than a socket can count."""
     message = text(timeout_error(timeout), ValueError)
     assert message == f"timeout must be above 0 and at most 1000000 s, not {timeout}"
 

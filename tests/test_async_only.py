@@ -1,4 +1,4 @@
-"""What only the asynchronous half meets: cancelled callers, and async functions of users."""
+"""Cases that only the async half has: cancelled callers, and async functions of users."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object
 
 
 async def test_a_cancelled_logout_goes_on() -> None:
-    """The session has ended at once, and the service and the store are told all the same."""
+    """The session ends at once, and the token is still revoked and deleted."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     store = AsyncMemoryTokenStore()
@@ -80,7 +80,7 @@ async def test_a_cancelled_logout_goes_on() -> None:
 
 
 async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
-    """What the session holds, the store holds, whoever is cancelled meanwhile."""
+    """The store holds the session's token, even if a caller is cancelled during the save."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     saving, go = anyio.Event(), anyio.Event()
@@ -146,15 +146,15 @@ class Hanging(AsyncMemoryTokenStore):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all who wait give up as soon as nothing moves any more, as if their time had passed."""
+    """Make all waiters give up once no task can run, as if their time had passed."""
 
     async def wait(event: AsyncEvent, seconds: float = math.inf) -> bool:
-        assert seconds > 0  # nobody has used up another one's share
+        assert seconds > 0  # no caller has used up another one's share
         await async_idle()
         return event.is_set()
 
     async def land(shared: AsyncSharedTask[Any], _timeout: float | None = None) -> None:
-        for _ in range(10):  # those who wait for a store wait in a flight themselves
+        for _ in range(10):  # waiters for a store run in a shared task themselves
             await async_idle()
             if not shared.alive:
                 return
@@ -187,7 +187,7 @@ async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> No
         with anyio.fail_after(PATIENCE):
             token = await session.login(ME, PASSWORD, timeout=PATIENCE / 10)
         assert session.token == token
-        store.mended.set()  # closing waits for what is under way
+        store.mended.set()  # closing waits for running tasks
     assert await store.load() == token
 
 
@@ -198,7 +198,7 @@ async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> No
 async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
     hangs: tuple[str, ...],
 ) -> None:
-    """Neither its lock nor its deletion takes all of the time; what may be left there is told."""
+    """Neither its lock nor its deletion takes all of the time; the log says what may be left."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     store = Hanging(*hangs)
@@ -231,7 +231,7 @@ async def test_keep_current_ends_when_it_is_cancelled() -> None:
 
 
 async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
-    """Whoever was telling is gone; the next change tells what was not told, in order."""
+    """After a cancelled delivery, the next change delivers the pending ones, in order."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     heard: list[str] = []
@@ -262,7 +262,7 @@ async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("hangs", ["load", "save"])
 async def test_a_store_that_hangs_leaves_time_for_the_exchange(hangs: str) -> None:
-    """Nobody else holds its lock, so that the token is exchanged without it."""
+    """No other process holds its lock, so the token is refreshed without it."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     old = fake.issue_token()
@@ -277,7 +277,7 @@ async def test_a_store_that_hangs_leaves_time_for_the_exchange(hangs: str) -> No
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange() -> None:
-    """Whoever holds it may be exchanging the same token, and two exchanges may cost all."""
+    """The holder of the lock may refresh the same token, and two refreshes may cost the session."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
     store = Hanging("lock")
@@ -304,7 +304,7 @@ async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waite
 
 
 async def restart(*_: object) -> str:
-    """Cancel a task of one's own, and wait for it, as who starts a stream anew does."""
+    """Cancel its own task, and wait for it, like code that restarts a stream."""
     task = asyncio.create_task(asyncio.sleep(PATIENCE))
     task.cancel()
     await task
@@ -349,7 +349,7 @@ def leave() -> str:
 def test_credentials_that_end_more_than_themselves_give_no_token(
     credentials: Callable[[], Any], cause: str, backend: str
 ) -> None:
-    """The renewal fails with an error of ours, nobody waits in vain, and the loop goes on."""
+    """The renewal fails with an error of this package, no caller hangs, and the loop goes on."""
     if credentials is restart and backend == "trio":
         pytest.skip("a task of asyncio's")
 
@@ -365,7 +365,7 @@ def test_credentials_that_end_more_than_themselves_give_no_token(
 
 
 def test_the_other_half_s_credentials_that_end_more_than_themselves_give_no_token() -> None:
-    """They run in a thread of their own, whose end would tell nobody why."""
+    """They run in their own thread, whose end would hide the cause."""
     fake = FakeKoyeb()
     for credentials, cause in (
         (restart_in_thread, "it raised CancelledError"),
@@ -439,7 +439,7 @@ def test_the_other_half_logs_an_async_listener(caplog: pytest.LogCaptureFixture)
 
 
 def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
-    """Who cancels all tasks of a loop cuts off the exchange; nobody waits for it in vain."""
+    """Cancelling all tasks of a loop ends the renewal; catches callers that wait forever."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
 
@@ -461,7 +461,7 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
 
 
 async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be it cancelled at the service, or in line for its turn."""
+    """Both while the service holds it and while it is queued."""
     monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
@@ -485,7 +485,7 @@ async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.Monke
 
 
 async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
-    """The turn goes to the next one in line."""
+    """The slot goes to the next request in the queue."""
     turns = queue.AsyncRequestQueue(1)
     await turns.acquire(None)
     scope = anyio.CancelScope()
@@ -508,10 +508,10 @@ async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
 async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, and not when somebody collects what the block has left."""
+    """At once, and not only when the garbage collector runs."""
 
     def keep(_: object) -> None:
-        """Give nothing back."""
+        """Release nothing."""
 
     monkeypatch.setattr(filelock.BaseFileLock, "__del__", keep)
     store = AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0.05)

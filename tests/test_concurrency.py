@@ -1,4 +1,4 @@
-"""The twins of both halves: shared tasks, pulses, locks, places, calls, and deadlines."""
+"""The twins of both halves: shared tasks, wakeups, locks, runtimes, calls, and deadlines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from queue import Queue
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -53,6 +54,7 @@ from koyeb_session._concurrency.runtime import current_loop, current_process, st
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
 from koyeb_session._concurrency.threads.deadlines import ends, read_raw, remaining, time_limit
+from koyeb_session._concurrency.threads.launch import launch
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event, Lock, Wakeup, sleep
 from koyeb_session._http import deadline_network
@@ -64,6 +66,11 @@ from koyeb_session.testing import FakeKoyeb, Fault, Gate
 from .concurrency import PATIENCE, Background, async_until, idle, until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+def no_thread(_: object) -> bool:
+    """Begin no thread, as where there are too many."""
+    return False
 
 
 def in_child(work: Callable[[], bool]) -> bool:
@@ -159,7 +166,7 @@ async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time()
 def test_those_who_wait_for_an_async_shared_task_share_one_timer(
     followers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many they are; one who has less patience than the flight has one of its own."""
+    """The number of callers does not matter; one with a shorter timeout has its own timer."""
     timers: list[object] = []
 
     async def main() -> None:
@@ -188,7 +195,7 @@ def test_those_who_wait_for_an_async_shared_task_share_one_timer(
 
 
 async def test_async_shared_task_lets_those_who_wait_go_before_what_comes_then() -> None:
-    """What follows the work keeps nobody waiting."""
+    """No waiter waits for the work in `on_done`."""
     go, done = anyio.Event(), anyio.Event()
 
     async def work() -> int:
@@ -220,7 +227,7 @@ async def test_async_shared_task_starts_by_itself() -> None:
 
 
 def test_async_shared_task_of_an_ended_loop_is_dead() -> None:
-    """A flight belongs to its event loop; in another one it is not under way."""
+    """A shared task belongs to its event loop; in another one it counts as dead."""
     shared: AsyncSharedTask[None] | None = None
 
     async def begin() -> None:
@@ -243,7 +250,7 @@ def test_async_shared_task_of_an_ended_loop_is_dead() -> None:
 
 
 def test_async_shared_task_is_held_until_it_ends() -> None:
-    """Asyncio holds its tasks weakly: without a reference of ours the work could vanish."""
+    """An asyncio loop refers to its tasks weakly: without another reference, work could vanish."""
     before = set(async_shared_task._tasks)  # of loops that have died under them
 
     async def main() -> None:
@@ -263,7 +270,7 @@ def test_async_shared_task_is_held_until_it_ends() -> None:
 
 
 def test_async_shared_task_that_is_cancelled_before_it_begins_lets_all_go() -> None:
-    """Who ends a program cancels all tasks; catches a flight that seems under way for ever."""
+    """The end of a program cancels all tasks; catches a task that seems to run forever."""
 
     async def work() -> int:
         return 1
@@ -288,7 +295,7 @@ def test_async_shared_task_that_is_cancelled_before_it_begins_lets_all_go() -> N
 
 
 def test_async_shared_task_that_is_cut_off_lets_all_go() -> None:
-    """When a flight's task is cancelled from outside, nobody waits for it in vain."""
+    """The task is cancelled from outside; catches callers that wait forever."""
     before = set(async_shared_task._tasks)
 
     async def main() -> None:
@@ -305,7 +312,7 @@ def test_async_shared_task_that_is_cut_off_lets_all_go() -> None:
 
 
 async def test_async_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
-    """What a user's transport raises reaches the caller unchanged, and every caller."""
+    """An exception of the user's transport reaches every caller unchanged."""
     error = KeyError("theirs")
 
     async def work() -> int:
@@ -314,7 +321,7 @@ async def test_async_shared_task_raises_what_its_work_raises_to_all_who_wait() -
 
     shared = AsyncSharedTask(work, seconds=PATIENCE)
     shared.start()
-    await shared.wait()  # which tells nothing of what came of it
+    await shared.wait()  # `wait` does not raise
     for wait in (shared.join, shared.run):
         with pytest.raises(KeyError) as caught:
             await wait()
@@ -332,7 +339,7 @@ async def test_async_shared_task_that_hangs_keeps_its_leader_no_longer_than_aske
 
 
 def test_async_shared_task_of_an_ended_loop_keeps_nobody() -> None:
-    """Whoever closes a client in a later loop does not wait for what died in an earlier one."""
+    """Closing a client in a later loop does not wait for tasks that died with an earlier one."""
     shared_tasks: list[AsyncSharedTask[None]] = []
 
     async def begin() -> None:
@@ -357,7 +364,7 @@ def test_async_shared_task_of_an_ended_loop_keeps_nobody() -> None:
 
 
 def test_shared_task_is_shared_by_all_who_wait() -> None:
-    """The work runs once, in a thread of its own; whoever leads gets what it returns, too."""
+    """The work runs once, in its own thread; the caller that starts it gets its result, too."""
     go = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -387,7 +394,7 @@ def test_shared_task_is_shared_by_all_who_wait() -> None:
 
 
 def test_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
-    """What a user's transport raises reaches the caller unchanged, and every caller."""
+    """An exception of the user's transport reaches every caller unchanged."""
     error = KeyError("theirs")
 
     def work() -> int:
@@ -395,7 +402,7 @@ def test_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
 
     shared = SharedTask(work, seconds=PATIENCE)
     shared.start()
-    shared.wait()  # which tells nothing of what came of it
+    shared.wait()  # `wait` does not raise
     for wait in (shared.join, shared.run):
         with pytest.raises(KeyError) as caught:
             wait()
@@ -417,9 +424,8 @@ def test_shared_task_is_started_once_whoever_starts_it() -> None:
 
 
 def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted() -> None:
-    """A signal handler may raise before the thread is there; catches a wait for nobody."""
+    """A signal handler may raise before the thread starts; catches a wait for no thread."""
     shared = SharedTask(lambda: 7, seconds=PATIENCE)
-    shared._unstarted.pop()  # the starter has come so far, and no further
     assert shared.join(PATIENCE) == 7
 
 
@@ -452,21 +458,16 @@ def test_shared_task_runs_in_a_daemon_thread_when_started() -> None:
 def test_shared_task_runs_in_the_calling_thread_when_there_can_be_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """There are too many threads, or the interpreter ends: what is to be done is done."""
-
-    def start(_: threading.Thread) -> None:
-        message = "can't start new thread"
-        raise RuntimeError(message)
-
+    """With too many threads, or at the interpreter's end, the work is still done."""
     shared = SharedTask(threading.current_thread, seconds=5)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
+        patch.setattr(shared_task, "launch", no_thread)
         assert shared.run(1) is threading.current_thread()
     assert not shared.alive
 
 
 def test_shared_task_lets_those_who_wait_go_before_what_comes_then() -> None:
-    """What follows the work keeps nobody waiting."""
+    """No waiter waits for the work in `on_done`."""
     go = threading.Event()
 
     def then() -> None:
@@ -481,7 +482,7 @@ def test_shared_task_lets_those_who_wait_go_before_what_comes_then() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_shared_task_that_is_interrupted_lets_all_go() -> None:
-    """What ends its thread is for nobody, as it was raised there; nobody waits in vain."""
+    """An exception that ends the thread reaches no caller; catches callers that wait forever."""
 
     def work() -> int:
         raise SystemExit
@@ -553,7 +554,7 @@ def test_place_changes_with_a_fork() -> None:
 
 
 def test_the_lock_is_free_in_a_forked_child() -> None:
-    """A fork waits for whoever holds the lock, so that the child never finds it locked."""
+    """A fork waits for the holder of the lock, so that the child never finds it locked."""
     stop = threading.Event()
 
     def busy() -> None:
@@ -586,7 +587,7 @@ def test_trio_runs_nothing_while_it_is_being_imported(monkeypatch: pytest.Monkey
 
 
 async def test_async_pulse_wakes_its_sleeper() -> None:
-    """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
+    """A wakeup ends the sleep, even one that came before it; the next sleep is a new one."""
     wakeup = AsyncWakeup()
     with anyio.fail_after(PATIENCE):
         wakeup.set()
@@ -600,7 +601,7 @@ async def test_async_pulse_wakes_its_sleeper() -> None:
 
 
 async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
-    """A beat in a thread without an event loop, or in another loop, does no harm and nothing."""
+    """A wakeup in a thread without an event loop, or in another loop, has no effect."""
     wakeup = AsyncWakeup()
 
     async def elsewhere() -> None:
@@ -614,7 +615,7 @@ async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
 
 
 def test_pulse_wakes_its_sleeper() -> None:
-    """A beat ends the sleep, also one that came before it; the next sleep is a new one."""
+    """A wakeup ends the sleep, even one that came before it; the next sleep is a new one."""
     wakeup = Wakeup()
     wakeup.set()
     wakeup.sleep(60)
@@ -632,7 +633,7 @@ def test_pulse_wakes_its_sleeper() -> None:
 
 
 async def test_async_event_wakes_all_who_wait() -> None:
-    """It is set once; whoever comes later does not wait, and whoever has no time gives up."""
+    """It is set once; later callers do not wait, and callers without time give up."""
     event = AsyncEvent()
     assert not event.is_set()
     assert await event.wait(0) is False
@@ -654,7 +655,7 @@ async def test_async_event_wakes_all_who_wait() -> None:
 
 
 def test_event_wakes_all_who_wait() -> None:
-    """It is set once; whoever comes later does not wait, and whoever has no time gives up."""
+    """It is set once; later callers do not wait, and callers without time give up."""
     event = Event()
     assert not event.is_set()
     assert event.wait(0) is False
@@ -745,7 +746,7 @@ async def test_async_lock_is_held_by_one_at_a_time() -> None:
 
 
 def test_async_lock_is_free_when_a_dead_loop_held_it() -> None:
-    """Who held it in an event loop that has ended does not hold it any more."""
+    """A holder whose event loop has ended no longer holds it."""
     lock = AsyncLock()
     block = lock.held()
     loop = asyncio.new_event_loop()
@@ -818,7 +819,7 @@ async def test_async_call_takes_plain_and_async_functions() -> None:
 
 
 def test_call_refuses_async_functions() -> None:
-    """The blocking half cannot await; what was begun is closed, so that nothing warns."""
+    """The blocking half cannot await; it closes the coroutine, so that no warning follows."""
     assert call(plain, 2) == 3
     with pytest.raises(TypeError, match="give it a plain one"):
         call(plus, 2)
@@ -833,7 +834,7 @@ def test_call_refuses_async_functions() -> None:
 
 
 def test_call_blocking_calls_in_a_thread_and_waits_until_the_deadline() -> None:
-    """A function of the user's that hangs keeps nobody; what it raises is raised here."""
+    """A user's function that hangs blocks no caller; its exception is raised in the caller."""
     assert call_blocking(threading.get_ident) != threading.get_ident()
     assert call_blocking(plain, 2) == 3
     error = KeyError("theirs")
@@ -859,7 +860,7 @@ async def test_async_call_blocking_awaits_what_is_awaitable(
 
 
 async def test_async_call_blocking_calls_plain_functions_in_a_thread() -> None:
-    """What may block does not block the event loop; an async function stays on it."""
+    """A plain function does not block the event loop; an async one runs in it."""
     here = threading.get_ident()
 
     async def ours() -> int:
@@ -914,7 +915,7 @@ async def test_async_in_thread_calls_to_the_end() -> None:
 async def test_async_call_needs_none_of_the_threads_that_all_share(
     call: Callable[..., Awaitable[int]],
 ) -> None:
-    """Whoever waits for a renewal in such a thread must not keep the renewal from having one."""
+    """Callers that wait for a renewal in pool threads must not deprive the renewal of a thread."""
     shared = anyio.to_thread.current_default_thread_limiter()
     waiting = [object() for _ in range(int(shared.total_tokens))]
     for one in waiting:
@@ -996,7 +997,7 @@ async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, tak
 
 
 def test_async_read_raw_stops_where_nothing_gives_way() -> None:
-    """A transport that never awaits cannot be cancelled, and is left soon all the same."""
+    """A transport that never awaits cannot be cancelled, but is left soon."""
 
     async def main() -> tuple[int, int]:
         stream = Chunks(100, gives_way=False)
@@ -1018,7 +1019,7 @@ def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> 
 
 
 def test_read_raw_ends_with_the_deadline() -> None:
-    """A body that drips in on the user's own connections is read once more, and not for ever."""
+    """A body that drips in on the user's own connections is read once more, and then left."""
     stream = Chunks(9)
     with time_limit(0), pytest.raises(httpx.ReadTimeout, match="too long"):
         read_raw(stream, 100)
@@ -1062,12 +1063,12 @@ class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
         self.calls.append(("close", None))
 
     def get_extra_info(self, info: str) -> Any:
-        """Give back what was asked for."""
+        """Return the argument."""
         return info
 
 
 def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
-    """Connecting, TLS, reading and writing are each cut down to what is left."""
+    """Connecting, TLS, reading and writing may each take only the remaining time."""
     recorder = Recorder()
     with time_limit(10):
         stream = deadline_network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
@@ -1148,7 +1149,7 @@ def test_transports_share_one_tls_context() -> None:
 
 
 def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
-    """It never answers, and a thread that hangs cannot be stopped: the exchange has its half."""
+    """It never answers, and its thread cannot be stopped: the refresh has its half of the time."""
     go = threading.Event()
 
     class Hanging(MemoryTokenStore):
@@ -1195,7 +1196,7 @@ def test_an_exchange_that_all_share_is_not_cut_by_the_deadline_of_one() -> None:
 
 
 def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others have gone on without it: what it does would be done twice."""
+    """Another task has replaced it: its work would be done twice."""
     done: list[str] = []
     shared = SharedTask(lambda: done.append("late"), seconds=0.01)
     monkeypatch.setattr(time, "monotonic", lambda: math.inf)
@@ -1249,7 +1250,7 @@ def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
 
 
 async def test_async_lock_passes_over_those_who_have_gone() -> None:
-    """Who waits in an event loop that has ended, or was cancelled, will never release it."""
+    """A waiter whose event loop has ended, or that was cancelled, would never release it."""
     lock = AsyncLock()
     async with anyio.create_task_group() as tasks, lock.held():
         gone: Any = SimpleNamespace(wake=lambda: False)
@@ -1280,31 +1281,43 @@ def test_an_event_loop_that_has_ended_is_called_in_vain() -> None:
 def test_shared_task_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork came between its making and its start."""
     shared = SharedTask(int)
-    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.place", object)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.current_process", object)
     shared.start()
     assert not shared._begun
 
 
-def test_shared_task_that_nobody_has_begun_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its starter was interrupted: who waits for its end does not wait for long."""
-    monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task._GRACE", 0.001)
-    SharedTask(int).wait_done(PATIENCE)
+def test_shared_task_whose_starter_was_interrupted_is_done_by_who_waits_for_its_end() -> None:
+    """A signal handler raised before it was launched; catches work that is lost at the exit."""
+    shared = SharedTask(lambda: 7)
+    shared.wait_done(PATIENCE)
+    assert shared.outcome == 7
 
 
-def test_what_a_handler_raises_while_a_thread_starts_is_raised(
+def test_shared_task_that_is_started_once_more_after_its_end_is_forgotten_again() -> None:
+    """Catches one that is listed for good, as its second starter came late."""
+    active_tasks: set[SharedTask[Any]] = set()
+    runs: list[int] = []
+    shared = SharedTask(lambda: runs.append(1), active_tasks=active_tasks)
+    shared.start()
+    shared.wait_done(PATIENCE)
+    shared._launched = False  # as the second one has seen it
+    shared.start()
+    until(lambda: shared not in shared_task._at_exit)
+    assert not active_tasks
+    assert runs == [1]
+
+
+def test_runtime_error_of_a_handler_is_raised_when_it_comes_while_a_thread_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It comes out of the standard library as an error of the thread's start."""
+    """It does not count as the lack of a thread."""
 
-    def start(_: object) -> None:
-        try:
-            raise KeyError("from a handler")
-        finally:
-            raise RuntimeError("can't start new thread")
+    def handler(*_: object) -> None:
+        raise RuntimeError("from a handler")
 
-    monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(KeyError, match="from a handler"):
-        SharedTask(int).start()
+    monkeypatch.setattr("_thread.start_new_thread", handler)
+    with pytest.raises(RuntimeError, match="from a handler"):
+        launch(int)
 
 
 def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
@@ -1321,11 +1334,7 @@ def test_shared_task_that_has_to_be_alone_is_not_done_without_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It would keep the thread that has to go on."""
-
-    def start(_: object) -> None:
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(shared_task, "launch", no_thread)
     shared = SharedTask(lambda: 1)
     shared.start(alone=True)
     assert not shared.alive
@@ -1333,6 +1342,38 @@ def test_shared_task_that_has_to_be_alone_is_not_done_without_a_thread(
     other = SharedTask(lambda: 1)
     other.start()
     assert other.outcome == 1
+
+
+def test_thread_that_cannot_have_another_one_does_the_work_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The main thread has begun one; as from Python 3.12 on when the main thread has ended."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: Queue[int] = Queue()
+    assert launch(lambda: done.put(threading.get_ident()))
+    helper = done.get(timeout=PATIENCE)
+    assert helper != threading.get_ident()
+
+
+def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then its caller does the work, or not."""
+    monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", no_thread)
+    with Background() as background:
+        job = background.start(lambda: launch(int))
+    assert job.result() is False
+
+
+def test_main_thread_says_that_it_can_have_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many threads, or too little memory."""
+    context = contextvars.copy_context()  # which raises that error when it is entered twice
+    monkeypatch.setattr("_thread.start_new_thread", context.run)
+    assert context.run(launch, int) is False
 
 
 def test_shared_task_is_not_waited_for_in_its_own_thread() -> None:

@@ -99,7 +99,7 @@ FORBIDDEN = {
     ),
 }
 
-# The forms of an error's body, and what each of them says.
+# The formats of an error's body, and the code of each.
 MESSAGE = "what went wrong"
 FIELDS = {"email": "is not an address", "password": "is too short"}
 ERROR = {"status": 0, "code": "some_code", "message": MESSAGE}
@@ -144,9 +144,9 @@ USUAL: dict[int, type[ApiError]] = {
 
 
 def usual_or_exception(operation: str, status: int, body: str) -> type[ApiError]:
-    """Give the class of a reply: the usual one, but for two rules."""
+    """Return the expected class of a reply: the usual one, with two exceptions."""
     if status == 401 and operation == "login":
-        return InvalidCredentialsError  # nobody is signed in yet: it is the password
+        return InvalidCredentialsError  # nobody is signed in yet, so the password is wrong
     if status == 404 and body in {"Error", "ErrorWithFields"}:
         return NotFoundError  # the API itself answers so; a router does not know its `code`
     return USUAL[status]
@@ -199,7 +199,7 @@ def check_error(name: str, status: int, body: str) -> None:
 
 
 def told(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
-    """Give what an error says has happened, and what it says to do."""
+    """Return the expected description of an error, and its advice."""
     is_koyebs = CODES[body] is not None
     message = MESSAGE if is_koyebs else "no message"
     if isinstance(error, EndpointGoneError) and is_koyebs:
@@ -261,7 +261,7 @@ SEEN: list[tuple[str, int, str, str | int | None, type[ApiError]]] = [
 def test_message_seen_in_the_wild_has_its_class(
     name: str, status: int, message: str, code: str | int | None, kind: type[ApiError]
 ) -> None:
-    """What the service is known to say is told by its words where the status is not enough."""
+    """Known messages of the service decide the class where the status is not enough."""
     error = answer(operation(name), status, said(message, code))
     assert type(error) is kind
     assert error.code == code
@@ -296,7 +296,7 @@ def test_account_is_locked_when_the_password_is_a_part_of_that_word() -> None:
 
 
 def every_case() -> Iterator[tuple[int, str | int | None, str, bool]]:
-    """Give all that an error's class depends on."""
+    """Yield all combinations of the inputs that decide an error's class."""
     codes: tuple[str | int | None, ...] = (None, 5, 0, "not_found", "")
     yield from product(USUAL, codes, ("", "locked", WRONG_PASSWORD), (True, False))
 
@@ -415,7 +415,7 @@ def test_api_error_has_its_usual_status_when_none_is_given(kind: type[ApiError])
 
 
 def test_fields_are_the_errors_own_when_given() -> None:
-    """What the caller does with the mapping later does not change the error."""
+    """A later change to the caller's mapping does not change the error."""
     given = {"email": "bad"}
     error = BadRequestError(fields=given)
     given["email"] = "changed"
@@ -490,7 +490,7 @@ def test_bare_names_the_class_when_it_cannot_be_made_of_a_text() -> None:
 
 def test_unwrap_returns_what_is_no_error() -> None:
     """A result comes through as it is, `None` and foreign exceptions as values included."""
-    value = ValueError("a value")
+    value = KeyError("a value")
     assert unwrap("result") == "result"
     assert unwrap(None) is None
     assert unwrap(value) is value

@@ -13,6 +13,15 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS = {
+    "five_lines.py": ["{'apps': [], "],
+    "errors.py": [
+        "Before anybody has signed in: NotSignedInError. Try again later? False.",
+        "With a wrong password: InvalidCredentialsError. Try again later? False.",
+        "After the login: answered.",
+        "When Koyeb's API fails: HTTPStatusError, of httpx.",
+        "When the network fails: ReadError, of httpx.",
+        "A day later: SessionExpiredError. Try again later? False.",
+    ],
     "quickstart.py": [
         "this plays on a fake Koyeb at http://127.0.0.1:",
         "Signed in as me@example.com; its token is good until",
@@ -71,15 +80,28 @@ def test_quickstart_says_what_a_reader_can_check(name: str) -> None:
 
 
 def test_example_for_tests_passes() -> None:
-    """``pytest examples/`` needs this package and pytest, and no plugin of ours but its own."""
+    """``pytest examples/`` needs this package, pytest, and no plugin but the package's own."""
     plugins = (f"-pno:{name}" for name in ("cacheprovider", "timeout", "xdist"))
     done = run("-m", "pytest", "-q", *plugins, str(EXAMPLES))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
 
+LONGER = {"own_store_sqlite.py": 150, "sign_in_elsewhere.py": 60}
+"""A whole store, and a whole sign-in."""
+
+
 def test_examples_are_short() -> None:
-    """An example is at most 40 lines, but for the one that brings its own sign-in."""
+    """An example is at most 40 lines, but for those that bring a part of their own."""
     for path in EXAMPLES.glob("*.py"):
-        longest = 60 if path.name == "sign_in_elsewhere.py" else 40
+        longest = LONGER.get(path.name, 40)
         assert len(path.read_text("utf-8").splitlines()) <= longest, path.name
+
+
+def test_index_lists_each_example_once() -> None:
+    """The index is a course: numbered from the first to the last, with all examples in it."""
+    index = (EXAMPLES / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| \[`(\w+\.py)`\]\((\w+\.py)\) \| \S", index, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == [*range(1, len(rows) + 1)]
+    assert all(name == link for _, name, link in rows)
+    assert sorted(name for _, name, _ in rows) == sorted(p.name for p in EXAMPLES.glob("*.py"))

@@ -1,4 +1,4 @@
-"""What keeps a request from its reply: what a person reads, and whether it is worth another try."""
+"""Failures without a reply: the message for people, and whether another attempt may help."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
 
 
 def failure(half: str, **arguments: Any) -> TransportError:
-    """Give what a sign-in meets with."""
+    """Return the error of a sign-in."""
 
     def sign_in() -> None:
         with SessionClient(retry_policy=POLICY, **arguments) as session:
@@ -132,6 +132,23 @@ def test_a_refusal_of_the_proxy_is_final_and_one_of_the_moment_is_not(
 
 
 @HALVES
+@pytest.mark.usefixtures("listen")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_away_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, half: str, scheme: str
+) -> None:
+    """Whoever reads "connection refused" would else look at the service."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        proxy = f"127.0.0.1:{gone.getsockname()[1]}"
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:canary@{proxy}")
+    error = failure(half)
+    assert f", by the proxy {scheme}://{proxy}; look at HTTPS_PROXY and NO_PROXY" in str(error)
+    assert "canary" not in f"{error}{error.__cause__}"
+    assert error.retryable
+    assert isinstance(error.__cause__, httpx.ConnectError)
+
+
+@HALVES
 def test_a_certificate_that_is_not_trusted_is_final(listen: Listen, half: str) -> None:
     """The message names the variable to set."""
     context = server_context("localhost")
@@ -183,7 +200,7 @@ def test_failures_say_what_to_do(exc: Exception, text: str, *, retryable: bool) 
 
 
 def test_what_is_late_is_worth_another_try() -> None:
-    """Whatever it says."""
+    """The text of the timeout does not matter."""
     error = transport_error(httpx.ConnectTimeout("CERTIFICATE_VERIFY_FAILED"), "login", str)
     assert isinstance(error, TransportTimeoutError)
     assert error.retryable

@@ -1,13 +1,11 @@
-"""Tools that show variables show no secret in a frame of the package, whatever goes wrong."""
+"""Tools that show variables show no secret in a frame of the package, after any failure."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import anyio
 import attrs
@@ -15,7 +13,6 @@ import httpcore
 import httpx
 import pytest
 
-import koyeb_session
 from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
@@ -25,7 +22,8 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
 
-from .walkers import WALKERS
+from .interrupted import EVENTS, POINTS, Interrupting, Point, fail
+from .walkers import assert_no_tool_shows
 
 EMAIL: Final = "me@example.com"
 PASSWORD: Final = "canary-password-3e5d81"
@@ -33,13 +31,8 @@ FINGERPRINT: Final = "canary-fingerprint-77ab02"
 ODD: Final = "canary odd 51aa0e"
 """A token, or a fingerprint, that fits into no header."""
 ORGANIZATION: Final = FakeKoyeb(users={EMAIL: PASSWORD}).organizations[EMAIL][0]
-PACKAGE: Final = Path(koyeb_session.__file__).parent
-KIT: Final = PACKAGE / "testing"
 
 Entry: TypeAlias = Callable[[Any], Any]
-Point: TypeAlias = Literal["request", "reply", "body", "close"]
-"""Where in a request something happens: before it, before its reply, in the body, at the end."""
-POINTS: Final[tuple[Point, ...]] = get_args(Point)
 
 ENTRIES: Final[Mapping[str, Entry]] = {
     "login": lambda session: session.login(
@@ -72,74 +65,12 @@ MISUSED: Final[Mapping[str, Entry]] = {
     "for_token": lambda session: session.for_token(ODD),
 }
 SAY_NOTHING: Final = {"aclose", "guest", "keep_current", "on_token_change"}
-"""What is given no secret, and sends nothing for its caller."""
-
-
-class Interrupting(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """The fake's transport, on which something happens at one point of each request."""
-
-    def __init__(self, fake: FakeKoyeb, point: Point, event: Callable[[], Any]) -> None:
-        self._inner = fake.transport
-        self._point = point
-        self._event = event
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request."""
-        self.at("request")
-        response = self._inner.handle_request(request)
-        self.at("reply")
-        response.stream = Body(response.stream, self)
-        return response
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request."""
-        await self.async_at("request")
-        response = await self._inner.handle_async_request(request)
-        await self.async_at("reply")
-        response.stream = Body(response.stream, self)
-        return response
-
-    def at(self, point: Point) -> None:
-        """Let it happen, if this is where."""
-        if self._point == point:
-            self._event()
-
-    async def async_at(self, point: Point) -> None:
-        """Let it happen, if this is where."""
-        if self._point == point:
-            await self._event()
-
-
-class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body, of which all has arrived but its end."""
-
-    def __init__(self, inner: Any, transport: Interrupting) -> None:
-        self._inner = inner
-        self._transport = transport
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._inner
-        self._transport.at("body")
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._inner:
-            yield chunk
-        await self._transport.async_at("body")
-
-    def close(self) -> None:
-        """End it."""
-        self._inner.close()
-        self._transport.at("close")
-
-    async def aclose(self) -> None:
-        """End it."""
-        await self._inner.aclose()
-        await self._transport.async_at("close")
+"""Methods that get no secret, and send no request for their caller."""
 
 
 @attrs.define
 class Scene:
-    """A fake, and what is to happen to its client."""
+    """A fake service, and the event that its client runs into."""
 
     point: Point = "request"
     event: Callable[[], Any] = lambda: None
@@ -165,52 +96,11 @@ class Scene:
             return
         if not isinstance(error, httpx.TransportError):  # which carries the request that it is of
             assert_no_secret(secrets, error, packages=["koyeb_session"])
-        for name, walk in WALKERS.items():
-            shown = {text for file, text in walk(error) if is_ours(Path(file))}
-            try:
-                assert_no_secret(secrets, *shown)
-            except AssertionError:
-                pytest.fail(f"{name} shows a secret")
-
-
-def is_ours(file: Path) -> bool:
-    """Tell whether a frame is one of the package's own."""
-    return PACKAGE in file.parents and KIT not in file.parents
-
-
-def interrupt() -> None:
-    """Do what Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread():
-        raise KeyboardInterrupt
-    raise RuntimeError  # a thread of the client's is not interrupted
-
-
-def fail() -> None:
-    """Do what a broken transport does."""
-    raise RuntimeError
-
-
-def time_out() -> None:
-    """Do what httpx does when nothing comes."""
-    message = "timed out"
-    raise httpx.ReadTimeout(message)
-
-
-async def async_fail() -> None:
-    """Do what a broken transport does."""
-    fail()
-
-
-EVENTS: Final[Mapping[str, Callable[[], None]]] = {
-    "success": lambda: None,
-    "interruption": interrupt,
-    "error": fail,
-    "timeout": time_out,
-}
+        assert_no_tool_shows(error, secrets)
 
 
 def test_every_public_entry_is_looked_at() -> None:
-    """Whatever the clients can be asked is in the tables above."""
+    """The tables above contain every public method of the clients."""
     public = {name for name, _ in inspect.getmembers(AsyncSessionClient, inspect.isfunction)}
     known = {*ENTRIES, *MISUSED, *SAY_NOTHING}
     assert {name for name in public if not name.startswith("_")} <= known
@@ -260,7 +150,7 @@ async def test_no_tool_shows_a_secret_of_a_cancelled_task(name: str) -> None:
         await session.aclose()
 
 
-@pytest.mark.parametrize("event", [async_fail, anyio.sleep_forever])
+@pytest.mark.parametrize("event", [fail, anyio.sleep_forever])
 @pytest.mark.parametrize("name", SENDS)
 async def test_no_tool_shows_a_secret_in_a_task(
     name: str, event: Callable[[], Any], caplog: pytest.LogCaptureFixture

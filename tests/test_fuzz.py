@@ -1,4 +1,4 @@
-"""Whatever bytes the service sends: only the documented errors come out, and no secret."""
+"""With any bytes from the service, only the documented errors are raised, without secrets."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import gzip
 import json
 import zlib
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from koyeb_session import ApiError, KoyebSessionError, LoginMethod, LoginReply, Token, WireError
+from koyeb_session import (
+    ApiError,
+    KoyebSessionError,
+    LoginMethod,
+    LoginReply,
+    NotSignedInError,
+    Token,
+    WireError,
+)
 from koyeb_session._api import operations
 from koyeb_session._api.messages import ErrorReply, LoginMethodReply
 from koyeb_session._api.operations import Operation
@@ -29,6 +37,7 @@ from koyeb_session._api.wire import (
 )
 from koyeb_session._core.errors import error_class
 from koyeb_session._core.origins import Origins, origins
+from koyeb_session._core.provenance import read_provenance
 from koyeb_session._core.redaction import MARK, TEXT_LIMIT, Redactor, printable, spellings
 from koyeb_session._core.timestamps import (
     from_epoch,
@@ -39,6 +48,8 @@ from koyeb_session._core.timestamps import (
 )
 from koyeb_session._core.tokens import fill_from_jwt, is_header_safe, jwt_claims
 from koyeb_session._core.validation import parse_token
+from koyeb_session._environment import look_up
+from koyeb_session._storage.records import read_record, write_record
 from koyeb_session.testing import assert_no_secret
 
 from .soak import SOAK
@@ -143,7 +154,7 @@ headers = st.fixed_dictionaries(
 
 
 def is_clean_wire_error(value: object) -> bool:
-    """Tell a `WireError` in words of ours, which came of nothing."""
+    """Return whether this is a `WireError` with a fixed text and without a cause."""
     return type(value) is WireError and value.message.isascii() and value.__cause__ is None
 
 
@@ -171,7 +182,7 @@ def test_decoding_gives_bytes_or_a_wire_error(raw: bytes, encoding: str | None, 
 @fuzzed
 @given(body=bodies)
 def test_reading_gives_a_value_or_a_wire_error(body: bytes) -> None:
-    """No body makes a reader raise, and what it gives is of the promised type."""
+    """No body makes a reader raise, and the result is of the promised type."""
     assert isinstance(json_object(body), dict) or is_clean_wire_error(json_object(body))
     method = read(body, LoginMethodReply)
     assert isinstance(method, LoginMethodReply) or is_clean_wire_error(method)
@@ -342,7 +353,7 @@ def test_secret_does_not_come_back_whatever_the_password_is(password: str, text:
 def test_spelled_secret_does_not_come_back(
     password: str, before: str, after: str, spelled: int
 ) -> None:
-    """A password in any of its spellings is taken out, whatever stands around it."""
+    """A password in any spelling is removed from any text around it."""
     forms = sorted(spellings(password))
     form = forms[spelled % len(forms)]
     shown = Redactor([password])(f"{before} {form} {after}")
@@ -394,7 +405,7 @@ def test_base_url_is_right_or_a_clear_mistake(url: str) -> None:
 def test_login_is_an_operation_or_a_clear_mistake(
     email: str, password: str, organization_id: str | None, seon_fp: str | None
 ) -> None:
-    """Whatever texts a user gives: a request that can be sent, or a `ValueError` that names one."""
+    """Any texts of a user give a request that can be sent, or a `ValueError` that names one."""
     made = operations.login(email, password, organization_id, seon_fp)
     if isinstance(made, Operation):
         sent = json.loads(made.request("https://app.koyeb.com", 1).content)
@@ -432,3 +443,87 @@ def test_adopted_token_is_alive_and_in_utc(
         assert found.issued_at == (NOW if issued_at is None else issued_at)
     else:
         assert type(found) is ValueError
+
+
+# What others may have written
+
+records: st.SearchStrategy[Any] = objects("format", "version", "token") | st.fixed_dictionaries(
+    {
+        "format": st.just("koyeb-session"),
+        "version": st.sampled_from([1, 2]),
+        "token": st.fixed_dictionaries(
+            {"id": st.from_regex(r"\A[!-~]+\Z") | values},
+            optional=dict.fromkeys(
+                (*("user_id", "organization_id", "renewal"), *("provenance", "expires_at")), values
+            ),
+        ),
+    }
+)
+record_bodies: st.SearchStrategy[bytes] = records.map(json.dumps).map(str.encode)
+
+
+@fuzzed
+@given(record=bodies | record_bodies)
+@example(record=b'{"format": "koyeb-session", "version": 1, "token": {"id": "t"}}')
+def test_record_is_a_token_or_refused_in_words(record: bytes) -> None:
+    """Whatever a store holds; what is read can be written again."""
+    found = read_record(record)
+    if isinstance(found, Token):
+        assert is_header_safe(found.id)
+        assert read_record(write_record(found)) == found
+        assert read_provenance(found) is None or found.provenance
+    else:
+        assert found is None or (type(found) is ValueError and f"{found}".isascii())
+
+
+cli_files = (
+    bodies
+    | objects("token", "url", "organization", "debug").map(lambda it: json.dumps(it).encode())
+    | st.text("tokenurl:organization -?!&*[]{}#|>'\"%@\n\t0.e~", max_size=60).map(str.encode)
+)
+
+
+@fuzzed
+@given(content=cli_files)
+@example(content=b"token: 2001-99-99")
+@example(content=b"token: &a [*a]")
+@example(content=b"!!python/object/apply:os.abort []")
+def test_file_of_the_cli_signs_in_or_is_refused_in_words(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever it holds, and whoever wrote it."""
+    path = tmp_path_factory.getbasetemp() / "koyeb.yaml"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    found = look_up({}, {"KOYEB_CONFIG": str(path)})
+    assert isinstance(found, dict) or type(found) in {NotSignedInError, ValueError}
+
+
+@fuzzed
+@given(
+    url=st.builds(
+        "".join,
+        st.lists(
+            st.sampled_from(
+                [*"/\\@:?#.%[]\t\n ", "https:", "HTTP:", "//", "app.koyeb.com", "evil.example"]
+            )
+            | texts,
+            max_size=8,
+        ),
+    ),
+    host=st.none() | st.sampled_from(["app.koyeb.com", "evil.example"]) | texts,
+)
+def test_token_goes_to_the_services_origin_alone(url: str, host: str | None) -> None:
+    """However a URL, or the header that names the host, is disguised."""
+    trusted = origins("https://app.koyeb.com", ())
+    assert isinstance(trusted, Origins)
+    try:
+        headers = {} if host is None else {"Host": host}
+        request = httpx.Request("GET", url, headers=headers)
+    except (httpx.InvalidURL, UnicodeError, ValueError, TypeError):
+        return
+    if trusted.trusts(request):
+        assert request.url.raw_host == b"app.koyeb.com"
+        assert (request.url.scheme, request.url.port) == ("https", None)
+        assert not request.url.userinfo
+        assert request.headers["Host"].lower() in {"app.koyeb.com", "app.koyeb.com:443"}

@@ -1,4 +1,4 @@
-"""The generator of the blocking half: what it writes, and every way in which its check fails."""
+"""The generator of the blocking half: its output, and every way in which its check fails."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def run(generator: ModuleType, tmp_path: Path) -> Run:
-    """Give a function that runs the generator on ``tmp_path``."""
+    """Return a function that runs the generator on ``tmp_path``."""
     return lambda *arguments: generator.main([*arguments, "--root", str(tmp_path)])
 
 
@@ -108,7 +108,7 @@ def tree(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> Path:
 
 @pytest.fixture
 def refused(tree: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Give a function that runs the check, sees it fail and write nothing, and gives its words."""
+    """Return a function that runs the check, expects a failure, and returns its messages."""
 
     def check() -> list[str]:
         before = snapshot(tree)
@@ -122,7 +122,7 @@ def refused(tree: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> Refused
 
 
 def snapshot(tree: Path) -> dict[str, bytes | None]:
-    """Give every file and folder of the tree with what it holds."""
+    """Return every file and folder of the tree, with its content."""
     return {
         str(path.relative_to(tree)): path.read_bytes() if path.is_file() else None
         for path in tree.rglob("*")
@@ -135,7 +135,7 @@ def append(path: Path, text: str) -> None:
 
 
 def test_generate_writes_both_trees(tree: Path) -> None:
-    """Code, docstrings, comments and strings turn into those of the blocking half, formatted."""
+    """Code, docstrings, comments and strings become those of the blocking half, formatted."""
     assert {name: (tree / name).read_text("utf-8") for name in GENERATED} == GENERATED
 
 
@@ -263,7 +263,7 @@ def test_check_fails_on_leftover(tree: Path, refused: Refused) -> None:
 
 @pytest.mark.parametrize("content", [b"def (\n", b"\xff\n"], ids=["syntax", "encoding"])
 def test_generate_stops_when_source_is_broken(tree: Path, run: Run, content: bytes) -> None:
-    """What cannot be read is named, and nothing is written or removed."""
+    """The error names the unreadable file, and nothing is written or removed."""
     (tree / ASYNC_CLIENT).write_bytes(content)
     before = snapshot(tree)
     for arguments in ([], ["--check"]):

@@ -1,4 +1,4 @@
-"""What the log tells an operator, and by which names programs find it there."""
+"""The records of the log: their texts for operators, and their fields for programs."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClien
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[tuple[str, str]]:
-    """Give the levels and the texts of what was logged from this level on."""
+    """Return the levels and the texts of the records from this level on."""
     return [(it.levelname, it.getMessage()) for it in caplog.records if it.levelno >= level]
 
 
 def facts(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    """Give the fields of the records about one kind of event."""
+    """Return the fields of the records about one kind of event."""
     found = [vars(it) for it in caplog.records if vars(it).get("koyeb_event") == event]
     return [{k: v for k, v in it.items() if k.startswith("koyeb_")} for it in found]
 
@@ -147,7 +147,7 @@ def test_each_sign_in_is_told_and_each_end(
 def test_a_second_logout_says_nothing(
     fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There was no session any more that could have ended."""
+    """There was no longer a session that could have ended."""
     caplog.set_level(logging.INFO, "koyeb_session")
     with connect(fake, clock, store=MemoryTokenStore()) as session:
         session.login(ME, PASSWORD)

@@ -42,7 +42,7 @@ def test_value_hides_its_secret_when_shown(value: object) -> None:
 
 @pytest.mark.parametrize("value", VALUES, ids=KINDS)
 def test_value_is_the_same_when_pickled_or_copied(value: object) -> None:
-    """Values cross processes, with their secrets: that is what they are for."""
+    """Values can be passed to other processes, with their secrets."""
     pickled: object = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own
     for twin in (pickled, copy.copy(value), copy.deepcopy(value)):
         assert twin == value
@@ -74,7 +74,7 @@ def test_token_has_only_an_id_when_nothing_else_is_known() -> None:
 
 
 def test_token_is_equal_when_it_was_issued_at_another_time() -> None:
-    """When a token was minted is a note of ours, and no part of what it is."""
+    """The time of issue is a note of the session, and no part of a token's equality."""
     assert attrs.evolve(TOKEN, issued_at=None) == TOKEN
     assert hash(attrs.evolve(TOKEN, issued_at=None)) == hash(TOKEN)
     for change in ({"id": "x"}, {"user_id": "x"}, {"organization_id": "x"}, {"expires_at": None}):
@@ -90,7 +90,7 @@ def test_organization_is_none_when_it_is_left_out() -> None:
 
 
 def test_login_method_has_the_wires_words() -> None:
-    """The members are what the service sends."""
+    """The values of the members are those on the wire."""
     assert {method.name: method.value for method in LoginMethod} == {
         "KOYEB": "KOYEB",
         "WORKOS": "WORKOS",

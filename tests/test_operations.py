@@ -1,4 +1,4 @@
-"""What each operation sends, byte for byte, and what a reply to it means."""
+"""The request of each operation, byte for byte, and the result of each reply."""
 
 from __future__ import annotations
 
@@ -384,7 +384,7 @@ def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_reply_is_a_success_when_its_status_is_2xx(status: int) -> None:
-    """Any 2xx is success; what it is worth says the body."""
+    """Any 2xx is success; the body decides the result."""
     assert isinstance(outcome(SENT["login"][0](), REPLY.encode(), status), Token)
 
 
@@ -414,7 +414,7 @@ def test_token_is_dated_by_the_service_when_it_says_its_time(date: str, issued: 
 
 
 def hint(problem: str) -> str:
-    """Give what an error adds when the body is not JSON at all."""
+    """Return the advice of an error whose body is not JSON."""
     is_json = problem not in {"the reply is not JSON", "the reply is not UTF-8"}
     is_json &= problem != "the reply is not a JSON object"
     return "" if is_json else "; this is no reply of Koyeb's API: base_url may be wrong"
@@ -484,7 +484,7 @@ def test_access_token_expires_by_the_services_clock(
 
 
 def test_access_token_expires_as_it_says_itself() -> None:
-    """The service may issue a token for less than what was asked for, and a JWT says so."""
+    """The service may issue a token with a shorter life than requested, as its JWT shows."""
     operation = operations.create_access_token(TOKEN, "o", timedelta(hours=24))
     token = outcome(operation, json.dumps({"token": jwt(exp=WALL + 60)}).encode())
     assert isinstance(token, Token)
@@ -508,7 +508,7 @@ def test_access_token_has_no_known_expiry_when_the_calendar_ends() -> None:
 
 @pytest.mark.parametrize("case", SENT)
 def test_body_is_not_read_when_it_could_not_be_decoded(case: str) -> None:
-    """What is wrong with the transfer of a success is told as it is."""
+    """A failed transfer of a successful reply is reported as such."""
     operation = made(SENT[case][0]())
     error = outcome(operation, WireError("the reply is larger than 1048576 bytes"))
     assert type(error) is WireError
@@ -541,7 +541,7 @@ def test_nothing_is_promised_when_an_operation_only_acts(name: str) -> None:
 
 
 def test_no_url_is_kept_that_says_who_signs_in() -> None:
-    """What each operation sends to is parsed once; the address is not a part of that."""
+    """The URL of each operation is parsed once, without the user's address in the query."""
     address.cache_clear()
     for email in ("me@example.com", "you@example.com"):
         operation = operations.login_method(email)
@@ -619,7 +619,7 @@ def test_text_can_be_printed_when_json_spells_half_a_character() -> None:
 def test_error_says_what_it_can_when_its_body_is_odd(
     body: bytes, code: str | int | None, message: str
 ) -> None:
-    """What is no code or no message is left out, and the status stays."""
+    """An invalid code or message is ignored, and the status stays."""
     error = outcome(operations.refresh(TOKEN), body, 500)
     assert isinstance(error, ApiError)
     assert (error.code, error.message) == (

@@ -80,7 +80,7 @@ def test_token_goes_along_when_the_origin_is_the_services(url: str) -> None:
     ],
 )
 def test_token_stays_when_the_origin_is_another(url: str) -> None:
-    """What differs in scheme, host or port, or hides behind user information, gets no token."""
+    """A URL with another scheme, host or port, or with user information, gets no token."""
     assert not trusts(url)
 
 
@@ -238,7 +238,7 @@ WRONG_URLS = {
 
 @pytest.mark.parametrize("url", WRONG_URLS, ids=lambda url: ascii(url)[:40])
 def test_url_is_refused_when_tokens_could_not_safely_go_there(url: str) -> None:
-    """What is wrong with a URL is said, with the argument's name and without the URL."""
+    """The message names the argument and the problem, without the URL."""
     for name, error in (
         ("base_url", origins(url, ())),
         ("allowed_origins", origins(BASE, [BASE, url])),

@@ -76,7 +76,7 @@ def arguments(fake: FakeKoyeb, clock: FakeClock) -> dict[str, Any]:
 async def test_pitfall_02_a_dropped_flow_leaves_nothing_behind(
     fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
 ) -> None:
-    """Kills ``async with lock: yield``: a flow that only the collector ends holds it for ever."""
+    """Kills ``async with lock: yield``: a flow that only the collector ends holds it forever."""
     async with AsyncSessionClient(**arguments) as session:
         clock.advance(DAY - timedelta(seconds=1))
         flow = session.auth.async_auth_flow(httpx.Request("GET", "https://app.koyeb.com/v1/apps"))
@@ -97,7 +97,7 @@ async def test_pitfall_02_a_dropped_flow_leaves_nothing_behind(
 async def test_pitfall_03_a_cancelled_leader_loses_nothing(
     fake: FakeKoyeb, arguments: dict[str, Any], hold: Any
 ) -> None:
-    """Kills a refresh in the caller's own task: its cancellation loses a token that was minted."""
+    """Kills a refresh in the caller's own task: its cancellation loses a token that was issued."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold=hold))
     store = AsyncMemoryTokenStore()
@@ -115,7 +115,7 @@ async def test_pitfall_03_a_cancelled_leader_loses_nothing(
                 followers.start_soon(follow)
                 await async_idle()
                 leaders.cancel_scope.cancel()
-            assert not gate.is_open  # the leader has returned, the exchange has not
+            assert not gate.is_open  # the leader has returned, but the renewal is still running
             gate.open()
         assert session.token is not None
         assert tokens == [session.token] * 2
@@ -147,7 +147,7 @@ async def test_pitfall_03_a_cancelled_follower_disturbs_nobody(
 
 
 class Endless(httpx.AsyncBaseTransport):
-    """A service that keeps its connection busy for ever: no single read takes long."""
+    """A service that keeps its connection busy forever: no single read takes long."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Never answer."""
@@ -156,7 +156,7 @@ class Endless(httpx.AsyncBaseTransport):
 
 
 async def test_pitfall_03_an_exchange_has_a_total_deadline(arguments: dict[str, Any]) -> None:
-    """Kills an exchange that is bounded for each read only: cancelled by all, it would run on."""
+    """Kills a renewal that limits only single reads: cancelled by all, it would run on."""
     arguments["transport"] = Endless()
     async with AsyncSessionClient(**arguments, timeout=0.05) as session:
         with anyio.move_on_after(0) as scope:
@@ -175,7 +175,7 @@ async def test_pitfall_03_an_exchange_has_a_total_deadline(arguments: dict[str, 
 def test_pitfall_16_an_interrupted_listener_leaves_the_rest_to_the_next(
     fake: FakeKoyeb, arguments: dict[str, Any]
 ) -> None:
-    """Kills a "somebody is telling" that outlives its teller: nobody is ever told again."""
+    """Kills a "delivering" flag that outlives its task: no listener would be called again."""
     heard: list[Token | None] = []
     others: list[Token | None] = []
 
@@ -253,7 +253,7 @@ def test_pitfall_18_connections_are_those_of_the_loop(fake: FakeKoyeb, clock: Fa
 def test_pitfall_18_a_loop_that_dies_under_an_exchange_blocks_nobody(
     fake: FakeKoyeb, arguments: dict[str, Any], second: str
 ) -> None:
-    """Kills a flight, or a lock, that is waited for although its loop has ended."""
+    """Kills a wait for a shared task, or a lock, whose loop has ended."""
     session = AsyncSessionClient(**arguments, store=AsyncMemoryTokenStore())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold="request"))
@@ -323,7 +323,7 @@ def test_pitfall_19_a_fresh_token_costs_no_turn_of_the_loop(arguments: dict[str,
 async def test_pitfall_19_a_provider_that_blocks_does_not_block_the_loop(
     fake: FakeKoyeb, arguments: dict[str, Any]
 ) -> None:
-    """Kills ``token = credentials()`` on the loop: everybody stands still with the vault."""
+    """Kills ``token = credentials()`` on the loop: a slow vault would block every task."""
     go = threading.Event()
     calls: list[None] = []
 
@@ -370,7 +370,7 @@ async def test_pitfall_19_waiters_cost_no_threads(
 def test_pitfall_20_threads_share_one_exchange(
     fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
 ) -> None:
-    """Kills check-then-refresh without a lock: threads that start together exchange 32 times."""
+    """Kills check-then-refresh without a lock: threads that start together refresh 32 times."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     with SessionClient(**arguments) as session, Background() as background:
@@ -398,7 +398,7 @@ def test_pitfall_20_a_fork_during_an_exchange_leaves_the_child_free(
         if child == 0:
             status = 1
             try:
-                # The service is a copy, too: it has minted a token that the child never got.
+                # The service is a copy, too: it has issued a token that the child never got.
                 fake.revoke_all()
                 token = session.use_token(fake.issue_token())
                 renewed = session.refresh()
@@ -413,7 +413,7 @@ def test_pitfall_20_a_fork_during_an_exchange_leaves_the_child_free(
 def test_pitfall_20_an_interrupted_caller_keeps_no_thread_waiting(
     fake: FakeKoyeb, arguments: dict[str, Any]
 ) -> None:
-    """Kills an exchange in its first caller's thread: Ctrl-C there would fail all others."""
+    """Kills a renewal in its first caller's thread: Ctrl-C there would fail all others."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
 
@@ -445,7 +445,7 @@ def test_pitfall_20_an_interrupted_caller_keeps_no_thread_waiting(
 def test_pitfall_20_an_exchange_that_ends_its_thread_keeps_no_thread_waiting(
     fake: FakeKoyeb, arguments: dict[str, Any]
 ) -> None:
-    """Kills a flight that only a result ends: a transport that calls `sys.exit` would hang all."""
+    """Kills a shared task that only a result ends: a transport with `sys.exit` would hang all."""
     gate = Gate()
 
     class Leaving(httpx.BaseTransport):
@@ -486,7 +486,7 @@ def test_pitfall_25_majors_are_capped_where_they_are_announced() -> None:
 
 
 def test_pitfall_25_the_core_needs_no_extra() -> None:
-    """Kills an optional import at the top: whoever lacks a framework cannot import anything."""
+    """Kills an optional import at the top: without the framework, nothing could be imported."""
     code = (
         "import sys\n"
         "for name in ('fastapi', 'httpx2', 'koyeb', 'redis', 'keyring', 'filelock', 'yaml'):\n"

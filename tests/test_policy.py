@@ -1,4 +1,4 @@
-"""When a token is renewed and when not: every boundary, and what the whole adds up to."""
+"""The policy of renewals: every boundary, and the sum of all its rules."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ JWT = ".".join(
 
 
 def moment(clock: FakeClock, seconds: float = 0) -> datetime:
-    """Give the wall time in so many seconds."""
+    """Return the wall time after so many seconds."""
     return datetime.fromtimestamp(clock.time(), UTC) + timedelta(seconds=seconds)
 
 
 def minted(
     life: float, policy: RefreshPolicy = PLAIN, clock: FakeClock | None = None, token_id: str = "t"
 ) -> Snapshot:
-    """Lay out a token that the service mints now."""
+    """Make the snapshot of a token that the service issues now."""
     clock = clock or FakeClock()
     token = Token(token_id, expires_at=moment(clock, life), issued_at=moment(clock))
     return policy.snapshot(token, clock, just_issued=True)
@@ -97,7 +97,7 @@ def clock_after(seconds: float) -> FakeClock:
 def failed(
     error: KoyebSessionError, wait: float = 5, *, signs_in: bool = False, refused: bool = False
 ) -> LastFailure:
-    """Make the trouble of a renewal that fails now."""
+    """Make the record of a renewal that fails now."""
     clock = FakeClock()
     return LastFailure(error, 1, clock.time(), clock.monotonic(), wait, signs_in, refused)
 
@@ -225,7 +225,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_life_is_whole_when_the_service_minted_the_token_on_another_clock() -> None:
-    """A new token's life begins now, whatever our wall clock says (pitfall 22)."""
+    """A new token's life begins now, even if the local wall clock is wrong (pitfall 22)."""
     clock = FakeClock()
     for skew in (-HOUR, HOUR):
         token = Token("t", expires_at=moment(clock, DAY + skew), issued_at=moment(clock, skew))
@@ -244,7 +244,7 @@ def test_life_is_what_is_left_when_a_token_is_adopted() -> None:
 
 
 def test_life_begins_with_the_adoption_when_its_birth_is_unknown() -> None:
-    """Without a birth, what is left is taken for the whole."""
+    """Without a time of issue, the remaining time counts as the whole life."""
     clock = FakeClock()
     snapshot = PLAIN.snapshot(Token("t", expires_at=moment(clock, 300)), clock, just_issued=False)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry) == (150, 270, 300)
@@ -283,7 +283,7 @@ def test_token_is_fresh_for_ever_when_its_expiry_is_unknown(was_minted: bool) ->
 
 
 def test_token_is_renewable_unless_it_is_an_api_token_or_another_owners() -> None:
-    """An API token, and one that is somebody else's, are never renewed by themselves."""
+    """An API token, and another user's token, are never renewed automatically."""
     clock = FakeClock()
 
     def renewable(token: Token, *, renew: bool = True) -> bool:
@@ -482,7 +482,7 @@ REFUSALS: dict[type[KoyebSessionError], bool] = {
 def test_back_off_is_sixty_times_as_long_when_the_service_refuses(
     kind: type[KoyebSessionError],
 ) -> None:
-    """What is refused will be refused again, and repeating it locks accounts."""
+    """The service would refuse it again, and repeated refusals lock accounts."""
     long = REFUSALS[kind]
     expected = [60.0, 120.0, 240.0] if long else [1.0, 2.0, 4.0]
     assert waits(kind(), 3, 0, RefreshPolicy()) == expected
@@ -490,7 +490,7 @@ def test_back_off_is_sixty_times_as_long_when_the_service_refuses(
 
 
 def test_back_off_is_short_when_another_attempt_does_no_harm() -> None:
-    """A callable of the user's locks no account, whatever it raises."""
+    """A user's callable locks no account, even if it raises."""
     clock = FakeClock()
     for kind in REFUSALS:
         trouble = RefreshPolicy().failure(kind(), clock, 0, last=None, soon=True)
@@ -511,7 +511,7 @@ def test_token_is_refused_when_the_renewal_says_so_and_not_by_an_error_s_class(
 def test_back_off_leaves_time_for_another_try_while_the_token_is_good(
     left: float, wait: float
 ) -> None:
-    """Half of what is left of the token is the longest wait, and a first one the shortest."""
+    """The longest wait is half of the token's remaining time, and the shortest the first wait."""
     last = failed(ServerError(status=500))._replace(failures=20)
     trouble = RefreshPolicy().failure(ServerError(status=500), FakeClock(), 0, last=last, left=left)
     assert trouble.wait == wait
@@ -549,7 +549,7 @@ def test_back_off_is_what_the_service_asks_when_that_is_longer(
 
 
 def test_trouble_remembers_what_failed_and_when() -> None:
-    """The error is what callers without a token get, the times are of both clocks."""
+    """It keeps the error for callers without a token, and the times of both clocks."""
     clock = clock_after(5)
     clock.step_wall(7)
     error = ServerError("down")
@@ -576,7 +576,7 @@ USE, RENEW, WAIT, FAIL = (
 Verdicts = tuple[Decision, Decision, Decision, Decision]
 
 VERDICTS: dict[str, tuple[LastFailure | None, bool, Verdicts, Verdicts]] = {
-    # trouble, renewable: fresh, soft, hard, expired; the same where there are credentials
+    # failure, renewable: fresh, soft, hard, expired; the same with credentials
     "all is well": (None, True, (USE, RENEW, WAIT, WAIT), (USE, RENEW, WAIT, WAIT)),
     "an outage": (OUTAGE, True, (USE, USE, USE, FAIL), (USE, USE, USE, WAIT)),
     "a refusal": (REFUSAL, True, (FAIL, FAIL, FAIL, FAIL), (WAIT, WAIT, WAIT, WAIT)),
@@ -657,7 +657,7 @@ def test_next_look_is_when_the_soft_window_begins(age: float, seconds: float) ->
     ("age", "seconds"), [(150, 0.05), (250, 0.05), (299, 0.05), (300, 60), (999, 60)]
 )
 def test_next_look_is_at_once_when_a_renewal_is_due(age: float, seconds: float) -> None:
-    """In the windows there is something to do, after the expiry only what trouble says."""
+    """In the windows a renewal is due; after the expiry only the last failure counts."""
     assert seconds_to_next_check(held(100, 200, 300), None, clock_after(age)) == seconds
 
 
@@ -787,7 +787,7 @@ def repeatable(error: KoyebSessionError) -> KoyebSessionError:
 
 @pytest.mark.parametrize("error", [kind() for kind in REFUSALS], ids=repr)
 def test_operation_is_sent_again_only_when_that_is_safe(error: KoyebSessionError) -> None:
-    """What may have been carried out is not repeated, unless it may be done twice (pitfall 23)."""
+    """A request that may have been carried out is repeated only if harmless (pitfall 23)."""
     assert RetryPolicy().wait(error, 1, 1.0) is None
     assert RetryPolicy().wait(repeatable(error), 1, 1.0) == 0.2
 

@@ -1,4 +1,4 @@
-"""Whose a saved token is, as it is written and read."""
+"""The provenance of a saved token, as it is written and read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from koyeb_session._core.snapshot import Issuer
 
 @pytest.mark.parametrize("issuer", Issuer)
 def test_provenance_is_read_as_it_was_written(issuer: Issuer) -> None:
-    """What a session notes comes back whole."""
+    """The note of a session is read back unchanged."""
     noted = Provenance("https://app.koyeb.com", "0123456789abcdef", issuer)
     assert read_provenance(Token("t", provenance=noted.write())) == noted
 
@@ -20,5 +20,5 @@ def test_provenance_is_read_as_it_was_written(issuer: Issuer) -> None:
     "text", [None, "", "else", "koyeb-session/1 o a nobody", "koyeb-session/2 o a koyeb"]
 )
 def test_provenance_of_others_counts_as_none(text: str | None) -> None:
-    """A store of the user's own may have kept none, or something else."""
+    """The user's own store may have saved none, or something else."""
     assert read_provenance(Token("t", provenance=text)) is None

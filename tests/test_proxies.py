@@ -59,9 +59,9 @@ def test_proxies_are_those_of_httpx(
     monkeypatch: pytest.MonkeyPatch, setting: int, exceptions: str
 ) -> None:
     """
-    For each URL; but what may be in clear text on this machine does not leave it.
+    The same for each URL, except that clear text for this machine does not leave it.
 
-    What httpx cannot read is refused, as there.
+    A setting that httpx cannot read is refused, as in httpx.
     """
     for variable, value in {**SETTINGS[setting], "NO_PROXY": exceptions}.items():
         monkeypatch.setenv(variable, value)

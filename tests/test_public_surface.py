@@ -1,4 +1,4 @@
-"""What users may import: it is complete, documented, and brings in nothing they did not ask for."""
+"""The public names: they are complete and documented, and import nothing unexpected."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ ALLOWED = {
 
 
 def members(module: ModuleType) -> Iterator[tuple[str, object]]:
-    """Give the public names of a module and what they stand for."""
+    """Yield the public names of a module, with their objects."""
     for name in module.__all__:
         yield name, getattr(module, name)
 
 
 def methods(cls: type) -> Iterator[tuple[str, object]]:
-    """Give the public methods and properties that a class defines itself."""
+    """Yield the public methods and properties that a class itself defines."""
     for name, value in vars(cls).items():
         if not name.startswith("_") and (
             callable(value) or isinstance(value, property | classmethod)

@@ -1,103 +1,147 @@
-"""Every block of the README runs, against a fake Koyeb."""
+"""Every block of the README runs, against a fake Koyeb, and its facts are those of the package."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
-from functools import partial
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
+import attrs
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, SessionClient
+import koyeb_session
+from koyeb_session import KoyebSessionError, RefreshPolicy, RetryPolicy, SessionClient
+from koyeb_session.testing import FakeKoyeb
 
-if TYPE_CHECKING:
-    from koyeb_session.testing import FakeKoyeb
-
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-TESTS = Path(__file__).parent
+REPOSITORY = "https://github.com/koyeb-session/koyeb-session"
+RAW = "https://raw.githubusercontent.com/koyeb-session/koyeb-session"
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> FakeKoyeb:
+    """Put a fake service in place of the network."""
+    fake = FakeKoyeb()
+    transport = fake.transport
+
+    def send(_: object, request: httpx.Request) -> httpx.Response:
+        return transport.handle_request(request)
+
+    async def send_async(_: object, request: httpx.Request) -> httpx.Response:
+        return await transport.handle_async_request(request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", send)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", send_async)
+    monkeypatch.setenv("KOYEB_API_TOKEN", fake.issue_api_token())
+    monkeypatch.setenv("KOYEB_ORGANIZATION", fake.organizations["me@example.com"][0])
+    return fake
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_block_runs_as_it_stands(
-    block: str,
-    fake_koyeb: FakeKoyeb,
-    koyeb_clock: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    """What a reader copies out of the README works; only the network is replaced."""
-    organization = fake_koyeb.organizations["me@example.com"][0]
-    monkeypatch.setenv("KOYEB_API_TOKEN", fake_koyeb.issue_api_token())
-    monkeypatch.setenv("KOYEB_ORGANIZATION", organization)
-    monkeypatch.setenv("VAULT_TOKEN", fake_koyeb.issue_token())
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    fake = {"transport": fake_koyeb.transport, "clock": koyeb_clock}
+def test_block_runs_as_it_stands(block: str, service: FakeKoyeb, fake_koyeb: FakeKoyeb) -> None:
+    """Code copied from the README works; only the network is replaced."""
     names: dict[str, Any] = {}
     exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own text
     if "FastAPI(" in block:  # examples/fastapi_app.py is run
         assert {route.path for route in names["app"].routes} >= {"/apps", "/me"}
-        return
-    names["AsyncSessionClient"] = partial(AsyncSessionClient, **fake)
-    names["SessionClient"] = partial(SessionClient, **fake)
-    client = partial(httpx.Client, transport=fake_koyeb.transport)
-    names["httpx"] = SimpleNamespace(Client=client, HTTPError=httpx.HTTPError)
-    main = names["main"]
-    if "async def main" in block:
-        anyio.run(main)
-    else:
-        main()
-    assert all(request.status == 200 for request in fake_koyeb.requests)
+    elif "def test_" in block:
+        names["test_outage"](fake_koyeb)
+        assert [request.status for request in fake_koyeb.requests] == [503]
+    elif "these are the defaults" not in block:
+        if "main" in names:
+            anyio.run(names["main"])
+        assert service.requests
+        assert all(request.status == 200 for request in service.requests)
 
 
-def test_guarantees_name_tests_that_are_there() -> None:
-    """Each guarantee names a test function that the suite has."""
-    rows = re.findall(r"^\| ([^|]+) \| (`test_[^|]+) \|$", README, re.MULTILINE)
-    assert len(rows) >= 10
-    sources = "\n".join(path.read_text("utf-8") for path in TESTS.rglob("test_*.py"))
-    for guarantee, shown_by in rows:
-        names = re.findall(r"`(\w+)`", shown_by)
-        assert names, guarantee
-        for name in names:
-            assert re.search(rf"(def|class) {name}\b", sources), name
+@pytest.mark.parametrize("policy", [RefreshPolicy, RetryPolicy])
+def test_policies_are_shown_with_their_defaults(policy: type[Any]) -> None:
+    """The block about configuration names each field of a policy, with its default."""
+    given = {each.arg: ast.literal_eval(each.value) for each in call(policy.__name__).keywords}
+    assert given == attrs.asdict(policy())
 
 
-FIGURES = {
-    "whole program": ["cold start to the first login over TLS, {}: wall"],
-    "login, refresh": ["warm login, {}", "warm refresh, {}"],
-    "a request with a fresh token": ["a request with a fresh token, httpx, {}"],
-}
+def test_arguments_are_shown_with_their_defaults() -> None:
+    """The block about configuration names each argument of a client, with its default."""
+    given = {each.arg: each.value for each in call("SessionClient").keywords}
+    parameters = inspect.signature(SessionClient).parameters
+    assert list(given) == list(parameters)
+    for name, value in given.items():
+        if isinstance(value, ast.Call):  # a policy
+            assert parameters[str(name)].default is None
+        else:
+            assert ast.literal_eval(value) == parameters[str(name)].default
 
 
-@pytest.mark.parametrize(("half", "column"), [("asyncio", 0), ("sync", 1)])
-@pytest.mark.parametrize("begin", FIGURES)
-def test_figures_are_those_that_were_measured(begin: str, half: str, column: int) -> None:
-    """The README's ratios are those of the last whole run of the benchmarks."""
-    (row,) = re.findall(rf"^\| {begin}[^|]*\| ([^|]+) \| ([^|]+) \|$", README, re.MULTILINE)
-    measured = [ratio(title.format(half)) for title in FIGURES[begin]]
-    assert row[column].split(", ") == measured
+def call(name: str) -> ast.Call:
+    """Find the call of a class in the block about configuration."""
+    (block,) = [block for block in BLOCKS if "these are the defaults" in block]
+    (found,) = [
+        node
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == name
+    ]
+    return found
 
 
-def test_many_requests_are_as_much_faster_as_is_said() -> None:
-    """The README's "over 30 times", say, is what the last whole run of the benchmarks measured."""
-    title = "1,000 concurrent requests of session.http on sockets"
-    share = ratio(title, "koyeb_session, as installed").removesuffix("x")
-    (said,) = re.findall(r"over (\d+) times as fast", README)
-    assert 1 / float(share) > int(said)
+def test_tree_of_errors_names_each_of_them() -> None:
+    """The README's tree holds each error below the one that it is a kind of."""
+    (tree,) = re.findall(r"```text\n(KoyebSessionError.*?)```", README, re.DOTALL)
+    shown = re.findall(r"\w+Error", tree)
+    assert sorted(shown) == sorted(error.__name__ for error in errors(KoyebSessionError))
+    above: list[tuple[int, str]] = []
+    for line in tree.splitlines():
+        first, *others = re.findall(r"\w+Error", line)
+        depth = line.index(first)
+        above = [each for each in above if each[0] < depth]
+        parent = above[-1][1] if above else "KoyebSessionError"
+        assert getattr(koyeb_session, parent) in kind(first).__mro__
+        for other in others:  # beside it, or below it
+            assert kind(other).__base__ in {kind(first), kind(parent)}
+        above.append((depth, first))
 
 
-def ratio(title: str, contender: str = "koyeb_session") -> str:
-    """Read the ratio to the yardstick out of the table of results."""
-    table = (TESTS / "benchmarks" / "results" / "table.md").read_text("utf-8")
-    part = table.partition(f"### {title}\n")[2].partition("###")[0]
-    (row,) = [line for line in part.splitlines() if line.startswith(f"| **{contender}** |")]
-    return row.split(" | ")[3]
+def kind(name: str) -> type[KoyebSessionError]:
+    """Give an error by its name."""
+    found: type[KoyebSessionError] = getattr(koyeb_session, name)
+    return found
+
+
+def errors(cls: type[KoyebSessionError]) -> Iterator[type[KoyebSessionError]]:
+    """Give a public error and all below it."""
+    if cls.__name__ in koyeb_session.__all__:
+        yield cls
+    for sub in cls.__subclasses__():
+        yield from errors(sub)
+
+
+def test_extras_are_those_that_there_are() -> None:
+    """The table of extras is whole, and each is quoted for every shell."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.findall(r'`"koyeb-session\[([\w-]+)\]"`', README)
+    assert sorted(named) == sorted(project["optional-dependencies"])
+
+
+def test_links_are_absolute_and_lead_somewhere() -> None:
+    """The README is read on other pages than the repository's: each link names the repository."""
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    own = [link for link in links if link.startswith((REPOSITORY, RAW))]
+    assert len(own) >= 8
+    for link in links:
+        assert link.startswith("https://")
+    for link in own:
+        path = re.sub(rf"({REPOSITORY}/blob|{RAW})/main/", "", link)
+        assert (ROOT / path).is_file(), link
 
 
 def test_readme_is_short() -> None:
     """The README can be read in one sitting."""
-    assert len(README.splitlines()) <= 230
+    assert len(README.splitlines()) <= 200

@@ -1,4 +1,4 @@
-"""What is taken out of texts that others wrote: secrets, and what could forge a line of a log."""
+"""Redaction of texts of other programs: secrets, and characters that could forge log lines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def login(password: str, seon_fp: str | None = None) -> Operation[Token]:
 
 
 def answer(operation: Operation[Token], body: dict[str, object], **headers: str) -> BadRequestError:
-    """Give the error that a 400 with this body makes."""
+    """Return the error for a 400 with this body."""
     error = operation.outcome(Reply(400, headers, json.dumps(body).encode()), 0.0)
     assert isinstance(error, BadRequestError)
     return error
@@ -88,7 +88,7 @@ def test_secret_is_taken_out_in_every_usual_spelling(form: str) -> None:
 @pytest.mark.parametrize("before", ["", "a:", "ab:", "abc:"])
 @pytest.mark.parametrize("after", ["", "\n", "\r\n", "!!!"])
 def test_secret_is_taken_out_of_an_encoded_text(before: str, after: str) -> None:
-    """In base64 a password is spelled in three ways, depending on what comes before it."""
+    """In base64 a password has three spellings, depending on the text before it."""
     text = base64.b64encode(f"{before}{PASSWORD}{after}".encode()).decode()
     shown = answer(login(PASSWORD), {"message": text}).message
     around = len(shown) - len("login: [secret] (POST /v1/account/login: status 400)")
@@ -106,7 +106,7 @@ def test_secret_is_taken_out_of_an_encoded_text(before: str, after: str) -> None
         ("one-secretone-secret", ["one-secret"], "[secret][secret]"),
         ("as it is", [], "as it is"),
         ("the [secret] secrets", ["secrets"], "[secret]"),
-        # Words, and what is short: nothing but the whole text, or none of it, tells nothing.
+        # Words and short secrets: the whole text is hidden or none of it, as a gap reveals them.
         ("Connection refused", ["e"], "Connection refused"),
         ("Connection refused", ["refuse"], "Connection refused"),
         ("Connection refused", ["refused"], "[secret]"),
@@ -129,7 +129,7 @@ def test_redaction_replaces_secrets_and_nothing_else(
 
 
 def test_own_words_stay_when_they_are_the_password() -> None:
-    """What the package says itself gives no password away by a gap."""
+    """The package's own texts give no password away by a gap."""
     for password in ("login", "status", "message", "400"):
         assert (
             answer(login(password), {}).message
@@ -138,7 +138,7 @@ def test_own_words_stay_when_they_are_the_password() -> None:
 
 
 def test_fingerprint_is_taken_out() -> None:
-    """What SEON says of the machine is nobody's affair either."""
+    """A SEON fingerprint of the machine is private, too."""
     made = operations.switch_organization(TOKEN, "org-1", "canary-fingerprint")
     for operation in (login(PASSWORD, "canary-fingerprint"), made):
         error = answer(operation, {"message": "fp canary-fingerprint"})
@@ -171,7 +171,7 @@ def test_text_is_as_it_was_when_it_can_be_printed() -> None:
 
 
 def test_service_cannot_forge_lines_of_a_log() -> None:
-    """What of a reply could break a line, or steer a terminal, is escaped in all of the error."""
+    """Characters that break lines or control terminals are escaped in each part of the error."""
     fields = [{"field": EVIL, "description": EVIL}]
     body: dict[str, object] = {"message": EVIL, "code": EVIL, "fields": fields}
     error = answer(login(PASSWORD), body, **{"x-request-id": "r\x1b[31m\x9b"})

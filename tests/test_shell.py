@@ -55,7 +55,7 @@ class Shell:
             capture_output=True,
             text=True,
             env=self.environ,
-            start_new_session=True,  # away from the terminal of who runs the tests
+            start_new_session=True,  # away from the terminal that runs the tests
             check=False,
         )
 
@@ -477,7 +477,7 @@ def test_url_is_checked(shell: Shell) -> None:
 
 
 def test_missing_extra_is_told(shell: Shell, tmp_path: Path) -> None:
-    """What to install is said in one line."""
+    """One line says which extra to install."""
     (tmp_path / "filelock.py").write_text("raise ImportError", "utf-8")
     old = shell.environ.get("PYTHONPATH")
     shell.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), old]))
@@ -518,7 +518,7 @@ def test_command_is_wanted(shell: Shell) -> None:
 
 
 def into(shell: Shell, stdout: int) -> tuple[int, str]:
-    """Print the token into a descriptor; give the status, and what is said."""
+    """Print the token into a descriptor; return the exit status and the messages."""
     process = subprocess.run(
         [*SHELL, "token"],
         stdout=stdout,
@@ -542,7 +542,7 @@ def test_broken_pipe_is_quiet(shell: Shell) -> None:
 
 
 def test_full_disk_is_told(shell: Shell) -> None:
-    """What could not be printed is an error, in one line."""
+    """A failed write to standard output is an error, in one line."""
     shell.sign_in()
     with Path("/dev/full").open("wb") as full:
         status, said = into(shell, full.fileno())

@@ -1,4 +1,4 @@
-"""What a session knows: each change is one swap, and each failure leaves the rest as it was."""
+"""The state of a session: each change is one swap, and a failure changes nothing else."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -40,13 +40,13 @@ HOUR = 3600.0
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """Give a clock that stands still."""
+    """Return a clock that stands still."""
     return FakeClock()
 
 
 @pytest.fixture
 def state(clock: FakeClock) -> SessionState:
-    """Give the state of a session that nobody has signed in to."""
+    """Return the state of a session without a sign-in."""
     return SessionState(RefreshPolicy(jitter=0), clock)
 
 
@@ -57,7 +57,7 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def token(clock: FakeClock, life: float | None = HOUR, token_id: str = "t") -> Token:
-    """Make a token that the service mints now."""
+    """Make a token that the service issues now."""
     now = datetime.fromtimestamp(clock.time(), UTC)
     expires_at = None if life is None else now + timedelta(seconds=life)
     return Token(token_id, "user-1", None, expires_at, issued_at=now)
@@ -103,7 +103,7 @@ def test_state_knows_nothing_when_it_is_new(state: SessionState) -> None:
 def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """The new snapshot is the whole of what is known."""
+    """The new snapshot is the complete state."""
     heard: list[Token | None] = []
     state.on_change = heard.append
     state.clear()
@@ -120,7 +120,7 @@ def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
 
 
 def test_commit_tells_of_the_change_after_it(state: SessionState, clock: FakeClock) -> None:
-    """Whoever hears of a token finds it in the state."""
+    """A listener that is told of a token finds it in the state."""
     seen: list[Snapshot | None] = []
     state.on_change = lambda _: seen.append(state.snapshot)
     first = commit(state, token(clock))
@@ -131,7 +131,7 @@ def test_commit_tells_of_the_change_after_it(state: SessionState, clock: FakeClo
 def test_commit_counts_from_the_wall_clock_when_the_token_is_not_minted_now(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """An adopted token has the rest of its life before it, a minted one all of it."""
+    """A token from elsewhere has the rest of its life left, a newly issued one all of it."""
     given = token(clock)
     clock.advance(HOUR / 4)
     parse_token = state.commit(NewToken(given, just_issued=False))
@@ -142,7 +142,7 @@ def test_commit_counts_from_the_wall_clock_when_the_token_is_not_minted_now(
 
 
 def test_commit_makes_no_windows_when_the_session_does_not_renew(clock: FakeClock) -> None:
-    """A session that holds somebody else's token leaves it alone."""
+    """A session that must not renew leaves its token alone."""
     snapshot = commit(SessionState(RefreshPolicy(), clock, renew=False), token(clock))
     assert not snapshot.renewable
     assert snapshot.soft == HOUR
@@ -190,7 +190,7 @@ def test_commit_accepts_an_earlier_end_when_the_token_is_another(
         assert commit(state, token(clock, life, token_id)) is state.snapshot
 
 
-# The fence
+# The generation
 
 
 def test_commit_is_superseded_when_the_fence_has_moved(
@@ -222,7 +222,7 @@ def test_fence_moves_when_a_session_begins_or_ends(state: SessionState, clock: F
 
 
 def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> None:
-    """Who signs out gets the token to revoke, once."""
+    """Signing out returns the token to revoke, once."""
     heard: list[Token | None] = []
     state.on_change = heard.append
     snapshot = commit(state, token(clock))
@@ -267,7 +267,7 @@ def test_close_stays_when_a_renewal_ends_after_it(state: SessionState, clock: Fa
 
 
 def test_close_is_enough_when_nobody_is_signed_in(state: SessionState) -> None:
-    """A client that was never used is closed all the same."""
+    """A client that was never used can be closed, too."""
     state.close()
     state.close()
     assert state.closed
@@ -331,7 +331,7 @@ def test_requests_look_for_what_is_not_saved_until_it_is(
 def test_requests_look_for_what_is_not_saved_from_the_first_commit(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """Whoever is to tell a store may be interrupted: a later request looks whether it was told."""
+    """A save may be interrupted: a later request checks that it was done."""
     snapshot = state.commit(NewToken(token(clock), just_issued=True), unsaved=True)
     assert isinstance(snapshot, Snapshot)
     assert not snapshot.is_due(clock)
@@ -427,7 +427,7 @@ def test_failure_is_no_trouble_when_nothing_was_sent(
 def test_failure_tells_of_the_one_before_when_nothing_was_sent(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """Whoever has no way left learns why the last one failed, whose back-off goes on."""
+    """Without any means to renew, the error names the last failure, whose back-off goes on."""
     commit(state, token(clock))
     first = SessionExpiredError("refused")
     state.record_failure(FailedAttempt(first, refused=True))
@@ -462,7 +462,7 @@ def test_failure_is_no_trouble_when_the_token_is_an_api_token(
 def test_failure_is_no_news_when_it_is_tried_again(
     state: SessionState, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waits tries again in a moment: an operator need not know, a debugger may."""
+    """Waiting callers try again at once: that is worth a debug line, and no warning."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     error = ServerError("login: down (status 503)")
     state.record_failure(FailedAttempt(error), again=True)
@@ -489,7 +489,7 @@ def test_failure_is_no_news_when_it_is_tried_again(
 def test_failure_waits_as_long_as_another_attempt_may_harm(
     state: SessionState, *, soon: bool, waits: list[float]
 ) -> None:
-    """A password locks its account; a callable of the user's locks nothing."""
+    """A wrong password locks its account; a user's callable locks nothing."""
     for wait in waits:
         state.record_failure(FailedAttempt(AuthenticationError("no"), signs_in=True, soon=soon))
         assert state.failure is not None
@@ -500,7 +500,7 @@ def test_failure_waits_as_long_as_another_attempt_may_harm(
 def test_failure_counts_only_for_the_token_that_it_is_about(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """Whoever looks between the two steps of a swap sees no failure that is past."""
+    """A reader between the two steps of a swap sees no failure of the old token."""
     commit(state, token(clock))
     state.record_failure(FailedAttempt(AuthenticationError("no"), refused=True))
     past = state.failure
@@ -536,7 +536,7 @@ def test_failure_to_refresh_leaves_the_credentials_to_be_asked(clock: FakeClock)
 def test_next_look_comes_with_the_soft_window_or_after_the_back_off(
     state: SessionState, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever keeps a token current sleeps until there is something to do, a minute at most."""
+    """`keep_current` sleeps until there is something to do, for a minute at most."""
     assert state.seconds_to_next_check == 60
     commit(state, token(clock, 100))
     assert state.seconds_to_next_check == 50
@@ -647,7 +647,7 @@ def test_refusal_is_final_when_the_token_is_not_renewable(
 
 
 def fail(state: SessionState, error: KoyebSessionError) -> Observation:
-    """Have a renewal fail, and give what a caller then decides on."""
+    """Make a renewal fail, and return the observation of the next caller."""
     state.record_failure(FailedAttempt(error))
     seen = state.observe()
     assert seen.failure is not None
@@ -682,7 +682,7 @@ def test_ended_is_the_error_itself_when_it_says_so(
 
 
 def test_ended_is_the_error_itself_when_there_was_no_token(state: SessionState) -> None:
-    """A sign-in that failed is what it is."""
+    """The error of a failed sign-in is not wrapped."""
     error = ServerError("down")
     assert state.no_token_error(state.observe(), error) is error
     assert state.no_token_error(fail(state, error), error) is error
@@ -699,7 +699,7 @@ def test_ended_is_the_error_itself_when_it_is_one_caller_s(
 
 
 def test_ended_is_the_error_itself_when_the_failure_is_past() -> None:
-    """What failed before another token came says nothing about the one that there is."""
+    """A failure of an earlier token says nothing about the current one."""
     clock = FakeClock()
     state = SessionState(RefreshPolicy(jitter=0), clock)
     commit(state, token(clock))
@@ -735,7 +735,7 @@ def test_ended_wraps_the_last_failure_when_there_was_a_token(
 def test_ended_is_as_retryable_as_the_failure(
     state: SessionState, clock: FakeClock, error: KoyebSessionError
 ) -> None:
-    """Whoever schedules another attempt goes by what has failed."""
+    """The time of the next attempt depends on the failure."""
     commit(state, token(clock))
     ended = state.no_token_error(fail(state, error), error)
     assert ended.message == (

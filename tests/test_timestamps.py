@@ -19,7 +19,7 @@ EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 def microseconds(count: int) -> datetime:
-    """Give the moment that many microseconds after `AT`."""
+    """Return the time so many microseconds after `AT`."""
     return AT + timedelta(microseconds=count)
 
 
@@ -88,7 +88,7 @@ def test_timestamp_is_none_when_it_is_gos_zero_time(text: str) -> None:
     ],
 )
 def test_timestamp_is_refused_when_it_is_of_another_form(text: str) -> None:
-    """Nothing is guessed, and what was given is not quoted."""
+    """Nothing is guessed, and the text is not quoted."""
     with pytest.raises(ValueError, match=r"^not an RFC 3339 timestamp$"):
         timestamp(text)
 
@@ -209,7 +209,7 @@ def test_http_date_is_read_when_it_is_one(text: str, seconds: float | None) -> N
 def test_retry_after_is_read_when_it_can_be_waited_for(
     text: str | None, wait: float | None
 ) -> None:
-    """Seconds and dates are read at 60 s past the epoch; what is neither asks for nothing."""
+    """Seconds and dates are read at 60 s past the epoch; any other text asks for no wait."""
     assert retry_after(text, 60.0) == wait
 
 
@@ -227,7 +227,7 @@ def test_retry_after_is_read_when_it_can_be_waited_for(
         (EPOCH, -2.0, 1.0),
         (EPOCH, -3600.0, 1.0),
         ("Fri, 31 Dec 9999 23:59:58 GMT", 0.0, 253_402_300_799.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 7.0, 7.0),  # a second later there is no time any more
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 7.0, 7.0),  # a second later is out of range
     ],
 )
 def test_service_time_is_ours_when_both_agree(date: str | None, wall: float, time: float) -> None:

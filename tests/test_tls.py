@@ -51,7 +51,7 @@ class Certificates:
 
 
 def read() -> ssl.SSLContext:
-    """Give what a new client trusts."""
+    """Return the certificates that a new client trusts."""
     return tls.certificates().context()
 
 
@@ -76,7 +76,7 @@ def test_clients_have_the_certificates_read_once(monkeypatch: pytest.MonkeyPatch
 async def test_the_event_loop_goes_on_while_the_certificates_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A first request waits for them, and others run meanwhile."""
+    """A first request waits for them, and other tasks run in the meantime."""
     certificates = Certificates(monkeypatch)
     async with AsyncSessionClient(base_url="http://127.0.0.1:1", timeout=30) as session:
         async with anyio.create_task_group() as tasks:
@@ -105,7 +105,7 @@ def test_a_given_transport_needs_no_certificates(monkeypatch: pytest.MonkeyPatch
 def test_certificates_are_read_in_the_calling_thread_where_there_is_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that may have no more threads, or is ending, signs in all the same."""
+    """A process that can start no thread, or is ending, can still sign in."""
     certificates = Certificates(monkeypatch)
     certificates.go.set()
 
@@ -160,7 +160,7 @@ def number(context: ssl.SSLContext) -> int:
 def test_a_variable_that_is_set_later_counts_for_the_next_client(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Path, variable: str
 ) -> None:
-    """A client made before goes on with what it has; the same setting is read once."""
+    """An earlier client keeps its certificates; the same setting is read once."""
     before = read()
     monkeypatch.setenv(variable, str(bundle if variable == "SSL_CERT_FILE" else tmp_path))
     after = read()

@@ -52,12 +52,12 @@ def part(value: object) -> str:
 
 
 def jwt(claims: object, header: object = None) -> str:
-    """Write a JWT with these claims, and a signature that nobody verifies."""
+    """Make a JWT with these claims, and a signature that is never verified."""
     return f"{part({'alg': 'HS256'} if header is None else header)}.{part(claims)}.c2ln"
 
 
 def wire_error(value: object) -> str:
-    """Give the message of a wire error."""
+    """Return the message of a wire error."""
     assert type(value) is WireError
     return value.message
 
@@ -138,7 +138,7 @@ def test_claims_are_read_when_the_base64_is_of_any_length(filler: str) -> None:
 def test_claims_are_unknown_when_they_are_no_times(
     claims: dict[str, object], expected: Claims
 ) -> None:
-    """A JWT is one whatever its claims say; what is no NumericDate says nothing."""
+    """A JWT counts as one with any claims; a claim that is no NumericDate is ignored."""
     assert jwt_claims(jwt(claims)) == expected
 
 
@@ -179,7 +179,7 @@ def test_claims_are_none_when_the_token_is_no_jwt(token: str) -> None:
 def test_token_is_completed_when_its_id_says_more(
     known: dict[str, datetime], expires_at: datetime, issued_at: datetime
 ) -> None:
-    """What a token says itself goes before what its JWT says."""
+    """The fields of a token take precedence over the claims of its JWT."""
     claims = jwt({"exp": EXPIRES.timestamp(), "iat": ISSUED.timestamp()})
     token = fill_from_jwt(
         Token(claims, "u", "o", known.get("expires_at"), issued_at=known.get("issued_at"))
@@ -232,7 +232,7 @@ def test_body_is_decoded_when_it_is_compressed_all_the_same(encoding: str) -> No
     "encoding", ["br", "zstd", "gzip, gzip", "compress", "identity, gzip", "*"]
 )
 def test_body_is_refused_when_its_encoding_is_another(encoding: str) -> None:
-    """What cannot be decoded is said, without quoting the header."""
+    """The error says that the encoding is unknown, without quoting the header."""
     message = wire_error(decoded(b"{}", encoding))
     assert message == "the reply's content encoding was not asked for"
 
@@ -311,7 +311,7 @@ def test_json_is_an_object_or_a_wire_error() -> None:
 def test_error_body_is_read_when_it_has_one_of_the_three_forms(
     body: bytes, expected: ErrorReply
 ) -> None:
-    """What an error says is taken where it has the promised type, and left out where not."""
+    """The fields of an error are read if they have the promised type, and ignored otherwise."""
     assert read_error(body) == expected
 
 
@@ -393,7 +393,7 @@ def test_expiry_is_the_jwts_when_the_reply_has_none(missing: dict[str, object]) 
 
 
 def test_expiry_is_the_replys_when_the_jwt_has_another() -> None:
-    """What the service says goes before what its token says."""
+    """The expiry in the reply takes precedence over that in the JWT."""
     token_id = jwt({"exp": ISSUED.timestamp()})
     assert read(id=token_id, expires_at="2030-01-02T03:04:05Z").expires_at == EXPIRES
 

@@ -1,19 +1,27 @@
-"""What tools show of an exception that show the local variables of its frames."""
+"""The output of tools that show an exception with the local variables of its frames."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from traceback import TracebackException
 from typing import Any, Final, TypeAlias
 
+import pytest
 from rich.traceback import Traceback
 from sentry_sdk.consts import DEFAULT_OPTIONS
 from sentry_sdk.utils import event_from_exception
 from structlog.tracebacks import ExceptionDictTransformer
 
+import koyeb_session
+from koyeb_session.testing import assert_no_secret
+
 Shown: TypeAlias = Iterator[tuple[str, str]]
-"""Pairs of a frame's file, and all the variables of that frame as the tool shows them."""
+"""Pairs of a frame's file and the variables of that frame, as the tool shows them."""
+
+PACKAGE: Final = Path(koyeb_session.__file__).parent
+KIT: Final = PACKAGE / "testing"
 
 _TRANSFORM: Final = ExceptionDictTransformer(
     locals_max_length=10_000, locals_max_string=1_000_000, locals_hide_dunder=False, max_frames=1000
@@ -22,7 +30,7 @@ _SENTRY: Final = {**DEFAULT_OPTIONS, "max_value_length": 1_000_000}
 
 
 def stdlib(error: BaseException) -> Shown:
-    """Show what ``traceback`` shows with ``capture_locals``, of hidden contexts too."""
+    """Yield the output of ``traceback`` with ``capture_locals``, including hidden contexts."""
     left = [TracebackException.from_exception(error, capture_locals=True)]
     while left:
         shown = left.pop()
@@ -33,7 +41,7 @@ def stdlib(error: BaseException) -> Shown:
 
 
 def rich(error: BaseException) -> Shown:
-    """Show what rich shows with ``show_locals``."""
+    """Yield the output of rich with ``show_locals``."""
     trace = Traceback.extract(
         *(type(error), error, error.__traceback__),
         show_locals=True,
@@ -51,7 +59,7 @@ def rich(error: BaseException) -> Shown:
 
 
 def structlog(error: BaseException) -> Shown:
-    """Show what structlog's ``dict_tracebacks`` shows."""
+    """Yield the output of structlog's ``dict_tracebacks``."""
     left: list[Mapping[str, Any]] = list(_TRANSFORM((type(error), error, error.__traceback__)))
     while left:
         stack = left.pop()
@@ -61,7 +69,7 @@ def structlog(error: BaseException) -> Shown:
 
 
 def sentry(error: BaseException) -> Shown:
-    """Show what Sentry's SDK would send, before it leaves out what has a telling name."""
+    """Yield the variables that Sentry's SDK collects, before it filters them by name."""
     event: dict[str, Any] = dict(event_from_exception(error, client_options=_SENTRY)[0])
     for entry in event["exception"]["values"]:
         trace: dict[str, list[dict[str, Any]]] = entry.get("stacktrace") or {}
@@ -75,3 +83,19 @@ WALKERS: Final[Mapping[str, Callable[[BaseException], Shown]]] = {
     "structlog": structlog,
     "sentry": sentry,
 }
+
+
+def assert_no_tool_shows(error: BaseException, secrets: Iterable[str]) -> None:
+    """Fail if a tool shows a secret in a frame of the package's; the kit plays the service."""
+    wanted = list(secrets)
+    for name, walk in WALKERS.items():
+        shown = {text for file, text in walk(error) if is_ours(Path(file))}
+        try:
+            assert_no_secret(wanted, *shown)
+        except AssertionError as exc:
+            pytest.fail(f"{name} shows a secret: {exc}")
+
+
+def is_ours(file: Path) -> bool:
+    """Tell whether a frame is one of the package's own."""
+    return PACKAGE in file.parents and KIT not in file.parents

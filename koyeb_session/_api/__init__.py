@@ -1,1 +1,1 @@
-"""Koyeb's API as bytes: its operations, its messages, and their spelling on the wire."""
+"""Koyeb's API as bytes: its operations, its messages, and their format on the wire."""

@@ -1,4 +1,4 @@
-"""What the operations send, and what they are answered."""
+"""The requests and replies of the operations."""
 
 # No `from __future__ import annotations` here: cattrs reads the annotations as types.
 
@@ -13,12 +13,22 @@ from .._core.models import LoginMethod, Token
 @attrs.frozen
 class LoginRequest:
     """
-    What a login sends.
+    The request of a login, as Koyeb's API has it; `SessionClient.login` makes one.
+
+    ```python
+    request = LoginRequest("me@example.com", "correct horse")
+    print(request)  # without the password
+    ```
+
+    Attributes:
+        email: The account's address.
+        password: Its password; shows in no `repr`.
+        organization_id: The organization to act in (a UUID); `None`: the account's default.
 
     Source: ``LoginRequest`` in Koyeb's API description.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     email: str
     password: str = attrs.field(repr=False)
@@ -28,12 +38,20 @@ class LoginRequest:
 @attrs.frozen
 class LoginReply:
     """
-    What login, refresh, new session and switch organization answer.
+    The reply to login, refresh, new session and switch organization.
+
+    ```python
+    reply = LoginReply(Token("an-id"))
+    print(reply.token.expires_at)
+    ```
+
+    Attributes:
+        token: The token that was issued.
 
     Source: ``LoginReply`` in Koyeb's API description.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     token: Token
 
@@ -41,12 +59,19 @@ class LoginReply:
 @attrs.frozen
 class PasswordlessLoginRequest:
     """
-    What a passwordless login sends.
+    The request of a passwordless login, which Koyeb has withdrawn.
+
+    ```python
+    request = PasswordlessLoginRequest("me@example.com")
+    ```
+
+    Attributes:
+        email: The account's address.
 
     Source: ``PasswordlessLoginRequest`` in Koyeb's API description of 2021.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     email: str
 
@@ -54,10 +79,10 @@ class PasswordlessLoginRequest:
 @attrs.frozen
 class CreateAccessTokenRequest:
     """
-    What creating an access token sends.
+    The body of a request for an access token.
 
     Attributes:
-        validity: How long the token is to live; `None`: the service's default, an hour.
+        validity: The lifetime of the token; `None`: the service's default, an hour.
 
     Source: ``CreateAccessToken`` in Koyeb's API description.
     """
@@ -68,7 +93,7 @@ class CreateAccessTokenRequest:
 @attrs.frozen
 class CreateAccessTokenReply:
     """
-    What creating an access token answers: the token alone, without an expiry.
+    The reply with a new access token: the token alone, without an expiry.
 
     Source: ``CreateAccessTokenReply`` in Koyeb's API description.
     """
@@ -79,7 +104,7 @@ class CreateAccessTokenReply:
 @attrs.frozen
 class LoginMethodReply:
     """
-    What a question for the login method is answered.
+    The reply with the login method of an address.
 
     Source: ``LoginMethodReply`` in Koyeb's API description, with its default.
     """
@@ -90,7 +115,7 @@ class LoginMethodReply:
 @attrs.frozen
 class ErrorReply:
     """
-    What an error reply says, whichever of the API's three shapes it has.
+    An error reply, in any of the API's three formats.
 
     Source: ``Error``, ``ErrorWithFields`` and ``google.rpc.Status`` in Koyeb's API description.
     """

@@ -1,8 +1,8 @@
 """
-The operations of the service, each a pure pair: what to send, and what the reply means.
+The operations of the service: each one builds a request and interprets the reply.
 
-Nothing here waits or sends. Wrong arguments and wrong replies come back as values, since a frame
-that raises would show the password among its locals.
+Nothing here waits or sends. Errors are returned as values, since the frame of a function that
+raises would show the password among its locals.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ T_co = TypeVar("T_co", covariant=True)
 
 _PRODUCT: Final = f"koyeb-session/{__version__}"
 USER_AGENT: Final = f"{_PRODUCT} python-httpx/{httpx.__version__}"
-"""How requests that no client of the user's sends introduce themselves (RFC 9110, 10.1.5)."""
+"""The ``User-Agent`` of requests that no client of the user sends (RFC 9110, 10.1.5)."""
 _ACCEPT: Final = ((b"Accept", b"application/json"), (b"Accept-Encoding", b"identity"))
 _HEADERS: Final = (*_ACCEPT, (b"User-Agent", USER_AGENT.encode()))
 _NOT_DONE: Final = frozenset({429, 503})
-"""What says that nothing was done."""
+"""The statuses that mean that nothing was done."""
 _NO_ANSWER: Final = _NOT_DONE | {502, 504}
-"""What says nothing about whether it was done: for operations that may be done twice."""
+"""Those, and the statuses that leave it open: for operations that may safely be repeated."""
 _DEFAULT_VALIDITY: Final = timedelta(hours=1)
-"""How long an access token lives when the request does not say; from the description."""
+"""The lifetime of an access token if the request names none, by the API's description."""
 _OTHER_WAYS: Final = (
     "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
     "callable that brings tokens (credentials=...)"
 )
-"""How to sign in to Koyeb without a password."""
+"""The ways to sign in to Koyeb without a password."""
 _NO_PASSWORDS: Final = f"if Koyeb no longer accepts this kind of sign-in, use {_OTHER_WAYS}"
 
 
 def user_agent(own: str | None) -> str:
-    """Introduce a request that the user's own client sends, after that client itself."""
+    """Return the ``User-Agent`` of a request, appended to that of the user's own client."""
     return f"{own} {_PRODUCT}" if own else USER_AGENT
 
 
@@ -67,18 +67,18 @@ class Operation(Generic[T_co]):
     One call of the service.
 
     Attributes:
-        read: Makes the result of a body that came with success.
+        read: A function that reads the result from the body of a successful reply.
         params: The query.
-        secrets: What the request carries that no error may show.
-        instead: What to use when the service has withdrawn the operation.
-        forbidden: What to do when it is refused with a 403.
+        secrets: Secrets in the request, which no error may quote.
+        instead: The advice for the case that the service has withdrawn the operation.
+        forbidden: The advice for a 403.
         repeat: The statuses after which it may be sent again.
     """
 
     name: str
     method: str
     path: str
-    # Rich and structlog show the fields, whatever `__repr__` says: each one hides by itself.
+    # Rich and structlog ignore `__repr__` and show the fields, so each field hides itself.
     read: Callable[[bytes], T_co | WireError] = attrs.field(repr=False)
     instead: str = attrs.field(repr=False)
     headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
@@ -93,7 +93,7 @@ class Operation(Generic[T_co]):
         """Build the request; each phase of it may take ``timeout`` seconds."""
         url, host = address(base_url + self.path)
         length = () if self.body is None else ((b"Content-Length", b"%d" % len(self.body)),)
-        # With a stream httpx adds no headers by itself, which takes it as long as all the rest.
+        # With a stream, httpx adds no headers. Hot path: see tests/benchmarks.
         request = httpx.Request(
             self.method,
             url if self.params is None else url.copy_with(params=self.params),
@@ -101,20 +101,20 @@ class Operation(Generic[T_co]):
             stream=httpx.ByteStream(self.body or b""),
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout)},
         )
-        request.read()  # as event hooks expect it
+        request.read()  # event hooks expect a request whose body is in memory
         return request
 
     def outcome(self, reply: Reply, wall: float, base_url: str = "") -> T_co | KoyebSessionError:
         """
-        Tell what a reply means.
+        Turn a reply into a result or an error.
 
         Args:
-            reply: What was answered.
-            wall: When it arrived, in seconds since the epoch.
-            base_url: Of the service that was asked, for the message of an error.
+            reply: The reply.
+            wall: The time of its arrival, in seconds since the epoch.
+            base_url: The service's URL, for an error message.
         """
         if not 200 <= reply.status < 300:
-            from .replies import error_of  # noqa: PLC0415 - most replies bring a result
+            from .replies import error_of  # noqa: PLC0415 - rarely needed
 
             return error_of(self, reply, wall, base_url, self._redactor())
         result = reply.body if isinstance(reply.body, WireError) else self.read(reply.body)
@@ -124,13 +124,13 @@ class Operation(Generic[T_co]):
                 return with_issue_time(result, now)  # type: ignore[return-value]
             result = WireError("the token that the service handed out has expired")
         if isinstance(result, WireError):
-            from .replies import unfit  # noqa: PLC0415 - most replies bring a result
+            from .replies import unfit  # noqa: PLC0415 - rarely needed
 
             return unfit(self, reply, result, base_url, self._redactor())
         return result
 
     def redacted(self, text: str) -> str:
-        """Take what the request keeps secret out of a text that somebody else wrote."""
+        """Remove the request's secrets from a text of another program."""
         return self._redactor()(text)
 
     def _redactor(self) -> Redactor:
@@ -140,12 +140,12 @@ class Operation(Generic[T_co]):
 
 @attrs.frozen(eq=False)
 class _AccessTokenRequest(Operation[Token]):
-    """One whose reply says nothing of an expiry: the token lives as long as was asked for."""
+    """A request whose reply names no expiry: the token lives as long as the request asks."""
 
     validity: timedelta = attrs.field(default=_DEFAULT_VALIDITY, repr=False)
 
     def outcome(self, reply: Reply, wall: float, base_url: str = "") -> Token | KoyebSessionError:
-        """Tell what a reply means; the token's life counts from the reply's arrival."""
+        """Turn a reply into a token or an error; its lifetime begins when the reply arrives."""
         token = super().outcome(reply, wall, base_url)
         if not isinstance(token, Token) or token.expires_at is not None or token.issued_at is None:
             return token
@@ -153,7 +153,7 @@ class _AccessTokenRequest(Operation[Token]):
         return attrs.evolve(token, expires_at=from_epoch(expires))
 
 
-# What each one sends
+# The operations, one function each
 
 
 def login(
@@ -242,7 +242,7 @@ def new_session(token: Token) -> Operation[Token]:
 def switch_organization(
     token: Token, organization_id: str, seon_fp: str | None = None
 ) -> Operation[Token]:
-    """``POST /v1/organizations/{id}/switch``, with arguments that are checked."""
+    """``POST /v1/organizations/{id}/switch``; the caller has checked the arguments."""
     return Operation(
         "switch_organization",
         "POST",
@@ -256,7 +256,7 @@ def switch_organization(
 
 
 def unscope_organization_token(token: Token, seon_fp: str | None = None) -> Operation[Token]:
-    """``POST /v1/unscope_organization_token``, with arguments that are checked."""
+    """``POST /v1/unscope_organization_token``; the caller has checked the arguments."""
     return Operation(
         "unscope_organization_token",
         "POST",
@@ -273,12 +273,12 @@ def create_access_token(
     bearer: Token, organization_id: str, validity: timedelta | None = None
 ) -> Operation[Token]:
     """
-    ``POST /v1/organizations/{id}/access_token``, with arguments that are checked.
+    ``POST /v1/organizations/{id}/access_token``; the caller has checked the arguments.
 
     Args:
         bearer: The token of a session, or an API access token.
-        organization_id: Where the new token is to act.
-        validity: How long it is to live; `None`: the service's default, an hour.
+        organization_id: The organization in which the new token acts.
+        validity: The lifetime of the new token; `None`: the service's default, an hour.
     """
 
     def issued(body: bytes) -> Token | WireError:

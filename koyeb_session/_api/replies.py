@@ -1,7 +1,7 @@
 """
-Say what a reply without a result means: to which request, why, and what to do about it.
+Make an error of a reply without a result: the message names the request, the cause and a remedy.
 
-It is imported with the first such reply, as most bring a result.
+The module is imported with the first such reply, as most replies bring a result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .wire import Reply
 
     class Asked(Protocol):
-        """What was asked: an operation."""
+        """The attributes of an operation that an error message needs."""
 
         @property
         def name(self) -> str: ...
@@ -60,14 +60,14 @@ def error_of(
     asked: Asked, reply: Reply, wall: float, base_url: str, redact: Callable[[str], str]
 ) -> ApiError:
     """
-    Make the error that a reply means.
+    Make the error for an error reply.
 
     Args:
-        asked: The operation that was answered so.
-        reply: The answer.
-        wall: When it arrived, in seconds since the epoch.
-        base_url: Of the service that was asked.
-        redact: Takes secrets out of what the service wrote.
+        asked: The operation.
+        reply: The reply.
+        wall: The time of its arrival, in seconds since the epoch.
+        base_url: The service's URL.
+        redact: A function that removes secrets from the service's texts.
     """
     body = read_error(reply.body)
     kind = error_class(reply.status, body.code, body.message or "", signs_in=asked.signs_in)
@@ -105,7 +105,7 @@ def error_of(
 def unfit(
     asked: Asked, reply: Reply, problem: WireError, base_url: str, redact: Callable[[str], str]
 ) -> WireError:
-    """Make the error for a reply that came with success, and is not what was promised."""
+    """Make the error for a successful reply whose body breaks the API's description."""
     kind_of_body = _content_type(reply, redact)
     request = _request(asked, reply, base_url, kind_of_body)
     text = f"{asked.name}: {problem.message} ({request})"
@@ -117,7 +117,7 @@ def unfit(
 
 
 def _what(kind: type[ApiError], body: ErrorReply, redact: Callable[[str], str]) -> str:
-    """Say what happened, in the service's words where it has any."""
+    """Say what happened, in the service's own words if it sent any."""
     if kind is EndpointGoneError:
         return "the service no longer has this operation"
     said = None if body.message is None else redact(body.message)
@@ -127,7 +127,7 @@ def _what(kind: type[ApiError], body: ErrorReply, redact: Callable[[str], str]) 
 
 
 def _listed(kind: type[ApiError], fields: Mapping[str, str]) -> str:
-    """Say what is wrong with which field, at no more length than the rest."""
+    """List the invalid fields and their problems, up to the length limit."""
     if kind is not BadRequestError or not fields:
         return ""
     listed = ", ".join(f"{name}: {problem}" for name, problem in fields.items())
@@ -135,7 +135,7 @@ def _listed(kind: type[ApiError], fields: Mapping[str, str]) -> str:
 
 
 def _redirected(reply: Reply, redact: Callable[[str], str]) -> str | None:
-    """Name the service that a redirect leads to; its path and query may say too much."""
+    """Name the target of a redirect, without its path and query, which may hold secrets."""
     try:
         url = httpx.URL(reply.headers.get("location", ""))
         host = url.netloc.decode("ascii")
@@ -145,7 +145,7 @@ def _redirected(reply: Reply, redact: Callable[[str], str]) -> str | None:
 
 
 def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]:
-    """Say what to do about it."""
+    """Return advice for the user, if there is any."""
     if kind is EndpointGoneError:
         return [asked.instead]
     if issubclass(kind, PermissionDeniedError) and asked.forbidden:
@@ -156,7 +156,7 @@ def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]
 
 
 def _request(asked: Asked, reply: Reply, base_url: str, kind_of_body: str) -> str:
-    """Name a request and how it was answered; the query is left out, as it says who signs in."""
+    """Describe a request and its reply, without the query, which may name the user."""
     answered = f"status {reply.status}"
     if kind_of_body and "json" not in kind_of_body:
         answered = f"{answered}, {kind_of_body}"
@@ -164,6 +164,6 @@ def _request(asked: Asked, reply: Reply, base_url: str, kind_of_body: str) -> st
 
 
 def _content_type(reply: Reply, redact: Callable[[str], str]) -> str:
-    """Name the media type of a reply's body; nothing where that is not one."""
+    """Return the media type of a reply's body; an empty text if it has no valid one."""
     name = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     return redact(name) if re.fullmatch(r"[\w.+-]{1,40}/[\w.+-]{1,60}", name, re.ASCII) else ""

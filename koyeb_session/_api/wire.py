@@ -1,7 +1,7 @@
 """
-Between bytes and messages: the only module that knows the API's spelling and its quirks.
+Convert between bytes and messages: only this module knows the API's field names and quirks.
 
-One converter reads and writes every message; a quirk is a hook of it, here and nowhere else.
+One converter reads and writes every message; each quirk is a hook of it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .._core.tokens import fill_from_jwt, is_header_safe
 from .messages import CreateAccessTokenReply, ErrorReply
 
 BODY_LIMIT: Final = 1 << 20
-"""Bytes of a reply's body, before and after decoding; no reply of this API comes near."""
+"""The largest body in bytes, before and after decoding; real replies are far smaller."""
 FIELD_LIMIT: Final = 50
-"""Fields of an error that are read; no request of this API has as many."""
+"""The number of invalid fields that are read from an error; no request has as many fields."""
 
 T = TypeVar("T")
 
 
 class Unfit(Exception):  # noqa: N818 - it never leaves the package; the name says what is wrong
-    """A value that was not promised; the message says where, and never quotes it."""
+    """An invalid value in a reply; the message names the field, and quotes nothing."""
 
 
 # Replies as bytes
@@ -41,7 +41,7 @@ class Unfit(Exception):  # noqa: N818 - it never leaves the package; the name sa
 
 @attrs.frozen
 class Reply:
-    """A reply as it arrived; ``body`` is a `WireError` where it could not be read."""
+    """A reply as it arrived; ``body`` is a `WireError` if it could not be read."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
@@ -49,14 +49,14 @@ class Reply:
 
 
 def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
-    """Undo a ``Content-Encoding`` that nobody asked for, within the limit."""
+    """Undo a ``Content-Encoding`` that the request did not allow, within the size limit."""
     if len(raw) > BODY_LIMIT:
         return WireError(f"the reply is larger than {BODY_LIMIT} bytes")
     if encoding is None or encoding.strip().lower() in {"", "identity"}:
         return raw
     if encoding.strip().lower() not in {"gzip", "x-gzip", "deflate"}:
         return WireError("the reply's content encoding was not asked for")
-    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header, told apart by zlib
+    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # zlib detects which header it has
     try:
         body = inflate.decompress(raw, BODY_LIMIT + 1)
     except zlib.error:
@@ -83,7 +83,7 @@ def json_object(body: bytes) -> dict[str, Any] | WireError:
 
 
 converter: Final = Converter(detailed_validation=False, omit_if_default=True)
-"""Leaves out what is `None`: the service of 2021 does not know those fields."""
+"""The converter for all messages. It omits `None`: older services do not know these fields."""
 
 
 @frameless
@@ -93,7 +93,7 @@ def write(message: object) -> bytes:
 
 
 def read(body: bytes, kind: type[T]) -> T | WireError:
-    """Read the body of a reply; the error says what is not as promised, and quotes nothing."""
+    """Read the body of a reply; the error names the invalid part, and quotes nothing."""
     value = json_object(body)
     if isinstance(value, WireError):
         return value
@@ -106,13 +106,13 @@ def read(body: bytes, kind: type[T]) -> T | WireError:
 
 
 def read_nothing(body: bytes) -> WireError | None:
-    """Accept ``{}``, which is promised, and no body at all."""
+    """Accept ``{}``, as the API's description says, or an empty body."""
     value = json_object(body) if body.strip() else {}
     return value if isinstance(value, WireError) else None
 
 
 def read_error(body: bytes | WireError) -> ErrorReply:
-    """Read ``Error``, ``ErrorWithFields`` or ``google.rpc.Status``; nothing from anything else."""
+    """Read ``Error``, ``ErrorWithFields`` or ``google.rpc.Status``; else return an empty reply."""
     value = body if isinstance(body, WireError) else json_object(body)
     return ErrorReply() if isinstance(value, WireError) else converter.structure(value, ErrorReply)
 
@@ -122,7 +122,7 @@ def read_error(body: bytes | WireError) -> ErrorReply:
 
 @converter.register_unstructure_hook
 def _write_duration(value: timedelta) -> str:
-    """Spell a duration as protobuf does in JSON: seconds, with as many digits as it takes."""
+    """Format a duration as protobuf does in JSON: seconds, with as many digits as it needs."""
     seconds, rest = divmod(value, timedelta(seconds=1))
     return f"{seconds}.{rest.microseconds:06}".rstrip("0").rstrip(".") + "s"
 
@@ -170,7 +170,7 @@ _token_of_fields: Final = make_dict_structure_fn(
     user_id=_shown("user_id"),
     organization_id=_shown("organization_id"),
     expires_at=override(struct_hook=_expiry),
-    # What is no field of the API's is not read from a reply.
+    # These fields are not in the API, so they are never read from a reply.
     issued_at=override(omit=True),
     renewal=override(omit=True),
     provenance=override(omit=True),
@@ -183,12 +183,12 @@ def _read_token(value: Any, _: type) -> Token:
         message = "token: not an object"
         raise Unfit(message)
     fields = cast("Mapping[str, object]", value)
-    # The schema says `expires_at`; the description's example, and older replies, `expires`.
+    # The schema names it `expires_at`; the description's example and older replies say `expires`.
     expires = _text("expires_at", fields.get("expires_at")) or _text(
         "expires", fields.get("expires")
     )
     token = _token_of_fields({"id": None, **fields, "expires_at": expires}, Token)
-    # When it was issued is known to who asked for it: the JWT is read for its expiry alone.
+    # The JWT is read only for a missing expiry: the caller knows when it asked for the token.
     return fill_from_jwt(token) if token.expires_at is None else token
 
 

@@ -1,1 +1,1 @@
-"""The asynchronous half, written by hand; ``.ci/generate_sync.py`` makes the blocking one of it."""
+"""One of the two halves; ``.ci/generate_sync.py`` generates ``_sync`` from ``_async``."""

@@ -1,8 +1,8 @@
-"""The arguments of the client by name, for functions that hand them on."""
+"""The client's keyword arguments as a type, for functions that pass them on."""
 
 from __future__ import annotations
 
-# Imported at run time, so that `typing.get_type_hints` can resolve what the class below names.
+# Imported at run time, so that `typing.get_type_hints` can resolve the annotations below.
 from collections.abc import Iterable
 from typing import TypedDict
 
@@ -14,7 +14,7 @@ from .stores.protocol import AsyncTokenStore
 
 
 class AsyncClientArguments(TypedDict, total=False):
-    """What :class:`AsyncSessionClient` takes; each argument means there what it means here."""
+    """The keyword arguments of `AsyncSessionClient`, where their meaning is documented."""
 
     base_url: str
     token: Token | str | None

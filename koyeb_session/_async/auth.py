@@ -1,4 +1,4 @@
-"""Signs requests with the session's current token."""
+"""Sign requests with the session's current token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HEADER: Final = "Authorization"
 _SIGNED: Final = "koyeb_session.signed"
-"""The extension of a request that says which snapshot it is signed with."""
+"""The request extension that holds the snapshot whose token signed the request."""
 _UNAUTHORIZED: Final = 401
 
 
@@ -25,14 +25,22 @@ class AsyncSessionAuth(AsyncAuthBase):
     """
     An `httpx.Auth` that keeps requests signed with a current token, for any `httpx.AsyncClient`.
 
-    The token goes to the session's origins only; a request to another one goes out without it, and
-    a 401 from there is its own affair. A request that is refused with 401 is sent once more, with
-    a newer token, if its body is in memory.
+    ```python
+    async with httpx.AsyncClient(auth=session.auth) as client:
+        apps = await client.get("https://app.koyeb.com/v1/apps")
+    ```
+
+    The token goes to the session's origins only; a request to another origin goes out without it,
+    and a 401 from there is the answer. A request that is refused with 401 is sent once more, with a
+    newer token, if its body is in memory.
+
+    A request raises the errors that `async_auth_flow` names when no token can be had, and
+    `httpx.HTTPError` when the request itself fails.
 
     No lock, cancel scope or task group is open across a ``yield``.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     _replayable: type = httpx.ByteStream
 
@@ -43,17 +51,18 @@ class AsyncSessionAuth(AsyncAuthBase):
 
     @property
     def shared(self) -> tuple[AsyncTokenKeeper, Origins]:
-        """What another auth of the same session is made with; not for users."""
+        """The arguments for another auth of the same session; not for users."""
         return self._keeper, self._origins
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncAuthFlow:
         """
-        Sign a request, and answer for it if it is refused.
+        Sign a request; renew the token and sign it once more if it is refused.
 
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and cannot be renewed.
-            KoyebSessionError: What signing in with the credentials met with.
+            KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
+            RuntimeError: The session is closed.
         """
         if not self._origins.trusts(request):
             yield request
@@ -61,7 +70,7 @@ class AsyncSessionAuth(AsyncAuthBase):
         state = self._state
         signed = state.snapshot
         if signed is None or signed.is_due(state.clock):
-            # Here, and not in a coroutine of its own: thousands may wait for one renewal.
+            # Hot path, kept inline: thousands of requests may wait for one renewal.
             state.check_open()
             signed = unwrap(
                 await self._keeper.usable_snapshot(wait_for_renewal=not self._can_replay(request)),
@@ -78,11 +87,11 @@ class AsyncSessionAuth(AsyncAuthBase):
             return
         signed = response.request.extensions.get(_SIGNED, signed)
         if response.request.headers.get(_HEADER) is None:
-            return  # a redirect to elsewhere, and back: it went out without the token
+            return  # redirected elsewhere and back, it was sent without the token
         moved_on = state.snapshot is not signed
         if not moved_on and state.must_accept_401(signed):
             return
-        # First: a refused request must not hold the connection that the renewal needs.
+        # Read first: a rejected request must not keep the connection that the renewal needs.
         await async_read_reply(response)
         newer = unwrap(await self._keeper.replace_rejected(signed), state.mark)
         if newer is None or not self._can_replay(request):

@@ -1,4 +1,4 @@
-"""The client behind ``session.http``, which signs below event hooks and redirects."""
+"""The httpx client behind ``session.http``, which signs below event hooks and redirects."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class AsyncAuthorizedClient(httpx.AsyncClient):
     An httpx client whose requests are signed by its transport.
 
     httpx runs an `httpx.Auth` above event hooks and redirects. A response hook that raises would
-    hide the 401 from it; a request hook, or a redirect, could take the token elsewhere. Here a
-    session's auth looks at each request last, and its token is in no request that a hook sees.
+    hide the 401 from it; a request hook, or a redirect, could send the token elsewhere. Here the
+    session's auth handles each request last, and no request that a hook sees contains the token.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class AsyncAuthorizedClient(httpx.AsyncClient):
             headers={"User-Agent": USER_AGENT},
             timeout=timeout,
             transport=_AsyncSigningTransport(connections),
-            # No cookies are kept: one client may act for one user after another.
+            # No cookies are stored: one client may act for several users in turn.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
@@ -50,7 +50,7 @@ class AsyncAuthorizedClient(httpx.AsyncClient):
         auth: Any = httpx.USE_CLIENT_DEFAULT,
         follow_redirects: Any = httpx.USE_CLIENT_DEFAULT,
     ) -> httpx.Response:
-        """Send a request; a session's auth is left to the transport."""
+        """Send a request; leave a session's auth to the transport."""
         chosen = self.auth if auth is httpx.USE_CLIENT_DEFAULT else auth
         signer = _AsyncSigner(chosen, request) if isinstance(chosen, AsyncSessionAuth) else None
         before = _signer.set(signer)
@@ -69,21 +69,21 @@ class AsyncAuthorizedClient(httpx.AsyncClient):
 
 
 class _AsyncSigner:
-    """What signs one request of a user's: its auth, and what was refused on the way."""
+    """The auth that signs one request of the user, and the rejected responses along the way."""
 
     def __init__(self, auth: AsyncSessionAuth, request: httpx.Request) -> None:
         _keeper, origins = auth.shared
         if origins.trusts(request):
-            request.headers.pop(_HEADER, None)  # as the auth would overwrite it
+            request.headers.pop(_HEADER, None)  # the auth sets its own
         self._auth: AsyncSessionAuth | None = auth
         self._origin = _origin(request.url)
         self.refused: list[httpx.Response] = []
 
     def auth_for(self, request: httpx.Request) -> AsyncSessionAuth | None:
         """
-        Give the auth, as long as all requests have gone to the origin of the first.
+        Return the auth while each request goes to the origin of the first one.
 
-        Otherwise anybody who is asked could send the token where it was not meant to go. A header
+        Otherwise a server could redirect the token to an origin that it was not meant for. A header
         that a hook has set stays as it is.
         """
         if _origin(request.url) != self._origin:
@@ -92,17 +92,17 @@ class _AsyncSigner:
 
 
 _signer: Final[ContextVar[_AsyncSigner | None]] = ContextVar("koyeb_session_signer", default=None)
-"""What signs the requests of this context; an event hook may replace a request's extensions."""
+"""The signer of this context. A request extension could be lost: event hooks may replace them."""
 
 
 class _AsyncSigningTransport(httpx.AsyncBaseTransport):
-    """Runs the auth of a request; what httpx keeps of it, for a redirect, is not signed."""
+    """Runs the auth of a request, and removes the token again before httpx sees the request."""
 
     def __init__(self, connections: AsyncConnections) -> None:
         self._connections = connections
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sign a request, send it, and let the auth answer for a refusal."""
+        """Sign a request, send it, and let the auth handle a 401."""
         signer = _signer.get()
         auth = None if signer is None else signer.auth_for(request)
         if signer is None or auth is None:
@@ -130,13 +130,13 @@ class _AsyncSigningTransport(httpx.AsyncBaseTransport):
     async def _answer(
         self, request: httpx.Request
     ) -> tuple[httpx.Response, httpx.HTTPStatusError | None]:
-        """Send a request; a hook of the user's own client may have raised on its response."""
+        """Send a request; return the error of a hook on the user's own client as a value."""
         try:
             response = await self._connections.handle_async_request(request)
         except httpx.HTTPStatusError as exc:
-            if exc.request is not request:  # on a response of its own affairs
+            if exc.request is not request:  # about a request that the hook itself has sent
                 raise
-            headers = exc.response.headers  # httpx has closed it, maybe unread
+            headers = exc.response.headers  # httpx has closed the response, maybe unread
             return httpx.Response(exc.response.status_code, headers=headers, request=request), exc
         response.request = request
         return response, None

@@ -33,56 +33,66 @@ else:
 T = TypeVar("T")
 
 _CLOSING: Final = 3
-"""Closing may take as many times the client's timeout as it waits for one thing after another."""
+"""Closing waits for so many things in turn, each for up to the client's timeout."""
 
 
 class AsyncSessionClient:
     """
-    Signs in to Koyeb, and keeps signed in.
+    A session with Koyeb: it signs in, and keeps itself signed in.
 
-    One object serves any number of callers. Close it, or use it in an ``async with`` block: that
-    waits for a renewal under way.
+    One object serves any number of callers. Close it, or use it as a context manager: that waits
+    for a renewal under way.
 
-    It cannot be copied or pickled, but a process may be forked: the child then goes on with
-    connections of its own. Without a store each process renews for itself: where the service
-    revokes the old token at a refresh, the others are refused once, and sign in again with their
-    ``credentials``; without those their session has ended. For several processes, such as those of
-    gunicorn, Celery or a process pool, do one of these:
+    ```python
+    async with AsyncSessionClient() as session:
+        await session.login("me@example.com", "correct horse")
+        apps = await session.http.get("/v1/apps")
+    ```
 
-    - Give each the same ``store=``: they share one session, and one of them renews it.
+    Every operation can raise these, beside the errors that it names itself:
+
+    - `TransportError`: There was no reply. `TransportTimeoutError`: There was none in time.
+    - `RateLimitedError`, `ServerError` and other kinds of `ApiError`: The service refused.
+    - `WireError`: The reply is not as Koyeb's API promises.
+    - `ValueError`, `TypeError`: An argument is wrong; nothing was sent.
+    - `RuntimeError`: The client is closed.
+
+    A client cannot be copied or pickled. A process may be forked: the child then goes on with
+    connections of its own. Without a store each process renews for itself. Where the service
+    revokes the old token on refresh, the other processes are then refused. They sign in again with
+    their ``credentials``; without those their session has ended. For several processes, such as
+    those of gunicorn, Celery or a process pool, do one of these:
+
+    - Give each process the same ``store=``: they share one session, and one of them renews it.
     - Make the client after the fork, in each process, with ``credentials=``: each has a session.
-    - Let one process hand out tokens, by :meth:`current_token`; the others use them as they are,
-      with ``token=`` or :meth:`for_token`, and ask for the next one when one is refused.
+    - Let one process hand out tokens by `current_token`. The others use them as they are, with
+      ``token=`` or `for_token`, and ask for the next one when one is refused.
 
-    Example:
-        .. code-block:: python
-
-            async with AsyncSessionClient() as session:
-                await session.login("me@example.com", "correct horse")
-                apps = await session.http.get("/v1/apps")
-
-    Every operation can raise :class:`TransportError`, :class:`TransportTimeoutError`,
-    :class:`ApiError` and its subclasses, and :class:`WireError`; `ValueError` and `TypeError` for
-    wrong arguments, before anything is sent; and `RuntimeError` once the client is closed.
+    A signal handler or a finalizer may use a blocking client. Where it has interrupted its own
+    thread in the midst of a change of the session, it cannot wait: a renewal raises
+    `TransportError` and is not begun. `logout()` raises it and `aclose()` returns,
+    and both go on when the handler has returned.
 
     Args:
         base_url: The service, https; http on loopback only.
         token: A token to begin with. A `str` may be a JWT or an API access token; the latter is
             never renewed. `None`: none.
-        credentials: How to sign in again when a refresh cannot help. `None`: that is an error.
+        credentials: How to sign in, and to sign in again when a refresh cannot help. `None`: then
+            `SessionExpiredError` says that the session has ended.
         store: Where the token is kept between processes. `None`: in memory only.
-        refresh_policy: When to renew. `None`: the defaults of :class:`RefreshPolicy`.
-        retry_policy: What to send again. `None`: the defaults of :class:`RetryPolicy`.
-        timeout: Seconds that one operation may take in all; for :attr:`http`, each phase of a
-            request.
-        allowed_origins: More origins that may see the token, beside ``base_url``'s own.
+        refresh_policy: When to renew. `None`: the defaults of `RefreshPolicy`.
+        retry_policy: How often to send an operation. `None`: the defaults of `RetryPolicy`.
+        timeout: Seconds that one operation may take in all. For `http`, seconds that each phase of
+            a request may take.
+        allowed_origins: More origins that may see the token, beside ``base_url``'s own, such as
+            ``"https://logs.example.com"``.
         http_client: Your own client, to send everything with: its event hooks, proxies, mounts,
             limits and TLS settings count. Its auth, cookies and redirects do not, and it stays
-            yours to close. Its hooks and its transport see the token.
-        transport: What to send everything on. `None`: httpx's own, with the proxies and the
-            certificates that the environment names when this client is made. Excludes
-            ``http_client``. The client closes it. The session keeps no cookies, but a transport
-            may: aiohttp does, without a ``DummyCookieJar``.
+            yours to close. Its hooks and its transport see the token. `None`: none.
+        transport: Your own transport, to send everything on; the client closes it. The session
+            keeps no cookies, but a transport may: aiohttp does, without a ``DummyCookieJar``.
+            Excludes ``http_client``. `None`: httpx's own, with the proxies and the certificates
+            that the environment names when this client is made.
         clock: The wall clock and the monotonic clock. `None`: the `time` module.
 
     Raises:
@@ -92,10 +102,10 @@ class AsyncSessionClient:
             is closed; the message says what to set.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     __slots__ = (
-        "__dict__",  # for tests that replace a method of one client; it takes no room until then
+        "__dict__",  # so that tests can replace a method of one client; takes no memory until then
         "__weakref__",
         "_active_tasks",
         "_auth",
@@ -148,7 +158,7 @@ class AsyncSessionClient:
         self._origins = engine.unwrap(engine.origins(base_url, allowed_origins))
         if http_client is not None:
             transport = engine.AsyncBorrowedClient(http_client)
-        # The exchange has connections of its own: a full pool must not keep it from renewing.
+        # Operations have their own connections: a full pool must not block a renewal.
         self._connections = engine.AsyncConnections(transport)
         self._operation_connections: engine.AsyncConnections | None = (
             self._connections if transport else engine.AsyncConnections()
@@ -169,23 +179,32 @@ class AsyncSessionClient:
     @classmethod
     def from_env(cls, **overrides: Unpack[engine.AsyncClientArguments]) -> Self:
         """
-        Make a client with what the environment says.
+        Make a client from the environment.
 
-        The first of these signs in: ``KOYEB_TOKEN``, ``KOYEB_API_TOKEN``, ``KOYEB_EMAIL`` with
-        ``KOYEB_PASSWORD``, the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or
-        ``~/.koyeb.yaml``. That file must be yours or root's, and writable by nobody else.
+        ```python
+        async with AsyncSessionClient.from_env() as session:
+            apps = await session.http.get("/v1/apps")
+        ```
 
-        The first of these is the service: ``KOYEB_URL``, ``KOYEB_API_HOST``, ``KOYEB_API_URL``. The
-        CLI's file may name it for its own token, which is then sent to no other one.
+        The first of these signs in:
+
+        - ``KOYEB_TOKEN``, then ``KOYEB_API_TOKEN``,
+        - ``KOYEB_EMAIL`` with ``KOYEB_PASSWORD``,
+        - the Koyeb CLI's file: the one that ``KOYEB_CONFIG`` names, or ``~/.koyeb.yaml``. It must
+          be yours or root's, and writable by nobody else.
+
+        The first of ``KOYEB_URL``, ``KOYEB_API_HOST`` and ``KOYEB_API_URL`` is the service. The
+        CLI's file may name it for its own token, which is then sent to no other service.
 
         With an organization, from ``KOYEB_ORGANIZATION`` or beside the token in the CLI's file, an
-        API access token becomes :class:`AccessTokenCredentials`, so that the program acts where the
-        CLI does. A password signs in to that organization. A token that is a JWT is used as it is:
-        it acts in the organization that it was issued for.
+        API access token becomes `AccessTokenCredentials`, so that the program acts where the CLI
+        does. A password signs in to that organization. A JWT is used as it is: it acts in the
+        organization that it was issued for.
 
         Args:
-            overrides: Arguments of the client; they win. With a ``token`` or ``credentials``
-                nothing else that signs in is looked at; with a ``store`` there need be nothing.
+            overrides: Arguments of the client, by name; they win. With ``token=`` or
+                ``credentials=`` the environment need not say how to sign in; with ``store=`` it
+                may.
 
         Raises:
             NotSignedInError: There is nothing to sign in with, or the CLI's file cannot be used;
@@ -194,10 +213,11 @@ class AsyncSessionClient:
             ValueError: A variable, a field of the CLI's file, or an argument has an impossible
                 value.
             TypeError: An argument is of the wrong type.
+            TransportError: As for the client itself.
         """
         if not overrides.keys() & {"http_client", "transport"}:
             read_ahead()
-        from .._environment import client_arguments  # noqa: PLC0415 - most clients do without
+        from .._environment import client_arguments  # noqa: PLC0415 - few clients need it
 
         return cls(**client_arguments(cast("dict[str, Any]", overrides)))
 
@@ -218,7 +238,7 @@ class AsyncSessionClient:
         source = engine.AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
-            from .persistence import AsyncPersistence  # noqa: PLC0415 - many do without a store
+            from .persistence import AsyncPersistence  # noqa: PLC0415 - only with a store
 
             persistence = AsyncPersistence(
                 store,
@@ -255,9 +275,9 @@ class AsyncSessionClient:
         timeout: float | None = None,
     ) -> engine.Token:
         """
-        Sign in with a password, in place of whatever session there was.
+        Sign in with a password; the new session replaces the one before.
 
-        It is never sent twice once it may have arrived: accounts lock.
+        A login is never sent twice once it may have arrived: accounts lock.
 
         Args:
             email: The account's address.
@@ -272,7 +292,9 @@ class AsyncSessionClient:
         Raises:
             InvalidCredentialsError: The address or the password is wrong.
             AccountLockedError: The account is locked.
-            PermissionDeniedError: The user is not a member of the organization.
+            PermissionDeniedError: The user is not a member of the organization, or the service no
+                longer accepts passwords.
+            RateLimitedError: There were too many logins; ``retry_after`` says when to try again.
             EndpointGoneError: The service has withdrawn the operation.
 
         Source: ``POST /v1/account/login``, operation ``Login``.
@@ -289,7 +311,7 @@ class AsyncSessionClient:
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
-        Have the service mail a sign-in link; hand its token to :meth:`use_token`.
+        Have the service mail a sign-in link; give the token in it to `use_token`.
 
         Koyeb withdrew this operation in 2023: each call is a `DeprecationWarning`.
 
@@ -312,18 +334,19 @@ class AsyncSessionClient:
 
     async def use_token(self, token: engine.Token | str) -> engine.Token:
         """
-        Go on with a token from elsewhere, in place of whatever session there was.
+        Go on with a token from elsewhere; the new session replaces the one before.
+
+        A token that the session holds already changes nothing.
 
         Args:
-            token: A :class:`Token`, or a `str`: a JWT or an API access token.
-
-        The token that the session holds already changes nothing.
+            token: A `Token`, or a `str`: a JWT or an API access token.
 
         Returns:
-            The token, with what its id says of its life filled in.
+            The token, with the times that a JWT names filled in.
 
         Raises:
-            ValueError: It has expired, or cannot be sent in a header.
+            ValueError: The token has expired, cannot be sent in a header, or has a naive time.
+            TypeError: It is neither a `Token` nor a `str`.
         """
         given = engine.parse_token(token, self._state.clock.time())
         del token
@@ -332,7 +355,7 @@ class AsyncSessionClient:
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
-        # With credentials the session stays theirs: they will be asked to go on from this token.
+        # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
         return self._unwrap(
             await self._keeper.begin_session(
@@ -347,8 +370,9 @@ class AsyncSessionClient:
         """
         Renew the token now, or join the renewal that is under way.
 
-        When the service refuses, it signs in again through ``credentials``, if there are any. The
-        renewal goes on for others when this caller is cancelled, or has less time than the client.
+        When the service refuses, the session signs in again through ``credentials``, if there are
+        any. The renewal goes on for others when this caller is cancelled, or has less time than
+        the client.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -359,7 +383,8 @@ class AsyncSessionClient:
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and nothing can renew it. An API
-                access token is refused here, and goes on to work elsewhere.
+                access token cannot be refreshed, and goes on to work as it is.
+            StoreError: Another process holds the store's lock for too long.
             EndpointGoneError: The service has withdrawn it, and there are no credentials.
 
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
@@ -372,10 +397,10 @@ class AsyncSessionClient:
         """
         End the session: here, in the store, and at the service.
 
-        Here it has ended at once, whatever the service answers; a token that a renewal under way
-        still brings is revoked. If the caller is cancelled, the rest goes on. A service that does
-        not know the token any more is success. Afterwards ``credentials`` are not used until
-        :meth:`login`, :meth:`use_token` or :meth:`refresh`.
+        Here it ends at once, even if the service fails. A token that a renewal under way still
+        brings is revoked. If the caller is cancelled, the rest goes on. It is success when the
+        service does not know the token any more. Afterwards ``credentials`` are not used until
+        you call `login`, `use_token` or `refresh`.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -393,9 +418,9 @@ class AsyncSessionClient:
 
     async def new_session(self, *, timeout: float | None = None) -> engine.Token:
         """
-        Mint a token for one more session of this user, without an organization.
+        Issue a token for one more session of this user, without an organization.
 
-        This client keeps its own token; use the new one with :meth:`for_token`.
+        This client keeps its own token; use the new one with `for_token`.
 
         Args:
             timeout: Seconds in all; `None`: the client's.
@@ -492,8 +517,8 @@ class AsyncSessionClient:
         """
         Issue a short-lived token that acts in one organization.
 
-        This client keeps its own token; use the new one with :meth:`for_token`. To keep such tokens
-        current give a client :class:`AccessTokenCredentials`.
+        This client keeps its own token; use the new one with `for_token`. To keep such tokens
+        current give a client `AccessTokenCredentials`.
 
         Args:
             organization_id: The organization to act in (a UUID).
@@ -529,7 +554,7 @@ class AsyncSessionClient:
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
-            With a password here, or at WorkOS.
+            With a password here (`LoginMethod.KOYEB`), or at WorkOS.
 
         Raises:
             EndpointGoneError: The service has withdrawn the operation.
@@ -544,7 +569,11 @@ class AsyncSessionClient:
 
     @property
     def token(self) -> engine.Token | None:
-        """The token as it was last known, maybe expired; a plain read. `None`: not signed in."""
+        """
+        The token as it was last known; it may have expired. `None`: not signed in.
+
+        A plain read: nothing is sent, and no store is read.
+        """
         snapshot = self._state.snapshot
         return None if snapshot is None else snapshot.token
 
@@ -552,23 +581,25 @@ class AsyncSessionClient:
         """
         Return a token that may be used now; renew it first if need be.
 
-        A renewal ahead of need is begun, and not waited for: at a service that revokes, the token
-        may then be refused before you have used it. :attr:`auth` signs again in that case; who
-        sends a token by other means asks for another one when it is refused.
+        A renewal ahead of need starts, and nobody waits for it. Where the service revokes the old
+        token, the one that you have may then be refused. `auth` signs again in that case. If you
+        send a token by other means, ask for another one when it is refused.
 
         Raises:
             NotSignedInError: There is no token, and no credentials.
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
         """
         self._check(None)
         return self._unwrap(await self._keeper.usable_snapshot()).token
 
     async def keep_current(self) -> None:
         """
-        Renew ahead of need, also while no requests are made, until cancelled or closed.
+        Renew ahead of need, also while no requests are made, until the client is closed.
 
-        It waits for somebody to sign in when there is no token, and raises nothing: what goes wrong
-        is in the log, and is tried again.
+        Run it in a background task, or in a thread in the blocking half. It returns when the client
+        is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
+        raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
         await self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
@@ -579,12 +610,15 @@ class AsyncSessionClient:
         """
         Call a function, plain or async, after each change of the token.
 
-        It is given the new token, or `None` after a logout; the calls are in order, and one at a
-        time. It may use the client. What it raises is logged. While it hangs, no listener is told
-        anything, and no more than the newest hundred changes are kept to be told.
+        The calls are in order, and one at a time. The listener may use the client. Its exceptions
+        are logged. While it hangs, no listener is called, and only the newest hundred changes are
+        kept for it.
+
+        Args:
+            listener: It is given the new token, or `None` after a logout.
 
         Returns:
-            What takes the listener away again.
+            A function that takes the listener away again.
 
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.
@@ -596,15 +630,16 @@ class AsyncSessionClient:
         """
         Make one more session, for somebody else's token, on the same connections.
 
-        It takes microseconds, and need not be closed. It can be used until this client is closed.
+        The new session is cheap, and need not be closed. It works until this client is closed.
 
         Args:
             token: The other session's token.
-            renew: Whether it is renewed when it is due. That may kill its owner's copy. Closing
-                this client waits for a renewal of it that is under way.
+            renew: Whether to renew it when it is due. That may revoke its owner's copy. Closing
+                this client waits for such a renewal.
 
         Raises:
-            ValueError: It has expired, or cannot be sent in a header.
+            ValueError: The token has expired, cannot be sent in a header, or has a naive time.
+            TypeError: It is neither a `Token` nor a `str`.
         """
         given = engine.parse_token(token, self._state.clock.time())
         del token
@@ -616,13 +651,13 @@ class AsyncSessionClient:
         Make one more session, signed out, on the same connections: for somebody else to log in.
 
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
-        takes microseconds, and need not be closed. It can be used until this client is closed.
+        is cheap, and need not be closed. It works until this client is closed.
         """
         self._check(None)
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
-        """Make another session, with a token or signed out, on the same connections."""
+        """Make another session on the same connections, with a token or signed out."""
         clock = self._state.clock
         other = object.__new__(type(self))
         other._origins = self._origins
@@ -636,11 +671,16 @@ class AsyncSessionClient:
             engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
         return other
 
-    # What it plugs into
+    # For httpx
 
     @property
     def auth(self) -> engine.AsyncSessionAuth:
-        """An `httpx.Auth` that signs the requests of any `httpx.AsyncClient` to the service."""
+        """
+        An `httpx.Auth` that signs the requests of any `httpx.AsyncClient` to the service.
+
+        A request raises `KoyebSessionError` when no token can be had, as `AsyncSessionAuth` says in
+        full, and `httpx.HTTPError` when the request itself fails.
+        """
         if self._auth is None:
             self._auth = engine.AsyncSessionAuth(self._keeper, self._origins)
         return self._auth
@@ -648,24 +688,41 @@ class AsyncSessionClient:
     @property
     def http(self) -> httpx.AsyncClient:
         """
-        An authorized client for the service: ``await session.http.get("/v1/apps")``.
+        An authorized `httpx.AsyncClient` for the service, with ``base_url`` set.
+
+        ```python
+        try:
+            apps = await session.http.get("/v1/apps")
+            apps.raise_for_status()
+        except (KoyebSessionError, httpx.HTTPError) as error:
+            print(error)
+        ```
 
         It sends where the operations are sent: with your own ``http_client``, on your
         ``transport``, or on httpx's own. It keeps no cookies, and follows a redirect only where you
         ask it to.
 
         Requests are signed below its event hooks and redirects, on their way out. So a response
-        hook that calls `raise_for_status` hides no 401 from the renewal, and the token goes to
-        trusted origins alone, whatever a hook or a redirect makes of the request. In a client of
-        your own with :attr:`auth` httpx calls hooks first: a response hook that raises keeps a
-        refused request from being renewed and sent again.
+        hook that calls `raise_for_status` hides no 401 from the renewal. The token goes to trusted
+        origins alone, even if a hook or a redirect changes the request. In your own
+        client with `auth`, httpx calls hooks first: a response hook that raises keeps a refused
+        request from being renewed and sent again.
 
         On httpx's own transport a hundred requests go out at a time, on a hundred sockets at most.
         Further requests queue until a connection is free or their pool timeout expires. A token
         that expires meanwhile is refused, renewed, and the request is sent once more.
+
+        Raises:
+            NotSignedInError: There is no token, and no credentials.
+            SessionExpiredError: The token is expired or refused, and nothing can renew it.
+            KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
+            httpx.HTTPError: The request itself failed: `httpx.TransportError` when there was no
+                reply, `httpx.PoolTimeout` when no connection was free in time, and
+                `httpx.HTTPStatusError` by ``raise_for_status()``.
+            RuntimeError: The client is closed.
         """
         if self._http is None:
-            from .authorized_client import AsyncAuthorizedClient  # noqa: PLC0415 - not all use it
+            from .authorized_client import AsyncAuthorizedClient  # noqa: PLC0415 - rarely needed
 
             self._http = AsyncAuthorizedClient(
                 self.auth, self._connections, self._origins.base_url, self._sender.timeout
@@ -676,16 +733,18 @@ class AsyncSessionClient:
 
     async def aclose(self) -> None:
         """
-        Wait for what is under way, each within its bounds, then close the connections.
+        Wait for work under way, within bounds, then close the connections.
 
-        That is a renewal, also one of :meth:`for_token`, a save, and the listeners, which have the
-        client's timeout. A given ``http_client`` is left open, and so are the connections of
-        :meth:`for_token`. Any number of callers wait for one closing. If one of them is cancelled,
-        it goes on.
+        It waits for a renewal, also one of a session of `for_token`, for a save, and for the
+        listeners, which have the client's timeout. Your own ``http_client`` stays open. Closing a
+        session of `for_token` leaves its parent's connections open. Any number of callers wait for
+        one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
         if self._keeper.listeners is not None:
             self._keeper.listeners.let_go()
+        # One shared task closes, for any number of callers. It is replaced if it failed, or if its
+        # event loop or process has ended.
         with engine.state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
@@ -695,14 +754,15 @@ class AsyncSessionClient:
         await closing.join(math.inf)
 
     async def _close_all(self) -> None:
+        # Tasks first, connections last: a renewal that is running still needs its connection.
         try:
             await self._keeper.drain()
             if self._operation_connections is not None:
-                for task in tuple(self._active_tasks):  # those of `for_token`
+                for task in tuple(self._active_tasks):  # tasks of the sessions of `for_token`
                     await task.wait()
-        finally:  # also when the event loop ends
+        finally:  # also if the work is cancelled at the end of an event loop
             if self._operation_connections is not None:
-                # They are one and the same if the transport was given.
+                # Both are the same object if the user gave a transport.
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     await connections.shut()
                 self._operation_connections = None
@@ -722,7 +782,7 @@ class AsyncSessionClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_state"):  # its arguments were refused
+        if not hasattr(self, "_state"):  # its arguments were invalid
             return f"<{type(self).__name__}: not made>"
         return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
 
@@ -733,13 +793,13 @@ class AsyncSessionClient:
         operating: engine.AsyncConnections | None = getattr(self, "_operation_connections", None)
         state: engine.SessionState | None = getattr(
             self, "_state", None
-        )  # it may not have been made
+        )  # missing if `__init__` failed
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    # Shared by the above
+    # Shared by the methods above
 
     def _check(self, timeout: float | None) -> engine.Deadline:
         """Raise if the client is closed or the timeout is invalid; return the deadline."""
@@ -752,13 +812,13 @@ class AsyncSessionClient:
         return engine.Deadline(self._sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
-        """Return a result, or raise the error in its place, as an error of this session."""
+        """Return a result, or raise an error as one of this session."""
         return engine.unwrap(outcome, self._state.mark)
 
     async def _signed(
         self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline
     ) -> T | KoyebSessionError:
-        """Send an operation with the current token; once more with a newer one if it is refused."""
+        """Send an operation with the current token, and again with a newer one after a 401."""
         signed = await self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
         if not isinstance(signed, engine.Snapshot):
             return signed
@@ -774,12 +834,12 @@ class AsyncSessionClient:
 
 
 def _issued(token: engine.Token, how: str) -> engine.NewToken:
-    """Note how a token came that the service has issued this moment."""
+    """Make a `NewToken` of a token that the service has just issued."""
     return engine.NewToken(token, just_issued=True, how=how, issuer=engine.Issuer.KOYEB)
 
 
 def _with_token(
     build: Callable[..., engine.Operation[T]], *arguments: object
 ) -> Callable[[engine.Token], engine.Operation[T]]:
-    """Build an operation once its token is known; a `partial` would show the arguments."""
+    """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
     return lambda token: build(token, *arguments)

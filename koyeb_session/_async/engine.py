@@ -1,9 +1,9 @@
 """
-What a client is made of, imported by the first client of a process.
+The parts of a client, which the first client of a process imports.
 
-To import all of this takes about as long as to read the certificates. So a thread reads them while
-the client imports. `AsyncSessionClient` names everything here as ``engine.X``, also in its
-signatures: their hints then resolve at any time, and import it if need be.
+That import takes about as long as the reading of the certificates, so a thread reads them
+meanwhile. `AsyncSessionClient` uses each part as ``engine.X``, in its signatures too: a look at
+their hints imports this module, and resolves them, before there is a client.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who waits for a renewal, and for which one: there is one at a time."""
+"""Start renewals, one at a time, and let callers wait for the one that serves them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from .._concurrency.event_loop.deadlines import async_time_limit
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
-from .._concurrency.runtime import state_lock
+from .._concurrency.runtime import is_in_step, state_lock
 from .._core.deadline import Deadline
 from .._core.errors import (
     KoyebSessionError,
     NotSignedInError,
     StoreError,
     TransportError,
-    TransportTimeoutError,
 )
 from .._core.log import fields, log
-from .._core.results import renewal_timed_out, safe_copy, with_cause
+from .._core.results import cannot_wait, not_signed_out, renewal_timed_out, safe_copy, with_cause
 from .._core.snapshot import Decision, FailedAttempt, NewToken, Phase, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
@@ -41,10 +40,11 @@ Outcome: TypeAlias = Snapshot | KoyebSessionError
 
 class AsyncTokenKeeper:
     """
-    Renews a session's token by one exchange that all callers share.
+    Renews a session's token in one shared task at a time.
 
-    "Newer than the one that I signed with" is ``state.snapshot is not signed``. The exchange is a
-    flight: no caller owns it, so cancelling one neither stops nor loses it.
+    No caller owns that task, so cancelling a caller neither stops nor loses it. Snapshots are
+    compared by identity. ``state.snapshot is not signed`` means that the session has a newer token
+    than the one that signed the request.
     """
 
     __slots__ = (
@@ -78,29 +78,30 @@ class AsyncTokenKeeper:
         self._renewal = renewal
         self._retry = retry
         self._retry_at: tuple[KoyebSessionError, float] | None = None
-        """When all who wait may try again after this error (monotonic)."""
+        """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._source = source
         self._timeout = timeout
         self._active_tasks = active_tasks
         self.listeners: AsyncListeners | None = None
         self.state: SessionState = state
 
-    # What requests ask
+    # For requests
 
     async def usable_snapshot(
         self, *, wait_for_renewal: bool = False, timeout: float | None = None
     ) -> Outcome:
         """
-        Return a snapshot that may be used now; renew it first, in time, where there is need.
+        Return a snapshot that can be used now, after a renewal if one is needed.
 
-        ``wait_for_renewal`` waits even for a renewal ahead of need: it may revoke the token.
+        ``wait_for_renewal`` waits even for a renewal ahead of need, which may revoke the token.
 
         Raises:
-            Exception: What a transport, an event hook or a clock of the user's raised.
+            Exception: The user's transport, event hook or clock raised it.
         """
         state = self.state
         while True:
-            seen = state.observe()  # all that is decided here is decided on this
+            # One observation for each round: the state changes whenever this caller waits.
+            seen = state.observe()
             old = seen.snapshot
             match seen.decision:
                 case Decision.USE if old is not None:
@@ -108,13 +109,16 @@ class AsyncTokenKeeper:
                         old.has_deferred_work(seen.now)
                         and (late := self._pending_save()) is not None
                     ):
-                        state.mark_saved(old)  # not again by the next request
+                        # Marked before it starts, so that the next request starts no second save.
+                        state.mark_saved(old)
                         late.start()
                     return old
                 case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
+                    # Nobody waits: the task runs by itself while the caller uses the old token.
                     self._join_or_start(old, state.generation, self._timeout, Urgency.AHEAD)
                     return old
                 case Decision.FAIL:
+                    # In a back-off, or without any means to renew: send nothing.
                     return state.no_token_error(
                         seen, seen.blocking_failure and seen.blocking_failure.error
                     )
@@ -122,6 +126,7 @@ class AsyncTokenKeeper:
                     outcome = await self.renew(old, timeout, Urgency.AHEAD)
                 case _:
                     outcome = await self.renew(old, timeout, Urgency.NEEDED)
+            # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
                 seen = state.observe()
                 return seen.usable or state.no_token_error(seen, outcome)
@@ -130,22 +135,26 @@ class AsyncTokenKeeper:
                 return seen.usable or state.no_token_error(seen, None)
             if outcome is state.snapshot and not outcome.is_due(state.clock):
                 return outcome
+            # The session has changed again during the wait: decide anew.
 
     async def replace_rejected(
         self, signed: Snapshot, timeout: float | None = None
     ) -> Outcome | None:
         """
-        Return what to replay a request with whose token was refused.
+        Return a newer snapshot, to replay a request whose token was rejected.
 
-        `None`: the refusal is the answer, as the token is not ours to renew, or was new.
+        Returns:
+            `None` if the caller must accept the 401: the token cannot be renewed, or was brand-new.
         """
         state = self.state
+        # Otherwise another caller has renewed the token already, and the newer one will do.
         if state.snapshot is signed:
             if state.must_accept_401(signed):
                 return None
             seen = state.observe()
             failure = seen.failure
-            # Only a failed sign-in keeps credentials from being asked, and a store nobody.
+            # In a back-off, credentials are still tried, unless signing in failed. After a failure
+            # of the store, everything is tried.
             if failure is not None and failure.in_backoff(seen.now):
                 skips = isinstance(failure.error, StoreError)
                 if not skips and (failure.signs_in or not state.has_credentials):
@@ -155,7 +164,7 @@ class AsyncTokenKeeper:
                 return state.no_token_error(state.observe(), outcome)
         return state.usable
 
-    # The one exchange
+    # The one renewal
 
     async def renew(
         self,
@@ -164,21 +173,23 @@ class AsyncTokenKeeper:
         urgency: Urgency = Urgency.REQUESTED,
     ) -> Outcome:
         """
-        Run, or join, the one exchange that replaces ``old``, unless that has happened already.
+        Start or join the renewal that replaces ``old``, unless it is replaced already.
 
         Args:
             old: The snapshot that the caller has seen.
-            timeout: Seconds to wait for it; `None`: the client's. It does not end with them.
-            urgency: How much the caller needs it.
+            timeout: Seconds to wait; `None`: the client's timeout. The renewal itself goes on.
+            urgency: How urgently the caller needs it.
         """
         state = self.state
         if old is None and state.signed_out and urgency < Urgency.REQUESTED:
             return NotSignedInError("signed out: call login()")
-        if refusal := self._renewal.refusal():
+        if refusal := self._refusal():
             return refusal
         deadline = Deadline(self._timeout if timeout is None else timeout)
         failed, generation, attempt = None, state.generation, 1
+        # A sign-in or sign-out ends the loop, as it has replaced `old` without a renewal.
         while generation == state.generation:
+            # The task has at least the client's timeout, as callers with more time may join it.
             task = self._join_or_start(
                 old, generation, max(deadline.seconds, self._timeout), urgency
             )
@@ -186,13 +197,16 @@ class AsyncTokenKeeper:
                 break
             outcome = await task.join(deadline.left())
             if outcome is None and state.snapshot is not old:
-                break  # there is a newer token; only the store is still waited for
+                break  # the new token is there; the task is only saving it
             if outcome is None and task.alive:
+                # This caller's time is over. The task goes on for the others.
                 return failed or renewal_timed_out(deadline.seconds)
             if outcome is None:
                 return TransportError("the renewal was cut off: its event loop or thread ended")
-            # A weaker flight may have given up where this caller would not.
+            # A less urgent renewal may give up on the store where this caller would go on.
             gave_up = isinstance(outcome, StoreError) and task.urgency < urgency
+            # A task for an earlier snapshot may still be running, for example to save its token.
+            # Its outcome says nothing about `old`, so the loop starts again.
             if task.replaces is old and not gave_up:
                 if not await self._wait_to_retry(outcome, attempt, urgency, deadline):
                     return outcome
@@ -200,14 +214,18 @@ class AsyncTokenKeeper:
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
         return state.snapshot or SUPERSEDED
 
+    def _refusal(self) -> KoyebSessionError | None:
+        """Tell why the calling thread or task must not wait for a renewal; `None`: it may."""
+        return cannot_wait("try again") if is_in_step() else self._renewal.refusal()
+
     async def _wait_to_retry(
         self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
     ) -> bool:
         """
-        Wait until all who need a token may try again; `False`: there is no reason to.
+        Wait until callers that need a token may try again; `False` if they should not.
 
-        It is here, and not inside the flight, which holds the store's lock and which others, maybe
-        of a newer session, would wait for.
+        The caller waits, not the shared task: that one holds the store's lock, and callers of a
+        newer session may be waiting for it.
         """
         if self._retry_at is None or self._retry_at[0] is not outcome:
             return False
@@ -223,12 +241,18 @@ class AsyncTokenKeeper:
         self, old: Snapshot | None, generation: int, seconds: float, urgency: Urgency
     ) -> _SharedRenewal | None:
         """
-        Join the exchange under way, or begin one.
+        Join the current renewal, or start one.
+
+        It starts outside the lock: where no thread can be started, that runs the work right here.
 
         Returns:
             `None` when the session has moved on from ``old``. Reusing an exchanged token trips the
-            service's reuse detection and ends the whole session.
+            service's reuse detection and ends the whole session. So does beginning one in the midst
+            of beginning another, as a signal handler may: it is `None` there, too.
         """
+        if is_in_step():
+            return None
+        # One step under the lock: of two threads that see no task, only one makes it.
         with state_lock:
             if self.state.snapshot is not old:
                 return None
@@ -250,14 +274,22 @@ class AsyncTokenKeeper:
     async def _run_renewal(
         self, old: Snapshot | None, generation: int, urgency: Urgency, seconds: float
     ) -> Outcome:
-        """Do the work of a flight; a failure comes back as a value."""
+        """
+        Do the work of the shared task; return a failure as a value.
+
+        The session may change whenever this task waits. So the result is based on the session at
+        the end: if it has a new token then, the callers get that token rather than an error.
+        """
+        if generation != self.state.generation or self.state.snapshot is not old:
+            return self.state.snapshot or SUPERSEDED  # the thread started too late
         raised: Exception | None = None
+        # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             with async_time_limit(seconds):
                 outcome = await self._renewal.run(old, generation, urgency, Deadline(seconds))
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(seconds))
-        except Exception as exc:  # noqa: BLE001 - the user's own clock, transport or event hook
+        except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
             raised = exc
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = FailedAttempt(with_cause(TransportError(text), safe_copy(exc)))
@@ -265,14 +297,15 @@ class AsyncTokenKeeper:
         if isinstance(outcome, Snapshot) or generation != self.state.generation:
             return held or SUPERSEDED
         if held is not None and held is not old:
-            return held  # the exchange succeeded; something after it took too long, or failed
+            return held  # the renewal succeeded; saving the token then failed or took too long
         self._record_failure(outcome, generation, urgency)
+        # The user's own exception is of interest only to callers that get no token.
         if raised is not None and self.state.usable is None:
             raise raised
         return outcome.error
 
     def _record_failure(self, failed: FailedAttempt, generation: int, urgency: Urgency) -> None:
-        """Note a failure, and when all who wait may try again."""
+        """Record a failure, and when the waiting callers may try again."""
         before = self.state.failure
         attempt = 1 if before is None else min(before.failures + 1, self._retry.attempts)
         chance = random.random()  # noqa: S311 - spreads load
@@ -295,11 +328,14 @@ class AsyncTokenKeeper:
         """
         Begin a session with a token.
 
+        The token is committed first, and its save comes after it: a store that fails costs no
+        session.
+
         Args:
             new_token: The token.
             generation: See `SessionState.commit`.
-            deadline: The store has the rest of it to take the token.
-            account: Whose session it is; `None`: of the account before.
+            deadline: The limit for saving the token.
+            account: The account of the session; `None`: the same account as before.
             bound: See `AsyncPersistence.bound`.
         """
         if refusal := self._renewal.refusal():
@@ -307,9 +343,10 @@ class AsyncTokenKeeper:
         persistence = self._persistence
         unsaved = persistence is not None
         if persistence is not None:
-            persistence.mark_unsaved()  # first: a signal handler may raise after the commit
+            persistence.mark_unsaved()  # before it: a signal handler may raise after the commit
         outcome = self.state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
+            # The session changed while the token was on its way, so nobody will use the token.
             if outcome is SUPERSEDED and new_token.just_issued:
                 await self._source.revoke(new_token.token, deadline)
             return outcome
@@ -318,43 +355,63 @@ class AsyncTokenKeeper:
             if account is not None:
                 persistence.begin(account, bound=bound)
             persistence.mark_unsaved()
+        # In a shared task: a cancelled caller must not leave the old token in the store.
         if self.listeners or unsaved:
-            await self._after_change(partial(self._synchronize, deadline), deadline)
+            await self._after_change(partial(self._synchronize, deadline), deadline).run()
         return outcome
 
     async def sign_out(self, timeout: float | None = None) -> KoyebSessionError | None:
-        """End the session: here at once, at the service, and in the store, whatever fails."""
+        """
+        End the session: in memory at once, then in the store and at the service.
+
+        If one of these fails, the others are done nevertheless.
+        """
         if refusal := self._renewal.refusal():
             return refusal
-        task = self._task
+        deadline = Deadline(self._timeout if timeout is None else timeout)
+        left: list[Any] = []
+        # The task does all of it: a signal handler may raise between any two steps of the caller.
+        leave = partial(self._end_session, left, deadline)
+        task = self._after_change(leave, deadline, lambda: left.extend((self._task, self._clear())))
+        problem = await task.run()
+        if task.succeeded:
+            return problem
+        if not task.alive:  # its thread started too late, or its event loop ended
+            self._clear()
+        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(deadline)
+
+    def _clear(self) -> Snapshot | None:
+        """Sign out in memory, and return the snapshot before."""
         if self._persistence is not None:
             self._persistence.mark_unsaved()
+        # From here on, no renewal that began before can commit its token.
         old = self.state.clear()
         if self._persistence is not None:
             self._persistence.mark_unsaved()
-        deadline = Deadline(self._timeout if timeout is None else timeout)
-        return await self._after_change(partial(self._end_session, old, task, deadline), deadline)
+        return old
 
-    async def _after_change(
-        self, work: Callable[[], Any], deadline: Deadline
-    ) -> KoyebSessionError | None:
-        """Have the store, the service and the listeners told, which no caller's end cuts off."""
-        task = AsyncSharedTask[KoyebSessionError | None](
-            work, self._tell_listeners, seconds=deadline.left(), active_tasks=self._active_tasks
+    def _after_change(
+        self, work: Callable[[], Any], deadline: Deadline, first: Callable[[], Any] | None = None
+    ) -> AsyncSharedTask[KoyebSessionError | None]:
+        """Make a task, which no caller's cancellation stops, for ``work`` and the listeners."""
+        return AsyncSharedTask(
+            work,
+            self._tell_listeners,
+            first=first,
+            seconds=deadline.left(),
+            active_tasks=self._active_tasks,
         )
-        return await task.run()
 
     async def _synchronize(self, deadline: Deadline) -> KoyebSessionError | None:
         return None if self._persistence is None else await self._persistence.synchronize(deadline)
 
-    async def _end_session(
-        self, old: Snapshot | None, task: AsyncSharedTask[Any] | None, deadline: Deadline
-    ) -> KoyebSessionError | None:
+    async def _end_session(self, left: list[Any], deadline: Deadline) -> KoyebSessionError | None:
+        task, old = left
         problem: KoyebSessionError | None = None
         forgotten: KoyebSessionError | None = None
         try:
             with async_time_limit(deadline.left()):
-                # First, as a service that hangs must not keep the store from being emptied.
+                # The store first: a service that hangs must not keep it from being emptied.
                 found = None
                 if self._persistence is not None:
                     half = Deadline(deadline.left() / 2)
@@ -363,14 +420,15 @@ class AsyncTokenKeeper:
                     problem = await self._source.revoke(found, deadline)
                 if old is not None and old.phase(self.state.clock) is not Phase.EXPIRED:
                     problem = await self._source.revoke(old.token, deadline) or problem
-                if task is not None and task.alive:  # what it still obtains, it revokes
+                # A renewal that is running finds the session ended, and revokes its new token.
+                if task is not None and task.alive:
                     await task.wait_done(deadline.left())
         except TimeoutError:
-            late = TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
-            problem = problem or late
+            problem = problem or not_signed_out(deadline)
         if old is not None or problem is not None:
             at_service = "" if problem is None else f"; at the service: {problem}"
-            log.info("signed out%s", at_service, extra=fields("signed_out", error=_name(problem)))
+            name = None if problem is None else type(problem).__name__
+            log.info("signed out%s", at_service, extra=fields("signed_out", error=name))
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)
         return problem or forgotten
@@ -378,15 +436,21 @@ class AsyncTokenKeeper:
     # Life cycle
 
     def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
-        """Tell ``listener`` of each change of the token."""
+        """Call ``listener`` after each change of the token; return a function that stops that."""
         if self.listeners is None:
             self.listeners = AsyncListeners()
         self.state.on_change = self._changed
         return self.listeners.add(listener)
 
     async def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
-        """Renew ahead of need while ``running()``."""
+        """
+        Renew the token ahead of need while ``running()``.
+
+        The caller's own task runs this loop; the renewals are shared tasks as always. The loop
+        sleeps until the next check is due. Each change of the session wakes it.
+        """
         wakeup = AsyncWakeup()
+        # Replaced as a whole, since `wake` reads the tuple without the lock.
         with state_lock:
             self._wakeups = (*self._wakeups, wakeup)
         self.state.on_change = self._changed
@@ -394,7 +458,7 @@ class AsyncTokenKeeper:
             while running():
                 try:
                     await self.usable_snapshot(wait_for_renewal=True)
-                except Exception:  # noqa: BLE001 - a transport or a clock of the user's
+                except Exception:  # noqa: BLE001 - the user's transport or clock
                     log.exception("keep_current() goes on after an error that is not Koyeb's")
                 if (late := self._pending_save()) is not None:
                     await late.run()
@@ -404,7 +468,11 @@ class AsyncTokenKeeper:
                 self._wakeups = tuple(other for other in self._wakeups if other is not wakeup)
 
     async def drain(self) -> None:
-        """Wait for what is under way, each within its bounds; save what is not saved yet."""
+        """
+        Wait for running tasks, each within its own limit, and save an unsaved token.
+
+        The renewal comes first, as it may leave a token to save and a change to report.
+        """
         if self._task is not None and self._task.alive:
             await self._task.wait()
         if self._persistence is not None:
@@ -414,19 +482,19 @@ class AsyncTokenKeeper:
         self.wake()
 
     def _pending_save(self) -> AsyncSharedTask[StoreError | None] | None:
-        """Return what tells the store of a change that it has missed."""
+        """Return an unstarted task that saves an unsaved change; `None` if there is none."""
         persistence = self._persistence
         if persistence is None or not persistence.has_unsaved:
             return None
         return persistence.synchronize_later()
 
     def wake(self) -> None:
-        """Let :meth:`keep` look again."""
+        """Make each `renew_ahead_of_need` check again."""
         for wakeup in self._wakeups:
             wakeup.set()
 
     def _changed(self, token: Token | None) -> None:
-        """Note a change, as a part of its swap; listeners are told after it."""
+        """Queue a change for the listeners; called while the state lock is held."""
         if self.listeners is not None:
             self.listeners.post(token)
         self.wake()
@@ -436,13 +504,8 @@ class AsyncTokenKeeper:
             await self.listeners.tell()
 
 
-def _name(error: KoyebSessionError | None) -> str | None:
-    """Name the class of an error, for the log."""
-    return None if error is None else type(error).__name__
-
-
 class _SharedRenewal(AsyncSharedTask[Outcome]):
-    """The exchange under way: of which session it is, and how much it was needed."""
+    """A renewal in progress, with the session's generation and the urgency at its start."""
 
     generation: int = 0
     urgency: Urgency = Urgency.AHEAD

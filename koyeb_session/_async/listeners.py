@@ -1,4 +1,4 @@
-"""Tells those who asked of each change of the token, in order."""
+"""Deliver each change of the token to the listeners, in order."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 _UNTOLD: Final = 100
-"""Changes that are kept while a listener hangs; of more, the oldest are told to nobody."""
+"""The number of changes that are kept while a listener hangs; then the oldest are dropped."""
 _telling: Final[ContextVar[object]] = ContextVar("koyeb_session_telling", default=None)
-"""Those whose listener runs in this context."""
+"""The `AsyncListeners` that is calling a listener in this context."""
 
 
 class AsyncListeners:
     """
-    Calls listeners after the change, outside of all locks, one change after the other.
+    Calls listeners after the change, outside all locks, one change after the other.
 
     The task that reports a change delivers all pending changes, unless another task is already
-    delivering them. So a listener may call the client, and is not told of a change inside of
-    another one.
+    delivering them. So a listener may call the client, and no change is delivered during the
+    delivery of another one.
     """
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class AsyncListeners:
         self._news: deque[Token | None] = deque(maxlen=_UNTOLD)
         self._teller: object = None
         self._told: AsyncEvent | None = None
-        """Set once the present teller has told all, or is not to be waited for."""
+        """Set once the delivering task has delivered everything, or should not be waited for."""
 
     def add(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
-        """Add a listener; what is returned takes it away, and may be called twice."""
+        """Add a listener; return a function that removes it and may be called twice."""
         key = object()
         self._listeners[key] = listener
 
@@ -52,12 +52,14 @@ class AsyncListeners:
         return unsubscribe
 
     def post(self, token: Token | None) -> None:
-        """Note a change, to be told of soon."""
+        """Queue a change for delivery."""
         self._news.append(token)
 
     async def tell(self) -> None:
-        """Tell all news, unless somebody in this place is telling."""
+        """Deliver all pending changes, unless another task of this loop or process is doing so."""
         here = current_loop()
+        # `_teller` is the event loop or process of the delivering task. One of another loop or
+        # process is replaced, as it may have ended without a word.
         with state_lock:
             if self._teller is here:
                 return
@@ -67,13 +69,14 @@ class AsyncListeners:
         try:
             while True:
                 with state_lock:
+                    # One step: a change posted after it finds no teller, and starts a new one.
                     if not self._news:
                         self._teller = None
                         return
                     token = self._news.popleft()
                 for listener in tuple(self._listeners.values()):
                     await self._call(listener, token)
-        except BaseException:  # cancelled or interrupted: the next change tells the rest
+        except BaseException:  # cancelled or interrupted: the next change delivers the rest
             if self._teller is here:
                 self._teller = None
             raise
@@ -83,9 +86,9 @@ class AsyncListeners:
 
     async def drain(self, timeout: float) -> None:
         """
-        Wait until all is told, for at most ``timeout`` seconds.
+        Wait until everything is delivered, for at most ``timeout`` seconds.
 
-        Not where a listener is what waits, as by closing the client: it would wait for itself.
+        A listener that closes the client does not wait here: `let_go` spares it the deadlock.
         """
         deadline = Deadline(timeout)
         await AsyncSharedTask(self.tell, seconds=timeout).run(deadline.left())
@@ -93,7 +96,7 @@ class AsyncListeners:
             await self._told.wait(deadline.left())
 
     def let_go(self) -> None:
-        """Have nobody wait for a listener that closes the client."""
+        """Keep anyone from waiting for the listener that is calling this, to close the client."""
         if _telling.get() is self and self._told is not None:
             self._told.set()
 

@@ -1,4 +1,4 @@
-"""Makes the store follow the session: the only module that loads, saves and deletes."""
+"""Keep the store in step with the session: only this module loads, saves and deletes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
 
 class AsyncPersistence:
     """
-    Knows what the store holds, and what it is still to be told.
+    Keeps track of the saved record, and of changes that are not saved yet.
 
-    All work at the store is done in a turn: one hold of its lock, in a task or thread of the
-    session's own, which everybody who has something to do there shares. Nobody cancels a turn;
-    callers stop waiting for it instead. Whoever holds the lock writes what the session is at that
-    moment, or deletes, until that no longer changes. So a slow writer cannot put back what has been
-    replaced or signed out meanwhile.
+    Work at the store happens in a hold of its lock: a shared task that no caller owns. Nobody
+    cancels a hold; callers stop waiting for it instead.
 
-    What is newer is decided by identity: a record that is neither what this session last read or
-    wrote, nor its own token, was saved by somebody else since.
+    A save names no token. It writes the session's current token, or deletes, and repeats that until
+    the session no longer changes. So a slow writer cannot restore a token that has been replaced or
+    signed out in the meantime.
+
+    Identity decides which token is newer. A record counts as saved by another process or client if
+    it is neither this session's token nor the record that it last read or wrote.
     """
 
     __slots__ = (
@@ -76,48 +77,49 @@ class AsyncPersistence:
         self._unsaved = False
         self._problem: StoreError | None = None
         self._replaced: str | None = None
-        """The account whose session this one has replaced."""
+        """The account of the session that this one has replaced."""
         self._timeout = timeout
         self._hold: AsyncStoreHold | None = None
         self._active_tasks = active_tasks
         self._warned: str | None = None
         self.account: str | None = account
-        """See `Provenance.account`; `None`: whatever the store holds."""
+        """See `Provenance.account`; `None`: the account of the saved record."""
         self.bound: bool = bound
-        """Whether records of other accounts are foreign, as credentials or a login name one."""
+        """Whether records of other accounts are foreign; so after a login, or with credentials."""
         self.state: SessionState = state
         self.store: AsyncTokenStore = store
 
-    # What the session tells
+    # For changes of the session
 
     def mark_unsaved(self) -> None:
         """
-        Note that the store is to be told of a change.
+        Mark the session as changed since the last save.
 
-        To be called before the change, as a signal handler may raise after it, and once more after
-        it: a turn under way may have written what the session was in between.
+        Call this before the change and again after it. Before: a signal handler may raise right
+        after the change. After: a running hold may have written the old state in between.
         """
         self._unsaved = True
 
     def begin(self, account: str, *, bound: bool) -> None:
-        """Note that a session of this account begins now, in place of the one before."""
+        """Record that a session of this account replaces the session before it."""
         self._replaced, self.account, self.bound = self.account, account, bound
 
     @property
     def has_unsaved(self) -> bool:
-        """Whether an attempt to tell the store has failed, and another one is due."""
+        """Whether a save has failed and should be retried, and no hold is running."""
         return self._unsaved and self._is_retrying and (self._hold is None or not self._hold.alive)
 
     async def synchronize(self, deadline: Deadline) -> StoreError | None:
         """
-        Have the store follow the session.
+        Write unsaved changes of the session to the store.
 
         Returns:
-            Why it does not yet. A turn that has not come to it in time goes on by itself.
+            The reason if they are not saved yet. A hold that takes longer keeps working on it.
         """
         if not self._unsaved:
             return None
         hold = self.hold()
+        # If time runs out, the job stays queued, and the hold still does it.
         try:
             await hold.ready(deadline.left())
             done = await hold.do(partial(self._write_changes, hold), deadline.left())
@@ -134,13 +136,14 @@ class AsyncPersistence:
         self, old: Snapshot | None, deadline: Deadline
     ) -> tuple[Token | None, StoreError | None]:
         """
-        Empty the store.
+        Delete the saved token.
 
         Returns:
-            The token that it held, if that is this session's and not ``old``; and why it may hold a
-            token still.
+            The saved token, if it belongs to this session and is neither ``old`` nor the current
+            one. Then the reason why the store may still hold a token.
         """
         hold = self.hold()
+        # Each step may take half of the remaining time, so that some is left for the last one.
         try:
             await hold.ready(deadline.left() / 2)
             found = hold.found
@@ -151,17 +154,20 @@ class AsyncPersistence:
         if not done:
             problem = hold.problem or StoreError("the token store could not be emptied in time")
             found = found or await self.load_unlocked(deadline.left() / 4)
-            # Better without the lock than not at all. The turn deletes once more if it comes to it.
+            # Deleting without the lock is better than not deleting. The hold deletes again later.
             is_foreign = found is not None and self.is_foreign(found, old)
             if is_foreign or await self._unlocked(self.store.delete, deadline.left() / 2):
                 problem = None
-        if found is None or self.is_foreign(found, old) or (old and found.id == old.token.id):
+        if found is None or self.is_foreign(found, old):
             return None, problem
-        checked = parse_token(found, 0.0)  # its expiry is the service's affair
+        # Another task or thread may have signed in meanwhile: its token must not be revoked.
+        if any(its and its.token.id == found.id for its in (old, self.state.snapshot)):
+            return None, problem
+        checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that
         return (checked if isinstance(checked, Token) else None), problem
 
     def synchronize_later(self) -> AsyncSharedTask[StoreError | None]:
-        """Return a flight that tells the store of what it has missed."""
+        """Return an unstarted task that saves a change whose first save has failed."""
         self._is_retrying = True
         deadline = Deadline(self._timeout)
         return AsyncSharedTask(
@@ -171,17 +177,19 @@ class AsyncPersistence:
         )
 
     async def drain(self, timeout: float) -> None:
-        """Wait for the turn under way, and tell the store of what it has missed."""
+        """Wait for the running hold, and then save an unsaved change."""
         deadline = Deadline(timeout)
+        # First wait for a running hold, which may complete the save itself.
         if self._hold is not None and self._hold.alive:
             await self._hold.wait_done(deadline.left())
         if self._unsaved:
             await self.synchronize(deadline)
 
-    # What a renewal asks
+    # For renewals
 
     def hold(self) -> AsyncStoreHold:
-        """Join the turn under way, or begin one; each call is followed by one of `leave`."""
+        """Join the running hold, or start one; the caller must call its `leave` once."""
+        # One step under the lock: this object never has two holds that callers can join.
         with state_lock:
             hold = self._hold
             if hold is not None and hold.join():
@@ -196,23 +204,26 @@ class AsyncPersistence:
         self, found: Token | None, old: Snapshot | None, known: str | None
     ) -> NewToken | None:
         """
-        Tell whether somebody else has saved a newer token than ``old``.
+        Return the saved token if another process or client has saved a newer one than ``old``.
 
         Args:
-            found: What the store holds.
-            old: The snapshot that is to be replaced.
-            known: The id of what this session had last read or written, before it read ``found``.
+            found: The saved token.
+            old: The snapshot to replace.
+            known: The id that this session had last read or written, before it read ``found``.
         """
         if found is None or self.is_foreign(found, old):
             return None
+        # The session's own token, or a record that it knew before: nothing new.
         if old is not None and found.id in {old.token.id, known}:
             return None
+        # Never read before: a record that was issued earlier cannot be newer.
         if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
             return None
         token = parse_token(found, self.state.clock.time())
         if isinstance(token, Exception):
             return None
         provenance = read_provenance(found)
+        # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
         issuer = Issuer.GIVEN if provenance is None else provenance.issuer
@@ -226,7 +237,7 @@ class AsyncPersistence:
         )
 
     def latest(self, found: Token | None, old: Snapshot | None, known: str | None) -> Token | None:
-        """Return the newest token that is known, expired or not; see `newer`."""
+        """Return the newest known token, expired or not; see `newer`."""
         own = None if old is None else old.token
         if found is None or self.is_foreign(found, old):
             return own
@@ -238,12 +249,12 @@ class AsyncPersistence:
         return loaded[0] if loaded else None
 
     def is_foreign(self, token: Token, own: Snapshot | None) -> bool:
-        """Tell whether a saved token is of another service or account; the log says it once."""
+        """Return whether a saved token belongs to another service or account; log it once."""
         provenance = read_provenance(token)
         user = None if own is None else own.token.user_id
         if provenance is not None and provenance.origin != self._origin:
             whose = f"the service {provenance.origin}"
-        elif provenance is not None and self.bound:
+        elif provenance is not None and self.bound and provenance.account != UNKNOWN:
             if provenance.account == self.account:
                 return False
             whose = "another account"
@@ -263,12 +274,12 @@ class AsyncPersistence:
     async def save_ahead(
         self, hold: AsyncStoreHold, new_token: NewToken, deadline: Deadline
     ) -> None:
-        """Save a token that the session does not hold yet; `follow` makes up for a failure."""
+        """Save a token before the session holds it; after a failure `synchronize` saves it."""
 
         async def save() -> None:
             try:
                 await self.store.save(self._bind(new_token.token, new_token.issuer))
-            except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 log.debug("%s", store_error("written", exc, new_token.token))
                 return
             self._known = hold.known = new_token.token.id
@@ -276,35 +287,37 @@ class AsyncPersistence:
 
         await hold.do(save, deadline.left())
 
-    # What a turn does
+    # For the task that holds the lock: all of this runs in it, one method at a time
 
     async def _read(self, hold: AsyncStoreHold) -> None:
         """
-        Load what the store holds; a second time if the first one fails.
+        Load the saved token, with a second attempt if the first one fails.
 
-        An exchange beside a saved token that could not be read may cost the session.
+        A refresh without the saved token may cost the session: that token may be the newer one.
         """
         for attempt in (1, 2):
             try:
                 hold.found = await self.store.load()
-            except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+            except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 if attempt == 2:
                     hold.problem = store_error("read", exc)
             else:
                 hold.problem = None
+                # In one step: `hold.known` is the last id before this read.
                 hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
     async def _write_changes(self, hold: AsyncStoreHold) -> None:
-        """Write what the session is, or delete, until that no longer changes."""
+        """Write the current token, or delete, until the session no longer changes."""
         while self._unsaved:
-            # First, so that a change which comes while this one is written is written after it.
+            # Cleared before the write: a change during the write sets it, and is written next.
             self._unsaved = False
             retrying, self._is_retrying = self._is_retrying, False
             generation, snapshot = self.state.generation, self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
-                continue  # there is nothing to write, and nothing to delete
+                continue  # nothing to write and nothing to delete
+            # A retry comes late: another process may have saved its token in the meantime.
             if retrying and self._is_others(hold.found, hold.known, snapshot):
                 self._go_on_with_others(hold, snapshot, generation)
             else:
@@ -318,13 +331,14 @@ class AsyncPersistence:
     def _go_on_with_others(
         self, hold: AsyncStoreHold, own: Snapshot | None, generation: int
     ) -> None:
-        """Leave what somebody else has saved since, and take it over if it is this session's."""
+        """Keep the token that another process has saved; take it over if it is this session's."""
         newer = None if own is None else self.newer(hold.found, own, hold.known)
+        # With the generation: after a sign-out or another login the commit fails.
         if newer is not None:
             self.state.commit(newer, generation)
 
     async def _write(self, snapshot: Snapshot | None, hold: AsyncStoreHold) -> StoreError | None:
-        """Write once; what cannot be replaced is deleted, as it is known to be wrong."""
+        """Write once; if that fails, delete the saved token, which is out of date."""
         store = self.store
         try:
             if snapshot is None:
@@ -333,10 +347,10 @@ class AsyncPersistence:
                     self._known = None
             else:
                 await store.save(self._bind(snapshot.token, snapshot.issuer))
-                # What lies there now was saved by nobody else.
+                # From now on the saved record is this session's own, not another process's.
                 hold.found, hold.known = snapshot.token, snapshot.token.id
                 self._known = snapshot.token.id
-        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             token = None if snapshot is None else snapshot.token
             problem = store_error("emptied" if token is None else "written", exc, token)
         else:
@@ -348,7 +362,7 @@ class AsyncPersistence:
             found = await store.load()
             if found is not None and found.id == snapshot.token.id:
                 self._known = found.id
-                return None  # it was written all the same
+                return None  # the save has succeeded despite its error
             if self._is_others(found, self._known, snapshot):
                 what = "it holds what somebody else has saved since"
             else:
@@ -356,51 +370,53 @@ class AsyncPersistence:
                 hold.found = self._known = None
                 what = "what it held is deleted"
         except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
-            pass
+            pass  # the store fails altogether
         log.warning("the new token is kept in memory only: %s; %s", problem, what)
         return problem
 
     def _bind(self, token: Token, issuer: Issuer) -> Token:
-        """Note on a token whose it is."""
+        """Return the token with its provenance: service, account and issuer."""
         provenance = Provenance(self._origin, self.account or UNKNOWN, issuer)
         return attrs.evolve(token, provenance=provenance.write())
 
     def _is_others(self, found: Token | None, known: str | None, own: Snapshot | None) -> bool:
-        """Tell whether somebody else saved a record after this session last looked."""
+        """Return whether another process or client saved a record since the last read."""
         if found is None:
             return False
         provenance = read_provenance(found)
         if provenance is not None and self._replaced == provenance.account != self.account:
-            return False  # they have gone on with the session that this one has replaced
-        if known == UNKNOWN:  # it has never looked: the service's clock has to tell
+            return False  # it belongs to the session that this one has replaced
+        if known == UNKNOWN:  # never read before: only the times of issue can tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0
         return found.id != known and (own is None or found.id != own.token.id)
 
     def _retry_later(self, problem: StoreError) -> StoreError:
-        """Leave a change to a later request, or to the end of the session."""
+        """Leave the save to a later request, or to the closing of the client."""
         self._unsaved = self._is_retrying = True
+        # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:
             self.state.defer_check(snapshot)
         return problem
 
     async def _unlocked(self, work: AsyncWork[Any], seconds: float) -> tuple[Any] | None:
-        """Do something without the lock, for at most ``seconds``; `None` if it failed."""
+        """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
 
         async def attempt() -> tuple[Any] | None:
             try:
                 return (await work(),)
-            except Exception:  # noqa: BLE001 - the first error says what is wrong with the store
+            except Exception:  # noqa: BLE001 - the first error of the store is the one reported
                 return None
 
+        # In a shared task, so that the caller can stop waiting for a store that hangs.
         return await AsyncSharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(
             seconds
         )
 
 
 def _order(found: Token, own: Token) -> float | None:
-    """Tell by how much later a JWT was issued, by the service's clock; `None` if it is not said."""
+    """Return the seconds by which ``found`` was issued later; `None` unless both JWTs say when."""
     theirs, ours = jwt_claims(found.id), jwt_claims(own.id)
     if theirs is None or ours is None or theirs.issued_at is None or ours.issued_at is None:
         return None

@@ -1,4 +1,4 @@
-"""One renewal: lock the store, read it again, obtain a token, commit it, save it, unlock."""
+"""Run one renewal: lock the store, read it again, request a token, commit it, save it, unlock."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 class AsyncRenewal:
     """
-    Obtains a newer token where it may be had, inside the store's lock whenever that can be had.
+    Replaces the session's token, inside the store's lock whenever the lock is available.
 
-    The keeper sees to it that there is one at a time.
+    The keeper runs one renewal at a time, in a shared task that no caller owns. The session may
+    change whenever the task waits. Each commit therefore names the snapshot and the generation that
+    it replaces, and fails if they are no longer current.
     """
 
     __slots__ = ("_persistence", "_source", "_state")
@@ -36,7 +38,7 @@ class AsyncRenewal:
         self._state = state
 
     def refusal(self) -> KoyebSessionError | None:
-        """Tell why the calling thread or task must not wait for a renewal; `None`: it may."""
+        """Return the error for a caller that must not wait for a renewal; `None` if it may."""
         return None
 
     async def run(
@@ -48,14 +50,17 @@ class AsyncRenewal:
         Args:
             old: The snapshot to replace; `None` when there is none.
             generation: The generation in which this was decided.
-            urgency: How much the callers need it.
-            deadline: For all of it. The store has half of it to be locked and read.
+            urgency: How urgently the callers need it.
+            deadline: The limit for everything. Locking and reading the store may take half of it.
         """
         persistence = self._persistence
         if persistence is None:
             return await self._request_new_token(old, generation, urgency, deadline)
+        # The renewal stays in the hold until its token is saved, or its time is up. So the next
+        # process that gets the lock reads that token.
         hold = persistence.hold()
         try:
+            # Half of the time: a store that hangs must leave time for a renewal without it.
             await hold.ready(deadline.left() / 2)
             return await self._run(hold, old, generation, urgency, deadline=deadline)
         finally:
@@ -71,12 +76,13 @@ class AsyncRenewal:
         deadline: Deadline,
     ) -> Snapshot | FailedAttempt:
         newer = await self._saved_by_others(hold, old, deadline)
-        if generation != self._state.generation:  # the session has changed meanwhile
+        if generation != self._state.generation:  # signed out, or in again, during the reading
             return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
             return self._commit(newer, old, generation)
         may_exchange = True
         if problem := _store_error_of(hold):
+            # The holder of the lock may be refreshing the same token, so this one must not.
             may_exchange = not hold.is_held_elsewhere
             if not self._may_renew_without_store(old, urgency, hold):
                 return FailedAttempt(problem)
@@ -85,6 +91,7 @@ class AsyncRenewal:
         outcome = await self._request_new_token(
             old, generation, urgency, deadline, hold=hold, may_exchange=may_exchange
         )
+        # Without any means to renew, the failure of the store is the cause to report.
         if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
             return FailedAttempt(problem)
         if isinstance(outcome, Snapshot) and self._persistence is not None:
@@ -101,22 +108,25 @@ class AsyncRenewal:
         hold: AsyncStoreHold | None = None,
         may_exchange: bool = True,
     ) -> Snapshot | FailedAttempt:
-        """Refresh, or sign in again where that cannot help; commit what comes of it."""
+        """Refresh, or sign in again if a refresh does not help; commit the new token."""
         refused: FailedAttempt | None = None
         if deadline.passed:
             return FailedAttempt(renewal_timed_out(deadline.seconds))
-        # A token that was refused counts as expired: what else fails must not end the session.
+        # A rejected token counts as expired: after any failure the credentials are tried.
         signs_in = urgency is Urgency.REJECTED and self._state.has_credentials
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = await self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
+                # At once: this task waits for nothing between the reply and the commit.
                 return await self._commit_or_revoke(outcome, old, generation, deadline)
             refused = outcome
-            # Somebody may have exchanged it meanwhile, as after a lease that has ended.
+            # Another process may have refreshed it first, for example after the lock's lease ended.
             if hold is not None and hold.locked:
                 await hold.read_again(deadline.left() / 2)
             if newer := await self._saved_by_others(hold, old, deadline):
                 return self._commit(newer, old, generation)
+        # No refresh is possible, or it was refused: only signing in is left.
+        # A callable continues from the newest token, which another process may have saved.
         replaced = None if old is None else old.token
         if hold is not None and self._persistence is not None:
             replaced = self._persistence.latest(hold.found, old, hold.known)
@@ -125,8 +135,9 @@ class AsyncRenewal:
             outcome = _both(old, refused, outcome)
         ahead = isinstance(outcome, NewToken) and await self._save_ahead(outcome, hold, deadline)
         settled = await self._commit_or_revoke(outcome, old, generation, deadline)
+        # The session has moved on, so the store must not keep the token that was saved ahead.
         if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
-            self._persistence.mark_unsaved()  # the session has moved on
+            self._persistence.mark_unsaved()
             await self._persistence.synchronize(deadline)
         return settled
 
@@ -134,10 +145,10 @@ class AsyncRenewal:
         self, new_token: NewToken, hold: AsyncStoreHold | None, deadline: Deadline
     ) -> bool:
         """
-        Save a token with a secret that can be used once, before anybody uses the token.
+        Save a token that carries a one-time secret, before the token is used.
 
-        The provider has forgotten the secret before it. A program that ends now must find the new
-        one in the store.
+        The provider no longer accepts the secret before it. A program that ends now must find the
+        new one in the store.
         """
         if hold is None or self._persistence is None or new_token.token.renewal is None:
             return False
@@ -145,7 +156,7 @@ class AsyncRenewal:
         return True
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
-        """Tell whether to try a refresh; not in a back-off, where credentials can do without."""
+        """Return whether to try a refresh; in a back-off, credentials are used instead."""
         seen = self._state.observe()
         failed = seen.failure if signs_in else None
         in_backoff = failed is not None and failed.in_backoff(seen.now)
@@ -157,14 +168,15 @@ class AsyncRenewal:
         self, hold: AsyncStoreHold | None, old: Snapshot | None, deadline: Deadline
     ) -> NewToken | None:
         """
-        Return a newer token that somebody else has saved, if there is one.
+        Return a newer token that another process or client has saved, if there is one.
 
-        A record that is there but cannot be used is read a second time: a store may hand out the
-        first one without its lock, and locks for certain before it reads again.
+        A saved record that cannot be used is read a second time. A store may return the first
+        record without its lock, but acquires the lock before it reads again.
         """
         persistence = self._persistence
         if hold is None or persistence is None:
             return None
+        # Without the lock, another process may save a token at any time: load now.
         if not hold.locked:
             found = await persistence.load_unlocked(deadline.left() / 2)
             return persistence.newer(found, old, hold.known)
@@ -178,7 +190,7 @@ class AsyncRenewal:
     async def _commit_or_revoke(
         self, outcome: Attempt, old: Snapshot | None, generation: int, deadline: Deadline
     ) -> Snapshot | FailedAttempt:
-        """Commit a new token; one that comes too late is revoked."""
+        """Commit a new token, or revoke it if the session has moved on."""
         if isinstance(outcome, FailedAttempt):
             return outcome
         committed = self._commit(outcome, old, generation)
@@ -193,6 +205,7 @@ class AsyncRenewal:
     def _commit(
         self, new_token: NewToken, old: Snapshot | None, generation: int
     ) -> Snapshot | FailedAttempt:
+        # Marked before and after the commit: see `AsyncPersistence.mark_unsaved`.
         persistence = None if new_token.from_store else self._persistence
         if persistence is not None:
             persistence.mark_unsaved()
@@ -210,11 +223,11 @@ class AsyncRenewal:
         self, old: Snapshot | None, urgency: Urgency, hold: AsyncStoreHold
     ) -> bool:
         """
-        Decide whether to go on although the store could not be locked and read.
+        Decide whether to go on if the store could not be locked and read.
 
-        Whoever holds its lock may be exchanging the same token, and two exchanges may cost all the
-        session. A token that has expired, or is refused, is not exchanged but replaced by signing
-        in, where that is possible.
+        The holder of its lock may be refreshing the same token, and two refreshes may cost everyone
+        the session. A token that has expired, or was rejected, is replaced by signing in instead,
+        where that is possible.
         """
         phase = Phase.EXPIRED if old is None else old.phase(self._state.clock)
         if phase is Phase.EXPIRED or (urgency is Urgency.REJECTED and self._state.has_credentials):
@@ -225,12 +238,12 @@ class AsyncRenewal:
 
 
 def _has_no_way(failed: FailedAttempt) -> bool:
-    """Tell whether there was nothing to renew a token with."""
+    """Return whether the session had no means to renew its token."""
     return not failed.attempted and failed.error is not SUPERSEDED
 
 
 def _store_error_of(hold: AsyncStoreHold) -> StoreError | None:
-    """Tell why a turn is not inside the lock with what the store holds."""
+    """Return the reason if the store is not both locked and read."""
     if hold.problem is not None:
         return hold.problem
     if hold.is_ready:
@@ -240,11 +253,11 @@ def _store_error_of(hold: AsyncStoreHold) -> StoreError | None:
 
 
 def _both(old: Snapshot, first: FailedAttempt, second: FailedAttempt) -> FailedAttempt:
-    """Tell of a refused refresh after which the credentials brought no token either."""
+    """Combine a failed refresh and a failed sign-in after it."""
     if second.attempted:
         return second._replace(refused=first.refused)
-    if not first.refused:  # it is told as it is: the token may still be good
+    if not first.refused:  # reported unchanged: the token may still be good
         return first
-    from .._core.endings import refused  # noqa: PLC0415 - as that module says
+    from .._core.endings import refused  # noqa: PLC0415 - see that module
 
     return FailedAttempt(refused(old, first.error), refused=True)

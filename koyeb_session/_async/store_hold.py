@@ -1,4 +1,4 @@
-"""One hold of a store's lock, which everybody who has something to do there shares."""
+"""A hold of the store's lock, shared by all callers that have work at the store."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     from .stores.protocol import AsyncTokenStore
 
 UNKNOWN: Final = "?"
-"""Stands for what the store holds before it has been read."""
+"""Stands for the id of the saved token before the store has been read."""
 
 
 class AsyncStoreHold:
     """
-    One hold of the store's lock, in a task or thread of its own.
+    One hold of the store's lock, in its own shared task.
 
-    The lock is released once all who have joined have left. A store that hangs keeps only this
-    waiting: callers wait for as long as they like.
+    Only that task calls the store under the lock; callers queue jobs for it. So cancelling a caller
+    interrupts no job, and a store that hangs blocks only the task. Callers stop waiting when they
+    want. The lock is released once each caller that joined has left and no job is queued.
+
+    Joining, queueing a job and ending the hold each happen under `state_lock`. So a caller either
+    joins before the end, and its jobs still run, or starts a new hold.
     """
 
     def __init__(
@@ -43,20 +47,21 @@ class AsyncStoreHold:
         active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
         self.found: Token | None = None
-        """What the store held when it was last read in this turn."""
+        """The saved token, as this hold last read or wrote it."""
         self.known: str | None = UNKNOWN
-        """The id of what the session had last read or written before that."""
+        """The id of the token that the session had last read or written before that."""
         self.locked: bool = False
         self.problem: StoreError | None = None
-        """Why the lock could not be had, or the store not be read."""
+        """The error that kept this hold from locking, reading or unlocking the store."""
         self._task = AsyncSharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
+        # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[AsyncWork[None], AsyncEvent]] = deque()
         self._is_over = False
         self._wakeup = AsyncWakeup()
         self._read = read
         self._ready = AsyncEvent()
         self._store = store
-        self._users = 1
+        self._users = 1  # the caller that makes this hold has joined it
 
     @property
     def alive(self) -> bool:
@@ -64,65 +69,70 @@ class AsyncStoreHold:
         return self._task.alive
 
     def start(self) -> None:
-        """Begin to wait for the lock."""
+        """Start to wait for the lock."""
+        # Never in the calling thread, which must be able to stop waiting for the store.
         self._task.start(alone=True)
-        if not self.alive and not self._ready.is_set():  # it could not be begun
+        if not self.alive and not self._ready.is_set():  # no thread could be started
             self.problem = StoreError("no thread can be had to use the token store")
             self._finish()
 
     def join(self) -> bool:
-        """Take part in it; `False`: it is over, or about to be. The caller holds `state_lock`."""
+        """Join this hold; `False` if it is over or ending. The caller holds `state_lock`."""
         if self._is_over or not self.alive:
             return False
         self._users += 1
         return True
 
     async def leave(self, deadline: Deadline) -> None:
-        """Let the lock be released when nobody else has anything to do, and wait for that."""
+        """
+        Leave this hold; the last caller to leave waits until the lock is released.
+
+        That wait ends at the deadline at the latest.
+        """
         with state_lock:
             self._users -= 1
-        self._wakeup.set()
+        self._wakeup.set()  # after the decrement: the task that wakes sees that the caller has left
         if self.locked and not self._users:
             await self._task.join(deadline.left())
 
     async def wait_done(self, seconds: float) -> None:
-        """Wait until it is over."""
+        """Wait until the hold is over, for at most ``seconds``."""
         await self._task.wait_done(seconds)
 
     async def ready(self, seconds: float) -> bool:
-        """Wait until the store is locked and read, or cannot be; tell whether that is so."""
+        """Wait until the store is locked and read, or has failed; `False` if that takes longer."""
         return await self._ready.wait(seconds)
 
     async def do(self, job: AsyncWork[None], seconds: float) -> bool:
         """
-        Do something under the lock.
+        Run a job under the lock, and wait for at most ``seconds``.
 
         Returns:
-            Whether it is done. If it is not yet, it is done when its turn comes, unless the lock
-            cannot be had.
+            Whether the job is done. After `False` it stays queued and still runs, unless the lock
+            cannot be acquired.
         """
         done = AsyncEvent()
         with state_lock:
             if self._is_over:
                 return False
             self._jobs.append((job, done))
-        self._wakeup.set()
+        self._wakeup.set()  # after the append: the task that wakes finds the job
         await done.wait(seconds)
         return done.is_set() and self.locked
 
     async def read_again(self, seconds: float) -> None:
-        """Read the store once more."""
+        """Read the store again."""
         await self.do(partial(self._read, self), seconds)
 
     async def _run(self) -> None:
         try:
             async with self._store.lock():
                 self.locked = True
-                if self._users or self._jobs:
+                if self._users or self._jobs:  # everyone may have left during the wait
                     await self._read(self)
                 self._ready.set()
                 await self._serve()
-        except Exception as exc:  # noqa: BLE001 - a store of the user's may raise anything
+        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             what = "locked" if not self.locked else "unlocked"
             self.problem = store_error(what, exc)
             if self.locked:
@@ -131,6 +141,8 @@ class AsyncStoreHold:
             self._finish()
 
     def _finish(self) -> None:
+        """Release every waiter; a job that has not run counts as not done."""
+        # First: after this, no job can be queued that the loop below would miss.
         with state_lock:
             self._is_over = True
         self._ready.set()
@@ -138,8 +150,9 @@ class AsyncStoreHold:
             done.set()
 
     async def _serve(self) -> None:
-        """Do what is to be done, until nobody has anything left."""
+        """Run the queued jobs one by one, until no caller and no job is left."""
         while True:
+            # One step: no caller can join or queue a job between the check and `_is_over`.
             with state_lock:
                 if not self._jobs and self._users <= 0:
                     self._is_over = True
@@ -148,6 +161,7 @@ class AsyncStoreHold:
             if job is None or done is None:
                 await self._wakeup.sleep(None)
                 continue
+            # Removed only after it has run: if it raises, `_finish` releases its caller.
             await job()
             self._jobs.popleft()
             done.set()
@@ -159,7 +173,8 @@ class AsyncStoreHold:
 
     @property
     def is_held_elsewhere(self) -> bool:
-        """Whether somebody else holds the lock, who may be exchanging the same token."""
+        """Whether another process or client, perhaps refreshing the same token, has the lock."""
         if self.locked:
             return False
+        # Still waiting for the lock, or given up on it after its timeout.
         return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)

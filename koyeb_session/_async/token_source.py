@@ -1,4 +1,4 @@
-"""Where a newer token comes from: a refresh, or the session's credentials."""
+"""Request a newer token: by a refresh, or from the session's credentials."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 Attempt: TypeAlias = NewToken | FailedAttempt
 
 _PASSING: Final = {408, 425, 429}
-"""What says that another attempt may be answered otherwise, among the 4xx."""
+"""The 4xx statuses after which another attempt may get a different answer."""
 
 
 def is_refusal(error: KoyebSessionError) -> bool:
-    """Tell whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
+    """Return whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
     if isinstance(error, EndpointGoneError):
         return True
     return (
@@ -45,10 +45,10 @@ def is_refusal(error: KoyebSessionError) -> bool:
 
 class AsyncTokenSource:
     """
-    Asks for a newer token, each of the two ways once, and knows nothing of who waits for it.
+    Requests a newer token, once per call, for a renewal that does everything else.
 
-    A token is renewed by its issuer. One that credentials brought is never shown to a refresh: that
-    may revoke the copy of another program, or of its owner.
+    The issuer of a token renews it. A token from credentials is never sent to a refresh, which may
+    revoke the copy that another program, or the user, is still using.
     """
 
     __slots__ = ("_clock", "_sender", "credentials")
@@ -59,17 +59,17 @@ class AsyncTokenSource:
         self.credentials: Credentials | None = credentials
 
     def can_refresh(self, old: Snapshot) -> bool:
-        """Tell whether a refresh is the way to renew a token."""
+        """Return whether the token may be refreshed, rather than replaced by credentials."""
         if old.issuer is Issuer.GIVEN:
             return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
         return old.issuer is Issuer.KOYEB
 
     async def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """
-        Exchange a token for a new one.
+        Refresh a token.
 
-        A refresh whose reply was lost is not repeated: it may have been carried out. What comes
-        next, a request with the old token or another renewal, finds out.
+        A refresh is not repeated if its reply was lost: the service may have carried it out. The
+        next request with the old token, or the next renewal, finds out.
         """
         outcome = await self._sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
@@ -85,14 +85,14 @@ class AsyncTokenSource:
         Ask the credentials for a token.
 
         Args:
-            old: What the session has held so far.
-            replaced: The token that a callable is told of: the newest one that is known, which the
-                store may have, also expired. A rotating grant goes on from it.
-            deadline: For all of it.
+            old: The snapshot to replace.
+            replaced: The newest known token, expired or not, perhaps from the store. A callable
+                gets it, so that a rotating grant can continue from it.
+            deadline: The limit for everything.
         """
         match self.credentials:
             case None:
-                from .._core.endings import no_way  # noqa: PLC0415 - as that module says
+                from .._core.endings import no_way  # noqa: PLC0415 - see that module
 
                 return FailedAttempt(no_way(old, self._clock), attempted=False)
             case PasswordCredentials() as given:
@@ -118,7 +118,7 @@ class AsyncTokenSource:
                     return FailedAttempt(_raised(exc, old, replaced), signs_in=True, soon=True)
 
     async def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
-        """Make the service forget a token; one that it does not know any more is success."""
+        """Revoke a token at the service; a token that the service rejects counts as revoked."""
         outcome = await self._sender.send(operations.logout(token), timeout=deadline.left())
         return None if isinstance(outcome, AuthenticationError) else outcome
 
@@ -129,7 +129,7 @@ class AsyncTokenSource:
 
 
 def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
-    """Say of a refused API access token what it is that was refused."""
+    """Say in the error that the API access token is at fault."""
     if isinstance(outcome, AuthenticationError | PermissionDeniedError):
         what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
         outcome.message = (
@@ -141,20 +141,21 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
 
 
 def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
-    """Check what a callable has returned."""
+    """Check the return value of a callable, and make a new token of it."""
     token = parse_token(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
     if isinstance(token, Exception):
         return FailedAttempt(_unusable(token, old), signs_in=True, soon=True)
-    if token.issued_at is None:  # marks it as renewable: else an opaque one is an API token
+    # Marks it as renewable: without `issued_at` an opaque token counts as an API token.
+    if token.issued_at is None:
         token = attrs.evolve(token, issued_at=from_epoch(wall))
     return NewToken(token, just_issued=False, issuer=Issuer.CREDENTIALS)
 
 
 def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> KoyebSessionError:
-    """Make the error for credentials that raised; an error of this package is what it is."""
+    """Make the error for credentials that raised; keep an error of this package as it is."""
     if isinstance(exc, KoyebSessionError):
         error = without_frames(exc)
-        # Another session's, whose end is not this one's.
+        # These come from another session, whose end does not end this one.
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
     secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
@@ -165,7 +166,7 @@ def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> Koy
 def _unusable(
     cause: BaseException, old: Snapshot | None, name: str | None = None
 ) -> KoyebSessionError:
-    """Tell that the credentials gave no token; a session that was there has ended by that."""
+    """Make the error for credentials without a token; that ends a session, if there is one."""
     kind = NotSignedInError if old is None else SessionExpiredError
     name, text = name or type(cause).__name__, text_of(cause).removeprefix(f"{name}: ")
     error = kind(f"the credentials gave no token: {f'{name}: {text}' if text else name}")

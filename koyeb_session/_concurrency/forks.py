@@ -1,15 +1,18 @@
 """
-Threads that a fork waits for, and sockets that its child has no use for.
+Fork hooks: a fork waits for some threads, and its child drops the connections it inherits.
 
-It imports next to nothing: a hook keeps what its module holds until the interpreter has ended.
+This module imports next to nothing. A fork hook is never unregistered, so everything that its
+module refers to stays in memory until the interpreter has ended.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import weakref
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 _threads: list[threading.Thread] = []
 _sockets: weakref.WeakSet[socket] = weakref.WeakSet()
+_streams: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()
+"""The connections of event loops, and the network streams below them."""
 
 
 def start_before_forks(thread: threading.Thread) -> None:
@@ -25,8 +30,9 @@ def start_before_forks(thread: threading.Thread) -> None:
     Start a thread that no fork may interrupt.
 
     Raises:
-        RuntimeError: There can be no more threads.
+        RuntimeError: The system allows no further thread.
     """
+    # Listed before it starts: from its first instruction on, a fork waits for it.
     _threads[:] = [thread, *(it for it in _threads if it.is_alive())]
     thread.start()
 
@@ -39,12 +45,13 @@ def _wait() -> None:
 
 def close_in_children(opened: Any) -> None:
     """
-    Have each child that is forked from now on close its copy of a socket.
+    Make every process forked from now on close its copy of a socket.
 
-    The parent's connection stays as it is. The child would drop its copy unclosed, with a warning.
-    At its own end it closes what it has opened since: the client is the parent's to close.
+    The parent's connection stays as it is. Otherwise the child would drop its copy unclosed, with a
+    warning. The child may open sockets of its own on the parent's client, which only the parent
+    closes. The child therefore closes those sockets when it exits.
     """
-    if hasattr(opened, "detach"):  # a socket; another network back end may have anything
+    if hasattr(opened, "detach"):  # a socket; other network back ends use other objects
         _sockets.add(opened)
 
 
@@ -54,11 +61,42 @@ def _close_sockets() -> None:
     _sockets.clear()
 
 
-def _close_in_child() -> None:
+def keep_in_children(connection: object, stream: Any) -> None:
+    """
+    Have each forked child drop an event loop's connection silently.
+
+    Only the parent's loop can close it, as the two processes share its selector. The loop's objects
+    for the connection warn when they are dropped. So the child replaces its copy of the socket by
+    the null device, and keeps the objects until the interpreter has ended.
+    """
+    _streams[connection] = stream
+
+
+def _keep_streams(kept: list[object]) -> None:
+    kept += _streams
+    _streams.clear()
+
+
+def _close_copy(descriptor: int) -> None:
+    """Close a descriptor whose number stays taken: its owner will close it once more."""
+    if descriptor >= 0:  # it is not closed yet
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+
+
+def _close_in_child(kept: list[object]) -> None:
     _close_sockets()
-    atexit.unregister(_close_sockets)  # of a parent that is a child itself
+    for stream in tuple(_streams.values()):
+        with contextlib.suppress(Exception):  # a stream of another kind than sockets
+            _close_copy(stream.get_extra_info("socket").fileno())
+    _keep_streams(kept)
+    for work in (_close_sockets, _keep_streams):
+        atexit.unregister(work)  # inherited when the parent is itself a child
     atexit.register(_close_sockets)
+    atexit.register(_keep_streams, kept)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait, after_in_child=_close_in_child)
+    # The list is an argument of the hook: a module's own names are dropped before the end.
+    os.register_at_fork(before=_wait, after_in_child=partial(_close_in_child, []))

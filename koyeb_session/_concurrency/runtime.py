@@ -1,4 +1,4 @@
-"""Where work lives, the one lock, and what a fork changes."""
+"""The current event loop and process, the lock on session state, and the hooks for forks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,33 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # A fork hook keeps what its module holds until the interpreter has ended.
+    # A fork hook keeps everything that its module imports in memory until the interpreter ends.
     from collections.abc import Callable
     from typing import Any, Final
 
 state_lock: Final = threading.RLock()
 """
-Guards each check-then-set of a session's state, for the whole process.
+The lock around each check-then-set of a session's state, for the whole process.
 
 Re-entrant: a signal handler or a finalizer may use a session while its own thread holds the lock.
 """
 
+_owner = threading.Condition(state_lock)
 _process = object()
+"""The identity of this process: each fork gives the child a new one."""
+
+
+def is_in_step() -> bool:
+    """
+    Tell whether the calling thread holds the lock, and so must not wait for another one.
+
+    That is so where a signal handler or a finalizer has interrupted it.
+    """
+    try:
+        _owner.notify(0)  # nobody waits: it only looks who holds the lock
+    except RuntimeError:
+        return False
+    return True
 
 
 def _after_fork_in_child() -> None:
@@ -29,6 +44,8 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
+    # The forking thread holds the lock across the fork. So no other thread is in the middle of a
+    # change, and the one thread that survives in the child can release the lock.
     os.register_at_fork(
         before=state_lock.acquire,
         after_in_parent=state_lock.release,
@@ -37,34 +54,34 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_trio() -> bool:
-    """Tell whether trio runs this task."""
-    # Another thread may be importing it, for httpcore: then it runs nothing here.
+    """Return whether trio runs this task."""
+    # The name may be missing while another thread imports trio; then trio runs nothing here.
     in_trio_task = getattr(sys.modules.get("trio.lowlevel"), "in_trio_task", None)
     return in_trio_task is not None and in_trio_task()
 
 
 def current_loop() -> object:
-    """Name the running event loop."""
+    """Return the identity of the running event loop."""
     if in_trio():
         import trio  # noqa: PLC0415 - only where it is running
 
         return trio.lowlevel.current_trio_token()
-    import asyncio  # noqa: PLC0415 - the blocking half does without
+    import asyncio  # noqa: PLC0415 - the blocking half works without it
 
     return asyncio.get_running_loop()
 
 
 def current_process() -> object:
-    """Name the process since its last fork, in either half."""
+    """Return the identity of this process, which changes with each fork."""
     return _process
 
 
 def async_call_soon(where: Any, callback: Callable[[], object]) -> bool:
     """
-    Have an event loop call ``callback``, from whichever thread.
+    Ask an event loop to call ``callback``; callable from any thread.
 
     Returns:
-        Whether that event loop runs. `False`: what lives there is dead.
+        `False` if that event loop no longer runs: all tasks of it are dead.
     """
     try:
         if hasattr(where, "run_sync_soon"):  # trio's token
@@ -73,6 +90,6 @@ def async_call_soon(where: Any, callback: Callable[[], object]) -> bool:
         if where.is_running():
             where.call_soon_threadsafe(callback)
             return True
-    except RuntimeError:  # it has ended: trio's error is one, too
+    except RuntimeError:  # the event loop has ended; trio's error is a RuntimeError too
         pass
     return False

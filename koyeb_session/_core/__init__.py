@@ -1,1 +1,1 @@
-"""Values and pure decisions: no I/O, no event loop, no thread."""
+"""Values and pure decisions, without I/O, event loops or threads."""

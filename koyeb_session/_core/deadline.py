@@ -1,4 +1,4 @@
-"""How much time is left: one value for what would be a timeout here and a moment there."""
+"""A time limit as one value, for code that counts seconds and code that compares times."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 
 
 class Deadline:
-    """A moment by which something has to be done."""
+    """The time by which something must be done."""
 
     __slots__ = ("_ends", "seconds")
 
     def __init__(self, seconds: float) -> None:
         self._ends = time.monotonic() + seconds
         self.seconds: float = seconds
-        """How long it was in the beginning."""
+        """The whole time that was given."""
 
     def left(self) -> float:
-        """Tell how many seconds are left; never negative."""
+        """Return the seconds that are left; never negative."""
         return max(self._ends - time.monotonic(), 0.0)
 
     @property

@@ -1,7 +1,7 @@
 """
-Say why callers are left without a token, and what they can do: one sentence for each cause.
+Make the errors for callers without a token: each states a cause and a remedy in one sentence.
 
-It is imported when that happens, as most sessions never see it.
+The module is imported only when it is needed: most sessions never end this way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CANNOT_BE_REFRESHED: Final = (
 
 
 def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
-    """Tell that there is nothing to renew a token with."""
+    """Make the error for a session that has no means to renew its token."""
     if old is None:
         return NotSignedInError("not signed in: call login(), or give token= or credentials=")
     if is_api_token(old.token):
@@ -48,7 +48,7 @@ def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
 
 
 def refused(old: Snapshot, error: KoyebSessionError) -> KoyebSessionError:
-    """Tell that the service refused to refresh a token, and that there are no credentials."""
+    """Make the error for a refresh that the service refused, without credentials to sign in."""
     if is_api_token(old.token):
         return with_cause(SessionExpiredError(_CANNOT_BE_REFRESHED), error)
     text = f"the service refused the token: {error.message}; {_SIGN_IN}"
@@ -56,7 +56,7 @@ def refused(old: Snapshot, error: KoyebSessionError) -> KoyebSessionError:
 
 
 def add_last_failure(error: KoyebSessionError, last: LastFailure, now: Clock) -> None:
-    """Say in an error that nothing can be tried any more what the last attempt met with."""
+    """Add the last failure to an error that says that the session cannot renew its token."""
     failed = f"its last renewal failed {format_duration(last.age(now))} ago: {last.error.message}"
     error.message = f"{error.message.removesuffix(f'; {_SIGN_IN}')}; {failed}; {_SIGN_IN}"
     error.args = (error.message,)
@@ -66,11 +66,11 @@ def add_last_failure(error: KoyebSessionError, last: LastFailure, now: Clock) ->
 
 def no_token(seen: Observation, error: KoyebSessionError | None) -> KoyebSessionError:
     """
-    Make the error for callers who are left without a token.
+    Make the error for callers that get no token.
 
     Args:
-        seen: What was known when this was decided.
-        error: What the renewal met with, now or the last time; `None`: there was none.
+        seen: The observation that led to this.
+        error: The error of this renewal or the last one; `None` without a renewal.
     """
     if error is None:
         if seen.snapshot is None:
@@ -78,7 +78,7 @@ def no_token(seen: Observation, error: KoyebSessionError | None) -> KoyebSession
         return SessionExpiredError(_NOT_RENEWED_HERE)
     last = seen.failure
     if last is None or last.error is not error:
-        return error  # of a store, or of a caller's own deadline
+        return error  # it comes from a store, or from the caller's own deadline
     tells_the_end = isinstance(error, SessionExpiredError | NotSignedInError)
     if seen.snapshot is None or (tells_the_end and last.signs_in):
         return _when(error, last, seen.now)
@@ -92,7 +92,7 @@ def no_token(seen: Observation, error: KoyebSessionError | None) -> KoyebSession
 
 
 def _when(error: KoyebSessionError, last: LastFailure, now: Clock) -> KoyebSessionError:
-    """Add to a failed sign-in how long ago it was, and when the next one is."""
+    """Add the time of a failed sign-in, and of the next attempt, to its error."""
     if not last.signs_in:
         return error
     told = copy.copy(error)

@@ -1,5 +1,5 @@
 """
-Every error of the package, and which one a reply of the service means.
+The errors of the package, and the choice of one for an error reply.
 
 .. code-block:: text
 
@@ -17,7 +17,7 @@ Every error of the package, and which one a reply of the service means.
     │   ├── EndpointGoneError          404, 405, 410, 501 about the operation itself
     │   ├── RateLimitedError           429
     │   └── ServerError                5xx
-    ├── WireError                      a 2xx that is not what the API promises
+    ├── WireError                      a 2xx that breaks the API's description
     ├── NotSignedInError               no token and no credentials
     └── StoreError                     a token store failed
 """
@@ -32,17 +32,25 @@ class KoyebSessionError(Exception):
     """
     The root of all errors that this package raises about a session.
 
-    Bad arguments are `ValueError` or `TypeError`, use after close is `RuntimeError`.
+    ```python
+    try:
+        session.login("me@example.com", "correct horse")
+    except KoyebSessionError as error:
+        print(error, "Try again later." if error.retryable else "Another try will not help.")
+    ```
+
+    It is not for wrong arguments, which are `ValueError` or `TypeError`, nor for the use of a
+    closed client, which is `RuntimeError`. An error can be pickled and copied.
 
     Attributes:
-        message: What happened and what to do about it; never holds a secret.
-        retryable: Whether doing the same again later may help.
+        message: The event, the request and the remedy, in a sentence; it never holds a secret.
+        retryable: Whether the same may succeed later.
     """
 
     retryable: bool = False
     _repeatable: bool = False
-    """Whether it may be sent again at once: nothing was done, or it may be done twice."""
-    raised_by: object = None  # the mark of a session: set by `unwrap`, for the edges; not for users
+    """Whether the request may be repeated: nothing was done, or doing it twice is harmless."""
+    raised_by: object = None  # a session's mark, which `unwrap` sets for the edges; not for users
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -51,25 +59,49 @@ class KoyebSessionError(Exception):
 
 class TransportError(KoyebSessionError):
     """
-    No reply came; `__cause__` is the `httpx` error.
+    There was no reply; ``__cause__`` is the `httpx` error.
 
     The service may have carried the operation out all the same, unless the connection was refused.
+    ``retryable`` is `False` where no other try can help: a proxy or a certificate is at fault.
+
+    ```python
+    try:
+        token = session.refresh()
+    except TransportError as error:
+        print("The network fails:", error)
+    ```
     """
 
     retryable = True
 
 
 class TransportTimeoutError(TransportError):
-    """No reply came in time."""
+    """
+    There was no reply in time: within ``timeout`` seconds in all.
+
+    ```python
+    try:
+        token = session.refresh(timeout=2)
+    except TransportTimeoutError:
+        token = session.refresh(timeout=30)
+    ```
+    """
 
 
 class ApiError(KoyebSessionError):
     """
     The service answered with an error.
 
+    ```python
+    try:
+        token = session.switch_organization("an-id")
+    except ApiError as error:
+        print(error.status, error.code, error.request_id)
+    ```
+
     Attributes:
         status: The HTTP status.
-        code: The service's own word for it, such as ``"not_found"``, or a ``google.rpc`` number;
+        code: The service's own code, such as ``"not_found"``, or a ``google.rpc`` number;
             `None` when the reply has none.
         request_id: The reply's ``X-Request-Id``, for a support ticket; `None` when absent.
         retry_after: Seconds that the service asks to wait; `None` when it does not say.
@@ -97,8 +129,16 @@ class BadRequestError(ApiError):
     """
     400: the service found the request wrong.
 
+    ```python
+    try:
+        session.login("me", "correct horse")
+    except BadRequestError as error:
+        for field, problem in error.fields.items():
+            print(field, problem)
+    ```
+
     Attributes:
-        fields: What is wrong with which field, by name; empty when the reply does not say.
+        fields: The problem of each field, by its name; empty when the reply names none.
     """
 
     default_status = 400
@@ -120,38 +160,90 @@ class BadRequestError(ApiError):
 
 
 class AuthenticationError(ApiError):
-    """401: the service does not accept who is asking."""
+    """
+    401: the service does not accept the token, or the sign-in.
+
+    ```python
+    try:
+        token = session.current_token()
+    except AuthenticationError as error:
+        print("Sign in again:", error)
+    ```
+    """
 
     default_status = 401
 
 
 class InvalidCredentialsError(AuthenticationError):
-    """Sign-in was refused: the e-mail address or the password is wrong."""
+    """
+    The sign-in was refused: the e-mail address or the password is wrong.
+
+    ```python
+    try:
+        session.login("me@example.com", "a guess")
+    except InvalidCredentialsError:
+        print("The address or the password is wrong.")
+    ```
+    """
 
 
 class SessionExpiredError(AuthenticationError):
     """
     The token is expired or refused, and nothing can renew it: sign in again.
 
-    The message says which it is: it has expired, the service refused it, the service did not answer
-    until it expired, the credentials gave no other one, or it is an API access token, which cannot
-    be refreshed. `__cause__` is the error of the last attempt to renew it, when there was one, and
-    `retryable` is that error's.
+    The message names the cause: the token has expired, the service refused it, the service did not
+    answer until it expired, the credentials gave no other one, or it is an API access token, which
+    cannot be refreshed. ``__cause__`` is the error of the last renewal, if there was one, and
+    ``retryable`` is that error's.
+
+    ```python
+    try:
+        apps = session.http.get("/v1/apps")
+    except SessionExpiredError:
+        session.login("me@example.com", "correct horse")
+    ```
     """
 
 
 class PermissionDeniedError(ApiError):
-    """403: signed in, but not allowed to do this."""
+    """
+    403: signed in, but not allowed to do this; or Koyeb no longer accepts this kind of sign-in.
+
+    ```python
+    try:
+        token = session.switch_organization("an-id")
+    except PermissionDeniedError:
+        print("You are not a member of this organization.")
+    ```
+    """
 
     default_status = 403
 
 
 class AccountLockedError(PermissionDeniedError):
-    """The account is locked; trying again keeps it so."""
+    """
+    The account is locked; trying again keeps it so.
+
+    ```python
+    try:
+        session.login("me@example.com", "correct horse")
+    except AccountLockedError:
+        print("Wait, or ask Koyeb's support.")
+    ```
+    """
 
 
 class NotFoundError(ApiError):
-    """404 about a resource, such as an organization."""
+    """
+    404 about a resource, such as an organization.
+
+    ```python
+    try:
+        token = session.switch_organization("an-id")
+    except NotFoundError:
+        print("There is no such organization.")
+    ```
+    """
 
     default_status = 404
 
@@ -164,35 +256,87 @@ class EndpointGoneError(ApiError):
 
     Koyeb marks all sign-in operations "DEPRECATED: this has been replaced by WorkOS and will be
     dropped soon", and has withdrawn passwordless login.
+
+    ```python
+    try:
+        session.login("me@example.com", "correct horse")
+    except EndpointGoneError:
+        session.use_token(api_token)
+    ```
     """
 
     default_status = 404
 
 
 class RateLimitedError(ApiError):
-    """429: too many requests."""
+    """
+    429: too many requests. ``retry_after`` has the seconds to wait, if the service names them.
+
+    ```python
+    try:
+        session.login("me@example.com", "correct horse")
+    except RateLimitedError as error:
+        time.sleep(error.retry_after or 60)
+    ```
+    """
 
     default_status = 429
     retryable = True
 
 
 class ServerError(ApiError):
-    """5xx: the service failed."""
+    """
+    5xx: the service failed.
+
+    ```python
+    try:
+        token = session.refresh()
+    except ServerError as error:
+        print("Koyeb is down:", error.status)
+    ```
+    """
 
     default_status = 500
     retryable = True
 
 
 class WireError(KoyebSessionError):
-    """The service answered with success, but not with what its description promises."""
+    """
+    The service answered with success, but the reply is not as its description promises.
+
+    ```python
+    try:
+        session.login("me@example.com", "correct horse")
+    except WireError as error:
+        print("Is base_url right?", error)
+    ```
+    """
 
 
 class NotSignedInError(KoyebSessionError):
-    """There is no token, and nothing to sign in with."""
+    """
+    There is no token, and nothing to sign in with, or the first sign-in failed.
+
+    ```python
+    try:
+        token = session.current_token()
+    except NotSignedInError:
+        token = session.login("me@example.com", "correct horse")
+    ```
+    """
 
 
 class StoreError(KoyebSessionError):
-    """A token store could not be read, written or locked; the session goes on in memory."""
+    """
+    A token store could not be read, written or locked; the session goes on in memory.
+
+    ```python
+    try:
+        session.logout()
+    except StoreError as error:
+        print("The token may still be in the store:", error)
+    ```
+    """
 
     retryable = True
 
@@ -214,9 +358,9 @@ def error_class(
     status: int, code: str | int | None, message: str, *, signs_in: bool
 ) -> type[ApiError]:
     """
-    Name the class of an error reply.
+    Choose the class for an error reply.
 
-    A 404 in the API's own form, with a string ``code``, is about a resource. Any other 404 comes
+    A 404 in the API's own format, with a string ``code``, is about a resource. Any other 404 comes
     from a router that does not know the path.
     """
     if signs_in and (status == 401 or (status in {400, 404} and _REFUSAL in message)):

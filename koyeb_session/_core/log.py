@@ -1,7 +1,7 @@
 """
-The package's logger, the fields of its records, and how it says a span of time.
+The package's logger, the fields of its records, and the format of durations.
 
-The docstring of `koyeb_session` has the names of the fields: operators make filters of them.
+The docstring of `koyeb_session` lists the names of the fields, as operators filter by them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log: Final = logging.getLogger("koyeb_session")
 
 
 def fields(event: Event, **values: str | float | None) -> dict[str, str | float | None]:
-    """Make the ``extra`` of a record: what happened, and what is known of it."""
+    """Make the ``extra`` of a record: the event and its details."""
     return {"koyeb_event": event, **{f"koyeb_{name}": value for name, value in values.items()}}
 
 
@@ -32,7 +32,7 @@ _UNITS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def format_duration(seconds: float) -> str:
-    """Say a span of time in its two largest units, as in ``11 h 52 min``."""
+    """Format a duration in its two largest units, as in ``11 h 52 min``."""
     if seconds == math.inf:
         return "an unknown time"
     rest = max(0, math.ceil(seconds))
@@ -47,12 +47,12 @@ def format_duration(seconds: float) -> str:
 
 
 def time_from_now(seconds: float) -> str:
-    """Say when something is that comes in some seconds: ``in 5 s``, or ``now``."""
+    """Format a time that is some seconds away: ``in 5 s``, or ``now``."""
     return f"in {format_duration(seconds)}" if seconds > 0 else "now"
 
 
 class Duration(float):
-    """Seconds that the log says as :func:`format_duration` does, if the line is written at all."""
+    """Seconds that are formatted by `format_duration`, and only if the line is logged."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-"""The values that the session API speaks of, and those that it is asked with."""
+"""The values of the session API, and the credentials and clocks of a client."""
 
-# No `from __future__ import annotations` here: converters read the annotations as types.
+# No `from __future__ import annotations` here: cattrs reads the annotations as types.
 
 import enum
 from collections.abc import Awaitable, Callable
@@ -13,22 +13,29 @@ import attrs
 @attrs.frozen
 class Token:
     """
-    A bearer token, as the service hands it out.
+    A bearer token, as the service issues it.
 
     ``id`` is the secret itself; it shows in no `repr`, but does in `attrs.asdict` and pickles.
 
+    ```python
+    token = session.current_token()
+    headers = {"Authorization": f"Bearer {token.id}"}
+    if token.expires_at is not None:
+        print("good for", token.expires_at - datetime.now(UTC))
+    ```
+
     Attributes:
-        id: What goes into ``Authorization: Bearer``; visible ASCII.
-        user_id: Whose it is (a UUID); `None` when unknown.
+        id: The value for ``Authorization: Bearer``; visible ASCII.
+        user_id: The user (a UUID); `None` when unknown.
         organization_id: The organization it acts in (a UUID); `None` for none or unknown.
-        expires_at: When it stops working, UTC; `None` when unknown.
-        issued_at: When it was issued, UTC, as far as is known: the reply's arrival, or the JWT's
+        expires_at: When it stops working, an aware time in UTC; `None` when unknown.
+        issued_at: When it was issued, an aware time in UTC: the reply's arrival, or the JWT's
             ``iat``. `None` when unknown.
         renewal: A secret of the callable that brought the token, such as the refresh token of its
             identity provider. It is never sent, shows in no `repr`, is saved by every store, and
             comes back to the callable with the token that is to be replaced. `None`: none.
-        provenance: Which service and account the token is of, and who issued it, as the session
-            notes it when it saves the token: no secret and no address. Stores keep it as it is.
+        provenance: The service, the account and the issuer of the token, as the session notes
+            them when it saves the token: no secret and no address. Stores keep it as it is.
             `None` when unknown.
 
     The last three are no fields of the API and no part of equality.
@@ -36,7 +43,7 @@ class Token:
     Source: ``Token`` in Koyeb's API description.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     id: str = attrs.field(repr=False)
     user_id: str | None = None
@@ -51,13 +58,18 @@ class LoginMethod(enum.Enum):
     """
     How an e-mail address signs in.
 
+    ```python
+    if session.login_method("me@example.com") is LoginMethod.WORKOS:
+        print("Sign in with an API access token.")
+    ```
+
     Source: ``LoginMethodReply.Method`` in Koyeb's API description.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     KOYEB = "KOYEB"
-    """With a password, by :meth:`~koyeb_session.AsyncSessionClient.login`."""
+    """With a password, by `SessionClient.login`."""
     WORKOS = "WORKOS"
     """In a browser, at WorkOS."""
 
@@ -65,7 +77,13 @@ class LoginMethod(enum.Enum):
 @attrs.frozen
 class PasswordCredentials:
     """
-    Sign in again with a password, when a refresh cannot help.
+    Sign in with a password, at first and whenever a refresh cannot help.
+
+    ```python
+    me = PasswordCredentials("me@example.com", "correct horse")
+    with SessionClient(credentials=me) as session:
+        apps = session.http.get("/v1/apps")  # signs in first
+    ```
 
     Attributes:
         email: The account's address.
@@ -73,7 +91,7 @@ class PasswordCredentials:
         organization_id: The organization to sign in to; `None` for the account's default.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     email: str
     password: str = attrs.field(repr=False)
@@ -87,15 +105,22 @@ class AccessTokenCredentials:
 
     Each token is issued with the API access token, never with the token that it replaces.
 
+    ```python
+    me = AccessTokenCredentials(api_token, organization_id, validity=timedelta(minutes=30))
+    with SessionClient(credentials=me) as session:
+        apps = session.http.get("/v1/apps")  # has a token issued first
+    ```
+
     Attributes:
         api_token: An API access token, from Koyeb's control panel; shows in no `repr`.
         organization_id: The organization to act in (a UUID).
-        validity: How long each issued token lives, from one second to 24 hours.
+        validity: How long each issued token lives, from one second to 24 hours; one hour by
+            default.
 
     Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     api_token: str = attrs.field(repr=False)
     organization_id: str
@@ -110,18 +135,41 @@ TokenSource: TypeAlias = (
 )
 Credentials: TypeAlias = PasswordCredentials | AccessTokenCredentials | TokenSource
 """
-How to sign in again: a password, an API access token, or any callable that returns a token.
+How to sign in: a password, an API access token, or any callable that returns a token.
+
+```python
+def ask_the_vault(replaced: Token | None) -> str:
+    return api_token  # a vault, or an identity provider, has it
+
+
+with SessionClient(credentials=ask_the_vault) as session:
+    apps = session.http.get("/v1/apps")
+```
 
 A callable that takes an argument is given the token that is to be replaced, `None` the first time.
-It runs in a thread of the session's; the asynchronous half awaits an ``async def``. It must not use
+It runs in a thread of the session; the asynchronous half awaits an ``async def``. It must not use
 the session that asks it: that would wait for itself.
 """
 
 
 class Clock(Protocol):
-    """Two clocks, as the `time` module has them; `time` itself is one."""
+    """
+    Two clocks, as the `time` module has them; `time` itself is one.
 
-    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
+    ```python
+    class Late:
+        def time(self) -> float:
+            return time.time() - 3600
+
+        def monotonic(self) -> float:
+            return time.monotonic()
+
+
+    session = SessionClient(clock=Late())
+    ```
+    """
+
+    __module__: str = "koyeb_session"  # its public name, also in pickles
 
     def time(self) -> float:
         """Seconds since the epoch."""

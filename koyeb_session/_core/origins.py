@@ -1,4 +1,4 @@
-"""Where a token may go: the service's own origin, those that the user names, and nowhere else."""
+"""Decide where a token may go: to the service's origin and to those that the user names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def raw(self) -> list[tuple[bytes, bytes]]: ...
 
     class _Request(Protocol):
-        """What there is to know of a request, be it from httpx or from httpx2."""
+        """The common attributes of a request of httpx and of httpx2."""
 
         @property
         def url(self) -> _Url: ...
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 Origin: TypeAlias = tuple[str, bytes, int | None]
-"""Scheme, host and port, which is `None` where it is the scheme's own."""
+"""Scheme, host and port; the port is `None` if it is the scheme's default."""
 
 
 @functools.lru_cache(maxsize=32)
 def address(url: str) -> tuple[httpx.URL, bytes]:
-    """Parse a URL once, and its ``Host``; a query is no part of it, as that says who signs in."""
+    """Parse a URL and its ``Host``, once; without a query, which may name the user."""
     parsed = httpx.URL(url)
     return parsed, parsed.netloc
 
@@ -57,27 +57,27 @@ class Origins(NamedTuple):
 
     @property
     def service(self) -> str:
-        """Name the service's own origin."""
+        """The origin of the service itself."""
         (scheme, _, _), host = next(iter(self.trusted.items()))
         return f"{scheme}://{host.decode('ascii')}"
 
     def trusts(self, request: _Request) -> bool:
         """
-        Tell whether a request may carry the token.
+        Return whether a request may carry the token.
 
-        A `Host` header that is not the URL's own would let a shared front end route the request to
-        somebody else, so would a target that is no path, and user information in a URL is a
-        disguise: none of these gets the token.
+        A `Host` header that differs from the URL would let a shared front end route the request to
+        another service. So would a target that is no path. User information in a URL can disguise
+        the host. No such request gets the token.
         """
         url = request.url
         host = self.trusted.get((url.scheme, url.raw_host, url.port))
         if host is None or url.userinfo:
             return False
-        target = request.extensions.get("target")  # what httpcore sends in place of the URL's
+        target = request.extensions.get("target")  # httpcore sends it in place of the URL's path
         if target is not None and not (isinstance(target, bytes) and target.startswith(b"/")):
             return False
         hosts = 0
-        for name, value in request.headers.raw:  # to ask for one by name takes longer
+        for name, value in request.headers.raw:  # hot path: see tests/benchmarks
             if len(name) == 4 and name.lower() == b"host":
                 if value.lower() != host:
                     return False
@@ -86,7 +86,7 @@ class Origins(NamedTuple):
 
 
 def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | TypeError:
-    """Check the URLs that a client is made with."""
+    """Check ``base_url`` and ``allowed_origins``."""
     if isinstance(allowed, str) or not isinstance(allowed, Iterable):
         return TypeError("allowed_origins must be a collection of URLs")
     trusted: dict[Origin, bytes] = {}
@@ -103,15 +103,15 @@ def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | Typ
 
 
 def _checked(name: str, text: object) -> httpx.URL | ValueError | TypeError:
-    """Parse a URL that tokens may be sent to; what is wrong with it is said without quoting it."""
+    """Parse a URL that tokens may be sent to; no error message quotes it."""
     if not isinstance(text, str):
         return TypeError(f"{name} must be a str, not {type(text).__name__}")
-    if re.search(r"[\s?#]", text):  # what turns the path behind it into something else
+    if re.search(r"[\s?#]", text):  # a path appended to these would be no path
         return ValueError(f"{name} must have no query, no fragment and no spaces")
     try:
         url = httpx.URL(text)
         problem = _problem(url)
-    except (httpx.InvalidURL, ValueError):  # an internationalised name is decoded when it is read
+    except (httpx.InvalidURL, ValueError):  # `host` decodes an internationalized name
         return ValueError(f"{name} is not a URL")
     return url if problem is None else ValueError(f"{name} must {problem}")
 
@@ -133,7 +133,7 @@ def _problem(url: httpx.URL) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether what goes to this host stays on this machine."""
+    """Return whether requests to this host stay on this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""When to renew a token and when to try again: pure decisions over (token, now)."""
+"""Decide when to renew a token and when to try again, from the token and the time alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -16,9 +16,9 @@ from .snapshot import LastFailure, Snapshot
 from .tokens import is_api_token
 
 REFUSAL_FACTOR: Final = 60
-"""How much longer than after an outage to wait after a refusal: repeating those locks accounts."""
+"""The factor of the wait after a refusal, as repeated refusals lock accounts."""
 RETRY_AFTER_LIMIT: Final = 3600.0
-"""Seconds; a service that asks for more is asked again after this."""
+"""The longest ``Retry-After`` that is respected, in seconds."""
 
 
 def _seconds(value: float | timedelta) -> float:
@@ -29,10 +29,13 @@ def _window(value: float | timedelta | None) -> float | None:
     return None if value is None else _seconds(value)
 
 
+_Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
+
+
 def _check(
     kind: type | tuple[type, ...], wanted: str, is_right: Callable[[Any], bool]
-) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    """Make a validator that says what is wanted."""
+) -> _Validator:
+    """Make a validator whose message states the requirement."""
 
     def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         message = f"{attribute.name} must be {wanted}, not "
@@ -42,6 +45,14 @@ def _check(
             raise ValueError(f"{message}{value}")
 
     return check
+
+
+def _unless_none(check: _Validator) -> _Validator:
+    def check_value(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value is not None:
+            check(instance, attribute, value)
+
+    return check_value
 
 
 _IS_TIME: Final = _check(
@@ -58,33 +69,41 @@ class RefreshPolicy:
     """
     When a token is renewed. Times are seconds or a `timedelta`.
 
+    ```python
+    policy = RefreshPolicy(soft_window=timedelta(hours=6), hard_window=30)
+    session = SessionClient(refresh_policy=policy)
+    ```
+
     Attributes:
-        soft_window: How long before expiry to start renewing while nobody waits; at most half the
-            lifetime. `None`: half the lifetime. ``0``: never ahead of the hard window.
-        hard_window: How long before expiry callers wait for the renewal; at most a tenth of the
-            lifetime. `None`: a tenth of it. ``0``: only once it has expired.
-        min_interval: The least age of a token that is renewed ahead of need; at most a twentieth
-            of the lifetime.
-        jitter: By which share of the soft window to start later, from 0 to 1; the token decides
-            how much of it, so that all who hold the same one agree.
-        backoff: The wait after a first failure; it doubles with each, and a random half is taken
-            off. After a refusal it is sixty times as long.
-        backoff_max: The longest wait after a failure; after a refusal it is sixty times as long.
-            While the token is still good, half of what is left of it is the longest, so that
-            there is another try before it expires. A service that asks for more time, with
-            ``Retry-After``, is given it, up to an hour, and up to half of what is left.
+        soft_window: How long before expiry to start renewing while nobody waits; 12 hours by
+            default, and at most half the lifetime. `None`: half the lifetime. ``0``: never ahead
+            of the hard window.
+        hard_window: How long before expiry callers wait for the renewal; 60 seconds by default,
+            and at most a tenth of the lifetime. `None`: a tenth of it. ``0``: only once it has
+            expired.
+        min_interval: The least age of a token that is renewed ahead of need; 10 seconds by default,
+            and at most a twentieth of the lifetime.
+        jitter: The share of the soft window by which to start later, from 0 to 1; 0.1 by default.
+            The token decides how much of it, so that all processes with the same token agree.
+        backoff: The wait after a first failure; 1 second by default. It doubles with each failure,
+            and a random part of up to half is taken off. After a refusal it is sixty times as long.
+        backoff_max: The longest wait after a failure; 60 seconds by default, and sixty times as
+            long after a refusal. While the token is still good, a wait is at most half of its
+            remaining life, so that there is another try before it expires. A service that asks for
+            more time, with ``Retry-After``, is given it, up to an hour, and up to half of the
+            token's remaining life.
 
     Raises:
         TypeError: A value is no number and no `timedelta`.
-        ValueError: It is negative or endless, or ``jitter`` is not from 0 to 1.
+        ValueError: A value is negative or endless, or ``jitter`` is not from 0 to 1.
     """
 
-    # Written out, field by field: type checkers see no converter in a field that a function makes.
+    # Written out field by field: type checkers do not see a converter that a helper function sets.
     soft_window: float | None = attrs.field(
-        default=12 * 3600.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
+        default=12 * 3600.0, converter=_window, validator=_unless_none(_IS_TIME)
     )
     hard_window: float | None = attrs.field(
-        default=60.0, converter=_window, validator=attrs.validators.optional(_IS_TIME)
+        default=60.0, converter=_window, validator=_unless_none(_IS_TIME)
     )
     min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_IS_TIME)
     jitter: float = attrs.field(default=0.1, validator=_IS_SHARE)
@@ -95,10 +114,10 @@ class RefreshPolicy:
         self, token: Token, clock: Clock, *, just_issued: bool, renew: bool = True
     ) -> Snapshot:
         """
-        Lay out the life of a token that begins to be held now.
+        Calculate the phases of a token's life, for a session that holds it from now on.
 
-        A token that was ``just_issued`` for us this moment has its whole life before it, by the
-        service's own clock; for any other one our wall clock has to do.
+        A token that was ``just_issued`` has its whole life left, by the service's own clock. The
+        age of any other token is measured by the local wall clock.
         """
         wall, mono = clock.time(), clock.monotonic()
         renewable = renew and not is_api_token(token)
@@ -144,12 +163,12 @@ class RefreshPolicy:
         Decide how long to wait after a failure.
 
         Args:
-            error: What failed.
+            error: The failure.
             clock: The two clocks.
             chance: A random number from 0 to 1.
-            last: The failure before, if nothing has succeeded since.
-            left: Seconds that the token is still good: there is to be another try in them.
-            soon: Whether another try soon does no harm, whatever the error.
+            last: The failure before it, if nothing has succeeded since.
+            left: Seconds that the token remains valid; the next attempt should be within them.
+            soon: Whether an early attempt is harmless after any error.
         """
         failures = 1 if last is None else last.failures + 1
         wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
@@ -168,20 +187,27 @@ class RetryPolicy:
     """
     How often one operation is sent, within its deadline. Times are seconds or a `timedelta`.
 
-    A refused connection is tried again for every operation: nothing was sent. 429, 502, 503 and 504
-    are for login method and logout; for a refresh that callers wait for 429 and 503, since after a
-    lost reply it would be repeated blindly. Anything else never is: accounts lock.
+    Every operation is sent again after a refused connection: nothing was sent. Login method and
+    logout are sent again after 429, 502, 503 and 504. A refresh that callers wait for is sent again
+    after 429 and 503, but never after a lost reply. No other request is sent
+    again: accounts lock.
+    Requests of ``session.http`` are not sent again by this policy.
+
+    ```python
+    session = SessionClient(retry_policy=RetryPolicy(attempts=5, delay=0.5), timeout=30)
+    ```
 
     Attributes:
-        attempts: How often at most, the first time included; ``1`` turns retries off.
-        delay: The longest wait before the second time; it doubles with each, and a random part
-            of it is taken.
-        delay_max: The longest wait.
-        retry_after_max: The longest ``Retry-After`` to wait for; beyond it the error is raised.
+        attempts: How often at most, the first time included; 3 by default. ``1`` turns retries off.
+        delay: The longest wait before the second time; 0.2 seconds by default. It doubles with
+            each, and a random part of it is taken.
+        delay_max: The longest wait; 2 seconds by default.
+        retry_after_max: The longest ``Retry-After`` to wait for; 5 seconds by default. Beyond it
+            the error is raised.
 
     Raises:
         TypeError: A value is no number and no `timedelta`, or ``attempts`` is no whole number.
-        ValueError: It is negative or endless, or ``attempts`` is below 1.
+        ValueError: A value is negative or endless, or ``attempts`` is below 1.
     """
 
     attempts: int = attrs.field(default=3, validator=_IS_COUNT)
@@ -190,7 +216,7 @@ class RetryPolicy:
     retry_after_max: float = attrs.field(default=5.0, converter=_seconds, validator=_IS_TIME)
 
     def wait(self, error: KoyebSessionError, attempt: int, chance: float) -> float | None:
-        """Decide how long to wait before sending again; `None`: do not."""
+        """Return how long to wait before sending again; `None` if it must not be sent again."""
         if attempt >= self.attempts or not error._repeatable:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return None
         asked = getattr(error, "retry_after", None) or 0.0
@@ -199,8 +225,8 @@ class RetryPolicy:
         return max(asked, chance * min(self.delay * 2.0 ** (attempt - 1), self.delay_max))
 
 
-# Where users import them from, and what pickles say. Not before: attrs looks up there what the
-# annotations of its methods name.
+# Their public names, also in pickles. Not before attrs has made the classes: it would resolve the
+# annotations of their methods there.
 RefreshPolicy.__module__ = RetryPolicy.__module__ = "koyeb_session"
 
 

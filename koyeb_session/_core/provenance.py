@@ -1,4 +1,4 @@
-"""Whose a saved token is: which service and account, and who issued it."""
+"""The provenance of a saved token: its service, its account and its issuer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FIRST: str = "koyeb-session/1"
 
 class Provenance(NamedTuple):
     """
-    What a session notes with a token that it saves.
+    A note that a session saves with its token.
 
     Attributes:
         origin: The service, as ``scheme://host:port``.
-        account: A digest of what the session began with; see :func:`account_of`.
-        issuer: Who issued the token.
+        account: A digest of the session's first token or credentials; see `account_of`.
+        issuer: The issuer of the token.
     """
 
     origin: str
@@ -29,12 +29,12 @@ class Provenance(NamedTuple):
     issuer: Issuer
 
     def write(self) -> str:
-        """Write it down, for `Token.provenance`."""
+        """Write it as text, for `Token.provenance`."""
         return f"{_FIRST} {self.origin} {self.account} {self.issuer.value}"
 
 
 def read_provenance(token: Token) -> Provenance | None:
-    """Read it back; `None` where there is none, as in what earlier versions saved."""
+    """Read the provenance of a token; `None` if it has none, or one of another format."""
     match (token.provenance or "").split(" "):
         case [first, origin, account, issuer] if first == _FIRST:
             try:
@@ -47,9 +47,9 @@ def read_provenance(token: Token) -> Provenance | None:
 
 def account_of(beginning: Credentials | Token) -> str:
     """
-    Name an account by what a session of it begins with, in a form that shows none of it.
+    Return a digest that identifies an account by its credentials or first token.
 
-    What a callable brings is known only when it has brought it: all callables are one account.
+    A callable names no account before it returns a token, so all callables count as one account.
     """
     match beginning:
         case PasswordCredentials(email=email, organization_id=organization):

@@ -1,8 +1,8 @@
 """
-Keep secrets, and characters that could forge a line of a log, out of what others wrote.
+Remove secrets, and characters that could forge log lines, from texts of other programs.
 
-Texts of the package's own are never touched: they hold no secret, and to take a password such as
-``connection`` out of them would only give it away.
+The package's own texts are left alone, as they contain no secret. Replacing a word in them, because
+it is also the password, would give the password away.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 MARK: Final = "[secret]"
 TEXT_LIMIT: Final = 500
-"""Characters that are kept of a text."""
+"""The number of characters of a text that are kept."""
 _DISTINCT: Final = len(MARK)
-"""Characters from which a secret is looked for inside of words, unless it is a word itself."""
+"""The shortest secret to look for inside words, unless the secret is itself a word."""
 _LONGEST_WORD: Final = 16
 
 _GO: Final = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What Go escapes in JSON, and Python does not."""
+"""The characters that Go escapes in JSON and Python does not."""
 _PHP: Final = {ord("/"): "\\/"}
 _QUOTES: Final = (
     ('"', "'"),
@@ -38,16 +38,16 @@ _HTML: Final = tuple(
     for double, single in _QUOTES
 )
 _URL_SAFE: Final = ("/", "", "!'()*", "$&+,/:;=@")
-"""What Python, forms, JavaScript and Go leave as it is in a URL, beside letters and digits."""
+"""Punctuation that Python, forms, JavaScript and Go leave unescaped in a URL."""
 _URL_BASE64: Final = str.maketrans("+/", "-_")
 
 
 def printable(text: str) -> str:
     r"""
-    Escape what is no printable character, as in ``\n``, ``\x1b`` and ``\u202e``.
+    Escape characters that are not printable, such as ``\n``, ``\x1b`` and ``\u202e``.
 
-    Line breaks forge lines of a log, escape sequences steer a terminal, and marks of direction turn
-    a text around. They are escaped, not dropped: what is left could join to a secret.
+    Line breaks forge log lines, escape sequences control a terminal, and direction marks reverse a
+    text. They are escaped, not dropped: without them, their neighbors could form a secret.
     """
     if text.isprintable():
         return text
@@ -55,7 +55,7 @@ def printable(text: str) -> str:
 
 
 def spellings(secret: str) -> set[str]:
-    """Return the ways in which programs write a text into JSON, URLs, HTML, headers and logs."""
+    """Return the spellings of a text in JSON, URLs, HTML, headers and logs."""
     raw = secret.encode(errors="surrogatepass")
     in_json = _json_strings(secret)
     in_json |= {form.translate(table) for form in in_json for table in (_GO, _PHP)}
@@ -75,7 +75,7 @@ def spellings(secret: str) -> set[str]:
 
 
 def _json_strings(text: str) -> set[str]:
-    """Spell a text as in JSON; Go's ``%q`` is the same."""
+    """Return the spellings of a text in a JSON string; Go's ``%q`` spells it the same."""
     return {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
 
 
@@ -84,26 +84,26 @@ def _upper_hex(escape: re.Match[str]) -> str:
 
 
 def _base64(raw: bytes) -> Iterator[str]:
-    """Give the characters that stand for ``raw`` alone, wherever in an encoded text it begins."""
+    """Return the characters that encode only ``raw``, at each offset in a longer text."""
     for before in range(3):
         padded = b64encode(bytes(before) + raw).decode()
         whole = padded.rstrip("=")
-        # A character at either end may hold bits of the neighboring bytes, too.
+        # A character at either end may also hold bits of the neighboring bytes.
         inner = whole[(0, 2, 3)[before] : -1 if len(whole) % 4 else None]
         for form in (inner,) if before else (padded, whole, inner):
-            if len(form) >= _DISTINCT:  # a shorter one may stand anywhere by chance
+            if len(form) >= _DISTINCT:  # a shorter one may occur anywhere by chance
                 yield from (form, form.translate(_URL_BASE64))
 
 
 class Redactor:
     """
-    Take secrets out of texts that somebody else wrote, and make the texts safe to print.
+    Removes secrets from texts of other programs, and makes the texts safe to print.
 
-    A secret that no other text holds by chance is replaced wherever it stands. A short one, or one
-    that is a word, counts only where it stands alone, and then none of the text is shown: readers
-    could fill a gap in a sentence that they know.
+    A secret that cannot occur by chance is replaced everywhere. A secret that is short, or a word,
+    counts only where it stands alone. Then the whole text is hidden, as a reader who knows the
+    sentence could fill the gap.
 
-    Their spellings are worked out once, so use one object for all the texts of an error.
+    The spellings are calculated once, so use one object for all texts of an error.
     """
 
     __slots__ = ("_distinct", "_window", "_words")
@@ -115,7 +115,7 @@ class Redactor:
             forms = distinct if _is_distinct(secret) else self._words
             forms |= {printable(form) for form in spellings(secret)}
         self._distinct = sorted(distinct, key=len, reverse=True)
-        # More than is kept, so that a secret that begins in what is kept is seen as a whole.
+        # Longer than the limit, so that a secret that begins before the limit is found whole.
         self._window = TEXT_LIMIT + 1 + max(map(len, distinct | self._words), default=0)
 
     def __call__(self, text: str) -> str:
@@ -124,19 +124,19 @@ class Redactor:
         if any(_stands_alone(word, text) for word in self._words):
             return MARK
         for form in self._distinct:
-            # As long as before, for nothing from behind the limit to move to before it. No form is
-            # shorter than the mark, and no printable text holds a NUL.
+            # The replacement has the same length, so no text from beyond the limit moves up. No
+            # form is shorter than the mark, and no printable text contains a NUL.
             text = text.replace(form, MARK.ljust(len(form), "\0"))
         return text[:TEXT_LIMIT].replace("\0", "")
 
 
 def _is_distinct(secret: str) -> bool:
-    """Tell whether a secret stands in no other text by chance, not even as a part of a word."""
+    """Return whether a secret cannot occur in a text by chance, not even as a part of a word."""
     return len(secret) >= (_LONGEST_WORD if secret.isalpha() else _DISTINCT)
 
 
 def _stands_alone(word: str, text: str) -> bool:
-    """Tell whether ``text`` holds ``word``, and not only as a part of longer words."""
+    """Return whether ``text`` contains ``word`` other than as a part of longer words."""
     start = text.find(word)
     while start >= 0:
         end = start + len(word)
@@ -149,10 +149,10 @@ def _stands_alone(word: str, text: str) -> bool:
 
 
 def _is_one_word(left: str, right: str) -> bool:
-    """Tell whether two characters, side by side, belong to one word, or name as in code."""
+    """Return whether two adjacent characters belong to the same word or identifier."""
     return all(character.isalnum() or character == "_" for character in (left, right))
 
 
 def safe_message(exc: BaseException) -> str:
-    """Return what a foreign error says, up to the bytes of a broken reply that it may quote."""
+    """Return the message of a foreign error, cut before the bytes that it may quote."""
     return re.sub(r"(?:\bbytearray\()?\bb['\"].*", "...", str(exc), flags=re.DOTALL)

@@ -1,8 +1,8 @@
 """
 Results and errors as values.
 
-Inside the package errors are returned, and :func:`unwrap` is the only place that raises them. Its
-frame, and those above it, hold no secret.
+Inside the package errors are returned, and only `unwrap` raises them. No frame of such a
+traceback holds a secret.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import functools
 import re
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
-from .errors import KoyebSessionError, StoreError, TransportTimeoutError
+from .errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from .deadline import Deadline
     from .models import Token
 
 _WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
@@ -27,14 +28,14 @@ Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=KoyebSessionError)
 
 RAISED_BY: Final = "koyeb_session.raised_by"
-"""The extension of a request that has the mark of the session that signed it."""
+"""The request extension that holds the mark of the session that signed the request."""
 
 _LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"  # noqa: S105 - a pattern
-"""A JWT, an API access token, or a piece of one; a UUID has 36 characters."""
+"""A JWT, an API access token, or a part of one, but no UUID, which has 36 characters."""
 
 
 def with_cause(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
-    """Give ``error`` its cause, without raising it."""
+    """Set the cause of ``error``, and return it."""
     error.__cause__ = cause
     return error
 
@@ -47,28 +48,28 @@ def sanitized_copy(exc: BaseException, text: str) -> BaseException:
     """
     try:
         return type(exc)(text)
-    except Exception:  # noqa: BLE001 - a class whose constructor wants more than a text
+    except Exception:  # noqa: BLE001 - the constructor of this class takes other arguments
         return Exception(f"{type(exc).__name__}: {text}")
 
 
 def safe_copy(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
-    """Copy a foreign error without its frames, and without what it may quote of our secrets."""
-    from .redaction import Redactor  # noqa: PLC0415 - only where something has failed
+    """Copy a foreign error without its frames, and without the secrets that it may quote."""
+    from .redaction import Redactor  # noqa: PLC0415 - only needed after a failure
 
     return sanitized_copy(exc, Redactor(secrets)(text_of(exc)))
 
 
 def text_of(exc: BaseException) -> str:
-    """Say what a foreign error says; nothing where it cannot be told."""
+    """Return the message of a foreign error; an empty text if its `str` raises."""
     try:
-        is_key = isinstance(exc, KeyError) and len(exc.args) == 1  # which Python shows quoted
+        is_key = isinstance(exc, KeyError) and len(exc.args) == 1  # its `str` would be quoted
         return str(exc.args[0] if is_key else exc)
-    except Exception:  # noqa: BLE001 - what failed is known all the same
+    except Exception:  # noqa: BLE001 - the class of the error is known nevertheless
         return ""
 
 
 def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames of the HTTP libraries: their locals show headers and bodies."""
+    """Remove the frames of the HTTP libraries, whose locals show headers and bodies."""
     if traceback is None:
         return None
     rest = without_wire_frames(traceback.tb_next)
@@ -81,24 +82,24 @@ def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None
 
 def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     """
-    Take the frames of a function off what it raises, as their locals show a secret.
+    Decorate a function to remove its frames from any exception, as their locals show a secret.
 
-    For what returns its errors, so that only a signal handler can raise in it.
+    It is meant for functions that return their errors, where only a signal handler can raise.
     """
 
     @functools.wraps(function)
     def call(*args: *Ts) -> T:
         try:
             return function(*args)
-        except BaseException as exc:  # noqa: BLE001 - it is raised again
+        except BaseException as exc:  # noqa: BLE001 - raised again below
             del args
-            raise exc.with_traceback(None)  # noqa: B904 - it is the same one
+            raise exc.with_traceback(None)  # noqa: B904 - the same exception, so there is no cause
 
     return call
 
 
 def without_frames(error: E) -> E:
-    """Copy an error of this package that came out of user code, without the frames on its way."""
+    """Copy an error of this package that the user's code raised, without its frames."""
     cause = error.__cause__
     if isinstance(cause, KoyebSessionError):
         cause = without_frames(cause)
@@ -111,13 +112,13 @@ def without_frames(error: E) -> E:
 
 def unwrap(outcome: T | KoyebSessionError | ValueError | TypeError, mark: object = None) -> T:
     """
-    Return a result, or raise the error that stands in its place.
+    Return a result, or raise it if it is an error.
 
-    Each caller gets its own copy: one outcome may be raised in many tasks at once.
+    Each caller gets its own copy, as many tasks may raise the same outcome at once.
 
     Args:
-        outcome: The result, or the error: of this package, or for a wrong argument.
-        mark: The mark of the session that raises it, whichever session it came from before.
+        outcome: The result, an error of this package, or an error for a wrong argument.
+        mark: The mark of the session that raises the error; it replaces that of another session.
     """
     if isinstance(outcome, KoyebSessionError):
         raise _marked(copy.copy(outcome), mark) from outcome.__cause__
@@ -134,9 +135,9 @@ def _marked(error: E, mark: object) -> E:
 
 def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:
     """
-    Tell that the store failed; a store of the user's own may raise anything.
+    Make a `StoreError` of a store's exception, as the user's own store may raise anything.
 
-    ``token`` is what it was given, if anything: its secrets are taken out of what the error says.
+    ``token`` is the token that the store was given, if any: the message must not quote its secrets.
     """
     if isinstance(exc, StoreError):
         return without_frames(exc)
@@ -148,14 +149,27 @@ def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreE
 
 
 def redacted_text(exc: BaseException, token: Token | None = None) -> str:
-    """Say in one line what a store's error says, without what looks like a part of a token."""
-    from .redaction import Redactor  # noqa: PLC0415 - only where something has failed
+    """Return the message of a store's error, without the token and anything that looks like one."""
+    from .redaction import Redactor  # noqa: PLC0415 - only needed after a failure
 
     secrets = () if token is None else (token.id, token.renewal or "")
     text = Redactor(filter(None, secrets))(text_of(exc))
     return re.sub(_LIKE_A_TOKEN, "[...]", text)
 
 
+def cannot_wait(what: str) -> TransportError:
+    """Make the error of a call that would wait for its own thread."""
+    return TransportError(
+        f"{what} once this function has returned: a signal handler or a finalizer has interrupted "
+        "its own thread in the midst of a change of the session, and cannot wait for that"
+    )
+
+
+def not_signed_out(deadline: Deadline) -> TransportTimeoutError:
+    """Tell that a logout was not done in time."""
+    return TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
+
+
 def renewal_timed_out(seconds: float) -> TransportTimeoutError:
-    """Tell that a renewal, or the patience of who waits for it, has ended without a token."""
+    """Make the error for a renewal, or a wait for one, that ran into its time limit."""
     return TransportTimeoutError(f"the token was not renewed within {round(seconds, 2):g} s")

@@ -1,4 +1,4 @@
-"""What is known of a token at one moment, and what follows from that: pure decisions."""
+"""A session's token and failures at one moment, and the decisions that follow from them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 SHORTEST_SLEEP: Final = 0.05
 LONGEST_SLEEP: Final = 60.0
-"""Seconds; after a suspend the clocks are looked at again this soon."""
+"""The longest time between two checks of the clocks, which may jump after a suspend."""
 SOONEST_SAVE: Final = 5.0
-"""Seconds from a save that failed to the next one."""
+"""The shortest time from a failed save to the next attempt, in seconds."""
 
 
 class Phase(enum.IntEnum):
-    """Where a token is in its life."""
+    """A phase of a token's life."""
 
     FRESH = 0
     """Use it."""
     SOFT = 1
-    """Use it, and renew it meanwhile."""
+    """Use it, and renew it in the background."""
     HARD = 2
     """Renew it first; use it if that fails."""
     EXPIRED = 3
@@ -33,25 +33,26 @@ class Phase(enum.IntEnum):
 
 
 class Issuer(enum.Enum):
-    """Who issued a token, and so renews it."""
+    """The issuer of a token, which also renews it."""
 
     KOYEB = "koyeb"
     """A login, a refresh, or another operation of the service: a refresh renews it."""
     CREDENTIALS = "credentials"
-    """A callable or an API access token: they are asked for the next one, and it is never shown to
-    a refresh, which may revoke what others hold."""
+    """A callable or an API access token: they provide the next token. A refresh could revoke the
+    copies that others hold, so this token is never sent to one."""
     GIVEN = "given"
-    """Somebody else, who gave it to the session."""
+    """Unknown: the user gave the token, or a saved record that names no issuer."""
 
 
 @attrs.define(eq=False)
 class Snapshot:
     """
-    A token and the times of its life, as a session knows them at one moment.
+    A token with the phases of its life; a session replaces it as a whole, never in part.
 
-    Its identity is the protocol: a session has moved on when it holds another snapshot. The times
-    are ages, in seconds since ``wall`` and ``mono``. The age is the larger one by the two clocks,
-    as one stands still in suspend, and the other may be set. Only ``check_at`` ever changes.
+    Its identity tells callers whether the session has moved on. Only ``check_at`` ever changes.
+
+    The times are ages, in seconds since ``wall`` and ``mono``. The age is the larger of the two
+    clocks' readings: one clock may stop during a suspend, and the other may be set.
     """
 
     token: Token
@@ -65,22 +66,22 @@ class Snapshot:
     issuer: Issuer = attrs.field(default=Issuer.GIVEN, kw_only=True)
     from_store: bool = attrs.field(default=False, kw_only=True)
     check_at: float = attrs.field(init=False)
-    """Until this age a request just uses the token; never after ``soft``."""
+    """Up to this age, at most ``soft``, a request uses the token without any other check."""
 
     def __attrs_post_init__(self) -> None:
         self.check_at = self.soft
 
     def age(self, clock: Clock) -> float:
-        """Tell how many seconds this has been held."""
+        """Return for how many seconds the session has held the token."""
         return max(clock.time() - self.wall, clock.monotonic() - self.mono)
 
     def is_due(self, clock: Clock) -> bool:
-        """Tell whether a request has to look: ``age(clock) >= seen``, for less time."""
+        """Return whether a request must check the state: ``age(clock) >= check_at``, but faster."""
         seen = self.check_at
         return clock.monotonic() - self.mono >= seen or clock.time() - self.wall >= seen
 
     def phase(self, clock: Clock) -> Phase:
-        """Tell where the token is in its life."""
+        """Return the phase of the token's life."""
         age = self.age(clock)
         if age < self.soft:
             return Phase.FRESH
@@ -89,26 +90,26 @@ class Snapshot:
         return Phase.HARD if age < self.expiry else Phase.EXPIRED
 
     def defer_check(self, clock: Clock) -> None:
-        """Have a request look again before long, and after twice as long each time."""
+        """Schedule a check by a later request; the wait doubles each time, up to a minute."""
         age = self.age(clock)
         self.check_at = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
 
     def has_deferred_work(self, clock: Clock) -> bool:
-        """Tell whether a request is to look for more than whether the token is to be renewed."""
+        """Return whether a check is due for another reason than the age of the token."""
         return self.check_at < self.soft and self.age(clock) >= self.check_at
 
 
 class NewToken(NamedTuple):
     """
-    A token that was obtained.
+    A token that a session is about to take over.
 
     Attributes:
         token: The token.
-        minted: Whether it was issued this moment, so that its whole life lies before it.
-        how: How, for the log.
-        event: What the log's records call it.
-        issuer: Who issued it.
-        from_store: Whether somebody else had saved it.
+        just_issued: Whether the service has just issued it, so that its whole life is left.
+        how: The log message's description of where it came from.
+        event: The name of the event in the log's records.
+        issuer: The issuer of the token.
+        from_store: Whether another process or client had saved it.
     """
 
     token: Token
@@ -121,14 +122,14 @@ class NewToken(NamedTuple):
 
 class FailedAttempt(NamedTuple):
     """
-    Why a renewal brought no token.
+    The result of a renewal without a new token.
 
     Attributes:
-        error: What to tell callers.
-        signs_in: Whether signing in failed, rather than a refresh or a store on the way to it.
-        refused: Whether the service has refused the token that is held.
-        attempted: Whether anything was asked; else there is nothing to renew it with.
-        soon: Whether another attempt soon does no harm; passwords lock accounts.
+        error: The error for callers.
+        signs_in: Whether signing in failed, rather than a refresh or a store before it.
+        refused: Whether the service has rejected the session's token.
+        attempted: Whether anything was tried; otherwise the session has no means to renew.
+        soon: Whether an early attempt is harmless; wrong passwords lock accounts.
     """
 
     error: KoyebSessionError
@@ -139,7 +140,7 @@ class FailedAttempt(NamedTuple):
 
 
 class LastFailure(NamedTuple):
-    """The last attempt to renew has failed, as a `FailedAttempt` says; the next one waits."""
+    """The last failure of a renewal, and the wait before the next attempt."""
 
     error: KoyebSessionError
     failures: int
@@ -149,60 +150,60 @@ class LastFailure(NamedTuple):
     signs_in: bool = False
     refused: bool = False
     about: Snapshot | None = None
-    """The snapshot that was to be replaced; once another one has taken its place, this is past."""
+    """The snapshot that the renewal should replace; the failure counts only while it is current."""
 
     def age(self, clock: Clock) -> float:
-        """Tell how many seconds ago that was; never negative."""
+        """Return how many seconds ago it was; never negative."""
         return max(0.0, clock.time() - self.wall, clock.monotonic() - self.mono)
 
     def in_backoff(self, clock: Clock) -> bool:
-        """Tell whether it is too early for another attempt."""
+        """Return whether it is too early for another attempt."""
         return self.age(clock) < self.wait
 
 
 class Decision(enum.Enum):
-    """What to do when a token is asked for."""
+    """The way to serve a caller that needs a token."""
 
     USE = enum.auto()
-    """Use the one that is there."""
+    """Use the current token."""
     RENEW_IN_BACKGROUND = enum.auto()
-    """Use it, and renew it meanwhile."""
+    """Use the current token, and renew it in the background."""
     RENEW_FIRST = enum.auto()
     """Renew it first."""
     FAIL = enum.auto()
-    """There is none that can be used, and it is too early to try again."""
+    """Raise: there is no usable token, and it cannot be renewed now."""
 
 
 class Urgency(enum.IntEnum):
-    """How much a caller needs a newer token."""
+    """The degree to which a caller needs a newer token."""
 
     AHEAD = 0
-    """Not yet: the token is good for a while."""
+    """Not needed yet: the token is good for a while."""
     NEEDED = 1
-    """There is none that can be used, or hardly any time left."""
+    """There is no usable token, or it is about to expire."""
     REJECTED = 2
-    """The service has just refused the one that there is."""
+    """The service has just rejected the token."""
     REQUESTED = 3
-    """Somebody has called `refresh()`."""
+    """The user has called `refresh()`."""
 
 
 class FrozenClock(NamedTuple):
-    """One reading of both clocks, and a clock that stands still there."""
+    """A clock that stands still, at one reading of both clocks."""
 
     wall: float
     mono: float
 
     def time(self) -> float:
-        """Give the wall clock's reading."""
+        """Return the reading of the wall clock."""
         return self.wall
 
     def monotonic(self) -> float:
-        """Give the monotonic clock's reading."""
+        """Return the reading of the monotonic clock."""
         return self.mono
 
 
 class Observation(NamedTuple):
-    """All that one decision is made on: a snapshot, the last failure, one reading of the clocks."""
+    """The input of one decision: a snapshot, the last failure, and one reading of the clocks."""
 
     snapshot: Snapshot | None
     failure: LastFailure | None
@@ -211,7 +212,7 @@ class Observation(NamedTuple):
 
     @property
     def usable(self) -> Snapshot | None:
-        """The snapshot, if its token may be sent: not expired, and not just refused."""
+        """The snapshot, if its token is neither expired nor just rejected."""
         if self.snapshot is None or self.snapshot.phase(self.now) is Phase.EXPIRED:
             return None
         return None if self._is_refused else self.snapshot
@@ -221,7 +222,7 @@ class Observation(NamedTuple):
         """
         The last failure, while it is too early for another attempt.
 
-        Without a usable token only a failed sign-in keeps the credentials from being asked.
+        Without a usable token, the credentials are tried at once, unless a sign-in has failed.
         """
         failure = self.failure
         if failure is None or not failure.in_backoff(self.now):
@@ -232,7 +233,7 @@ class Observation(NamedTuple):
 
     @property
     def decision(self) -> Decision:
-        """What to do when a token is asked for; a back-off never makes an old one usable."""
+        """The decision for a caller; a back-off never makes an expired token usable."""
         snapshot, usable, blocking_failure = self.snapshot, self.usable, self.blocking_failure
         if usable is None:
             can_renew = snapshot is None or snapshot.renewable
@@ -251,7 +252,7 @@ class Observation(NamedTuple):
 def seconds_to_next_check(
     snapshot: Snapshot | None, failure: LastFailure | None, clock: Clock
 ) -> float:
-    """Tell in how many seconds there may be something to renew; a minute at most."""
+    """Return the seconds until a renewal may be due, at most a minute."""
     wait = LONGEST_SLEEP
     if snapshot is not None and snapshot.phase(clock) is not Phase.EXPIRED:
         wait = min(wait, max(snapshot.soft, snapshot.floor) - snapshot.age(clock))

@@ -1,4 +1,4 @@
-"""What a session knows, and how that changes: one swap of one immutable snapshot."""
+"""The state of a session, which changes by swapping one snapshot for another."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
     from .snapshot import Decision, FailedAttempt, LastFailure, NewToken
 
 SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
-"""Stands for a token that came too late to be used."""
+"""The error for a token that comes after the session has changed."""
 _REJECTION_MEMORY: Final = 60.0
 _LONGEST_REJECTION_MEMORY: Final = 3600.0
-"""Seconds for which a rejection of a new token is the answer; they double with each rejection."""
+"""Seconds for which a rejection is remembered; they double with each rejection in a row."""
 
 
 class SessionState:
     """
-    Holds a session's snapshot; knows nothing of how a newer one is obtained.
+    Holds a session's snapshot, and decides whether a new token may replace it.
 
-    ``snapshot`` is read without a lock, and only ever replaced as a whole. ``generation`` counts
-    sign-ins and sign-outs: a renewal that began before one may not commit.
+    ``snapshot`` is read without a lock, as it is only ever replaced as a whole. It is replaced
+    under `state_lock`, together with ``failure`` and ``signed_out``. ``generation`` counts sign-ins
+    and sign-outs: a renewal that began in an older generation may not commit its token.
     """
 
     __slots__ = (
@@ -68,16 +69,21 @@ class SessionState:
         self.generation: int = 0
         self.has_credentials: bool = has_credentials
         self.mark: object = object()
-        """Stands for this session in the errors that it raises; another one out of a pickle."""
+        """The identity of this session in the errors that it raises."""
         self.on_change: Callable[[Token | None], None] | None = None
         self.rejected: tuple[Snapshot, float] | None = None
-        """A token that was refused although it was new, and the age up to which that is final."""
+        """A brand-new token that was rejected, and the age up to which a 401 is accepted."""
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
         self.failure: LastFailure | None = None
 
     def observe(self) -> Observation:
-        """Read all that a decision is made on, without a lock: a failure says what it is about."""
+        """
+        Read the input of one decision, without a lock.
+
+        The snapshot may change between the two reads. A failure names the snapshot that it is
+        about, so a failure of another snapshot is ignored.
+        """
         clock = self.clock
         snapshot, failure = self.snapshot, self.failure
         if failure is not None and failure.about is not snapshot:
@@ -87,12 +93,12 @@ class SessionState:
 
     @property
     def decision(self) -> Decision:
-        """What to do when a token is asked for."""
+        """The decision for a caller that needs a token now."""
         return self.observe().decision
 
     @property
     def seconds_to_next_check(self) -> float:
-        """In how many seconds there may be something to renew."""
+        """The seconds until a renewal may be due."""
         seen = self.observe()
         return seconds_to_next_check(seen.snapshot, seen.blocking_failure, seen.now)
 
@@ -103,7 +109,7 @@ class SessionState:
 
     @property
     def summary(self) -> str:
-        """Say for a person where the session stands, also when a clock raises; no secret."""
+        """A description of the session for people, without secrets, even if a clock raises."""
         if self.closed:
             return "closed"
         snapshot = self.snapshot
@@ -112,11 +118,11 @@ class SessionState:
         who = f" as {snapshot.token.user_id}" if snapshot.token.user_id else ""
         try:
             return self._told(snapshot, who)
-        except Exception:  # noqa: BLE001 - a clock of the user's, maybe at the interpreter's end
+        except Exception:  # noqa: BLE001 - the user's clock, maybe at the interpreter's end
             return f"signed in{who}"
 
     def _told(self, snapshot: Snapshot, who: str) -> str:
-        """Say what is left of a session."""
+        """Describe a session that has a token."""
         if is_api_token(snapshot.token):
             return f"signed in{who}, with an API access token"
         seen = self.observe()
@@ -129,7 +135,7 @@ class SessionState:
         return f"the session{who} has ended: token {what}"
 
     def close(self) -> None:
-        """Let the token be read, but not used any more."""
+        """Close the session: the token can still be read, but no longer used."""
         with state_lock:
             self.closed = True
             if self.snapshot is not None:
@@ -138,7 +144,7 @@ class SessionState:
 
     def check_open(self) -> None:
         """
-        Refuse to go on after :meth:`close`.
+        Raise if the session is closed.
 
         Raises:
             RuntimeError: The session is closed.
@@ -157,18 +163,17 @@ class SessionState:
         unsaved: bool = False,
     ) -> Snapshot | KoyebSessionError:
         """
-        Check a token and swap it in.
+        Check a token, and make it the session's token.
 
         Args:
             new_token: The token.
             generation: The generation in which the renewal began; `None`: any.
-            replaces: The snapshot that it is to replace; left out if that does not matter.
-            begins: Whether this begins a session, rather than going on with one.
-            unsaved: Whether a store is still to be told of it; a later request looks whether it is.
+            replaces: The snapshot that it should replace; omitted if that does not matter.
+            begins: Whether this begins a session, rather than continuing one.
+            unsaved: Whether the token is still to be saved; a later request checks that it was.
 
         Returns:
-            The new snapshot, or what is wrong with the token; :data:`SUPERSEDED` if the session has
-            moved on.
+            The new snapshot, or an error: :data:`SUPERSEDED` if the session has moved on.
         """
         token = new_token.token
         snapshot = self._policy.snapshot(
@@ -179,11 +184,12 @@ class SessionState:
             return WireError("the service handed out a token that has expired")
         if unsaved:
             snapshot.defer_check(self.clock)
+        # Checks and swap are one step: nothing changes the session in between.
         with state_lock:
             if generation is not None and generation != self.generation:
                 return SUPERSEDED
             if not isinstance(replaces, EllipsisType) and replaces is not self.snapshot:
-                return SUPERSEDED  # the renewal hung, and others have gone on without it
+                return SUPERSEDED  # the renewal hung, and another one has replaced it
             if new_token.just_issued and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
             self.generation += begins
@@ -193,7 +199,7 @@ class SessionState:
         return snapshot
 
     def clear(self) -> Snapshot | None:
-        """Sign out, and return what there was."""
+        """Sign out, and return the last snapshot."""
         with state_lock:
             old = self.snapshot
             self.generation += 1
@@ -201,12 +207,12 @@ class SessionState:
         return old
 
     def defer_check(self, snapshot: Snapshot) -> None:
-        """Have a later request look whether the store has been told of its token."""
+        """Schedule a check by a later request that the token has been saved."""
         if not self.closed:
             snapshot.defer_check(self.clock)
 
     def mark_saved(self, snapshot: Snapshot) -> None:
-        """Have requests look for nothing but the token's age again."""
+        """Cancel that check: the token has been saved."""
         if not self.closed:
             snapshot.check_at = snapshot.soft
 
@@ -214,25 +220,25 @@ class SessionState:
         self, failed: FailedAttempt, generation: int | None = None, *, again: bool = False
     ) -> None:
         """
-        Note that a renewal has failed, so that the next one waits.
+        Record that a renewal has failed, so that the next one waits.
 
         Args:
-            failed: What failed.
+            failed: The failed attempt.
             generation: The generation in which it began; `None`: any.
-            again: Whether those who wait try again in a moment, so that it is no news yet.
+            again: Whether the waiting callers try again at once, so that it is only debug output.
         """
         error = failed.error
         if not failed.attempted:
             seen = self.observe()
             if seen.failure is not None:
-                from .endings import add_last_failure  # noqa: PLC0415 - as that module says
+                from .endings import add_last_failure  # noqa: PLC0415 - see that module
 
                 add_last_failure(error, seen.failure, seen.now)
             return  # no request was sent, so no back-off is needed
         seen = self.observe()
         held = seen.snapshot
         if held is not None and not held.renewable:
-            return  # an API token cannot be refreshed: that says nothing about its validity
+            return  # it cannot be refreshed; the failure says nothing about its validity
         left = math.inf if held is None else held.expiry - held.age(seen.now)
         failure = self._policy.failure(
             error,
@@ -243,7 +249,7 @@ class SessionState:
             soon=failed.soon,
         )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
         with state_lock:
-            if generation is not None and generation != self.generation:  # it was another session's
+            if generation is not None and generation != self.generation:  # that session has ended
                 return
             self.failure = failure
         self._log_failure(failure, left, again=again)
@@ -270,7 +276,7 @@ class SessionState:
         log.log(level, "%s: %s; %s; next try %s", what, error, state, next_try, extra=extra)
 
     def log_new_token(self, new_token: NewToken, snapshot: Snapshot) -> None:
-        """Tell an operator of a token that this session goes on with."""
+        """Log a token that the session now uses."""
         extra = fields(
             new_token.event,
             expires_in=_known(snapshot.expiry),
@@ -282,11 +288,11 @@ class SessionState:
 
     def mark_rejected(self, snapshot: Snapshot) -> None:
         """
-        Remember that a brand-new token was rejected, so that a further 401 is the answer.
+        Remember that a brand-new token was rejected, so that a further 401 is accepted.
 
-        Otherwise each refused request would renew once more. The memory doubles with each token
-        that is rejected in a row, up to an hour. A token that another process saved may have been
-        dead before: it is not remembered.
+        Otherwise each rejected request would start another renewal. The time doubles with each
+        token that is rejected in a row, up to an hour. A token that another process saved is not
+        remembered, as it may have been invalid when it was loaded.
         """
         if snapshot.from_store:
             return
@@ -300,20 +306,21 @@ class SessionState:
         self._rejections = 0
 
     def must_accept_401(self, snapshot: Snapshot) -> bool:
-        """Tell whether a refusal of this token is simply the answer."""
+        """Return whether callers must accept a 401 for this token, as a renewal would not help."""
         refused, until = self.rejected or (None, 0.0)
         return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
 
     def no_token_error(
         self, seen: Observation, error: KoyebSessionError | None
     ) -> KoyebSessionError:
-        """Make the error for callers who are left without a token."""
-        from .endings import no_token  # noqa: PLC0415 - as that module says
+        """Make the error for callers that get no token."""
+        from .endings import no_token  # noqa: PLC0415 - see that module
 
         return no_token(seen, error)
 
     def _swap(self, snapshot: Snapshot | None) -> None:
-        if snapshot is not None and self.closed:  # by a renewal that :meth:`close` did not stop
+        """Replace the snapshot; the caller holds `state_lock`."""
+        if snapshot is not None and self.closed:  # a renewal was still running at `close`
             snapshot.check_at = -math.inf
         self.snapshot = snapshot
         self.failure = None
@@ -323,12 +330,12 @@ class SessionState:
 
 
 def _known(seconds: float) -> float | None:
-    """Give a number that JSON has, too."""
+    """Return a number that JSON can represent, or `None` for infinity."""
     return None if seconds == math.inf else seconds
 
 
 def _is_shorter(token: Token, old: Snapshot | None) -> bool:
-    """Tell whether this is the old token again with an earlier expiry."""
+    """Return whether this is the old token again with an earlier expiry."""
     if old is None or token.id != old.token.id:
         return False
     if token.expires_at is None or old.token.expires_at is None:

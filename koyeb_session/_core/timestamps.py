@@ -1,4 +1,4 @@
-"""The three ways in which the service and its tokens write a time."""
+"""Read the three formats of time in replies and tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def timestamp(text: str) -> datetime | None:
     The year 1 is Go's zero time and means "none". A missing offset is taken as UTC.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: ``text`` is anything else.
     """
     if not re.fullmatch(_RFC_3339, text):
         message = "not an RFC 3339 timestamp"
@@ -60,7 +60,7 @@ def http_date(text: str) -> float | None:
 
 
 def _imf_fixdate(text: str) -> datetime | None:
-    """Read the form that services send, for which `email.utils` takes three times as long."""
+    """Read the format that services send. Hot path: see tests/benchmarks."""
     match = re.fullmatch(_IMF_FIXDATE, text)
     if match is None or match[2] not in _MONTHS:
         return None
@@ -69,7 +69,7 @@ def _imf_fixdate(text: str) -> datetime | None:
 
 
 def retry_after(text: str | None, wall: float) -> float | None:
-    """Read ``Retry-After`` (RFC 9110): seconds, or a date. `None` for what cannot be waited for."""
+    """Read ``Retry-After`` (RFC 9110), seconds or a date; `None` for anything else."""
     if text is None:
         return None
     text = text.strip()
@@ -81,10 +81,10 @@ def retry_after(text: str | None, wall: float) -> float | None:
 
 def service_time(date: str | None, wall: float) -> float:
     """
-    Tell the service's wall clock at the arrival of a reply, from its ``Date`` header.
+    Return the service's time at the arrival of a reply, from its ``Date`` header.
 
-    Up to two seconds apart are the header's own resolution and the way here, and our clock is
-    taken. Beyond that the header is, a second ahead: the second that it was rounded down by.
+    Differences below two seconds come from the header's resolution and the transfer, so the local
+    clock is used. Otherwise it is the header plus one second, as the header is rounded down.
     """
     at = None if date is None else http_date(date)
     return wall if at is None or abs(at - wall) < 2 or from_epoch(at + 1) is None else at + 1

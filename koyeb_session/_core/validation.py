@@ -1,7 +1,7 @@
 """
-What is checked before anything is sent.
+Validate arguments before sending anything.
 
-Each check returns the error to raise, or `None`; no message quotes what it was given.
+Each function returns the error to raise, or `None`. No message quotes a value that may be secret.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ T = TypeVar("T")
 BadArgument: TypeAlias = ValueError | TypeError
 
 TIMEOUT_LIMIT: Final = 1_000_000
-"""Seconds; sockets and locks overflow beyond some number of them, which depends on the platform."""
+"""Seconds; sockets and locks overflow beyond a limit that depends on the platform."""
 
 VALIDITY_LIMITS: Final = timedelta(seconds=1), timedelta(hours=24)
-"""The shortest and the longest life that an access token can be asked for."""
+"""The shortest and the longest validity of an access token."""
 
 
 def parse_token(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
-    """Check a token that is given to us, and complete it from what it says of itself."""
+    """Check a token from outside, and complete its times from its id."""
     if not isinstance(token, Token | str):
         return TypeError(f"{name} must be a Token or a str, not {type(token).__name__}")
     token = Token(token) if isinstance(token, str) else token
@@ -56,7 +56,7 @@ def parse_token(token: Token | str, wall: float, name: str = "token") -> Token |
 
 
 def _printable(token: Token) -> Token:
-    """Keep what could forge a line of a log out of a session's `repr`; stores may be poisoned."""
+    """Escape characters that could forge log lines: a session's `repr` shows these fields."""
     odd: dict[str, Any] = {
         name: printable(text)
         for name, text in (("user_id", token.user_id), ("organization_id", token.organization_id))
@@ -66,7 +66,7 @@ def _printable(token: Token) -> Token:
 
 
 def _token_error(name: str, token_id: object) -> BadArgument | None:
-    """Check what goes into ``Authorization: Bearer``."""
+    """Check a token's id, which is sent as ``Authorization: Bearer``."""
     if not isinstance(token_id, str):
         return TypeError(f"{name} must be a str, not {type(token_id).__name__}")
     if is_header_safe(token_id):
@@ -96,7 +96,7 @@ def _time_error(name: str, at: object) -> BadArgument | None:
 
 
 def not_copied(name: str) -> str:
-    """Say what to do in place of copying or pickling something that is of a session."""
+    """Return the message for copying or pickling an object of a session."""
     return (
         f"{name} cannot be copied or pickled: make a client in each process, with the same store=, "
         "or hand current_token() over, for token= or for_token() there"
@@ -104,7 +104,7 @@ def not_copied(name: str) -> str:
 
 
 def kind_error(name: str, value: object, kind: type) -> TypeError | None:
-    """Check an optional argument that has to be of one class."""
+    """Check an optional argument of one class."""
     if value is None or isinstance(value, kind):
         return None
     wanted = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
@@ -112,7 +112,7 @@ def kind_error(name: str, value: object, kind: type) -> TypeError | None:
 
 
 def credentials_error(credentials: object) -> BadArgument | None:
-    """Check what a session is to sign in with."""
+    """Check the credentials of a session."""
     if credentials is None:
         return None
     if isinstance(credentials, PasswordCredentials):
@@ -154,11 +154,11 @@ def _api_token_error(credentials: AccessTokenCredentials) -> BadArgument | None:
 
 def takes_token(source: Callable[..., Any]) -> bool:
     """
-    Tell whether a callable takes the token that it is to replace.
+    Return whether to call a callable with the token to replace.
 
-    It does so by an argument that it needs, or by a first one that is annotated as a `Token`. Any
-    other that it can do without stays out: ``lambda cache=cache: ...`` means its own. A callable
-    that does not say what it takes is called without.
+    It gets the token if its first argument is required, or is annotated as a `Token`. Any other
+    optional argument is its own affair, as in ``lambda cache=cache: ...``. A callable without a
+    readable signature is called without arguments.
     """
     parameters = _positional(source)
     return bool(parameters) and (
@@ -168,7 +168,7 @@ def takes_token(source: Callable[..., Any]) -> bool:
 
 
 def _arguments_needed(source: Callable[..., Any]) -> int:
-    """Count the arguments that a callable cannot do without; one by name counts for two."""
+    """Count the required arguments of a callable; a keyword-only one counts twice."""
     return sum(
         2 if parameter.kind is inspect.Parameter.KEYWORD_ONLY else 1
         for parameter in _parameters(source)
@@ -181,7 +181,7 @@ def _positional(source: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _parameters(source: Callable[..., Any]) -> list[inspect.Parameter]:
-    """List what a callable takes, ``*args`` and ``**kwargs`` left out; nothing if it hides that."""
+    """List the parameters of a callable without ``*args`` and ``**kwargs``; empty if unknown."""
     try:
         signature = inspect.signature(source)
     except Exception:  # noqa: BLE001 - the user's object; some builtins have no signature
@@ -200,7 +200,7 @@ def timeout_error(timeout: object, name: str = "timeout") -> BadArgument | None:
 
 
 def text_error(name: str, text: object) -> BadArgument | None:
-    """Check a text that may be anything but empty."""
+    """Check a text that must not be empty."""
     if not isinstance(text, str):
         return TypeError(f"{name} must be a str, not {type(text).__name__}")
     if not text.strip():
@@ -213,7 +213,7 @@ def text_error(name: str, text: object) -> BadArgument | None:
 
 
 def id_error(organization_id: object, name: str = "organization_id") -> BadArgument | None:
-    """Check what becomes a part of a path."""
+    """Check an id that becomes a part of a path."""
     if not isinstance(organization_id, str):
         return TypeError(f"{name} must be a str, not {type(organization_id).__name__}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", organization_id):
@@ -222,7 +222,7 @@ def id_error(organization_id: object, name: str = "organization_id") -> BadArgum
 
 
 def header_error(name: str, value: object) -> BadArgument | None:
-    """Check what becomes a header, if it is there."""
+    """Check an optional value that is sent as a header."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -231,7 +231,7 @@ def header_error(name: str, value: object) -> BadArgument | None:
 
 
 def validity_error(name: str, validity: object) -> BadArgument | None:
-    """Check for how long a token is to be issued."""
+    """Check the validity of an access token to issue."""
     if not isinstance(validity, timedelta):
         return TypeError(f"{name} must be a timedelta, not {type(validity).__name__}")
     if not VALIDITY_LIMITS[0] <= validity <= VALIDITY_LIMITS[1]:
@@ -240,19 +240,19 @@ def validity_error(name: str, validity: object) -> BadArgument | None:
 
 
 def access_token_error(organization_id: object, validity: object) -> BadArgument | None:
-    """Check what an access token is asked for with; without a validity the service decides."""
+    """Check the arguments for a new access token; `None` leaves its validity to the service."""
     return id_error(organization_id) or (
         None if validity is None else validity_error("validity", validity)
     )
 
 
 def switch_error(organization_id: object, seon_fp: object) -> BadArgument | None:
-    """Check what switching to another organization is asked with."""
+    """Check the arguments for a switch to another organization."""
     return id_error(organization_id) or header_error("seon_fp", seon_fp)
 
 
 def path_error(path: object, name: object) -> BadArgument | None:
-    """Check where a session's file is to be: at a path, or under a name."""
+    """Check the path of a session's file, which excludes a name."""
     if path is None:
         return None
     if not isinstance(path, str | os.PathLike):
@@ -268,7 +268,7 @@ def path_error(path: object, name: object) -> BadArgument | None:
 
 
 def name_error(name: object) -> BadArgument | None:
-    """Check what becomes a part of a file's name."""
+    """Check the name of a session, which becomes a part of a file name."""
     if not isinstance(name, str):
         return TypeError(f"name must be a str, not {type(name).__name__}")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
@@ -276,16 +276,16 @@ def name_error(name: object) -> BadArgument | None:
     return None
 
 
-# Twins, as a store and what it stands on are of one half: `async_x_error` and `x_error`.
+# Twins for the two halves, as each half has its own stores: `async_x_error` and `x_error`.
 
 
 def async_store_error(store: object) -> BadArgument | None:
-    """Check what an asynchronous session is to keep its token in."""
+    """Check the store of an async session."""
     return _store_error(store, "Async", awaited=True)
 
 
 def store_error(store: object) -> BadArgument | None:
-    """Check what a blocking session is to keep its token in."""
+    """Check the store of a blocking session."""
     return _store_error(store, "", awaited=False)
 
 
@@ -301,7 +301,7 @@ def _store_error(store: object, prefix: str, *, awaited: bool) -> TypeError | No
 
 
 def _not_a_store(store: object, prefix: str, missing: list[str]) -> str | None:
-    """Name what was given, and what to give instead."""
+    """Describe a value that is no store, and suggest one; `None` if no method is missing."""
     if isinstance(store, type):
         return f"a class: call {store.__name__}()"
     if not missing:
@@ -316,24 +316,24 @@ def _not_a_store(store: object, prefix: str, missing: list[str]) -> str | None:
 
 
 def _is_of_other_half(methods: Mapping[str, Any], *, awaited: bool) -> bool:
-    """Tell the other half's store, where its functions leave no doubt."""
+    """Return whether a store is one of the other half; `False` in case of doubt."""
     lock = inspect.unwrap(methods["lock"])
     if awaited and (inspect.isasyncgenfunction(lock) or inspect.iscoroutinefunction(lock)):
         return False
     calls = [methods[name] for name in ("load", "save", "delete")]
-    if awaited:  # a plain function may return what is to be awaited; all three hardly do
+    if awaited:  # a plain function may return an awaitable, but hardly all three of them
         return all(map(_is_plain, calls))
     return inspect.isasyncgenfunction(lock) or any(map(inspect.iscoroutinefunction, calls))
 
 
 def _is_plain(function: object) -> bool:
-    """Tell a function written in Python that is not ``async``; a mock, say, tells nothing."""
+    """Return whether this is a Python function that is not ``async``; `False` for a mock."""
     written = inspect.isfunction(getattr(function, "__func__", function))
     return written and not inspect.iscoroutinefunction(function)
 
 
 def async_client_error(client: object) -> TypeError | None:
-    """Check what an asynchronous store is to reach Redis with."""
+    """Check the Redis client of an async store."""
     wrong = _client_error(client, "redis.asyncio.Redis")
     if wrong is not None:
         return wrong
@@ -345,7 +345,7 @@ def async_client_error(client: object) -> TypeError | None:
 
 
 def client_error(client: object) -> TypeError | None:
-    """Check what a blocking store is to reach Redis with."""
+    """Check the Redis client of a blocking store."""
     wrong = _client_error(client, "redis.Redis")
     if wrong is None and inspect.iscoroutinefunction(getattr(client, "execute_command", None)):
         return TypeError("client must be a blocking one: give redis.Redis(...)")
@@ -362,23 +362,23 @@ def _client_error(client: object, wanted: str) -> TypeError | None:
 
 
 def async_listener_error(listener: object) -> TypeError | None:
-    """Check what is to be told of each new token."""
+    """Check a listener for token changes, plain or async."""
     if callable(listener):
         return None
     return TypeError(f"listener must be a function of a token, not {type(listener).__name__}")
 
 
 def listener_error(listener: object) -> TypeError | None:
-    """Check what is to be told of each new token, and cannot be awaited."""
+    """Check a listener for token changes that must be plain."""
     if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
-        getattr(listener, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+        getattr(listener, "__call__", None)  # noqa: B004 - asks whether it is async, not callable
     ):
         return TypeError("listener must be a plain function: nobody awaits an async one here")
     return async_listener_error(listener)
 
 
 def clock_error(clock: object) -> TypeError | None:
-    """Check what is to tell the time."""
+    """Check the clock of a client."""
     if clock is None or all(callable(getattr(clock, name, None)) for name in ("time", "monotonic")):
         return None
     return TypeError("clock must have time() and monotonic(), as the module time has them")

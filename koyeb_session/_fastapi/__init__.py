@@ -1,1 +1,1 @@
-"""What the FastAPI edge is made of: the caller's bearer, and the answers to errors."""
+"""The parts of the FastAPI edge: the caller's bearer, the mirror client, the error responses."""

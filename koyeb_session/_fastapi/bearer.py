@@ -1,4 +1,4 @@
-"""The caller's bearer, as FastAPI reads it and shows it in the OpenAPI page."""
+"""Read the caller's bearer token, and describe it in the OpenAPI page."""
 # No `from __future__ import annotations`: older FastAPIs cannot read it on a callable object.
 
 import re
@@ -12,15 +12,15 @@ from starlette.requests import HTTPConnection
 from .._core.models import Token
 
 _CREDENTIALS: Final = re.compile(r"bearer +([a-z0-9._~+/-]+=*)", re.ASCII | re.IGNORECASE)
-"""RFC 6750, section 2.1: no blank but the space, no quotation marks, no comma."""
+"""The format of RFC 6750, section 2.1: no blanks but spaces, no quotation marks, no comma."""
 
 
 class _CallerBearer(SecurityBase):
     """
-    Reads the caller's bearer, also of a WebSocket, whose browser cannot set headers.
+    Reads the caller's bearer token, also from a WebSocket, as browsers cannot set its headers.
 
-    A `Token` hides it from those who show the values that FastAPI hands from one dependency to the
-    next, such as a traceback with local variables.
+    FastAPI passes the value from one dependency to the next. A `Token` hides its secret there, for
+    example from a traceback with local variables.
     """
 
     def __init__(self) -> None:
@@ -29,9 +29,9 @@ class _CallerBearer(SecurityBase):
 
     async def __call__(self, connection: HTTPConnection) -> Token | ValueError | None:
         """
-        Return the bearer, `None` where there is none, or what is wrong with it.
+        Return the bearer token, `None` if there is none, or an error if it is invalid.
 
-        What checks a request before us may look at another one than we do, so two are none.
+        Two bearers are an error: a proxy before this application may check the other one.
         """
         headers = [it.strip(" \t") for it in connection.headers.getlist("authorization")]
         bearers = [value for value in headers if _is_bearer(value.partition(" ")[0])]

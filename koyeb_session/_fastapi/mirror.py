@@ -1,4 +1,4 @@
-"""What an application needs: work beside it, and a blocking session that follows the async one."""
+"""Support an application: a background task, and a blocking session that mirrors the async one."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from .._core.state import SessionState
 
 _GRACE: Final = 5.0
-"""Seconds that cancelled work has to end."""
+"""Seconds for cancelled work to end."""
 
 
 @contextlib.asynccontextmanager
 async def background_task(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
     """
-    Run ``work`` in a task of its own until the block ends.
+    Run ``work`` in a background task until the block ends.
 
-    No task group is open meanwhile: it would wrap what the block raises.
+    The event loop owns the task, so no task group is open: it would wrap exceptions of the block.
     """
     scope = anyio.CancelScope()
 
@@ -55,13 +55,13 @@ async def background_task(work: Callable[[], Awaitable[None]]) -> AsyncGenerator
 
 
 class MirrorClient(SessionClient):
-    """A blocking session that is another way to use the token of one in an event loop."""
+    """A blocking session that uses, and renews, the token of a session in an event loop."""
 
     __slots__ = ()
 
     @contextlib.asynccontextmanager
     async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
-        """Follow ``leader`` in this event loop; close after the block."""
+        """Follow ``leader``, the session of this event loop, until the block ends; then close."""
         store = _LeaderStore(leader)
         self._start_session(self._state.clock, store=store)
         self._keeper._renewal = _LeaderRenewal(self._state, store, leader)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
@@ -82,7 +82,7 @@ class MirrorClient(SessionClient):
 
 
 class _LeaderRenewal(Renewal):
-    """Has the session of the event loop renew, so that there is one exchange for both."""
+    """A renewal by the session of the event loop, so that both sessions share each refresh."""
 
     __slots__ = ("_keeper", "_leader")
 
@@ -94,13 +94,13 @@ class _LeaderRenewal(Renewal):
         self._keeper, _ = leader.auth.shared
 
     def refusal(self) -> KoyebSessionError | None:
-        """Refuse the event loop's own thread, where it would deadlock."""
+        """Return an error in the event loop's own thread, where waiting would deadlock."""
         return self._leader.refusal()
 
     def run(
         self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
     ) -> Snapshot | FailedAttempt:
-        """Take over what the leader has, once that is newer than ``old``."""
+        """Take over the leader's token, once it is newer than ``old``."""
         outcome = self._leader.call(self._newer_than, old, urgency, deadline)
         if isinstance(outcome, KoyebSessionError):
             return FailedAttempt(outcome)
@@ -115,7 +115,7 @@ class _LeaderRenewal(Renewal):
 
 
 class _LeaderStore:
-    """Makes a sign-in or a sign-out by the blocking session the leader's, too."""
+    """A store that passes each sign-in and sign-out of the blocking session to the leader."""
 
     def __init__(self, leader: AsyncSessionClient) -> None:
         self._leader = leader
@@ -123,7 +123,7 @@ class _LeaderStore:
         self._token = anyio.lowlevel.current_token()
 
     def refusal(self) -> StoreError | None:
-        """Refuse the event loop's own thread, where it would deadlock."""
+        """Return an error in the event loop's own thread, where waiting would deadlock."""
         here: object = None
         with contextlib.suppress(RuntimeError):
             here = current_loop()
@@ -132,7 +132,7 @@ class _LeaderStore:
         return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
 
     def call(self, function: Callable[..., Any], *args: object) -> Any:
-        """Call ``function`` in the event loop, and wait for what it returns."""
+        """Call ``function`` in the event loop, and wait for its result."""
         return anyio.from_thread.run(function, *args, token=self._token)
 
     def load(self) -> Token | None:
@@ -140,7 +140,7 @@ class _LeaderStore:
         return self._leader.token
 
     def save(self, token: Token) -> None:
-        """Let the leader go on with this token."""
+        """Make the leader use this token."""
         self.call(self._leader.use_token, token)
 
     def delete(self) -> None:
@@ -148,5 +148,5 @@ class _LeaderStore:
         self.call(self._leader.logout)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Do nothing: the leader has locks of its own."""
+        """Do nothing: the leader has its own locks."""
         return contextlib.nullcontext()

@@ -1,8 +1,8 @@
 """
-Answers a caller with what went wrong behind a FastAPI application: problem details, RFC 9457.
+Turn errors behind a FastAPI application into responses: problem details, RFC 9457.
 
-An error of a session that was made for this caller is the caller's own, and is told. Any other one
-is the application's trouble: the caller learns no more than whether to try again.
+Errors of the caller's own session are reported to the caller. Any other error is the application's
+fault: the caller learns only whether to try again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from .._core.results import RAISED_BY
 from .._core.timestamps import retry_after
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import HTTPConnection
 
     from .._async.client import AsyncSessionClient
@@ -46,13 +48,13 @@ POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
 _MEDIA_TYPE: Final = "application/problem+json"
 _RETRY_AFTER: Final = 5
-"""Seconds to wait where Koyeb does not say."""
+"""The ``Retry-After`` in seconds if Koyeb sends none."""
 _HANDED_ON: Final = {400, 401, 403, 404, 409, 429}
-"""What Koyeb says of a caller's own request, and a caller can mend."""
+"""The statuses of Koyeb that callers receive, as they can act on them."""
 _WAITING: Final = {429, 503}
-"""What goes with a `Retry-After`."""
+"""The statuses that have a ``Retry-After``."""
 _OWN: Final = "koyeb_session.own"
-"""The key of a connection's scope where the marks of its caller's sessions are."""
+"""The key in a connection's scope for the marks of the sessions of its caller."""
 _DESCRIPTIONS: Final = {
     400: "Koyeb found the request wrong.",
     401: "The bearer token or the password is missing, wrong or expired.",
@@ -82,33 +84,49 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": text, "content": {_MEDIA_TYPE: {"schema": _SCHEMA}}}
     for status, text in _DESCRIPTIONS.items()
 }
-"""What OpenAPI says of these answers."""
+"""The description of these responses for OpenAPI."""
 
 
 class CallerRejected(HTTPException):
-    """The caller's bearer is missing or no good."""
+    """The caller's bearer token is missing or invalid."""
 
 
 def own(connection: HTTPConnection, session: AsyncSessionClient) -> AsyncSessionClient:
-    """Note that the errors of this session are for the caller of this connection."""
+    """Mark the errors of this session as those of the caller of this connection."""
     keeper, _ = session.auth.shared
     connection.scope.setdefault(_OWN, set()).add(keeper.state.mark)
     return session
 
 
 class ProblemResponder:
-    """Answers for an application, about the services at some origins."""
+    """An exception handler of an application, for errors of Koyeb and of its sessions."""
 
     def __init__(self) -> None:
         self.origins: list[Origins] = []
 
     async def __call__(self, connection: HTTPConnection, error: Exception) -> Response | None:
         """
-        Tell a caller of an error, and the log if it is no fault of the caller's.
+        Respond to an error, and log it if the caller is not at fault.
 
         Raises:
-            httpx.HTTPError: It has to do with somebody else than Koyeb.
+            httpx.HTTPError: The error is about a service other than Koyeb.
         """
+        close = _close_of(connection)
+        answer = self._answer_to(connection, error)
+        is_socket = isinstance(connection, WebSocket)
+        del connection  # its headers would show in a traceback
+        if answer is None:
+            raise error
+        if not is_socket:
+            return answer
+        if close is not None:
+            is_ours = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+            with contextlib.suppress(OSError, WebSocketDisconnect):
+                await close(INTERNAL_ERROR if is_ours else POLICY_VIOLATION)
+        return None
+
+    def _answer_to(self, connection: HTTPConnection, error: Exception) -> Response | None:
+        """Make the answer, and log an error for which the caller is not at fault."""
         if isinstance(error, CallerRejected):
             return _problem(error.status_code, error.detail, dict(error.headers or {}))
         if isinstance(error, KoyebSessionError):
@@ -116,27 +134,24 @@ class ProblemResponder:
         elif isinstance(error, httpx.HTTPError) and (request := self._request(error)) is not None:
             mark, reason = request.extensions.get(RAISED_BY), _translated(error)
         else:
-            raise error
+            return None
         is_own = mark in connection.scope.get(_OWN, ())
         status = (_callers_status(reason) if is_own else None) or _gateway_status(reason)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log(status, error, is_own=is_own)
-        if isinstance(connection, WebSocket):
-            await _close(connection, status)
-            return None
         return _answer(status, reason, is_own=is_own)
 
     def _request(self, error: httpx.HTTPError) -> httpx.Request | None:
         """Return the request that failed, if it was one to Koyeb."""
         try:
             request = error.request
-        except RuntimeError:  # it has none
+        except RuntimeError:  # httpx has set no request
             return None
         return request if any(origins.trusts(request) for origins in self.origins) else None
 
 
 def _reason(error: KoyebSessionError) -> KoyebSessionError:
-    """Look behind an expired token for what kept it from being renewed, if that may pass."""
+    """Return the cause of an expired token if that is temporary, and otherwise the error itself."""
     cause = error.__cause__
     if isinstance(error, SessionExpiredError) and isinstance(cause, KoyebSessionError):
         return cause if cause.retryable else error
@@ -144,7 +159,7 @@ def _reason(error: KoyebSessionError) -> KoyebSessionError:
 
 
 def _translated(error: httpx.HTTPError) -> KoyebSessionError:
-    """Give the error of this package that means the same."""
+    """Return the equivalent error of this package."""
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         wait = retry_after(error.response.headers.get("retry-after"), time.time())
@@ -156,7 +171,7 @@ def _translated(error: httpx.HTTPError) -> KoyebSessionError:
 
 
 def _callers_status(reason: KoyebSessionError) -> int | None:
-    """Say what the caller can mend, if anything."""
+    """Return the status of an error that the caller can correct; `None` for any other."""
     if isinstance(reason, AuthenticationError | NotSignedInError):
         return HTTPStatus.UNAUTHORIZED
     if isinstance(reason, EndpointGoneError) or not isinstance(reason, ApiError):
@@ -165,7 +180,7 @@ def _callers_status(reason: KoyebSessionError) -> int | None:
 
 
 def _gateway_status(reason: KoyebSessionError) -> int:
-    """Say whether the way to Koyeb took too long, is out for a while, or does not work."""
+    """Return the status of an error behind the application: 504, 503 or 502."""
     status = getattr(reason, "status", None)
     if isinstance(reason, TransportTimeoutError) or status == HTTPStatus.GATEWAY_TIMEOUT:
         return HTTPStatus.GATEWAY_TIMEOUT
@@ -173,7 +188,7 @@ def _gateway_status(reason: KoyebSessionError) -> int:
 
 
 def _log(status: int, error: Exception, *, is_own: bool) -> None:
-    """Note what is not the caller's fault; an error of httpx quotes URLs, and is not quoted."""
+    """Log an error that is not the caller's fault; of an httpx error only the class, not URLs."""
     if isinstance(error, httpx.HTTPStatusError):
         text = f"Koyeb answered with {error.response.status_code}"
     else:
@@ -186,7 +201,7 @@ def _log(status: int, error: Exception, *, is_own: bool) -> None:
 
 
 def _answer(status: int, reason: KoyebSessionError, *, is_own: bool) -> Response:
-    """Make the answer; what failed behind us is no caller's business."""
+    """Make the response; callers learn no details of failures behind the application."""
     is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     headers: dict[str, str] = {}
     wait: float | None = getattr(reason, "retry_after", None)
@@ -217,10 +232,9 @@ def _problem(
     return JSONResponse(problem | (members or {}), status, headers, _MEDIA_TYPE)
 
 
-async def _close(websocket: WebSocket, status: int) -> None:
-    """Close a WebSocket, unless one of its ends has done so already."""
-    is_ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    states = websocket.application_state, websocket.client_state
-    if WebSocketState.DISCONNECTED not in states:
-        with contextlib.suppress(OSError, WebSocketDisconnect):
-            await websocket.close(INTERNAL_ERROR if is_ours else POLICY_VIOLATION)
+def _close_of(connection: HTTPConnection) -> Callable[[int], Awaitable[None]] | None:
+    """Return the method that closes a WebSocket, unless either side has closed it already."""
+    if not isinstance(connection, WebSocket):
+        return None
+    states = connection.application_state, connection.client_state
+    return None if WebSocketState.DISCONNECTED in states else connection.close

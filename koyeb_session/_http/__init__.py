@@ -1,1 +1,1 @@
-"""What httpx is given: certificates, proxies, and deadlines on sockets."""
+"""Set httpx up: certificates, proxies, and deadlines on sockets."""

@@ -1,4 +1,4 @@
-"""Blocking connections that keep a total deadline; imported with the first one, as httpcore is."""
+"""Blocking connections with a total deadline; imported with the first one, as httpcore is."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
 
 def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.HTTPTransport:
     """
-    Make httpx's own transport, for one connection that keeps the deadline.
+    Make httpx's own transport, for one connection that respects the deadline.
 
-    A transport of our own on httpcore's public pool would be without private names. But whatever
-    watches httpx (OpenTelemetry, vcrpy, pytest-httpx) hooks into `httpx.HTTPTransport`, and would
-    not see it; and its errors, proxies and options would have to be written anew. Should an httpx
-    have other names inside, timeouts are for one read each, as its own are.
+    A separate transport on httpcore's public pool would need no private names. But OpenTelemetry,
+    vcrpy and pytest-httpx hook into `httpx.HTTPTransport`, and would not see it. Its errors,
+    proxies and options would also have to be written again. If a later httpx has other private
+    names, timeouts apply to single reads, as in httpx itself.
     """
     transport = httpx.HTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
     pool: Any = getattr(transport, "_pool", None)
     backend: Any = getattr(pool, "_network_backend", None)
     if backend is not None:
-        pool._network_backend = _Backend(backend)  # noqa: SLF001 - a public class of httpcore's
+        pool._network_backend = _Backend(backend)  # noqa: SLF001 - a public class of httpcore
     return transport
 
 
@@ -65,7 +65,7 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         given = [buffer]
-        del buffer  # it holds the token, and this frame shows in the traceback of a broken write
+        del buffer  # it contains the token, and a failed write shows this frame in its traceback
         self._inner.write(given.pop(), _left(timeout))
 
     def start_tls(
@@ -84,6 +84,6 @@ class _Stream(httpcore.NetworkStream):
 
 
 def _left(timeout: float | None) -> float | None:
-    """Shorten a timeout of httpcore's, for which `None` is no limit."""
+    """Shorten a timeout of httpcore to the deadline; `None` is no limit."""
     rest = remaining(math.inf if timeout is None else timeout)
     return None if rest == math.inf else rest

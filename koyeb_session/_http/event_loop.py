@@ -1,4 +1,4 @@
-"""What of httpx is not the same in both halves."""
+"""The parts of httpx that differ between the halves, for event loops."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
 import httpx
+
+from .._concurrency.forks import keep_in_children
 
 if TYPE_CHECKING:
     from .tls import Certificates
@@ -18,21 +20,35 @@ ASYNC_NETWORK_ERRORS: Final = (
     *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError),
     *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
 )
-"""What httpx, anyio and the system raise when there is no reply."""
+"""The exceptions of httpx, anyio and the system for a request without a reply."""
 _PAUSE: Final = 0.001
-"""Seconds between two looks at a thread that takes twenty times as long, once in a process."""
+"""Seconds between two checks of the thread that loads the certificates, once in a process."""
 
 
 def async_http_transport(
     proxy: httpx.URL | None, certificates: Certificates
 ) -> httpx.AsyncBaseTransport:
     """Make httpx's own transport, for one connection."""
-    return httpx.AsyncHTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
+    return _AsyncTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
+
+
+class _AsyncTransport(httpx.AsyncHTTPTransport):
+    """Tells what has to do with forks of its connection."""
+
+    _stream: object = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        stream = response.extensions.get("network_stream")
+        if stream is not self._stream:
+            self._stream = stream
+            keep_in_children(self, stream)
+        return response
 
 
 async def async_tls_ready(certificates: Certificates) -> None:
-    """Wait for the certificates, without keeping the event loop from others."""
-    # The connection needs it; the thread goes on meanwhile.
+    """Wait for the certificates without blocking the event loop."""
+    # The connection needs this module; the thread keeps loading in the meantime.
     import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
 
     while certificates.is_loading:  # noqa: ASYNC110 - a thread is no event
@@ -42,7 +58,7 @@ async def async_tls_ready(certificates: Certificates) -> None:
 async def async_advance(
     flow: AsyncAuthFlow, response: httpx.Response | None
 ) -> httpx.Request | None:
-    """Take an auth flow to its next request; `None` when it has ended."""
+    """Advance an auth flow to its next request; return `None` when it has ended."""
     try:
         return await (anext(flow) if response is None else flow.asend(response))
     except StopAsyncIteration:
@@ -50,12 +66,12 @@ async def async_advance(
 
 
 async def async_read_reply(response: httpx.Response) -> None:
-    """Read what is left of a reply, which releases its connection; httpx does before a replay."""
+    """Read the rest of a reply to release its connection, as httpx does before a replay."""
     await response.aread()
 
 
 class AsyncAuthBase(httpx.Auth):
-    """Refuses ``httpx.Client``, which would send unauthenticated requests."""
+    """An `httpx.Auth` that refuses ``httpx.Client``, which would send unsigned requests."""
 
     def sync_auth_flow(
         self,

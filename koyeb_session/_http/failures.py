@@ -1,4 +1,4 @@
-"""What kept a request from its reply, in words: what to set, and whether it would happen again."""
+"""Make errors for requests without a reply: their advice, and whether another attempt may help."""
 
 from __future__ import annotations
 
@@ -28,12 +28,14 @@ _FORBIDDEN: Final = (
     "the proxy refuses to connect to the service: have it allowed, or name it in NO_PROXY"
 )
 _UNREACHED: Final = "the proxy did not reach the service: look at HTTPS_PROXY and NO_PROXY"
+_BY_PROXY: Final = ", by the proxy "
+_PROXY: Final = "look at HTTPS_PROXY and NO_PROXY"
 _MAY_PASS: Final = {408, 425, 429}
-"""Of the 4xx, those that another attempt may change."""
+"""The 4xx statuses after which another attempt may succeed."""
 
 
 def final(message: str) -> TransportError:
-    """Make an error that no retry can heal."""
+    """Make an error that no retry can resolve."""
     error = TransportError(message)
     error.retryable = False
     return error
@@ -41,12 +43,12 @@ def final(message: str) -> TransportError:
 
 def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> TransportError:
     """
-    Tell that no reply came; the cause is a copy of ``exc`` without its frames.
+    Make the error for a request without a reply; its cause is a copy of ``exc`` without frames.
 
     Args:
-        exc: What a transport, or a client of the user's, has raised.
-        what: What did not happen; the message begins with it.
-        redact: Takes secrets out of a text.
+        exc: The exception of the transport or of the user's client.
+        what: The beginning of the message, which says what did not happen.
+        redact: A function that removes secrets from a text.
     """
     late = isinstance(exc, TimeoutError | httpx.TimeoutException)
     text = redact(safe_message(exc)) or type(exc).__name__
@@ -60,8 +62,15 @@ def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> 
     return error
 
 
+def name_proxy(exc: BaseException, proxy: httpx.URL) -> None:
+    """Say in an error of connecting by which proxy it was, without its password."""
+    if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+        where = f"{proxy.scheme}://{proxy.netloc.decode('ascii')}"
+        exc.args = (f"{exc}{_BY_PROXY}{where}",)
+
+
 def _diagnosis(exc: Exception) -> tuple[str, bool]:
-    """Say what to do about it, and whether it is final."""
+    """Return advice for the user, and whether the error is final."""
     if isinstance(exc, httpx.ProxyError):
         return _refused_by_proxy(str(exc))
     reasons = [*_reasons(exc)]
@@ -69,11 +78,11 @@ def _diagnosis(exc: Exception) -> tuple[str, bool]:
         return _CERTIFICATE, True
     if any(isinstance(it, socket.gaierror) for it in reasons):
         return _NAME, False
-    return "", False
+    return (_PROXY if _BY_PROXY in text_of(exc) else ""), False
 
 
 def _refused_by_proxy(text: str) -> tuple[str, bool]:
-    """Read what httpcore says: "407 Proxy Authentication Required" for example."""
+    """Interpret the message of httpcore, such as "407 Proxy Authentication Required"."""
     found = re.match(r"(\d{3})\b", text)
     status = int(found[1]) if found else 0
     if status == 407 or "password" in text or "AUTHENTICATION" in text:
@@ -84,7 +93,7 @@ def _refused_by_proxy(text: str) -> tuple[str, bool]:
 
 
 def _reasons(exc: BaseException) -> Iterator[BaseException]:
-    """Give an error and those that it was made of: httpcore keeps the system's as an argument."""
+    """Yield an error and its causes: httpcore keeps the system's error as an argument."""
     todo: list[object] = [exc]
     seen: set[int] = set()
     while todo:

@@ -1,8 +1,8 @@
 """
-The environment's proxies, read as an `httpx.Client` reads them.
+Read the environment's proxies in the same way as an `httpx.Client`.
 
-httpx has no public way to ask it for the proxy of a URL. What follows does what its private
-`get_environment_proxies` and `URLPattern` do; a test compares the two.
+httpx has no public function for the proxy of a URL. This module follows the private
+`get_environment_proxies` and `URLPattern`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SET: Final = "set HTTPS_PROXY, HTTP_PROXY or ALL_PROXY to http://host:port"
 
 class Proxies:
     """
-    Which proxy a URL is asked for through.
+    The rules that assign a proxy to a URL.
 
     The proxies are `httpx.URL` objects, whose `repr` shows no password.
     """
@@ -36,9 +36,9 @@ class Proxies:
 
     def route(self, url: httpx.URL) -> httpx.URL | None:
         """
-        Give the proxy for a URL; `None`: go there directly.
+        Return the proxy for a URL; `None` for a direct connection.
 
-        What may be in clear text on this machine does not leave it for a proxy elsewhere.
+        Clear text for this machine never goes to a proxy on another one.
         """
         for pattern, proxy in self._rules:
             if pattern.matches(url):
@@ -48,25 +48,25 @@ class Proxies:
 
 
 class _Pattern:
-    """Some URLs: ``all://*example.com`` for example."""
+    """A pattern of URLs, such as ``all://*example.com``."""
 
     def __init__(self, text: str) -> None:
         url = httpx.URL(text)
         self._scheme = "" if url.scheme == "all" else url.scheme
         self._port = url.port
         host = "" if url.host == "*" else url.host
-        if host.startswith("*."):  # subdomains alone
+        if host.startswith("*."):  # only subdomains
             hosts = rf".+\.{re.escape(host[2:])}"
         elif host.startswith("*"):
             hosts = rf"(.+\.)?{re.escape(host[1:])}"
         else:
             hosts = re.escape(host)
         self._hosts = re.compile(f"^{hosts}$") if host else None
-        # The most specific one counts: with a port, then by the length of the host.
+        # The most specific pattern comes first: with a port, then by the length of the host.
         self.order = (self._port is None, -len(host), -len(self._scheme))
 
     def matches(self, url: httpx.URL) -> bool:
-        """Tell whether a URL is one of them."""
+        """Return whether a URL matches."""
         return (
             self._scheme in {"", url.scheme}
             and (self._hosts is None or self._hosts.match(url.host) is not None)
@@ -75,7 +75,7 @@ class _Pattern:
 
 
 def environment_proxies() -> Proxies | TransportError:
-    """Read the environment, and on Windows and macOS the system's settings."""
+    """Read the proxies of the environment, and of the system settings on Windows and macOS."""
     found = getproxies()
     try:
         rules = dict(_rules(found))
@@ -84,13 +84,13 @@ def environment_proxies() -> Proxies | TransportError:
         message = "NO_PROXY, or a proxy of the environment, holds what is no host or URL"
     except _UnusableProxyError as exc:
         message = str(exc)
-    from .failures import final  # noqa: PLC0415 - nearly always there is none
+    from .failures import final  # noqa: PLC0415 - rarely needed
 
     return final(message)
 
 
 class _UnusableProxyError(Exception):
-    """No retry can heal it; the text says what to set."""
+    """A proxy setting that cannot be used; the text says what to set instead."""
 
 
 def _rules(found: Mapping[str, str]) -> Iterator[tuple[str, httpx.URL | None]]:
@@ -111,20 +111,20 @@ def _checked(scheme: str, text: str) -> httpx.URL:
         message = f"{name} is a {url.scheme}:// proxy, which httpx does not know: {_SET}, or socks5"
         raise _UnusableProxyError(message)
     if url.scheme.startswith("socks") and not _has_socksio():
-        message = f"{name} is a SOCKS proxy, and socksio is missing: pip install 'httpx[socks]'"
+        message = f'{name} is a SOCKS proxy, and socksio is missing: pip install "httpx[socks]"'
         raise _UnusableProxyError(message)
     return url
 
 
 def _has_socksio() -> bool:
-    """Look for httpx's extra, which is for SOCKS alone."""
-    from importlib.util import find_spec  # noqa: PLC0415 - few have such a proxy
+    """Return whether the package for SOCKS proxies is installed."""
+    from importlib.util import find_spec  # noqa: PLC0415 - rarely needed
 
     return find_spec("socksio") is not None
 
 
 def _exception(host: str) -> str:
-    """Write an entry of ``NO_PROXY`` as a pattern of URLs."""
+    """Convert an entry of ``NO_PROXY`` into a pattern of URLs."""
     if "://" in host:
         return host
     address = host.partition("/")[0]

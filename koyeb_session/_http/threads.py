@@ -1,4 +1,4 @@
-"""Blocking twins: what of httpx is not the same in both halves."""
+"""The parts of httpx that differ between the halves, for threads."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
 
 NETWORK_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
-"""What httpx and the system raise when there is no reply."""
+"""The exceptions of httpx and the system for a request without a reply."""
 
 
 def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.BaseTransport:
-    """Blocking twin, which keeps the deadline."""
-    from .deadline_network import http_transport  # noqa: PLC0415 - imports httpcore, for its first use
+    """Make httpx's own transport, for one connection that respects the deadline."""
+    from .deadline_network import http_transport  # noqa: PLC0415 - imports httpcore, on first use
 
     return http_transport(proxy, certificates)
 
 
-def tls_ready(certificates: Certificates) -> None:  # noqa: ARG001 - it waits when it is asked
-    """Blocking twin: import what the connection needs."""
-    # The thread goes on meanwhile.
+def tls_ready(certificates: Certificates) -> None:  # noqa: ARG001 - `context` waits for them
+    """Import the module that the connection needs, while a thread loads the certificates."""
+    # Unlike its awaited twin, this need not wait.
     import httpcore  # noqa: F401, PLC0415 # pyright: ignore[reportUnusedImport]
 
 
 def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | None:
-    """Blocking twin."""
+    """Advance an auth flow to its next request; return `None` when it has ended."""
     try:
         return next(flow) if response is None else flow.send(response)
     except StopIteration:
@@ -38,12 +38,12 @@ def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | 
 
 
 def read_reply(response: httpx.Response) -> None:
-    """Blocking twin."""
+    """Read the rest of a reply to release its connection, as httpx does before a replay."""
     response.read()
 
 
 class AuthBase(httpx.Auth):
-    """Blocking twin: refuses ``httpx.AsyncClient``."""
+    """An `httpx.Auth` that refuses ``httpx.AsyncClient``, which would send unsigned requests."""
 
     def async_auth_flow(
         self,

@@ -1,7 +1,8 @@
 """
-The certificates to trust, read ahead of need and shared by all clients that would read the same.
+Load the trusted certificates ahead of need, once for all clients with the same source.
 
-Reading them takes 20 ms. A client trusts what an `httpx.Client` made at the same moment would.
+Loading them is slow: see tests/benchmarks. A client trusts the same certificates as an
+`httpx.Client` that is created at the same moment.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _FILE: Final = "SSL_CERT_FILE"
 
 class Certificates:
     """
-    The certificates of one source, and the thread that reads them.
+    The certificates of one source, and the thread that loads them.
 
-    OpenSSL lets other threads run meanwhile, and a new client has something to do until it needs
-    them: it imports what it connects with.
+    OpenSSL releases the GIL while it loads them. A new client imports its network modules in the
+    meantime.
     """
 
     def __init__(self) -> None:
@@ -37,17 +38,17 @@ class Certificates:
         self._ssl_class: object = None
         self._context: ssl.SSLContext | None = None
         self._failure: Exception | None = None
-        # No daemon: the interpreter must not end while OpenSSL is at work.
+        # Not a daemon: the interpreter must not end while OpenSSL is running.
         self._thread = threading.Thread(target=self._load, name="koyeb-session-tls")
 
     @property
     def is_loading(self) -> bool:
-        """Whether the thread is at work."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     @property
     def is_current(self) -> bool:
-        """Whether reading them again would bring the same."""
+        """Whether loading them again would give the same result."""
         return (
             self._failure is None
             and (self.is_loading or self._source == _source())
@@ -57,16 +58,16 @@ class Certificates:
 
     def start(self) -> None:
         """
-        Begin to read.
+        Start to load the certificates.
 
         Raises:
-            TransportError: The file that the environment names is not there.
+            TransportError: The file that the environment names does not exist.
         """
         if self._source.name == _FILE and self._stamp is None:
             raise self._unreadable("there is no such file")
         try:
             start_before_forks(self._thread)
-        except RuntimeError:  # no thread can be had: they are read when needed
+        except RuntimeError:  # no thread can be started: `context` loads them
             return
 
     def wait(self) -> None:
@@ -76,10 +77,10 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         """
-        Return the TLS context that trusts them.
+        Return the TLS context with these certificates.
 
         Raises:
-            TransportError: They cannot be read.
+            TransportError: The certificates cannot be read.
         """
         self.wait()
         if self._context is None and self._failure is None:
@@ -89,12 +90,12 @@ class Certificates:
         return self._context
 
     def _load(self) -> None:
-        import ssl  # noqa: PLC0415 - takes a while, and this is a thread
+        import ssl  # noqa: PLC0415 - slow to import, so this thread does it
 
         try:
             self._ssl_class = ssl.SSLContext
             self._context = httpx.create_ssl_context()
-            if not self._source.path:  # httpx has imported certifi by now
+            if not self._source.path:  # only now has httpx imported certifi
                 self._source = _source()
                 self._stamp = _stamp(self._source)
         except Exception as exc:  # noqa: BLE001 - raised to the caller that needs the context
@@ -114,14 +115,14 @@ _latest: Certificates | None = None
 
 def certificates() -> Certificates:
     """
-    Return what a new client trusts; begin to read it, unless that has been done.
+    Return the certificates for a new client, and start to load them if necessary.
 
-    There is no lock: two threads that come first at the same moment read twice.
+    There is no lock: two threads that come first at the same moment load them twice.
 
     Raises:
-        TransportError: The file that the environment names is not there.
+        TransportError: The file that the environment names does not exist.
     """
-    global _latest  # noqa: PLW0603 - one for the process
+    global _latest  # noqa: PLW0603 - shared by the whole process
     latest = _latest
     if latest is None or not latest.is_current:
         latest = Certificates()
@@ -131,7 +132,7 @@ def certificates() -> Certificates:
 
 
 def read_ahead() -> None:
-    """Begin to read, if this is the first client of the process. What is wrong shows later."""
+    """Begin to read, for the first client of the process. Making that client shows an error."""
     if _latest is None:
         with contextlib.suppress(TransportError):
             certificates()
@@ -143,7 +144,7 @@ class _Source(NamedTuple):
 
 
 def _source() -> _Source:
-    """Name the variable that httpx goes by; without one it asks certifi, once that is imported."""
+    """Return the source that httpx uses: a variable, or certifi once that is imported."""
     for name in (_FILE, "SSL_CERT_DIR"):
         if path := os.environ.get(name):
             return _Source(name, path)
@@ -152,14 +153,14 @@ def _source() -> _Source:
 
 
 def _stamp(source: _Source) -> tuple[int, int, int] | None:
-    """Tell one state of a file from another."""
+    """Return the identity of a file's content; `None` if the file does not exist."""
     try:
-        found = os.stat(source.path)  # noqa: PTH116 - pathlib would take longer
+        found = os.stat(source.path)  # noqa: PTH116 - hot path: see tests/benchmarks
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _ssl_class() -> object:
-    """Tell what a context is made of, which truststore replaces."""
+    """Return the class of TLS contexts, which truststore replaces."""
     return getattr(sys.modules.get("ssl"), "SSLContext", None)

@@ -1,1 +1,1 @@
-"""How stores write a token: records, files, keyring entries, Redis scripts."""
+"""Write tokens for the stores: records, files, keyring entries and Redis scripts."""

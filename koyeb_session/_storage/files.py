@@ -1,4 +1,4 @@
-"""A token in a file: written whole or not at all, for its owner's eyes alone. All of it blocks."""
+"""Keep a token in a file: written whole or not at all, and only for its owner. All calls block."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from .._core.models import Token
 
 _STALE: Final = 60.0
-"""Seconds after which a temporary file has no writer any more: its process was killed."""
+"""Seconds after which a temporary file counts as abandoned: its process was killed."""
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
-"""Opening a pipe without a writer would wait for one without end."""
+"""Without this flag, opening a pipe that has no writer would block forever."""
 _TAKEN_FOR_SYMLINK: Final = {errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP)}
 _IS_MOUNT: Final = {errno.EBUSY, errno.EXDEV}
-"""A file that is a mount of its own, as in a container, can be neither replaced nor removed."""
+"""The errors for replacing or removing a file that is itself a mount, as in a container."""
 _ROOT: Final = 0
 
 
 @contextlib.contextmanager
 def failing_as(what: str, path: Path) -> Generator[None]:
-    """Raise a `StoreError` in place of what the operating system raises."""
+    """Raise a `StoreError` in place of an `OSError`."""
     try:
         yield
     except OSError as exc:
@@ -47,10 +47,10 @@ def failing_as(what: str, path: Path) -> Generator[None]:
 
 
 def _copy(exc: OSError) -> OSError:
-    """Copy an error without its frames. It is no `TimeoutError`: that would tell of a held lock."""
+    """Copy an error without its frames, but never as a `TimeoutError`, which means a held lock."""
     if exc.errno is None or isinstance(exc, TimeoutError):
         return OSError(str(exc))
-    return OSError(exc.errno, exc.strerror)  # which makes the subclass that its number has
+    return OSError(exc.errno, exc.strerror)  # makes the subclass that belongs to the number
 
 
 def _why(exc: OSError) -> str:
@@ -62,7 +62,7 @@ def _why(exc: OSError) -> str:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path | ValueError:
-    """Make a path whole, with the home folder in place of ``~``: no shell did, in a container."""
+    """Make a path absolute, and expand ``~``, which no shell does in a container."""
     try:
         path = Path(path).expanduser().absolute()
     except RuntimeError:
@@ -71,7 +71,7 @@ def absolute(path: str | os.PathLike[str]) -> Path | ValueError:
 
 
 def read(path: Path) -> Token | None:
-    """Read a token; put a file aside that holds something else."""
+    """Read a token; rename a file with any other content."""
     with failing_as("read", path):
         try:
             with open(path, "rb", opener=_open) as file:
@@ -95,7 +95,7 @@ def read(path: Path) -> Token | None:
 
 
 def write(path: Path, token: Token) -> None:
-    """Put a token in place of what is there; a process killed in here leaves the old one."""
+    """Replace the file by one with this token; if the process is killed here, the old one stays."""
     with failing_as("written", path):
         if path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -111,7 +111,7 @@ def write(path: Path, token: Token) -> None:
             with open(path, "r+b", opener=_open) as file:
                 _fill(file, token)
         finally:
-            with contextlib.suppress(OSError):  # it is renamed, or its disk is away
+            with contextlib.suppress(OSError):  # already renamed, or the disk is gone
                 temporary.unlink()
         _sync_folder(path.parent)
         _sweep(path)
@@ -119,10 +119,12 @@ def write(path: Path, token: Token) -> None:
 
 def _open(path: str, flags: int) -> int:
     """
-    Open a file that this user alone may write; the check and the use are of one descriptor.
+    Open a file that only this user may write.
+
+    The check applies to the open descriptor, so nobody can swap the file between check and use.
 
     Raises:
-        StoreError: It is not one, and says what to do.
+        StoreError: The file is not safe; the message says what to do.
     """
     descriptor = os.open(path, flags | _NO_FOLLOW | _NO_WAIT, 0o600)
     why = _refusal(os.fstat(descriptor), shlex.quote(path))
@@ -159,7 +161,7 @@ def _fill(file: BinaryIO, token: Token) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file, if it is there, and those put aside; a symlink and not what it points to."""
+    """Remove the file and renamed unreadable ones; of a symlink, remove only the link."""
     with failing_as("removed", path):
         try:
             path.unlink(missing_ok=True)
@@ -169,20 +171,20 @@ def remove(path: Path) -> None:
             with open(path, "r+b", opener=_open) as file:
                 file.truncate()
                 os.fsync(file.fileno())
-        for aside in _put_aside(path):  # a damaged record may hold the token all the same
+        for aside in _put_aside(path):  # even a damaged record may contain the token
             aside.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make the folders of a file, closed to others; one that is there stays as it is."""
+    """Create the missing folders of a file, accessible only to this user."""
     missing = list(itertools.takewhile(lambda folder: not folder.exists(), path.parents))
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a rename outlast a power cut, where the file system can tell: the file is there."""
+    """Make a rename survive a power failure, if the file system can; only log a failure."""
     if os.name == "nt":  # pragma: no cover - Windows cannot open a folder
         return
     try:
@@ -196,15 +198,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _put_aside(path: Path) -> Iterator[Path]:
-    """Find what was put aside for this file, and not for one whose name begins alike."""
+    """Find renamed unreadable files of this path, not of one with a similar name."""
     for aside in path.parent.glob(f"{glob.escape(path.name)}.*.unreadable"):
         if aside.name[len(path.name) + 1 :].partition(".")[0].isdigit():
             yield aside
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed writers left: it holds tokens."""
+    """Remove the temporary files of killed writers, as they contain tokens."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):  # a writer has just renamed it
+        with contextlib.suppress(OSError):  # its writer has just renamed it
             if time.time() - temporary.stat().st_mtime > _STALE:
                 temporary.unlink()

@@ -1,4 +1,4 @@
-"""A token in the operating system's keyring. All of it blocks."""
+"""Keep a token in the operating system's keyring. All calls block."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SHORTEST_LIMIT: Final = 1280
-"""Characters that the keyring of Windows takes; no other one is known to take fewer."""
+"""The limit of the Windows keyring in characters; no other one is known to have a lower one."""
 
 
 def read(service: str, name: str) -> Token | None:
-    """Read a token; an entry that holds something else counts as none, with a warning."""
+    """Read a token; ignore an entry with any other content, with a warning."""
     import keyring  # noqa: PLC0415 - an extra
 
     found: Token | ValueError | None = unwrap(
@@ -34,7 +34,7 @@ def read(service: str, name: str) -> Token | None:
 
 
 def write(service: str, name: str, token: Token) -> None:
-    """Put a token in place of what is there."""
+    """Write a token, in place of the old entry."""
     import keyring  # noqa: PLC0415 - an extra
 
     def put() -> None:
@@ -44,7 +44,7 @@ def write(service: str, name: str, token: Token) -> None:
 
 
 def remove(service: str, name: str) -> None:
-    """Remove the entry, if it is there."""
+    """Remove the entry, if there is one."""
     import keyring  # noqa: PLC0415 - an extra
 
     def take_away() -> None:
@@ -56,10 +56,10 @@ def remove(service: str, name: str) -> None:
 
 @frameless
 def _tried(what: str, work: Callable[[], T], token: Token | None) -> T | StoreError:
-    """Return an error in place of what a back end raises, whose frames hold the record."""
+    """Return a `StoreError` in place of a back end's exception, whose frames hold the record."""
     try:
         return work()
-    except Exception as exc:  # noqa: BLE001 - each back end has errors of its own
+    except Exception as exc:  # noqa: BLE001 - each back end has its own exceptions
         text = redacted_text(exc, token)
         hint = "" if token is None else _hint(len(write_record(token)))
         error = StoreError(

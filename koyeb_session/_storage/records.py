@@ -1,4 +1,4 @@
-"""What stores write: a versioned JSON record of a token."""
+"""The format of a saved token: a versioned JSON record."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ VERSION: Final = 2
 _READ: Final = (1, VERSION)
 """Version 1 has neither ``renewal`` nor ``provenance``."""
 LIMIT: Final = 1 << 20
-"""Bytes; no record comes near."""
+"""The largest record in bytes; real ones are far smaller."""
 
 
 @attrs.frozen
 class Record:
-    """What a store keeps: a token with all its fields, unlike a token in a reply."""
+    """A saved token, with all its fields, unlike a token in a reply."""
 
     format: str = FORMAT
     version: int = VERSION
@@ -40,9 +40,9 @@ def write_record(token: Token) -> str:
 @frameless
 def read_record(text: str | bytes | None) -> Token | ValueError | None:
     """
-    Read a token back; the error says what is wrong and quotes nothing.
+    Read a token back; the error says what is wrong, and quotes nothing.
 
-    `None`, and a text that is empty, as a file that was made to be mounted, hold no token.
+    `None` and an empty text hold no token; an empty file may have been made as a mount point.
     """
     return _record(text) if text and text.strip() else None
 

@@ -1,4 +1,4 @@
-"""A token in Redis: what is sent, and what a block of the lock knows."""
+"""Keep a token in Redis: the scripts, and the state of one block of the lock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """One command of Redis. It shows no argument, as one of them may be a record."""
+    """A Redis command whose `repr` shows no arguments, as they may contain a record."""
 
     __slots__ = ("_parts",)
 
@@ -24,26 +24,26 @@ class Command:
         self._parts = parts
 
     def send(self, client: Any) -> Any:
-        """Send it on a client, which may have to be awaited."""
+        """Send it on a client; the result is awaitable for an async one."""
         return client.execute_command(*self._parts)
 
 
 @frameless
 def digest(record: str | bytes) -> str:
-    """Name a record as Redis does, so that it need not be sent to be compared."""
+    """Return the digest of a record, as Redis calculates it, to compare without sending it."""
     content = record.encode() if isinstance(record, str) else record
     return hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 class Known(NamedTuple):
-    """The record that a store has handed out, or saved, last."""
+    """The record that a store has last loaded or saved."""
 
     digest: str
     provenance: str | None
     user_id: str | None
 
     def is_before(self, token: Token) -> bool:
-        """Tell a token that replaced the known one, and is far from being renewed itself."""
+        """Return whether a token has replaced this one, and is not due for renewal for a while."""
         issued, expires = token.issued_at, token.expires_at
         if issued is None or expires is None:
             return False
@@ -52,7 +52,7 @@ class Known(NamedTuple):
 
 
 class Block:
-    """One block of `lock`. It shows nothing, as it may hold the record."""
+    """The state of one ``lock()`` block. Its `repr` shows nothing, as it may hold the record."""
 
     __slots__ = ("_record", "fence", "may_hold", "owner", "store", "unread")
 
@@ -60,20 +60,20 @@ class Block:
         self.store = store
         self.owner = secrets.token_hex(16)
         self.fence = 0
-        """What came with the lock; 0 without it."""
+        """The fencing token that came with the lock; 0 without the lock."""
         self.may_hold = False
         """Whether Redis may have given the lock to this block."""
         self.unread = False
-        """Whether a record came with the lock, and has not been taken yet."""
+        """Whether the reply to the lock held a record that is not read yet."""
         self._record: Any = None
 
     @frameless
     def enter(self, reply: Sequence[Any], known: Known | None) -> bool:
         """
-        Take what Redis says, and tell whether the block may begin.
+        Process the reply of Redis, and return whether the block may begin.
 
-        It may begin without the lock when another process has just saved a new token under it: this
-        block will take that one over, and exchange nothing.
+        It may begin without the lock if another process, which holds it, has just saved a new
+        token: this block then takes that token over and refreshes nothing.
         """
         self.fence = int(reply[0])
         self.may_hold = self.fence > 0
@@ -85,15 +85,16 @@ class Block:
         return known is not None and isinstance(token, Token) and known.is_before(token)
 
     def take(self) -> Any:
-        """Return the record that came with the lock; `None` when there is none."""
+        """Return the record that came with the lock; `None` if there is none."""
         self.unread = False
         return self._record
 
 
 # One hash for each session, so that a cluster keeps all of it in one slot:
-#   record  the token                      saved   the fencing value that it was written with
-#   fence   grows with each lock           owner, until   who holds the lock, and how long (ms)
-# A fence is the time at least, so that it grows although Redis has lost its data.
+#   record  the token                      saved          the fencing token of its writer
+#   fence   the last fencing token         owner, until   the holder of the lock, and its end (ms)
+# A fencing token grows with each lock. It is at least the time, so that it also grows after Redis
+# has lost its data.
 
 _NOW: Final = """
 local time = redis.call('TIME')
@@ -132,9 +133,9 @@ return {fence, record}
 """
 )
 """
-``owner, lease in ms, least life of the key in ms, owners who are gone, digest`` -> the fencing
-value, 0 while another owner holds the lock, and the record; with 0 only a record that has another
-digest, where one is given.
+``owner, lease in ms, least life of the key in ms, owners to release, digest`` -> the fencing token,
+and the record. While another owner holds the lock, the fencing token is 0, and there is a record
+only if it differs from the digest.
 """
 
 UNLOCK: Final = """
@@ -159,7 +160,7 @@ redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), number('until') - now
 return 1
 """
 )
-"""``record, fencing value (0: none), ms to live (0: for ever)`` -> 0 if it came too late."""
+"""``record, fencing token (0: none), ms to live (0: forever)`` -> 0 if it came too late."""
 
 DELETE: Final = (
     _NOW

@@ -1,5 +1,5 @@
 """
-A Koyeb sign-in service for tests: in memory, on a clock of its own, and failing on demand.
+A fake Koyeb sign-in service for tests: in memory, with its own clock, and failing on demand.
 
 ``python -m koyeb_session.testing`` serves it for programs in any language.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._clock import FakeClock
     from ._conformance import async_check_store, check_store
+    from ._fake import FakeService
     from ._faults import Fault
     from ._gate import Gate
     from ._koyeb import FakeKoyeb
@@ -22,22 +23,23 @@ __all__ = [  # noqa: RUF022 - grouped by role
     # the services
     "FakeIdentityProvider",
     "FakeKoyeb",
+    "FakeService",
     "Request",
-    # what goes wrong
+    # failures
     "Fault",
     "Gate",
     # time
     "FakeClock",
-    # what a store has to do
+    # checks of stores
     "async_check_store",
     "check_store",
-    # what must not show
+    # secrets
     "assert_no_secret",
 ]
 
 if not TYPE_CHECKING:
-    # Imported when asked for: pytest loads the plugin, and with it this module, in every run of an
-    # environment that has the package. Import statements are what packs programs looks for.
+    # Imported on first use: in any environment with this package, each run of pytest loads the
+    # plugin, and with it this module. Tools like PyInstaller look for import statements.
     def __getattr__(name: str) -> object:
         match name:
             case "FakeClock":
@@ -46,6 +48,8 @@ if not TYPE_CHECKING:
                 from . import _provider as home
             case "FakeKoyeb":
                 from . import _koyeb as home
+            case "FakeService":
+                from . import _fake as home
             case "Fault":
                 from . import _faults as home
             case "Gate":

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=_port, default=8000, help="0: any free one (%(default)s)")
     options = parser.parse_args(arguments)
-    # As SIGINT does; in a container, where this is the first process, nothing else would end it.
+    # Like SIGINT. As the first process of a container, this one would ignore SIGTERM otherwise.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     fake = FakeKoyeb()
     try:

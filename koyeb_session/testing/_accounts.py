@@ -1,4 +1,4 @@
-"""Who may sign in, and to which organizations they belong."""
+"""The users of the fake service, and their organizations."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Accounts:
 
     Attributes:
         organizations: email -> the ids of the user's organizations; a sign-in that names none
-            gets the first. To begin with, each user has one alone and one shared with all others.
+            gets the first. Initially, each user has one alone and shares one with all others.
         deactivated: the ids of the organizations that are deactivated.
-        login_methods: email -> ``"KOYEB"`` or ``"WORKOS"``; whoever is not listed uses ``"KOYEB"``.
+        login_methods: email -> ``"KOYEB"`` or ``"WORKOS"``; users not listed use ``"KOYEB"``.
     """
 
     def __init__(self, users: Mapping[str, str]) -> None:
@@ -60,7 +60,7 @@ class Accounts:
 
     def get(self, email: str | None) -> Account:
         """
-        Return the account of this address, the first one if it is ``None``.
+        Return the account of this address, or the first one for ``None``.
 
         Raises:
             ValueError: there is no such user.
@@ -72,7 +72,7 @@ class Accounts:
         return account
 
     def default_organization(self, email: str) -> str:
-        """Return the organization of a sign-in that names none; empty if there is none."""
+        """Return the organization for a sign-in that names none; empty if the user has none."""
         return next(iter(self.organizations.get(email, ())), "")
 
     def is_member(self, email: str, organization_id: str) -> bool:
@@ -80,10 +80,10 @@ class Accounts:
         return organization_id in self.organizations.get(email, ())
 
     def exists(self, organization_id: str) -> bool:
-        """Return whether anybody belongs to the organization."""
+        """Return whether any user belongs to the organization."""
         return any(organization_id in ids for ids in self.organizations.values())
 
 
 def _stable_id(kind: str, name: str) -> str:
-    # The same in every run, so that a failing test reads the same twice.
+    # The same in every run, so that the output of a failing test stays the same.
     return str(uuid.uuid5(_NAMESPACE, f"{kind}/{name}"))

@@ -1,4 +1,4 @@
-"""The one resource of the fake: something to be authorised for."""
+"""The only resource of the fake service, for requests that need authorization."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST = 100
 
 
 class Apps:
-    """The apps of everybody."""
+    """The apps of all users."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, dict[str, Any]] = {}

@@ -23,9 +23,9 @@ class FakeApp:
     """
     The ASGI application.
 
-    An application cannot break a connection, so a reset and a truncation raise what ``httpx``
-    raises for them: through ``httpx.ASGITransport`` the client sees just that, and a server
-    answers with a 500 or ends the connection.
+    An application cannot break a connection. So a reset or a truncation raises the exception of
+    ``httpx`` for it. A client of ``httpx.ASGITransport`` receives that exception; a server answers
+    with a 500 or ends the connection.
     """
 
     def __init__(self, service: Service) -> None:
@@ -86,5 +86,5 @@ def _path(scope: Scope) -> str:
     root = scope.get("root_path", "")
     raw: bytes | None = scope.get("raw_path")
     path = quote(scope["path"]) if raw is None else raw.decode("latin-1")
-    # Where the application is mounted is no part of the service's own paths.
+    # The path that the application is mounted at is not part of the service's own paths.
     return path.removeprefix(quote(root)) if root else path

@@ -1,4 +1,4 @@
-"""Play a call to its end, holding it where its fault says so: once blocking, once awaiting."""
+"""Answer a call, and hold it where its fault says so: one function blocks, its twin awaits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def respond(service: Service, call: Call, patience: float | None = None) -> Repl
     Answer a call, blocking while it is held.
 
     Args:
-        service: the service that admitted it.
+        service: the service that received it.
         call: the request inside the service.
-        patience: how long the client waits at most, in seconds; ``None`` for as long as it takes.
+        patience: the client's timeout, in seconds; ``None`` for no limit.
 
     Returns:
         The reply; ``None`` if the connection breaks instead.
 
     Raises:
-        TimeoutError: the client's patience is over.
+        TimeoutError: the client's timeout has passed.
     """
     fault = call.fault
     if fault is not None and fault.hold == "request":

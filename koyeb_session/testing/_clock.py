@@ -1,4 +1,4 @@
-"""Time that a test moves by hand, so that no test has to wait for a token to grow old."""
+"""A clock that a test moves by hand, so that no test has to wait for a token to expire."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ class FakeClock:
     Args:
         start: the wall time to begin at; an aware datetime, 2026-01-01T00:00:00Z unless given.
 
-    Example:
-        >>> from datetime import timedelta
-        >>> clock = FakeClock()
-        >>> before = clock.time()
-        >>> clock.advance(timedelta(hours=1))
-        >>> clock.time() - before
-        3600.0
+    >>> from datetime import timedelta
+    >>> clock = FakeClock()
+    >>> before = clock.time()
+    >>> clock.advance(timedelta(hours=1))
+    >>> clock.time() - before
+    3600.0
     """
 
     def __init__(self, start: datetime = _START) -> None:
-        # Whole nanoseconds: a thousand steps of 0.1 s add up to 100 s exactly.
+        # Whole nanoseconds, so that a thousand steps of 0.1 s are exactly 100 s.
         self._wall = nanoseconds(start - datetime(1970, 1, 1, tzinfo=UTC))
         self._monotonic = nanoseconds(_MONOTONIC_START)
         self._lock = threading.Lock()
@@ -76,6 +75,6 @@ def nanoseconds(value: float | timedelta) -> int:
     """Return seconds, or a timedelta, in whole nanoseconds."""
     if isinstance(value, timedelta):
         return value // timedelta(microseconds=1) * 1_000
-    # Apart: a float of nanoseconds since 1970 is off by hundreds of them.
+    # Converted separately: a float of nanoseconds since 1970 is imprecise by hundreds of them.
     seconds, fraction = divmod(value, 1)
     return int(seconds) * _NANOSECOND + round(fraction * _NANOSECOND)

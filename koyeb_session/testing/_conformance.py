@@ -1,4 +1,4 @@
-"""What every token store has to do, as a check that its author can run."""
+"""A check for the authors of token stores: it tests the requirements of the protocol."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ _LONG: Final = f"a.{'b' * 2000}.c"
 _FULL: Final = Token(_LONG, "user", "organization", _AT, issued_at=_AT.replace(year=2099))
 _BARE: Final = Token("d")
 _HELD: Final = 0.05
-"""Seconds for which a second taker must not get the lock."""
+"""Seconds for which a second caller must not get the lock."""
 _PATIENCE: Final = 5.0
 _BUSY: Final = "save() and load() work in the lock while others wait for it"
 
 
 class _Failure(Exception):  # noqa: N818 - stands for any error inside the lock
-    """What the check raises inside the lock."""
+    """The exception that the check raises inside the lock."""
 
 
 def check_store(make_store: Callable[[], TokenStore]) -> None:
     """
-    Check a blocking store against what :class:`~koyeb_session.stores.TokenStore` says.
+    Check a blocking store against the promises of `TokenStore`.
 
-    It cannot see that the lock keeps other processes out, that it is free again some time after its
-    holder was killed, that waiting for it has an end, nor what happens when the database is away.
+    It cannot see other processes, the time after a holder was killed, the end of a long wait for
+    the lock, nor a database that is away.
 
     Args:
         make_store: Makes a store; all that it makes keep the same session. Their session is
             deleted, before and after.
 
     Raises:
-        AssertionError: The store does not do what the message says.
+        AssertionError: The store breaks the promise that the message names.
 
-    Example:
-        >>> from koyeb_session.stores import MemoryTokenStore
-        >>> store = MemoryTokenStore()
-        >>> check_store(lambda: store)
+    >>> from koyeb_session.stores import MemoryTokenStore
+    >>> store = MemoryTokenStore()
+    >>> check_store(lambda: store)
     """
     one, other = make_store(), make_store()
     one.delete()
@@ -76,7 +75,7 @@ def _check_lock(one: TokenStore, other: TokenStore) -> None:
         try:
             with other.lock():
                 taken.set()
-        except Exception as exc:  # noqa: BLE001 - the store's own; told in the checking thread
+        except Exception as exc:  # noqa: BLE001 - the store's; reported in the checking thread
             problems.append(exc)
 
     thread = threading.Thread(target=take, daemon=True)
@@ -92,16 +91,16 @@ def _check_lock(one: TokenStore, other: TokenStore) -> None:
 
 async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
     """
-    Check an async store against what :class:`~koyeb_session.stores.AsyncTokenStore` says.
+    Check an async store against the promises of `AsyncTokenStore`.
 
-    It sees neither more nor less than :func:`check_store`, but for cancelled blocks.
+    It sees neither more nor less than `check_store`, but for cancelled blocks.
 
     Args:
         make_store: Makes a store; all that it makes keep the same session. Their session is
             deleted, before and after.
 
     Raises:
-        AssertionError: The store does not do what the message says.
+        AssertionError: The store breaks the promise that the message names.
     """
     one, other = make_store(), make_store()
     await one.delete()
@@ -164,11 +163,11 @@ async def _async_check_cancelled(one: AsyncTokenStore) -> None:
 
 def _expect(found: Token | None, wanted: Token | None, what: str) -> None:
     _require(found == wanted, what)
-    if found is not None and wanted is not None:  # no part of a token's equality
+    if found is not None and wanted is not None:  # `issued_at` is not part of a token's equality
         _require(found.issued_at == wanted.issued_at, f"{what}, issued_at included")
 
 
 def _require(fulfilled: bool, what: str) -> None:  # noqa: FBT001 - reads like an assertion
-    """Raise what an `assert` would: ``python -O`` takes those away."""
+    """Raise an `AssertionError`, as `assert` does except under ``python -O``."""
     if not fulfilled:
         raise AssertionError(what)

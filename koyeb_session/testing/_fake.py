@@ -1,4 +1,4 @@
-"""What all fake services have: a transport, an application, a server, a log and faults."""
+"""The base of all fake services: a transport, an application, a server, a log and faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from ._transport import FakeTransport
 
 class FakeService:
     """
-    A service in memory, with all its state in this object.
+    The base of `FakeKoyeb` and `FakeIdentityProvider`: a service in memory, and its requests.
+
+    >>> import httpx
+    >>> fake: FakeService = FakeKoyeb()
+    >>> fake.fail("apps", Fault(status=503))
+    >>> with fake.serve() as url:
+    ...     httpx.get(f"{url}/v1/apps")
+    <Response [503 Service Unavailable]>
+    >>> fake.requests
+    [Request(operation='apps', method='GET', path='/v1/apps', status=503)]
 
     Attributes:
         base_url: where clients on ``transport`` find the service.
@@ -44,7 +53,7 @@ class FakeService:
 
     @property
     def requests(self) -> list[Request]:
-        """What was received, in order. Clear it to begin anew."""
+        """The requests that were received, in order. Clear the list to begin anew."""
         return self._service.requests
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[str]:
@@ -58,7 +67,7 @@ class FakeService:
         Returns:
             A context manager that yields the base URL, such as ``http://127.0.0.1:8000``.
         """
-        # Not at the top: most tests need no socket.
+        # Imported here, as most tests need no socket.
         from ._server import serving  # noqa: PLC0415
 
         return serving(self._service, host, port)
@@ -69,7 +78,7 @@ class FakeService:
 
         Args:
             operation: its name, e.g. ``"refresh"`` or ``"apps"``.
-            fault: what goes wrong.
+            fault: the fault to play.
             times: with how many requests.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Faults are scripted as values, so that a test says what goes wrong in one line."""
+"""Faults as values, so that a test can script one in a single line."""
 
 import json
 import math
@@ -18,20 +18,20 @@ _LOWEST_STATUS, _HIGHEST_STATUS = 200, 599
 @attrs.frozen(kw_only=True)
 class Fault:
     """
-    What goes wrong with one request.
+    A fault of one request, for ``FakeKoyeb.fail``.
 
-    Give it to ``FakeKoyeb.fail``. What is left out stays as the service would have it, so that
-    ``Fault()`` lets one request pass, and ``Fault(latency=0.2)`` is the right reply, late.
+    All that is not given stays as the service would have it. So ``Fault()`` lets one request pass,
+    and ``Fault(latency=0.2)`` is the right reply, late.
 
     Attributes:
-        status: the status to answer with, 200 to 599. With no ``body``, the body is what the API
-            promises for this status.
+        status: the status to answer with, 200 to 599. With no ``body``, the body is the API's own
+            for this status.
         body: the body to answer with: a ``dict`` or a ``list`` is sent as JSON, text as UTF-8,
             bytes as they are. With no ``status``, the status is 200.
         headers: headers to add to the reply, or to replace in it.
         latency: how long to hold the reply, in seconds of real time.
         gate: holds the reply until it is opened.
-        hold: what ``latency`` and ``gate`` hold up: the ``"reply"`` of a service that has done its
+        hold: the part that is held up: the ``"reply"`` of a service that has done its
             work, or the ``"request"`` before the service sees it. A client that gives up on a held
             request leaves nothing behind.
         refuse: there is no connection: the request does not arrive, and is not logged. A socket
@@ -45,9 +45,8 @@ class Fault:
     Raises:
         ValueError: a value is out of its range, or the values exclude each other.
 
-    Example:
-        >>> Fault(status=503, headers={"retry-after": "3"})
-        Fault(status=503, headers={'retry-after': '3'})
+    >>> Fault(status=503, headers={"retry-after": "3"})
+    Fault(status=503, headers={'retry-after': '3'})
     """
 
     status: int | None = None

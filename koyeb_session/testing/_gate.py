@@ -1,4 +1,4 @@
-"""A gate holds replies until the test opens it: order without sleeping."""
+"""A gate that holds replies until the test opens it, so that tests need not sleep."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ import anyio
 
 class Gate:
     """
-    Holds whatever arrives until ``open`` is called, from any thread or event loop.
+    Holds all arrivals until ``open`` is called, from any thread or event loop.
 
     Give it to a ``Fault``; the faulted reply stays with the service until the gate opens. A gate
     opens once and stays open.
 
-    Example:
-        >>> gate = Gate()
-        >>> fault = Fault(gate=gate)
-        >>> gate.is_open, gate.arrived
-        (False, 0)
-        >>> gate.open()
-        >>> gate.is_open
-        True
+    >>> gate = Gate()
+    >>> fault = Fault(gate=gate)
+    >>> gate.is_open, gate.arrived
+    (False, 0)
+    >>> gate.open()
+    >>> gate.is_open
+    True
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._is_open = False
         self._arrived = 0
-        # Two lists, so that an arrival does not wake everybody who waits for the opening.
+        # Two lists, so that an arrival does not wake all the tasks that wait for the opening.
         self._on_open: list[_Waker] = []
         self._on_arrival: list[_Waker] = []
 
@@ -49,7 +48,7 @@ class Gate:
         return self._arrived
 
     def open(self) -> None:
-        """Let through what is held here, and all that comes later."""
+        """Let through all that are held here, and all that come later."""
         with self._condition:
             self._is_open = True
             self._condition.notify_all()
@@ -89,10 +88,10 @@ class Gate:
 
     def pass_through(self, timeout: float | None = None) -> None:
         """
-        Arrive here and block until the gate is open.
+        Arrive at the gate and block until it is open.
 
         Args:
-            timeout: how long to wait at most, in seconds; ``None`` for as long as it takes.
+            timeout: how long to wait at most, in seconds; ``None`` for no limit.
 
         Raises:
             TimeoutError: the gate stayed closed for that time.
@@ -103,7 +102,7 @@ class Gate:
                 raise TimeoutError
 
     async def apass_through(self) -> None:
-        """Arrive here and wait until the gate is open, without blocking the event loop."""
+        """Arrive at the gate and wait until it is open, without blocking the event loop."""
         self._arrive()
         await self._until(lambda: self._is_open, self._on_open)
 
@@ -140,7 +139,7 @@ class _Waker:
         self._call_soon = _call_soon_threadsafe()
 
     def __call__(self) -> None:
-        # The loop of a task that nobody finished may be closed by now: nobody is left to wake.
+        # The event loop of an abandoned task may be closed by now: then there is no task to wake.
         with contextlib.suppress(RuntimeError):
             self._call_soon(self._event.set)
 
@@ -152,7 +151,7 @@ def _call_soon_threadsafe() -> Callable[[Callable[[], None]], object]:
     try:
         return asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError:
-        # Only imported where it runs already: trio is no dependency.
+        # Imported only where trio is running, as it is not a dependency.
         import trio  # noqa: PLC0415
 
         return trio.lowlevel.current_trio_token().run_sync_soon

@@ -1,4 +1,4 @@
-"""HTTP/1.1 (RFC 9112) as a server speaks it: h11 reads; replies may be as broken as faults."""
+"""The server side of HTTP/1.1 (RFC 9112): h11 reads requests; replies may be broken on purpose."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MAX_HEAD = 64 * 1024
 _ORIGIN = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 
 
-class Malformed(Exception):  # noqa: N818 - the peer's error, answered and not raised further
-    """What arrived is no request; the connection cannot go on."""
+class Malformed(Exception):  # noqa: N818 - the peer's error, which is answered, not propagated
+    """The received bytes are not a request, and the connection cannot go on."""
 
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status)
@@ -26,7 +26,7 @@ class Malformed(Exception):  # noqa: N818 - the peer's error, answered and not r
 
 @attrs.define
 class WireRequest:
-    """One request, complete once the reader hands it out."""
+    """One request, complete once the reader returns it."""
 
     method: str
     target: str
@@ -36,25 +36,25 @@ class WireRequest:
 
 
 class RequestReader:
-    """Takes in what a connection delivers and hands out requests."""
+    """Reads the bytes of a connection, and returns requests."""
 
-    _request: WireRequest  # there from the end of its head
+    _request: WireRequest  # set once its head is complete
 
     def __init__(self) -> None:
         self._owes_continue = False
         self._begin(b"")
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes, if there are any: none would be the end, to h11."""
+        """Add the next bytes, if there are any: to h11, no bytes mean the end."""
         if data:
             self._h11.receive_data(data)
 
     def next_request(self) -> WireRequest | None:
         """
-        Hand out the next request, or ``None`` while it is incomplete.
+        Return the next request, or ``None`` while it is incomplete.
 
         Raises:
-            Malformed: what arrived is no request; there will be no more.
+            Malformed: the bytes are not a request; no further request follows.
         """
         try:
             return self._read()
@@ -67,7 +67,7 @@ class RequestReader:
         return owed and self._h11.they_are_waiting_for_100_continue
 
     def _begin(self, data: bytes) -> None:
-        # One for each request: h11 would want to see the replies, and refuses broken ones.
+        # A new one for each request: otherwise h11 would check the replies and refuse broken ones.
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
         self.feed(data)
 
@@ -93,7 +93,7 @@ class RequestReader:
 
 
 def encode(reply: Reply, *, keep_alive: bool) -> bytes:
-    """Put a reply on the wire, as much of it as is to arrive."""
+    """Encode the part of a reply that the client receives."""
     try:
         phrase = HTTPStatus(reply.status).phrase
     except ValueError:

@@ -1,4 +1,4 @@
-"""``FakeKoyeb``, the one object that a test holds."""
+"""``FakeKoyeb``, the fake service that tests use."""
 
 from __future__ import annotations
 
@@ -51,15 +51,14 @@ class FakeKoyeb(FakeService):
         ValueError: ``refresh`` or ``access_tokens`` is neither, or ``withdrawn`` names an unknown
             operation.
 
-    Example:
-        >>> import httpx
-        >>> fake = FakeKoyeb()
-        >>> with httpx.Client(transport=fake.transport, base_url=fake.base_url) as client:
-        ...     signed_in = {"Authorization": f"Bearer {fake.issue_token()}"}
-        ...     client.get("/v1/apps", headers=signed_in).status_code
-        200
-        >>> fake.requests
-        [Request(operation='apps', method='GET', path='/v1/apps', status=200)]
+    >>> import httpx
+    >>> fake = FakeKoyeb()
+    >>> with httpx.Client(transport=fake.transport, base_url=fake.base_url) as client:
+    ...     signed_in = {"Authorization": f"Bearer {fake.issue_token()}"}
+    ...     client.get("/v1/apps", headers=signed_in).status_code
+    200
+    >>> fake.requests
+    [Request(operation='apps', method='GET', path='/v1/apps', status=200)]
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class FakeKoyeb(FakeService):
         Sign a user in without a request.
 
         Args:
-            email: who; the first user if it is ``None``.
+            email: the user's address; ``None`` for the first user.
             lifetime: how long the token lives; ``None`` for the service's ``token_lifetime``.
 
         Returns:
@@ -131,7 +130,7 @@ class FakeKoyeb(FakeService):
         Issue an API access token, as the control panel does: opaque, good until it is revoked.
 
         Args:
-            email: for whom; the first user if it is ``None``.
+            email: the user's address; ``None`` for the first user.
             organization_id: the organization whose token it is; ``None`` for the user's own,
                 which acts in the user's default organization.
 

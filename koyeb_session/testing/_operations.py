@@ -1,4 +1,4 @@
-"""What each operation does: from a request and the state of the service to a reply."""
+"""The operations of the fake service: each one turns a request and the state into a reply."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DEFAULT_VALIDITY, _LONGEST_VALIDITY = timedelta(hours=1), timedelta(hours=24)
 
 @attrs.frozen
 class Rules:
-    """What Koyeb does not document, and a test therefore chooses; see ``FakeKoyeb``."""
+    """Behavior that Koyeb does not document, so that each test chooses it; see ``FakeKoyeb``."""
 
     refresh: Literal["revokes", "keeps"]
     access_tokens: Literal["jwt", "opaque"]
@@ -48,11 +48,11 @@ class Rules:
 
 class Operations:
     """
-    The operations, and the state that they work on. Not safe for threads: the service locks.
+    The operations and their state. Not thread-safe: the service holds its lock.
 
     Attributes:
         exchanges: how many refreshes have issued a token.
-        mailbox: email -> the tokens that passwordless links carried.
+        mailbox: email -> the tokens in passwordless links.
     """
 
     def __init__(self, accounts: Accounts, ledger: TokenRegistry, rules: Rules) -> None:
@@ -80,12 +80,12 @@ class Operations:
 
     def carry_out(self, operation: str, request: Request, argument: str) -> Reply:
         """
-        Do what the request asks for.
+        Carry out the operation of a request.
 
         Args:
-            operation: its name, one of the routes'.
+            operation: its name, from the routes.
             request: the request.
-            argument: what the path names, e.g. the id of an organization.
+            argument: the variable part of the path, e.g. the id of an organization.
         """
         try:
             return self._handlers[operation](request, argument)
@@ -112,7 +112,7 @@ class Operations:
         return _replies.success({})
 
     def _passwordless_login(self, request: Request, _: str) -> Reply:
-        # The reply is the same for unknown addresses: nobody learns here who has an account.
+        # The reply is the same for unknown addresses, so that it reveals no account.
         account = self._accounts.find(_text_fields(request.content, "email")["email"])
         if account is not None and not account.is_locked:
             organization = self._accounts.default_organization(account.email)
@@ -123,7 +123,7 @@ class Operations:
     def _refresh(self, request: Request, _: str) -> Reply:
         known = self._ledger.find(request.bearer or "")
         if known is not None and known.exchanged and not self._ledger.is_expired(known):
-            # RFC 9700, 4.14.2: who presents an exchanged token again may have stolen it.
+            # RFC 9700, 4.14.2: a second use of an exchanged token may be that of a thief.
             self._ledger.revoke_family(known.family)
         old = self._signed_in(request)
         if old.kind != "session":
@@ -229,7 +229,7 @@ class Operations:
         return token
 
     def _active(self, request: Request) -> IssuedToken:
-        """Accept a bearer for the organization's own affairs, unless that is deactivated."""
+        """Return the token of a request about an organization's resources, if that is active."""
         token = self._signed_in(request)
         if token.organization_id in self._accounts.deactivated:
             _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
@@ -272,7 +272,7 @@ def _json_object(content: bytes) -> dict[str, Any]:
 
 
 def _validity(content: bytes) -> timedelta:
-    """Read how long an access token is to live, which protobuf spells as ``"3600s"``."""
+    """Read the lifetime of an access token, which protobuf writes as ``"3600s"``."""
     text = _json_object(content).get("validity")
     if text is None:
         return _DEFAULT_VALIDITY
@@ -287,7 +287,7 @@ def _validity(content: bytes) -> timedelta:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)  # NaN and Infinity, which Python reads and JSON does not have
+    raise ValueError(name)  # Python accepts NaN and Infinity, which are not JSON
 
 
 def _text_fields(content: bytes, *required: str, optional: str | None = None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``FakeIdentityProvider``: where users sign in since Koyeb does not ask for passwords itself."""
+"""``FakeIdentityProvider``: a sign-in service for users whose passwords Koyeb does not check."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ROUTES = fixed_routes(
     }
 )
 _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
-_SLOWER = 5.0  # seconds that a client has to add once it has polled too fast (RFC 8628, 3.5)
+_SLOWER = 5.0  # seconds to add to the interval of a client that polls too fast (RFC 8628, 3.5)
 
 
 @attrs.define(eq=False)
 class _Device:
-    """A device that waits for a person, and what the person has decided."""
+    """A device that waits for a person, and the person's decision."""
 
     user_code: str
     expires_at: float
     interval: float
     polled_at: float | None = None
     decision: Literal["pending", "approved", "denied"] = "pending"
-    email: str | None = None  # who has approved; None for the first user
+    email: str | None = None  # the user who has approved; None for the first user
     used: bool = False
 
 
@@ -59,13 +59,12 @@ class FakeIdentityProvider(FakeService):
 
     It has the device grant (RFC 8628) and refresh tokens that rotate: each is good for one use, and
     using one again ends the whole sign-in, with all tokens that came of it (RFC 9700, 4.14.2). A
-    test decides for the person with :meth:`approve` and :meth:`deny`; to open the page
+    test decides for the person with `approve` and `deny`; to open the page
     ``verification_uri_complete`` approves, too.
 
-    ==================================== ==========================================================
-    ``POST /oauth2/device_authorization`` gives ``device_code``, ``user_code``, ``verification_uri``
-    ``POST /oauth2/token``                gives ``access_token``, ``expires_in``, ``refresh_token``
-    ==================================== ==========================================================
+    - ``POST /oauth2/device_authorization`` gives ``device_code``, ``user_code`` and
+      ``verification_uri``.
+    - ``POST /oauth2/token`` gives ``access_token``, ``expires_in`` and ``refresh_token``.
 
     Both take forms, with any ``client_id``.
 
@@ -83,17 +82,16 @@ class FakeIdentityProvider(FakeService):
         clock: tells the provider's time.
         reuses: how often a refresh token came that had been used before.
 
-    Example:
-        >>> provider = FakeIdentityProvider(FakeKoyeb())
-        >>> form = {
-        ...     "grant_type": "refresh_token",
-        ...     "client_id": "me",
-        ...     "refresh_token": provider.sign_in(),
-        ... }
-        >>> import httpx
-        >>> with httpx.Client(transport=provider.transport, base_url=provider.base_url) as client:
-        ...     sorted(client.post("/oauth2/token", data=form).json())
-        ['access_token', 'expires_in', 'refresh_token', 'token_type']
+    >>> provider = FakeIdentityProvider(FakeKoyeb())
+    >>> form = {
+    ...     "grant_type": "refresh_token",
+    ...     "client_id": "me",
+    ...     "refresh_token": provider.sign_in(),
+    ... }
+    >>> import httpx
+    >>> with httpx.Client(transport=provider.transport, base_url=provider.base_url) as client:
+    ...     sorted(client.post("/oauth2/token", data=form).json())
+    ['access_token', 'expires_in', 'refresh_token', 'token_type']
     """
 
     def __init__(
@@ -125,7 +123,7 @@ class FakeIdentityProvider(FakeService):
         Sign a user in without a request.
 
         Args:
-            email: who; the first user if it is ``None``.
+            email: the user's address; ``None`` for the first user.
 
         Returns:
             A refresh token.
@@ -144,8 +142,8 @@ class FakeIdentityProvider(FakeService):
         Let a person sign a device in.
 
         Args:
-            user_code: what the device shows.
-            email: who signs in; the first user if it is ``None``.
+            user_code: the code that the device shows.
+            email: the address of the user who signs in; ``None`` for the first user.
 
         Raises:
             ValueError: no device that waits shows this code, or there is no such user.
@@ -288,7 +286,7 @@ def _next_refresh_token(grant: _Grant) -> str:
 
 
 def _origin(request: Request, base_url: str) -> str:
-    """Tell where the client has reached the provider: on a socket that is not ``base_url``."""
+    """Return the provider's URL as the client sees it: on a socket, it is not ``base_url``."""
     host = request.headers["host"]
     return base_url if base_url == f"https://{host}" else f"http://{host}"
 
@@ -302,5 +300,5 @@ def _form(request: Request) -> dict[str, str]:
 
 
 def _refuse(error: str) -> NoReturn:
-    """Answer as RFC 6749, 5.2, and RFC 8628, 3.5, have it."""
+    """Raise the refusal that RFC 6749, 5.2, and RFC 8628, 3.5, describe."""
     raise Refusal(attrs.evolve(_replies.success({"error": error}), status=HTTPStatus.BAD_REQUEST))

@@ -1,4 +1,4 @@
-"""Replies in the shapes that the API's descriptions promise."""
+"""Replies in the formats of the API's descriptions."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ERROR_CODES = {
 
 @attrs.frozen
 class Reply:
-    """One reply, before the connection adds what belongs to it."""
+    """One reply, before the service adds the common headers."""
 
-    status: int = attrs.field(converter=int)  # an HTTPStatus reads badly in the log of a test
+    status: int = attrs.field(converter=int)  # an HTTPStatus is hard to read in a test's log
     body: bytes = attrs.field(repr=False)
     headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", _JSON),)
     sent: int | None = None  # how many bytes of the body arrive; None: all
 
     @property
     def received_body(self) -> bytes:
-        """As much of the body as reaches the client."""
+        """The part of the body that reaches the client."""
         return self.body if self.sent is None else self.body[: self.sent]
 
     @property
@@ -41,15 +41,15 @@ class Reply:
 
     @property
     def cut_short(self) -> str:
-        """What a client says about a truncated body."""
+        """The message of a client about a truncated body."""
         return (
             "peer closed connection without sending complete message body "
             f"(received {len(self.received_body)} bytes, expected {len(self.body)})"
         )
 
 
-class Refusal(Exception):  # noqa: N818 - a way out of an operation, not an error of the kit
-    """Ends an operation with an error reply."""
+class Refusal(Exception):  # noqa: N818 - ends an operation; not an error of the kit
+    """An error reply, raised to end an operation."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -65,8 +65,8 @@ def error(status: int, message: str, code: str | None = None) -> Reply:
     """
     Return an ``Error``: 401, 403, 404, 500 and 503.
 
-    A 401 has no ``code``. One description has it as an ``Error``, whose code is text, and the other
-    as a ``google.rpc.Status``, whose code is a number: only without one does it fit both.
+    A 401 has no ``code``. In one description it is an ``Error``, whose code is text, and in the
+    other a ``google.rpc.Status``, whose code is a number. Without a code it fits both.
     """
     payload: dict[str, Any] = {"status": status, "message": message}
     if (code := code or _ERROR_CODES.get(status)) is not None:
@@ -75,7 +75,7 @@ def error(status: int, message: str, code: str | None = None) -> Reply:
 
 
 def invalid(fields: dict[str, str]) -> Reply:
-    """Return the ``ErrorWithFields`` of a 400: what is wrong with which field."""
+    """Return the ``ErrorWithFields`` of a 400, with the problem of each invalid field."""
     listed = [{"field": name, "description": text} for name, text in fields.items()]
     payload: dict[str, Any] = {
         "status": 400,
@@ -87,7 +87,7 @@ def invalid(fields: dict[str, str]) -> Reply:
 
 
 def rpc_status(status: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
-    """Return the ``google.rpc.Status`` of everything else, as the API gateway words it."""
+    """Return the ``google.rpc.Status`` of any other error, in the words of the API gateway."""
     payload: dict[str, Any] = {
         "code": _RPC_CODES.get(status, _RPC_UNKNOWN),
         "message": _phrase(status),
@@ -97,9 +97,9 @@ def rpc_status(status: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Re
 
 
 def expected(status: int) -> Reply:
-    """Return what the API promises for a status, for a fault that gives the status alone."""
+    """Return the documented reply for a status, for a fault that names only the status."""
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        # The load balancer in front of the service answers this one, and not in JSON.
+        # This one comes from the load balancer in front of the service, and is not JSON.
         return Reply(status, b"Too Many Requests", ((b"content-type", b"text/plain"),))
     if status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         return Reply(status, b"", ())

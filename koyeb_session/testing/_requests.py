@@ -1,4 +1,4 @@
-"""The log of what the service received, for tests to assert on."""
+"""The log of received requests, for the assertions of tests."""
 
 import json
 from typing import Any
@@ -13,6 +13,13 @@ RawHeaders = list[tuple[bytes, bytes]]
 class Request:
     """
     One request as it arrived.
+
+    >>> import httpx
+    >>> fake = FakeKoyeb()
+    >>> httpx.Client(transport=fake.transport).get(f"{fake.base_url}/v1/apps?limit=5")
+    <Response [401 Unauthorized]>
+    >>> [(it.operation, it.query, it.bearer, it.status) for it in fake.requests]
+    [('apps', 'limit=5', None, 401)]
 
     Attributes:
         operation: which operation it was for, e.g. ``"refresh"``; ``None`` if the service knows

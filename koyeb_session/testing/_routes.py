@@ -1,4 +1,4 @@
-"""Which operation a request is for."""
+"""Find the operation of a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import attrs
 
 Methods = Mapping[str, str]
-"""The methods that a path knows, with their operations."""
+"""The methods of a path, with their operations."""
 
 _FIXED: Mapping[str, Methods] = {
     "/v1/account/login": {"POST": "login"},
@@ -33,13 +33,12 @@ _NONE: Methods = {}
 @attrs.frozen
 class Route:
     """
-    Where a request leads.
+    The operation of a request, and the other methods of its path.
 
     Attributes:
-        operation: the operation; ``None`` if there is none by this method and path.
-        argument: what the path names, e.g. the id of an organization.
-        methods: the methods that the path knows, with their operations; empty if there is no such
-            path.
+        operation: the operation; ``None`` if this method and path have none.
+        argument: the variable part of the path, e.g. the id of an organization.
+        methods: the methods of the path, with their operations; empty if there is no such path.
     """
 
     operation: str | None
@@ -54,7 +53,7 @@ class Routes:
 
     Attributes:
         operations: the names of its operations.
-        find_path: finds the methods of a path, as it was sent, and what the path names.
+        find_path: finds the methods of a path, as it was sent, and its variable part.
     """
 
     operations: frozenset[str]
@@ -67,7 +66,7 @@ class Routes:
 
 
 def fixed_routes(paths: Mapping[str, Methods]) -> Routes:
-    """Make the routes of a service whose paths name nothing."""
+    """Make the routes of a service whose paths have no variable part."""
     return Routes(_operations(*paths.values()), lambda path: (paths.get(path, _NONE), ""))
 
 

@@ -1,4 +1,4 @@
-"""Looks for secrets where they have no business: in logs, representations and tracebacks."""
+"""Search for secrets in logs, representations and tracebacks, where none may appear."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .._core.redaction import spellings
 _KIT: Final = Path(__file__).parent
 _RUNNERS: Final = frozenset({"_pytest", "pluggy"})
 _PLAIN: Final = (list, tuple, set, frozenset, dict, deque, UserList)
-"""Collections whose ``repr`` is made of the items'."""
+"""Collections whose ``repr`` consists of the items' own."""
 _OPENED: Final = (list, tuple, set, frozenset, Mapping)
-"""Collections that Sentry walks, whatever their ``repr``."""
+"""Collections whose items Sentry shows, even if they have their own ``repr``."""
 _LONGEST: Final = 10_000
-"""Items of a mapping that is no `dict`; it may have no end."""
-# What pytest's caplog, recwarn, ExceptionInfo and CaptureResult keep, and where.
+"""The number of items to search in a mapping that is not a `dict`, as it may be infinite."""
+# The attributes with the contents of pytest's caplog, recwarn, ExceptionInfo and CaptureResult.
 _PYTEST_HOLDS: Final = ("records", "text", "list", "value", "out", "err")
 
 
@@ -37,13 +37,15 @@ def assert_no_secret(
     """
     Assert that none of the things shows any of the secrets.
 
-    What is searched depends on the thing. Text and bytes are taken as they are, and collections
-    item by item. Log records are searched with their arguments, extras and exceptions, warnings
-    with their messages; pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output
-    can be given as they are. An exception is searched with its arguments, notes, attributes,
-    pickle and traceback, the local variables of each frame included, and so are its causes, its
-    contexts and the members of a group. Of any other object it is the ``repr``, ``str`` and
-    ``format``.
+    The search depends on the thing:
+
+    - Text and bytes are searched as they are, and collections item by item.
+    - Log records are searched with their arguments, extras and exceptions, warnings with their
+      messages. Give pytest's ``caplog``, ``recwarn``, ``ExceptionInfo`` and captured output as they
+      are.
+    - An exception is searched with its arguments, notes, attributes, pickle and traceback, with the
+      local variables of each frame. So are its causes, its contexts and the members of a group.
+    - Of any other object the ``repr``, ``str`` and ``format`` are searched.
 
     Tools that show local variables do not all ask for the ``repr``. So objects and variables are
     also searched as rich, structlog and Sentry walk them: by the fields of attrs classes and
@@ -64,16 +66,25 @@ def assert_no_secret(
         AssertionError: a secret was found; it says where, and does not show the secret.
         ValueError: no secret is given, or an empty one.
 
-    Example:
-        >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
+    >>> assert_no_secret("hunter2", ValueError("no such user"), ["a line", b"some bytes"])
     """
-    __tracebackhide__ = True  # pytest would show the arguments
-    wanted = [secrets] if isinstance(secrets, str) else list(secrets)
+    __tracebackhide__ = True  # otherwise pytest would show the arguments
+    wants = _frame_filter(_caller(inspect.currentframe()), packages)
+    problem = _examine([secrets] if isinstance(secrets, str) else list(secrets), things, wants)
+    del secrets, things  # a report of the failed test may show the variables of this frame
+    if problem is not None:
+        raise problem
+
+
+def _examine(
+    wanted: Sequence[str], things: object, wants_frames_of: Callable[[str], bool]
+) -> AssertionError | ValueError | None:
+    """Say where the secrets are found."""
     if not wanted or not all(wanted):
-        raise ValueError("give at least one secret, and no empty one")
-    search = _Search(_frame_filter(_caller(inspect.currentframe()), packages))
+        return ValueError("give at least one secret, and no empty one")
+    search = _Search(wants_frames_of)
     patterns = [_Pattern.of(secret) for secret in wanted]
-    clean: set[str] = set()  # records of logs show the same few texts again and again
+    clean: set[str] = set()  # log records repeat the same few texts
     found: dict[str, None] = {}
     for where, text in search.texts(things):
         if text in clean:
@@ -82,17 +93,16 @@ def assert_no_secret(
         found |= dict.fromkeys(f"secret {n} of {len(wanted)} found in {where}" for n in shown)
         if not shown:
             clean.add(text)
-    if found:
-        raise AssertionError("\n".join(found))
+    return AssertionError("\n".join(found)) if found else None
 
 
 def _caller(frame: types.FrameType | None) -> str:
-    """Give the file of the code that called the function of this frame."""
+    """Return the file of the code that called the function of this frame."""
     return frame.f_back.f_code.co_filename if frame and frame.f_back else ""
 
 
 class _Pattern(NamedTuple):
-    """The spellings of one secret; most of them hold its ``core``, which is looked for first."""
+    """The spellings of one secret; most contain its ``core``, so the search starts with that."""
 
     core: str
     with_core: tuple[str, ...]
@@ -106,39 +116,40 @@ class _Pattern(NamedTuple):
         return cls(core, tuple(forms - others), tuple(others))
 
     def is_in(self, text: str) -> bool:
-        """Tell whether a text shows the secret."""
+        """Return whether a text shows the secret."""
         forms = (*self.with_core, *self.others) if self.core in text else self.others
         return any(form in text for form in forms)
 
 
 def _in_repr(text: str) -> Iterator[str]:
-    """Give how the text reads in a ``repr``, of bytes too, whichever quotation marks it has."""
+    """Yield the spellings of a text in a ``repr``, of a string or of bytes, with either quotes."""
     raw = f'{text}"'.encode(errors="surrogatepass")
     for shown in (repr(f'{text}"')[1:-2], repr(raw)[2:-2]):
         yield from (shown, shown.replace("\\'", "'"))
 
 
 class _Piece(NamedTuple):
-    """Something to search; named, so that a finding can be told without being shown."""
+    """An object to search, with a name, so that a message need not show the object itself."""
 
     where: str
     thing: object
     whole: bool
-    """Whether exceptions and log records are taken apart; of a variable only their ``repr`` is."""
+    """Whether to search the parts of exceptions and log records, or only their ``repr``."""
 
 
 _Pieces = Iterator[_Piece]
 
 
 class _Search:
-    """Walks through things and tells all the text that they show."""
+    """Walks through objects, and yields all text that they show."""
 
     def __init__(self, wants_frames_of: Callable[[str], bool]) -> None:
         self._wants_frames_of = wants_frames_of
-        self._seen: dict[tuple[int, bool], object] = {}  # holds the objects: no id is used twice
+        # The values keep the objects alive, so that no id is reused.
+        self._seen: dict[tuple[int, bool], object] = {}
 
     def texts(self, things: object) -> Iterator[tuple[str, str]]:
-        """Give pairs of where and what."""
+        """Yield pairs of a name and a text."""
         left = [_Piece("things", things, whole=True)]
         while left:
             piece = left.pop()
@@ -158,7 +169,7 @@ class _Search:
         elif isinstance(thing, BaseException):
             yield from self._exception(f"{where} ({type(thing).__name__})", thing)
         elif isinstance(thing, logging.LogRecord):
-            with contextlib.suppress(Exception):  # the arguments may not fit the message
+            with contextlib.suppress(Exception):  # the arguments may not match the message
                 yield _Piece(f"{where}.getMessage()", thing.getMessage(), whole)
             yield from _attributes(where, thing)
         elif isinstance(thing, warnings.WarningMessage):
@@ -176,7 +187,7 @@ class _Search:
         with contextlib.suppress(Exception):  # not every exception can be pickled
             yield _Piece(f"the pickle of {where}", pickle.dumps(error), whole=True)
         yield from self._frames(where, error)
-        for name in ("__cause__", "__context__"):  # a group has its members in ``args``
+        for name in ("__cause__", "__context__"):  # the members of a group are in ``args``
             yield _Piece(f"{where}.{name}", getattr(error, name), whole=True)
 
     def _frames(self, where: str, error: BaseException) -> _Pieces:
@@ -191,7 +202,7 @@ class _Search:
 
 
 def _as_variable(piece: _Piece) -> _Pieces:
-    """Take a value apart as tools do that show variables."""
+    """Yield the parts of a value that tools show for a variable."""
     where, thing, whole = piece
     kind = type(thing)
     if kind not in _PLAIN:
@@ -200,13 +211,13 @@ def _as_variable(piece: _Piece) -> _Pieces:
         yield _Piece(f"{where}.{name}", value, whole)
     for name in ("__rich_repr__", "__sentry_repr__"):
         if callable(getattr(kind, name, None)):
-            with contextlib.suppress(Exception):  # then the tools fall back on the repr
+            with contextlib.suppress(Exception):  # the tools then use the repr
                 result = getattr(thing, name)()
                 items = list(result) if name == "__rich_repr__" else result
                 yield _Piece(f"{name}() of {where}", items, whole)
     if kind in _PLAIN or isinstance(thing, _OPENED):
-        with contextlib.suppress(Exception):  # what cannot be read shows nothing
-            # Numbered, not named: a key may be the secret.
+        with contextlib.suppress(Exception):  # a collection that cannot be read shows nothing
+            # Numbered, not named, as a key may be the secret.
             for number, item in enumerate(_items(cast("Iterable[object]", thing))):
                 yield _Piece(f"{where}[{number}]", item, whole)
 
@@ -220,25 +231,25 @@ def _items(collection: Iterable[object]) -> Iterator[object]:
 
 
 def _fields(thing: Any) -> Iterator[tuple[str, object]]:
-    """Give the fields that rich walks: of attrs classes, and of dataclasses with their own repr."""
+    """Yield the fields that rich shows, of attrs classes and dataclasses with a generated repr."""
     kind = cast("Any", type(thing))
     fields: Iterable[Any] = getattr(kind, "__attrs_attrs__", ())
-    if hasattr(kind.__repr__, "__wrapped__"):  # by `reprlib.recursive_repr`, as dataclasses do
+    if hasattr(kind.__repr__, "__wrapped__"):  # dataclasses use `reprlib.recursive_repr`
         fields = getattr(kind, "__dataclass_fields__", {}).values() or fields
     for field in fields:
         if field.repr:
-            with contextlib.suppress(Exception):  # it has no value yet
+            with contextlib.suppress(Exception):  # the field has no value yet
                 value = getattr(thing, field.name)
                 yield field.name, field.repr(value) if callable(field.repr) else value
 
 
 def _attributes(where: str, thing: object) -> _Pieces:
-    """Give all that an object holds, in its ``__dict__`` and in the slots of its classes."""
+    """Yield all attributes of an object, from its ``__dict__`` and the slots of its classes."""
     held = dict(vars(thing))
     for kind in type(thing).__mro__:
         for name, slot in vars(kind).items():
             if isinstance(slot, types.MemberDescriptorType):
-                with contextlib.suppress(AttributeError):  # it is empty
+                with contextlib.suppress(AttributeError):  # the slot is empty
                     held[name] = slot.__get__(thing)
     for name, value in held.items():
         yield _Piece(f"{where}.{name}", value, whole=True)
@@ -246,7 +257,7 @@ def _attributes(where: str, thing: object) -> _Pieces:
 
 def _shown(where: str, thing: object) -> _Pieces:
     for show in (repr, str, format):
-        with contextlib.suppress(Exception):  # what cannot be shown shows nothing
+        with contextlib.suppress(Exception):  # an object whose method raises shows nothing
             yield _Piece(f"{show.__name__}() of {where}", show(thing), whole=False)
 
 

@@ -1,8 +1,8 @@
 """
-The service on a real socket, for what only a network shows.
+Serve the fake service on a real socket, for tests that need a network.
 
-One thread with an event loop of its own serves all connections: a thread for each of them would
-cost more than the client under test.
+One thread with its own event loop serves all connections. A thread for each connection would cost
+more than the client under test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._replies import Reply
 from ._service import Call, Service
 
 _BACKLOG = 4096
-_STEPS_OF_AN_ACCEPT = 4  # of the event loop, until an accepted connection is known here
+_STEPS_OF_AN_ACCEPT = 4  # steps of the event loop until an accepted connection is registered
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # l_onoff, l_linger
 
@@ -30,9 +30,9 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # l_onoff, l_linger
 @contextlib.contextmanager
 def serving(service: Service, host: str, port: int) -> Generator[str]:
     """
-    Serve on an address, at a free port if it is 0, and yield the base URL.
+    Serve on an address, on any free port if the port is 0, and yield the base URL.
 
-    On leaving, connections that are still open are ended, and the thread is waited for.
+    At the end of the block, open connections are aborted, and the thread is joined.
     """
     is_v6 = ":" in host
     listener = socket.create_server(
@@ -73,7 +73,7 @@ async def _serve(service: Service, listener: socket.socket, stop: asyncio.Event)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: its requests are answered one after another."""
+    """One connection, whose requests are answered one after another."""
 
     _transport: asyncio.Transport
 
@@ -101,7 +101,7 @@ class _Connection(asyncio.Protocol):
             self._go_on()
 
     async def abort(self) -> None:
-        """End the connection and what it waits for, and wait for both."""
+        """Abort the connection, and wait until it and its held call have ended."""
         self._transport.abort()
         await self._lost.wait()
         if self._held is not None:
@@ -146,8 +146,8 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _refuse(self, malformed: Malformed) -> None:
-        # The rest of what the client sends is read and dropped: to close on it would be a reset,
-        # which could overtake the reply.
+        # Further bytes of the client are read and dropped. Closing the socket before they are read
+        # would send a reset, which could overtake the reply.
         self._is_deaf = True
         reply = self._service.complete(_replies.rpc_status(malformed.status))
         self._transport.write(encode(reply, keep_alive=False))

@@ -1,4 +1,4 @@
-"""The service without any connection: it takes requests in and says what becomes of them."""
+"""The fake service without connections: it receives requests and decides the replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._requests import RawHeaders, Request
 from ._routes import Route, Routes
 
 CarryOut = Callable[[str, Request, str], Reply]
-"""Does what a request asks for: takes its operation, itself, and what its path names."""
+"""A function that carries out a request: ``(operation, request, argument) -> reply``."""
 
 
 @attrs.define(eq=False)
@@ -34,11 +34,13 @@ class Call:
 
 class Service:
     """
-    Decides; the transport, the ASGI application and the server only carry bytes. Thread-safe.
+    Decides the replies; the transport, the ASGI application and the server only carry bytes.
+
+    It is thread-safe.
 
     Attributes:
-        requests: what arrived, in order.
-        lock: to be held by whoever reads or changes the state behind ``carry_out``.
+        requests: the received requests, in order.
+        lock: hold it to read or change the state behind ``carry_out``.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Service:
             self._faults.setdefault(name, deque()).append((fault, times))
 
     def recover(self, operation: str | None) -> None:
-        """Drop the faults that have not been played, for one operation or for all."""
+        """Drop the queued faults of one operation, or of all."""
         names = self._routes.operations if operation is None else self._known((operation,))
         with self.lock:
             for name in names:
@@ -71,11 +73,11 @@ class Service:
 
     def receive(self, method: str, target: str, headers: RawHeaders, content: bytes) -> Call:
         """
-        Let a request in: log it, and find the fault that it meets.
+        Log a request, and find its fault.
 
         Args:
             method: the HTTP method.
-            target: path and query as they were sent.
+            target: the path and query as they were sent.
             headers: the headers, with names in any case.
             content: the whole body.
         """
@@ -90,7 +92,7 @@ class Service:
 
     def answer(self, call: Call) -> Reply | None:
         """
-        Carry the operation out, unless the fault forbids it, and word the reply.
+        Carry the operation out, unless the fault forbids it, and make the reply.
 
         Returns:
             The reply with all its headers; ``None`` if the connection breaks instead.
@@ -107,7 +109,7 @@ class Service:
         return None if reply is None else self.complete(reply)
 
     def complete(self, reply: Reply) -> Reply:
-        """Add the headers that every reply carries."""
+        """Add the headers that every reply has."""
         added = {b"date": self._date_header(), b"x-request-id": b"%032x" % next(self._serials)}
         if reply.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             added[b"content-length"] = b"%d" % len(reply.body)

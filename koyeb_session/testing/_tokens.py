@@ -1,4 +1,4 @@
-"""The tokens that the service has issued, and which of them it accepts now."""
+"""The tokens that the fake service has issued, live or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._core.models import Clock
 from ._clock import nanoseconds
 
 _NANOSECOND = 1_000_000_000
-# Go cannot print a later year, and neither can Python.
+# The end of the year 9999: neither Go nor Python can format a later one.
 _LAST_MOMENT = 253_402_300_799 * _NANOSECOND
 _JWT_HEADER = {"alg": "HS256", "typ": "JWT"}
 _OPAQUE_BYTES = 48  # 64 characters of base64
@@ -29,7 +29,7 @@ TokenKind = Literal["session", "access", "api", "organization api"]
 @attrs.define(eq=False)
 class IssuedToken:
     """
-    One token and what became of it.
+    One token, with its state.
 
     Attributes:
         kind: ``"session"``; ``"access"`` for a short-lived token of one organization; ``"api"``
@@ -48,7 +48,7 @@ class IssuedToken:
     revoked: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Return the ``Token`` of the API; it has no ``organization_id`` if it is for none."""
+        """Return the ``Token`` of the API; it omits ``organization_id`` if there is none."""
         organization = {"organization_id": self.organization_id} if self.organization_id else {}
         return {
             "id": self.id,
@@ -80,7 +80,7 @@ class TokenRegistry:
         kind: TokenKind = "session",
         opaque: bool = False,
     ) -> IssuedToken:
-        """Issue a token that expires; it starts a family of its own unless it is given one."""
+        """Issue a token that expires; it starts its own family unless ``family`` is given."""
         issued_at = nanoseconds(self._clock.time())
         lived = nanoseconds(self._lifetime if lifetime is None else lifetime)
         expires_at = max(0, min(issued_at + lived, _LAST_MOMENT))
@@ -120,15 +120,15 @@ class TokenRegistry:
         )
 
     def find(self, token_id: str) -> IssuedToken | None:
-        """Return the token by this id, live or not."""
+        """Return the token with this id, live or not."""
         return self._tokens.get(token_id)
 
     def is_expired(self, token: IssuedToken) -> bool:
-        """Return whether the token's time is over."""
+        """Return whether the token has expired."""
         return nanoseconds(self._clock.time()) >= token.expires_at
 
     def find_live(self, token_id: str) -> IssuedToken | None:
-        """Return the token by this id if the service accepts it now."""
+        """Return the token with this id if the service accepts it now."""
         token = self._tokens.get(token_id)
         return None if token is None or token.revoked or self.is_expired(token) else token
 
@@ -160,7 +160,7 @@ def _base64url(value: bytes) -> str:
 
 
 def _rfc3339(nanoseconds: int) -> str:
-    """Print a time as Go does: up to nine fractional digits, and none that are zero at the end."""
+    """Format a time as Go does: up to nine fractional digits, without trailing zeros."""
     seconds, fraction = divmod(nanoseconds, _NANOSECOND)
     whole = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%FT%T")
     digits = f".{fraction:09d}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""The service behind an ``httpx`` transport: no network, and all that a connection can do wrong."""
+"""The fake service as an ``httpx`` transport: without a network, but with all of its failures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
     """
     A transport for ``httpx.AsyncClient`` and for ``httpx.Client``, for any number of them.
 
-    It reads the request's stream as a connection does, so that a body that cannot be sent twice
-    is seen to fail. The reply comes as a stream that nobody has read yet. A held reply ends with
-    ``httpx.ReadTimeout`` when the request's read timeout is over. Closing the transport does
-    nothing: clients that share it close it one after another.
+    It reads the request's stream as a connection does, so that a test sees a body fail that cannot
+    be sent twice. The reply is a stream that is not read yet. A held reply ends with
+    ``httpx.ReadTimeout`` after the request's read timeout. Closing the transport does nothing, as
+    several clients may share it.
     """
 
     def __init__(self, service: Service) -> None:
@@ -35,7 +35,7 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
 
     @property
     def open_replies(self) -> int:
-        """How many replies nobody has closed yet; a client that leaks none leaves 0."""
+        """The number of replies that are not closed yet; 0 after a client that leaks none."""
         return self._open_replies
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -59,8 +59,8 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
         body = Body()
         async for chunk in request.stream:
             body.add(chunk)
-        # A connection gives way twice: as the request leaves and before the reply is there. So
-        # other tasks come in between, and a cancellation may lose the reply.
+        # A connection yields to the event loop twice: when the request leaves, and before the reply
+        # arrives. So other tasks run in between, and a cancellation may lose the reply.
         await anyio.lowlevel.checkpoint()
         call = self._admit(request, body)
         try:
@@ -71,10 +71,10 @@ class FakeTransport(httpx.AsyncBaseTransport, httpx.BaseTransport):
         return self._respond(call, reply)
 
     def close(self) -> None:
-        """Do nothing: others may use the transport."""
+        """Do nothing, as other clients may use the transport."""
 
     async def aclose(self) -> None:
-        """Do nothing: others may use the transport."""
+        """Do nothing, as other clients may use the transport."""
 
     def _admit(self, request: httpx.Request, body: Body) -> Call:
         target = request.url.raw_path.decode("ascii")

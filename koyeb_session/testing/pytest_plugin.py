@@ -1,4 +1,4 @@
-"""Fixtures for every test suite of an environment that this package is installed in."""
+"""Fixtures for each test suite of an environment that contains this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def koyeb_clock() -> FakeClock:
     """A clock that stands still until the test moves it."""
-    # Not at the top: pytest loads this module in every run, and most do not use it.
+    # Imported here: pytest loads this module in every run, and most runs do not use it.
     from . import FakeClock  # noqa: PLC0415
 
     return FakeClock()

@@ -122,7 +122,7 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
     def begin(*_: object) -> Any:
         return shared
 
-    monkeypatch.setattr(type(session._keeper), "_begin", begin)
+    monkeypatch.setattr(type(session._keeper), "_join_or_start", begin)
     with pytest.raises(KoyebSessionError, match="meanwhile"):
         await session.refresh()
 

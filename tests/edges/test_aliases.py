@@ -93,7 +93,7 @@ async def test_alias_ready_made(name: str) -> None:
 def test_example_of_the_docstring() -> None:
     """What the docstring shows is an application."""
     text = inspect.getdoc(KoyebSessions) or ""
-    found = re.search(r"code-block:: python\n\n(.*?)\n\n``", text, re.DOTALL)
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert found is not None
     names = {**vars(koyeb_session), **vars(fastapi)}
     names |= {"KoyebSessions": KoyebSessions, "Annotated": Annotated, "Any": Any}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,8 @@ from koyeb_session._core.redaction import safe_message
 from koyeb_session._core.results import without_frames
 
 from .matrix import EMAIL
-from .replies import MIB
+from .replies import MIB, head, reply
+from .server import Exchange, Server
 
 
 class Endless(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -99,3 +101,28 @@ def test_detached_error_has_lost_its_frames_and_nothing_else() -> None:
 def test_detached_error_without_a_cause() -> None:
     """An error without a cause gets none."""
     assert without_frames(StoreError("away")).__cause__ is None
+
+
+def _two_replies(exchange: Exchange) -> None:
+    """Answer once too often, in one packet."""
+    bodies = (b'{"apps": []}', b'{"apps": ["of nobody"]}')
+    exchange.send(b"".join(head(200, f"Content-Length: {len(it)}") + it for it in bodies))
+
+
+def test_response_that_nobody_asked_for_answers_the_next_request_as_in_bare_httpx() -> None:
+    """
+    Two sessions that share a connection share what httpcore has read ahead on it.
+
+    No public interface tells of those bytes. Once bare httpx closes such a connection, this fails:
+    then the security policy has to say so.
+    """
+    replies: list[list[Any]] = []
+    with Server([_two_replies, reply()]) as server, httpx.Client() as bare:
+        replies.append([bare.get(f"{server.url}/v1/apps").json() for _ in range(2)])
+    with (
+        Server([_two_replies, reply()]) as server,
+        SessionClient(base_url=server.url, token="one") as session,
+        session.for_token("another") as other,
+    ):
+        replies.append([it.http.get("/v1/apps").json() for it in (session, other)])
+    assert replies == [[{"apps": []}, {"apps": ["of nobody"]}]] * 2

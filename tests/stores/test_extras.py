@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -15,6 +16,7 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.errors import PasswordDeleteError
 
+import koyeb_session
 from koyeb_session import SessionClient, StoreError, Token
 from koyeb_session.stores import (
     AsyncFileTokenStore,
@@ -191,6 +193,15 @@ def test_store_without_its_extra_says_what_to_install(
         store()
     assert f'pip install "koyeb-session[{extra}]"' in str(caught.value)
     assert caught.value.name == module
+
+
+def test_what_to_install_is_quoted_for_every_shell() -> None:
+    """Windows' cmd takes single quotes for a part of the name."""
+    package = Path(koyeb_session.__file__).parent
+    sources = "".join(path.read_text("utf-8") for path in package.rglob("*.py"))
+    commands = re.findall(r"pip install (.{2})", sources)
+    assert len(commands) >= 6
+    assert {command[0] for command in commands} == {'"'}
 
 
 async def test_async_keyring_store_fails_and_passes_over_alike(

@@ -7,6 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from koyeb_session import SessionClient
+from koyeb_session.stores import RedisTokenStore
+from koyeb_session.testing import FakeKoyeb, check_store
 
 from .conftest import RedisServer
 
@@ -62,3 +70,35 @@ def test_fleet_signs_in_and_renews_once(redis_server: RedisServer) -> None:
 def test_fleet_without_redis_says_how_to_get_one() -> None:
     """Without REDIS_URL the example says what to set, and starts nothing."""
     assert "Set REDIS_URL" in said("fleet_with_redis.py")
+
+
+def test_documented_acl_is_enough_and_no_more(redis_server: RedisServer) -> None:
+    """A user of Redis as the security policy has it can keep a session, and reads no other key."""
+    policy = (EXAMPLES.parent / ".github" / "SECURITY.md").read_text("utf-8")
+    (rule,) = re.findall(r"`ACL SETUSER koyeb on >… ([^`]+)`", policy)
+    administrator: Any
+    client: Any
+    with redis.Redis(port=redis_server.port) as administrator:
+        administrator.execute_command("ACL", "SETUSER", "koyeb", "on", ">secret", *rule.split())
+        administrator.hset("of-others", "record", "theirs")
+    with redis.Redis(port=redis_server.port, username="koyeb", password="secret") as client:
+        check_store(lambda: RedisTokenStore(client, key="koyeb-session:one"))
+        fake = FakeKoyeb()
+        store = RedisTokenStore(client, key="koyeb-session:two")
+        with SessionClient(transport=fake.transport, store=store) as session:
+            session.login("me@example.com", "correct horse")
+            session.refresh()
+            session.logout()
+        for command in (["HGET", "of-others", "record"], ["KEYS", "*"], ["ACL", "LIST"]):
+            with pytest.raises(redis.ResponseError):
+                client.execute_command(*command)
+
+
+def test_own_store_is_shared_by_both_halves() -> None:
+    """The example of a store for SQLite signs in once for a blocking and an async program."""
+    assert said("own_store_sqlite.py").splitlines() == [
+        "The store does what a store has to do.",
+        "A blocking program asked for the apps: 200.",
+        "An asynchronous program asked for the apps: 200.",
+        "The service saw 1 login for both.",
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import linecache
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from koyeb_session._concurrency.runtime import state_lock
 
 _PACKAGE: Final = str(Path(koyeb_session.__file__).parent)
 _SERVICE: Final = str(Path(_PACKAGE, "testing"))
+_THREADS: Final = threading.__file__
 _PATIENCE: Final = 10.0
 """Seconds after which what another thread does will not end any more."""
 
@@ -28,10 +31,13 @@ class AtLine:
         reached: Whether it has acted.
     """
 
-    def __init__(self, act: Callable[[], object], at: int, *, everywhere: bool = False) -> None:
+    _AT_LOCK = False
+    _FOLLOWED: tuple[str, ...] = (_PACKAGE,)
+
+    def __init__(self, act: Callable[[], object], at: int) -> None:
         self._act = act
         self._at = at
-        self._everywhere = everywhere
+        self._signal: Any = _Act(act)
         self._left: Any = None
         self.lines = 0
         self.reached = False
@@ -45,13 +51,14 @@ class AtLine:
         sys.settrace(self._left)
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
-        """Follow the package's own frames, and those of others if that is wanted."""
+        """Follow the package's own frames."""
         if self.reached:
             return None
         path = frame.f_code.co_filename
-        if path.startswith((_SERVICE, "<")):
+        # The collector may run anywhere, also where this thread holds a lock of Python's own.
+        if frame.f_code.co_name == "__del__":
             return None
-        if not path.startswith(_PACKAGE) and not (self._everywhere and path != __file__):
+        if path.startswith(_SERVICE) or not path.startswith(self._FOLLOWED):
             return None
         been: set[int] = set()
 
@@ -62,7 +69,7 @@ class AtLine:
                 self.lines += 1
                 if self.lines == self._at:
                     self.reached = True
-                    self._act()
+                    return self._signal.now  # with no step of Python code after it
             return follow
 
         return follow
@@ -78,7 +85,69 @@ class AtLine:
         is_block = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("with ")
         ends = is_block and line in been
         been.add(line)
-        return ends or (holds_the_lock() and not self._everywhere)
+        return ends or (holds_the_lock() and not self._AT_LOCK)
+
+
+class _Act:
+    """Acts when `now` is read."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+
+    @property
+    def now(self) -> None:
+        self._act()
+
+
+class _Signal(int):
+    """A signal, which comes when `now` is read, and is handled when Python looks for it."""
+
+    now: Any = property(_thread.interrupt_main)
+
+
+class SignalAtLine(AtLine):
+    """
+    Has a signal come before a line: its handler acts at the next moment at which Python looks.
+
+    What a trace function raises itself upsets Python 3.11. A handler may come where its thread
+    holds the lock, and where it starts another thread. The service is another program's affair, and
+    what a finalizer raises is lost: they are not interrupted.
+
+    Attributes:
+        struck: Whether the handler has acted.
+    """
+
+    _AT_LOCK = True
+    _FOLLOWED = (_PACKAGE, _THREADS)
+
+    def __init__(self, act: Callable[[], object], at: int) -> None:
+        super().__init__(act, at)
+        self._before: Any = None
+        self._signal = _Signal(signal.SIGUSR1)
+        self.struck = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGUSR1, self._handle)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        signal.signal(signal.SIGUSR1, self._before)
+
+    def _handle(self, _: int, frame: FrameType | None) -> Any:
+        if frame is not None and frame.f_code.co_name in {"_enter_frame", "follow"}:
+            return self._signal.now  # not in the trace function: it comes once more
+        is_inside = False
+        while frame is not None:
+            path = frame.f_code.co_filename
+            if path.startswith(_SERVICE) or frame.f_code.co_name == "__del__":
+                return None
+            is_inside = is_inside or path.startswith(_PACKAGE)
+            frame = frame.f_back
+        if is_inside:
+            self.struck = True
+            self._act()
+        return None
 
 
 def holds_the_lock() -> bool:

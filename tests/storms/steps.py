@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
 import sys
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 
 T = TypeVar("T")
@@ -124,6 +127,70 @@ def _drive(
             if isinstance(exc, anyio.get_cancelled_exc_class()):
                 is_struck()
             step, value = coroutine.throw, exc
+
+
+class AtAwait:
+    """
+    One caller, beside whom another task acts when the caller has given way for the ``at``-th time.
+
+    Attributes:
+        reached: Whether it has acted.
+    """
+
+    def __init__(self, act: Callable[[], Awaitable[object]], at: int) -> None:
+        self._act = act
+        self._at = at
+        self.reached = False
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do the work; the caller goes on when the act is done."""
+        error: Exception | None = None
+        result: Any = None
+        async with anyio.create_task_group() as tasks:
+            try:
+                result = await _interleave(work(), partial(self._wait_for_act, tasks))
+            except Exception as exc:  # noqa: BLE001 - raised below: a task group would wrap it
+                error = exc
+        if error is not None:
+            raise error
+        return cast("T", result)
+
+    async def _wait_for_act(self, tasks: anyio.abc.TaskGroup, step: int) -> None:
+        if step != self._at:
+            return
+        self.reached = True
+        done = anyio.Event()
+
+        async def act() -> None:
+            try:
+                await self._act()
+            finally:
+                done.set()
+
+        tasks.start_soon(act)
+        await done.wait()
+
+
+@types.coroutine
+def _interleave(
+    coroutine: Coroutine[Any, Any, T], between: Callable[[int], Coroutine[Any, Any, None]]
+) -> Generator[Any, Any, T]:
+    """Stand between a coroutine and its event loop, and do something between any two steps."""
+    step: Callable[[Any], Any] = coroutine.send
+    value: Any = None
+    for at in itertools.count(1):
+        try:
+            waits_for = step(value)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        try:
+            value = yield waits_for
+            step = coroutine.send
+        except BaseException as exc:  # noqa: BLE001 - handed on
+            step, value = coroutine.throw, exc
+        else:
+            yield from between(at).__await__()
+    raise AssertionError
 
 
 def in_trio() -> bool:

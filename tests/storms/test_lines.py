@@ -24,7 +24,6 @@ from koyeb_session import (
     SessionExpiredError,
     Token,
 )
-from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..soak import SOAK
@@ -146,12 +145,6 @@ CALLS: Final[dict[str, Call]] = {
     call.__name__: call for call in (current_token, request, streamed_request, replay, new_session)
 }
 ACTS: Final[dict[str, Act]] = {act.__name__: act for act in (renew, sign_in, expire)}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start a flight again soon whose starter stands between two lines."""
-    monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
 
 
 def every_line(make: Callable[[], Scene], call: Call, act: Act) -> Iterator[tuple[int, Scene]]:

@@ -1,5 +1,8 @@
 """What a signal handler raises, or does with the session that it interrupts."""
 
+# pyright: reportPossiblyUnboundVariable=false
+# A loop over lines runs at least once.
+
 from __future__ import annotations
 
 import contextlib
@@ -8,33 +11,41 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import Final
 
 import pytest
 
-from koyeb_session import RefreshPolicy, RetryPolicy, SessionClient, TransportError
+from koyeb_session import (
+    NotSignedInError,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+    TransportError,
+    TransportTimeoutError,
+)
 from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.shared_task import SharedTask
+from koyeb_session._core.snapshot import Urgency
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived
+from ..concurrency import PATIENCE, Background, arrived, until
 from ..soak import SOAK
+from .lines import SignalAtLine, holds_the_lock
 from .stage import EMAIL, LIFE, PASSWORD
 
 pytestmark = [
     pytest.mark.blocks_loop,
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    # `Thread.start` that is interrupted forgets a thread that has begun.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in.*:pytest.PytestUnraisableExceptionWarning"
-    ),
 ]
 
 HARD: Final = LIFE - timedelta(seconds=20)
 MOMENT: Final = 0.00002
 """Seconds from one moment at which a signal comes to the next one."""
 MOMENTS: Final = 2_000 if SOAK else 100
+LINES: Final = 2_000
 ROUNDS: Final = 200 if SOAK else 20
 
 
@@ -45,7 +56,7 @@ class TimeIsUpError(Exception):
 class Scene:
     """A session on a store, at the end of its token's life, in the main thread."""
 
-    def __init__(self, *, keeps: bool = False, timeout: float = 5) -> None:
+    def __init__(self, *, keeps: bool = False, timeout: float = 5, age: timedelta = HARD) -> None:
         self.clock = FakeClock()
         self.fake = FakeKoyeb(
             clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
@@ -60,7 +71,8 @@ class Scene:
             refresh_policy=RefreshPolicy(jitter=0),
             timeout=timeout,
         )
-        self.clock.advance(HARD)
+        self.given = self.session.token
+        self.clock.advance(age)
 
     def check(self, act: str) -> None:
         """Check that the session works, and that the store holds what the session is."""
@@ -91,12 +103,6 @@ ACTS: Final[dict[str, Callable[[SessionClient], object]]] = {
     "new_session": lambda session: session.new_session(),
     "close": lambda session: session.close(),
 }
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start a flight again soon whose starter was interrupted."""
-    monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
 
 
 @pytest.fixture
@@ -159,6 +165,55 @@ def test_session_works_when_a_handler_raises_at_any_moment(
             signal.setitimer(signal.ITIMER_REAL, 0)
         assert (caught is not None) is alarm.raised, moment
         scene.check(act)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_session_works_when_a_handler_raises_at_any_line(act: str) -> None:
+    """Catches what a timer's signal meets once in ten thousand times, as in a thread's start."""
+    for at in range(1, LINES):
+        scene = Scene()
+        caught: Exception | None = None
+        try:
+            with SignalAtLine(time_is_up, at) as line:
+                ACTS[act](scene.session)
+        except TimeIsUpError as exc:
+            caught = exc
+        assert (caught is not None) is line.struck, at
+        if scene.session.token is None:  # signed out, and so as a whole
+            scene.session.close()
+            assert not scene.fake.live_tokens(), at
+            assert scene.store.load() is None, at
+        else:
+            scene.check(act)
+        if not line.reached:
+            until(lambda: all(thread.ident for thread in threading.enumerate()))
+            return
+    pytest.fail("it has no end")
+
+
+def time_is_up() -> None:
+    """Raise as a signal handler does."""
+    raise TimeIsUpError
+
+
+def test_logout_begins_no_renewal_whose_starter_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits for one under way; catches the exchange of a token that is just being revoked."""
+
+    def interrupted(_: object) -> None:
+        pass
+
+    scene = Scene()
+    keeper = scene.session._keeper
+    with monkeypatch.context() as patched:
+        patched.setattr(SharedTask, "start", interrupted)
+        assert keeper._join_or_start(
+            keeper.state.snapshot, keeper.state.generation, 5, Urgency.NEEDED
+        )
+    scene.session.logout()
+    assert [request.operation for request in scene.fake.requests] == ["logout"]
+    scene.session.close()
 
 
 def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
@@ -232,8 +287,52 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
     scene.check("login")
 
 
-def test_nothing_hangs_when_a_finalizer_uses_the_session() -> None:
+@pytest.mark.parametrize("use", ["refresh", "current_token", "login", "logout", "close"])
+@pytest.mark.parametrize("act", ["ahead of need", "current_token", "refresh", "logout", "close"])
+def test_handler_that_uses_the_session_at_any_line_waits_for_nothing_in_vain(
+    act: str, use: str
+) -> None:
+    """Catches a wait for what the handler's own thread is in the middle of, to its timeout."""
+    for at in range(1, LINES):
+        is_ahead = act not in ACTS
+        scene = Scene(timeout=PATIENCE, age=LIFE / 2 if is_ahead else HARD)
+        line = SignalAtLine(partial(use_in_handler, scene, use), at)
+        done = False
+        with contextlib.suppress(NotSignedInError, RuntimeError, TransportError), line:
+            ACTS["current_token" if is_ahead else act](scene.session)
+            done = True
+        assert done or line.struck, at
+        scene.session.close()
+        token, saved = scene.session.token, scene.store.load()
+        live = set(scene.fake.live_tokens())
+        assert token is scene.given or (saved and saved.id) == (token and token.id), at
+        assert token is None or token.id in live, at
+        if done and use != "login":
+            assert live == ({token.id} if token else set()), at
+        if not line.reached:
+            return
+    pytest.fail("it has no end")
+
+
+def use_in_handler(scene: Scene, use: str) -> None:
+    """Use the session as a handler does that is in no hurry."""
+    error: TransportError | None = None
+    try:
+        ACTS[use](scene.session)
+    except (NotSignedInError, RuntimeError):
+        pass  # it has signed out, or closed, what it interrupts
+    except TransportError as exc:
+        error = exc
+    if error is not None:
+        assert holds_the_lock(), error
+        assert not isinstance(error, TransportTimeoutError), error
+        assert error.retryable, error
+
+
+def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector may come in the middle of whatever its thread does."""
+    # The collector may wait for a task that its own thread is about to launch.
+    monkeypatch.setattr(shared_task, "_GRACE", 0.02)
     scene = Scene()
     session = scene.session
     seen: list[object] = []

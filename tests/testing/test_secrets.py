@@ -447,6 +447,15 @@ def test_each_secret_is_numbered() -> None:
     assert str(info.value) == "secret 2 of 2 found in things[1]"
 
 
+@pytest.mark.parametrize("secrets", [SECRET, ["", SECRET]])
+def test_search_shows_no_secret_in_its_own_frames(secrets: Any) -> None:
+    """The report of a failed test may show the variables of the frames that it went through."""
+    with pytest.raises((AssertionError, ValueError)) as caught:
+        assert_no_secret(secrets, [SECRET])
+    for walk in WALKERS.values():
+        assert_no_secret(SECRET, [text for file, text in walk(caught.value) if file != __file__])
+
+
 @pytest.mark.parametrize("secrets", [[], "", ["x", ""]])
 def test_search_for_nothing_is_refused(secrets: Any) -> None:
     """To search for nothing, or for what is everywhere, is a mistake in the test."""

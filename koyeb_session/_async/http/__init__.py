@@ -1,1 +1,1 @@
-"""Connections: who waits for one, and what is sent on it."""
+"""Send requests: connections, the queue for them, and the operations of the API."""

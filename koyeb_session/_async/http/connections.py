@@ -1,4 +1,4 @@
-"""The connections of a client, for whichever event loop it is used from."""
+"""The connections of a client, in each event loop or process that uses it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..._http.tls import certificates
 from .queue import AsyncQueuedTransport
 
 NO_AUTH: Final = httpx.Auth()
-"""An auth that adds nothing; `None` would stand for the user information of the URL."""
+"""An auth that adds nothing; with `None`, httpx would use the user information of the URL."""
 
 
 class AsyncConnections(httpx.AsyncBaseTransport):
     """
-    httpx's own transports, made when first needed in a place, or a transport that was given.
+    httpx's own transports, one for each event loop or process, or the user's transport.
 
-    What was opened in another place is dead there (an event loop that has ended, the parent of a
-    fork) and is dropped without being closed. A transport that was given is used everywhere.
+    Connections of an event loop that has ended, or of the parent of a fork, are dropped unclosed:
+    nothing can close them here. The user's transport is used everywhere.
 
     Raises:
         TransportError: The environment's proxies or certificates cannot be used.
@@ -40,11 +40,11 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     @property
     def opened(self) -> bool:
-        """Whether there is anything to close, by the process that has made this."""
+        """Whether there is anything to close in the process that created this object."""
         return bool(self._opened) and self._process is current_process()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection of this place."""
+        """Send a request on a connection of this event loop or process."""
         if self._given is None and not self._opened:
             await async_tls_ready(self._certificates)
         if self.shut_down:
@@ -57,7 +57,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         """Do nothing: an httpx client only borrows the connections."""
 
     async def shut(self) -> None:
-        """Close what was opened in this place, or the transport that was given, for good."""
+        """Close the connections of this loop or process, or the user's transport, for good."""
         self.shut_down = True
         if self._given is not None:
             await self._given.aclose()
@@ -65,16 +65,18 @@ class AsyncConnections(httpx.AsyncBaseTransport):
             here = self._opened.get(current_loop())
             if here is not None:
                 await here.aclose()
-            self._opened = {}  # now: who is cancelled before leaves it to the next one
+            # Cleared only after closing: a cancelled `shut` is finished by the next call.
+            self._opened = {}
 
     def _here(self) -> AsyncQueuedTransport:
         now = current_loop()
         here = self._opened.get(now)
         if here is None:
-            # setdefault: of two threads that make one, both use the first.
+            # setdefault: if two threads make one, both use the same.
             here = self._opened.setdefault(
                 now, AsyncQueuedTransport(self._proxies, self._certificates)
             )
+            # Those of other event loops and processes are dropped, see above.
             for other in list(self._opened):
                 if other is not now:
                     self._opened.pop(other, None)
@@ -83,9 +85,9 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
 class AsyncBorrowedClient(httpx.AsyncBaseTransport):
     """
-    A user's own client as a transport, which stays the user's to close.
+    The user's own client as a transport; the user closes it.
 
-    Its event hooks, proxies, mounts, limits and TLS settings count. A request is sent as it is:
+    Its event hooks, proxies, mounts, limits and TLS settings apply. The request is sent unchanged:
     the client's auth, cookies and redirects are not used.
     """
 
@@ -108,6 +110,6 @@ class AsyncBorrowedClient(httpx.AsyncBaseTransport):
 
     def _check_open(self) -> None:
         if self._client.is_closed:
-            from ..._http.failures import final  # noqa: PLC0415 - only once
+            from ..._http.failures import final  # noqa: PLC0415 - rarely needed
 
             unwrap(final("http_client is closed: give one that is open"))

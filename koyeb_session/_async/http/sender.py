@@ -1,4 +1,4 @@
-"""Sends operations and reads their replies; every failure comes back as a value."""
+"""Send operations and read their replies; return every failure as a value."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NEVER_SENT = (httpx.ConnectError, httpx.PoolTimeout, httpx.ProxyError)
-"""No `ConnectTimeout`: httpx-aiohttp raises it for a lost reply, too, and no time would be left."""
+"""Without `ConnectTimeout`: httpx-aiohttp raises it for a lost reply too, and no time is left."""
 
 
 class AsyncSender:
     """
     Sends one operation at a time, each with its own deadline.
 
-    It sends on ``transport`` itself: an `httpx.AsyncClient` around it would add cookies, redirects
-    and its own auth, none of which an operation may have.
+    It uses ``transport`` directly: an `httpx.AsyncClient` would add cookies, redirects and auth,
+    none of which an operation may have.
     """
 
     __slots__ = ("_base_url", "_clock", "_transport", "retry", "timeout")
@@ -68,14 +68,14 @@ class AsyncSender:
         self, operation: Operation[T], *, timeout: float | None = None
     ) -> T | KoyebSessionError:
         """
-        Send an operation, again where the policy allows it, and tell what came of it.
+        Send an operation, repeat it where the policy allows, and return its result or error.
 
         Args:
-            operation: What to send.
-            timeout: Seconds for all of it; `None`: the client's.
+            operation: The operation to send.
+            timeout: Seconds for all attempts together; `None`: the client's timeout.
 
         Raises:
-            Exception: What a transport or an event hook of the user's raised, or a signal handler.
+            Exception: The user's transport or event hook raised it, or a signal handler.
         """
         deadline = Deadline(self.timeout if timeout is None else timeout)
         attempt = 1
@@ -93,9 +93,10 @@ class AsyncSender:
 
     async def send_once(self, operation: Operation[T], deadline: Deadline) -> T | KoyebSessionError:
         """
-        Send an operation once, within a deadline that the caller keeps.
+        Send an operation once; the caller enforces the deadline.
 
-        Nothing is sent when no time is left: a reply that nobody waits for may be the session.
+        Nothing is sent when no time is left: the reply might contain the session's only token, and
+        nobody would read it.
 
         Raises:
             Exception: See `send`.
@@ -110,7 +111,7 @@ class AsyncSender:
     async def _attempt(
         self, operation: Operation[T], seconds: float, bound: AbstractContextManager[object]
     ) -> T | KoyebSessionError:
-        """Send it once, within ``bound``."""
+        """Send an operation once, within ``bound``."""
         request = operation.request(self._base_url, seconds)
         reply: Reply | None = None
         begun = time.monotonic()
@@ -131,8 +132,8 @@ class AsyncSender:
         return outcome
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
-        """Tell that no reply came."""
-        from ..._http.failures import transport_error  # noqa: PLC0415 - most replies come
+        """Make the error for a request without a reply."""
+        from ..._http.failures import transport_error  # noqa: PLC0415 - rarely needed
 
         request = f"{operation.method} {self._base_url}{operation.path}"
         what = f"{operation.name}: no reply to {request}"
@@ -144,18 +145,18 @@ class AsyncSender:
         try:
             response = await self._dispatch(request)
             try:
-                # In a `Reply` at once: this frame must not hold a body that may hold a token.
+                # Wrapped in a `Reply` at once: no frame may hold a body, which may contain a token.
                 reply = Reply(response.status_code, response.headers, await _body(response))
             except httpx.TransportError as exc:
                 if response.is_success or isinstance(exc, httpx.TimeoutException):
                     raise
-                # An error is told by its status; what else it says can be missed.
+                # The status is enough for an error, if its body cannot be read.
                 reply = Reply(response.status_code, response.headers, b"")
             finally:
                 await response.aclose()
         except BaseException as exc:
-            # What is no failure of the network goes on to the caller, but without the frames that
-            # hold what was sent and read.
+            # Any other exception reaches the caller as well. These frames hold the request and the
+            # reply, so the traceback must not contain them.
             exc.__traceback__ = without_wire_frames(exc.__traceback__)
             raise
         return reply
@@ -164,7 +165,7 @@ class AsyncSender:
         try:
             return await self._transport.handle_async_request(request)
         except httpx.HTTPStatusError as exc:  # a hook of the user's client: raise_for_status()
-            if exc.request is not request:  # on a response of its own affairs
+            if exc.request is not request:  # about a request that the hook itself has sent
                 raise
             return exc.response
 
@@ -172,7 +173,7 @@ class AsyncSender:
 def _log_operation(
     operation: Operation[Any], reply: Reply | None, error: KoyebSessionError | None, seconds: float
 ) -> None:
-    """Tell an operator of one request, without its query, which says who signs in."""
+    """Log one request for operators, without its query, which may name the user."""
     header = None if reply is None else reply.headers.get("x-request-id")
     request_id = None if header is None else operation.redacted(header)
     kind = None if error is None else type(error).__name__
@@ -200,10 +201,10 @@ def _log_operation(
 
 
 async def _body(response: httpx.Response) -> bytes | WireError:
-    """Read a body, and no more of it than a reply of this API can have."""
-    if response.is_stream_consumed:  # by an event hook, or made with its content
+    """Read a body, up to the largest size that a reply of this API can have."""
+    if response.is_stream_consumed:  # an event hook has read it, or it was made with its content
         return decoded(response.content, None)
-    if response.is_closed:  # by httpx, after an event hook has raised
+    if response.is_closed:  # httpx has closed it after an event hook has raised
         return b""
     stream = cast("httpx.AsyncByteStream", response.stream)
     raw = await async_read_raw(stream, BODY_LIMIT)

@@ -26,17 +26,18 @@ class AsyncFileTokenStore:
     """
     Keeps the token in a file that only its owner may read.
 
+    ```python
+    store = AsyncFileTokenStore()
+    store_for_ci = AsyncFileTokenStore(name="ci")
+    async with AsyncSessionClient(store=store) as session:
+        await session.login("me@example.com", "correct horse")  # the next run finds the session
+    ```
+
     The file is replaced as a whole: any reader, after any crash, finds the old token or the new
     one. A file that is a mount of its own, as in a container, cannot be replaced and is written in
     place. An empty file holds no token. A file that holds something else is renamed, with a warning
     in the log, and is removed with the token. The lock lies beside the file, and ends with the
     process that holds it. The store can be pickled and copied: all copies are of the same file.
-
-    Example:
-        .. code-block:: python
-
-            session = AsyncSessionClient(store=AsyncFileTokenStore())
-            for_ci = AsyncSessionClient(store=AsyncFileTokenStore(name="ci"))
 
     Args:
         path: The file; ``~`` is the home folder. Its folders are made, closed to others, when they
@@ -81,7 +82,7 @@ class AsyncFileTokenStore:
 
     async def load(self) -> Token | None:
         """
-        Return what was saved last.
+        Return the token that was saved last; `None`: there is none.
 
         Raises:
             StoreError: The file cannot be read, is a symlink or no file, or may have been written
@@ -101,7 +102,7 @@ class AsyncFileTokenStore:
 
     async def delete(self) -> None:
         """
-        Remove the file, and what was put aside.
+        Remove the file, and the unreadable files that were put aside.
 
         Raises:
             StoreError: One of them cannot be removed.
@@ -111,14 +112,15 @@ class AsyncFileTokenStore:
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:
         """
-        Keep all other processes, and all others in this one, from renewing the token.
+        Keep all other processes and tasks from renewing the token.
 
         Raises:
-            StoreError: Somebody holds it for too long, or the file system cannot lock.
+            StoreError: Another process or task holds the lock for ``lock_timeout`` seconds, or the
+                file system has no locks.
         """
         from filelock import FileLock  # noqa: PLC0415 - an extra
 
-        # One for each block: it belongs to no other thread, task or, after a fork, process.
+        # One lock object for each block: no other thread, task or forked process shares it.
         lock = FileLock(str(self._lock_path), mode=0o600, thread_local=False)
         waits = int(self._lock_timeout / _PAUSE)
         try:
@@ -140,7 +142,7 @@ class AsyncFileTokenStore:
                 files.make_folder(self._lock_path)
                 try:
                     lock.acquire(timeout=0)
-                except Timeout:  # an `OSError`, too
+                except Timeout:  # caught here, as it is an `OSError` too
                     return False
         except NotImplementedError as exc:
             raise StoreError(f"{self._lock_path}: this file system has no locks") from exc

@@ -1,4 +1,4 @@
-"""A session in the keyring of the person who is logged in."""
+"""A session in the keyring of the logged-in user."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..._storage import keyring_entry
 from .protocol import needed
 
 _locks: Final[dict[tuple[str, str], AsyncLock]] = {}
-"""One for each entry, so that copies of a store exclude each other."""
+"""One lock for each entry, so that copies of a store exclude each other."""
 
 
 class AsyncKeyringTokenStore:
     """
     Keeps the token in the operating system's keyring, on a person's own machine.
 
+    ```python
+    async with AsyncSessionClient(store=AsyncKeyringTokenStore()) as session:
+        await session.login("me@example.com", "correct horse")  # the next run finds the session
+    ```
+
     A keyring has no lock: only clients of one process renew one after another. Where many processes
     share a session, use a file or Redis. The store can be pickled and copied: all copies are of the
-    same entry.
-
-    Example:
-        .. code-block:: python
-
-            session = AsyncSessionClient(store=AsyncKeyringTokenStore())
+    same entry. Windows takes 1,280 characters at most.
 
     Args:
         service: The entry's service.
@@ -55,7 +55,9 @@ class AsyncKeyringTokenStore:
 
     async def load(self) -> Token | None:
         """
-        Return what was saved last; what cannot be read counts as nothing, with a warning.
+        Return the token that was saved last; `None`: there is none.
+
+        An entry that cannot be read counts as none, with a warning in the log.
 
         Raises:
             StoreError: The keyring cannot be used.

@@ -1,4 +1,4 @@
-"""Where a session's token is kept between processes, and the store for one process alone."""
+"""The protocol of a token store, and the store in memory for a single process."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from ..._core.models import Token
 
 class AsyncTokenStore(Protocol):
     """
-    Keeps one session's token. A store of your own has these four methods and no base class.
+    Keeps one session's token. Your own store has these four methods and no base class.
 
-    All of them are called by whoever renews, logs in or logs out; requests with a fresh token ask
-    no store. Any error that a method raises is logged, and the session goes on in memory: raise
-    soon rather than wait for a database that is away.
+    ```python
+    store: AsyncTokenStore = AsyncMemoryTokenStore()
+    async with AsyncSessionClient(store=store) as session:
+        await session.login("me@example.com", "correct horse")
+        assert await store.load() == session.token
+    ```
 
-    :mod:`koyeb_session.stores` has a whole store for a database, and what to mind.
-    ``koyeb_session.testing.async_check_store`` checks what can be checked in one process.
+    A renewal, a sign-in and a sign-out call all of them; requests with a fresh token call none. An
+    error that a method raises is logged, and the session goes on in memory: raise soon rather than
+    wait for a database that is away.
+
+    `koyeb_session.stores` says what to mind, and ``examples/own_store_sqlite.py`` is a whole store
+    for a database. ``koyeb_session.testing.async_check_store`` checks a store in one process.
     """
 
-    __module__: str = "koyeb_session"  # where users import it from, and what pickles say
+    __module__: str = "koyeb_session"  # its public name, also in pickles
 
     async def load(self) -> Token | None:
-        """Return what was saved last with all its fields, `None` when there is nothing."""
+        """Return the token that was saved last, with all its fields; `None`: there is none."""
         ...
 
     async def save(self, token: Token) -> None:
         """
-        Keep ``token`` in place of what was there, whole or not at all.
+        Replace the saved token by this one, whole or not at all.
 
         Keep all its fields. ``id`` and ``renewal`` are secrets; an ``id`` has some thousand
-        characters. ``provenance`` says whose the token is, and ``issued_at`` how old it is.
+        characters. ``provenance`` names the token's owner, and ``issued_at`` tells its age.
         """
         ...
 
@@ -44,25 +51,28 @@ class AsyncTokenStore(Protocol):
 
     def lock(self) -> AbstractAsyncContextManager[None]:
         """
-        Keep all others who use this store from renewing the token until the block ends.
+        Keep all other users of this store from renewing the token until the block ends.
 
-        `load`, the exchange at the service and `save` happen inside, within the session's
-        ``timeout``; waiting for the lock and `load` have half of it. One object's lock is asked for
-        by many at once. It is free again however the block ends, cancelled or not, and some time
-        after its holder was killed. It need not be reentrant. Waiting for it must have an end: a
-        `TimeoutError`, or a `StoreError` with one as its cause, says that somebody else holds it,
-        so that the token is not exchanged; any other error, that nobody can have it.
+        `load`, the renewal and `save` happen inside, within the session's ``timeout``; waiting for
+        the lock and `load` have half of it. Many callers ask for one object's lock at once. It is
+        free again however the block ends, cancelled or not, and some time after its holder was
+        killed. It need not be reentrant. Waiting for it must have an end.
+
+        Raises:
+            TimeoutError: Another process holds the lock; the token is then not renewed here. A
+                `StoreError` with a `TimeoutError` as its cause means the same.
+            Exception: Any other error means that nobody can have the lock.
         """
         ...
 
 
 @contextlib.contextmanager
 def needed(extra: str) -> Generator[None]:
-    """Say which extra brings what cannot be imported."""
+    """Name the extra to install if an import in the block fails."""
     try:
         yield
     except ImportError as exc:
-        # Quoted for shells that would look for a file of that pattern.
+        # Quoted, as some shells take the brackets for a file pattern.
         message = f'this store needs an extra: pip install "koyeb-session[{extra}]"'
         raise ImportError(message, name=exc.name) from exc
 
@@ -71,11 +81,19 @@ class AsyncMemoryTokenStore:
     """
     Keeps the token for as long as the object lives.
 
-    Several clients in one process that are given the same store share one session. It can be
-    neither pickled nor copied: a copy would be another session's store.
+    Clients of one process that have the same store share one session.
+
+    ```python
+    store = AsyncMemoryTokenStore()
+    async with AsyncSessionClient(store=store) as one, AsyncSessionClient(store=store) as another:
+        token = await one.login("me@example.com", "correct horse")
+        assert await another.current_token() == token
+    ```
+
+    It can be neither pickled nor copied: a copy would be another session's store.
     """
 
-    __module__ = "koyeb_session"  # where users import it from, and what pickles say
+    __module__ = "koyeb_session"  # its public name, also in pickles
 
     def __init__(self) -> None:
         self._token: Token | None = None
@@ -88,7 +106,7 @@ class AsyncMemoryTokenStore:
         )
 
     async def load(self) -> Token | None:
-        """Return what was saved last."""
+        """Return the token that was saved last; `None`: there is none."""
         return self._token
 
     async def save(self, token: Token) -> None:

@@ -24,38 +24,38 @@ from ..._storage import redis_scripts as redis
 from ..._storage.records import read_record, write_record
 
 _COMMAND_TIMEOUT: Final = 2.0
-"""Seconds for one command; a Redis that takes longer counts as away."""
+"""Seconds for one command; a Redis that takes longer counts as unavailable."""
 _LOCK_TIMEOUT: Final = 10.0
-"""Seconds to wait for somebody else's renewal."""
+"""Seconds to wait for the renewal of another process."""
 _PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.64
-"""Seconds between two looks at a lock that another process holds; they double."""
+"""The longest pause between two attempts at a lock, in seconds; the pauses double."""
 _AT_ONCE: Final = 50
-"""Commands that callers wait for on one client. Its pool raises when it has no more connections."""
+"""The limit for concurrent commands of one client, whose pool raises when it is exhausted."""
 _REMEMBERED: Final = 8
 _TOMBSTONE_MS: Final = 3_600_000
-"""Milliseconds that the key outlives lock and token, so that late writers are known as such."""
+"""Milliseconds that the key outlives lock and token, so that a late writer is recognized."""
 
 
 _block: ContextVar[redis.Block | None] = ContextVar("koyeb_session_redis_block", default=None)
-"""The block that this context is in."""
+"""The ``lock()`` block of this context."""
 _lanes: Final[WeakKeyDictionary[object, tuple[AsyncLock, ...]]] = WeakKeyDictionary()
-"""What commands wait in line for, by client: all stores on one client share its connections."""
+"""The locks that commands queue for, by client: all stores on one client share its connections."""
 
 
 def _lanes_of(client: object) -> tuple[AsyncLock, ...]:
     most = getattr(getattr(client, "connection_pool", None), "max_connections", None)
     most = most if isinstance(most, int) else 2 * _AT_ONCE
-    count = max(1, min(_AT_ONCE, most // 2))  # the client serves others, too
+    count = max(1, min(_AT_ONCE, most // 2))  # the user's own commands need the other half
     lanes = tuple(AsyncLock() for _ in range(count))
     try:
         return _lanes.setdefault(client, lanes)
-    except TypeError:  # a client of one's own that can be no key
+    except TypeError:  # the user's own client class is unhashable
         return lanes
 
 
 class AsyncRedisClient(Protocol):
-    """What is asked of a client: ``redis.asyncio.Redis`` and ``valkey.asyncio.Valkey`` have it."""
+    """The method that a client needs; ``redis.asyncio`` and ``valkey.asyncio`` provide it."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command and return its reply."""
@@ -66,21 +66,21 @@ class AsyncRedisTokenStore:
     """
     Keeps the token under one key of Redis or Valkey, so that a whole fleet shares one session.
 
+    ```python
+    store = AsyncRedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
+    session = AsyncSessionClient(store=store, credentials=credentials)
+    ```
+
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
     key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
-    2 seconds; redis-py itself tries again for longer, so give it ``retry=Retry(NoBackoff(), 0)`` to
-    be told what is wrong instead. It takes Redis 5, or Valkey.
-
-    Example:
-        .. code-block:: python
-
-            store = AsyncRedisTokenStore(redis.asyncio.Redis(), key="koyeb-session:ci")
-            session = AsyncSessionClient(store=store)
+    2 seconds. redis-py itself tries again for longer: give it ``retry=Retry(NoBackoff(), 0)`` to
+    have its own error in the message. It works with Redis 5 and later, and with Valkey.
 
     Args:
-        client: A constructed client; it stays the user's to close. Not of a cluster's replica.
-        key: Where the session is kept; one for each session. Anybody who may read it is signed in.
+        client: A constructed client; it stays yours to close. Not of a cluster's replica.
+        key: Where the session is kept; one for each session. Everybody who may read it is signed
+            in.
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
@@ -96,7 +96,7 @@ class AsyncRedisTokenStore:
         self._key = key
         self._lease = max(1, int(lease * 1000))
         self._unreleased: tuple[str, ...] = ()
-        """Owners that asked for the lock here, and may have it still without knowing."""
+        """Owners of earlier blocks that may still have the lock, as their release has failed."""
         self._known: redis.Known | None = None
         self._lanes = _lanes_of(client)
         self._turn = itertools.count(random.randrange(len(self._lanes)))  # noqa: S311 - spreads load
@@ -112,7 +112,9 @@ class AsyncRedisTokenStore:
 
     async def load(self) -> Token | None:
         """
-        Return what was saved last; what cannot be read counts as nothing, with a warning.
+        Return the token that was saved last; `None`: there is none.
+
+        A record that cannot be read counts as none, with a warning in the log.
 
         Raises:
             StoreError: Redis is away.
@@ -128,7 +130,7 @@ class AsyncRedisTokenStore:
         Keep ``token`` until it expires.
 
         Raises:
-            StoreError: Redis is away, or somebody else has saved a newer one: the lease was over.
+            StoreError: Redis is away, or another process has saved a newer token after the lease.
         """
         block = await self._locked_block()
         fence = 0 if block is None else block.fence
@@ -159,10 +161,10 @@ class AsyncRedisTokenStore:
         Keep the fleet from renewing the token, for ``lease`` seconds at most.
 
         While another process holds the lock, and has saved a new token, the block begins without
-        it: the first `load` returns that token. Whatever else the block does has the lock.
+        it: the first `load` returns that token. For any other call the block takes the lock first.
 
         Raises:
-            StoreError: Redis is away, or somebody else holds it for too long.
+            StoreError: Redis is away, or another process holds the lock for 10 seconds.
         """
         block = redis.Block(self)
         timeout = _COMMAND_TIMEOUT
@@ -171,7 +173,7 @@ class AsyncRedisTokenStore:
             _block.set(block)
             yield
         except StoreError:
-            timeout = 0.0  # nobody waits for a Redis that is away once more
+            timeout = 0.0  # do not wait again for a Redis that is unavailable
             raise
         finally:
             _block.set(None)
@@ -179,7 +181,7 @@ class AsyncRedisTokenStore:
                 try:
                     unlock = self._script(redis.UNLOCK, block.owner)
                     await self._send(unlock, timeout=timeout, at_once=True)
-                except StoreError:  # the lease ends it, or the next one to come this way
+                except StoreError:  # the lease ends the lock, or the next `lock` here releases it
                     self._unreleased = (*self._unreleased, block.owner)[-_REMEMBERED:]
 
     def _own_block(self) -> redis.Block | None:
@@ -187,17 +189,18 @@ class AsyncRedisTokenStore:
         return block if block is not None and block.store is self else None
 
     async def _locked_block(self) -> redis.Block | None:
-        """Give the block that this context is in, with the lock for certain."""
+        """Return the block of this context, and acquire its lock if it is without."""
         block = self._own_block()
         if block is not None:
             if not block.fence:
                 await self._enter(block, None)
-            block.unread = False  # what came with the lock is about to be replaced
+            block.unread = False  # the record that came with the lock is about to be replaced
         return block
 
     async def _record(self, block: redis.Block | None) -> Any:
         if block is not None:
-            if not block.unread and not block.fence:  # it looks again, and may go on to exchange
+            # A second read may lead to a refresh, so the block needs the lock from now on.
+            if not block.unread and not block.fence:
                 await self._enter(block, None)
             if block.unread:
                 return block.take()
@@ -205,7 +208,7 @@ class AsyncRedisTokenStore:
 
     @frameless
     def _learn(self, record: Any) -> Token | ValueError | None:
-        """Read a record, and know it from now on."""
+        """Read a record, and remember it as the last one known."""
         found = read_record(record)
         self._known = None
         if isinstance(found, Token):
@@ -213,11 +216,16 @@ class AsyncRedisTokenStore:
         return found
 
     async def _enter(self, block: redis.Block, known: redis.Known | None) -> None:
-        """Wait for the lock, or for a token that another process saves in place of ``known``."""
+        """
+        Wait for the lock, or for a token that another process saves in place of ``known``.
+
+        Each command is a shared task, which goes on when this caller is cancelled or gives up. If
+        it acquires the lock after that, its ``on_done`` releases the lock.
+        """
         gone = False
 
         async def release() -> None:
-            if gone:  # a Redis that hung has given the lock to nobody
+            if gone:  # the lock came after its caller had left
                 await self._reply(self._script(redis.UNLOCK, block.owner))
 
         waited, pause = 0.0, _PAUSE
@@ -258,10 +266,10 @@ class AsyncRedisTokenStore:
         at_once: bool = False,
     ) -> Any:
         """
-        Send a command, as a flight: a client without a timeout of its own may hang.
+        Send a command in a shared task, as a client without its own timeout may hang.
 
-        ``token`` is what the command carries: no error quotes it. ``at_once``, before any wait, so
-        that it is sent also where this task is cancelled; other commands queue for a connection.
+        Other commands queue for a connection; one ``at_once`` starts before any wait, so that it is
+        sent even if the caller is cancelled. No error quotes ``token``, which the command contains.
         """
         task = AsyncSharedTask(functools.partial(self._reply, command, token), then)
         timeout = _COMMAND_TIMEOUT if timeout is None else timeout
@@ -277,15 +285,15 @@ class AsyncRedisTokenStore:
     async def _reply(
         self, command: redis.Command, token: Token | None = None
     ) -> tuple[Any] | StoreError:
-        """Return the reply, in a tuple as it may be `None`."""
+        """Return the reply in a tuple, as the reply itself may be `None`."""
         try:
             return (await async_call(command.send, self._client),)
-        except Exception as exc:  # noqa: BLE001 - of whichever client library
+        except Exception as exc:  # noqa: BLE001 - any client library may raise anything
             return _failure(exc, token)
 
 
 def _failure(exc: Exception, token: Token | None) -> StoreError:
-    """Say what a client library said, without its frames, which hold the command."""
+    """Make a `StoreError` of a library's error, without its frames, which hold the command."""
     text = redacted_text(exc, token)
     error = StoreError(f"Redis cannot be used: {type(exc).__name__}: {text}")
     # A `TimeoutError` would say that another process holds the lock.

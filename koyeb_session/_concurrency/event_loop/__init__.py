@@ -1,1 +1,1 @@
-"""For event loops: asyncio and trio, through anyio."""
+"""The awaited twins, for the event loops of asyncio and trio, through anyio."""

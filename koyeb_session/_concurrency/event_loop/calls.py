@@ -1,10 +1,9 @@
-"""Calling the user's functions, plain ones and async ones."""
+"""Call the user's functions, plain or async."""
 
 from __future__ import annotations
 
 import contextvars
 import inspect
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
@@ -12,6 +11,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 import anyio
 
 from ..runtime import async_call_soon, current_loop, in_trio
+from ..threads.launch import launch
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -22,7 +22,8 @@ async def async_call(function: Callable[..., Any], *args: object) -> Any:
     Call a plain or an async function.
 
     Raises:
-        RuntimeError: It was cancelled and this task was not, as by waiting for a cancelled task.
+        RuntimeError: The function was cancelled and this task was not. That happens when the
+            function waits for another task, which is cancelled.
     """
     try:
         result = function(*args)
@@ -35,7 +36,7 @@ async def async_call(function: Callable[..., Any], *args: object) -> Any:
 
 
 async def async_call_blocking(function: Callable[..., Any], *args: object) -> Any:
-    """Call a plain function, which may block, in a thread of its own; await an async one."""
+    """Call a plain function in its own thread, as it may block; await an async one here."""
     if _is_async(function):
         return await async_call(function, *args)
     result = await async_in_thread(function, *args)
@@ -47,25 +48,24 @@ async def async_in_thread(
     *args: *Ts,
 ) -> T:
     """
-    Call what blocks in a daemon thread of its own, and wait for it.
+    Call a blocking function in its own daemon thread, and wait for it.
 
-    The thread is started before the first await and goes on by itself when the waiting task is
-    cancelled. The interpreter does not wait for a thread that hangs, and no pool of threads is kept
-    waiting by one.
+    The thread starts before the first await. It keeps running when the waiting task is cancelled. A
+    thread that hangs delays neither the end of the interpreter nor other calls: there is no pool.
 
     Raises:
-        Exception: What it raised.
-        RuntimeError: It raised what would have ended its thread alone, as `sys.exit` does.
+        Exception: The function raised it.
+        RuntimeError: The function raised something else, such as the `SystemExit` of `sys.exit`.
     """
     call = _ThreadCall(partial(function, *args))
-    threading.Thread(
-        target=contextvars.copy_context().run, args=(call.run,), name="koyeb-session", daemon=True
-    ).start()
+    if not launch(partial(contextvars.copy_context().run, call.run)):
+        message = "no thread can be had"
+        raise RuntimeError(message)
     return cast("T", await call.result())
 
 
 class _ThreadCall:
-    """A call in a thread, and the task that waits for what comes of it."""
+    """A call in a thread, and the task that waits for its result."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -75,19 +75,21 @@ class _ThreadCall:
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Make the call; whatever it raises is for the task that waits."""
+        """Make the call, and keep its result or exception for the waiting task."""
         try:
             self._value = self._call()
-        except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+        except BaseException as exc:  # noqa: BLE001 - raised in the waiting task
             self._error = exc
+        # Last, so that the waiting task finds the result. An `anyio.Event` may be set only in its
+        # own event loop; if that loop has ended, nothing waits.
         async_call_soon(self._loop, self._done.set)
 
     async def result(self) -> Any:
-        """Wait for what came of it."""
+        """Wait for the result of the call."""
         await self._done.wait()
         if isinstance(self._error, Exception):
             raise self._error
-        if self._error is not None:  # it would end the event loop, or look like a cancellation
+        if self._error is not None:  # as it is, it would end the loop or look like a cancellation
             message = f"it raised {type(self._error).__name__}"
             raise RuntimeError(message) from self._error
         return self._value
@@ -95,7 +97,7 @@ class _ThreadCall:
 
 def _is_cancelled() -> bool:
     if in_trio():
-        return True  # where nobody else can raise it
+        return True  # trio raises `Cancelled` only in a task that is cancelled itself
     import asyncio  # noqa: PLC0415 - only where it is running
 
     task = asyncio.current_task()
@@ -104,5 +106,5 @@ def _is_cancelled() -> bool:
 
 def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - its kind is asked, not whether it is there
+        getattr(function, "__call__", None)  # noqa: B004 - asks whether it is async, not callable
     )

@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def async_time_limit(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
-    """Raise `TimeoutError` when the block takes longer."""
+    """Raise `TimeoutError` if the block takes longer."""
     return anyio.fail_after(seconds)
 
 
 def async_remaining(timeout: float) -> float:
-    """Shorten a timeout to what is left of the deadline; both in seconds."""
+    """Shorten a timeout to the time left before the deadline; both in seconds."""
     return min(timeout, anyio.current_effective_deadline() - anyio.current_time())
 
 
 async def async_read_raw(stream: httpx.AsyncByteStream, limit: int) -> bytes:
-    """Read a body as it comes; stop once there is more of it than ``limit`` bytes."""
-    raw = io.BytesIO()  # which shows nothing of the body in a frame that is cancelled
+    """Read a body without decoding it; stop once there are more than ``limit`` bytes."""
+    raw = io.BytesIO()  # its repr shows nothing of the body in a traceback
     chunks = aiter(stream)
     while (chunk := await anext(chunks, None)) is not None:
         raw.write(chunk)
@@ -34,8 +34,8 @@ async def async_read_raw(stream: httpx.AsyncByteStream, limit: int) -> bytes:
             break
     else:
         return raw.getvalue()
-    # A body comes through several generators. A read that is cancelled ends them all; just leaving
-    # the loop would leave the inner ones to the garbage collector, of which trio warns.
+    # A body comes through several generators, and a cancelled read ends them all. Just leaving the
+    # loop would leave the inner ones to the garbage collector, and trio warns of that.
     with anyio.CancelScope() as enough:
         enough.cancel()
         await anext(chunks, None)

@@ -1,4 +1,4 @@
-"""Work that everyone waits for, and no waiter owns: in a task of its own."""
+"""Shared work: any number of callers wait for one task, and none of them owns it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ T = TypeVar("T")
 AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
 
 _tasks: Final[set[asyncio.Task[None]]] = set()
-"""Strong references: an event loop holds its tasks weakly."""
+"""Strong references to running tasks: an event loop of asyncio refers to them weakly."""
 
 
 def _start_task(work: Callable[[], Awaitable[None]], on_done: Callable[[], None]) -> None:
     """
-    Run ``work``, which raises no `Exception`, in a task of the event loop itself.
+    Run ``work``, which raises no `Exception`, in a task that the event loop itself owns.
 
-    ``on_done`` is called although asyncio cancels a task before its first step.
+    No task group and no cancel scope of a caller encloses it. asyncio may cancel a task before its
+    first step, and then runs none of ``work``; ``on_done`` is called even so.
     """
     if in_trio():
         import trio  # noqa: PLC0415 - only where it is running
@@ -50,11 +51,15 @@ class AsyncSharedTask(Generic[T]):
     """
     One run of ``work`` that any number of callers wait for.
 
-    It belongs to the event loop: cancelling a waiter neither stops nor loses it. ``work`` returns
-    its errors; what it raises all the same is raised to all who wait. ``on_done`` runs after the
-    waiters have been released. ``active_tasks`` holds it until then. ``replaces`` is its owner's
-    name for it. It should have ended in ``seconds``: callers that would wait for longer share one
-    timer until then.
+    The event loop owns it: cancelling a waiter neither stops nor loses it. ``work`` returns its
+    errors as values. An exception that it raises nevertheless is raised in each waiter.
+
+    Order: ``first`` runs at the start, before anything waits. At the end the outcome is stored, the
+    waiters are released, the task leaves ``active_tasks``, and then ``on_done`` runs in the same
+    task. So no waiter waits for ``on_done``, except in `wait_done`.
+
+    ``replaces`` is a label for the owner's use. The work should end within ``seconds``. Callers
+    that would wait beyond that time share one timer until then.
     """
 
     def __init__(
@@ -62,19 +67,21 @@ class AsyncSharedTask(Generic[T]):
         work: AsyncWork[T],
         on_done: AsyncWork[None] | None = None,
         *,
+        first: Callable[[], object] | None = None,
         replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[AsyncSharedTask[Any]] | None = None,
     ) -> None:
         self.replaces: object = replaces
+        self._first = first
         self._work = work
         self._on_done = on_done
         self._home = current_loop()
         self._ends = time.monotonic() + seconds
-        self._done = anyio.Event()
-        self._all_done = anyio.Event()
+        self._done = anyio.Event()  # set when the work has ended
+        self._all_done = anyio.Event()  # set when `on_done` has ended, too
         self._due: anyio.Event | None = None
-        """Set once it has landed, or should have."""
+        """Set once the work has ended, or should have."""
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
@@ -82,7 +89,7 @@ class AsyncSharedTask(Generic[T]):
 
     @property
     def alive(self) -> bool:
-        """Whether it is under way, here."""
+        """Whether it is running in this event loop."""
         return not self._done.is_set() and self._home is current_loop()
 
     @property
@@ -93,62 +100,74 @@ class AsyncSharedTask(Generic[T]):
     @property
     def outcome(self) -> T | None:
         """
-        What ``work`` returned; `None` while under way, and if its event loop ended first.
+        The return value of ``work``; `None` while it runs, or if its event loop ended first.
 
         Raises:
-            Exception: What ``work`` raised.
+            Exception: ``work`` raised it.
         """
         if self._raised is not None:
             raise self._raised
         return self._outcome
 
     def start(self, *, alone: bool = False) -> None:  # noqa: ARG002 - a task is always alone
-        """Let it run by itself."""
+        """Start the task, and return without waiting for it."""
         if self._active_tasks is not None:
             self._active_tasks.add(self)
+        if self._first is not None:
+            self._first()
         _start_task(self._run, self._end)
 
     async def run(self, timeout: float = math.inf) -> T | None:
-        """Start it and wait for it, for at most ``timeout`` seconds."""
+        """Start it, and wait for at most ``timeout`` seconds."""
         self.start()
         if timeout < math.inf:
             return await self.join(timeout)
-        await self._done.wait()  # which takes no timer
+        await self._done.wait()  # needs no timer
         return self.outcome
 
     async def join(self, timeout: float | None = None) -> T | None:
         """
-        Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended.
+        Wait for at most ``timeout`` seconds; with `None`, until the work should have ended.
 
         Raises:
-            Exception: What ``work`` raised.
+            Exception: ``work`` raised it.
         """
         await self.wait(timeout)
         return self.outcome
 
     async def wait(self, timeout: float | None = None) -> None:
-        """Wait as `join` does, whatever comes of it; not for one of an event loop that is left."""
+        """
+        Wait as `join` does, but raise no exception of ``work``.
+
+        Return at once if the task belongs to another event loop, which may have ended.
+        """
         if self._home is not current_loop():
             return
         now = time.monotonic()
         timeout = max(self._ends - now, 0.0) if timeout is None else timeout
-        if now < self._ends <= now + timeout:  # a timer for each would double what waiting costs
+        # Hot path: see tests/benchmarks. Thousands of callers share one timer instead of one each.
+        if now < self._ends <= now + timeout:
             if self._due is None:
                 self._due = anyio.Event()
                 _start_task(partial(self._watch, self._due), self._due.set)
             await self._due.wait()
         if not self._done.is_set():
+            # The caller's own timer: its timeout ends first, or the work is late already.
             with anyio.move_on_after(now + timeout - time.monotonic()):
                 await self._done.wait()
 
     async def wait_done(self, timeout: float) -> None:
-        """Wait for it and for what comes ``on_done``, for at most ``timeout`` seconds."""
+        """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
         if self._home is current_loop():
             with anyio.move_on_after(timeout):
                 await self._all_done.wait()
 
     async def _watch(self, due: anyio.Event) -> None:
-        """Keep the time, in a task of its own that ends with the flight, or at its time."""
+        """
+        Set ``due`` when the work has ended, or should have.
+
+        It runs in its own task: a waiter that starts the timer may be cancelled before the others.
+        """
         try:
             with anyio.move_on_after(self._ends - time.monotonic()):
                 await self._done.wait()
@@ -156,6 +175,7 @@ class AsyncSharedTask(Generic[T]):
             due.set()
 
     async def _run(self) -> None:
+        # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
             self._outcome = await self._work()
             self._returned = True
@@ -170,7 +190,7 @@ class AsyncSharedTask(Generic[T]):
             self._all_done.set()
 
     def _end(self) -> None:
-        """Let all go, also when the task was cancelled before its first step."""
+        """Release every waiter, also when the task was cancelled before its first step."""
         self._set_done()
         self._all_done.set()
 

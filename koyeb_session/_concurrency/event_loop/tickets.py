@@ -1,4 +1,4 @@
-"""A caller's place in a queue, in an event loop."""
+"""The queue tickets of callers, in an event loop."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..runtime import current_loop
 
 
 class AsyncTicket:
-    """A place in a queue: one task waits, and is called once."""
+    """A ticket of a queue: one task waits for one call."""
 
     def __init__(self) -> None:
         self._home = current_loop()
         self._called = anyio.Event()
 
     def call(self) -> None:
-        """Wake the task, if it waits in this event loop; one of another loop has ended."""
+        """Wake the task, if it waits in this event loop; otherwise its loop has ended."""
         with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
             if self._home is current_loop():
                 self._called.set()
 
     async def wait(self, seconds: float | None) -> None:
-        """Wait to be called, or until ``seconds`` have passed."""
+        """Wait for the call, for at most ``seconds``."""
         with anyio.move_on_after(seconds):
             await self._called.wait()

@@ -1,4 +1,4 @@
-"""Sleeping, waking, and taking turns, in an event loop."""
+"""Sleep, wake other tasks, and lock, in an event loop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..runtime import async_call_soon, current_loop, current_process, state_lock
 
 async_sleep = anyio.sleep
 _PATROL: Final = 1.0
-"""Seconds between two looks at whether the holder of a lock is still alive."""
+"""Seconds between two checks that the holder of a lock is still alive."""
 
 
 class AsyncEvent:
-    """Is set once, in the event loop that waits for it, and wakes all who wait."""
+    """An event that is set once, in the event loop of its waiters, and wakes all of them."""
 
     __slots__ = ("_event",)
 
@@ -26,15 +26,15 @@ class AsyncEvent:
         self._event = anyio.Event()
 
     def is_set(self) -> bool:
-        """Tell whether it is set."""
+        """Return whether it is set."""
         return self._event.is_set()
 
     def set(self) -> None:
-        """Wake all."""
+        """Set the event, and wake all waiters."""
         self._event.set()
 
     async def wait(self, seconds: float = math.inf) -> bool:
-        """Wait for at most ``seconds``; tell whether it is set."""
+        """Wait for at most ``seconds``, and return whether it is set."""
         if not self._event.is_set():
             with anyio.move_on_after(seconds):
                 await self._event.wait()
@@ -42,27 +42,28 @@ class AsyncEvent:
 
 
 class AsyncWakeup:
-    """Wakes one sleeper of the same place early."""
+    """A signal that wakes one sleeper of the same event loop early."""
 
     def __init__(self) -> None:
         self._home = current_loop()
         self._event = anyio.Event()
 
     def set(self) -> None:
-        """Wake the sleeper, if it sleeps here."""
+        """Wake the sleeper, if it sleeps in this event loop."""
         with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
             if self._home is current_loop():
                 self._event.set()
 
     async def sleep(self, seconds: float | None) -> None:
-        """Wait for the next beat, or until ``seconds`` have passed."""
+        """Wait for the next wakeup, for at most ``seconds``."""
         with anyio.move_on_after(seconds):
             await self._event.wait()
+        # The caller checks its condition after this, with no await before it: no wakeup is lost.
         self._event = anyio.Event()
 
 
 class _Ticket:
-    """One who holds an `AsyncLock`, or waits for it."""
+    """A task that holds an `AsyncLock`, or waits for it."""
 
     __slots__ = ("_event", "_loop", "_process")
 
@@ -72,29 +73,30 @@ class _Ticket:
         self._event = anyio.Event()
 
     def wake(self) -> bool:
-        """Tell its event loop that it holds the lock now; `False` where that loop has ended."""
+        """Tell its event loop that it holds the lock now; `False` if that loop has ended."""
         return self._process is current_process() and async_call_soon(self._loop, self._event.set)
 
     @property
     def is_dead(self) -> bool:
-        """Whether nobody will release what it holds."""
+        """Whether its task can no longer run, and so never releases the lock."""
         return self._process is not current_process() or not async_call_soon(self._loop, _nothing)
 
     async def wait(self, seconds: float) -> None:
-        """Wait to be woken."""
+        """Wait for `wake`, for at most ``seconds``."""
         with anyio.move_on_after(seconds):
             await self._event.wait()
 
 
 def _nothing() -> None:
-    """Show that an event loop runs."""
+    """Do nothing: an event loop that accepts this callback is running."""
 
 
 class AsyncLock:
     """
-    A lock for the tasks of all event loops of the process, in the order in which they ask.
+    A fair lock for the tasks of all event loops of the process.
 
-    What an event loop held that has ended is free, and so is what was held over a fork.
+    It counts as free if the event loop of its holder has ended, and in the child of a fork. Nobody
+    reports either event, so each waiter checks for it once in `_PATROL` seconds.
     """
 
     def __init__(self) -> None:
@@ -103,7 +105,7 @@ class AsyncLock:
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
-        """Hold it for the block."""
+        """Hold the lock for the block."""
         ticket = _Ticket()
         self._queue.append(ticket)
         try:
@@ -113,18 +115,20 @@ class AsyncLock:
                 self._hand_on(None)
             yield
         finally:
+            # A cancelled waiter may still be queued, or may have been given the lock already.
             with state_lock:
                 if ticket in self._queue:
                     self._queue.remove(ticket)
             self._hand_on(ticket)
 
     def _hand_on(self, holder: _Ticket | None) -> None:
-        """Give the lock to the next in the queue, if ``holder`` has it, or nobody alive."""
+        """Give the lock to the next in the queue, if ``holder`` or a dead task holds it."""
+        # One step: two tasks never take the lock, and no release is lost.
         with state_lock:
             if self._holder is not holder and not (self._holder and self._holder.is_dead):
                 return
             self._holder = None
             while self._queue and self._holder is None:
                 ticket = self._queue.popleft()
-                if ticket.wake():
+                if ticket.wake():  # otherwise its event loop has ended: try the next one
                     self._holder = ticket

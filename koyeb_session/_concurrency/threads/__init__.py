@@ -1,1 +1,1 @@
-"""The blocking twins: the same names without ``async_``, for threads."""
+"""The blocking twins, for threads: the same names without ``async_``."""

@@ -1,4 +1,4 @@
-"""Calling the user's functions, plain ones only."""
+"""Call the user's functions, plain ones only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ts = TypeVarTuple("Ts")
 
 
 def call(function: Callable[..., Any], *args: object) -> Any:
-    """Blocking twin: an async function cannot be waited for here."""
+    """Call a plain function; refuse an async one, which cannot be awaited here."""
     result = function(*args)
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
@@ -26,11 +26,11 @@ def call(function: Callable[..., Any], *args: object) -> Any:
 
 def call_blocking(function: Callable[..., Any], *args: object) -> Any:
     """
-    Blocking twin: call it in a daemon thread, and wait until the deadline.
+    Call a function in a daemon thread, and wait until the deadline.
 
     Raises:
-        TimeoutError: The deadline came first; the thread goes on by itself.
-        RuntimeError: It raised what would have ended its thread alone, as `sys.exit` does.
+        TimeoutError: The deadline came first; the thread keeps running.
+        RuntimeError: The function raised no `Exception` but, say, the `SystemExit` of `sys.exit`.
     """
     task = SharedTask(partial(_call_in_thread, function, *args))
     task.start(at_exit=False)
@@ -54,5 +54,5 @@ def in_thread(
     function: Callable[[*Ts], T],
     *args: *Ts,
 ) -> T:
-    """Blocking twin: call it here."""
+    """Call a function in this thread: unlike its awaited twin, the caller may block."""
     return function(*args)

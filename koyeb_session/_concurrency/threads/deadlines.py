@@ -1,8 +1,8 @@
 """
 A total deadline for blocking I/O.
 
-httpx's timeouts are for one read each: a reply that drips in, byte by byte, never ends. Here each
-read and write, and each wait, may take only what is left of the deadline that its context has set.
+httpx's timeouts apply to one read each, so a reply that drips in byte by byte never ends. Here each
+read, write and wait may take only the time left before the deadline of its context.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Generator[None]:
     """
-    Bound each read and write of the block, on connections of ``http_transport``.
+    Limit each read and write of the block, on connections of ``http_transport``.
 
-    Looking up the host's name and each further address of it, and a TLS handshake that drips, are
-    bounded by the operating system and by httpcore for each step, not in total.
+    Name lookup, further addresses of the host, and a slow TLS handshake have no total limit. The
+    operating system and httpcore limit each step of them.
     """
     reset = ends.set(min(ends.get(), time.monotonic() + seconds))
     try:
@@ -40,15 +40,15 @@ def time_limit(seconds: float) -> Generator[None]:
 
 def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
     """
-    Read a body as it comes; stop once there is more of it than ``limit`` bytes.
+    Read a body without decoding it; stop once there are more than ``limit`` bytes.
 
-    On a user's own connections the deadline is kept here, between reads. What was complete at the
-    deadline is not thrown away, as it may be the session's token.
+    On the user's own connections only this function checks the deadline, between reads. It keeps a
+    body that was complete at the deadline, as that may contain the session's token.
     """
-    raw = io.BytesIO()  # which shows nothing of the body in a frame that is interrupted
+    raw = io.BytesIO()  # its repr shows nothing of the body in a traceback
     late = False
     for chunk in stream:
-        if late and chunk:  # one without bytes may end a body that is complete
+        if late and chunk:  # an empty chunk may end a body that is complete
             message = "the body took too long"
             raise httpx.ReadTimeout(message)
         raw.write(chunk)
@@ -60,5 +60,5 @@ def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
 
 
 def remaining(timeout: float) -> float:
-    """Shorten a timeout to what is left of the deadline; both in seconds."""
+    """Shorten a timeout to the time left before the deadline; both in seconds."""
     return min(timeout, max(ends.get() - time.monotonic(), _SHORTEST))

@@ -1,4 +1,4 @@
-"""Work that everyone waits for, and no waiter owns: in a thread of its own."""
+"""Shared work: any number of callers wait for one thread, and none of them owns it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ..runtime import current_process, state_lock
 from .deadlines import ends
+from .launch import launch
 from .waiting import Event
 
 T = TypeVar("T")
@@ -21,17 +23,25 @@ T = TypeVar("T")
 Work: TypeAlias = Callable[[], T]
 
 _at_exit: Final[set[SharedTask[Any]]] = set()
-"""What the end of the interpreter waits for; the threads are daemons, which it would cut off."""
+"""
+Tasks that the interpreter waits for at its end; as daemon threads they would be cut off.
+
+A forked child does not wait for its parent's tasks: see `SharedTask.wait_done`.
+"""
 _registered: object = None
-"""The process whose end waits for them."""
+"""The process that has registered the hook for its end."""
 
 
 class SharedTask(Generic[T]):
     """
-    Blocking twin: in a daemon thread, where no signal handler can interrupt it.
+    The blocking twin of `AsyncSharedTask`: one run of ``work`` in a daemon thread.
 
-    Whatever a handler raises reaches the thread that waits, and that one alone. A normal end of the
-    interpreter waits for a flight until it should have ended.
+    Python runs signal handlers in the main thread only, so none interrupts this thread. An
+    exception that a handler raises reaches only the caller that waits in the main thread. A normal
+    end of the interpreter waits for the task until it should have ended.
+
+    The owner only has to wait: each waiter starts the thread unless it was launched, and `_begun`
+    makes sure that ``work`` runs once. ``first`` runs in the thread, before ``work``.
     """
 
     __slots__ = (
@@ -41,13 +51,14 @@ class SharedTask(Generic[T]):
         "_context",
         "_done",
         "_ends",
+        "_first",
         "_home",
+        "_launched",
         "_on_done",
         "_outcome",
         "_raised",
         "_returned",
         "_runner",
-        "_unstarted",
         "_work",
         "replaces",
     )
@@ -57,33 +68,35 @@ class SharedTask(Generic[T]):
         work: Work[T],
         on_done: Work[None] | None = None,
         *,
+        first: Work[object] | None = None,
         replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[SharedTask[Any]] | None = None,
     ) -> None:
         self.replaces: object = replaces
+        self._first = first
         self._work = work
         self._on_done = on_done
         self._home = current_process()
         self._ends = time.monotonic() + seconds
         self._begun = False
-        self._done = Event()
-        self._all_done = Event()
+        self._launched = False
+        self._done = Event()  # set when the work has ended
+        self._all_done = Event()  # set when `on_done` has ended, too
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
         self._runner: int | None = None
         self._active_tasks = active_tasks
         self._context = contextvars.copy_context()
-        self._context.run(ends.set, math.inf)  # it has a deadline of its own
-        self._unstarted = [True]
+        self._context.run(ends.set, math.inf)  # its own deadline, not the caller's
 
     @property
     def alive(self) -> bool:
         """
-        Whether it is under way, here, or about to be.
+        Whether it is running in this process, or is about to start.
 
-        One that hangs counts as dead: foreign code cannot be stopped, and others go on without it.
+        A task that hangs counts as dead: a thread cannot be stopped, so callers go on without it.
         """
         if self._done.is_set() or self._home is not current_process():
             return False
@@ -97,10 +110,10 @@ class SharedTask(Generic[T]):
     @property
     def outcome(self) -> T | None:
         """
-        What ``work`` returned; `None` while under way.
+        The return value of ``work``; `None` while it runs.
 
         Raises:
-            Exception: What ``work`` raised.
+            Exception: ``work`` raised it.
         """
         if self._raised is not None:
             raise self._raised
@@ -108,93 +121,84 @@ class SharedTask(Generic[T]):
 
     def start(self, *, at_exit: bool = True, alone: bool = False) -> None:
         """
-        Let it run by itself, once.
+        Start the thread, once, and return without waiting for it.
 
-        Where no thread can be had, as from Python 3.12 on once the main thread has ended, it runs
-        here, unless it has to be ``alone``: then it is not done at all.
+        Python 3.12 and later start no thread once the main thread has ended. Then the work runs in
+        the calling thread, or, if it must run ``alone``, not at all.
         """
-        try:
-            self._unstarted.pop()  # one step: of two threads, one starts it
-        except IndexError:
-            return
-        if self._home is not current_process():
+        if self._launched or self._home is not current_process():
             return
         if at_exit:
             _wait_at_exit(self)
         if self._active_tasks is not None:
             self._active_tasks.add(self)
-        self._launch(alone=alone)
-
-    def _launch(self, *, alone: bool = False) -> None:
-        thread = threading.Thread(
-            target=self._context.copy().run, args=(self._run,), name="koyeb-session", daemon=True
-        )
-        try:
-            thread.start()
-        except (RuntimeError, KeyError) as exc:
-            # `Thread.start` stumbles over what a signal handler raises in the midst of it.
-            if exc.__context__ is not None:
-                raise exc.__context__ from None
+        if not self._launch():
             if alone:
                 self._begun = True
                 self._end()
             else:
                 self._run()
+        # Only now: if a signal handler raises before this line, the next waiter starts it again.
+        self._launched = True
+        if self._all_done.is_set():  # it was listed once more after its end
+            self._end()
+
+    def _launch(self) -> bool:
+        """Run it in a thread of its own; the second one to begin does nothing."""
+        return launch(partial(self._context.copy().run, self._run))
 
     def run(self, timeout: float = math.inf) -> T | None:
-        """Start it and wait for it, for at most ``timeout`` seconds."""
+        """Start it, and wait for at most ``timeout`` seconds."""
         return self.join(timeout)
 
     def join(self, timeout: float | None = None) -> T | None:
         """
-        Wait for it, for at most ``timeout`` seconds; `None`: until it should have ended.
+        Wait for at most ``timeout`` seconds; with `None`, until the work should have ended.
 
         Raises:
-            Exception: What ``work`` raised.
+            Exception: ``work`` raised it.
         """
         self.wait(timeout)
         return self.outcome
 
     def wait(self, timeout: float | None = None) -> None:
         """
-        Wait as `join` does, whatever comes of it.
+        Wait as `join` does, but raise no exception of ``work``.
 
-        Not for one of the process before a fork, and not in its own thread, where a finalizer may
-        ask for it.
+        Return at once for a task of the process before a fork, whose thread the child does not
+        have. Return at once in the task's own thread too, where a finalizer may call this.
         """
         if self._home is not current_process() or self._runner == threading.get_ident():
             return
         self.start()
         seconds = self._ends - time.monotonic() if timeout is None else timeout
-        if not self._begun and not self._done.wait(min(seconds, _GRACE)) and not self._begun:
-            self._launch()  # a signal handler raised in the one who was about to start it
+        if not self._done.wait(min(seconds, _GRACE)) and not self._begun:
+            self._launch()  # a finalizer that waits has interrupted the thread that launches it
         self._done.wait(seconds)
 
     def wait_done(self, timeout: float) -> None:
-        """
-        Wait for it and for what comes ``on_done``, for at most ``timeout`` seconds.
-
-        One that has not begun soon will not: a signal handler raised in the one who was about to
-        start it.
-        """
-        if self._home is not current_process():
-            return
-        if self._begun or self._all_done.wait(min(timeout, _GRACE)) or self._begun:
+        """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
+        if self._home is current_process():
+            self.start()
             self._all_done.wait(timeout)
 
     def at_exit(self) -> None:
-        """Wait until it should have ended: the interpreter is about to end."""
+        """Wait until the work should have ended, as the interpreter is about to end."""
         self.wait_done(self._ends + _GRACE - time.monotonic())
 
     def _run(self) -> None:
+        # One step: of two threads that `wait` has launched, one does the work.
         with state_lock:
             begun, self._begun = self._begun, True
-        if begun:  # it was launched twice: see `wait`
+        if begun:  # launched twice: see `start`
             return
+        # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
         try:
             try:
-                if self.alive:  # else its thread comes so late that others have gone on without it
+                if self.alive:  # otherwise it started so late that another task has replaced it
+                    if self._first is not None:
+                        self._first()
                     self._outcome = self._work()
                     self._returned = True
             except Exception as exc:  # noqa: BLE001 - see `outcome`
@@ -219,29 +223,28 @@ class SharedTask(Generic[T]):
 
 
 _GRACE: Final = 1.0
-"""Seconds for which a flight may be late."""
+"""Seconds by which a task may be late."""
 
 
 def _wait_at_exit(task: SharedTask[Any]) -> None:
     global _registered  # noqa: PLW0603 - it changes with each fork
     if _registered is not current_process():
-        _registered = current_process()
-        _at_exit.clear()  # those of the parent
         atexit.register(_finish)
         _finish_in_child()
+        _registered = current_process()  # last: a signal handler may raise before
     _at_exit.add(task)
 
 
 def _finish_in_child() -> None:
-    """Have a process of `multiprocessing` wait too: it ends without `atexit`."""
+    """Make a process of `multiprocessing` wait too: it ends without running `atexit`."""
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, _finish, exitpriority=0)
 
 
 def _finish() -> None:
-    """Wait for all that is under way, each until it should have ended."""
+    """Wait for every running task, each until it should have ended."""
     while _at_exit:
-        with contextlib.suppress(KeyError):  # it has just ended
+        with contextlib.suppress(KeyError):  # the last one has just ended
             task = _at_exit.pop()
             task.at_exit()

@@ -1,4 +1,4 @@
-"""A caller's place in a queue, in threads."""
+"""The queue tickets of callers, in threads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import threading
 
 class Ticket:
     """
-    A place in a queue: one thread waits, and is called once.
+    A ticket of a queue: one thread waits for one call.
 
-    It is a bare lock, for whose methods there is no "in the middle". A `threading.Event` holds a
-    lock of its own while it runs Python code: a signal handler or the garbage collector that calls
-    the waiting thread's own ticket there would wait for itself.
+    It is a bare lock, whose methods are atomic. A `threading.Event` holds an internal lock while it
+    runs Python code. A signal handler or a finalizer that interrupts the waiting thread there, and
+    calls its ticket, would deadlock.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Ticket:
             self._uncalled.release()
 
     def wait(self, seconds: float | None) -> None:
-        """Wait to be called, or until ``seconds`` have passed."""
+        """Wait for the call, for at most ``seconds``."""
         limit = threading.TIMEOUT_MAX
         if seconds is not None:
             limit = min(max(0.0, seconds), limit)

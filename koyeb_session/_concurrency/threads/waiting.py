@@ -1,4 +1,4 @@
-"""Sleeping, waking, and taking turns, in threads."""
+"""Sleep, wake other threads, and lock, in threads."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Generator
 
-from ..runtime import current_process, state_lock
+from ..runtime import current_process, is_in_step, state_lock
 from .deadlines import remaining
 
 
 def sleep(seconds: float) -> None:
     """
-    Wait.
+    Sleep for ``seconds``.
 
     Raises:
         TimeoutError: The deadline comes first.
@@ -27,11 +27,11 @@ def sleep(seconds: float) -> None:
 
 class Event:
     """
-    Is set once, and wakes all who wait for it.
+    An event that is set once, and wakes all its waiters.
 
-    Nothing here takes a lock that another caller could hold, so a signal handler or a finalizer may
-    interrupt a method and call another one. A waiter is listed before it looks at the flag, and the
-    flag is set before the list is read: whichever comes first, no wake-up is lost.
+    No method takes a lock that another caller could hold. So a signal handler or a finalizer may
+    interrupt one method and call another. A waiter is listed before it reads the flag, and the flag
+    is set before the list is read: whichever comes first, no wakeup is lost.
     """
 
     __slots__ = ("_set", "_waiters")
@@ -41,18 +41,25 @@ class Event:
         self._waiters: list[threading.Lock] = []
 
     def is_set(self) -> bool:
-        """Tell whether it is set."""
+        """Return whether it is set."""
         return self._set
 
     def set(self) -> None:
-        """Wake all."""
+        """Set the event, and wake all waiters."""
         self._set = True
         for waiter in tuple(self._waiters):
-            with contextlib.suppress(RuntimeError):  # somebody else has just woken it
+            with contextlib.suppress(RuntimeError):  # another thread has just woken it
                 waiter.release()
 
     def wait(self, seconds: float = math.inf) -> bool:
-        """Wait for at most ``seconds``, or the deadline; tell whether it is set."""
+        """
+        Wait for at most ``seconds``, or until the deadline, and return whether it is set.
+
+        It does not wait where a signal handler or a finalizer has interrupted a change of a session
+        in the same thread: the change, which others wait for, goes on only after the handler.
+        """
+        if is_in_step():
+            return self._set
         waiter = threading.Lock()
         waiter.acquire()
         self._waiters.append(waiter)
@@ -65,7 +72,7 @@ class Event:
 
 
 class Wakeup:
-    """Wakes one sleeper early."""
+    """A signal that wakes one sleeper early."""
 
     def __init__(self) -> None:
         self._event = Event()
@@ -75,13 +82,13 @@ class Wakeup:
         self._event.set()
 
     def sleep(self, seconds: float | None) -> None:
-        """Wait for the next beat, or until ``seconds`` have passed."""
+        """Wait for the next wakeup, for at most ``seconds``."""
         self._event.wait(math.inf if seconds is None else seconds)
-        self._event = Event()  # what a beat stands for is looked at after this
+        self._event = Event()  # the caller checks its condition after this, so no wakeup is lost
 
 
 class Lock:
-    """A lock for whichever process; one that was held over a fork is free in the child."""
+    """A lock for the threads of this process; the child of a fork finds it free."""
 
     def __init__(self) -> None:
         self._home: object = None
@@ -90,11 +97,12 @@ class Lock:
     @contextlib.contextmanager
     def held(self) -> Generator[None]:
         """
-        Hold it for the block.
+        Hold the lock for the block.
 
         Raises:
             TimeoutError: The deadline comes first.
         """
+        # A new lock in each process: if another thread held it at the fork, it would stay locked.
         with state_lock:
             if self._home is not current_process():
                 self._home, self._lock = current_process(), threading.Lock()

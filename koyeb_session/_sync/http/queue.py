@@ -22,27 +22,28 @@ if TYPE_CHECKING:
     from ..._http.tls import Certificates
 
 Route: TypeAlias = tuple[httpx.URL | None, bytes, bytes, int | None]
-"""A proxy, and the origin behind it: what a connection can be used again for."""
+"""A proxy and the origin behind it: a connection is reused only for the same pair."""
 
 MAX_CONNECTIONS: Final = 100
-"""Requests at a time, and sockets for all origins: as many as httpx's own pool has."""
+"""The limit for concurrent requests, and for sockets to all origins; httpx's own default."""
 KEEPALIVE_EXPIRY: Final = 5.0
-"""Seconds for which an idle connection is kept: as httpx's own pool does."""
+"""Seconds for which an idle connection is kept; httpx's own default."""
 
 
 class QueuedTransport(httpx.BaseTransport):
     """
-    Keep up to :data:`MAX_CONNECTIONS` of httpx's own transports, each with one connection.
+    Up to :data:`MAX_CONNECTIONS` of httpx's own transports, each with one connection.
 
-    A request takes a turn, or queues for one for as long as its pool timeout says. With the turn it
-    takes the transport that was used last for its route, or makes one, in the place of the one that
-    has been idle for longest where there are too many. Both are given back when its response is
-    closed.
+    Each request needs a slot, and queues for one up to its pool timeout. It then takes the
+    transport that was last used for its route, or makes one. If there are too many, the one that
+    has been idle for longest is closed. The slot and the transport are released when the response
+    is closed.
 
-    There is no lock: a turn may be given back by the garbage collector or a signal handler, in the
-    middle of anything. Each step below is one atomic call of a dict, a set or a list. A transport
-    is in ``_made`` from before it connects until after it is closed, and whoever closes an idle one
-    has a turn: so there are never more sockets than :data:`MAX_CONNECTIONS`.
+    There is no lock: the garbage collector or a signal handler may release a slot at any point.
+    Each step below is one atomic call of a dict, a set or a list instead.
+
+    A transport is in ``_made`` from before it connects until after it is closed. Only a request
+    with a slot closes an idle one. So there are never more than :data:`MAX_CONNECTIONS` sockets.
     """
 
     def __init__(self, proxies: Proxies, certificates: Certificates) -> None:
@@ -50,26 +51,31 @@ class QueuedTransport(httpx.BaseTransport):
         self._certificates = certificates
         self._request_queue = RequestQueue(MAX_CONNECTIONS)
         self._made: set[httpx.BaseTransport] = set()
-        # In the order of their last use, which is told with the route.
+        # In the order of last use; the value is the route and the time of that use.
         self._idle: dict[httpx.BaseTransport, tuple[Route, float]] = {}
         self._closed = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """
-        Send a request on a transport of its own.
+        Send a request on a transport that no other request uses.
 
         Raises:
-            httpx.PoolTimeout: It has waited for too long.
+            httpx.PoolTimeout: The request has waited for too long.
         """
         url = request.url
         route = (self._proxies.route(url), url.raw_scheme, url.raw_host, url.port)
         self._request_queue.acquire(request.extensions.get("timeout", {}).get("pool"))
         transport = None
+        # From here on, exactly one `_back` releases the slot: here, or when the stream is closed.
         try:
             transport = self._kept(route) or self._new(route)
             response = transport.handle_request(request)
-        except BaseException:
+        except BaseException as exc:
             self._back(transport, route)
+            if route[0] is not None:
+                from ..._http.failures import name_proxy  # noqa: PLC0415 - few have a proxy
+
+                name_proxy(exc, route[0])
             raise
         stream = cast("httpx.SyncByteStream", response.stream)
         response.stream = _ReleasingStream(stream, partial(self._back, transport, route))
@@ -83,20 +89,21 @@ class QueuedTransport(httpx.BaseTransport):
             transport.close()
 
     def _kept(self, route: Route) -> httpx.BaseTransport | None:
-        """Take the transport that was used last for a route."""
+        """Take the transport that was last used for this route, if there is one."""
         if self._closed:
             message = "the session client that owns these connections is closed"
             raise RuntimeError(message)
         for transport in reversed(list(self._idle)):
             used = self._idle.get(transport)
+            # The `pop` decides: only one request gets a transport that two have found.
             if used and used[0] == route and self._idle.pop(transport, None):
                 return transport
         return None
 
     def _new(self, route: Route) -> httpx.BaseTransport:
-        """Make a transport, and close idle ones that are then too many."""
+        """Make a transport, and close idle ones beyond the limit."""
         transport = http_transport(route[0], self._certificates)
-        self._made.add(transport)
+        self._made.add(transport)  # counted before it connects
         try:
             for oldest in list(self._idle):
                 if len(self._made) <= MAX_CONNECTIONS:
@@ -108,11 +115,13 @@ class QueuedTransport(httpx.BaseTransport):
         return transport
 
     def _back(self, transport: httpx.BaseTransport | None, route: Route) -> None:
-        """Close what has been idle for long, and let another request have its turn."""
+        """Put a transport back, close those that have expired, and release the slot."""
         now = time.monotonic()
         try:
+            # Idle before the slot is free, so that the next request finds the transport.
             if transport is not None:
                 self._idle[transport] = (route, now)
+            # In the order of last use: the first fresh one ends the loop.
             for oldest in list(self._idle):
                 since = self._idle.get(oldest, (route, now))[1]
                 if since >= now - KEEPALIVE_EXPIRY and not self._closed:
@@ -124,6 +133,7 @@ class QueuedTransport(httpx.BaseTransport):
     def _discard(self, transport: httpx.BaseTransport) -> None:
         """Close an idle transport, unless another request has taken it."""
         if self._idle.pop(transport, None):
+            # Counted until it is closed, as its socket stays open until then.
             try:
                 transport.close()
             finally:
@@ -132,11 +142,11 @@ class QueuedTransport(httpx.BaseTransport):
 
 class RequestQueue:
     """
-    At most so many turns at a time, first come, first served.
+    A fixed number of slots, given to requests first come, first served.
 
-    No turn is lost between two threads, with or without a GIL. A request enters the queue before it
-    looks for a free turn, and a turn becomes free before its giver looks at the queue: one of the
-    two sees the other.
+    No slot is lost between two threads, with or without a GIL. A request enters the queue before it
+    checks for a free slot. A released slot becomes free before the queue is checked. So one of the
+    two always sees the other.
     """
 
     def __init__(self, places: int) -> None:
@@ -145,16 +155,19 @@ class RequestQueue:
 
     def acquire(self, seconds: float | None) -> None:
         """
-        Wait for a turn, for at most ``seconds``.
+        Wait for a slot, for at most ``seconds``.
 
         Raises:
-            httpx.PoolTimeout: There was none.
+            httpx.PoolTimeout: No slot became free in time.
         """
         if self._take_free():
             return
+        # Queue first, then check once more: a slot may have become free in between.
         ticket = Ticket()
         self._queue.append(ticket)
         self._wake_first()
+        # A ticket that is no longer queued has been called, so the slot is this request's. That
+        # holds even if the request is cancelled, or times out, at the same moment.
         try:
             ticket.wait(seconds)
         except BaseException:
@@ -166,16 +179,16 @@ class RequestQueue:
             raise httpx.PoolTimeout(message)
 
     def release(self) -> None:
-        """Let the next request have its turn."""
+        """Release a slot to the next request in the queue."""
         self._free.append(True)
         self._wake_first()
 
     def _wake_first(self) -> None:
-        """Call the first in the queue, as long as there is a turn."""
+        """Give free slots to the first requests in the queue."""
         while self._queue and self._take_free():
             try:
                 self._queue.popleft().call()
-            except IndexError:  # another thread was faster; look at the queue once more
+            except IndexError:  # another thread was faster: put the slot back, and check again
                 self._free.append(True)
 
     def _take_free(self) -> bool:
@@ -185,7 +198,7 @@ class RequestQueue:
             return False
 
     def _withdraw(self, ticket: Ticket) -> bool:
-        """Leave the queue; tell whether the ticket was still in it."""
+        """Leave the queue; return whether the ticket was still in it."""
         try:
             self._queue.remove(ticket)
         except ValueError:
@@ -194,13 +207,14 @@ class RequestQueue:
 
 
 class _ReleasingStream(httpx.SyncByteStream):
-    """A response's body; ``then`` is done once it is closed, or has failed."""
+    """The body of a response, which calls ``then`` once it is closed or has failed."""
 
     def __init__(self, stream: httpx.SyncByteStream, then: Work[None]) -> None:
         self._stream = stream
         self._then = [then]
 
     def __iter__(self) -> Generator[bytes]:
+        # The end of the body releases the slot, even if the user never closes the response.
         try:
             for chunk in self._stream:
                 yield chunk
@@ -208,9 +222,9 @@ class _ReleasingStream(httpx.SyncByteStream):
             self.close()
 
     def close(self) -> None:
-        """Close it, once: whoever pops what is then to be done does it."""
+        """Close the body, and call ``then`` once."""
         try:
-            then = self._then.pop()
+            then = self._then.pop()  # atomic: of two callers, one gets it
         except IndexError:
             return
         try:
