@@ -213,6 +213,8 @@ class Counting:
 @pytest.fixture
 def lock(monkeypatch: pytest.MonkeyPatch) -> Counting:
     """Count how often the lock of the process is taken."""
+    for client in (AsyncSessionClient, SessionClient):
+        client(transport=FakeKoyeb().transport)  # imports the modules that hold the lock
     counting = Counting()
     for name, module in list(sys.modules.items()):
         if name.startswith("koyeb_session.") and getattr(module, "state_lock", None) is state_lock:

@@ -254,8 +254,6 @@ class AsyncSessionClient:
             engine.AsyncRenewal(state, source, persistence),
             source,
             persistence,
-            retry=sender.retry,
-            timeout=sender.timeout,
             active_tasks=self._active_tasks,
         )
         self._auth: engine.AsyncSessionAuth | None = None

@@ -51,11 +51,9 @@ class AsyncTokenKeeper:
         "_active_tasks",
         "_persistence",
         "_renewal",
-        "_retry",
         "_retry_at",
         "_source",
         "_task",
-        "_timeout",
         "_wakeups",
         "listeners",
         "state",
@@ -68,22 +66,26 @@ class AsyncTokenKeeper:
         source: AsyncTokenSource,
         persistence: AsyncPersistence | None,
         *,
-        retry: RetryPolicy,
-        timeout: float,
         active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
         self._task: _SharedRenewal | None = None
         self._persistence = persistence
         self._wakeups: tuple[AsyncWakeup, ...] = ()
         self._renewal = renewal
-        self._retry = retry
         self._retry_at: tuple[KoyebSessionError, float] | None = None
         """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._source = source
-        self._timeout = timeout
         self._active_tasks = active_tasks
         self.listeners: AsyncListeners | None = None
         self.state: SessionState = state
+
+    @property
+    def _retry(self) -> RetryPolicy:
+        return self._source.sender.retry
+
+    @property
+    def _timeout(self) -> float:
+        return self._source.sender.timeout
 
     # For requests
 

@@ -161,6 +161,14 @@ class LastFailure(NamedTuple):
         return self.age(clock) < self.wait
 
 
+class Rejection(NamedTuple):
+    """A brand-new token that was rejected, and the age up to which a 401 for it is accepted."""
+
+    snapshot: Snapshot
+    until: float
+    in_a_row: int
+
+
 class Decision(enum.Enum):
     """The way to serve a caller that needs a token."""
 

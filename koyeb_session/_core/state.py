@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from .._concurrency.runtime import state_lock
 from .errors import KoyebSessionError, NotSignedInError, WireError
 from .log import Duration, fields, format_duration, log, time_from_now
-from .snapshot import FrozenClock, Observation, Snapshot, seconds_to_next_check
+from .snapshot import FrozenClock, Observation, Rejection, Snapshot, seconds_to_next_check
 from .tokens import is_api_token
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ class SessionState:
 
     __slots__ = (
         "_policy",
-        "_rejections",
         "_renew",
         "clock",
         "closed",
@@ -62,7 +61,6 @@ class SessionState:
         has_credentials: bool = False,
     ) -> None:
         self._policy = policy
-        self._rejections = 0
         self._renew = renew
         self.clock: Clock = clock
         self.closed: bool = False
@@ -71,8 +69,7 @@ class SessionState:
         self.mark: object = object()
         """The identity of this session in the errors that it raises."""
         self.on_change: Callable[[Token | None], None] | None = None
-        self.rejected: tuple[Snapshot, float] | None = None
-        """A brand-new token that was rejected, and the age up to which a 401 is accepted."""
+        self.rejected: Rejection | None = None
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
         self.failure: LastFailure | None = None
@@ -296,19 +293,23 @@ class SessionState:
         """
         if snapshot.from_store:
             return
-        memory = min(_REJECTION_MEMORY * 2.0**self._rejections, _LONGEST_REJECTION_MEMORY)
-        self._rejections = min(self._rejections + 1, 16)
-        self.rejected = (snapshot, snapshot.age(self.clock) + memory)
+        before = 0 if self.rejected is None else self.rejected.in_a_row
+        memory = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
+        until = snapshot.age(self.clock) + memory
+        self.rejected = Rejection(snapshot, until, min(before + 1, 16))
 
     def forget_rejections(self) -> None:
         """Forget rejections: the service has accepted a token."""
         self.rejected = None
-        self._rejections = 0
 
     def must_accept_401(self, snapshot: Snapshot) -> bool:
         """Return whether callers must accept a 401 for this token, as a renewal would not help."""
-        refused, until = self.rejected or (None, 0.0)
-        return not snapshot.renewable or (refused is snapshot and snapshot.age(self.clock) < until)
+        if not snapshot.renewable:
+            return True
+        last = self.rejected
+        if last is None or last.snapshot is not snapshot:
+            return False
+        return snapshot.age(self.clock) < last.until
 
     def no_token_error(
         self, seen: Observation, error: KoyebSessionError | None

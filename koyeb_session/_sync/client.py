@@ -256,8 +256,6 @@ class SessionClient:
             engine.Renewal(state, source, persistence),
             source,
             persistence,
-            retry=sender.retry,
-            timeout=sender.timeout,
             active_tasks=self._active_tasks,
         )
         self._auth: engine.SessionAuth | None = None

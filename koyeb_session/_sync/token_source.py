@@ -53,12 +53,12 @@ class TokenSource:
     revoke the copy that another program, or the user, is still using.
     """
 
-    __slots__ = ("_clock", "_sender", "credentials")
+    __slots__ = ("_clock", "credentials", "sender")
 
     def __init__(self, sender: Sender, credentials: Credentials | None, clock: Clock) -> None:
-        self._sender = sender
         self._clock = clock
         self.credentials: Credentials | None = credentials
+        self.sender: Sender = sender
 
     def can_refresh(self, old: Snapshot) -> bool:
         """Return whether the token may be refreshed, rather than replaced by credentials."""
@@ -73,7 +73,7 @@ class TokenSource:
         A refresh is not repeated if its reply was lost: the service may have carried it out. The
         next request with the old token, or the next renewal, finds out.
         """
-        outcome = self._sender.send_once(operations.refresh(old.token), deadline)
+        outcome = self.sender.send_once(operations.refresh(old.token), deadline)
         if isinstance(outcome, Token):
             return NewToken(
                 outcome, just_issued=True, how="renewed", event="renewed", issuer=Issuer.KOYEB
@@ -99,13 +99,13 @@ class TokenSource:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):
                     return FailedAttempt(_unusable(operation, old), signs_in=True)
-                return self._issued(self._sender.send_once(operation, deadline), Issuer.KOYEB)
+                return self._issued(self.sender.send_once(operation, deadline), Issuer.KOYEB)
             case AccessTokenCredentials() as given:
                 bearer = Token(given.api_token)
                 operation = operations.create_access_token(
                     bearer, given.organization_id, given.validity
                 )
-                outcome = self._sender.send_once(operation, deadline)
+                outcome = self.sender.send_once(operation, deadline)
                 return self._issued(_explained(outcome), Issuer.CREDENTIALS)
             case source:
                 arguments = (replaced,) if takes_token(source) else ()
@@ -119,7 +119,7 @@ class TokenSource:
 
     def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
         """Revoke a token at the service; a token that the service rejects counts as revoked."""
-        outcome = self._sender.send(operations.logout(token), timeout=deadline.left())
+        outcome = self.sender.send(operations.logout(token), timeout=deadline.left())
         return None if isinstance(outcome, AuthenticationError) else outcome
 
     def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> Attempt:

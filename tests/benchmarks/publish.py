@@ -14,7 +14,7 @@ from . import chart, report
 from .measure import Run
 
 RESULTS: Final = Path(__file__).with_name("results")
-README: Final = Path(__file__).parents[2] / "README.md"
+README: Final = Path(__file__).with_name("README.md")
 _FILE: Final = RESULTS / "results.json"
 _TABLE: Final = re.compile(r"(?<=\n\| beside bare `httpx`).*?(?=\n\n)", re.DOTALL)
 _HALVES: Final = ("asyncio", "sync")
@@ -27,7 +27,7 @@ def save(run: Run) -> None:
 
 
 def publish() -> None:
-    """Write the table, the chart, and the README's table."""
+    """Write the table of all figures, the chart, and the table of the README beside this."""
     run = cattrs.structure(json.loads(_FILE.read_text("utf-8")), Run)
     (RESULTS / "table.md").write_text(report.table(run), "utf-8")
     chart.draw(run.comparisons, RESULTS / "chart.svg")
