@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
@@ -267,6 +269,20 @@ def advance(flow: Flow, response: httpx.Response | None = None) -> httpx.Request
         return flow.send(response)
     except StopIteration:
         return None
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """Fork, do the work in the child, and tell whether it returned `True` there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks while threads run
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _waits(thread: threading.Thread) -> bool:

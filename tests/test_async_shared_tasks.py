@@ -1,0 +1,293 @@
+"""Shared tasks of event loops: one piece of work that many wait for, and that no waiter owns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import trio
+
+from koyeb_session._concurrency.event_loop import shared_task as async_shared_task
+from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
+
+from .concurrency import PATIENCE
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+async def test_async_shared_task_is_shared_by_all_who_wait() -> None:
+    """The work runs once, in a task of its own; all get what it returns."""
+    runs: list[str] = []
+
+    async def work() -> str:
+        runs.append(variable.get())
+        await anyio.lowlevel.checkpoint()
+        return "done"
+
+    variable.set("copied")
+    shared = AsyncSharedTask(work, replaces="what")
+    assert (shared.replaces, shared.outcome, shared.alive) == ("what", None, True)
+    results: list[str | None] = []
+
+    async def follow() -> None:
+        results.append(await shared.join(PATIENCE))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        tasks.start_soon(follow)
+        results.append(await shared.run())
+    assert results == ["done"] * 3
+    assert runs == ["copied"]
+    assert not shared.alive
+    assert shared.outcome == "done"
+
+
+async def test_async_shared_task_goes_on_when_those_who_wait_give_up() -> None:
+    """Neither the leader's cancellation nor a follower's stops the work."""
+    go = anyio.Event()
+
+    async def work() -> int:
+        await go.wait()
+        return 7
+
+    shared = AsyncSharedTask(work)
+    with anyio.move_on_after(0) as scope:
+        await shared.run()
+    assert scope.cancelled_caught
+    assert shared.alive
+    assert await shared.join(0) is None
+    assert shared.alive
+    go.set()
+    assert await shared.join(PATIENCE) == 7
+
+
+async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time() -> None:
+    """Work that its deadline does not end, as in a thread, may still come to something."""
+    go = anyio.Event()
+
+    async def work() -> int:
+        await go.wait()
+        return 7
+
+    shared = AsyncSharedTask(work, seconds=0.001)
+    shared.start()
+    results: list[int | None] = []
+
+    async def follow(timeout: float) -> None:
+        results.append(await shared.join(timeout))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow, PATIENCE)
+        await follow(0.002)
+        assert results == [None]
+        assert shared.alive
+        tasks.start_soon(follow, PATIENCE)  # which comes when it is overdue
+        await anyio.lowlevel.checkpoint()
+        go.set()
+    assert results == [None, 7, 7]
+
+
+@pytest.mark.parametrize("followers", [1, 1000])
+def test_those_who_wait_for_an_async_shared_task_share_one_timer(
+    followers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of callers does not matter; one with a shorter timeout has its own timer."""
+    timers: list[object] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+
+        def counted(*args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            timers.append(args)
+            return call_at(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", counted)
+        go = anyio.Event()
+        shared = AsyncSharedTask(go.wait, seconds=PATIENCE)
+        shared.start()
+        waiting = [asyncio.create_task(shared.join(PATIENCE)) for _ in range(followers)]
+        await anyio.lowlevel.checkpoint()
+        go.set()
+        await asyncio.gather(*waiting)
+        assert len(timers) == 1
+        shared = AsyncSharedTask(go.wait, seconds=PATIENCE)
+        shared.start()
+        await shared.join(PATIENCE / 2)
+        assert len(timers) == 2
+
+    asyncio.run(main())
+
+
+async def test_async_shared_task_lets_those_who_wait_go_before_what_comes_then() -> None:
+    """No waiter waits for the work in `on_done`."""
+    go, done = anyio.Event(), anyio.Event()
+
+    async def work() -> int:
+        return 7
+
+    async def then() -> None:
+        await go.wait()
+        done.set()
+
+    shared = AsyncSharedTask(work, then)
+    assert await shared.run() == 7
+    assert not shared.alive
+    assert not done.is_set()
+    go.set()
+    with anyio.fail_after(PATIENCE):
+        await done.wait()
+
+
+async def test_async_shared_task_starts_by_itself() -> None:
+    """Nobody need wait for it."""
+    done = anyio.Event()
+
+    async def work() -> None:
+        done.set()
+
+    AsyncSharedTask(work).start()
+    with anyio.fail_after(PATIENCE):
+        await done.wait()
+
+
+def test_async_shared_task_of_an_ended_loop_is_dead() -> None:
+    """A shared task belongs to its event loop; in another one it counts as dead."""
+    shared: AsyncSharedTask[None] | None = None
+
+    async def begin() -> None:
+        nonlocal shared
+        shared = AsyncSharedTask(anyio.sleep_forever)
+        shared.start()
+        await anyio.lowlevel.checkpoint()
+        assert shared.alive
+
+    async def seen() -> bool:
+        assert shared is not None
+        return shared.alive
+
+    asyncio.run(begin())
+    assert not asyncio.run(seen())
+    assert not trio.run(seen)
+    trio.run(begin)
+    assert not trio.run(seen)
+    assert not asyncio.run(seen())
+
+
+def test_async_shared_task_is_held_until_it_ends() -> None:
+    """An asyncio loop refers to its tasks weakly: without another reference, work could vanish."""
+    before = set(async_shared_task._tasks)  # of loops that have died under them
+
+    async def main() -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        shared = AsyncSharedTask(lambda: future)
+        shared.start()
+        assert len(async_shared_task._tasks - before) == 1
+        await anyio.lowlevel.checkpoint()
+        gc.collect()
+        future.set_result(None)
+        await shared.join(PATIENCE)
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        assert async_shared_task._tasks == before
+
+    asyncio.run(main())
+
+
+def test_async_shared_task_that_is_cancelled_before_it_begins_lets_all_go() -> None:
+    """The end of a program cancels all tasks; catches a task that seems to run forever."""
+
+    async def work() -> int:
+        return 1
+
+    async def main() -> None:
+        shared = AsyncSharedTask(work, seconds=60)
+        shared.start()
+        waiter = asyncio.create_task(shared.join(60))
+        before = asyncio.all_tasks()
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - before:  # what keeps the time
+            task.cancel()
+        assert await waiter == 1
+        shared = AsyncSharedTask(work)
+        shared.start()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        assert await shared.join(5) is None
+        assert not shared.alive
+
+    asyncio.run(main())
+
+
+def test_async_shared_task_that_is_cut_off_lets_all_go() -> None:
+    """The task is cancelled from outside; catches callers that wait forever."""
+    before = set(async_shared_task._tasks)
+
+    async def main() -> None:
+        shared: AsyncSharedTask[None] = AsyncSharedTask(anyio.sleep_forever)
+        shared.start()
+        await anyio.lowlevel.checkpoint()
+        for task in async_shared_task._tasks - before:
+            task.cancel()
+        await shared.join(PATIENCE)
+        assert shared.outcome is None
+        assert not shared.alive
+
+    asyncio.run(main())
+
+
+async def test_async_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
+    """An exception of the user's transport reaches every caller unchanged."""
+    error = KeyError("theirs")
+
+    async def work() -> int:
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    shared = AsyncSharedTask(work, seconds=PATIENCE)
+    shared.start()
+    await shared.wait()  # `wait` does not raise
+    for wait in (shared.join, shared.run):
+        with pytest.raises(KeyError) as caught:
+            await wait()
+        assert caught.value is error
+    assert not shared.alive
+    assert not shared.succeeded
+
+
+async def test_async_shared_task_that_hangs_keeps_its_leader_no_longer_than_asked() -> None:
+    """Also when the leader asks for as long as the work should take; catches an endless wait."""
+    shared = AsyncSharedTask(anyio.sleep_forever, seconds=0.01)
+    with anyio.fail_after(PATIENCE):
+        await shared.run(0.01)
+    assert shared.alive
+
+
+def test_async_shared_task_of_an_ended_loop_keeps_nobody() -> None:
+    """Closing a client in a later loop does not wait for tasks that died with an earlier one."""
+    shared_tasks: list[AsyncSharedTask[None]] = []
+
+    async def begin() -> None:
+        shared_tasks.append(AsyncSharedTask(anyio.sleep_forever, seconds=60))
+        shared_tasks[0].start()
+        await anyio.lowlevel.checkpoint()
+
+    async def wait() -> None:
+        with anyio.fail_after(PATIENCE):
+            await shared_tasks[0].wait()
+            await shared_tasks[0].wait_done(60)
+            await shared_tasks[0].join()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    asyncio.run(wait())
+    trio.run(wait)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

@@ -1,0 +1,201 @@
+"""Calls of a user's functions, plain and async, and the hooks of httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import httpx
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    SessionClient,
+)
+from koyeb_session._concurrency.event_loop.calls import (
+    async_call,
+    async_call_blocking,
+    async_in_thread,
+)
+from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
+from koyeb_session._concurrency.threads.deadlines import time_limit
+from koyeb_session.testing import FakeKoyeb
+
+from .concurrency import PATIENCE, async_until
+
+
+async def plus(number: int) -> int:
+    """Add one."""
+    await anyio.lowlevel.checkpoint()
+    return number + 1
+
+
+def plain(number: int) -> int:
+    """Add one."""
+    return number + 1
+
+
+# Calls
+
+
+async def test_async_call_takes_plain_and_async_functions() -> None:
+    """The result is the same."""
+    assert await async_call(plus, 2) == 3
+    assert await async_call(plain, 2) == 3
+
+
+def test_call_refuses_async_functions() -> None:
+    """The blocking half cannot await; it closes the coroutine, so that no warning follows."""
+    assert call(plain, 2) == 3
+    with pytest.raises(TypeError, match="give it a plain one"):
+        call(plus, 2)
+    with (
+        contextlib.closing(asyncio.new_event_loop()) as loop,
+        pytest.raises(TypeError, match="give it a plain one"),
+    ):
+        call(loop.create_future)
+    gc.collect()
+    with pytest.raises(TypeError, match="give it a plain one"):
+        call_blocking(plus, 2)
+
+
+def test_call_blocking_calls_in_a_thread_and_waits_until_the_deadline() -> None:
+    """A user's function that hangs blocks no caller; its exception is raised in the caller."""
+    assert call_blocking(threading.get_ident) != threading.get_ident()
+    assert call_blocking(plain, 2) == 3
+    error = KeyError("theirs")
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(KeyError) as caught:
+        call_blocking(fail)
+    assert caught.value is error
+    go = threading.Event()
+    with time_limit(0), pytest.raises(TimeoutError):
+        call_blocking(go.wait, PATIENCE)
+    go.set()
+
+
+class AsyncCallable:
+    """An object that is called like an async function."""
+
+    async def __call__(self) -> int:
+        """Return 3."""
+        await anyio.lowlevel.checkpoint()
+        return 3
+
+
+@pytest.mark.parametrize("function", [lambda: plus(2), AsyncCallable(), AsyncCallable().__call__])
+async def test_async_call_blocking_awaits_what_is_awaitable(
+    function: Callable[[], Awaitable[int]],
+) -> None:
+    """Async functions, methods and objects, and plain functions that return an awaitable."""
+    assert await async_call_blocking(function) == 3
+
+
+async def test_async_call_blocking_calls_plain_functions_in_a_thread() -> None:
+    """A plain function does not block the event loop; an async one runs in it."""
+    here = threading.get_ident()
+
+    async def ours() -> int:
+        return threading.get_ident()
+
+    assert await async_call_blocking(threading.get_ident) != here
+    assert await async_call_blocking(ours) == here
+
+
+async def test_async_call_blocking_can_be_abandoned() -> None:
+    """A caller that is cancelled does not wait for a function that hangs."""
+    go = threading.Event()
+    began = threading.Event()
+
+    def hang() -> None:
+        began.set()
+        go.wait(PATIENCE)
+
+    started = time.monotonic()
+    with anyio.move_on_after(PATIENCE) as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(async_call_blocking, hang)
+            while not began.is_set():  # noqa: ASYNC110 - an event of threads
+                await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+    assert not scope.cancelled_caught
+    assert time.monotonic() - started < PATIENCE / 2
+    go.set()
+
+
+async def test_async_in_thread_calls_to_the_end() -> None:
+    """It is called in a worker thread, with its arguments, and cancelling does not lose it."""
+    assert await async_in_thread(threading.get_ident) != threading.get_ident()
+    assert await async_in_thread(divmod, 7, 2) == (3, 1)
+    began, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        go.wait(PATIENCE)
+        done.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(async_in_thread, work)
+        while not began.is_set():  # noqa: ASYNC110 - an event of threads
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+        go.set()
+    await async_until(done.is_set)
+
+
+@pytest.mark.parametrize("call", [async_in_thread, async_call_blocking])
+async def test_async_call_needs_none_of_the_threads_that_all_share(
+    call: Callable[..., Awaitable[int]],
+) -> None:
+    """Callers that wait for a renewal in pool threads must not deprive the renewal of a thread."""
+    shared = anyio.to_thread.current_default_thread_limiter()
+    waiting = [object() for _ in range(int(shared.total_tokens))]
+    for one in waiting:
+        shared.acquire_on_behalf_of_nowait(one)
+    with anyio.fail_after(PATIENCE):
+        assert await call(threading.get_ident) != threading.get_ident()
+    for one in waiting:
+        shared.release_on_behalf_of(one)
+
+
+def test_in_thread_calls_here() -> None:
+    """The blocking half has nothing to keep free."""
+    assert in_thread(threading.get_ident) == threading.get_ident()
+    assert in_thread(divmod, 7, 2) == (3, 1)
+
+
+# Auth
+
+
+def test_async_auth_refuses_a_blocking_client() -> None:
+    """A client of the wrong half does not send unauthenticated requests; it says what is right."""
+    fake = FakeKoyeb()
+    session = AsyncSessionClient(transport=fake.transport, token=fake.issue_token())
+    with (
+        httpx.Client(transport=fake.transport, base_url=fake.base_url) as client,
+        pytest.raises(TypeError, match=r"AsyncSessionAuth needs an httpx\.AsyncClient.*SessionCli"),
+    ):
+        client.get("/v1/apps", auth=session.auth)
+    assert fake.requests == []
+
+
+async def test_auth_refuses_an_async_client() -> None:
+    """The same the other way round."""
+    fake = FakeKoyeb()
+    session = SessionClient(transport=fake.transport, token=fake.issue_token())
+    async with httpx.AsyncClient(transport=fake.transport, base_url=fake.base_url) as client:
+        with pytest.raises(
+            TypeError, match=r"SessionAuth needs an httpx\.Client.*AsyncSessionClient"
+        ):
+            await client.get("/v1/apps", auth=session.auth)
+    assert fake.requests == []

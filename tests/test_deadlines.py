@@ -1,0 +1,347 @@
+"""Deadlines: what each wait and each phase of a request may take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import math
+import ssl
+import threading
+from collections.abc import AsyncIterator, Iterator
+from queue import Queue
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpcore
+import httpx
+import pytest
+
+from koyeb_session import (
+    MemoryTokenStore,
+    RateLimitedError,
+    SessionClient,
+    Token,
+    TransportTimeoutError,
+)
+from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
+from koyeb_session._concurrency.event_loop.waiting import (
+    async_sleep,
+)
+from koyeb_session._concurrency.threads.deadlines import ends, read_raw, time_limit
+from koyeb_session._concurrency.threads.launch import launch
+from koyeb_session._concurrency.threads.shared_task import SharedTask
+from koyeb_session._concurrency.threads.waiting import Event, Lock, sleep
+from koyeb_session._http import deadline_network
+from koyeb_session._http.event_loop import async_http_transport
+from koyeb_session._http.threads import http_transport
+from koyeb_session._http.tls import certificates
+from koyeb_session.testing import FakeKoyeb, Fault
+
+from .concurrency import PATIENCE, Background, deadlines
+
+
+class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body of so many pieces, which counts those that were taken."""
+
+    def __init__(self, pieces: int, *, gives_way: bool = True) -> None:
+        self.pieces = pieces
+        self.gives_way = gives_way
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the pieces."""
+        for _ in range(self.pieces):
+            self.taken += 1
+            yield b"piece"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces, as a connection does."""
+        for _ in range(self.pieces):
+            if self.gives_way:
+                await anyio.lowlevel.checkpoint()
+            self.taken += 1
+            yield b"piece"
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
+)
+async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
+    """As soon as there is too much, no more is read."""
+    stream = Chunks(pieces)
+    body = await async_read_raw(stream, 10)
+    assert body == (b"piece" * pieces)[:read]
+    assert stream.taken == taken
+
+
+def test_async_read_raw_stops_where_nothing_gives_way() -> None:
+    """A transport that never awaits cannot be cancelled, but is left soon."""
+
+    async def main() -> tuple[int, int]:
+        stream = Chunks(100, gives_way=False)
+        body = await async_read_raw(stream, 10)
+        return len(body), stream.taken
+
+    assert asyncio.run(main()) == (15, 4)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
+)
+def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
+    """As soon as there is too much, no more is read."""
+    stream = Chunks(pieces)
+    body = read_raw(stream, 10)
+    assert body == (b"piece" * pieces)[:read]
+    assert stream.taken == taken
+
+
+def test_read_raw_ends_with_the_deadline() -> None:
+    """A body that drips in on the user's own connections is read once more, and then left."""
+    stream = Chunks(9)
+    with time_limit(0), pytest.raises(httpx.ReadTimeout, match="too long"):
+        read_raw(stream, 100)
+    assert stream.taken == 2
+    with time_limit(60):
+        assert len(read_raw(Chunks(9), 100)) == 45
+
+
+class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
+    """A backend and its stream, which note the timeouts that they are given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Note host, port, timeout and options."""
+        self.calls.append(("connect", (*args, *kwargs.values())))
+        return self
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Note the timeout."""
+        self.calls.append(("read", timeout))
+        return b"x" * max_bytes
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Note the timeout."""
+        self.calls.append((f"write {buffer!r}", timeout))
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Note the timeout."""
+        self.calls.append((f"tls {server_hostname}", timeout))
+        return self
+
+    def close(self) -> None:
+        """Note it."""
+        self.calls.append(("close", None))
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return the argument."""
+        return info
+
+
+# The network
+
+
+def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
+    """Connecting, TLS, reading and writing may each take only the remaining time."""
+    recorder = Recorder()
+    with time_limit(10):
+        stream = deadline_network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
+        stream = stream.start_tls(ssl.create_default_context(), "host", 60.0)
+        assert stream.read(3, 60.0) == b"xxx"
+        stream.write(b"y", 60.0)
+        stream.read(1, 5.0)
+        stream.read(1, None)
+    assert stream.get_extra_info("socket") == "socket"
+    stream.close()
+    names = [name for name, _ in recorder.calls]
+    assert names == ["connect", "tls host", "read", "write b'y'", "read", "read", "close"]
+    host, port, connect, local, options = recorder.calls[0][1]
+    assert (host, port, local, options) == ("host", 443, "local", [])
+    for timeout in (connect, recorder.calls[1][1], recorder.calls[2][1], recorder.calls[3][1]):
+        assert 9 < timeout <= 10
+    assert recorder.calls[4][1] == 5.0
+    assert 9 < recorder.calls[5][1] <= 10
+
+
+def test_without_a_deadline_timeouts_are_what_they_are() -> None:
+    """A block that sets none changes nothing, and one that has ended has ended."""
+    recorder = Recorder()
+    stream = deadline_network._Backend(recorder).connect_tcp("host", 80)
+    assert recorder.calls == [("connect", ("host", 80, None, None, None))]
+    with pytest.raises(KeyError), time_limit(1):
+        raise KeyError
+    stream.read(1, 7.0)
+    stream.read(1)
+    assert recorder.calls[1:] == [("read", 7.0), ("read", None)]
+
+
+def test_a_passed_deadline_leaves_a_moment() -> None:
+    """Nothing is left, but 0 would make the socket non-blocking."""
+    recorder = Recorder()
+    stream = deadline_network._Stream(recorder)
+    with time_limit(-5):
+        stream.read(1, 7.0)
+    assert recorder.calls == [("read", 1e-6)]
+
+
+def test_a_deadline_within_another_cannot_be_later() -> None:
+    """The outer one holds; an inner one may be sooner."""
+    recorder = Recorder()
+    stream = deadline_network._Stream(recorder)
+    with time_limit(5):
+        with time_limit(60):
+            stream.read(1)
+        with time_limit(2):
+            stream.read(1)
+        stream.read(1)
+    first, second, third = (timeout for _, timeout in recorder.calls)
+    assert 4 < first <= 5
+    assert 1 < second <= 2
+    assert 4 < third <= 5
+    assert ends.get() == math.inf
+
+
+async def test_async_deadline_raises_when_it_is_over() -> None:
+    """The async half bounds whatever is awaited."""
+    with pytest.raises(TimeoutError), async_time_limit(0.001):
+        await anyio.sleep_forever()
+
+
+def test_transports_share_one_tls_context() -> None:
+    """Reading the certificates takes 20 ms: once for the process is enough."""
+    trusted, proxy = certificates(), httpx.URL("http://proxy:1")
+    blocking: Any = http_transport(None, trusted)
+    proxied: Any = http_transport(proxy, trusted)
+    other: Any = async_http_transport(proxy, trusted)
+    assert blocking._pool._ssl_context is other._pool._ssl_context is trusted.context()
+    assert isinstance(blocking._pool._network_backend, deadline_network._Backend)
+    assert isinstance(blocking._pool._network_backend._inner, httpcore.NetworkBackend)
+    assert isinstance(proxied._pool, httpcore.HTTPProxy)
+    assert isinstance(other._pool, httpcore.AsyncHTTPProxy)
+    for transport in (blocking, proxied):
+        transport.close()
+
+
+def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
+    """It never answers, and its thread cannot be stopped: the refresh has its half of the time."""
+    go = threading.Event()
+
+    class Hanging(MemoryTokenStore):
+        def load(self) -> Token | None:
+            assert go.wait(PATIENCE)
+            return super().load()
+
+    fake = FakeKoyeb()
+    renewed: list[Token] = []
+    for seconds in deadlines(lambda: renewed):
+        with SessionClient(
+            transport=fake.transport, token=fake.issue_token(), store=Hanging(), timeout=seconds
+        ) as session:
+            with contextlib.suppress(TransportTimeoutError):
+                renewed.append(session.refresh())
+                assert renewed == [session.token]
+                assert session.http.get("/v1/apps").status_code == 200
+                assert fake.exchanges() == 1
+            go.set()
+        go.clear()
+
+
+def test_an_operation_with_no_time_left_is_not_slept_for() -> None:
+    """Inside of another session's credentials: the reply that there is counts."""
+    fake = FakeKoyeb()
+    fake.fail("login_method", Fault(status=429, headers={"Retry-After": "2"}))
+    session = SessionClient(transport=fake.transport)
+    with time_limit(0.05), pytest.raises(RateLimitedError):
+        session.login_method("me@example.com")
+    session.close()
+
+
+def test_a_reply_that_is_complete_at_the_deadline_counts() -> None:
+    """It may be the session's token."""
+
+    class Late(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            ends.set(0.0)
+            yield b"whole"
+            yield b""  # the last frame of HTTP/2 may be an empty one
+
+    with time_limit(60):
+        assert read_raw(Late(), 100) == b"whole"
+
+
+def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
+    """Those of the other half are cancelled there."""
+    lock = Lock()
+    with time_limit(0), lock.held():
+        with pytest.raises(TimeoutError):
+            sleep(PATIENCE)
+        with pytest.raises(TimeoutError), lock.held():
+            raise AssertionError
+        go = threading.Event()
+        shared = SharedTask(lambda: go.wait(PATIENCE), seconds=PATIENCE)
+        assert shared.join(PATIENCE) is None
+        assert Event().wait(PATIENCE) is False
+        go.set()
+    with lock.held():
+        pass
+    sleep(0)
+    assert async_sleep is anyio.sleep
+
+
+def test_runtime_error_of_a_handler_is_raised_when_it_comes_while_a_thread_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not count as the lack of a thread."""
+
+    def handler(*_: object) -> None:
+        raise RuntimeError("from a handler")
+
+    monkeypatch.setattr("_thread.start_new_thread", handler)
+    with pytest.raises(RuntimeError, match="from a handler"):
+        launch(int)
+
+
+def test_thread_that_cannot_have_another_one_does_the_work_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The main thread has begun one; as from Python 3.12 on when the main thread has ended."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: Queue[int] = Queue()
+    assert launch(lambda: done.put(threading.get_ident()))
+    helper = done.get(timeout=PATIENCE)
+    assert helper != threading.get_ident()
+
+
+def no_thread(_: object) -> bool:
+    """Begin no thread, as where there are too many."""
+    return False
+
+
+def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then its caller does the work, or not."""
+    monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", no_thread)
+    with Background() as background:
+        job = background.start(lambda: launch(int))
+    assert job.result() is False
+
+
+def test_main_thread_says_that_it_can_have_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many threads, or too little memory."""
+    context = contextvars.copy_context()  # which raises that error when it is entered twice
+    monkeypatch.setattr("_thread.start_new_thread", context.run)
+    assert context.run(launch, int) is False
