@@ -25,13 +25,7 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._core.snapshot import (
-    Decision,
-    FrozenClock,
-    LastFailure,
-    Observation,
-    Snapshot,
-)
+from koyeb_session._core.snapshot import Decision, FrozenClock, LastFailure, Observation, Snapshot
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from koyeb_session import (
-    KoyebSessionError,
-    Token,
-)
-from koyeb_session._core.snapshot import (
-    NewToken,
-    Snapshot,
-)
+from koyeb_session import KoyebSessionError, Token
+from koyeb_session._core.snapshot import NewToken, Snapshot
 from koyeb_session._core.state import SessionState
 from koyeb_session.testing import FakeClock
 

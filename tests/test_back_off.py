@@ -14,11 +14,7 @@ from koyeb_session import (
     SessionExpiredError,
     TransportError,
 )
-from koyeb_session._core.snapshot import (
-    Decision,
-    LastFailure,
-    Phase,
-)
+from koyeb_session._core.snapshot import Decision, LastFailure, Phase
 from koyeb_session.testing import FakeClock
 
 from .snapshots import (

@@ -15,10 +15,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    SessionClient,
-)
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session._concurrency.event_loop.calls import (
     async_call,
     async_call_blocking,

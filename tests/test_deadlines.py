@@ -26,9 +26,7 @@ from koyeb_session import (
     TransportTimeoutError,
 )
 from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
-from koyeb_session._concurrency.event_loop.waiting import (
-    async_sleep,
-)
+from koyeb_session._concurrency.event_loop.waiting import async_sleep
 from koyeb_session._concurrency.threads.deadlines import ends, read_raw, time_limit
 from koyeb_session._concurrency.threads.launch import launch
 from koyeb_session._concurrency.threads.shared_task import SharedTask

@@ -6,25 +6,11 @@ import math
 
 import pytest
 
-from koyeb_session import (
-    AuthenticationError,
-    ServerError,
-)
-from koyeb_session._core.snapshot import (
-    Decision,
-    LastFailure,
-    Phase,
-    seconds_to_next_check,
-)
+from koyeb_session import AuthenticationError, ServerError
+from koyeb_session._core.snapshot import Decision, LastFailure, Phase, seconds_to_next_check
 from koyeb_session.testing import FakeClock
 
-from .snapshots import (
-    clock_after,
-    failed,
-    held,
-    usable,
-    verdict,
-)
+from .snapshots import clock_after, failed, held, usable, verdict
 
 AGES = {Phase.FRESH: 5.0, Phase.SOFT: 15.0, Phase.HARD: 25.0, Phase.EXPIRED: 35.0}
 Verdicts = tuple[Decision, Decision, Decision, Decision]

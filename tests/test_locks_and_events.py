@@ -18,11 +18,7 @@ import pytest
 import trio
 
 from koyeb_session._concurrency import runtime
-from koyeb_session._concurrency.event_loop.waiting import (
-    AsyncEvent,
-    AsyncLock,
-    AsyncWakeup,
-)
+from koyeb_session._concurrency.event_loop.waiting import AsyncEvent, AsyncLock, AsyncWakeup
 from koyeb_session._concurrency.runtime import current_loop, current_process, state_lock
 from koyeb_session._concurrency.threads.waiting import Event, Lock, Wakeup
 

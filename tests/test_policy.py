@@ -18,9 +18,7 @@ from koyeb_session import (
     TransportError,
 )
 
-from .snapshots import (
-    REFUSALS,
-)
+from .snapshots import REFUSALS
 
 SPANS = ["soft_window", "hard_window", "min_interval", "backoff", "backoff_max"]
 Policies = type[RefreshPolicy | RetryPolicy]

@@ -10,13 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from koyeb_session import (
-    BadRequestError,
-    LoginReply,
-    MemoryTokenStore,
-    SessionClient,
-    Token,
-)
+from koyeb_session import BadRequestError, LoginReply, MemoryTokenStore, SessionClient, Token
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import BODY_LIMIT, FIELD_LIMIT, Reply, read

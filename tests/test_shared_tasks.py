@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import (
-    SessionClient,
-    TransportTimeoutError,
-)
+from koyeb_session import SessionClient, TransportTimeoutError
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.deadlines import remaining, time_limit
 from koyeb_session._concurrency.threads.shared_task import SharedTask

@@ -7,19 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from koyeb_session import (
-    NotSignedInError,
-    RefreshPolicy,
-    ServerError,
-    Token,
-    WireError,
-)
-from koyeb_session._core.snapshot import (
-    Decision,
-    FailedAttempt,
-    NewToken,
-    Snapshot,
-)
+from koyeb_session import NotSignedInError, RefreshPolicy, ServerError, Token, WireError
+from koyeb_session._core.snapshot import Decision, FailedAttempt, NewToken, Snapshot
 from koyeb_session._core.state import SUPERSEDED, SessionState
 from koyeb_session.testing import FakeClock
 

@@ -14,29 +14,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from koyeb_session import (
-    RefreshPolicy,
-    RetryPolicy,
-    Token,
-)
-from koyeb_session._core.snapshot import (
-    Decision,
-    Phase,
-    seconds_to_next_check,
-)
+from koyeb_session import RefreshPolicy, RetryPolicy, Token
+from koyeb_session._core.snapshot import Decision, Phase, seconds_to_next_check
 from koyeb_session._core.tokens import with_issue_time
 from koyeb_session.testing import FakeClock
 
-from .snapshots import (
-    DAY,
-    HOUR,
-    PLAIN,
-    clock_after,
-    held,
-    minted,
-    moment,
-    verdict,
-)
+from .snapshots import DAY, HOUR, PLAIN, clock_after, held, minted, moment, verdict
 
 spans = st.floats(0, 60 * DAY) | st.sampled_from([0.0, 60.0, 12 * HOUR])
 lives = st.floats(0, 30 * DAY) | st.integers(0, 600).map(float)

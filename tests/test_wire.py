@@ -11,12 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from koyeb_session import (
-    LoginMethod,
-    LoginReply,
-    Token,
-    WireError,
-)
+from koyeb_session import LoginMethod, LoginReply, Token, WireError
 from koyeb_session._api.messages import (
     ErrorReply,
     LoginMethodReply,

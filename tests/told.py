@@ -6,9 +6,7 @@ from typing import cast
 
 import httpx
 
-from koyeb_session import (
-    KoyebSessionError,
-)
+from koyeb_session import KoyebSessionError
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import Reply

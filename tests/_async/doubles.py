@@ -8,15 +8,10 @@ from contextlib import AbstractAsyncContextManager
 
 import httpx
 
-from koyeb_session import (
-    AsyncMemoryTokenStore,
-    Token,
-)
+from koyeb_session import AsyncMemoryTokenStore, Token
 from koyeb_session.testing import Gate
 
-from ..concurrency import (
-    async_pass_through,
-)
+from ..concurrency import async_pass_through
 
 
 class BrokenStore(AsyncMemoryTokenStore):

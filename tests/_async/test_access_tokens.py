@@ -17,12 +17,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_gather,
-    async_idle,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
 from ..support import DAY, ME, count
 from .doubles import Troubled
 

@@ -11,18 +11,10 @@ from functools import partial
 import httpx
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    NotSignedInError,
-)
+from koyeb_session import AsyncSessionClient, NotSignedInError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_idle,
-    deadlines,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_idle, deadlines
 from ..support import DAY, count, log
 
 Connect = Callable[..., AsyncSessionClient]

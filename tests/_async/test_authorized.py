@@ -9,16 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    TransportError,
-)
+from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import (
-    async_advance,
-    async_read,
-)
+from ..concurrency import async_advance, async_read
 
 Connect = Callable[..., AsyncSessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"

@@ -13,13 +13,7 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    PasswordCredentials,
-    RetryPolicy,
-    SessionClient,
-    Token,
-)
+from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy, SessionClient, Token
 from koyeb_session.testing import FakeKoyeb
 
 from ..support import ME, PASSWORD

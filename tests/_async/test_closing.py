@@ -15,20 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    AsyncMemoryTokenStore,
-    AsyncSessionClient,
-    ServerError,
-    Token,
-)
+from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, ServerError, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_pass_through,
-    async_until,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import DAY, ME, PASSWORD, held, inside
 
 Connect = Callable[..., AsyncSessionClient]

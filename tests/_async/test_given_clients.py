@@ -11,11 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    ApiError,
-    AsyncSessionClient,
-    EndpointGoneError,
-)
+from koyeb_session import ApiError, AsyncSessionClient, EndpointGoneError
 from koyeb_session.testing import FakeKoyeb, Fault
 
 from ..concurrency import async_read

@@ -9,19 +9,10 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import (
-    AsyncMemoryTokenStore,
-    AsyncSessionClient,
-    RefreshPolicy,
-    Token,
-)
+from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, RefreshPolicy, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import (
-    AsyncBackground,
-    async_idle,
-    async_until,
-)
+from ..concurrency import AsyncBackground, async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import AsyncBuggy
 

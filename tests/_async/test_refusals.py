@@ -18,10 +18,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-)
+from ..concurrency import AsyncBackground, async_arrived
 from ..support import ME, PASSWORD, log
 
 Connect = Callable[..., AsyncSessionClient]

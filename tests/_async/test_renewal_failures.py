@@ -22,10 +22,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import (
-    async_gather,
-    async_idle,
-)
+from ..concurrency import async_gather, async_idle
 from ..support import DAY, ME, PASSWORDS, count, held, log
 from .doubles import AsyncBuggy
 

@@ -11,21 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    AuthenticationError,
-    PasswordCredentials,
-)
+from koyeb_session import AsyncSessionClient, AuthenticationError, PasswordCredentials
 from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_gather,
-    async_read,
-    async_until,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_gather, async_read, async_until
 from ..support import DAY, inside
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")

@@ -7,20 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import (
-    AsyncMemoryTokenStore,
-    AsyncSessionClient,
-    PasswordCredentials,
-    Token,
-)
+from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, PasswordCredentials, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_gather,
-    async_idle,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
 from .doubles import BrokenStore, saved
 

@@ -23,10 +23,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-)
+from ..concurrency import AsyncBackground, async_arrived
 from ..support import DAY, ME, PASSWORD, held, inside, log
 
 Connect = Callable[..., AsyncSessionClient]

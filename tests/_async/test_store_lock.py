@@ -25,13 +25,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    PATIENCE,
-    AsyncBackground,
-    async_arrived,
-    async_pass_through,
-    deadlines,
-)
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_pass_through, deadlines
 from ..support import DAY, ME, PASSWORDS, count, held, inside
 from .doubles import Held, Troubled, saved
 

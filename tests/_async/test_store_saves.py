@@ -21,12 +21,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_idle,
-    async_until,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
 from .doubles import BrokenStore, Troubled, saved
 

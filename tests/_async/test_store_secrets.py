@@ -17,11 +17,7 @@ from keyring.backends import fail
 
 from koyeb_session import AsyncMemoryTokenStore, StoreError, Token
 from koyeb_session._core.results import store_error
-from koyeb_session.stores import (
-    AsyncFileTokenStore,
-    AsyncKeyringTokenStore,
-    AsyncRedisTokenStore,
-)
+from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, AsyncRedisTokenStore
 
 from ..stores.fleet import async_redis_client
 from ..stores.walkers import assert_none_shows

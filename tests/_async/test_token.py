@@ -12,10 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    NotSignedInError,
-)
+from koyeb_session import AsyncSessionClient, NotSignedInError
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD

@@ -7,17 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    RefreshPolicy,
-)
+from koyeb_session import AsyncSessionClient, RefreshPolicy
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_idle,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_idle
 from ..support import DAY, ME, PASSWORD, held, log
 
 Connect = Callable[..., AsyncSessionClient]

@@ -10,15 +10,10 @@ from contextlib import AbstractContextManager
 
 import httpx
 
-from koyeb_session import (
-    MemoryTokenStore,
-    Token,
-)
+from koyeb_session import MemoryTokenStore, Token
 from koyeb_session.testing import Gate
 
-from ..concurrency import (
-    pass_through,
-)
+from ..concurrency import pass_through
 
 
 class BrokenStore(MemoryTokenStore):

@@ -19,12 +19,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
-from ..concurrency import (
-    Background,
-    arrived,
-    gather,
-    idle,
-)
+from ..concurrency import Background, arrived, gather, idle
 from ..support import DAY, ME, count
 from .doubles import Troubled
 

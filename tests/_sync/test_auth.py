@@ -13,18 +13,10 @@ from functools import partial
 import httpx
 import pytest
 
-from koyeb_session import (
-    NotSignedInError,
-    SessionClient,
-)
+from koyeb_session import NotSignedInError, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    deadlines,
-    idle,
-)
+from ..concurrency import Background, arrived, deadlines, idle
 from ..support import DAY, count, log
 
 Connect = Callable[..., SessionClient]

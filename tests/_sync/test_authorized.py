@@ -11,16 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    SessionClient,
-    TransportError,
-)
+from koyeb_session import SessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import (
-    advance,
-    read,
-)
+from ..concurrency import advance, read
 
 Connect = Callable[..., SessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"

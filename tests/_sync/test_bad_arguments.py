@@ -15,12 +15,7 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
-from koyeb_session import (
-    PasswordCredentials,
-    RetryPolicy,
-    SessionClient,
-    Token,
-)
+from koyeb_session import PasswordCredentials, RetryPolicy, SessionClient, Token
 from koyeb_session.testing import FakeKoyeb
 
 from ..support import ME, PASSWORD

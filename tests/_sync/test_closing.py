@@ -17,20 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    MemoryTokenStore,
-    ServerError,
-    SessionClient,
-    Token,
-)
+from koyeb_session import MemoryTokenStore, ServerError, SessionClient, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    pass_through,
-    until,
-)
+from ..concurrency import Background, arrived, pass_through, until
 from ..support import DAY, ME, PASSWORD, held, inside
 
 Connect = Callable[..., SessionClient]

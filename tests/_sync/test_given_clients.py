@@ -13,11 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    ApiError,
-    EndpointGoneError,
-    SessionClient,
-)
+from koyeb_session import ApiError, EndpointGoneError, SessionClient
 from koyeb_session.testing import FakeKoyeb, Fault
 
 from ..concurrency import read

@@ -11,19 +11,10 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import (
-    MemoryTokenStore,
-    RefreshPolicy,
-    SessionClient,
-    Token,
-)
+from koyeb_session import MemoryTokenStore, RefreshPolicy, SessionClient, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import (
-    Background,
-    idle,
-    until,
-)
+from ..concurrency import Background, idle, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import Buggy
 

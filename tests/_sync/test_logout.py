@@ -24,12 +24,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    idle,
-    until,
-)
+from ..concurrency import Background, arrived, idle, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import Away, BrokenStore, UnspeakableError
 

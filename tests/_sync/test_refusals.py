@@ -20,10 +20,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-)
+from ..concurrency import Background, arrived
 from ..support import ME, PASSWORD, log
 
 Connect = Callable[..., SessionClient]

@@ -24,10 +24,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import (
-    gather,
-    idle,
-)
+from ..concurrency import gather, idle
 from ..support import DAY, ME, PASSWORDS, count, held, log
 from .doubles import Buggy
 

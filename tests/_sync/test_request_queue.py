@@ -13,21 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import (
-    AuthenticationError,
-    PasswordCredentials,
-    SessionClient,
-)
+from koyeb_session import AuthenticationError, PasswordCredentials, SessionClient
 from koyeb_session._concurrency.threads.tickets import Ticket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    gather,
-    read,
-    until,
-)
+from ..concurrency import Background, arrived, gather, read, until
 from ..support import DAY, inside
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")

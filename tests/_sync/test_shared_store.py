@@ -9,20 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import (
-    MemoryTokenStore,
-    PasswordCredentials,
-    SessionClient,
-    Token,
-)
+from koyeb_session import MemoryTokenStore, PasswordCredentials, SessionClient, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    gather,
-    idle,
-)
+from ..concurrency import Background, arrived, gather, idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
 from .doubles import BrokenStore, saved
 

@@ -27,13 +27,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    PATIENCE,
-    Background,
-    arrived,
-    deadlines,
-    pass_through,
-)
+from ..concurrency import PATIENCE, Background, arrived, deadlines, pass_through
 from ..support import DAY, ME, PASSWORDS, count, held, inside
 from .doubles import Held, Troubled, saved
 

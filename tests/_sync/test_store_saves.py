@@ -23,12 +23,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    idle,
-    until,
-)
+from ..concurrency import Background, arrived, idle, until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
 from .doubles import BrokenStore, Troubled, saved
 

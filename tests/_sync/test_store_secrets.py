@@ -19,11 +19,7 @@ from keyring.backends import fail
 
 from koyeb_session import MemoryTokenStore, StoreError, Token
 from koyeb_session._core.results import store_error
-from koyeb_session.stores import (
-    FileTokenStore,
-    KeyringTokenStore,
-    RedisTokenStore,
-)
+from koyeb_session.stores import FileTokenStore, KeyringTokenStore, RedisTokenStore
 
 from ..stores.fleet import redis_client
 from ..stores.walkers import assert_none_shows

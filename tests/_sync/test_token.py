@@ -14,10 +14,7 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import (
-    NotSignedInError,
-    SessionClient,
-)
+from koyeb_session import NotSignedInError, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD

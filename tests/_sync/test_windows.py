@@ -9,17 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import (
-    RefreshPolicy,
-    SessionClient,
-)
+from koyeb_session import RefreshPolicy, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    Background,
-    arrived,
-    idle,
-)
+from ..concurrency import Background, arrived, idle
 from ..support import DAY, ME, PASSWORD, held, log
 
 Connect = Callable[..., SessionClient]

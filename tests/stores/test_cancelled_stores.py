@@ -15,11 +15,7 @@ import keyring
 import pytest
 
 from koyeb_session import Token
-from koyeb_session.stores import (
-    AsyncFileTokenStore,
-    AsyncKeyringTokenStore,
-    AsyncRedisTokenStore,
-)
+from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, AsyncRedisTokenStore
 
 from ..concurrency import PATIENCE, async_until
 from .fleet import async_redis_client

@@ -13,9 +13,7 @@ import anyio.lowlevel
 import attrs
 import httpx
 
-from koyeb_session import (
-    Token,
-)
+from koyeb_session import Token
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from .stage import EMAIL, EXCHANGE
