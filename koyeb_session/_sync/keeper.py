@@ -137,9 +137,19 @@ class TokenKeeper:
             if state.closed:
                 seen = state.observe()
                 return seen.usable or state.no_token_error(seen, None)
-            if outcome is state.snapshot and not outcome.is_due(state.clock):
+            if self._is_enough(outcome, old):
                 return outcome
             # The session has changed again during the wait: decide anew.
+
+    def _is_enough(self, new: Snapshot, old: Snapshot | None) -> bool:
+        """Return whether a caller who has waited for a renewal need not wait for another one."""
+        state = self.state
+        if new is not state.snapshot:
+            return False
+        if not new.is_due(state.clock):
+            return True
+        # A clock that is far ahead makes each new token due: another one would be no better.
+        return new is not old and not new.from_store and state.usable is new
 
     def replace_rejected(self, signed: Snapshot, timeout: float | None = None) -> Outcome | None:
         """

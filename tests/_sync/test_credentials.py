@@ -283,3 +283,21 @@ def test_tokens_may_come_from_elsewhere_alone(clock: FakeClock, connect: Connect
     fake.revoke_all()
     assert (session.http.get("/v1/apps")).status_code == 200
     assert len(given) == 6
+
+
+def test_credentials_are_asked_once_when_the_clock_is_far_ahead(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Each new token looks nearly expired; catches asking without end for a better one."""
+    asked: list[None] = []
+
+    def provider() -> str:
+        asked.append(None)
+        assert len(asked) < 10
+        return fake.issue_token()
+
+    ahead = FakeClock()
+    ahead.step_wall(DAY - timedelta(seconds=30))
+    session = connect(credentials=provider, clock=ahead)
+    assert (session.current_token()).id == fake.live_tokens()[0]
+    assert len(asked) == 1
