@@ -94,7 +94,7 @@ class Place:
 
 
 @pytest.fixture(params=KINDS)
-def current_process(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Make an empty place of each kind."""
     kind: str = request.param
     before = keyring.get_keyring()
@@ -161,22 +161,20 @@ WAYS: Final[dict[str, Begin]] = {
 @pytest.mark.parametrize("what", ["account", "service"])
 @pytest.mark.parametrize("way", WAYS)
 def test_no_session_acts_as_another(
-    current_process: Place, way: str, what: str, caplog: pytest.LogCaptureFixture
+    place: Place, way: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The record of a first program is not sent by a second one, taken over or revoked."""
     theirs = FakeKoyeb(users=USERS)
-    first = WAYS[way](
-        theirs, ANN, {"store": current_process.store(), "transport": theirs.transport}
-    )
+    first = WAYS[way](theirs, ANN, {"store": place.store(), "transport": theirs.transport})
     with first:
         first.refresh() if way == "token" else first.current_token()
-    record = current_process.store().load()
+    record = place.store().load()
     assert record is not None
     ours, email, url = (
         (theirs, BOB, HERE) if what == "account" else (FakeKoyeb(users=USERS), ANN, ELSEWHERE)
     )
     before = len(ours.requests)
-    given = {"store": current_process.store(), "transport": ours.transport, "base_url": url}
+    given = {"store": place.store(), "transport": ours.transport, "base_url": url}
     with WAYS[way](ours, email, given) as second:
         assert second.http.get("/v1/apps").status_code == 200
         assert second.token is not None
@@ -190,20 +188,18 @@ def test_no_session_acts_as_another(
 
 @pytest.mark.parametrize("what", ["account", "service"])
 async def test_no_application_acts_as_another(
-    current_process: Place, what: str, caplog: pytest.LogCaptureFixture
+    place: Place, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The service's own session of a FastAPI application is one account's at one service."""
     theirs = FakeKoyeb(users=USERS)
-    if current_process.kind == "redis":  # a client is of the event loop that it is made in
-        current_process = attrs.evolve(
-            current_process, async_client=async_redis_client(current_process.port)
-        )
+    if place.kind == "redis":  # a client is of the event loop that it is made in
+        place = attrs.evolve(place, async_client=async_redis_client(place.port))
 
     async def answer(fake: FakeKoyeb, email: str, url: str) -> str:
         sessions = KoyebSessions(
             base_url=url,
             credentials=PasswordCredentials(email, USERS[email]),
-            store=current_process.async_store(),
+            store=place.async_store(),
             transport=fake.transport,
         )
         async with sessions.lifespan(FastAPI()):
@@ -221,12 +217,12 @@ async def test_no_application_acts_as_another(
     assert first not in {request.bearer for request in ours.requests[before:]}
     assert first in theirs.live_tokens()
     assert "the store holds a session of" in caplog.text
-    if current_process.kind == "redis":
-        await current_process.async_client.__aexit__(None, None, None)
+    if place.kind == "redis":
+        await place.async_client.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize("way", ["nothing", "credentials", "environment"])
-def test_record_of_the_first_version_is_a_session(current_process: Place, way: str) -> None:
+def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> None:
     """It says neither which service nor which account: it is used, and noted down with both."""
     clock = FakeClock()
     fake = FakeKoyeb(users=USERS, clock=clock)
@@ -234,9 +230,9 @@ def test_record_of_the_first_version_is_a_session(current_process: Place, way: s
     fields = {"id": token.id, "user_id": None, "organization_id": None}
     times = {"expires_at": at(clock, 24).isoformat(), "issued_at": at(clock, 0).isoformat()}
     record = {"format": "koyeb-session", "version": 1, "token": fields | times}
-    current_process.write(json.dumps(record), token)
+    place.write(json.dumps(record), token)
     given: dict[str, Any] = {
-        "store": current_process.store(),
+        "store": place.store(),
         "transport": fake.transport,
         "clock": clock,
     }
@@ -245,10 +241,10 @@ def test_record_of_the_first_version_is_a_session(current_process: Place, way: s
         assert session.http.get("/v1/apps").status_code == 200
         assert {request.bearer for request in fake.requests} == {token.id}
         new = session.refresh()
-    saved = current_process.store().load()
+    saved = place.store().load()
     assert saved == new
     assert saved.provenance.startswith(f"koyeb-session/1 {HERE} ")
-    with by_credentials(fake, ANN, given | {"store": current_process.store()}) as session:
+    with by_credentials(fake, ANN, given | {"store": place.store()}) as session:
         assert session.current_token() == new
     assert {request.operation for request in fake.requests} == {"apps", "refresh"}
 
