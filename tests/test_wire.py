@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from datetime import UTC, datetime, timedelta, timezone
@@ -326,6 +328,43 @@ def test_request_is_read_back_when_its_text_is_odd() -> None:
     """Quotes, line breaks and all of Unicode are written as JSON."""
     odd = 'ü"\\\n\u2028\U0001f600\x00'
     assert json.loads(write(LoginRequest(odd, odd))) == {"email": odd, "password": odd}
+
+
+def test_no_message_is_compiled_when_it_is_first_used() -> None:
+    """
+    A signal handler may interrupt the first login, and use a session itself.
+
+    cattrs cannot begin the code for a class again in the midst of it; catches code that it writes
+    at the first use of a message.
+    """
+    program = """
+import linecache
+from koyeb_session._api import messages, wire
+
+def written():
+    return {name for name in linecache.cache if name.startswith("<cattrs generated")}
+
+before = written()
+for body, kind in (
+    (b'{"token": {"id": "t"}}', messages.LoginReply),
+    (b'{"token": "t"}', messages.CreateAccessTokenReply),
+    (b'{"method": "KOYEB"}', messages.LoginMethodReply),
+):
+    assert isinstance(wire.read(body, kind), kind)
+assert wire.read_error(b'{"code": "c"}').code == "c"
+for request in (
+    messages.LoginRequest("a", "b"),
+    messages.PasswordlessLoginRequest("a"),
+    messages.CreateAccessTokenRequest(None),
+):
+    assert wire.write(request)
+assert len(before) >= 8
+assert not written() - before, written() - before
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Tokens

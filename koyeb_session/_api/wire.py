@@ -22,7 +22,15 @@ from .._core.redaction import printable
 from .._core.results import frameless
 from .._core.timestamps import timestamp
 from .._core.tokens import fill_from_jwt, is_header_safe
-from .messages import CreateAccessTokenReply, ErrorReply
+from .messages import (
+    CreateAccessTokenReply,
+    CreateAccessTokenRequest,
+    ErrorReply,
+    LoginMethodReply,
+    LoginReply,
+    LoginRequest,
+    PasswordlessLoginRequest,
+)
 
 BODY_LIMIT: Final = 1 << 20
 """The largest body in bytes, before and after decoding; real replies are far smaller."""
@@ -249,3 +257,10 @@ converter.register_structure_hook(
         fields=override(struct_hook=_fields),
     ),
 )
+
+# cattrs writes the code for each class now, not at its first use. It could not begin again where a
+# signal handler interrupts it: each later use of that class would be a RecursionError.
+for _reply in (LoginReply, LoginMethodReply):
+    converter.get_structure_hook(_reply)
+for _request in (LoginRequest, PasswordlessLoginRequest, CreateAccessTokenRequest):
+    converter.get_unstructure_hook(_request)
