@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -20,6 +22,7 @@ from koyeb_session import (
     RetryPolicy,
     SessionClient,
 )
+from koyeb_session._api import wire
 from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
 
 from .interrupted import EVENTS, POINTS, Interrupting, Point, fail
@@ -123,6 +126,25 @@ def test_no_tool_shows_a_secret(name: str, event: str, caplog: pytest.LogCapture
         scene.seen(error, caplog.records, repr(session), error if event == "success" else None)
         session.close()
         caplog.clear()
+
+
+@pytest.mark.parametrize("name", ["login", "new_session", "create_access_token"])
+def test_no_tool_shows_a_reply_whose_reading_is_interrupted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come while a reply is read; catches the body among the variables of a frame."""
+    scene = Scene()
+    session = scene.session(SessionClient)
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wire, "json", SimpleNamespace(loads=interrupt, dumps=json.dumps))
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        ENTRIES[name](session)
+    monkeypatch.undo()
+    scene.seen(interrupted.value)
+    session.close()
 
 
 @pytest.mark.parametrize("name", SENDS)

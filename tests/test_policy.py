@@ -49,6 +49,8 @@ def test_policy_refuses_a_span_when_it_is_no_time(policy: Policies, name: str) -
         assert str(value_error.value) == f"{wanted} {number}"
     with pytest.raises(ValueError, match=r"not negative, not -1\.0$"):
         make(**{name: timedelta(seconds=-1)})
+    with pytest.raises(ValueError, match=r"finite"):  # the largest float is about 1e308
+        make(**{name: 10**309})
 
 
 @pytest.mark.parametrize(("policy", "name"), FIELDS)

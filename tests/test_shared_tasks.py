@@ -14,7 +14,8 @@ from koyeb_session import SessionClient, TransportTimeoutError
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.deadlines import remaining, time_limit
 from koyeb_session._concurrency.threads.shared_task import SharedTask
-from koyeb_session.testing import FakeKoyeb, Fault, Gate
+from koyeb_session._concurrency.threads.waiting import Event
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, Background, idle, in_child, until
 
@@ -88,6 +89,38 @@ def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted(
     monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
     shared = SharedTask(lambda: 7, seconds=PATIENCE)
     assert shared.join(PATIENCE) == 7
+
+
+@pytest.mark.parametrize("timeout", [0.25, 1.0, 10.0, None])
+def test_shared_task_is_waited_for_no_longer_than_asked(
+    timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait of two parts has one limit; catches a caller that waits up to a second more."""
+    go, begun = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return go.wait(PATIENCE)
+
+    shared = SharedTask(work, seconds=PATIENCE)
+    shared.start()
+    assert begun.wait(PATIENCE)
+    clock = FakeClock()
+    waits: list[float] = []
+
+    def wait(_: Event, seconds: float) -> bool:
+        waits.append(seconds)
+        clock.advance(seconds)
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shared_task, "time", clock)
+        patched.setattr(Event, "wait", wait)
+        patched.setattr(shared, "_ends", clock.monotonic() + 5)
+        shared.wait(timeout)
+    go.set()
+    assert sum(waits) == pytest.approx(5 if timeout is None else timeout)
+    assert shared.join(PATIENCE)
 
 
 def test_shared_task_has_a_deadline_of_its_own() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import sys
 import tracemalloc
 import zlib
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from koyeb_session import LoginMethod, LoginReply, Token, WireError
 from koyeb_session._api.messages import (
+    CreateAccessTokenReply,
+    CreateAccessTokenRequest,
     ErrorReply,
     LoginMethodReply,
     LoginRequest,
@@ -35,6 +40,7 @@ from koyeb_session._core.tokens import (
     is_header_safe,
     jwt_claims,
 )
+from koyeb_session._storage.records import read_record, write_record
 
 EXPIRES = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 ISSUED = datetime(2030, 1, 1, 3, 4, 5, tzinfo=UTC)
@@ -326,6 +332,43 @@ def test_request_is_read_back_when_its_text_is_odd() -> None:
     """Quotes, line breaks and all of Unicode are written as JSON."""
     odd = 'ü"\\\n\u2028\U0001f600\x00'
     assert json.loads(write(LoginRequest(odd, odd))) == {"email": odd, "password": odd}
+
+
+def test_cattrs_is_asked_nothing_when_a_message_comes() -> None:
+    """
+    A signal handler may interrupt the first login, and raise or use a session itself.
+
+    cattrs swallows exceptions where it looks for the code of a class, and cannot begin to write
+    that code again in the midst of it. Catches messages and records that go through its converter.
+    """
+    token = Token("t", "u", "o", EXPIRES, issued_at=ISSUED, renewal="r", provenance="p")
+    entered: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname
+        if event != "call" or "cattrs" not in path.parts:
+            return
+        # A hook of cattrs' own may run, as for an optional field.
+        if path.name == "dispatch.py" or path.parent.name == "gen" or name.startswith("BaseConv"):
+            entered.append(name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        replies = [
+            read_reply(reply(id="t", user_id="u", expires_at="2030-01-02T03:04:05Z"), LoginReply),
+            read_reply(b'{"token": "t"}', CreateAccessTokenReply),
+            read_reply(b'{"method": "WORKOS"}', LoginMethodReply),
+            read_error(b'{"code": "c", "message": "m", "fields": []}'),
+            read_record(write_record(token)),
+        ]
+        write(LoginRequest("a", "b", "o"))
+        write(PasswordlessLoginRequest("a"))
+        write(CreateAccessTokenRequest(timedelta(hours=1)))
+    finally:
+        sys.setprofile(before)
+    assert not [it for it in replies if isinstance(it, Exception)]
+    assert not entered
 
 
 # Tokens

@@ -18,6 +18,7 @@ from .._core.errors import KoyebSessionError, WireError
 from .._core.models import LoginMethod, Token
 from .._core.origins import address
 from .._core.redaction import Redactor
+from .._core.results import frameless
 from .._core.timestamps import from_epoch, service_time
 from .._core.tokens import fill_from_jwt, with_issue_time
 from .._core.validation import BadArgument, header_error, id_error, text_error
@@ -281,6 +282,7 @@ def create_access_token(
         validity: The lifetime of the new token; `None`: the service's default, an hour.
     """
 
+    @frameless
     def issued(body: bytes) -> Token | WireError:
         reply = read(body, CreateAccessTokenReply)
         if isinstance(reply, WireError):
@@ -323,6 +325,7 @@ def _fingerprint(seon_fp: str | None) -> tuple[tuple[bytes, bytes], ...]:
     return () if seon_fp is None else ((b"seon-fp", seon_fp.encode()),)
 
 
+@frameless
 def _token(body: bytes) -> Token | WireError:
     reply = read(body, LoginReply)
     return reply if isinstance(reply, WireError) else reply.token

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 
@@ -22,7 +22,15 @@ from .._core.redaction import printable
 from .._core.results import frameless
 from .._core.timestamps import timestamp
 from .._core.tokens import fill_from_jwt, is_header_safe
-from .messages import CreateAccessTokenReply, ErrorReply
+from .messages import (
+    CreateAccessTokenReply,
+    CreateAccessTokenRequest,
+    ErrorReply,
+    LoginMethodReply,
+    LoginReply,
+    LoginRequest,
+    PasswordlessLoginRequest,
+)
 
 BODY_LIMIT: Final = 1 << 20
 """The largest body in bytes, before and after decoding; real replies are far smaller."""
@@ -89,7 +97,7 @@ converter: Final = Converter(detailed_validation=False, omit_if_default=True)
 @frameless
 def write(message: object) -> bytes:
     """Write the body of a request."""
-    return json.dumps(converter.unstructure(message)).encode()
+    return json.dumps(_WRITERS[type(message)](message)).encode()
 
 
 def read(body: bytes, kind: type[T]) -> T | WireError:
@@ -98,11 +106,12 @@ def read(body: bytes, kind: type[T]) -> T | WireError:
     if isinstance(value, WireError):
         return value
     try:
-        return converter.structure(value, kind)
+        result: T = _READERS[kind](value, kind)
     except KeyError as exc:  # cattrs names the field
         return WireError(f"the reply has no {exc.args[0]}")
     except Unfit as exc:
         return WireError(str(exc))
+    return result
 
 
 def read_nothing(body: bytes) -> WireError | None:
@@ -114,7 +123,10 @@ def read_nothing(body: bytes) -> WireError | None:
 def read_error(body: bytes | WireError) -> ErrorReply:
     """Read ``Error``, ``ErrorWithFields`` or ``google.rpc.Status``; else return an empty reply."""
     value = body if isinstance(body, WireError) else json_object(body)
-    return ErrorReply() if isinstance(value, WireError) else converter.structure(value, ErrorReply)
+    if isinstance(value, WireError):
+        return ErrorReply()
+    reply: ErrorReply = _READERS[ErrorReply](value, ErrorReply)
+    return reply
 
 
 # Quirks
@@ -249,3 +261,14 @@ converter.register_structure_hook(
         fields=override(struct_hook=_fields),
     ),
 )
+
+# cattrs is asked for the code of each class now, not when a message comes. Where a signal handler
+# interrupts that, cattrs may swallow its exception, or never write the code for the class again.
+_READERS: Final[dict[type, Callable[[object, type], Any]]] = {
+    kind: converter.get_structure_hook(kind)
+    for kind in (LoginReply, CreateAccessTokenReply, LoginMethodReply, ErrorReply)
+}
+_WRITERS: Final[dict[type, Callable[[Any], object]]] = {
+    kind: converter.get_unstructure_hook(kind)
+    for kind in (LoginRequest, PasswordlessLoginRequest, CreateAccessTokenRequest)
+}

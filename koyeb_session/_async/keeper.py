@@ -384,13 +384,25 @@ class AsyncTokenKeeper:
         left: list[Any] = []
         # The task does all of it: a signal handler may raise between any two steps of the caller.
         leave = partial(self._end_session, left, deadline)
-        task = self._after_change(leave, deadline, lambda: left.extend((self._task, self._clear())))
+        clear = partial(self._clear_unless_replaced, self.state.generation, left)
+        task = self._after_change(leave, deadline, clear)
         problem = await task.run()
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
-            self._clear()
+            clear()
         return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(deadline)
+
+    def _clear_unless_replaced(self, generation: int, left: list[Any]) -> None:
+        """
+        Sign out in memory, and put into ``left`` the input of the rest.
+
+        If a signal handler has kept the task from starting, `aclose` or the interpreter's end
+        starts it. A session that has begun since is not the one to end.
+        """
+        with state_lock:
+            if generation == self.state.generation or self.state.signed_out:
+                left.extend((self._task, self._clear()))
 
     def _clear(self) -> Snapshot | None:
         """Sign out in memory, and return the snapshot before."""
@@ -418,6 +430,8 @@ class AsyncTokenKeeper:
         return None if self._persistence is None else await self._persistence.synchronize(deadline)
 
     async def _end_session(self, left: list[Any], deadline: Deadline) -> KoyebSessionError | None:
+        if not left:  # another session has begun
+            return None
         task, old = left
         problem: KoyebSessionError | None = None
         forgotten: KoyebSessionError | None = None

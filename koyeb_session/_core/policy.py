@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
@@ -58,7 +59,7 @@ def _unless_none(check: _Validator) -> _Validator:
 _IS_TIME: Final = _check(
     (int, float),
     "seconds or a timedelta, finite and not negative",
-    lambda value: math.isfinite(value) and value >= 0,
+    lambda value: 0 <= value <= sys.float_info.max,  # an int may be larger than any float
 )
 _IS_SHARE: Final = _check((int, float), "a number from 0 to 1", lambda value: 0 <= value <= 1)
 _IS_COUNT: Final = _check(int, "a whole number, 1 at least", lambda value: value >= 1)

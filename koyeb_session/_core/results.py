@@ -114,7 +114,8 @@ def unwrap(outcome: T | KoyebSessionError | ValueError | TypeError, mark: object
     """
     Return a result, or raise it if it is an error.
 
-    Each caller gets its own copy, as many tasks may raise the same outcome at once.
+    Each caller gets its own copy, as many tasks may raise the same outcome at once. The frames in
+    the copy's traceback hold only the original, so that no cycle keeps them in memory.
 
     Args:
         outcome: The result, an error of this package, or an error for a wrong argument.
@@ -123,7 +124,7 @@ def unwrap(outcome: T | KoyebSessionError | ValueError | TypeError, mark: object
     if isinstance(outcome, KoyebSessionError):
         raise _marked(copy.copy(outcome), mark) from outcome.__cause__
     if isinstance(outcome, ValueError | TypeError):
-        raise outcome
+        raise copy.copy(outcome)
     return outcome
 
 

@@ -33,7 +33,7 @@ def async_http_transport(
 
 
 class _AsyncTransport(httpx.AsyncHTTPTransport):
-    """Tells what has to do with forks of its connection."""
+    """Reports its connection to the fork hooks, so that children drop their copy of it."""
 
     _stream: object = None
 

@@ -34,7 +34,7 @@ class Record:
 @frameless
 def write_record(token: Token) -> str:
     """Write a token with all its fields."""
-    return json.dumps(converter.unstructure(Record(token=token)))
+    return json.dumps(_UNSTRUCTURE(Record(token=token)))
 
 
 @frameless
@@ -60,7 +60,7 @@ def _record(text: str | bytes) -> Token | ValueError:
     if record.get("version") not in _READ:
         return ValueError("another version of koyeb-session wrote it")
     try:
-        return converter.structure(record, Record).token
+        return _STRUCTURE(record, Record).token
     except (KeyError, TypeError, ValueError, Unfit):
         return ValueError("it holds no token")
 
@@ -99,7 +99,8 @@ _TOKEN: Final = override(
     struct_hook=make_dict_structure_fn(Token, converter, **_FIELDS),
     unstruct_hook=make_dict_unstructure_fn(Token, converter, **_FIELDS),
 )
-converter.register_structure_hook(Record, make_dict_structure_fn(Record, converter, token=_TOKEN))
-converter.register_unstructure_hook(
-    Record, make_dict_unstructure_fn(Record, converter, _cattrs_omit_if_default=False, token=_TOKEN)
+# Called as they are, not through the converter: see the end of `wire`.
+_STRUCTURE: Final = make_dict_structure_fn(Record, converter, token=_TOKEN)
+_UNSTRUCTURE: Final = make_dict_unstructure_fn(
+    Record, converter, _cattrs_omit_if_default=False, token=_TOKEN
 )

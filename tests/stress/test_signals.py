@@ -31,7 +31,7 @@ from koyeb_session._core.snapshot import Urgency
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, Background, arrived, until
+from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
 from .lines import SignalAtLine, holds_the_lock
 from .stage import EMAIL, LIFE, PASSWORD
@@ -103,6 +103,13 @@ ACTS: Final[dict[str, Callable[[SessionClient], object]]] = {
     "new_session": lambda session: session.new_session(),
     "close": lambda session: session.close(),
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Do what a handler has kept from starting: other tests wait until there is no such task."""
+    yield
+    idle()
 
 
 @pytest.fixture
@@ -195,6 +202,28 @@ def test_session_works_when_a_handler_raises_at_any_line(act: str) -> None:
 def time_is_up() -> None:
     """Raise as a signal handler does."""
     raise TimeIsUpError
+
+
+def test_logout_that_a_handler_kept_from_starting_ends_no_later_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Closing starts what has not started; catches a logout that comes after the next login."""
+    fake, store = FakeKoyeb(users={EMAIL: PASSWORD}), MemoryTokenStore()
+    session = SessionClient(transport=fake.transport, store=store)
+    session.login(EMAIL, PASSWORD)
+
+    def interrupt(_: object) -> bool:
+        raise TimeIsUpError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SharedTask, "_launch", interrupt)
+        with pytest.raises(TimeIsUpError):
+            session.logout()
+    later = session.login(EMAIL, PASSWORD)
+    session.close()
+    idle()
+    assert session.token == store.load() == later
+    assert later.id in fake.live_tokens()
 
 
 def test_logout_begins_no_renewal_whose_starter_was_interrupted(

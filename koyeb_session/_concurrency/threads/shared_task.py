@@ -171,10 +171,10 @@ class SharedTask(Generic[T]):
         if self._home is not current_process() or self._runner == threading.get_ident():
             return
         self.start()
-        seconds = self._ends - time.monotonic() if timeout is None else timeout
-        if not self._done.wait(min(seconds, _GRACE)) and not self._begun:
+        until = self._ends if timeout is None else time.monotonic() + timeout
+        if not self._done.wait(min(until - time.monotonic(), _GRACE)) and not self._begun:
             self._launch()  # a finalizer that waits has interrupted the thread that launches it
-        self._done.wait(seconds)
+        self._done.wait(until - time.monotonic())
 
     def wait_done(self, timeout: float) -> None:
         """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
