@@ -65,7 +65,7 @@ def seen(fake: FakeKoyeb | None, error: BaseException | None, *things: object) -
     """Fail if a tool shows a secret in a frame of the package's, or a thing does."""
     secrets = [PASSWORD, TOKEN]
     if fake is not None:
-        secrets += [token.id for token in fake._ledger._tokens.values()]
+        secrets += [token.id for token in fake._registry._tokens.values()]
     assert_no_secret(secrets, *things)
     if error is not None:
         assert_no_tool_shows(error, secrets)

@@ -92,7 +92,7 @@ class Scene:
 
     def seen(self, error: BaseException | None, *things: object) -> None:
         """Fail if a tool shows a secret in a frame of the package's; the kit plays the service."""
-        issued = [token.id for token in self.fake._ledger._tokens.values()]
+        issued = [token.id for token in self.fake._registry._tokens.values()]
         secrets = [PASSWORD, FINGERPRINT, ODD, *issued]
         assert_no_secret(secrets, *things)
         if error is None:

@@ -45,7 +45,7 @@ def test_many_requests_are_as_much_faster_as_is_said() -> None:
     title = "1,000 concurrent requests of session.http on sockets"
     share = ratio(title, "koyeb_session, as installed").removesuffix("x")
     (said,) = re.findall(r"over (\d+) times as fast", SPEED)
-    assert 1 / float(share) > int(said)
+    assert 1 / float(share) >= int(said)  # the table rounds
 
 
 def ratio(title: str, contender: str = "koyeb_session") -> str:

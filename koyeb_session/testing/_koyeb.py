@@ -83,8 +83,8 @@ class FakeKoyeb(FakeService):
         )
         clock = time if clock is None else clock
         self._accounts = Accounts(users)
-        self._ledger = TokenRegistry(clock, token_lifetime)
-        self._operations = Operations(self._accounts, self._ledger, rules)
+        self._registry = TokenRegistry(clock, token_lifetime)
+        self._operations = Operations(self._accounts, self._registry, rules)
         super().__init__(
             "https://app.koyeb.com", self._operations.carry_out, KOYEB, clock, withdrawn
         )
@@ -118,7 +118,7 @@ class FakeKoyeb(FakeService):
         with self._service.lock:
             account = self._accounts.get(email)
             organization = self._accounts.default_organization(account.email)
-            token = self._ledger.issue(
+            token = self._registry.issue(
                 account.email, account.user_id, organization, lifetime=lifetime
             )
         return token.id
@@ -146,7 +146,7 @@ class FakeKoyeb(FakeService):
                 kind = "organization api"
             else:
                 raise ValueError(f"{account.email} is not a member of {organization_id}")
-            token = self._ledger.issue_api_token(
+            token = self._registry.issue_api_token(
                 account.email, account.user_id, organization_id, kind=kind
             )
         return token.id
@@ -154,7 +154,7 @@ class FakeKoyeb(FakeService):
     def live_tokens(self) -> list[str]:
         """Return the ids of the tokens that the service accepts now, the oldest first."""
         with self._service.lock:
-            return [token.id for token in self._ledger.live()]
+            return [token.id for token in self._registry.live()]
 
     def revoke(self, token_id: str) -> None:
         """
@@ -164,7 +164,7 @@ class FakeKoyeb(FakeService):
             ValueError: the service did not issue it.
         """
         with self._service.lock:
-            token = self._ledger.find(token_id)
+            token = self._registry.find(token_id)
             if token is None:
                 raise ValueError("the service did not issue this token")
             token.revoked = True
@@ -172,7 +172,7 @@ class FakeKoyeb(FakeService):
     def revoke_all(self) -> None:
         """Stop accepting all tokens that were issued so far."""
         with self._service.lock:
-            for token in self._ledger.live():
+            for token in self._registry.live():
                 token.revoked = True
 
     def lock_account(self, email: str) -> None:

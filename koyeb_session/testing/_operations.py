@@ -57,7 +57,7 @@ class Operations:
 
     def __init__(self, accounts: Accounts, ledger: TokenRegistry, rules: Rules) -> None:
         self._accounts = accounts
-        self._ledger = ledger
+        self._registry = ledger
         self._apps = Apps()
         self._rules = rules
         self.exchanges: int = 0
@@ -103,7 +103,7 @@ class Operations:
         if wanted and not self._accounts.is_member(account.email, wanted):
             _refuse(HTTPStatus.FORBIDDEN, "User is not a member of the organization")
         organization = wanted or self._accounts.default_organization(account.email)
-        return _token_reply(self._ledger.issue(account.email, account.user_id, organization))
+        return _token_reply(self._registry.issue(account.email, account.user_id, organization))
 
     def _logout(self, request: Request, _: str) -> Reply:
         token = self._signed_in(request)
@@ -116,15 +116,15 @@ class Operations:
         account = self._accounts.find(_text_fields(request.content, "email")["email"])
         if account is not None and not account.is_locked:
             organization = self._accounts.default_organization(account.email)
-            token = self._ledger.issue(account.email, account.user_id, organization)
+            token = self._registry.issue(account.email, account.user_id, organization)
             self.mailbox[account.email].append(token.id)
         return _replies.success({})
 
     def _refresh(self, request: Request, _: str) -> Reply:
-        known = self._ledger.find(request.bearer or "")
-        if known is not None and known.exchanged and not self._ledger.is_expired(known):
+        known = self._registry.find(request.bearer or "")
+        if known is not None and known.exchanged and not self._registry.is_expired(known):
             # RFC 9700, 4.14.2: a second use of an exchanged token may be that of a thief.
-            self._ledger.revoke_family(known.family)
+            self._registry.revoke_family(known.family)
         old = self._signed_in(request)
         if old.kind != "session":
             _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
@@ -135,7 +135,7 @@ class Operations:
 
     def _new_session(self, request: Request, _: str) -> Reply:
         token = self._signed_in(request)
-        return _token_reply(self._ledger.issue(token.email, token.user_id, ""))
+        return _token_reply(self._registry.issue(token.email, token.user_id, ""))
 
     def _login_method(self, request: Request, _: str) -> Reply:
         email = _query(request).get("email", "")
@@ -159,7 +159,7 @@ class Operations:
             _refuse(HTTPStatus.FORBIDDEN, "User is not a member of the organization")
         if not self._may_issue(token, organization_id):
             _refuse(HTTPStatus.FORBIDDEN, "This token may not create access tokens")
-        issued = self._ledger.issue(
+        issued = self._registry.issue(
             token.email,
             token.user_id,
             organization_id,
@@ -223,7 +223,7 @@ class Operations:
 
     def _signed_in(self, request: Request) -> IssuedToken:
         bearer = request.bearer
-        token = None if bearer is None else self._ledger.find_live(bearer)
+        token = None if bearer is None else self._registry.find_live(bearer)
         if token is None:
             _refuse(HTTPStatus.UNAUTHORIZED, "Token rejected")
         return token
@@ -246,7 +246,9 @@ class Operations:
         }
 
     def _descend(self, token: IssuedToken, organization_id: str) -> IssuedToken:
-        return self._ledger.issue(token.email, token.user_id, organization_id, family=token.family)
+        return self._registry.issue(
+            token.email, token.user_id, organization_id, family=token.family
+        )
 
 
 def _refuse(status: int, message: str) -> NoReturn:

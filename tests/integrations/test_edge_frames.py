@@ -139,7 +139,7 @@ class Application:
 
     def search(self, *things: object) -> None:
         """Fail if a tool shows a secret of what was raised, or anything of what was logged."""
-        issued = [token.id for token in self.fake._ledger._tokens.values()]
+        issued = [token.id for token in self.fake._registry._tokens.values()]
         secrets = [PASSWORD, FINGERPRINT, ODD, *issued]
         assert_no_secret(secrets, repr(self.sessions), *things)
         for error, frames in self.raised:

@@ -127,7 +127,7 @@ class World:
             return httpx.Response(401)
         if request.url.path == "/v1/away":
             return httpx.Response(302, headers={"location": ELSEWHERE})
-        token = self.fake._ledger.find(authorization.removeprefix("Bearer "))
+        token = self.fake._registry.find(authorization.removeprefix("Bearer "))
         if token is not None:
             late = self.service_clock.time() - token.expires_at / 1e9
             if late >= 0 and late >= self._excuse(token.id, logs_out=request.method == "DELETE"):
@@ -139,7 +139,7 @@ class World:
         if request.url.path in MINTING and response.status_code == 200:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 token_id = json.loads(response.content)["token"]["id"]
-                if self.fake._ledger.find(token_id) is not None:
+                if self.fake._registry.find(token_id) is not None:
                     self.minted.append(token_id)
 
     def _excuse(self, token_id: str, *, logs_out: bool) -> float:
