@@ -162,12 +162,12 @@ def cannot_wait(what: str) -> TransportError:
     """Make the error of a call that would wait for its own thread."""
     return TransportError(
         f"{what} once this function has returned: a signal handler or a finalizer has interrupted "
-        "its own thread in the midst of a change of the session, and cannot wait for that"
+        "its own thread during a change of the session, and cannot wait for that"
     )
 
 
 def not_signed_out(deadline: Deadline) -> TransportTimeoutError:
-    """Tell that a logout was not done in time."""
+    """Make the error of a logout that was not done in time."""
     return TransportTimeoutError(f"logout: not done within {deadline.seconds:g} s")
 
 
