@@ -192,33 +192,32 @@ async def test_no_application_acts_as_another(
 ) -> None:
     """The service's own session of a FastAPI application is one account's at one service."""
     theirs = FakeKoyeb(users=USERS)
-    if place.kind == "redis":  # a client is of the event loop that it is made in
-        place = attrs.evolve(place, async_client=async_redis_client(place.port))
-
-    async def answer(fake: FakeKoyeb, email: str, url: str) -> str:
-        sessions = KoyebSessions(
-            base_url=url,
-            credentials=PasswordCredentials(email, USERS[email]),
-            store=place.async_store(),
-            transport=fake.transport,
-        )
-        async with sessions.lifespan(FastAPI()):
-            session = await sessions.service()
-            assert (await session.http.get("/v1/apps")).status_code == 200
-            return "" if session.token is None else session.token.id
-
-    first = await answer(theirs, ANN, HERE)
     ours, email, url = (
         (theirs, BOB, HERE) if what == "account" else (FakeKoyeb(users=USERS), ANN, ELSEWHERE)
     )
-    before = len(ours.requests)
-    second = await answer(ours, email, url)
+    # The client belongs to this event loop. It connects only if the place is a Redis.
+    async with async_redis_client(place.port) as client:
+        place = attrs.evolve(place, async_client=client)
+
+        async def answer(fake: FakeKoyeb, email: str, url: str) -> str:
+            sessions = KoyebSessions(
+                base_url=url,
+                credentials=PasswordCredentials(email, USERS[email]),
+                store=place.async_store(),
+                transport=fake.transport,
+            )
+            async with sessions.lifespan(FastAPI()):
+                session = await sessions.service()
+                assert (await session.http.get("/v1/apps")).status_code == 200
+                return "" if session.token is None else session.token.id
+
+        first = await answer(theirs, ANN, HERE)
+        before = len(ours.requests)
+        second = await answer(ours, email, url)
     assert second != first
     assert first not in {request.bearer for request in ours.requests[before:]}
     assert first in theirs.live_tokens()
     assert "the store holds a session of" in caplog.text
-    if place.kind == "redis":
-        await place.async_client.__aexit__(None, None, None)
 
 
 @pytest.mark.parametrize("way", ["nothing", "credentials", "environment"])
