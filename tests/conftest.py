@@ -9,7 +9,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import Phase, settings
 
-# What explains a failure traces each example; `--hypothesis-profile=explain` has it.
+# The phase that explains a failure traces each example; `--hypothesis-profile=explain` has it.
 settings.register_profile("explain", settings.get_profile("default"))
 settings.register_profile(
     "default", phases=[phase for phase in Phase if phase is not Phase.explain]
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about other pitfalls."""
+    """Leave out the tests of other pitfalls."""
     if wanted := set(config.getoption("pitfall") or ()):
         items[:] = [it for it in items if wanted & {*pitfalls(it)}]
 

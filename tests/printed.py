@@ -50,7 +50,7 @@ def printed(error: BaseException) -> str:
 
 
 def message(work: Callable[[], object]) -> str:
-    """Do something, and return the last line of its traceback, or what it returns."""
+    """Do something, and return the last line of its traceback, or its result."""
     try:
         return str(work())
     except Exception as error:  # noqa: BLE001 - any of them

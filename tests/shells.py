@@ -46,7 +46,7 @@ class Keyboard(io.StringIO):
 
 @attrs.frozen
 class Done:
-    """What a command has come to."""
+    """The outcome of a command."""
 
     returncode: int
     stdout: str
@@ -107,7 +107,7 @@ class Shell:
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # away from the terminal of who runs the tests
+            start_new_session=True,  # away from the terminal of the person who runs the tests
             check=False,
         )
 

@@ -1,4 +1,4 @@
-"""Snapshots at given ages, failures, and what is decided on them."""
+"""Snapshots at given ages, failures, and the decisions on them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 fuzzed = settings(max_examples=5_000 if SOAK else 60, deadline=None)
 
 
-# What a service may send
+# Bodies and headers that a service may send
 
 # All of Unicode, the halves of characters that JSON can spell included.
 texts = st.text(st.characters(exclude_categories=()), max_size=30)

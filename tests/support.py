@@ -1,4 +1,4 @@
-"""What many tests need: who signs in, and what the fake service has seen."""
+"""Common helpers: the account that signs in, and the requests that the fake service has seen."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DAY: Final = timedelta(hours=24)
 
 
 def log(fake: FakeKoyeb) -> list[tuple[str | None, int | None]]:
-    """List what was asked for and how that was answered, in order."""
+    """List the operations and the statuses of the replies, in order."""
     return [(request.operation, request.status) for request in fake.requests]
 
 
 def operations(fake: FakeKoyeb) -> list[str | None]:
-    """List what was asked for, in order."""
+    """List the operations, in order."""
     return [request.operation for request in fake.requests]
 
 
@@ -62,7 +62,7 @@ class Inside:
 
     @property
     def wakeups(self) -> Any:
-        """What wakes each `keep_current()`."""
+        """The wakeup of each `keep_current()`."""
         return self.keeper._wakeups
 
 

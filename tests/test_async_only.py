@@ -218,7 +218,7 @@ def test_the_other_half_s_credentials_that_end_more_than_themselves_give_no_toke
 
 
 async def test_async_credentials_are_awaited_here() -> None:
-    """An async provider runs on the event loop, and may await what it likes."""
+    """An async provider runs on the event loop, and may await anything."""
     clock = FakeClock()
     fake = FakeKoyeb(clock=clock)
 

@@ -88,7 +88,7 @@ def loaded(program: str) -> set[str]:
 
 
 def printed(program: str) -> str:
-    """Run a program, and give what it prints."""
+    """Run a program, and return its output."""
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -117,7 +117,7 @@ def test_import_of_the_root_brings_in_no_httpx() -> None:
 
 @pytest.mark.parametrize("half", ["sync", "async"])
 def test_import_of_a_client_costs_little_more_than_that_of_httpx(half: str) -> None:
-    """What a client is made of, attrs and cattrs among it, comes with the first client."""
+    """The libraries of a client, such as attrs and cattrs, come with the first client."""
     names = loaded(f"from koyeb_session import {CLIENTS[half]}")
     new = names - loaded("import httpx")
     assert foreign(new) == {"koyeb_session"}
@@ -223,7 +223,7 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Return what a coroutine returns that never waits, without an event loop."""
+    """Return the result of a coroutine that never waits, without an event loop."""
     with pytest.raises(StopIteration) as done:
         coroutine.send(None)
     return done.value.value

@@ -55,7 +55,7 @@ def operation(name: str) -> Operation[object]:
     return operation_table()[name]
 
 
-# What each of them says when the service has withdrawn it.
+# The advice of each of them when the service has withdrawn it.
 WAYS = (
     "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
     "callable that brings tokens (credentials=...)"
@@ -81,7 +81,7 @@ INSTEAD = {
 }
 
 
-# What some of them say when the service forbids it.
+# The advice of some of them when the service forbids it.
 NO_PASSWORDS = f"if Koyeb no longer accepts this kind of sign-in, use {WAYS}"
 
 
@@ -318,7 +318,7 @@ def test_error_class_keeps_its_rules_when_they_meet() -> None:
         assert error_class(status, code, message, signs_in=signs_in) is kind
 
 
-# What a reply adds
+# Details of a reply
 
 
 def test_error_carries_request_id_and_retry_after_when_the_reply_has_them() -> None:
@@ -335,7 +335,7 @@ def test_retry_after_is_counted_from_the_arrival_when_it_is_a_date() -> None:
 
 @pytest.mark.parametrize("name", INSTEAD)
 def test_no_secret_shows_when_the_service_echoes_the_request(name: str) -> None:
-    """A service that repeats what it was sent does not make us repeat it."""
+    """A service that repeats its request does not make us repeat it."""
     made = operation(name)
     request = made.request("https://app.koyeb.com", 10)
     echo = f"bad request: {request.content!r} {dict(request.headers)} {PASSWORD} {TOKEN.id}"

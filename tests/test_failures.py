@@ -137,7 +137,7 @@ def test_a_refusal_of_the_proxy_is_final_and_one_of_the_moment_is_not(
 def test_a_proxy_that_is_away_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch, half: str, scheme: str
 ) -> None:
-    """Whoever reads "connection refused" would else look at the service."""
+    """A reader of "connection refused" would else look at the service."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         proxy = f"127.0.0.1:{gone.getsockname()[1]}"
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:canary@{proxy}")

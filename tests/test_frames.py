@@ -121,7 +121,7 @@ def test_no_tool_shows_a_secret(name: str, event: str, caplog: pytest.LogCapture
         error: BaseException | None = None
         try:
             ENTRIES[name](session)
-        except BaseException as exc:  # noqa: BLE001 - whatever it is
+        except BaseException as exc:  # noqa: BLE001 - any error
             error = exc
         scene.seen(error, caplog.records, repr(session), error if event == "success" else None)
         session.close()

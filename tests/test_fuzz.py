@@ -309,7 +309,7 @@ def test_text_stays_when_it_holds_no_secret(secrets: list[str], text: str) -> No
         assert Redactor(secrets)(text) == printable(text)[:TEXT_LIMIT]
 
 
-# What users give
+# Arguments of users
 
 
 @fuzzed
@@ -382,7 +382,7 @@ def test_adopted_token_is_alive_and_in_utc(
         assert type(found) is ValueError
 
 
-# What others may have written
+# Records and files of others
 
 records: st.SearchStrategy[Any] = objects("format", "version", "token") | st.fixed_dictionaries(
     {
@@ -403,7 +403,7 @@ record_bodies: st.SearchStrategy[bytes] = records.map(json.dumps).map(str.encode
 @given(record=bodies | record_bodies)
 @example(record=b'{"format": "koyeb-session", "version": 1, "token": {"id": "t"}}')
 def test_record_is_a_token_or_refused_in_words(record: bytes) -> None:
-    """Whatever a store holds; what is read can be written again."""
+    """It may hold anything; a token that is read can be written again."""
     found = read_record(record)
     if isinstance(found, Token):
         assert is_header_safe(found.id)
@@ -428,7 +428,7 @@ cli_files = (
 def test_file_of_the_cli_signs_in_or_is_refused_in_words(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever it holds, and whoever wrote it."""
+    """It may hold anything, and anyone may have written it."""
     path = tmp_path_factory.getbasetemp() / "koyeb.yaml"
     path.write_bytes(content)
     path.chmod(0o600)

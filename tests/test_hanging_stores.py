@@ -125,7 +125,7 @@ async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> No
         for seconds in deadlines(lambda: session.token is not None):
             with anyio.fail_after(PATIENCE), contextlib.suppress(TransportTimeoutError):
                 assert await session.login(ME, PASSWORD, timeout=seconds) == session.token
-        store.mended.set()  # closing waits for what is under way
+        store.mended.set()  # closing waits for the work under way
     assert await store.load() == session.token is not None
 
 

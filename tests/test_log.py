@@ -324,7 +324,7 @@ def test_fields_tell_of_a_bad_night(
 def test_no_record_holds_a_secret(
     fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither its text nor its fields, also where the service echoes what it was sent."""
+    """Neither its text nor its fields, also where the service echoes its request."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     bad_night(fake, clock)
     with connect(fake, clock) as session:

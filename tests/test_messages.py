@@ -1,4 +1,4 @@
-"""What messages say of a wrong address, of a refusal, and of no reply."""
+"""Messages about a wrong address, a refusal, and a missing reply."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -187,7 +187,7 @@ def test_a_service_that_is_down_says_when_it_asks_to_come_back() -> None:
 
 
 def test_a_bad_request_says_what_is_wrong_with_which_field() -> None:
-    """The text has what ``fields`` has, without the password."""
+    """The text has all that ``fields`` has, without the password."""
     fields = [
         {"field": "email", "description": "is not an address"},
         {"field": "password", "description": f"{PASSWORD} is too short"},

@@ -1,4 +1,4 @@
-"""Replies to operations: what a success means, and what an error says."""
+"""Replies to operations: the meaning of a success, and the text of an error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MINTING = [
 ]
 
 
-# What a success means
+# Successes
 
 
 @pytest.mark.parametrize("name", MINTING)
@@ -239,7 +239,7 @@ def test_login_method_is_read_when_the_service_names_it() -> None:
     )
 
 
-# What an error says
+# Errors
 
 
 def test_texts_are_cut_when_the_service_is_verbose() -> None:

@@ -1,4 +1,4 @@
-"""What a session says of its end and of itself."""
+"""The messages of a session about its end and about itself."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.

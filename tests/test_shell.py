@@ -170,7 +170,7 @@ def test_url_is_checked(shell: Shell) -> None:
 
 
 def test_missing_extra_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to install is said in one line."""
+    """One line says what to install."""
     monkeypatch.setitem(sys.modules, "filelock", None)
     done = shell.run("status")
     assert done.returncode == 2
@@ -187,7 +187,7 @@ def test_help_is_had_without_a_session(shell: Shell, arguments: list[str]) -> No
 
 
 def test_help_tells_the_exit_statuses(shell: Shell) -> None:
-    """A script finds what it may rely on."""
+    """A script finds the statuses that it may rely on."""
     told = shell.run("--help").stdout
     assert all(f"  {status} " in told for status in (0, 1, 2, 3, 130))
 

@@ -132,7 +132,7 @@ def test_refused_api_token_replaces_nothing(shell: Shell) -> None:
 
 
 def test_session_of_no_known_organization_is_told(shell: Shell) -> None:
-    """Where the file lacks what the next token is issued for, signing in again is the way."""
+    """Where the file lacks the organization of the next token, the advice is to sign in again."""
     sign_in_for_an_organization(shell)
     saved = shell.store.load()
     assert saved is not None

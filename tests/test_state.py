@@ -185,7 +185,7 @@ def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock
     assert state.closed
     assert state.summary == "closed"
     assert state.snapshot is snapshot
-    assert snapshot.is_due(clock)  # what the hot path asks
+    assert snapshot.is_due(clock)  # the question of the hot path
     state.defer_check(snapshot)
     assert snapshot.is_due(clock)
     state.mark_saved(snapshot)

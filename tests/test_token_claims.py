@@ -1,4 +1,4 @@
-"""What the text of a token says: whether it fits a header, and the claims of a JWT."""
+"""The text of a token: whether it fits a header, and the claims of a JWT."""
 
 from __future__ import annotations
 

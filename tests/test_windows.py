@@ -288,7 +288,7 @@ def test_token_expires_when_the_machine_was_suspended() -> None:
     assert snapshot.phase(clock) is Phase.EXPIRED
 
 
-# What it adds up to
+# Sums
 
 
 def test_token_is_dated_when_the_service_mints_it() -> None:
@@ -346,7 +346,7 @@ def test_renewals_are_bounded_by_the_lifetime_whatever_the_windows(
 def test_renewals_are_few_when_the_service_returns_the_same_token(
     policy: RefreshPolicy, life: float, share: float
 ) -> None:
-    """Each answer with the same expiry at least halves what is left, and so the next wait."""
+    """Each answer with the same expiry at least halves the time left, and so the next wait."""
     clock = FakeClock()
     token = Token("t", expires_at=moment(clock, life))
     snapshot = policy.snapshot(with_issue_time(token, clock.time()), clock, just_issued=True)

@@ -330,7 +330,7 @@ def test_expiry_is_the_replys_when_the_jwt_has_another() -> None:
 def test_token_is_refused_when_a_field_is_not_as_promised(
     fields: dict[str, object], problem: str
 ) -> None:
-    """The error names the field, and never quotes what is in it."""
+    """The error names the field, and never quotes its value."""
     assert refused(**fields) == problem
 
 

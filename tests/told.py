@@ -1,4 +1,4 @@
-"""Errors, and what they say."""
+"""Errors, and their texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The auth hook: what it signs, and where the token goes."""
+"""The auth hook: the requests that it signs, and the origins that get the token."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_token_goes_nowhere_else(fake: FakeKoyeb, connect: Connect, url: s
 
 
 async def test_an_untrusted_request_needs_no_session(fake: FakeKoyeb, connect: Connect) -> None:
-    """What goes elsewhere goes out as it is, signed in or not."""
+    """A request to another origin stays unchanged, signed in or not."""
     assert (await connect().http.get("https://evil.example/v1/apps")).status_code == 401
     assert log(fake) == [("apps", 401)]
 
@@ -171,7 +171,7 @@ async def test_a_redirect_elsewhere_and_back_goes_without_the_token(
 async def test_a_redirect_within_the_origin_keeps_the_token(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who is trusted stays trusted."""
+    """A trusted origin stays trusted."""
     session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=302, headers={"location": "/v1/account/profile"}))
     response = await session.http.get("/v1/apps", follow_redirects=True)
@@ -228,7 +228,7 @@ async def test_a_refresh_has_a_deadline_of_its_own(
             transport=fake.transport,
             base_url=fake.base_url,
             auth=session.auth,
-            timeout=None,  # noqa: S113 - what the session has to do without
+            timeout=None,  # noqa: S113 - without the session's own timeout
         ) as client:
             assert (await client.get("/v1/apps")).status_code == 200
     assert [request.operation for request in fake.requests] == ["refresh", "apps"]

@@ -1,4 +1,4 @@
-"""What is refused before anything is sent."""
+"""Arguments that are refused before anything is sent."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -92,7 +92,7 @@ BAD_CALLS: list[BadCall] = [
 ]
 
 
-# What is refused before anything is sent
+# Refused before anything is sent
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BAD_CALLS}))
@@ -138,7 +138,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 async def test_client_refuses_a_bad_argument_by_its_name() -> None:
-    """A client is not made with what cannot work."""
+    """A client is not made with arguments that cannot work."""
     for arguments, error, argument in BAD_ARGUMENTS:
         with pytest.raises(error, match=argument) as caught:
             AsyncSessionClient(**arguments)
@@ -149,7 +149,7 @@ async def test_client_refuses_a_bad_argument_by_its_name() -> None:
 
 
 def test_the_halves_have_the_same_names() -> None:
-    """The blocking client offers what the other one does."""
+    """The blocking client offers the same methods as the asynchronous one."""
     ours = {name.replace("aclose", "close") for name in dir(AsyncSessionClient)}
     renamed = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
     assert {renamed.get(name, name) for name in ours} == set(dir(SessionClient))

@@ -1,4 +1,4 @@
-"""The life of a client: what is refused once it is closed, and what a close waits for."""
+"""The life of a client: calls that are refused once it is closed, and work that a close awaits."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -84,7 +84,7 @@ async def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
 
 
 async def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, connect: Connect) -> None:
-    """What a change of session entails is finished before the connections go."""
+    """The rest of a sign-out is finished before the connections go."""
     session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("logout", Fault(gate=gate, hold="request"))
@@ -159,7 +159,7 @@ async def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect)
 
 
 async def test_token_can_still_be_read_after_close(fake: FakeKoyeb, connect: Connect) -> None:
-    """To read what is known is no use."""
+    """Reading the known token is no use of the client."""
     session = connect(token=fake.issue_token())
     token = session.token
     assert token is not None
@@ -295,7 +295,7 @@ async def test_a_client_without_connections_does_not_warn(
 
 
 async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None:
-    """Who closes has nothing to be told."""
+    """A client that was closed warns of nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         async with AsyncSessionClient(base_url=url, clock=clock) as session:
@@ -307,7 +307,7 @@ async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None
         gc.collect()
 
 
-# What is new, and what is not
+# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(36)

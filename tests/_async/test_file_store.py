@@ -27,7 +27,7 @@ async def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
 
 
 def names(folder: Path) -> set[str]:
-    """Give what lies in a folder."""
+    """List the files of a folder."""
     return {path.name for path in folder.iterdir()}
 
 
@@ -101,7 +101,7 @@ async def test_record_of_the_first_version_is_read(tmp_path: Path) -> None:
 
 
 async def test_renewal_and_provenance_are_kept(tmp_path: Path) -> None:
-    """What is no part of a token's equality is saved too."""
+    """The fields that do not count for a token's equality are saved too."""
     store = AsyncFileTokenStore(tmp_path / "session.json")
     await store.save(Token("a", renewal="b", provenance="c"))
     found = await store.load()
@@ -203,7 +203,7 @@ async def test_what_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
 async def test_file_that_cannot_be_put_aside_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails then is a `StoreError`, with its number and what the system says."""
+    """A disk that fails then is a `StoreError`, with its number and the system's text."""
     path = tmp_path / "session.json"
     path.write_text("?")
 
@@ -232,7 +232,7 @@ async def test_file_that_cannot_be_removed_is_told(
 async def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Some network file systems sync no folders: what is written is written."""
+    """Some network file systems sync no folders: the written file counts as written."""
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -252,7 +252,7 @@ async def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
 async def test_old_token_stays_when_the_disk_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """A full, read-only or broken disk is a `StoreError`; what was there is whole."""
+    """A full, read-only or broken disk is a `StoreError`; the old file is whole."""
     store = AsyncFileTokenStore(tmp_path / "session.json")
     await store.save(Token("old"))
 

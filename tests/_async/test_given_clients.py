@@ -20,7 +20,7 @@ from ..support import ME, PASSWORD, operations
 Connect = Callable[..., AsyncSessionClient]
 
 
-# What is refused before anything is sent
+# Refused before anything is sent
 
 
 async def test_client_refuses_both_http_client_and_transport(
@@ -75,7 +75,7 @@ async def test_http_client_sends_the_operations_through_its_event_hooks(
 async def test_http_clients_auth_and_redirects_are_not_used(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """An operation carries what it must and nothing else, and follows nowhere."""
+    """An operation carries the headers that it must and no others, and follows no redirect."""
     location = {"location": "https://app.koyeb.com/v1/account/login_method?email=me"}
     fake.fail("login", Fault(status=307, headers=location))
     async with httpx.AsyncClient(

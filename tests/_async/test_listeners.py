@@ -1,4 +1,4 @@
-"""Listeners for token changes: what they are told, and that they can break nothing."""
+"""Listeners for token changes: the tokens that they get, and that they can break nothing."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -68,7 +68,7 @@ async def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
 
 
 async def test_a_listener_is_called_after_the_change(fake: FakeKoyeb, connect: Connect) -> None:
-    """What the listener is told is what the session has by then."""
+    """The listener gets the token that the session has by then."""
     session = connect()
     seen: list[bool] = []
     session.on_token_change(lambda token: seen.append(token is session.token))
@@ -176,7 +176,7 @@ async def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect)
 async def test_a_change_during_a_telling_is_told_by_who_tells(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Whoever comes second does not wait for a slow listener, and nothing is told twice."""
+    """The second task does not wait for a slow listener, and no change is delivered twice."""
     session = connect()
     gate = Gate()
     heard: list[Token | None] = []
@@ -201,7 +201,7 @@ async def test_a_change_during_a_telling_is_told_by_who_tells(
 async def test_the_newest_changes_are_kept_while_a_listener_hangs(
     connect: Connect, fake: FakeKoyeb
 ) -> None:
-    """What is kept while a listener does not return has an end, for all listeners."""
+    """The queue behind a listener that does not return has an end, for all listeners."""
     session = connect()
     gate = Gate()
     heard: list[Token | None] = []
@@ -224,7 +224,7 @@ async def test_the_newest_changes_are_kept_while_a_listener_hangs(
 
 
 class Interrupted(BaseException):
-    """Cuts off whatever runs."""
+    """Cuts off all that runs."""
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

@@ -62,7 +62,7 @@ async def test_use_token_takes_the_same_token_with_less_time_left(
 async def test_a_logout_during_a_renewal_is_final(
     fake: FakeKoyeb, connect: Connect, hold: str
 ) -> None:
-    """What the exchange still mints is revoked, and nothing brings the session back."""
+    """The token that the exchange still brings is revoked, and nothing brings the session back."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     gate = Gate()
@@ -105,7 +105,7 @@ async def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
 
 
 async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
-    """What another process has renewed meanwhile is ended as well."""
+    """The token that another process has renewed meanwhile is revoked as well."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     await store.save(Token(fake.issue_token()))
@@ -118,7 +118,7 @@ async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: C
 async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """How long the token has been held says that it is good, not what this machine's clock says."""
+    """The age of the token decides whether it is good, and not this machine's clock."""
     ahead = FakeClock(datetime.fromtimestamp(clock.time(), UTC) + 2 * DAY)
     store = AsyncMemoryTokenStore()
     session = connect(clock=ahead)
@@ -132,7 +132,7 @@ async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
 async def test_a_logout_leaves_a_service_that_fails_behind(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Here the session ends whatever the service answers; then its error is raised."""
+    """The session ends here with any answer of the service; then its error is raised."""
     store = AsyncMemoryTokenStore()
     session = connect(store=store)
     await session.login(ME, PASSWORD)
@@ -182,7 +182,7 @@ async def test_a_logout_ends_with_its_timeout_and_clears_the_store(
 async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """What was under way at the logout is revoked; who comes later signs in anew."""
+    """The sign-in under way at the logout is revoked; a later caller signs in anew."""
     session = connect(credentials=PASSWORDS)
     gate = Gate()
     fake.fail("login", Fault(gate=gate))
@@ -203,7 +203,7 @@ async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
 async def test_a_logout_is_not_undone_by_who_waited_for_a_token(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who asked for a renewal before the logout does not sign in after it."""
+    """A caller that asked for a renewal before the logout does not sign in after it."""
     session = connect(credentials=PASSWORDS)
     gate = Gate()
     fake.fail("login", Fault(gate=gate))
@@ -262,7 +262,7 @@ async def test_trouble_of_the_old_session_does_not_bother_the_new_one(
 async def test_a_logout_does_not_send_what_a_store_made_up(
     fake: FakeKoyeb, connect: Connect, kept: str
 ) -> None:
-    """The session's own token is revoked, whatever lies in the store."""
+    """The session's own token is revoked, with any record in the store."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     await store.save(Token(kept))
@@ -376,7 +376,7 @@ async def test_a_logout_that_runs_out_of_time_is_told(
 
 
 async def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
-    """What a renewal brings that its store did not guard is revoked all the same."""
+    """The token of a renewal that its store did not guard is revoked all the same."""
     session = connect(token=fake.issue_token(), store=Away())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))

@@ -1,4 +1,4 @@
-"""The operations on the wire, and what they do to the session."""
+"""The operations on the wire, and their effect on the session."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -275,7 +275,7 @@ async def test_login_raises_what_the_reply_means(
 async def test_an_operation_gives_up_when_its_own_timeout_is_over(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """``timeout=`` bounds one call, whatever the client's is."""
+    """``timeout=`` bounds one call, with any timeout of the client."""
     session = connect(timeout=60)
     fake.fail("login", Fault(gate=Gate()))
     with pytest.raises(TransportTimeoutError):

@@ -1,4 +1,4 @@
-"""What the auth hook does about a refusal."""
+"""The reaction of the auth hook to a refusal."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_a_refusal_is_understood_without_what_the_request_was_marked_with(
 async def test_the_memory_of_a_refusal_ends_with_the_token(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """What was remembered of one token does not hold for the next."""
+    """The memory of one rejected token does not hold for the next."""
     session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401), times=3)
     await session.http.get("/v1/apps")

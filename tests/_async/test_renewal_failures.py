@@ -1,4 +1,4 @@
-"""A renewal that fails: what callers get, when it is tried again, and what the log says."""
+"""A renewal that fails: the callers' errors, the next attempt, and the log."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_a_failed_renewal_raises_once_no_token_is_left(
 async def test_a_failure_during_the_back_off_tells_its_age(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Who is left without a token in a back-off learns what went wrong and when."""
+    """A caller without a token in a back-off learns of the error and of the next attempt."""
     policy = RefreshPolicy(jitter=0, backoff=60)
     session = connect(token=fake.issue_token(), refresh_policy=policy)
     fake.fail("refresh", Fault(status=500))
@@ -120,7 +120,7 @@ async def test_a_renewal_succeeds_after_failures(
     assert fake.live_tokens() == [held(session)]
 
 
-async def test_back_off_honours_what_the_service_asks_for(
+async def test_back_off_honors_what_the_service_asks_for(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """``Retry-After`` may be longer than the back-off; with a token nobody waits for it."""
@@ -255,7 +255,7 @@ async def test_an_expiry_long_after_a_failure_still_names_it(
     assert log(fake) == [("refresh", 500)]
 
 
-# What an operator reads
+# The log that an operator reads
 
 
 async def test_the_log_tells_of_a_bad_night(
@@ -302,7 +302,7 @@ async def test_the_log_tells_when_no_token_is_left(
 async def test_the_log_tells_how_a_logout_failed(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator learns that the service may still honour the token."""
+    """An operator learns that the service may still honor the token."""
     caplog.set_level(logging.INFO, "koyeb_session")
     session = connect(token=fake.issue_token())
     fake.fail("logout", Fault(status=404, body={"code": "not_found", "message": "what?"}))
@@ -312,7 +312,7 @@ async def test_the_log_tells_how_a_logout_failed(
     assert f"signed out; at the service: logout: what? ({request}: status 404)" in caplog.text
 
 
-# What is new, and what is not
+# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(33)
@@ -352,7 +352,7 @@ ANSWERS: dict[str, list[Fault]] = {
 async def test_no_second_is_without_a_token_when_a_refresh_fails(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, kind: str
 ) -> None:
-    """With credentials that work, callers have a token at each moment, whatever is answered."""
+    """With credentials that work, callers have a token at each moment, with any reply."""
     for fault in ANSWERS[kind]:
         session = connect(token=fake.issue_token(), credentials=PASSWORDS)
         fake.requests.clear()

@@ -1,4 +1,4 @@
-"""Many requests of `session.http` at once: whose turn it is, and what is done when it comes."""
+"""Many requests of `session.http` at once: the order of the queue, and the token of each turn."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_who_comes_first_is_served_first(
 async def test_a_request_waits_for_no_longer_than_it_says(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """Its pool timeout counts, as in httpx; who gives up leaves the line."""
+    """Its pool timeout counts, as in httpx; a request that gives up leaves the queue."""
     async with AsyncBackground() as background:
         gate = await hold(session, fake, background)
         with pytest.raises(httpx.PoolTimeout) as caught:
@@ -174,7 +174,7 @@ async def test_who_is_interrupted_in_line_keeps_no_turn(
 async def test_a_given_transport_is_used_as_it_is(
     limit: int, fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who gives a transport decides how much it takes at a time."""
+    """A user's own transport decides how many requests it takes at a time."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=limit + 1)
     session = connect(token=fake.issue_token())
@@ -212,7 +212,7 @@ async def test_a_connection_is_used_again(session: AsyncSessionClient) -> None:
 async def test_idle_connections_are_not_kept_for_ever(
     session: AsyncSessionClient, fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has been idle for long is closed with the next request."""
+    """A connection that has been idle for long is closed with the next request."""
     async with AsyncBackground() as background:
         (await hold(session, fake, background)).open()
     old = slots(session)._made.copy()
@@ -330,7 +330,7 @@ async def test_another_request_may_take_what_was_to_be_closed(session: AsyncSess
     assert pool._made == {transport}
 
     class Late(dict[Any, Any]):
-        """What another thread takes from as it is looked at."""
+        """Another thread takes the waiter from the queue while this one looks at it."""
 
         def pop(self, key: Any, _default: Any = None) -> Any:
             """Find nothing."""
@@ -366,7 +366,7 @@ async def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_
 async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """A token that is not due is used, by who waited in line as by who did not."""
+    """A token that is not due is used, by requests that waited in the queue and by all others."""
     async with AsyncBackground() as background:
         gate = await hold(session, fake, background)
         waiting = background.start(lambda: session.http.get("/v1/apps"))
@@ -383,7 +383,7 @@ async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
 async def test_a_header_of_the_users_own_stays(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """What an event hook has put in the place of the token is not touched after the wait."""
+    """A header that an event hook has put in the token's place is not touched after the wait."""
 
     async def sign(request: httpx.Request) -> None:
         request.headers["authorization"] = "Bearer mine"

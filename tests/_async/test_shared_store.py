@@ -1,4 +1,4 @@
-"""Sessions that share a store: what is taken over, and what is left alone."""
+"""Sessions that share a store: tokens that are taken over, and records that are left alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Connect = Callable[..., AsyncSessionClient]
 
 
 async def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """What another process has saved is taken over without an exchange."""
+    """The token that another process has saved is taken over without an exchange."""
     store = AsyncMemoryTokenStore()
     await store.save(Token(fake.issue_token()))
     session = connect(store=store, credentials=PASSWORDS)
@@ -61,7 +61,7 @@ async def test_a_renewal_by_others_is_taken_over(
 async def test_a_refused_token_is_looked_up_in_the_store_first(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Whose token was renewed by others is replayed with theirs, without an exchange."""
+    """A request whose token others have renewed is replayed with theirs, without an exchange."""
     store = AsyncMemoryTokenStore()
     first = connect(store=store)
     await first.login(ME, PASSWORD)
@@ -78,7 +78,7 @@ async def test_a_refused_token_is_looked_up_in_the_store_first(
 async def test_an_older_token_in_the_store_is_passed_over(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, seconds: int
 ) -> None:
-    """What is in the store is not taken over when it is expired, or older than one's own."""
+    """The store's token is not taken over when it is expired, or older than the session's own."""
     store = AsyncMemoryTokenStore()
     lifetime = timedelta(hours=1) if seconds else timedelta(0)
     await store.save(Token(fake.issue_token(lifetime=lifetime)))
@@ -94,7 +94,7 @@ async def test_an_older_token_in_the_store_is_passed_over(
 async def test_a_token_of_unknown_age_in_the_store_is_taken_over(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """What does not say when it was issued is not held to be older."""
+    """A token without the time of its issue is not held to be older."""
     store = AsyncMemoryTokenStore()
     session = connect(store=store)
     await session.login(ME, PASSWORD)
@@ -105,7 +105,7 @@ async def test_a_token_of_unknown_age_in_the_store_is_taken_over(
     assert (await session.refresh()).id == fake.live_tokens()[-1]
 
 
-# What is new, and what is not
+# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(31)
@@ -173,7 +173,7 @@ async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
 async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
 ) -> None:
-    """What is newer is decided by what was read or written last, and by no clock."""
+    """The last read or write decides which token is newer, and no clock does."""
     store = AsyncMemoryTokenStore()
     theirs = FakeClock()
     theirs.step_wall(ahead)
@@ -187,7 +187,7 @@ async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     assert fake.live_tokens() == [held(ours)] == [await saved(store)]
 
 
-# Whose session it is
+# The session of a record
 
 
 @pytest.mark.pitfall(45)

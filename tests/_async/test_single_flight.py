@@ -33,7 +33,7 @@ Connect = Callable[..., AsyncSessionClient]
 
 
 async def test_refresh_joins_the_exchange_under_way(fake: FakeKoyeb, connect: Connect) -> None:
-    """Whoever asks for a renewal while one runs gets that one's token."""
+    """A caller that asks for a renewal while one runs gets that one's token."""
     session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
@@ -179,7 +179,7 @@ async def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Conn
     assert held(session) == old
 
 
-async def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
     """A shorter timeout than the client's ends this call, and not the exchange: others wait."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
@@ -198,7 +198,7 @@ async def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Co
 async def test_a_timeout_is_for_the_renewal_too(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str
 ) -> None:
-    """Who has little time waits no longer for a renewal that comes first; it goes on."""
+    """A caller with little time does not wait for a renewal that comes first; that goes on."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
@@ -274,7 +274,7 @@ async def test_a_renewal_that_is_cut_off_is_told(
 async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
     fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new token is there, whatever comes after it."""
+    """The new token is there, even if the step after it fails."""
     session = connect(token=fake.issue_token())
     newer = Token(fake.issue_token())
 

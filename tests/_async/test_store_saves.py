@@ -1,4 +1,4 @@
-"""What the store holds, whenever a save fails or comes late."""
+"""The store's record after a save that fails, or comes late."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_a_login_that_cannot_be_saved_stays_in_memory(
 async def test_a_save_that_failed_is_made_up_for_on_close(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Whatever the store missed is told to it before the client closes."""
+    """The token that the store missed is saved before the client closes."""
     store = BrokenStore("save")
     session = connect(token=fake.issue_token(), store=store)
     await session.refresh()
@@ -91,7 +91,7 @@ async def test_a_save_that_failed_is_made_up_for_on_close(
 async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who keeps the session current keeps the store so, too."""
+    """`keep_current` keeps the store current, too."""
     store = BrokenStore("save")
     session = connect(token=fake.issue_token(), store=store)
     token = await session.refresh()
@@ -140,7 +140,7 @@ async def test_a_save_that_failed_is_made_up_for_by_a_later_request(
 async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What the store missed is still to be made up for when the next exchange fails, too."""
+    """The missed save is still to be made up for when the next exchange fails, too."""
     store = BrokenStore("save", "lock")
     session = connect(token=fake.issue_token(), store=store)
     token = await session.refresh()
@@ -182,7 +182,7 @@ async def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_
 
 
 async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Connect) -> None:
-    """A save that had to wait for the store saves what the session holds by then, or nothing."""
+    """A save that had to wait for the store saves the token that the session holds by then."""
     saved: list[str] = []
 
     class Noting(AsyncMemoryTokenStore):
@@ -213,7 +213,7 @@ async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect:
 async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
     fake: FakeKoyeb, connect: Connect, act: str
 ) -> None:
-    """A renewal's save that lands late does not bring back what login or logout has replaced."""
+    """A renewal's save that lands late does not undo the save of a login or a logout."""
     store = Troubled()
     session = connect(store=store, token=fake.issue_token())
     gate = store.gates["save"] = Gate()
@@ -234,7 +234,7 @@ async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
 async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     fake: FakeKoyeb, connect: Connect, clock: FakeClock
 ) -> None:
-    """A late save leaves alone what somebody else has saved since."""
+    """A late save leaves alone a token that another process has saved since."""
     store = Troubled()
     session = connect(store=store, credentials=PASSWORDS)
     await session.current_token()
@@ -307,7 +307,7 @@ class AsyncOdd(AsyncMemoryTokenStore):
 
 
 async def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -> None:
-    """The store holds what it was to hold."""
+    """The store holds the token, although the save failed."""
     store = AsyncOdd()
     session = connect(store=store)
     store.fails = lambda token: token
@@ -318,7 +318,7 @@ async def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -
 async def test_a_save_that_another_process_has_overtaken_deletes_nothing(
     clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it cannot be replaced by is somebody else's, and stays."""
+    """The record that the token cannot replace is another process's, and stays."""
     store = AsyncOdd()
     session = connect(store=store)
     others = Token("o" * 64, expires_at=datetime.fromtimestamp(clock.time() + 1, UTC))
@@ -332,7 +332,7 @@ async def test_a_save_that_another_process_has_overtaken_deletes_nothing(
 async def test_a_session_that_was_replaced_is_not_gone_on_with(
     clock: FakeClock, connect: Connect
 ) -> None:
-    """Another process has renewed what a login here has ended: the login counts."""
+    """Another process has renewed the session that a login here has ended: the login counts."""
     fake = FakeKoyeb(users={"ann@example.com": "a", "bob@example.com": "b"}, clock=clock)
     store = AsyncOdd()
     session = connect(store=store, transport=fake.transport)
@@ -384,13 +384,13 @@ class Full(AsyncMemoryTokenStore):
         await super().save(token)
 
 
-# What is saved late
+# Saves that come late
 
 
 async def test_a_late_save_replaces_the_token_before(
     clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be replaced is deleted: the next process must not go on with it."""
+    """A record that cannot be replaced is deleted: the next process must not go on with it."""
     store = Full()
     store.full = False
     session = connect(store=store)
@@ -413,7 +413,7 @@ async def test_a_late_save_replaces_the_token_before(
 async def test_a_login_that_is_not_saved_is_told(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The message says what is kept where, and what kind of error the store raised."""
+    """The message says where the token is kept, and which error the store raised."""
     session = connect(store=Full())
     await session.login(ME, PASSWORD)
     assert caplog.messages == [

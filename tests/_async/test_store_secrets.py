@@ -40,14 +40,14 @@ async def use(store: Any, what: str) -> object:
 
 
 async def error_of(store: Any, what: str) -> BaseException:
-    """Catch what a use of a store raises."""
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of whatever kind
+    """Catch the error of a use of a store."""
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of any kind
         await use(store, what)
     return caught.value
 
 
 class AsyncQuoting:
-    """A client of Redis that quotes what it was given when it fails."""
+    """A client of Redis that quotes its command when it fails."""
 
     def __init__(self, kind: type[BaseException]) -> None:
         self._kind = kind
@@ -126,7 +126,7 @@ async def test_disk_that_is_full_shows_no_token(
 
 
 def interrupt(*_: object, **__: object) -> NoReturn:
-    """Do what a signal handler may do at any line."""
+    """Raise, as a signal handler may at any line."""
     raise KeyboardInterrupt
 
 
@@ -149,7 +149,7 @@ async def test_interrupt_shows_no_token(
     monkeypatch.setattr(where, interrupt)
     error = await error_of(store, what)
     monkeypatch.undo()
-    assert "KeyboardInterrupt" in f"{error!r}"  # what a thread raises is told as an error of its
+    assert "KeyboardInterrupt" in f"{error!r}"  # an error of a thread gets a class of its
     assert_none_shows(error, SECRETS, __file__)
 
 
@@ -168,7 +168,7 @@ async def test_interrupt_in_the_keyring_shows_no_token(
 
 
 async def test_copying_a_memory_store_shows_no_token() -> None:
-    """It is refused without a word of what it holds."""
+    """It is refused without a word of its contents."""
     store = AsyncMemoryTokenStore()
     await store.save(TOKEN)
     with pytest.raises(TypeError) as caught:
@@ -177,14 +177,14 @@ async def test_copying_a_memory_store_shows_no_token() -> None:
 
 
 class DriverError(Exception):
-    """What a database's library raises, with more than a text."""
+    """An error of a database's library, with more than a text."""
 
     def __init__(self, statement: str, parameters: tuple[str, ...]) -> None:
         super().__init__(f"{statement}\n[parameters: {parameters}]")
 
 
 def test_error_of_ones_own_store_reaches_the_log() -> None:
-    """Its class and text are told, in one line, less the token and what looks like one."""
+    """Its class and text are shown, in one line, less the token and all that looks like one."""
     error = store_error("written", DriverError("UPDATE session", (ID, "user", RENEWAL)), TOKEN)
     assert str(error) == (
         "the token store could not be written: DriverError: UPDATE session\\n"

@@ -129,7 +129,7 @@ def test_keep_current_looks_again_when_the_session_changes(
 def test_keep_current_goes_on_after_a_failure(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What goes wrong is in the log, and is tried again."""
+    """A failure is in the log, and is tried again."""
     session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY / 2)

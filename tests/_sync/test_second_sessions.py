@@ -149,7 +149,7 @@ def test_access_token_lives_as_long_as_was_asked_for(
     validity: timedelta | None,
     sent: dict[str, str],
 ) -> None:
-    """The reply names no expiry: it is the JWT's, to a second, or what was asked for."""
+    """The reply names no expiry: it is the JWT's, to a second, or the validity that was asked."""
     fake = FakeKoyeb(access_tokens=form, clock=clock)
     session = connect(transport=fake.transport)
     own = session.login(ME, PASSWORD)
@@ -195,7 +195,7 @@ def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connec
 
 
 def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
-    """Koyeb closes the password login with a 403: the error names what a program types instead."""
+    """Koyeb closes the password login with a 403: the error names the code to type instead."""
     session = connect()
     for status in (403, 404):
         fake.fail("login", Fault(status=status, body={"message": "no", "code": 7}))
@@ -342,7 +342,7 @@ def test_another_session_whose_token_has_expired_is_refused(
 def test_for_token_shares_connections_and_leaves_the_token_alone(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Somebody else's token is used, and not renewed, whatever happens to it."""
+    """Another account's token is used, and not renewed, in each of these cases."""
     session = connect()
     own = session.login(ME, PASSWORD)
     caller = session.for_token(fake.issue_token())
@@ -375,7 +375,7 @@ def test_for_token_renews_when_asked_to(
 def test_for_token_keeps_its_policy_clock_and_origins(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What the client was made with holds for the sessions that it makes."""
+    """The arguments of the client hold for the sessions that it makes."""
     policy = RefreshPolicy(hard_window=3600, jitter=0)
     caller = connect(refresh_policy=policy).for_token(fake.issue_token(), renew=True)
     clock.advance(timedelta(hours=23))

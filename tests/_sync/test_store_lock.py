@@ -99,7 +99,7 @@ def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
 def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """A refused token counts as expired: credentials sign in, and who has none is told of it."""
+    """A refused token counts as expired: credentials sign in, and a session without any raises."""
     signs_in = connect(store=Held(), token=fake.issue_token(), credentials=PASSWORDS)
     has_none = connect(store=Held(), token=fake.issue_token())
     fake.revoke_all()
@@ -140,7 +140,7 @@ def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect) -> N
 def test_nothing_is_exchanged_beside_a_held_lock(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Whoever holds it may be exchanging the same token; an expired one is anybody's to replace."""
+    """The holder may be exchanging the same token; an expired one is anybody's to replace."""
     store = MemoryTokenStore()
     old = fake.issue_token()
     clock.advance(DAY - timedelta(minutes=2))
@@ -172,7 +172,7 @@ def test_nothing_is_exchanged_beside_a_held_lock(
 def test_a_slow_exchange_under_the_lock_is_not_made_twice(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """It may take longer than others wait for the lock: they use what they have meanwhile."""
+    """It may take longer than others wait for the lock: they use their tokens meanwhile."""
     store = MemoryTokenStore()
     old = fake.issue_token()
     quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
@@ -193,7 +193,7 @@ def test_a_slow_exchange_under_the_lock_is_not_made_twice(
 def test_what_is_renewed_behind_a_held_lock_is_taken_over(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Whoever holds it has been faster: the old token is dead, the new one in the store."""
+    """The holder has been faster: the old token is dead, the new one in the store."""
     old = fake.issue_token()
     store = MemoryTokenStore()
     newer = connect(token=old).refresh()
@@ -211,7 +211,7 @@ def test_what_is_renewed_behind_a_held_lock_is_taken_over(
 def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """After a logout nobody signs in, and what a newer token has replaced is not exchanged."""
+    """After a logout nobody signs in, and a token that another has replaced is not exchanged."""
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store, credentials=PASSWORDS)
     newer = connect(token=held(session)).refresh()
@@ -236,7 +236,7 @@ def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
 def test_a_close_behind_a_held_lock_is_no_renewal(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Who waits is told that there is no token, and is not given the old one."""
+    """A waiter learns that there is no token, and does not get the old one."""
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store, timeout=0.1)
     clock.advance(DAY)
@@ -265,7 +265,7 @@ class Unlockable(MemoryTokenStore):
 def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """The service has answered, or its reply is lost, whatever the store does then."""
+    """The service has answered, or its reply is lost, and then the store fails."""
     session = connect(token=fake.issue_token(), store=Unlockable())
     fake.fail("refresh", Fault(reset=True, processed=True))
     with pytest.raises(TransportError):
@@ -280,7 +280,7 @@ def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
 def test_a_token_can_be_read_behind_a_held_lock(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
 ) -> None:
-    """Who has none of its own need not wait for the holder to end."""
+    """A session without a token of its own need not wait for the holder to end."""
     store = MemoryTokenStore()
     own = fake.issue_token() if expired else None
     sessions = [connect(token=own, store=store, timeout=seconds) for seconds in (0.1, 1, PATIENCE)]
@@ -296,7 +296,7 @@ def test_a_token_can_be_read_behind_a_held_lock(
 
 
 def test_a_locked_store_that_has_nothing_is_the_error(fake: FakeKoyeb, connect: Connect) -> None:
-    """Not signed in would be a guess: whoever holds the lock may be signing in."""
+    """Not signed in would be a guess: the holder of the lock may be signing in."""
     store = MemoryTokenStore()
     told: list[StoreError] = []
     with store.lock():

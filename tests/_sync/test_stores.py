@@ -49,7 +49,7 @@ def test_memory_keeps_what_was_saved_last() -> None:
 
 
 def test_memory_is_locked_for_one_at_a_time() -> None:
-    """Who holds the lock keeps all others out until the block ends."""
+    """The holder of the lock keeps all others out until the block ends."""
     store = MemoryTokenStore()
     gate = Gate()
     order: list[str] = []
@@ -91,7 +91,7 @@ def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]) -> N
 
 
 class Away(MemoryTokenStore):
-    """A store that is away for who comes through its gate."""
+    """A store that is away for the caller that comes through its gate."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ def test_proxies_are_those_of_the_environment(
 def test_requests_and_operations_go_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, fake: FakeKoyeb, url: str
 ) -> None:
-    """The service plays the proxy: it is asked for what the client wants of another host."""
+    """The service plays the proxy: the client asks it for a URL of another host."""
     monkeypatch.setenv("http_proxy", url)
     with SessionClient(base_url="http://127.0.0.2:9", clock=clock) as session:
         session.login(ME, PASSWORD)
@@ -84,7 +84,7 @@ def test_requests_and_operations_go_through_the_proxy(
 def test_a_given_transport_knows_no_proxies(
     monkeypatch: pytest.MonkeyPatch, fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who gives a transport decides where it leads."""
+    """A user's own transport decides where it leads."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     session = connect()
     session.login(ME, PASSWORD)
@@ -106,7 +106,7 @@ def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> None:
 
 
 def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> None:
-    """What was opened elsewhere is neither used nor closed."""
+    """A transport of another place is neither used nor closed."""
     with SessionClient(base_url=url, clock=clock) as session:
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         connections = inside(session).connections
@@ -126,7 +126,7 @@ def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeCloc
         ((place, opened),) = connections._opened.items()
 
         class Slower(dict[object, Any]):
-            """Shows a thread what was there before the other one opened."""
+            """Shows a thread the transports from before the other one opened its own."""
 
             def get(self, _key: object, _default: Any = None) -> Any:
                 """Find nothing."""
@@ -138,7 +138,7 @@ def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeCloc
 
 
 def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:
-    """A client that is closed elsewhere leaves alone what it opened here."""
+    """A client that is closed elsewhere leaves alone the transport that it opened here."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
     operating = inside(session).operation_connections

@@ -1,4 +1,4 @@
-"""What the halves' runners share: a cell's servers, its client's arguments, and its judgement."""
+"""The part of the runners that both halves share: servers, client arguments, verdict."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def held_token() -> Token:
 
 @attrs.define
 class Run:
-    """What one half has seen in a cell."""
+    """The facts that one half has seen in a cell."""
 
     error: KoyebSessionError | None = None
     seconds: float = 0.0
@@ -78,7 +78,7 @@ class Stage:
         return arguments
 
     def warmed_up(self) -> None:
-        """Wait until the server has done what comes before the fault."""
+        """Wait until the server has done its steps before the fault."""
         if "half-closed" in self.fault.name:
             assert self.servers[0].half_closed.wait(PATIENCE)
 
@@ -98,7 +98,7 @@ class Stage:
         return sum("connect_tcp.started" in record.getMessage() for record in self.records)
 
     def summary(self, run: Run) -> str:
-        """Say in a few characters what came of it."""
+        """Describe the outcome in a few characters."""
         kind = "ok" if run.error is None else type(run.error).__name__.removesuffix("Error")
         session = "-"
         if run.token is not None:
@@ -106,7 +106,7 @@ class Stage:
         return f"{kind.removeprefix('Transport') or 'Transport'} {self.requests}{session}"
 
     def judge(self, run: Run) -> None:
-        """Compare what was seen with what is right."""
+        """Compare the facts with the expectation."""
         expected = self.fault.expects(self.operation)
         self._judge_error(run, expected)
         assert self.requests == expected.requests
@@ -142,7 +142,7 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Generator[Stage]:
-    """Play a fault for an operation; what is logged and warned is kept."""
+    """Play a fault for an operation; the log and the warnings are kept."""
     caplog.set_level(logging.DEBUG)
     with contextlib.ExitStack() as stack:
         warned = stack.enter_context(warnings.catch_warnings(record=True))
@@ -155,7 +155,7 @@ def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Ge
             other = stack.enter_context(Server([reply()]))
             name = _CERTIFICATES.get(fault.server)
             server = Server(
-                fault.behaviours,
+                fault.behaviors,
                 tls=None if name is None else server_context(name),
                 elsewhere=f"http://localhost:{other.port}",
             )

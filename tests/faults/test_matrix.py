@@ -57,7 +57,7 @@ def cells(*halves: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def big_things_are_made() -> None:
-    """Make what takes a while before any deadline runs."""
+    """Prepare all that takes a while before any deadline runs."""
     bomb()
 
 
@@ -69,7 +69,7 @@ async def test_async_half_meets_a_fault(
     caplog: pytest.LogCaptureFixture,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """An awaited operation comes to what the matrix says, the session too, and no secret shows."""
+    """An awaited operation has the outcome of the matrix, the session too, and no secret shows."""
     for attempt in fault.attempts:
         with staged(attempt, operation, caplog) as stage:
             run = await _run_async(stage)
@@ -87,7 +87,7 @@ def test_blocking_half_meets_a_fault(
     caplog: pytest.LogCaptureFixture,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A blocking operation comes to what the matrix says, the session too, and no secret shows."""
+    """A blocking operation has the outcome of the matrix, the session too, and no secret shows."""
     for attempt in fault.attempts:
         with staged(attempt, operation, caplog) as stage:
             run = _run_blocking(stage)
@@ -98,7 +98,7 @@ def test_blocking_half_meets_a_fault(
 
 
 def given() -> dict[str, Any]:
-    """Give what a user's client is made with; reading all trusted certificates would take long."""
+    """Return the arguments of a user's client; reading all trusted certificates would take long."""
     return {
         "auth": ("user", PASSWORD),
         "follow_redirects": True,

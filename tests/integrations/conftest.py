@@ -1,4 +1,4 @@
-"""What the tests of the integrations share: a real server, on a real socket."""
+"""Common fixtures of the integrations: a real server, on a real socket."""
 
 from __future__ import annotations
 

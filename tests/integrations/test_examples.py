@@ -23,7 +23,7 @@ Serve = Callable[..., AbstractContextManager[str]]
 
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_says_what_happens(name: str) -> None:
-    """A reader who runs an example sees what it shows."""
+    """A reader who runs an example sees the output that it shows."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KOYEB_")}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],

@@ -164,7 +164,7 @@ def test_bearer_shows_in_openapi(app: FastAPI) -> None:
 
 
 def test_answers_to_errors_show_in_openapi(sessions: KoyebSessions) -> None:
-    """A router declares what its endpoints answer where Koyeb, or the way to it, fails."""
+    """A router declares the answers of its endpoints where Koyeb, or the way to it, fails."""
     app, router = FastAPI(), APIRouter(responses=KoyebSessions.responses)
 
     @router.get("/apps")
@@ -211,7 +211,7 @@ def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb,
 
 
 async def test_session_is_asked_for_before_lifespan(app: FastAPI, sessions: KoyebSessions) -> None:
-    """Who forgets the lifespan is told what to write."""
+    """The error of a forgotten lifespan names the line to write."""
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as client:
@@ -231,7 +231,7 @@ def test_wrong_argument_is_told_when_made() -> None:
 async def test_environment_says_how_to_sign_in(
     koyeb: str, fake_koyeb: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An application is made with what the environment says, and with arguments that win."""
+    """An application is made with the settings of the environment, and with arguments that win."""
     for name in [name for name in os.environ if name.startswith("KOYEB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent")
@@ -337,7 +337,7 @@ async def test_shutdown_waits_for_exchange(
 
 
 async def test_error_in_block_is_raised_as_it_is(sessions: KoyebSessions) -> None:
-    """What the application raises comes out unwrapped."""
+    """An error of the application comes out unwrapped."""
     with pytest.raises(LookupError):
         async with sessions.lifespan():
             raise LookupError

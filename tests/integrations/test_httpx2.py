@@ -38,7 +38,7 @@ def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
 def test_client_is_kept_signed_in(
     koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
-    """A blocking client signs in, renews, and replays what was refused if its body is in memory."""
+    """A blocking client signs in, renews, and replays a refused request whose body is in memory."""
     with (
         SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
         httpx2.Client(base_url=koyeb, auth=auth_for(session)) as client,

@@ -27,7 +27,7 @@ ME = PasswordCredentials("me@example.com", "correct horse")
 NEARLY = timedelta(hours=23, minutes=59, seconds=30)
 
 
-# What takes seconds to import is imported by the first test of a process that needs it.
+# A slow import is done by the first test of a process that needs it.
 
 
 @pytest.fixture(scope="session")

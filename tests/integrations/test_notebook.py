@@ -44,7 +44,7 @@ class Notebook:
         self._client: Any = client  # partly typed
 
     def run(self, cell: str) -> str:
-        """Run a cell, and give what it prints or ends with; an error in it fails the test."""
+        """Run a cell, and return its output or its last value; an error in it fails the test."""
         told: list[str] = []
 
         def hear(message: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ class Server:
 
     @property
     def said(self) -> str:
-        """What it has written so far."""
+        """The text that it has written so far."""
         return "".join(self._said)
 
     def wait_said(self, text: str) -> None:
@@ -183,7 +183,7 @@ def test_reloaded_application_goes_on_with_the_session(
 def test_workers_stopped_in_mid_refresh_keep_the_session(
     fake: tuple[FakeKoyeb, str], tmp_path: Path, hold: Any
 ) -> None:
-    """Workers that are told to end in mid-refresh save what comes: the next start goes on."""
+    """Workers that end in mid-refresh save the new token: the next start goes on."""
     koyeb, url = fake
     gate = Gate()
     with serving(tmp_path, url, "--workers", "2") as server:

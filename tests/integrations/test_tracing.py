@@ -1,4 +1,4 @@
-"""OpenTelemetry's instrumentation of httpx: what it sees of a session, and that it is no secret."""
+"""OpenTelemetry's instrumentation of httpx: its spans of a session hold no secret."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def spans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 class Spans:
-    """What was seen."""
+    """The spans that were seen."""
 
     def __init__(self, *, captures: bool) -> None:
         self.captures = captures

@@ -55,9 +55,9 @@ class SharedClock:
 
 class Threaded:
     """
-    What a client of Redis is on trio, where the libraries' own async ones cannot run.
+    A client of Redis on trio, where the libraries' own async ones cannot run.
 
-    A blocking client, each of whose methods runs in a thread.
+    It is a blocking client, and each of its methods runs in a thread.
     """
 
     def __init__(self, client: Any) -> None:
@@ -135,7 +135,7 @@ def tell(line: str) -> None:
 
 
 def rounds(sessions: list[Any], ask: Callable[[int], list[str]]) -> None:
-    """Make requests whenever the parent says how many; tell it what went wrong, and until when."""
+    """Make as many requests as the parent says; report the errors, and the first expiry."""
     for line in sys.stdin:
         problems = ask(int(line))
         ends = [session.token.expires_at.timestamp() for session in sessions if session.token]

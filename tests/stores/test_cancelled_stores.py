@@ -27,7 +27,7 @@ USES = ("load", "save", "delete", "lock")
 
 
 class Stuck:
-    """What blocks the thread that comes here until the test lets it go."""
+    """Blocks each thread that comes here until the test lets it go."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -60,7 +60,7 @@ async def use(store: Any, what: str) -> None:
 
 
 async def cancelled(store: Any, what: str, active_tasks: Any) -> BaseException:
-    """Cancel a use of a store once it is under way, and catch what that raises."""
+    """Cancel a use of a store once it is under way, and catch its error."""
     caught: list[BaseException] = []
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""The conformance suite finds what is wrong with a store."""
+"""The conformance suite finds the faults of a store."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WholeSeconds(MemoryTokenStore):
 
 
 class NotIssued(MemoryTokenStore):
-    """No column for what is no part of a token's equality."""
+    """No column for the fields that do not count for a token's equality."""
 
     def save(self, token: Token) -> None:
         """Forget when it was issued."""
@@ -50,7 +50,7 @@ class NotIssued(MemoryTokenStore):
 
 
 class Merging(MemoryTokenStore):
-    """An update of what is given, and of nothing else."""
+    """An update of the fields that are given, and of no others."""
 
     def save(self, token: Token) -> None:
         """Keep the old fields where there is no new one."""
@@ -67,12 +67,12 @@ class OutOfTransaction(MemoryTokenStore):
         self._seen: Token | None = None
 
     def load(self) -> Token | None:
-        """Return what there was when the lock was taken, if it is."""
+        """Return the token from the time when the lock was taken, if it is."""
         return self._seen or super().load()
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
-        """Keep what there is."""
+        """Keep the token that there is."""
         with super().lock():
             self._seen = super().load()
             yield
@@ -108,7 +108,7 @@ class Refusing(MemoryTokenStore):
 
 
 class OneOwner(MemoryTokenStore):
-    """A lock that keeps on the object what belongs to the block."""
+    """A lock that keeps the state of a block on the object."""
 
     def __init__(self, rows: set[object]) -> None:
         super().__init__()
@@ -149,9 +149,9 @@ class OneOwner(MemoryTokenStore):
 def test_conformance_finds_a_broken_store(
     monkeypatch: pytest.MonkeyPatch, kind: Callable[[], TokenStore], what: str
 ) -> None:
-    """What a store gets wrong does not pass, and the error says what it is."""
+    """A faulty store does not pass, and the error says what it does wrong."""
     store = kind()
-    if isinstance(store, Open):  # whose second taker comes in at once, whenever that is
+    if isinstance(store, Open):  # its second taker comes in at once, at any time
         monkeypatch.setitem(SETTINGS, "_HELD", PATIENCE)
     if isinstance(store, OneOwner):
         monkeypatch.setitem(SETTINGS, "_PATIENCE", IMPATIENT)

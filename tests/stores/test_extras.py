@@ -1,4 +1,4 @@
-"""What a store says whose extra is missing, and the keyring store."""
+"""The error of a store whose extra is missing, and the keyring store."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_async_keyring_store_does_what_a_store_has_to_do(ring_on_disk: Pat
 
 
 def test_session_in_the_keyring_goes_on_in_the_next_run(ring_on_disk: Path) -> None:
-    """Who has signed in once on their machine sends no login again."""
+    """After one sign-in on a machine, no further login is sent."""
     fake = FakeKoyeb()
     for _ in range(2):
         with SessionClient(transport=fake.transport, store=KeyringTokenStore()) as session:

@@ -80,7 +80,7 @@ class Place:
         return makers[self.kind]()
 
     def write(self, record: str, token: Token) -> None:
-        """Put a record there as another version of this package has; ``token`` is what it holds."""
+        """Put a record there as another version of this package has; it holds ``token``."""
         if self.kind == "file":
             path = self.folder / "session.json"
             path.write_text(record, "utf-8")
@@ -249,7 +249,7 @@ def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> Non
 
 
 def by_nothing(fake: FakeKoyeb, email: str, given: dict[str, Any]) -> SessionClient:
-    """Begin with what the store holds."""
+    """Begin with the token of the store."""
     return SessionClient(**given)
 
 

@@ -1,4 +1,4 @@
-"""A state machine over all that can happen to a session, with what must hold after each step."""
+"""A state machine over the whole life of a session, with invariants after each step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .world import ELSEWHERE, LIFE, SHARED, Wire, World
 Work: TypeAlias = Callable[[Any], Any]
 """A call of either half's client."""
 Outcome: TypeAlias = object
-"""What it returned, or the error that it raised."""
+"""Its return value, or the error that it raised."""
 
 SHORT_LIFE: Final = timedelta(minutes=1)
 LONG_PAUSE: Final = 7300.0
@@ -92,10 +92,10 @@ def keep_current(session: Any) -> Any:
 
 class SessionMachine(RuleBasedStateMachine):
     """
-    What may happen to a session; how it is called is the business of the halves below.
+    The events in the life of a session; each half below has its own way to call it.
 
-    No rule has a precondition: which of many threads meets a fault is not the same each time, and
-    what Hypothesis draws must not depend on it.
+    No rule has a precondition: the thread that meets a fault is not the same one each time, and the
+    draws of Hypothesis must not depend on it.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.session: Any = None
         self.begin()
 
-    # What the halves do differently
+    # Differences between the halves
 
     def begin(self) -> None:
         """Make the session."""
@@ -118,13 +118,13 @@ class SessionMachine(RuleBasedStateMachine):
         raise NotImplementedError
 
     def amid_exchange(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
-        """Do something while a refresh stands at the gate; return what came of both."""
+        """Do something while a refresh stands at the gate; return both outcomes."""
         raise NotImplementedError
 
     # Shared by the rules
 
     def arguments(self) -> dict[str, Any]:
-        """Give what the session is made with."""
+        """Return the arguments of the session."""
         return {
             "transport": Wire(self.world),
             "clock": self.world.clock,
@@ -146,7 +146,7 @@ class SessionMachine(RuleBasedStateMachine):
             self.signed_out = self.signed_out and self.session.token is None
             newest = self.world.minted[minted:]
             held = self.session.token
-            # What the credentials gave came last, if it is not among those of the wire.
+            # The credentials' token came last, if it is not among those of the wire.
             self.expected = {newest[-1]} if newest else {None if held is None else held.id}
             if self.world.provided > provided:
                 self.expected = self.expected | {None if held is None else held.id}
@@ -270,14 +270,14 @@ class SessionMachine(RuleBasedStateMachine):
         state = inside(self.session).state
         return (
             state.snapshot is not None
-            and state.snapshot.issuer is Issuer.KOYEB  # what credentials brought is not refreshed
+            and state.snapshot.issuer is Issuer.KOYEB  # a token of the credentials is not refreshed
             and state.snapshot.phase(self.world.clock) is not Phase.EXPIRED
             and state.snapshot.token.id in self.world.fake.live_tokens()
             and state.failure is None
             and not self.world.skew  # else a token may be dead on arrival
         )
 
-    # What goes wrong
+    # Faults
 
     @rule(operation=st.sampled_from(FAULTY), fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
     def break_down(self, operation: str, fault: Fault, times: int) -> None:
@@ -326,7 +326,7 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             assert cast("Any", outcome).status_code == 200
 
-    # What holds always
+    # Invariants
 
     @invariant()
     def one_exchange_at_a_time(self) -> None:

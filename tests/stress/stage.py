@@ -27,7 +27,7 @@ EXCHANGE: Final = "/v1/account/refresh"
 
 class Line(httpx.AsyncBaseTransport):
     """
-    A transport that notes what no log of the service shows.
+    A transport that notes the facts that no log of the service shows.
 
     Attributes:
         exchanging: How many refreshes are under way.

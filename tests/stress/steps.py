@@ -27,9 +27,9 @@ class Way(enum.Enum):
     SCOPE = "scope"
     """By its cancel scope."""
     NATIVE = "native"
-    """By `asyncio.Task.cancel`: what it waits for is cancelled."""
+    """By `asyncio.Task.cancel`: the future that it awaits is cancelled."""
     LATE = "late"
-    """By `asyncio.Task.cancel` when what it waits for has happened, but it does not know yet."""
+    """By `asyncio.Task.cancel` when the future that it awaits is done, but it does not know yet."""
 
 
 class Victim:
@@ -41,8 +41,8 @@ class Victim:
         reached: Whether it has been cancelled.
         after: How often it gave way once the cancellation had come.
         done: Whether it has ended.
-        result: What it returned, `None` if it did not.
-        error: What it raised, other than the cancellation.
+        result: Its return value, `None` without one.
+        error: The error that it raised, other than the cancellation.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ async def test_flows_go_on_beside_a_parked_one(age: str) -> None:
     with anyio.fail_after(PATIENCE):
         first = bearer(await async_advance(parked))
         second = bearer(await async_advance(other))
-        # Both are refused; the second one comes first, and the first one takes over what it got.
+        # Both are refused; the second one comes first, and the first one takes over its token.
         newer = bearer(await async_advance(other, httpx.Response(401, request=requests[1])))
         assert newer not in (first, second)
         assert bearer(await async_advance(parked, httpx.Response(401, request=requests[0]))) == (
@@ -114,7 +114,7 @@ async def test_flows_go_on_beside_a_parked_one(age: str) -> None:
 
 
 async def test_flow_may_be_closed_by_another_task() -> None:
-    """Whoever began a flow need not end it; catches a cancel scope around a yield."""
+    """Another task may end a flow than began it; catches a cancel scope around a yield."""
     stage = Stage(AGES["hard"])
     flow = stage.session.auth.async_auth_flow(request_for(stage))
 
@@ -280,7 +280,7 @@ def test_blocking_flows_go_on_beside_a_parked_one(
 def test_blocking_flow_may_be_closed_by_another_thread(
     session: SessionClient, fake: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Whoever began a flow need not end it; catches a lock that only its owner can release."""
+    """Another task may end a flow than began it; catches a lock that only its owner can release."""
     clock.advance(AGES["hard"])
     flow, _ = parked(session, fake)
     with Background() as background:

@@ -31,7 +31,7 @@ MOST: Final = 200
 
 
 class Scene:
-    """A session with credentials, at some age, and what was said and sent."""
+    """A session with credentials, at some age, with its answers and its requests."""
 
     def __init__(self, phase: str, *, keeps: bool = True) -> None:
         self.clock = FakeClock()
@@ -73,7 +73,7 @@ Act = Callable[[Scene], Awaitable[object]]
 
 
 async def current_token(scene: Scene) -> str:
-    """Ask for a token; what it is given is good."""
+    """Ask for a token; the token that comes is good."""
     started = scene.clock.time()
     token = await scene.session.current_token()
     assert token.expires_at is not None
@@ -162,7 +162,7 @@ async def test_call_is_answered_when_another_task_acts_between_any_two_awaits(
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_logout_is_final_when_it_comes_between_any_two_awaits(call: str) -> None:
-    """Who asks for a token meanwhile has one, or is told that the session is signed out."""
+    """A caller that asks meanwhile gets a token, or learns that the session is signed out."""
     for at in range(1, MOST):
         scene = Scene("hard", keeps=False)
         reached = await scene.run(CALLS[call], sign_out, at)

@@ -61,7 +61,7 @@ async def post(session: AsyncSessionClient) -> httpx.Response:
 @attrs.frozen
 class Act:
     """
-    What is cancelled.
+    The task that is cancelled.
 
     Attributes:
         work: The call.
@@ -92,7 +92,7 @@ ACTS: Final = {
     "hook, refused": Act(get, refused=True, points=4),
     "keep_current": Act(AsyncSessionClient.keep_current, SOFT, points=2, ends=False),
 }
-"""What leaves a session behind that is signed in."""
+"""An operation that leaves a session behind that is signed in."""
 
 
 def ways() -> list[Way]:
@@ -128,7 +128,7 @@ class Scene(Stage):
         Play the act with its followers.
 
         Args:
-            victim: Who is cancelled.
+            victim: The role of the caller that is cancelled.
             leads: Whether it comes before its followers.
             after: In which round of the event loop it is cancelled, unless it knows itself.
         """
@@ -287,7 +287,7 @@ class Leaving(Scene):
         await self.session.aclose()
 
     async def check_closed(self) -> None:
-        """Check that all is closed, and that whoever comes next goes on with the newest token."""
+        """Check that all is closed, and that the next caller goes on with the newest token."""
         assert self.errors == []
         assert self.line.closed
         held = self.session.token
@@ -315,7 +315,7 @@ OTHERS: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
     "with both": (HARD, (get, AsyncSessionClient.refresh)),
     "with a switch": (FRESH, (switch,)),
 }
-"""What is under way when a session is signed out."""
+"""The work under way when a session is signed out."""
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -352,7 +352,7 @@ async def test_logout_is_carried_out_when_it_is_cancelled_in_any_round(name: str
 
 
 async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
-    """Pitfall 17, a schedule sweep; catches an exchange that commits whatever has happened."""
+    """Pitfall 17, a schedule sweep; catches an exchange that commits in each case."""
     for start in range(LONGEST_EXCHANGE):
         scene = Leaving(AsyncSessionClient.logout, FRESH)
         async with anyio.create_task_group() as tasks:
@@ -369,7 +369,7 @@ CLOSING: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
     "with keep_current": (SOFT, (AsyncSessionClient.keep_current,)),
     "with a login": (FRESH, (login,)),
 }
-"""What is under way when a session is closed."""
+"""The work under way when a session is closed."""
 
 
 @pytest.mark.parametrize("name", CLOSING)

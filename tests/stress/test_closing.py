@@ -50,7 +50,7 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
     """The connections are closed once the renewal has landed, also with nobody left to wait."""
     fake = FakeKoyeb()
     with fake.serve() as url:
-        async with AsyncSessionClient(base_url=url) as first:  # what stays for the process
+        async with AsyncSessionClient(base_url=url) as first:  # the memory that the process keeps
             await first.login_method("me@example.com")
         await rounds(20)
         before = sockets()
@@ -73,7 +73,7 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
 @pytest.mark.pitfall(30)
 @pytest.mark.parametrize("closes", [False, True])
 async def test_listener_comes_to_its_end_when_the_client_closes(*, closes: bool) -> None:
-    """What it writes down is whole; one that closes the client itself waits for nobody."""
+    """The file that it writes is whole; one that closes the client itself waits for nobody."""
     fake = FakeKoyeb()
     written: list[Token | None] = []
     async with AsyncSessionClient(transport=fake.transport, token=fake.issue_token()) as session:

@@ -51,7 +51,7 @@ PHASES: Final = {
 
 
 class Scene:
-    """A session with credentials, at some age, and what was said and sent."""
+    """A session with credentials, at some age, with its answers and its requests."""
 
     def __init__(self, phase: str, *, keeps: bool = False, **arguments: Any) -> None:
         self.clock = FakeClock()
@@ -97,7 +97,7 @@ Act = Callable[[Scene], object]
 
 
 def current_token(scene: Scene) -> str:
-    """Ask for a token; what it is given is good."""
+    """Ask for a token; the token that comes is good."""
     started = scene.clock.time()
     token = scene.session.current_token()
     assert token.expires_at is not None
@@ -155,7 +155,7 @@ def every_line(
     make: Callable[[], Scene], call: Call, act: Act, first: int = 0
 ) -> Iterator[tuple[int, Scene]]:
     """Make the same call again and again, with the act at a later line each time."""
-    make().run(call, act, 0)  # it imports what the first call needs
+    make().run(call, act, 0)  # it does the imports of the first call
     step = SHORT_STEP if call is current_token else STEP
     for at in range(1 + first % step, MOST, step):
         scene = make()
@@ -175,7 +175,7 @@ def test_call_is_answered_when_another_thread_acts_between_any_two_lines(
     call: str, phase: str, act: str
 ) -> None:
     """No expired token is handed out or sent, and nothing fails that has credentials to go on."""
-    # What is revoked between two lines, twice, is refused, and rightly so.
+    # A token that is revoked between two lines, twice, is refused, and rightly so.
     keeps = call != "current_token"
     first = 5 * CASES.index((call, phase, act))
     for at, scene in every_line(lambda: Scene(phase, keeps=keeps), CALLS[call], ACTS[act], first):
@@ -206,7 +206,7 @@ def test_call_is_answered_when_its_token_is_revoked_between_any_two_lines(call: 
 
 @pytest.mark.parametrize("call", ["current_token", "request", "new_session"])
 def test_error_has_its_cause_when_time_passes_between_any_two_lines(call: str) -> None:
-    """An expired token in its back-off fails with what the renewal failed with, at each line."""
+    """An expired token in its back-off fails with the error of the renewal, at each line."""
 
     def make() -> Scene:
         scene = Scene("hard", credentials=None)
@@ -228,7 +228,7 @@ def test_error_has_its_cause_when_time_passes_between_any_two_lines(call: str) -
 
 
 def test_only_a_logout_is_the_error_when_another_thread_signs_out_between_any_two_lines() -> None:
-    """Whoever asks for a token meanwhile has one, or is told that the session is signed out."""
+    """A caller that asks meanwhile gets a token, or learns that the session is signed out."""
     for at in range(1, MOST):
         scene = Scene("hard")
         other = in_another_thread(scene.session.logout)

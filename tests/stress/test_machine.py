@@ -41,7 +41,7 @@ from .steps import Victim, rounds, rounds_until, tasks
 
 
 class BlockingMachine(SessionMachine):
-    """The blocking half: what is done at once is done in threads."""
+    """The blocking half: concurrent calls run in threads."""
 
     def begin(self) -> None:
         """Make the session."""

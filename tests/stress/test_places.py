@@ -52,7 +52,7 @@ pytestmark = [
 CHILDREN: Final = 8 if SOAK else 3
 REQUESTS: Final = 15
 WATCHDOG: Final = 20
-"""Seconds after which what hangs is ended."""
+"""Seconds after which a program that hangs is ended."""
 HARD: Final = LIFE - timedelta(seconds=20)
 
 Work = Callable[[], Coroutine[Any, Any, object]]
@@ -78,7 +78,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
-    """Give what a client is made with, in both halves."""
+    """Return the arguments of a client, in both halves."""
     return {
         "token": fake.issue_token(),
         "clock": clock,
@@ -93,7 +93,7 @@ def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any
 
 @contextlib.contextmanager
 def served(fake: FakeKoyeb, *, sockets: bool) -> Generator[dict[str, Any]]:
-    """Give what reaches the service, over sockets or without."""
+    """Return the arguments that reach the service, over sockets or without."""
     if sockets:
         with fake.serve() as url:
             yield {"base_url": url}
@@ -142,7 +142,7 @@ def end_closed(main: Work) -> None:
 
 
 def end_run(main: Work) -> None:
-    """Let `asyncio.run` end, which cancels what is left."""
+    """Let `asyncio.run` end, which cancels the rest."""
     asyncio.run(main())
 
 
@@ -197,7 +197,7 @@ def test_client_works_after_a_loop_that_died_in_mid_flight(
 
     end(leave)
     asyncio.run(use())
-    # What the service had not seen yet is exchanged again; of a reply that nobody got, only a new
+    # A token that the service had not seen yet is exchanged again; of a lost reply, only a new
     # sign-in helps.
     logins = sum(request.operation == "login" for request in fake.requests)
     assert logins == (hold == "reply")

@@ -59,7 +59,7 @@ def fake(clock: FakeClock) -> FakeKoyeb:
 
 
 def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
-    """Give what a client is made with, in both halves."""
+    """Return the arguments of a client, in both halves."""
     return {
         "token": fake.issue_token(),
         "clock": clock,
@@ -75,7 +75,7 @@ def statuses(fake: FakeKoyeb) -> Counter[int | None]:
 
 
 class Crowd:
-    """Tasks that send one request each, and what came of them."""
+    """Tasks that send one request each, and their outcomes."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -396,7 +396,7 @@ def long_run(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> LongRun:
 
 
 def long_run_arguments(long_run: LongRun) -> dict[str, Any]:
-    """Give what the session of a long run is made with: the policies that users get."""
+    """Return the arguments of a session for a long run: the policies that users get."""
     return {
         "token": long_run.fake.issue_token(),
         "credentials": PasswordCredentials(EMAIL, PASSWORD),

@@ -1,4 +1,4 @@
-"""What a signal handler raises, or does with the session that it interrupts."""
+"""An error that a signal handler raises, and its use of the session that it interrupts."""
 
 # pyright: reportPossiblyUnboundVariable=false
 # A loop over lines runs at least once.
@@ -50,7 +50,7 @@ ROUNDS: Final = 200 if SOAK else 20
 
 
 class TimeIsUpError(Exception):
-    """What a job queue raises in the middle of a job."""
+    """The error of a job queue in the middle of a job."""
 
 
 class Scene:
@@ -75,7 +75,7 @@ class Scene:
         self.clock.advance(age)
 
     def check(self, act: str) -> None:
-        """Check that the session works, and that the store holds what the session is."""
+        """Check that the session works, and that the store holds its token."""
         if act == "close":
             self.session.close()
         elif act == "logout":
@@ -84,7 +84,7 @@ class Scene:
             assert self.store.load() is None
         else:
             assert self.session.http.get("/v1/apps").status_code == 200
-            self.session.close()  # what is under way comes to its end
+            self.session.close()  # the work under way comes to its end
             assert self.session.token is not None
             assert self.session.token.id in self.fake.live_tokens()
             saved = self.store.load()
@@ -107,14 +107,14 @@ ACTS: Final[dict[str, Callable[[SessionClient], object]]] = {
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Do what a handler has kept from starting: other tests wait until there is no such task."""
+    """Start the tasks that a handler has held back: other tests wait until there are none."""
     yield
     idle()
 
 
 @pytest.fixture
 def on_alarm() -> Iterator[Callable[[Callable[[FrameType | None], object]], None]]:
-    """Set what the timer's signal does; it is as it was after the test."""
+    """Set the action of the timer's signal; it is as it was after the test."""
     before = signal.getsignal(signal.SIGALRM)
 
     def handle(act: Callable[[FrameType | None], object]) -> None:
@@ -126,7 +126,7 @@ def on_alarm() -> Iterator[Callable[[Callable[[FrameType | None], object]], None
 
 
 class Alarm:
-    """Raises out of a timer's signal, once, where the package or what it calls is at work."""
+    """Raises out of a timer's signal, once, in the package or in a function that it calls."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -157,7 +157,7 @@ class Alarm:
 def test_session_works_when_a_handler_raises_at_any_moment(
     act: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
 ) -> None:
-    """What it raises reaches the caller unchanged; the session, its store and its token go on."""
+    """Its error reaches the caller unchanged; the session, its store and its token go on."""
     for moment in range(1, MOMENTS):
         scene = Scene()
         alarm = Alarm(moment * MOMENT)
@@ -177,7 +177,7 @@ def test_session_works_when_a_handler_raises_at_any_moment(
 
 @pytest.mark.parametrize("act", ACTS)
 def test_session_works_when_a_handler_raises_at_any_line(act: str) -> None:
-    """Catches what a timer's signal meets once in ten thousand times, as in a thread's start."""
+    """Catches races that a timer's signal meets once in ten thousand times."""
     for at in range(1, LINES):
         scene = Scene()
         caught: Exception | None = None
@@ -207,7 +207,7 @@ def time_is_up() -> None:
 def test_logout_that_a_handler_kept_from_starting_ends_no_later_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Closing starts what has not started; catches a logout that comes after the next login."""
+    """Closing starts all pending work; catches a logout that comes after the next login."""
     fake, store = FakeKoyeb(users={EMAIL: PASSWORD}), MemoryTokenStore()
     session = SessionClient(transport=fake.transport, store=store)
     session.login(EMAIL, PASSWORD)
@@ -277,7 +277,7 @@ def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
 def test_nothing_hangs_when_a_handler_uses_the_session(
     use: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
 ) -> None:
-    """A handler may do what its own thread is in the middle of."""
+    """A handler may use the session in the middle of its own thread's work with it."""
     scene = Scene(keeps=True, timeout=0.2)
     session = scene.session
     uses: dict[str, Callable[[], object]] = {
@@ -300,7 +300,7 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
             rang += 1
             uses[use]()
         except TransportError:
-            pass  # it cannot wait for what its own thread is in the middle of
+            pass  # it cannot wait for work in the middle of which its own thread is
         finally:
             busy = False
 
@@ -323,7 +323,7 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
 def test_handler_that_uses_the_session_at_any_line_waits_for_nothing_in_vain(
     act: str, use: str
 ) -> None:
-    """Catches a wait for what the handler's own thread is in the middle of, to its timeout."""
+    """Catches a wait for the handler's own thread, which lasts until its timeout."""
     for at in range(1, LINES):
         is_ahead = act not in ACTS
         scene = Scene(timeout=PATIENCE, age=LIFE / 2 if is_ahead else HARD)
@@ -351,7 +351,7 @@ def use_in_handler(scene: Scene, use: str) -> None:
     try:
         ACTS[use](scene.session)
     except (NotSignedInError, RuntimeError):
-        pass  # it has signed out, or closed, what it interrupts
+        pass  # it has signed out, or closed, the session that it interrupts
     except TransportError as exc:
         error = exc
     if error is not None:
@@ -362,7 +362,7 @@ def use_in_handler(scene: Scene, use: str) -> None:
 
 @pytest.mark.pitfall(43)
 def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector may come in the middle of whatever its thread does."""
+    """The collector may come at any line of its thread."""
     # The collector may wait for a task that its own thread is about to launch.
     monkeypatch.setattr(shared_task, "_GRACE", 0.02)
     scene = Scene()

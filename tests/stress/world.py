@@ -1,4 +1,4 @@
-"""The service and the two clocks of a session, and a transport that sees what is sent."""
+"""The service and the two clocks of a session, and a transport that sees its requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Committed:
 
 class World:
     """
-    The service and the two clocks; a transport that sees what goes over the wire.
+    The service and the two clocks; a transport that sees the bytes on the wire.
 
     Attributes:
         expired: Requests that carried a token for longer than the clocks excuse.
@@ -69,7 +69,7 @@ class World:
         self.minted: list[str] = []
         self.provided = 0
 
-    # What time does
+    # The passing of time
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -87,7 +87,7 @@ class World:
         self.clock.step_wall(seconds)
         self.suspended += seconds
 
-    # What the session does
+    # The session's own calls
 
     def note(self, token: Token | None) -> None:
         """Remember how our clock stood when a token was taken over."""
@@ -147,7 +147,7 @@ class World:
         known = self.committed.get(token_id)
         if known is None:  # never taken over: it is revoked at once
             return LIFE.total_seconds()
-        # The age is the larger one of what two clocks say: both have to be wrong.
+        # The age is the larger one on two clocks: both have to be wrong.
         lag = max(0.0, min(known.skew - self.skew, self.suspended - known.suspended))
         if known.parse_token:
             lag -= known.skew
@@ -157,7 +157,7 @@ class World:
 
 
 class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
-    """What both halves send on."""
+    """The way on, for both halves."""
 
     def __init__(self, world: World) -> None:
         self._world = world

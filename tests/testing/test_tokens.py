@@ -70,7 +70,7 @@ def test_refresh_keeps_the_old_token(connect: Connect) -> None:
 
 
 def test_reuse_ends_the_family(connect: Connect) -> None:
-    """To refresh with an exchanged token again ends what descends from that sign-in, no more."""
+    """A refresh with an exchanged token again ends the descendants of that sign-in, no more."""
     fake = FakeKoyeb()
     other = fake.issue_token()
     client = connect(fake, fake.issue_token())
@@ -94,7 +94,7 @@ def test_plain_use_of_an_exchanged_token_is_no_reuse(connect: Connect) -> None:
 
 
 def test_expired_exchanged_token_is_no_reuse(connect: Connect) -> None:
-    """An expired token is refused for that, whatever else it is."""
+    """An expired token is refused for that, before any other reason."""
     fake = FakeKoyeb(clock=(clock := FakeClock()))
     client = connect(fake, fake.issue_token(lifetime=timedelta(seconds=9)))
     client.put("/v1/account/refresh")
@@ -192,7 +192,7 @@ def test_access_token_is_good_for_its_validity(
     "validity", ["", "0s", "0.0s", "-1s", "3600", "1h", "86401s", "86400.000001s", 5, ["5s"]]
 )
 def test_access_token_for_an_impossible_validity(connect: Connect, validity: object) -> None:
-    """What is no duration, or one beyond a day, is a validation error."""
+    """A value that is no duration, or one beyond a day, is a validation error."""
     fake = FakeKoyeb()
     client = connect(fake, fake.issue_token())
     reply = access_token(client, fake.organizations[ME][0], {"validity": validity})
