@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the event loops of the async tests, and a guard against blocking them."""
+"""Fixtures of all tests: event loops and a check for blocking them, a service and its clock."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import Phase, settings
+
+from koyeb_session.testing import FakeClock, FakeKoyeb
 
 # The phase that explains a failure traces each example; `--hypothesis-profile=explain` has it.
 settings.register_profile("explain", settings.get_profile("default"))
@@ -45,6 +47,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on asyncio and on trio."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Make a clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for a day, and die when they are refreshed."""
+    return FakeKoyeb(clock=clock)
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
-from koyeb_session.testing import FakeKoyeb
+from koyeb_session import (
+    AsyncSessionClient,
+    PasswordCredentials,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb
 
 ME: Final = "me@example.com"
 PASSWORD: Final = "correct horse"
@@ -34,6 +42,19 @@ def held(session: AsyncSessionClient | SessionClient) -> str:
     """Give the id of the token that a session holds."""
     assert session.token is not None
     return session.token.id
+
+
+@asynccontextmanager
+async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> AsyncGenerator[Any]:
+    """Make a client of the service, and close it."""
+    async with AsyncSessionClient(
+        transport=fake.transport,
+        clock=clock,
+        refresh_policy=RefreshPolicy(jitter=0),
+        retry_policy=RetryPolicy(delay=0),
+        **arguments,
+    ) as session:
+        yield session
 
 
 class Inside:

@@ -29,18 +29,6 @@ from .support import DAY
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day, and die when they are refreshed."""
-    return FakeKoyeb(clock=clock)
-
-
-@pytest.fixture
 def arguments(fake: FakeKoyeb, clock: FakeClock) -> dict[str, Any]:
     """Make the arguments of a client of the service that waits for nothing in vain."""
     return {

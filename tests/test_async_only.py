@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from koyeb_session import (
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     NotSignedInError,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
     Token,
     TransportError,
@@ -31,20 +28,7 @@ from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, async_arrived, async_idle
-from .support import DAY, ME, PASSWORD, inside
-
-
-@asynccontextmanager
-async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> AsyncGenerator[Any]:
-    """Make a client of the service, and close it."""
-    async with AsyncSessionClient(
-        transport=fake.transport,
-        clock=clock,
-        refresh_policy=RefreshPolicy(jitter=0),
-        retry_policy=RetryPolicy(delay=0),
-        **arguments,
-    ) as session:
-        yield session
+from .support import DAY, ME, PASSWORD, connected, inside
 
 
 async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -55,10 +39,8 @@ async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object
         tasks.cancel_scope.cancel()
 
 
-async def test_a_cancelled_logout_goes_on() -> None:
+async def test_a_cancelled_logout_goes_on(fake: FakeKoyeb, clock: FakeClock) -> None:
     """The session ends at once, and the token is still revoked and deleted."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     store = AsyncMemoryTokenStore()
     gate = Gate()
     async with connected(fake, clock, store=store) as session:
@@ -72,10 +54,10 @@ async def test_a_cancelled_logout_goes_on() -> None:
     assert fake.live_tokens() == []
 
 
-async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
+async def test_a_cancelled_login_is_saved_once_the_token_was_there(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """The store holds the session's token, even if a caller is cancelled during the save."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     saving, go = anyio.Event(), anyio.Event()
 
     class Slow(AsyncMemoryTokenStore):
@@ -96,10 +78,8 @@ async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
     assert await store.load() == session.token
 
 
-async def test_keep_current_ends_when_it_is_cancelled() -> None:
+async def test_keep_current_ends_when_it_is_cancelled(fake: FakeKoyeb, clock: FakeClock) -> None:
     """It runs in the user's own task group, and ends with it."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     async with connected(fake, clock, token=fake.issue_token()) as session:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.keep_current)
@@ -113,10 +93,10 @@ async def test_keep_current_ends_when_it_is_cancelled() -> None:
         assert fake.exchanges() == 1
 
 
-async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
+async def test_a_cancelled_listener_leaves_the_rest_to_the_next(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """After a cancelled delivery, the next change delivers the pending ones, in order."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     heard: list[str] = []
     async with connected(fake, clock) as session:
         inside(session).keeper.listen(heard.remove)  # it raises, as it is told of no text
@@ -217,10 +197,8 @@ def test_the_other_half_s_credentials_that_end_more_than_themselves_give_no_toke
                 assert str(caught.value.__cause__) == cause
 
 
-async def test_async_credentials_are_awaited_here() -> None:
+async def test_async_credentials_are_awaited_here(fake: FakeKoyeb, clock: FakeClock) -> None:
     """An async provider runs on the event loop, and may await anything."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
 
     async def provider() -> str:
         await anyio.lowlevel.checkpoint()
@@ -232,10 +210,10 @@ async def test_async_credentials_are_awaited_here() -> None:
             assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def test_an_async_provider_that_raises_is_the_cause() -> None:
+async def test_an_async_provider_that_raises_is_the_cause(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """It is told as a plain one is."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
 
     async def provider() -> str:
         await anyio.lowlevel.checkpoint()
@@ -277,10 +255,10 @@ def test_the_other_half_logs_an_async_listener(caplog: pytest.LogCaptureFixture)
     assert "give it a plain one" in caplog.text
 
 
-def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
+def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """Cancelling all tasks of a loop ends the renewal; catches callers that wait forever."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
 
     async def main() -> None:
         fake.fail("refresh", Fault(gate=Gate(), hold="request"))

@@ -300,10 +300,8 @@ def test_a_session_for_another_token_is_small(client: type[Any]) -> None:
 # Stampedes
 
 
-async def test_an_async_stampede_makes_one_exchange() -> None:
+async def test_an_async_stampede_makes_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Three hundred requests meet an expiring token: one of them renews it for all."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     token = Token(fake.issue_token())
     async with AsyncSessionClient(transport=fake.transport, clock=clock, token=token) as session:
         clock.advance(timedelta(hours=24) - timedelta(seconds=10))
@@ -314,10 +312,8 @@ async def test_an_async_stampede_makes_one_exchange() -> None:
     assert [it.status for it in fake.requests if it.operation != "refresh"] == [200] * 300
 
 
-def test_a_stampede_of_threads_makes_one_exchange() -> None:
+def test_a_stampede_of_threads_makes_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
     """The same, from sixteen threads."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     with SessionClient(transport=fake.transport, clock=clock, token=fake.issue_token()) as session:
         clock.advance(timedelta(hours=24) - timedelta(seconds=10))
         with ThreadPoolExecutor(16) as threads:

@@ -76,18 +76,6 @@ def test_logger_is_named_after_the_package() -> None:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day."""
-    return FakeKoyeb(clock=clock)
-
-
-@pytest.fixture
 def session(fake: FakeKoyeb, clock: FakeClock) -> Iterator[SessionClient]:
     """Make a client of the service that tries everything once, and again after ten seconds."""
     with connect(fake, clock) as session:

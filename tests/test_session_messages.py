@@ -37,18 +37,6 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 from .told import LOGIN, ME, PASSWORD, told
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day."""
-    return FakeKoyeb(clock=clock)
-
-
 def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
     """Make a client of the service that tries everything once, and again after ten seconds."""
     return SessionClient(

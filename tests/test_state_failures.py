@@ -38,12 +38,6 @@ from .states import HOUR, commit, token
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Return a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
 def state(clock: FakeClock) -> SessionState:
     """Return the state of a session without a sign-in."""
     return SessionState(RefreshPolicy(jitter=0), clock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from koyeb_session import (
     AccessTokenCredentials,
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     KoyebSessionError,
     Token,
 )
@@ -19,9 +17,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
 from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
 from ..support import DAY, ME, count
-from .doubles import Troubled
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect, Troubled
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import async_advance, async_read
+from .doubles import Connect
 
-Connect = Callable[..., AsyncSessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"
 
 

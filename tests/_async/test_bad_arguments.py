@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -18,7 +17,6 @@ from koyeb_session.testing import FakeKoyeb
 
 from ..support import ME, PASSWORD
 
-Connect = Callable[..., AsyncSessionClient]
 BadCall: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]
 
 
@@ -97,10 +95,9 @@ BAD_CALLS: list[BadCall] = [
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BAD_CALLS}))
 async def test_bad_argument_is_named_before_anything_is_sent(
-    fake: FakeKoyeb, connect: Connect, name: str
+    fake: FakeKoyeb, session: AsyncSessionClient, name: str
 ) -> None:
     """The caller's mistake is a `ValueError` or a `TypeError` that names the argument."""
-    session = connect(token=fake.issue_token())
     before = session.token
     for _, args, kwargs, error, argument in [call for call in BAD_CALLS if call[0] == name]:
         with pytest.raises(error, match=argument) as caught:

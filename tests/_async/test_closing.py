@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -20,28 +19,21 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import DAY, ME, PASSWORD, held, inside
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect
 
 # The store
 
 
 async def test_a_refresh_that_fails_while_the_client_closes_fails(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """Closing does not make a success of a failed renewal."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, status=500))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh, status=500) as background:
         closing = background.start(session.aclose)
         await background.settled()
-        gate.open()
+        background.gate.open()
         with pytest.raises(ServerError):
-            await job.result()
+            await background.job.result()
         await closing.result()
 
 
@@ -83,19 +75,16 @@ async def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
     assert fake.exchanges() == 0
 
 
-async def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_closing_waits_for_a_logout_under_way(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """The rest of a sign-out is finished before the connections go."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("logout", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        leaving = background.start(session.logout)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "logout", session.logout, hold="request") as background:
         closing = background.start(session.aclose)
         await background.settled()
         assert not closing.done
-        gate.open()
-        await leaving.result()
+        background.gate.open()
+        await background.job.result()
         await closing.result()
     assert fake.live_tokens() == []
 
@@ -120,9 +109,10 @@ CALLS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_nothing_is_sent_after_close(fake: FakeKoyeb, connect: Connect, name: str) -> None:
+async def test_nothing_is_sent_after_close(
+    fake: FakeKoyeb, session: AsyncSessionClient, name: str
+) -> None:
     """Use after close is a `RuntimeError` that says so."""
-    session = connect(token=fake.issue_token())
     await session.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await getattr(session, name)(*CALLS[name])
@@ -146,9 +136,8 @@ async def test_nothing_is_sent_for_a_child_after_the_parent_is_closed(
     assert fake.requests == []
 
 
-async def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_sync_methods_raise_after_close(session: AsyncSessionClient) -> None:
     """Neither a block nor another session begins on a closed client."""
-    session = connect(token=fake.issue_token())
     async with session as entered:
         assert entered is session
     with pytest.raises(RuntimeError, match="closed"):
@@ -158,9 +147,8 @@ async def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect)
         session.for_token("abc")
 
 
-async def test_token_can_still_be_read_after_close(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_token_can_still_be_read_after_close(session: AsyncSessionClient) -> None:
     """Reading the known token is no use of the client."""
-    session = connect(token=fake.issue_token())
     token = session.token
     assert token is not None
     await session.aclose()
@@ -168,10 +156,9 @@ async def test_token_can_still_be_read_after_close(fake: FakeKoyeb, connect: Con
 
 
 async def test_auth_raises_after_close(
-    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
+    fake: FakeKoyeb, session: AsyncSessionClient, client: httpx.AsyncClient
 ) -> None:
     """The hook does not sign with the token of a closed session, on whichever client."""
-    session = connect(token=fake.issue_token())
     auth = session.auth
     await session.aclose()
     with pytest.raises(RuntimeError, match="closed"):
@@ -226,10 +213,9 @@ async def test_close_leaves_the_users_client_open(
 
 @pytest.mark.pitfall(3)
 async def test_close_waits_for_a_renewal_under_way(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A token that the service has minted already is not lost to a close."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=12))
@@ -317,23 +303,18 @@ async def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
     """A session of `for_token` does not lose its token to the end of the other one."""
     parent = connect(token=fake.issue_token())
     child = parent.for_token(fake.issue_token(), renew=True)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(child.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", child.refresh) as background:
         closing = background.start(parent.aclose)
         await background.settled()
         assert not closing.done
-        gate.open()
-        assert (await renewal.result()).id == held(child)
+        background.gate.open()
+        assert (await background.job.result()).id == held(child)
         await closing.result()
     assert held(child) in fake.live_tokens()
 
 
-async def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_listener_may_close_the_client(session: AsyncSessionClient) -> None:
     """Nobody waits for it then, as it would wait for itself."""
-    session = connect(token=fake.issue_token())
     closed: list[bool] = []
 
     async def listener(_: Token | None) -> None:
@@ -345,9 +326,8 @@ async def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect
     await async_until(lambda: bool(closed))
 
 
-async def test_closing_waits_for_a_listener(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_closing_waits_for_a_listener(session: AsyncSessionClient) -> None:
     """It writes the token somewhere, and takes a while."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
 
     async def listener(_: Token | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,9 +25,7 @@ from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import Connect
 
 # Signing in again
 
@@ -83,10 +80,9 @@ async def test_credentials_are_not_used_when_the_refresh_was_not_refused(
 
 
 async def test_a_withdrawn_refresh_says_so_without_credentials(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """The error names the credentials to bring instead."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=410))
     with pytest.raises(EndpointGoneError, match="credentials="):
         await session.refresh()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from koyeb_session import AsyncSessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock
 
 from ..stores.disk import Disk, disk
+from .doubles import Connect
 
 __all__ = ["disk"]  # a fixture
 
-Connect = Callable[..., AsyncSessionClient]
 FILES = {"session.json", "session.json.lock"}
 
 

@@ -6,18 +6,17 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import filelock
 import pytest
 
-from koyeb_session import AsyncSessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeKoyeb, async_check_store
 
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from koyeb_session.testing import FakeKoyeb, Fault
 
 from ..concurrency import async_read
 from ..support import ME, PASSWORD, operations
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import Connect
 
 # Refused before anything is sent
 
@@ -100,11 +98,11 @@ async def test_http_is_not_the_users_client(
     assert session.auth is session.auth
 
 
-async def test_transport_carries_requests_and_operations(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_transport_carries_requests_and_operations(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
+) -> None:
     """A given transport is used for everything."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    await session.http.get("/v1/apps", params={"limit": 1})
+    await signed_in.http.get("/v1/apps", params={"limit": 1})
     assert operations(fake) == ["login", "apps"]
     assert fake.requests[-1].query == "limit=1"
     assert fake.transport.open_replies == 0

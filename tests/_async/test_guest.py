@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     InvalidCredentialsError,
     KoyebSessionError,
     NotSignedInError,
@@ -23,8 +21,7 @@ from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import ME, PASSWORD
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_guest_logs_in_and_out_beside_the_session(fake: FakeKoyeb, connect: Connect) -> None:

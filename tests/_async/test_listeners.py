@@ -17,8 +17,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
 from ..support import ME, PASSWORD, inside
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_a_listener_is_told_of_each_change_in_order(
@@ -55,10 +54,9 @@ async def test_a_listener_may_be_async(fake: FakeKoyeb, connect: Connect) -> Non
 
 
 async def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A change in the background is a change."""
-    session = connect(token=fake.issue_token())
     heard: list[Token | None] = []
     session.on_token_change(heard.append)
     clock.advance(timedelta(hours=12))

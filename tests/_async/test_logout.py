@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -22,19 +21,17 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until
+from ..concurrency import async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import Away, BrokenStore, UnspeakableError
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Away, BrokenStore, Connect, UnspeakableError
 
 # Beginning and ending a session
 
 
-async def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_use_token_takes_the_place_of_the_session(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """The new token is used from then on, and the old one is left alone."""
-    session = connect(token=fake.issue_token())
     old = held(session)
     new = await session.use_token(fake.issue_token())
     await session.http.get("/v1/apps")
@@ -65,16 +62,14 @@ async def test_a_logout_during_a_renewal_is_final(
     """The token that the exchange still brings is revoked, and nothing brings the session back."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request" if hold == "request" else "reply"))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(
+        fake, "refresh", session.refresh, hold="request" if hold == "request" else "reply"
+    ) as background:
         leaving = background.start(session.logout)
         await async_until(lambda: session.token is None)
-        gate.open()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="signed out"):
-            await job.result()
+            await background.job.result()
         with contextlib.suppress(NotSignedInError):
             await leaving.result()
     assert session.token is None
@@ -85,23 +80,18 @@ async def test_a_logout_during_a_renewal_is_final(
 
 
 async def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """Once `logout` is done no token is alive, also none that was under way."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         leaving = background.start(session.logout)
         await background.settled()
         assert not leaving.done
-        gate.open()
+        background.gate.open()
         await leaving.result()
         assert fake.live_tokens() == []
         with pytest.raises(NotSignedInError):
-            await job.result()
+            await background.job.result()
 
 
 async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
@@ -145,20 +135,18 @@ async def test_a_logout_leaves_a_service_that_fails_behind(
 
 
 async def test_a_logout_is_tried_again_where_that_is_safe(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """To sign out twice does no harm."""
-    session = connect(token=fake.issue_token())
     fake.fail("logout", Fault(status=503), times=2)
     await session.logout()
     assert log(fake) == [("logout", 503), ("logout", 503), ("logout", 200)]
 
 
 async def test_a_logout_that_the_service_refuses_is_a_success(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A token that the service does not know any more needs no revoking."""
-    session = connect(token=fake.issue_token())
     fake.revoke_all()
     await session.logout()
     assert log(fake) == [("logout", 401)]
@@ -184,18 +172,14 @@ async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
 ) -> None:
     """The sign-in under way at the logout is revoked; a later caller signs in anew."""
     session = connect(credentials=PASSWORDS)
-    gate = Gate()
-    fake.fail("login", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        early = background.start(session.current_token)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "login", session.current_token) as background:
         leaving = background.start(session.logout)
         await background.settled()
         late = background.start(session.refresh)
         await background.settled()
         token = await late.result()
-        gate.open()
-        assert await early.result() == token
+        background.gate.open()
+        assert await background.job.result() == token
         await leaving.result()
     assert fake.live_tokens() == [token.id] == [held(session)]
 
@@ -205,17 +189,13 @@ async def test_a_logout_is_not_undone_by_who_waited_for_a_token(
 ) -> None:
     """A caller that asked for a renewal before the logout does not sign in after it."""
     session = connect(credentials=PASSWORDS)
-    gate = Gate()
-    fake.fail("login", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        first = background.start(session.current_token)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "login", session.current_token) as background:
         second = background.start(session.refresh)
         await background.settled()
         leaving = background.start(session.logout)
         await background.settled()
-        gate.open()
-        for job in (first, second):
+        background.gate.open()
+        for job in (background.job, second):
             with pytest.raises(NotSignedInError):
                 await job.result()
         await leaving.result()
@@ -223,26 +203,20 @@ async def test_a_logout_is_not_undone_by_who_waited_for_a_token(
     assert fake.live_tokens() == []
 
 
-async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, session: AsyncSessionClient) -> None:
     """The renewal of the old session does not replace the new one's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         token = await session.login(ME, PASSWORD)
-        gate.open()
-        assert (await job.result()).id == token.id
+        background.gate.open()
+        assert (await background.job.result()).id == token.id
     assert fake.live_tokens() == [held(session)] == [token.id]
 
 
 @pytest.mark.pitfall(23)
 async def test_trouble_of_the_old_session_does_not_bother_the_new_one(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A back-off ends with the session that it was for."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "3000"}))
     clock.advance(DAY / 2)
     await session.current_token()
@@ -378,16 +352,12 @@ async def test_a_logout_that_runs_out_of_time_is_told(
 async def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
     """The token of a renewal that its store did not guard is revoked all the same."""
     session = connect(token=fake.issue_token(), store=Away())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         leaving = background.start(session.logout)
         await async_until(lambda: session.token is None)
-        gate.open()
+        background.gate.open()
         with pytest.raises(NotSignedInError):
-            await renewal.result()
+            await background.job.result()
         with contextlib.suppress(StoreError):
             await leaving.result()
     assert session.token is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_gather, async_read, async_until
 from ..support import DAY, inside
+from .doubles import Connect
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
-Connect = Callable[..., AsyncSessionClient]
 QUEUE = AsyncSessionClient.login.__module__.replace("client", "http.queue")
 
 

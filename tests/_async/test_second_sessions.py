@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -29,11 +28,9 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_until, deadlines
+from ..concurrency import async_until, deadlines
 from ..support import ME, PASSWORD, operations
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect
 
 # The operations
 
@@ -82,21 +79,19 @@ async def test_switch_organization_keeps_the_token_when_refused(
 
 
 async def test_switch_organization_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
 ) -> None:
     """A logout wins over a switch that was under way: the token that it minted is revoked."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("switch_organization", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(lambda: session.switch_organization(fake.organizations[ME][1]))
-        await async_arrived(gate)
-        await session.logout()
-        gate.open()
+    async with AsyncUnderWay(
+        fake,
+        "switch_organization",
+        lambda: signed_in.switch_organization(fake.organizations[ME][1]),
+    ) as background:
+        await signed_in.logout()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
-            await job.result()
-    assert session.token is None
+            await background.job.result()
+    assert signed_in.token is None
     assert fake.live_tokens() == []
 
 
@@ -117,21 +112,17 @@ async def test_unscope_goes_on_with_a_token_of_no_organization(
 
 
 async def test_unscope_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
 ) -> None:
     """A logout wins over an operation that was under way: the token that it issued is revoked."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("unscope_organization_token", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.unscope_organization_token)
-        await async_arrived(gate)
-        await session.logout()
-        gate.open()
+    async with AsyncUnderWay(
+        fake, "unscope_organization_token", signed_in.unscope_organization_token
+    ) as background:
+        await signed_in.logout()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
-            await job.result()
-    assert session.token is None
+            await background.job.result()
+    assert signed_in.token is None
     assert fake.live_tokens() == []
 
 
@@ -175,18 +166,18 @@ async def test_access_token_lives_as_long_as_was_asked_for(
     assert other.expires_at == now + life
 
 
-async def test_access_token_is_for_another_session(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_access_token_is_for_another_session(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
+) -> None:
     """A session for the new token acts in its organization, and a stranger's is forbidden."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     organization = fake.organizations[ME][1]
-    other = session.for_token(await session.create_access_token(organization))
+    other = signed_in.for_token(await signed_in.create_access_token(organization))
     reply = await other.http.get("/v1/account/organization")
     assert reply.json()["organization"]["id"] == organization
     with pytest.raises(PermissionDeniedError, match=r"may not create.*may issue tokens"):
         await other.create_access_token(organization)
     with pytest.raises(NotFoundError):
-        await session.create_access_token("no-such-organization")
+        await signed_in.create_access_token("no-such-organization")
 
 
 async def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connect) -> None:
@@ -213,49 +204,43 @@ async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connec
 
 
 async def test_new_session_renews_first_when_the_token_is_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient
 ) -> None:
     """An operation is signed with a token that will live long enough."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     clock.advance(timedelta(hours=24, seconds=-30))
-    await session.new_session()
+    await signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
 async def test_new_session_waits_for_the_renewal_when_it_is_only_due(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient
 ) -> None:
     """An operation does not carry a token that an exchange may revoke meanwhile."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     clock.advance(timedelta(hours=12))
-    await session.new_session()
+    await signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
 
 
 async def test_new_session_is_sent_once_more_when_the_token_was_revoked(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
 ) -> None:
     """An operation that meets a 401 is repeated with a newer token."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401))
-    await session.new_session()
+    await signed_in.new_session()
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
-async def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_new_session_is_not_sent_a_third_time(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
+) -> None:
     """A service that refuses the new token too has answered."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401), times=5)
     with pytest.raises(AuthenticationError) as caught:
-        await session.new_session()
+        await signed_in.new_session()
     assert not isinstance(caught.value, SessionExpiredError)
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
 
@@ -273,14 +258,12 @@ async def test_new_session_raises_the_refusal_when_the_token_is_not_ours_to_rene
 
 
 async def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
 ) -> None:
     """When the refresh is refused too, the session has ended."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:
-        await session.new_session()
+        await signed_in.new_session()
     assert isinstance(caught.value.__cause__, AuthenticationError)
     assert operations(fake) == ["login", "new_session", "refresh"]
 
@@ -305,10 +288,9 @@ async def test_new_session_has_no_time_to_renew_what_is_refused_late(
 
 
 async def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """The renewal goes on, for others."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold="reply"))
     old = session.token
@@ -331,10 +313,9 @@ async def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: C
 
 
 async def test_another_session_whose_token_has_expired_is_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """An expired token is no reply, also where this client does not go on with it."""
-    session = connect(token=fake.issue_token())
     fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
     with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
         await session.new_session()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, PasswordCredentials, Token
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
+from ..concurrency import async_gather, async_idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
-from .doubles import BrokenStore, saved
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, BrokenStore, Connect, saved
 
 # The store
 
@@ -133,18 +129,13 @@ async def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
 
 @pytest.mark.pitfall(31)
 async def test_renewal_goes_on_when_the_same_token_is_given_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """Nothing is revoked that is in use."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         await session.use_token(held(session))
-        gate.open()
-        assert (await renewal.result()).id == held(session)
+        background.gate.open()
+        assert (await background.job.result()).id == held(session)
     assert fake.live_tokens() == [held(session)]
 
 
@@ -155,16 +146,12 @@ async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
     """After a lease that ended, the winner's token lies in the store."""
     store = AsyncMemoryTokenStore()
     session = connect(store=store, token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh, hold="request") as background:
         fake.revoke(held(session))
         winner = Token(fake.issue_token())
         await store.save(winner)  # beside the lock
-        gate.open()
-        assert (await renewal.result()).id == winner.id
+        background.gate.open()
+        assert (await background.job.result()).id == winner.id
     assert held(session) == winner.id
 
 

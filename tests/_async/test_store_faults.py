@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, KoyebSessionError, StoreError
+from koyeb_session import AsyncMemoryTokenStore, KoyebSessionError, StoreError
 from koyeb_session._core.deadline import Deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import async_idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, inside
-from .doubles import Away, BrokenStore, Troubled, UnspeakableError
+from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError
 
-Connect = Callable[..., AsyncSessionClient]
 SOON = timedelta(seconds=20)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -27,10 +27,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_pass_through, deadlines
 from ..support import DAY, ME, PASSWORDS, count, held, inside
-from .doubles import Held, Troubled, saved
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect, Held, Troubled, saved
 
 # The store
 
@@ -177,14 +174,10 @@ async def test_a_slow_exchange_under_the_lock_is_not_made_twice(
     old = fake.issue_token()
     quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
     clock.advance(DAY - timedelta(seconds=30))
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        job = background.start(slow.current_token)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", slow.current_token, hold="request") as background:
         assert (await quick.current_token()).id == old
-        gate.open()
-        newer = await job.result()
+        background.gate.open()
+        newer = await background.job.result()
     clock.advance(20)
     assert await quick.current_token() == newer
     assert fake.exchanges() == 1

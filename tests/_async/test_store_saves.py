@@ -13,7 +13,6 @@ import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     KoyebSessionError,
     ServerError,
     StoreError,
@@ -23,10 +22,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
-from .doubles import BrokenStore, Troubled, saved
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import BrokenStore, Connect, Troubled, saved
 
 # The store
 

@@ -12,7 +12,6 @@ import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     AsyncTokenStore,
     PasswordCredentials,
     StoreError,
@@ -23,8 +22,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, async_check_store
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import inside
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_memory_store_does_what_a_store_has_to_do() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -13,8 +12,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather
 from ..support import ME, PASSWORD, inside
+from .doubles import Connect
 
-Connect = Callable[..., AsyncSessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -14,16 +13,13 @@ from koyeb_session import (
     AccessTokenCredentials,
     KoyebSessionError,
     MemoryTokenStore,
-    SessionClient,
     Token,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
 from ..concurrency import Background, arrived, gather, idle
 from ..support import DAY, ME, count
-from .doubles import Troubled
-
-Connect = Callable[..., SessionClient]
+from .doubles import Connect, Troubled
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -18,8 +17,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, deadlines, idle
 from ..support import DAY, count, log
+from .doubles import Connect
 
-Connect = Callable[..., SessionClient]
 ALLOWED = ["https://api.example", "https://api.example:8443/", "http://127.0.0.1:8000"]
 
 
@@ -27,10 +26,9 @@ ALLOWED = ["https://api.example", "https://api.example:8443/", "http://127.0.0.1
 
 
 def test_request_carries_the_token_and_costs_nothing_more(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """While the token is fresh, a request is signed and sent, and that is all."""
-    session = connect(token=fake.issue_token())
     assert session.token is not None
     response = session.http.get("/v1/apps")
     assert response.status_code == 200
@@ -39,11 +37,8 @@ def test_request_carries_the_token_and_costs_nothing_more(
     assert response.history == []
 
 
-def test_any_client_can_use_the_hook(
-    fake: FakeKoyeb, connect: Connect, client: httpx.Client
-) -> None:
+def test_any_client_can_use_the_hook(session: SessionClient, client: httpx.Client) -> None:
     """The hook signs the requests of the user's own client."""
-    session = connect(token=fake.issue_token())
     response = client.get("/v1/apps", auth=session.auth)
     assert response.status_code == 200
 
@@ -56,10 +51,9 @@ def test_nothing_is_sent_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -
 
 
 def test_a_request_is_signed_without_a_lookup_until_the_very_window(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """One instant before the soft window nothing is started; at the window it is."""
-    session = connect(token=fake.issue_token())
     clock.advance(timedelta(hours=12, seconds=-1))
     session.http.get("/v1/apps")
     idle()
@@ -126,9 +120,10 @@ def test_an_untrusted_request_needs_no_session(fake: FakeKoyeb, connect: Connect
     assert log(fake) == [("apps", 401)]
 
 
-def test_token_does_not_go_out_under_another_host_header(fake: FakeKoyeb, connect: Connect) -> None:
+def test_token_does_not_go_out_under_another_host_header(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """A ``Host`` header of somebody else could route the token to them."""
-    session = connect(token=fake.issue_token())
     session.http.get("/v1/apps", headers={"Host": "evil.example"})
     assert fake.requests[0].bearer is None
 
@@ -142,10 +137,9 @@ def test_token_does_not_go_out_under_another_host_header(fake: FakeKoyeb, connec
     ],
 )
 def test_a_redirect_elsewhere_loses_the_token_and_its_401_is_not_ours(
-    fake: FakeKoyeb, connect: Connect, location: str
+    fake: FakeKoyeb, session: SessionClient, location: str
 ) -> None:
     """A redirect to another origin goes without the token, and a 401 from there renews nothing."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=302, headers={"location": location}))
     response = session.http.get("/v1/apps", follow_redirects=True)
     assert response.status_code == 401
@@ -155,10 +149,9 @@ def test_a_redirect_elsewhere_loses_the_token_and_its_401_is_not_ours(
 
 
 def test_a_redirect_elsewhere_and_back_goes_without_the_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A 401 is no refusal of a token that was not sent: it renews nothing, and doubts nothing."""
-    session = connect(token=fake.issue_token())
     for location in ("https://evil.example/v1/apps", "https://app.koyeb.com/v1/apps"):
         fake.fail("apps", Fault(status=302, headers={"location": location}))
     response = session.http.get("/v1/apps", follow_redirects=True)
@@ -168,18 +161,18 @@ def test_a_redirect_elsewhere_and_back_goes_without_the_token(
     assert fake.exchanges() == 0
 
 
-def test_a_redirect_within_the_origin_keeps_the_token(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_redirect_within_the_origin_keeps_the_token(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """A trusted origin stays trusted."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=302, headers={"location": "/v1/account/profile"}))
     response = session.http.get("/v1/apps", follow_redirects=True)
     assert response.status_code == 200
     assert log(fake) == [("apps", 302), ("profile", 200)]
 
 
-def test_a_redirect_from_elsewhere_gets_no_token(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_redirect_from_elsewhere_gets_no_token(fake: FakeKoyeb, session: SessionClient) -> None:
     """Nobody else can have a request of theirs signed."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=302, headers={"location": "https://app.koyeb.com/v1/apps"}))
     response = session.http.get("https://evil.example/v1/apps", follow_redirects=True)
     assert response.status_code == 401
@@ -234,10 +227,9 @@ def test_a_refresh_has_a_deadline_of_its_own(
 
 @pytest.mark.pitfall(24)
 def test_all_hooks_of_a_session_are_one(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """Catches an auth object for each client, each with a token of its own: ten exchanges."""
-    session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=30))
     with contextlib.ExitStack() as stack:
         clients = [

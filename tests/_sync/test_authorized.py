@@ -15,8 +15,8 @@ from koyeb_session import SessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import advance, read
+from .doubles import Connect
 
-Connect = Callable[..., SessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"
 
 

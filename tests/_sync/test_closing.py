@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -22,28 +21,21 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, pass_through, until
 from ..support import DAY, ME, PASSWORD, held, inside
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, UnderWay
 
 # The store
 
 
 def test_a_refresh_that_fails_while_the_client_closes_fails(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """Closing does not make a success of a failed renewal."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, status=500))
-    with Background() as background:
-        job = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh, status=500) as background:
         closing = background.start(session.close)
         background.settled()
-        gate.open()
+        background.gate.open()
         with pytest.raises(ServerError):
-            job.result()
+            background.job.result()
         closing.result()
 
 
@@ -85,19 +77,14 @@ def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
     assert fake.exchanges() == 0
 
 
-def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, connect: Connect) -> None:
+def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, session: SessionClient) -> None:
     """The rest of a sign-out is finished before the connections go."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("logout", Fault(gate=gate, hold="request"))
-    with Background() as background:
-        leaving = background.start(session.logout)
-        arrived(gate)
+    with UnderWay(fake, "logout", session.logout, hold="request") as background:
         closing = background.start(session.close)
         background.settled()
         assert not closing.done
-        gate.open()
-        leaving.result()
+        background.gate.open()
+        background.job.result()
         closing.result()
     assert fake.live_tokens() == []
 
@@ -122,9 +109,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_nothing_is_sent_after_close(fake: FakeKoyeb, connect: Connect, name: str) -> None:
+def test_nothing_is_sent_after_close(fake: FakeKoyeb, session: SessionClient, name: str) -> None:
     """Use after close is a `RuntimeError` that says so."""
-    session = connect(token=fake.issue_token())
     session.close()
     with pytest.raises(RuntimeError, match="closed"):
         getattr(session, name)(*CALLS[name])
@@ -148,9 +134,8 @@ def test_nothing_is_sent_for_a_child_after_the_parent_is_closed(
     assert fake.requests == []
 
 
-def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect) -> None:
+def test_sync_methods_raise_after_close(session: SessionClient) -> None:
     """Neither a block nor another session begins on a closed client."""
-    session = connect(token=fake.issue_token())
     with session as entered:
         assert entered is session
     with pytest.raises(RuntimeError, match="closed"):
@@ -160,18 +145,18 @@ def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect) -> No
         session.for_token("abc")
 
 
-def test_token_can_still_be_read_after_close(fake: FakeKoyeb, connect: Connect) -> None:
+def test_token_can_still_be_read_after_close(session: SessionClient) -> None:
     """Reading the known token is no use of the client."""
-    session = connect(token=fake.issue_token())
     token = session.token
     assert token is not None
     session.close()
     assert session.token is token
 
 
-def test_auth_raises_after_close(fake: FakeKoyeb, connect: Connect, client: httpx.Client) -> None:
+def test_auth_raises_after_close(
+    fake: FakeKoyeb, session: SessionClient, client: httpx.Client
+) -> None:
     """The hook does not sign with the token of a closed session, on whichever client."""
-    session = connect(token=fake.issue_token())
     auth = session.auth
     session.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -224,10 +209,9 @@ def test_close_leaves_the_users_client_open(
 
 @pytest.mark.pitfall(3)
 def test_close_waits_for_a_renewal_under_way(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A token that the service has minted already is not lost to a close."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=12))
@@ -313,23 +297,18 @@ def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
     """A session of `for_token` does not lose its token to the end of the other one."""
     parent = connect(token=fake.issue_token())
     child = parent.for_token(fake.issue_token(), renew=True)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        renewal = background.start(child.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", child.refresh) as background:
         closing = background.start(parent.close)
         background.settled()
         assert not closing.done
-        gate.open()
-        assert (renewal.result()).id == held(child)
+        background.gate.open()
+        assert (background.job.result()).id == held(child)
         closing.result()
     assert held(child) in fake.live_tokens()
 
 
-def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_listener_may_close_the_client(session: SessionClient) -> None:
     """Nobody waits for it then, as it would wait for itself."""
-    session = connect(token=fake.issue_token())
     closed: list[bool] = []
 
     def listener(_: Token | None) -> None:
@@ -341,9 +320,8 @@ def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect) -> N
     until(lambda: bool(closed))
 
 
-def test_closing_waits_for_a_listener(fake: FakeKoyeb, connect: Connect) -> None:
+def test_closing_waits_for_a_listener(session: SessionClient) -> None:
     """It writes the token somewhere, and takes a while."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
 
     def listener(_: Token | None) -> None:

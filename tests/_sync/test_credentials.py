@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,9 +27,7 @@ from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect
 
 # Signing in again
 
@@ -84,9 +81,10 @@ def test_credentials_are_not_used_when_the_refresh_was_not_refused(
     assert [operation for operation, _ in log(fake)] == ["refresh"]
 
 
-def test_a_withdrawn_refresh_says_so_without_credentials(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_withdrawn_refresh_says_so_without_credentials(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """The error names the credentials to bring instead."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=410))
     with pytest.raises(EndpointGoneError, match="credentials="):
         session.refresh()

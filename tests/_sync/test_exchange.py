@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
@@ -26,9 +25,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import PATIENCE, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, inside
-from .doubles import Away
-
-Connect = Callable[..., SessionClient]
+from .doubles import Away, Connect
 
 
 class Stopwatch(httpx.BaseTransport):
@@ -96,10 +93,9 @@ def left(session: SessionClient) -> float:
 
 
 def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """The token has life left, but nobody can use it: the renewal is worth a second attempt."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401))
     fake.fail("refresh", Fault(status=503))
     assert (session.http.get("/v1/apps")).status_code == 200
@@ -224,9 +220,8 @@ def test_a_token_that_is_due_already_is_taken_over_and_renewed_meanwhile(
     until(lambda: fake.exchanges() == 1)
 
 
-def test_signed_out_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
+def test_signed_out_says_what_to_do(session: SessionClient) -> None:
     """After a logout there is one way back for a request."""
-    session = connect(token=fake.issue_token())
     session.logout()
     with pytest.raises(NotSignedInError, match=r"^signed out: call login\(\)$"):
         session.http.get("/v1/apps")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -18,15 +17,13 @@ from koyeb_session import (
     NotSignedInError,
     PasswordCredentials,
     PermissionDeniedError,
-    SessionClient,
     SessionExpiredError,
 )
 from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import ME, PASSWORD
-
-Connect = Callable[..., SessionClient]
+from .doubles import Connect
 
 
 def test_guest_logs_in_and_out_beside_the_session(fake: FakeKoyeb, connect: Connect) -> None:

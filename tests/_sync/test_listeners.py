@@ -19,8 +19,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
 from ..support import ME, PASSWORD, inside
-
-Connect = Callable[..., SessionClient]
+from .doubles import Connect
 
 
 def test_a_listener_is_told_of_each_change_in_order(fake: FakeKoyeb, connect: Connect) -> None:
@@ -55,10 +54,9 @@ def test_a_listener_may_be_async(fake: FakeKoyeb, connect: Connect) -> None:
 
 
 def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, session: SessionClient
 ) -> None:
     """A change in the background is a change."""
-    session = connect(token=fake.issue_token())
     heard: list[Token | None] = []
     session.on_token_change(heard.append)
     clock.advance(timedelta(hours=12))

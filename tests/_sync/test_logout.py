@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -24,19 +23,15 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, idle, until
+from ..concurrency import idle, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import Away, BrokenStore, UnspeakableError
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Away, BrokenStore, Connect, UnderWay, UnspeakableError
 
 # Beginning and ending a session
 
 
-def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect: Connect) -> None:
+def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, session: SessionClient) -> None:
     """The new token is used from then on, and the old one is left alone."""
-    session = connect(token=fake.issue_token())
     old = held(session)
     new = session.use_token(fake.issue_token())
     session.http.get("/v1/apps")
@@ -65,16 +60,14 @@ def test_a_logout_during_a_renewal_is_final(fake: FakeKoyeb, connect: Connect, h
     """The token that the exchange still brings is revoked, and nothing brings the session back."""
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request" if hold == "request" else "reply"))
-    with Background() as background:
-        job = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(
+        fake, "refresh", session.refresh, hold="request" if hold == "request" else "reply"
+    ) as background:
         leaving = background.start(session.logout)
         until(lambda: session.token is None)
-        gate.open()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="signed out"):
-            job.result()
+            background.job.result()
         with contextlib.suppress(NotSignedInError):
             leaving.result()
     assert session.token is None
@@ -85,23 +78,18 @@ def test_a_logout_during_a_renewal_is_final(fake: FakeKoyeb, connect: Connect, h
 
 
 def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """Once `logout` is done no token is alive, also none that was under way."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh) as background:
         leaving = background.start(session.logout)
         background.settled()
         assert not leaving.done
-        gate.open()
+        background.gate.open()
         leaving.result()
         assert fake.live_tokens() == []
         with pytest.raises(NotSignedInError):
-            job.result()
+            background.job.result()
 
 
 def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
@@ -142,17 +130,19 @@ def test_a_logout_leaves_a_service_that_fails_behind(fake: FakeKoyeb, connect: C
     assert log(fake) == [("login", 200), ("logout", 500)]
 
 
-def test_a_logout_is_tried_again_where_that_is_safe(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_logout_is_tried_again_where_that_is_safe(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """To sign out twice does no harm."""
-    session = connect(token=fake.issue_token())
     fake.fail("logout", Fault(status=503), times=2)
     session.logout()
     assert log(fake) == [("logout", 503), ("logout", 503), ("logout", 200)]
 
 
-def test_a_logout_that_the_service_refuses_is_a_success(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_logout_that_the_service_refuses_is_a_success(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """A token that the service does not know any more needs no revoking."""
-    session = connect(token=fake.issue_token())
     fake.revoke_all()
     session.logout()
     assert log(fake) == [("logout", 401)]
@@ -178,18 +168,14 @@ def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
 ) -> None:
     """The sign-in under way at the logout is revoked; a later caller signs in anew."""
     session = connect(credentials=PASSWORDS)
-    gate = Gate()
-    fake.fail("login", Fault(gate=gate))
-    with Background() as background:
-        early = background.start(session.current_token)
-        arrived(gate)
+    with UnderWay(fake, "login", session.current_token) as background:
         leaving = background.start(session.logout)
         background.settled()
         late = background.start(session.refresh)
         background.settled()
         token = late.result()
-        gate.open()
-        assert early.result() == token
+        background.gate.open()
+        assert background.job.result() == token
         leaving.result()
     assert fake.live_tokens() == [token.id] == [held(session)]
 
@@ -199,17 +185,13 @@ def test_a_logout_is_not_undone_by_who_waited_for_a_token(
 ) -> None:
     """A caller that asked for a renewal before the logout does not sign in after it."""
     session = connect(credentials=PASSWORDS)
-    gate = Gate()
-    fake.fail("login", Fault(gate=gate))
-    with Background() as background:
-        first = background.start(session.current_token)
-        arrived(gate)
+    with UnderWay(fake, "login", session.current_token) as background:
         second = background.start(session.refresh)
         background.settled()
         leaving = background.start(session.logout)
         background.settled()
-        gate.open()
-        for job in (first, second):
+        background.gate.open()
+        for job in (background.job, second):
             with pytest.raises(NotSignedInError):
                 job.result()
         leaving.result()
@@ -217,26 +199,20 @@ def test_a_logout_is_not_undone_by_who_waited_for_a_token(
     assert fake.live_tokens() == []
 
 
-def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, session: SessionClient) -> None:
     """The renewal of the old session does not replace the new one's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh) as background:
         token = session.login(ME, PASSWORD)
-        gate.open()
-        assert (job.result()).id == token.id
+        background.gate.open()
+        assert (background.job.result()).id == token.id
     assert fake.live_tokens() == [held(session)] == [token.id]
 
 
 @pytest.mark.pitfall(23)
 def test_trouble_of_the_old_session_does_not_bother_the_new_one(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A back-off ends with the session that it was for."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "3000"}))
     clock.advance(DAY / 2)
     session.current_token()
@@ -368,16 +344,12 @@ def test_a_logout_that_runs_out_of_time_is_told(
 def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
     """The token of a renewal that its store did not guard is revoked all the same."""
     session = connect(token=fake.issue_token(), store=Away())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        renewal = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh) as background:
         leaving = background.start(session.logout)
         until(lambda: session.token is None)
-        gate.open()
+        background.gate.open()
         with pytest.raises(NotSignedInError):
-            renewal.result()
+            background.job.result()
         with contextlib.suppress(StoreError):
             leaving.result()
     assert session.token is None

@@ -7,7 +7,6 @@ from __future__ import annotations
 import pickle
 import socket
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -16,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session._concurrency.threads.waiting import sleep
 from koyeb_session._storage.redis_scripts import LOCK, UNLOCK
 from koyeb_session.stores import RedisTokenStore
@@ -32,10 +31,10 @@ from ..concurrency import (
 )
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import redis_client
+from .doubles import Connect
 
 __all__ = ["any_server", "redis_server"]  # fixtures
 
-Connect = Callable[..., SessionClient]
 KEY = "session"
 HOUR = 3_600_000
 

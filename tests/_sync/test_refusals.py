@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 import httpx
@@ -22,18 +22,15 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived
 from ..support import ME, PASSWORD, log
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, UnderWay
 
 # Refusals
 
 
 def test_a_revoked_token_is_renewed_and_the_request_replayed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A 401 renews once and sends the request once more, with the new token."""
-    session = connect(token=fake.issue_token())
     old = session.token
     fake.fail("apps", Fault(status=401))
     response = session.http.post("/v1/apps", json={"name": "mine"})
@@ -49,27 +46,23 @@ def test_a_revoked_token_is_renewed_and_the_request_replayed(
 
 
 @pytest.mark.pitfall(9)
-def test_a_late_401_is_replayed_without_another_renewal(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_late_401_is_replayed_without_another_renewal(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """When the session has moved on since the request was signed, the newer token is used."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("apps", Fault(gate=gate, hold="request"))
-    with Background() as background:
-        job = background.start(lambda: session.http.get("/v1/apps"))
-        arrived(gate)
+    with UnderWay(fake, "apps", lambda: session.http.get("/v1/apps"), hold="request") as background:
         session.refresh()
-        gate.open()
-        response = job.result()
+        background.gate.open()
+        response = background.job.result()
     assert response.status_code == 200
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
 
 
 @pytest.mark.pitfall(9)
 def test_a_permanent_401_costs_two_requests_and_one_renewal(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A token that is refused when it is new is remembered: later refusals are the answer."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401), times=4)
     assert (session.http.get("/v1/apps")).status_code == 401
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401)]
@@ -95,9 +88,10 @@ def test_a_refusal_is_understood_without_what_the_request_was_marked_with(
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401), ("apps", 401)]
 
 
-def test_the_memory_of_a_refusal_ends_with_the_token(fake: FakeKoyeb, connect: Connect) -> None:
+def test_the_memory_of_a_refusal_ends_with_the_token(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
     """The memory of one rejected token does not hold for the next."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401), times=3)
     session.http.get("/v1/apps")
     session.login(ME, PASSWORD)
@@ -107,10 +101,9 @@ def test_the_memory_of_a_refusal_ends_with_the_token(fake: FakeKoyeb, connect: C
 
 
 def test_a_token_minted_by_others_and_refused_is_not_remembered(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """Only a token that this very flow had minted says that another one will not help."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("apps", Fault(gate=gate, status=401))
     fake.fail("apps", Fault(status=401), times=2)
@@ -125,9 +118,8 @@ def test_a_token_minted_by_others_and_refused_is_not_remembered(
     assert fake.exchanges() == 2
 
 
-def test_a_replay_that_succeeds_is_not_remembered(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_replay_that_succeeds_is_not_remembered(fake: FakeKoyeb, session: SessionClient) -> None:
     """A token that works is renewed again when it is refused later."""
-    session = connect(token=fake.issue_token())
     for _ in range(3):
         fake.fail("apps", Fault(status=401))
         assert (session.http.get("/v1/apps")).status_code == 200
@@ -135,9 +127,8 @@ def test_a_replay_that_succeeds_is_not_remembered(fake: FakeKoyeb, connect: Conn
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 407, 500])
-def test_other_errors_renew_nothing(fake: FakeKoyeb, connect: Connect, status: int) -> None:
+def test_other_errors_renew_nothing(fake: FakeKoyeb, session: SessionClient, status: int) -> None:
     """Only a 401 is about the token."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=status))
     assert (session.http.get("/v1/apps")).status_code == status
     assert log(fake) == [("apps", status)]
@@ -164,26 +155,20 @@ def test_an_api_token_that_cannot_be_renewed_goes_on_to_work(
     assert log(fake) == [("refresh", 401), ("apps", 200)]
 
 
-def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, session: SessionClient) -> None:
     """A request that the logout overtook is refused, and nothing brings the session back."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("apps", Fault(gate=gate, hold="request"))
-    with Background() as background:
-        job = background.start(lambda: session.http.get("/v1/apps"))
-        arrived(gate)
+    with UnderWay(fake, "apps", lambda: session.http.get("/v1/apps"), hold="request") as background:
         session.logout()
-        gate.open()
-        assert (job.result()).status_code == 401
+        background.gate.open()
+        assert (background.job.result()).status_code == 401
     assert fake.exchanges() == 0
     assert session.token is None
 
 
 def test_a_refused_token_that_cannot_be_renewed_ends_the_session(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """When the refresh is refused as well, the error says so, and the refusal is its cause."""
-    session = connect(token=fake.issue_token())
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:
         session.http.get("/v1/apps")
@@ -223,10 +208,9 @@ def stream() -> Iterator[bytes]:
 @pytest.mark.pitfall(12)
 @pytest.mark.parametrize("kind", ["stream", "multipart", "file"])
 def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
-    fake: FakeKoyeb, connect: Connect, kind: str
+    fake: FakeKoyeb, session: SessionClient, kind: str
 ) -> None:
     """The refusal is handed out as it is; the token is renewed for the requests that follow."""
-    session = connect(token=fake.issue_token())
     old = session.token
     fake.fail("apps", Fault(status=401))
     if kind == "stream":
@@ -244,10 +228,9 @@ def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
 
 @pytest.mark.parametrize("kind", ["content", "json", "form", "none"])
 def test_a_body_in_memory_is_replayed_as_it_was(
-    fake: FakeKoyeb, connect: Connect, kind: str
+    fake: FakeKoyeb, session: SessionClient, kind: str
 ) -> None:
     """The second request has the same body as the first, byte by byte."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401))
     if kind == "content":
         response = session.http.post("/v1/apps", content=b"\x00\xff")
@@ -264,10 +247,9 @@ def test_a_body_in_memory_is_replayed_as_it_was(
 
 
 def test_a_body_that_cannot_be_sent_twice_waits_for_a_renewal_that_is_due(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """In the soft window such a request does not carry a token that is being exchanged."""
-    session = connect(token=fake.issue_token())
     clock.advance(timedelta(hours=12))
     response = session.http.post("/v1/apps", content=stream())
     assert response.status_code == 200
@@ -277,10 +259,9 @@ def test_a_body_that_cannot_be_sent_twice_waits_for_a_renewal_that_is_due(
 
 
 def test_a_body_that_cannot_be_sent_twice_joins_a_renewal_under_way(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """It waits for the exchange that another request has started."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=12))
@@ -296,10 +277,9 @@ def test_a_body_that_cannot_be_sent_twice_joins_a_renewal_under_way(
 
 
 def test_a_body_that_cannot_be_sent_twice_goes_out_when_the_renewal_fails(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A renewal that was only ahead of need keeps nobody from working."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=500))
     clock.advance(timedelta(hours=12))
     response = session.http.post("/v1/apps", content=stream())

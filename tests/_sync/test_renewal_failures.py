@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -26,10 +25,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import gather, idle
 from ..support import DAY, ME, PASSWORDS, count, held, log
-from .doubles import Buggy
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Buggy, Connect
 
 FAILURES = [
     (Fault(status=500), ServerError),
@@ -76,10 +72,13 @@ def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
 
 @pytest.mark.parametrize(("fault", "cause"), FAILURES)
 def test_a_failed_renewal_raises_once_no_token_is_left(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    session: SessionClient,
+    fault: Fault,
+    cause: type[Exception],
 ) -> None:
     """When the token has expired, the last failure is the cause, and nothing more is sent."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", fault, times=100)
     clock.advance(DAY - timedelta(seconds=30))
     assert (session.http.get("/v1/apps")).status_code == 200
@@ -123,10 +122,9 @@ def test_a_renewal_succeeds_after_failures(
 
 
 def test_back_off_honors_what_the_service_asks_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """``Retry-After`` may be longer than the back-off; with a token nobody waits for it."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "600"}))
     clock.advance(DAY / 2)
     session.current_token()
@@ -143,10 +141,9 @@ def test_back_off_honors_what_the_service_asks_for(
 
 @pytest.mark.pitfall(3)
 def test_a_lost_reply_is_not_repeated_blindly(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A refresh that may have been carried out is not sent again in the same breath."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(reset=True, processed=True))
     with pytest.raises(TransportError):
         session.refresh()
@@ -171,20 +168,18 @@ def test_a_session_whose_token_was_lost_signs_in_again(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_service_is_asked_again_when_callers_wait(
-    fake: FakeKoyeb, connect: Connect, status: int
+    fake: FakeKoyeb, session: SessionClient, status: int
 ) -> None:
     """Nothing was done, so that a refresh that is waited for may be sent again."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=status), times=2)
     session.refresh()
     assert log(fake) == [("refresh", status), ("refresh", status), ("refresh", 200)]
 
 
 def test_a_busy_service_is_not_asked_again_while_nobody_waits(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """In the soft window there is time until the next attempt."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=503))
     clock.advance(DAY / 2)
     session.current_token()
@@ -196,10 +191,9 @@ def test_a_busy_service_is_not_asked_again_while_nobody_waits(
     ("status", "cause"), [(401, AuthenticationError), (403, PermissionDeniedError)]
 )
 def test_a_refused_refresh_is_told_as_it_is(
-    fake: FakeKoyeb, connect: Connect, status: int, cause: type[Exception]
+    fake: FakeKoyeb, session: SessionClient, status: int, cause: type[Exception]
 ) -> None:
     """Without credentials a refusal ends the session, or says what is not allowed."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=status))
     with pytest.raises((SessionExpiredError, cause)) as caught:
         session.refresh()
@@ -231,10 +225,9 @@ def test_a_refused_token_is_not_used_any_more(
 
 
 def test_an_expired_token_is_never_sent(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """An expired token is not worth a refresh; only signing in helps."""
-    session = connect(token=fake.issue_token())
     clock.advance(DAY)
     for call in (session.current_token, session.refresh, session.new_session):
         with pytest.raises(SessionExpiredError, match="sign in again"):
@@ -243,10 +236,9 @@ def test_an_expired_token_is_never_sent(
 
 
 def test_an_expiry_long_after_a_failure_still_names_it(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """The last failure is the cause even when its back-off is over."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY - timedelta(seconds=10))
     session.current_token()
@@ -400,10 +392,9 @@ def test_rejected_new_tokens_are_renewed_later_and_later(
 
 
 def test_nobody_waits_longer_than_there_is_time_to_try_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A service that wants five seconds is not asked again by a caller who has one."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=503, headers={"retry-after": "5"}))
     with pytest.raises(ServerError):
         session.refresh(timeout=1)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -19,9 +19,9 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, gather, read, until
 from ..support import DAY, inside
+from .doubles import Connect
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
-Connect = Callable[..., SessionClient]
 QUEUE = SessionClient.login.__module__.replace("client", "http.queue")
 
 

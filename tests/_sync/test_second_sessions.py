@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -31,11 +30,9 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, deadlines, until
+from ..concurrency import deadlines, until
 from ..support import ME, PASSWORD, operations
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, UnderWay
 
 # The operations
 
@@ -82,21 +79,19 @@ def test_switch_organization_keeps_the_token_when_refused(
 
 
 def test_switch_organization_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: SessionClient
 ) -> None:
     """A logout wins over a switch that was under way: the token that it minted is revoked."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("switch_organization", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(lambda: session.switch_organization(fake.organizations[ME][1]))
-        arrived(gate)
-        session.logout()
-        gate.open()
+    with UnderWay(
+        fake,
+        "switch_organization",
+        lambda: signed_in.switch_organization(fake.organizations[ME][1]),
+    ) as background:
+        signed_in.logout()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
-            job.result()
-    assert session.token is None
+            background.job.result()
+    assert signed_in.token is None
     assert fake.live_tokens() == []
 
 
@@ -114,20 +109,18 @@ def test_unscope_goes_on_with_a_token_of_no_organization(fake: FakeKoyeb, connec
     assert session.token is new
 
 
-def test_unscope_gives_up_when_signed_out_meanwhile(fake: FakeKoyeb, connect: Connect) -> None:
+def test_unscope_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, signed_in: SessionClient
+) -> None:
     """A logout wins over an operation that was under way: the token that it issued is revoked."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("unscope_organization_token", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(session.unscope_organization_token)
-        arrived(gate)
-        session.logout()
-        gate.open()
+    with UnderWay(
+        fake, "unscope_organization_token", signed_in.unscope_organization_token
+    ) as background:
+        signed_in.logout()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
-            job.result()
-    assert session.token is None
+            background.job.result()
+    assert signed_in.token is None
     assert fake.live_tokens() == []
 
 
@@ -171,18 +164,16 @@ def test_access_token_lives_as_long_as_was_asked_for(
     assert other.expires_at == now + life
 
 
-def test_access_token_is_for_another_session(fake: FakeKoyeb, connect: Connect) -> None:
+def test_access_token_is_for_another_session(fake: FakeKoyeb, signed_in: SessionClient) -> None:
     """A session for the new token acts in its organization, and a stranger's is forbidden."""
-    session = connect()
-    session.login(ME, PASSWORD)
     organization = fake.organizations[ME][1]
-    other = session.for_token(session.create_access_token(organization))
+    other = signed_in.for_token(signed_in.create_access_token(organization))
     reply = other.http.get("/v1/account/organization")
     assert reply.json()["organization"]["id"] == organization
     with pytest.raises(PermissionDeniedError, match=r"may not create.*may issue tokens"):
         other.create_access_token(organization)
     with pytest.raises(NotFoundError):
-        session.create_access_token("no-such-organization")
+        signed_in.create_access_token("no-such-organization")
 
 
 def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connect) -> None:
@@ -209,49 +200,41 @@ def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Con
 
 
 def test_new_session_renews_first_when_the_token_is_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, signed_in: SessionClient
 ) -> None:
     """An operation is signed with a token that will live long enough."""
-    session = connect()
-    session.login(ME, PASSWORD)
     clock.advance(timedelta(hours=24, seconds=-30))
-    session.new_session()
+    signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
 def test_new_session_waits_for_the_renewal_when_it_is_only_due(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, signed_in: SessionClient
 ) -> None:
     """An operation does not carry a token that an exchange may revoke meanwhile."""
-    session = connect()
-    session.login(ME, PASSWORD)
     clock.advance(timedelta(hours=12))
-    session.new_session()
+    signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
 
 
 def test_new_session_is_sent_once_more_when_the_token_was_revoked(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: SessionClient
 ) -> None:
     """An operation that meets a 401 is repeated with a newer token."""
-    session = connect()
-    session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401))
-    session.new_session()
+    signed_in.new_session()
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
-def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, connect: Connect) -> None:
+def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, signed_in: SessionClient) -> None:
     """A service that refuses the new token too has answered."""
-    session = connect()
-    session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401), times=5)
     with pytest.raises(AuthenticationError) as caught:
-        session.new_session()
+        signed_in.new_session()
     assert not isinstance(caught.value, SessionExpiredError)
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
 
@@ -269,14 +252,12 @@ def test_new_session_raises_the_refusal_when_the_token_is_not_ours_to_renew(
 
 
 def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: SessionClient
 ) -> None:
     """When the refresh is refused too, the session has ended."""
-    session = connect()
-    session.login(ME, PASSWORD)
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:
-        session.new_session()
+        signed_in.new_session()
     assert isinstance(caught.value.__cause__, AuthenticationError)
     assert operations(fake) == ["login", "new_session", "refresh"]
 
@@ -301,10 +282,9 @@ def test_new_session_has_no_time_to_renew_what_is_refused_late(
 
 
 def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """The renewal goes on, for others."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold="reply"))
     old = session.token
@@ -327,10 +307,9 @@ def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: Connect
 
 
 def test_another_session_whose_token_has_expired_is_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """An expired token is no reply, also where this client does not go on with it."""
-    session = connect(token=fake.issue_token())
     fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
     with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
         session.new_session()

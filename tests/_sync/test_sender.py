@@ -35,9 +35,9 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_s
 
 from ..concurrency import deadlines, read
 from ..support import ME, PASSWORD
+from .doubles import Connect
 
 LIMIT = 1 << 20
-Connect = Callable[..., SessionClient]
 
 
 @pytest.fixture(autouse=True)
@@ -203,10 +203,9 @@ def test_each_phase_may_take_the_whole_timeout(fake: FakeKoyeb, connect: Connect
     ],
 )
 def test_a_reply_that_cannot_be_a_token_is_a_wire_error(
-    fake: FakeKoyeb, connect: Connect, fault: Fault, text: str
+    fake: FakeKoyeb, session: SessionClient, fault: Fault, text: str
 ) -> None:
     """A success without the promised body leaves the session as it was."""
-    session = connect(token=fake.issue_token())
     before = session.token
     fake.fail("login", fault)
     with pytest.raises(WireError, match=f"login: .*{text}"):

@@ -4,20 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from koyeb_session import MemoryTokenStore, PasswordCredentials, SessionClient, Token
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb
 
-from ..concurrency import Background, arrived, gather, idle
+from ..concurrency import gather, idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
-from .doubles import BrokenStore, saved
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import BrokenStore, Connect, UnderWay, saved
 
 # The store
 
@@ -135,18 +131,13 @@ def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
 
 @pytest.mark.pitfall(31)
 def test_renewal_goes_on_when_the_same_token_is_given_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """Nothing is revoked that is in use."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        renewal = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh) as background:
         session.use_token(held(session))
-        gate.open()
-        assert (renewal.result()).id == held(session)
+        background.gate.open()
+        assert (background.job.result()).id == held(session)
     assert fake.live_tokens() == [held(session)]
 
 
@@ -157,16 +148,12 @@ def test_refusal_is_not_believed_when_somebody_else_has_renewed(
     """After a lease that ended, the winner's token lies in the store."""
     store = MemoryTokenStore()
     session = connect(store=store, token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    with Background() as background:
-        renewal = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh, hold="request") as background:
         fake.revoke(held(session))
         winner = Token(fake.issue_token())
         store.save(winner)  # beside the lock
-        gate.open()
-        assert (renewal.result()).id == winner.id
+        background.gate.open()
+        assert (background.job.result()).id == winner.id
     assert held(session) == winner.id
 
 

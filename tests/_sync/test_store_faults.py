@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import KoyebSessionError, MemoryTokenStore, SessionClient, StoreError
+from koyeb_session import KoyebSessionError, MemoryTokenStore, StoreError
 from koyeb_session._core.deadline import Deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, inside
-from .doubles import Away, BrokenStore, Troubled, UnspeakableError
+from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError
 
-Connect = Callable[..., SessionClient]
 SOON = timedelta(seconds=20)
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -29,10 +29,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, deadlines, pass_through
 from ..support import DAY, ME, PASSWORDS, count, held, inside
-from .doubles import Held, Troubled, saved
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, Held, Troubled, UnderWay, saved
 
 # The store
 
@@ -177,14 +174,10 @@ def test_a_slow_exchange_under_the_lock_is_not_made_twice(
     old = fake.issue_token()
     quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
     clock.advance(DAY - timedelta(seconds=30))
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    with Background() as background:
-        job = background.start(slow.current_token)
-        arrived(gate)
+    with UnderWay(fake, "refresh", slow.current_token, hold="request") as background:
         assert (quick.current_token()).id == old
-        gate.open()
-        newer = job.result()
+        background.gate.open()
+        newer = background.job.result()
     clock.advance(20)
     assert quick.current_token() == newer
     assert fake.exchanges() == 1

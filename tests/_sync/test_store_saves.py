@@ -17,7 +17,6 @@ from koyeb_session import (
     KoyebSessionError,
     MemoryTokenStore,
     ServerError,
-    SessionClient,
     StoreError,
     Token,
 )
@@ -25,10 +24,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, idle, until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
-from .doubles import BrokenStore, Troubled, saved
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import BrokenStore, Connect, Troubled, saved
 
 # The store
 

@@ -15,7 +15,6 @@ import pytest
 from koyeb_session import (
     MemoryTokenStore,
     PasswordCredentials,
-    SessionClient,
     StoreError,
     Token,
     TokenStore,
@@ -25,8 +24,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, check_store
 
 from ..concurrency import Background, arrived, pass_through, until
 from ..support import inside
-
-Connect = Callable[..., SessionClient]
+from .doubles import Connect
 
 
 def test_memory_store_does_what_a_store_has_to_do() -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,8 +14,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import gather
 from ..support import ME, PASSWORD, inside
+from .doubles import Connect
 
-Connect = Callable[..., SessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 
 

@@ -174,18 +174,6 @@ async def test_flow_left_by_a_cancelled_task_leaves_the_exchange_to_others() -> 
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Give a service that revokes a token when it is refreshed."""
-    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
-
-
-@pytest.fixture
 def session(fake: FakeKoyeb, clock: FakeClock) -> Iterator[SessionClient]:
     """Give a blocking session."""
     with SessionClient(

@@ -58,18 +58,6 @@ HARD: Final = LIFE - timedelta(seconds=20)
 Work = Callable[[], Coroutine[Any, Any, object]]
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Give a service that revokes a token when it is refreshed."""
-    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Have the connections that died in a test go before the next one."""

@@ -46,18 +46,6 @@ SOFT: Final = timedelta(hours=4)
 Ask: TypeAlias = Callable[[], Awaitable[httpx.Response]]
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Give a service that revokes a token when it is refreshed."""
-    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
-
-
 def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
     """Return the arguments of a client, in both halves."""
     return {
