@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,14 @@ from koyeb_session import AsyncSessionClient, AuthenticationError, PasswordCrede
 from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_read, async_until
+from ..concurrency import (
+    AsyncBackground,
+    AsyncJob,
+    async_arrived,
+    async_gather,
+    async_read,
+    async_until,
+)
 from ..support import DAY, inside
 from .doubles import Connect
 
@@ -57,9 +64,21 @@ async def hold(session: AsyncSessionClient, fake: FakeKoyeb, background: AsyncBa
     return gate
 
 
-async def in_line(session: AsyncSessionClient, n: int = 1) -> None:
+async def in_queue(session: AsyncSessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
     await async_until(lambda: len(slots(session)._request_queue._queue) == n)
+
+
+@asynccontextmanager
+async def waiting_request(
+    session: AsyncSessionClient, fake: FakeKoyeb, **arguments: Any
+) -> AsyncGenerator[tuple[Gate, AsyncJob[httpx.Response]]]:
+    """Let requests take all turns until the gate opens, and another one wait for its turn."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps", **arguments))
+        await in_queue(session)
+        yield gate, waiting
 
 
 # Turns
@@ -68,7 +87,7 @@ async def in_line(session: AsyncSessionClient, n: int = 1) -> None:
 async def test_who_comes_first_is_served_first(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """More requests than turns wait in line, and go out in the order in which they came."""
+    """More requests than turns wait in the queue, and go out in the order in which they came."""
     gates = [Gate(), Gate()]
     async with AsyncBackground() as background:
         for gate in gates:
@@ -77,7 +96,7 @@ async def test_who_comes_first_is_served_first(
             await async_arrived(gate)
         for n in range(5):
             background.start(partial(session.http.get, "/v1/apps", headers={"number": str(n)}))
-            await in_line(session, n + 1)
+            await in_queue(session, n + 1)
         gates[0].open()  # one turn goes round
         await async_until(lambda: len(fake.requests) == 2 + 5)
         gates[1].open()
@@ -94,7 +113,7 @@ async def test_a_request_waits_for_no_longer_than_it_says(
         with pytest.raises(httpx.PoolTimeout) as caught:
             await session.http.get("/v1/apps", timeout=httpx.Timeout(5, pool=0.001))
         assert caught.value.request.url.path == "/v1/apps"
-        await in_line(session, 0)
+        await in_queue(session, 0)
         gate.open()
     assert (await session.http.get("/v1/apps")).status_code == 200
 
@@ -132,24 +151,24 @@ async def test_a_turn_is_given_back_when_there_can_be_no_connection(
 
 
 async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None:
-    """The last one in line was called by another thread meanwhile."""
+    """The last one in the queue was called by another thread meanwhile."""
     assert (await session.http.get("/v1/apps")).status_code == 200
     turns = slots(session)._request_queue
 
-    class Line(deque[object]):
-        """A line that another thread is at."""
+    class Emptied(deque[object]):
+        """A queue that another thread empties."""
 
         def popleft(self) -> object:
             self.clear()
             return super().popleft()
 
-    turns._queue = Line(["somebody"])
+    turns._queue = Emptied(["somebody"])
     turns._wake_first()
     assert len(turns._free) == 2
 
 
 @pytest.mark.parametrize("called", [False, True])
-async def test_who_is_interrupted_in_line_keeps_no_turn(
+async def test_who_is_interrupted_in_the_queue_keeps_no_turn(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch, *, called: bool
 ) -> None:
     """Be it that its turn has just come."""
@@ -189,10 +208,7 @@ async def test_the_exchange_does_not_wait_for_requests(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """Pitfall 11: all turns are taken, a request waits, and the token is renewed all the same."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         await session.refresh()
         assert fake.exchanges() == 1
         gate.open()
@@ -229,7 +245,7 @@ async def test_idle_connections_are_not_kept_for_ever(
 
 
 async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
-    """Those that are under way fail, those in line do not go out, and nothing is left open."""
+    """Those that are under way fail, those in the queue do not go out, and nothing is left open."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     async with AsyncBackground() as background:
@@ -239,7 +255,7 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
             for auth in (session.auth, None)
         ]
-        await in_line(session, 2)
+        await in_queue(session, 2)
         closed, made = slots(session), slots(session)._made.copy()
         await session.aclose()
         gate.open()
@@ -348,10 +364,7 @@ async def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_
     session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock, ending: str
 ) -> None:
     """It goes out as it was signed; the auth answers for the refusal, as for any other."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         if ending == "revoked":
             await session.refresh()
         else:
@@ -367,10 +380,7 @@ async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """A token that is not due is used, by requests that waited in the queue and by all others."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         for operation in ("refresh", "login"):
             fake.fail(operation, Fault(status=401))
         with pytest.raises(AuthenticationError):
@@ -392,7 +402,7 @@ async def test_a_header_of_the_users_own_stays(
         gate = await hold(session, fake, background)
         session.http.event_hooks = {"request": [sign]}
         waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+        await in_queue(session)
         await session.refresh()
         gate.open()
         assert (await waiting.result()).status_code == 401
@@ -404,10 +414,7 @@ async def test_a_request_that_waited_until_the_logout_is_refused(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """Nobody is signed in any more when its turn comes, and nobody is signed in for it."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         await session.logout()
         gate.open()
         assert (await waiting.result()).status_code == 401
@@ -418,11 +425,8 @@ async def test_what_is_for_somebody_else_is_not_signed_after_a_wait(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """A request to another origin waits, and goes out as it was."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        host = {"host": "somebody.example"}
-        waiting = background.start(lambda: session.http.get("/v1/apps", headers=host))
-        await in_line(session)
+    host = {"host": "somebody.example"}
+    async with waiting_request(session, fake, headers=host) as (gate, waiting):
         await session.refresh()
         gate.open()
         assert (await waiting.result()).status_code == 401

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,14 @@ from koyeb_session import AuthenticationError, PasswordCredentials, SessionClien
 from koyeb_session._concurrency.threads.tickets import Ticket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, gather, read, until
+from ..concurrency import (
+    Background,
+    Job,
+    arrived,
+    gather,
+    read,
+    until,
+)
 from ..support import DAY, inside
 from .doubles import Connect
 
@@ -57,16 +64,28 @@ def hold(session: SessionClient, fake: FakeKoyeb, background: Background) -> Gat
     return gate
 
 
-def in_line(session: SessionClient, n: int = 1) -> None:
+def in_queue(session: SessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
     until(lambda: len(slots(session)._request_queue._queue) == n)
+
+
+@contextmanager
+def waiting_request(
+    session: SessionClient, fake: FakeKoyeb, **arguments: Any
+) -> Generator[tuple[Gate, Job[httpx.Response]]]:
+    """Let requests take all turns until the gate opens, and another one wait for its turn."""
+    with Background() as background:
+        gate = hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps", **arguments))
+        in_queue(session)
+        yield gate, waiting
 
 
 # Turns
 
 
 def test_who_comes_first_is_served_first(session: SessionClient, fake: FakeKoyeb) -> None:
-    """More requests than turns wait in line, and go out in the order in which they came."""
+    """More requests than turns wait in the queue, and go out in the order in which they came."""
     gates = [Gate(), Gate()]
     with Background() as background:
         for gate in gates:
@@ -75,7 +94,7 @@ def test_who_comes_first_is_served_first(session: SessionClient, fake: FakeKoyeb
             arrived(gate)
         for n in range(5):
             background.start(partial(session.http.get, "/v1/apps", headers={"number": str(n)}))
-            in_line(session, n + 1)
+            in_queue(session, n + 1)
         gates[0].open()  # one turn goes round
         until(lambda: len(fake.requests) == 2 + 5)
         gates[1].open()
@@ -92,7 +111,7 @@ def test_a_request_waits_for_no_longer_than_it_says(
         with pytest.raises(httpx.PoolTimeout) as caught:
             session.http.get("/v1/apps", timeout=httpx.Timeout(5, pool=0.001))
         assert caught.value.request.url.path == "/v1/apps"
-        in_line(session, 0)
+        in_queue(session, 0)
         gate.open()
     assert (session.http.get("/v1/apps")).status_code == 200
 
@@ -130,24 +149,24 @@ def test_a_turn_is_given_back_when_there_can_be_no_connection(
 
 
 def test_a_turn_for_nobody_stays_free(session: SessionClient) -> None:
-    """The last one in line was called by another thread meanwhile."""
+    """The last one in the queue was called by another thread meanwhile."""
     assert (session.http.get("/v1/apps")).status_code == 200
     turns = slots(session)._request_queue
 
-    class Line(deque[object]):
-        """A line that another thread is at."""
+    class Emptied(deque[object]):
+        """A queue that another thread empties."""
 
         def popleft(self) -> object:
             self.clear()
             return super().popleft()
 
-    turns._queue = Line(["somebody"])
+    turns._queue = Emptied(["somebody"])
     turns._wake_first()
     assert len(turns._free) == 2
 
 
 @pytest.mark.parametrize("called", [False, True])
-def test_who_is_interrupted_in_line_keeps_no_turn(
+def test_who_is_interrupted_in_the_queue_keeps_no_turn(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch, *, called: bool
 ) -> None:
     """Be it that its turn has just come."""
@@ -183,10 +202,7 @@ def test_a_given_transport_is_used_as_it_is(limit: int, fake: FakeKoyeb, connect
 
 def test_the_exchange_does_not_wait_for_requests(session: SessionClient, fake: FakeKoyeb) -> None:
     """Pitfall 11: all turns are taken, a request waits, and the token is renewed all the same."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
+    with waiting_request(session, fake) as (gate, waiting):
         session.refresh()
         assert fake.exchanges() == 1
         gate.open()
@@ -223,7 +239,7 @@ def test_idle_connections_are_not_kept_for_ever(
 
 
 def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
-    """Those that are under way fail, those in line do not go out, and nothing is left open."""
+    """Those that are under way fail, those in the queue do not go out, and nothing is left open."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     with Background() as background:
@@ -233,7 +249,7 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
             for auth in (session.auth, None)
         ]
-        in_line(session, 2)
+        in_queue(session, 2)
         closed, made = slots(session), slots(session)._made.copy()
         session.close()
         gate.open()
@@ -340,10 +356,7 @@ def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_again(
     session: SessionClient, fake: FakeKoyeb, clock: FakeClock, ending: str
 ) -> None:
     """It goes out as it was signed; the auth answers for the refusal, as for any other."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
+    with waiting_request(session, fake) as (gate, waiting):
         if ending == "revoked":
             session.refresh()
         else:
@@ -359,10 +372,7 @@ def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     session: SessionClient, fake: FakeKoyeb
 ) -> None:
     """A token that is not due is used, by requests that waited in the queue and by all others."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
+    with waiting_request(session, fake) as (gate, waiting):
         for operation in ("refresh", "login"):
             fake.fail(operation, Fault(status=401))
         with pytest.raises(AuthenticationError):
@@ -382,7 +392,7 @@ def test_a_header_of_the_users_own_stays(session: SessionClient, fake: FakeKoyeb
         gate = hold(session, fake, background)
         session.http.event_hooks = {"request": [sign]}
         waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
+        in_queue(session)
         session.refresh()
         gate.open()
         assert (waiting.result()).status_code == 401
@@ -394,10 +404,7 @@ def test_a_request_that_waited_until_the_logout_is_refused(
     session: SessionClient, fake: FakeKoyeb
 ) -> None:
     """Nobody is signed in any more when its turn comes, and nobody is signed in for it."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_line(session)
+    with waiting_request(session, fake) as (gate, waiting):
         session.logout()
         gate.open()
         assert (waiting.result()).status_code == 401
@@ -408,11 +415,8 @@ def test_what_is_for_somebody_else_is_not_signed_after_a_wait(
     session: SessionClient, fake: FakeKoyeb
 ) -> None:
     """A request to another origin waits, and goes out as it was."""
-    with Background() as background:
-        gate = hold(session, fake, background)
-        host = {"host": "somebody.example"}
-        waiting = background.start(lambda: session.http.get("/v1/apps", headers=host))
-        in_line(session)
+    host = {"host": "somebody.example"}
+    with waiting_request(session, fake, headers=host) as (gate, waiting):
         session.refresh()
         gate.open()
         assert (waiting.result()).status_code == 401

@@ -9,9 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,6 @@ from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
     NotSignedInError,
-    PasswordCredentials,
     SessionClient,
     SessionExpiredError,
     StoreError,
@@ -38,24 +36,14 @@ from koyeb_session import (
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
-from ..support import inside
-
-ME = PasswordCredentials("me@example.com", "correct horse")
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
-Serve = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the fake Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
+from ..support import PASSWORDS, inside
+from .conftest import NEARLY, Serve
 
 
 @pytest.fixture
 def sessions(koyeb: str, koyeb_clock: FakeClock) -> KoyebSessions:
     """Configure sessions for it."""
-    return KoyebSessions(base_url=koyeb, credentials=ME, clock=koyeb_clock)
+    return KoyebSessions(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock)
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,8 @@ import trustme
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
-Serve = Callable[..., AbstractContextManager[str]]
+from .conftest import NEARLY, Serve
+
 Way = tuple[str, dict[str, Any]]
 """The service's URL, and how a transport of httpx's gets there."""
 

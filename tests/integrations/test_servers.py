@@ -22,14 +22,14 @@ import hypercorn.trio
 import pytest
 from fastapi import Depends, FastAPI
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..soak import SOAK
+from ..support import PASSWORDS
 
-ME = PasswordCredentials("me@example.com", "correct horse")
 PATIENCE = 30.0
 APPLICATION = """
 import asyncio, os
@@ -211,7 +211,7 @@ def test_workers_stopped_in_mid_refresh_keep_the_session(
 async def test_trio(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, anyio_backend: str) -> None:
     """Under hypercorn on trio both kinds of endpoint live on one session, across expiries."""
     with fake_koyeb.serve() as url:
-        sessions = KoyebSessions(base_url=url, credentials=ME, clock=koyeb_clock)
+        sessions = KoyebSessions(base_url=url, credentials=PASSWORDS, clock=koyeb_clock)
         app = FastAPI(lifespan=sessions.lifespan)
 
         @app.get("/async")

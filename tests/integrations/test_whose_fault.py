@@ -5,8 +5,7 @@
 import inspect
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -28,9 +27,10 @@ from koyeb_session import (
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
+from ..support import PASSWORDS
+from .conftest import Serve
+
 GENERIC = "Koyeb could not be asked, or gave no useful answer."
-ME = PasswordCredentials("me@example.com", "correct horse")
-Serve = Callable[..., AbstractContextManager[str]]
 
 
 class Application:
@@ -253,7 +253,7 @@ async def test_outage_of_koyeb_is_no_sign_in(
     application = Application(
         transport=fake_koyeb.transport,
         token=fake_koyeb.issue_token(),
-        credentials=ME,
+        credentials=PASSWORDS,
         clock=koyeb_clock,
         retry_policy=RetryPolicy(attempts=1),
     )

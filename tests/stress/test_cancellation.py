@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -308,47 +309,81 @@ class Leaving(Scene):
             self.errors.append(exc)
 
 
-OTHERS: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
-    "alone": (FRESH, ()),
-    "with a request": (FRESH, (get,)),
-    "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
-    "with both": (HARD, (get, AsyncSessionClient.refresh)),
-    "with a switch": (FRESH, (switch,)),
+@attrs.frozen
+class Departure:
+    """
+    The end of a session.
+
+    Attributes:
+        work: The call that ends it.
+        check: Checks the session after it.
+        rounds: How many rounds it takes at least.
+        age: How long the session has held its token by then.
+        others: The work under way.
+    """
+
+    work: Work
+    check: Callable[[Leaving], Coroutine[Any, Any, None]]
+    rounds: int
+    age: timedelta = FRESH
+    others: tuple[Work, ...] = ()
+
+
+LOGOUT: Final = partial(Departure, AsyncSessionClient.logout, Leaving.check_signed_out, 5)
+CLOSE: Final = partial(Departure, AsyncSessionClient.aclose, Leaving.check_closed, 0)
+DEPARTURES: Final = {
+    "logout alone": LOGOUT(),
+    "logout with a request": LOGOUT(others=(get,)),
+    "logout with an exchange": LOGOUT(others=(AsyncSessionClient.refresh,)),
+    "logout with both": LOGOUT(HARD, (get, AsyncSessionClient.refresh)),
+    "logout with a switch": LOGOUT(others=(switch,)),
+    "close alone": CLOSE(),
+    "close with an exchange": CLOSE(others=(AsyncSessionClient.refresh,)),
+    "close with keep_current": CLOSE(SOFT, (AsyncSessionClient.keep_current,)),
+    "close with a login": CLOSE(others=(login,)),
 }
-"""The work under way when a session is signed out."""
 
 
-@pytest.mark.parametrize("name", OTHERS)
-async def test_logout_is_carried_out_when_it_is_cancelled_at_any_await(name: str) -> None:
-    """Pitfalls 3 and 17, each await; catches a logout that waits first and forgets afterwards."""
-    age, others = OTHERS[name]
+@pytest.mark.parametrize("name", DEPARTURES)
+async def test_end_is_carried_out_when_it_is_cancelled_at_any_await(name: str) -> None:
+    """
+    Pitfalls 3 and 17, each await.
+
+    Catches a logout that waits first and forgets afterwards, a second close that does nothing, and
+    a close that aborts.
+    """
+    end = DEPARTURES[name]
     for way in ways():
         at = 0
         while True:
             at += 1
-            scene = Leaving(AsyncSessionClient.logout, age)
+            scene = Leaving(end.work, end.age)
             victim = scene.victim(at, way)
-            await scene.leave(victim, *others)
-            await scene.check_signed_out()
+            await scene.leave(victim, *end.others)
+            await end.check(scene)
             if not victim.reached:
                 break
         assert at > 1
 
 
-@pytest.mark.parametrize("name", OTHERS)
-async def test_logout_is_carried_out_when_it_is_cancelled_in_any_round(name: str) -> None:
-    """Pitfalls 3 and 17, each step; catches an exchange that brings the session back."""
-    age, others = OTHERS[name]
+@pytest.mark.parametrize("name", DEPARTURES)
+async def test_end_is_carried_out_when_it_is_cancelled_in_any_round(name: str) -> None:
+    """
+    Pitfalls 3 and 17, each step.
+
+    Catches an exchange that brings the session back, and a close that takes the exchange along.
+    """
+    end = DEPARTURES[name]
     last = 0
     while True:
-        scene = Leaving(AsyncSessionClient.logout, age)
+        scene = Leaving(end.work, end.age)
         victim = scene.victim()
-        await scene.leave(victim, *others, after=last)
-        await scene.check_signed_out()
+        await scene.leave(victim, *end.others, after=last)
+        await end.check(scene)
         if not victim.reached:
             break
         last += 1
-    assert last > 5
+    assert last > end.rounds
 
 
 async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
@@ -361,44 +396,3 @@ async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
             await scene.session.logout()
         await scene.quiet()
         await scene.check_signed_out()
-
-
-CLOSING: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
-    "alone": (FRESH, ()),
-    "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
-    "with keep_current": (SOFT, (AsyncSessionClient.keep_current,)),
-    "with a login": (FRESH, (login,)),
-}
-"""The work under way when a session is closed."""
-
-
-@pytest.mark.parametrize("name", CLOSING)
-async def test_close_can_be_repeated_when_it_is_cancelled_at_any_await(name: str) -> None:
-    """Pitfall 3, each await; catches a second close that does nothing, and a close that aborts."""
-    age, others = CLOSING[name]
-    for way in ways():
-        at = 0
-        while True:
-            at += 1
-            scene = Leaving(AsyncSessionClient.aclose, age)
-            victim = scene.victim(at, way)
-            await scene.leave(victim, *others)
-            await scene.check_closed()
-            if not victim.reached:
-                break
-        assert at > 1
-
-
-@pytest.mark.parametrize("name", CLOSING)
-async def test_close_can_be_repeated_when_it_is_cancelled_in_any_round(name: str) -> None:
-    """Pitfall 3, each step; catches a close that takes the exchange along."""
-    age, others = CLOSING[name]
-    last = 0
-    while True:
-        scene = Leaving(AsyncSessionClient.aclose, age)
-        victim = scene.victim()
-        await scene.leave(victim, *others, after=last)
-        await scene.check_closed()
-        if not victim.reached:
-            break
-        last += 1
