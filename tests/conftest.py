@@ -67,14 +67,14 @@ def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("blocks_loop"):
         yield
     else:
-        with blockbuster_ctx("koyeb_session") as guard:
-            lock = guard.functions["threading.Lock.acquire"]
+        with blockbuster_ctx("koyeb_session") as blocked:
+            lock = blocked.functions["threading.Lock.acquire"]
             # coverage takes its own lock inside the code that it measures.
             lock.can_block_in("coverage/collector.py", {"lock_data"})
             # The end of the block waits for the fake service's thread.
             lock.can_block_in("koyeb_session/testing/_server.py", {"serving"})
             # A new client checks whether the certificates have changed since they were loaded.
-            stat = guard.functions["os.stat"]
+            stat = blocked.functions["os.stat"]
             stat.can_block_in("koyeb_session/_http/tls.py", {"_stamp"})
             # If two threads import one module, the second one waits.
             lock.can_block_in("<frozen importlib._bootstrap>", {"acquire"})

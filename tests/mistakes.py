@@ -32,7 +32,7 @@ from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from .printed import Stage, answering, logged, message, printed, warned
+from .printed import Setup, answering, logged, message, printed, warned
 
 EMAIL: Final = "me@example.com"
 PASSWORD: Final = "correct horse"
@@ -43,7 +43,7 @@ PAGE: Final = Fault(
 )
 
 
-Mistake = Callable[[Stage], object]
+Mistake = Callable[[Setup], object]
 MISTAKES: Final[dict[str, Mistake]] = {}
 """By the headings of their sections, which are their docstrings."""
 
@@ -58,37 +58,37 @@ def mistake(make: Mistake) -> Mistake:
 
 
 @mistake
-def nobody_has_signed_in(stage: Stage) -> None:
+def nobody_has_signed_in(setup: Setup) -> None:
     """Nobody has signed in."""
-    with stage.client() as session:
+    with setup.client() as session:
         session.http.get("/v1/apps")
 
 
 @mistake
-def the_environment_says_nothing(stage: Stage) -> None:
+def the_environment_says_nothing(setup: Setup) -> None:
     """The environment says nothing."""
-    stage.patch.setenv("HOME", str(stage.path.parent))
-    stage.patch.setenv("USERPROFILE", str(stage.path.parent))
+    setup.patch.setenv("HOME", str(setup.path.parent))
+    setup.patch.setenv("USERPROFILE", str(setup.path.parent))
     SessionClient.from_env()
 
 
 @mistake
-def the_password_is_wrong(stage: Stage) -> None:
+def the_password_is_wrong(setup: Setup) -> None:
     """The password is wrong."""
-    with stage.client() as session:
+    with setup.client() as session:
         session.login(EMAIL, "wrong")
 
 
 @mistake
-def koyeb_answers_a_login_with_403(stage: Stage) -> None:
+def koyeb_answers_a_login_with_403(setup: Setup) -> None:
     """Koyeb answers a login with 403."""
-    stage.fake.fail("login", Fault(status=403))
-    with stage.client() as session:
+    setup.fake.fail("login", Fault(status=403))
+    with setup.client() as session:
         session.login(EMAIL, PASSWORD)
 
 
 @mistake
-def koyeb_has_dropped_an_operation(stage: Stage) -> None:
+def koyeb_has_dropped_an_operation(setup: Setup) -> None:
     """Koyeb has dropped an operation."""
     fake = FakeKoyeb(withdrawn={"login"})
     with SessionClient(transport=fake.transport) as session:
@@ -96,22 +96,22 @@ def koyeb_has_dropped_an_operation(stage: Stage) -> None:
 
 
 @mistake
-def too_many_requests(stage: Stage) -> None:
+def too_many_requests(setup: Setup) -> None:
     """Too many requests."""
-    stage.fake.fail("login", Fault(status=429, headers={"retry-after": "90"}))
-    with stage.client() as session:
+    setup.fake.fail("login", Fault(status=429, headers={"retry-after": "90"}))
+    with setup.client() as session:
         session.login(EMAIL, PASSWORD)
 
 
 @mistake
-def the_vault_raises(stage: Stage) -> None:
+def the_vault_raises(setup: Setup) -> None:
     """The vault raises."""
 
     def ask_the_vault() -> str:
         return os.environ["VAULT_TOKEN"]
 
-    with stage.client(credentials=ask_the_vault) as session:
-        stage.patch.setattr("random.random", lambda: 0.0)
+    with setup.client(credentials=ask_the_vault) as session:
+        setup.patch.setattr("random.random", lambda: 0.0)
         session.current_token()
 
 
@@ -119,54 +119,54 @@ def the_vault_raises(stage: Stage) -> None:
 
 
 @mistake
-def the_token_has_expired(stage: Stage) -> None:
+def the_token_has_expired(setup: Setup) -> None:
     """The token has expired."""
-    with stage.client(token=stage.fake.issue_token()) as session:
-        stage.clock.advance(timedelta(hours=25))
+    with setup.client(token=setup.fake.issue_token()) as session:
+        setup.clock.advance(timedelta(hours=25))
         session.http.get("/v1/apps")
 
 
 @mistake
-def the_token_was_revoked(stage: Stage) -> None:
+def the_token_was_revoked(setup: Setup) -> None:
     """The token was revoked."""
-    with stage.client(token=stage.fake.issue_token()) as session:
-        stage.fake.revoke_all()
+    with setup.client(token=setup.fake.issue_token()) as session:
+        setup.fake.revoke_all()
         session.http.get("/v1/apps")
 
 
 @mistake
-def a_new_token_has_expired_already(stage: Stage) -> None:
+def a_new_token_has_expired_already(setup: Setup) -> None:
     """A new token has expired already."""
     wrong = FakeClock(datetime.now(UTC) + timedelta(days=2))
-    with SessionClient(transport=stage.fake.transport, clock=wrong) as session:
-        session.use_token(stage.fake.issue_token())
+    with SessionClient(transport=setup.fake.transport, clock=wrong) as session:
+        session.use_token(setup.fake.issue_token())
 
 
 @mistake
-def the_token_has_a_word_too_many(stage: Stage) -> None:
+def the_token_has_a_word_too_many(setup: Setup) -> None:
     """The token has a word too many."""
     SessionClient(token="Bearer eyJhbGciOiJIUzI1NiJ9.e30.sig")
 
 
 @mistake
-def a_time_has_no_time_zone(stage: Stage) -> None:
+def a_time_has_no_time_zone(setup: Setup) -> None:
     """A time has no time zone."""
     SessionClient(token=Token("a-token", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001 - the mistake
 
 
 @mistake
-def an_api_access_token_is_refreshed(stage: Stage) -> None:
+def an_api_access_token_is_refreshed(setup: Setup) -> None:
     """An API access token is refreshed."""
-    with stage.client(token=stage.fake.issue_api_token()) as session:
+    with setup.client(token=setup.fake.issue_api_token()) as session:
         session.refresh()
 
 
 @mistake
-def the_api_access_token_was_revoked(stage: Stage) -> None:
+def the_api_access_token_was_revoked(setup: Setup) -> None:
     """The API access token was revoked."""
     credentials = AccessTokenCredentials("x" * 64, "an-organization")
-    with stage.client(credentials=credentials) as session:
-        stage.patch.setattr("random.random", lambda: 0.0)
+    with setup.client(credentials=credentials) as session:
+        setup.patch.setattr("random.random", lambda: 0.0)
         session.current_token()
 
 
@@ -174,22 +174,22 @@ def the_api_access_token_was_revoked(stage: Stage) -> None:
 
 
 @mistake
-def await_is_missing(stage: Stage) -> str:
+def await_is_missing(setup: Setup) -> str:
     """`await` is missing."""
 
     async def main() -> None:
-        async with stage.async_client(credentials=ME) as session:
+        async with setup.async_client(credentials=ME) as session:
             session.login(EMAIL, PASSWORD)  # type: ignore[unused-coroutine] # pyright: ignore[reportUnusedCoroutine] - the mistake
 
     return warned(lambda: asyncio.run(main()))
 
 
 @mistake
-def await_is_missing_before_a_reply_is_used(stage: Stage) -> None:
+def await_is_missing_before_a_reply_is_used(setup: Setup) -> None:
     """`await` is missing before a reply is used."""
 
     async def main() -> None:
-        async with stage.async_client(credentials=ME) as session:
+        async with setup.async_client(credentials=ME) as session:
             reply: Any = session.http.get("/v1/apps")
             try:
                 reply.json()
@@ -200,23 +200,23 @@ def await_is_missing_before_a_reply_is_used(stage: Stage) -> None:
 
 
 @mistake
-def the_auth_is_of_the_other_half(stage: Stage) -> None:
+def the_auth_is_of_the_other_half(setup: Setup) -> None:
     """The auth is of the other half."""
-    session = stage.async_client(credentials=ME)
-    with httpx.Client(auth=session.auth, transport=stage.fake.transport) as client:
+    session = setup.async_client(credentials=ME)
+    with httpx.Client(auth=session.auth, transport=setup.fake.transport) as client:
         client.get("https://app.koyeb.com/v1/apps")
 
 
 @mistake
-def the_store_is_of_the_other_half(stage: Stage) -> None:
+def the_store_is_of_the_other_half(setup: Setup) -> None:
     """The store is of the other half."""
-    SessionClient(store=AsyncFileTokenStore(stage.path))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
+    SessionClient(store=AsyncFileTokenStore(setup.path))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
 
 
 @mistake
-def your_own_client_belongs_to_another_event_loop(stage: Stage) -> str:
+def your_own_client_belongs_to_another_event_loop(setup: Setup) -> str:
     """Your own client belongs to another event loop."""
-    with stage.fake.serve() as url:
+    with setup.fake.serve() as url:
         client = httpx.AsyncClient()
         session = AsyncSessionClient(base_url=url, http_client=client, retry_policy=ONCE)
 
@@ -228,41 +228,41 @@ def your_own_client_belongs_to_another_event_loop(stage: Stage) -> str:
 
 
 @mistake
-def the_client_is_closed(stage: Stage) -> None:
+def the_client_is_closed(setup: Setup) -> None:
     """The client is closed."""
-    session = stage.client()
+    session = setup.client()
     session.close()
     session.login(EMAIL, PASSWORD)
 
 
 @mistake
-def the_client_was_not_closed(stage: Stage) -> str:
+def the_client_was_not_closed(setup: Setup) -> str:
     """The client was not closed."""
-    with stage.fake.serve() as url:
+    with setup.fake.serve() as url:
 
         def main() -> None:
-            session = SessionClient(base_url=url, clock=stage.clock)
+            session = SessionClient(base_url=url, clock=setup.clock)
             session.login(EMAIL, PASSWORD)
 
         return warned(main).replace(url, "https://app.koyeb.com")
 
 
 @mistake
-def a_process_pool_pickles_the_client(stage: Stage) -> None:
+def a_process_pool_pickles_the_client(setup: Setup) -> None:
     """A process pool pickles the client."""
     pickle.dumps(SessionClient())
 
 
 @mistake
-def a_script_uses_async_with_as_with(stage: Stage) -> str:
+def a_script_uses_async_with_as_with(setup: Setup) -> str:
     """`async` is missing before `with`."""
-    with pytest.raises(TypeError) as caught, stage.async_client():  # type: ignore[attr-defined] # pyright: ignore - the mistake
+    with pytest.raises(TypeError) as caught, setup.async_client():  # type: ignore[attr-defined] # pyright: ignore - the mistake
         pass
     return printed(caught.value).partition(" (")[0]  # newer Pythons say more
 
 
 @mistake
-def a_notebook_runs_an_event_loop_already(stage: Stage) -> None:
+def a_notebook_runs_an_event_loop_already(setup: Setup) -> None:
     """A notebook runs an event loop already."""
 
     async def cell() -> None:
@@ -276,20 +276,20 @@ def a_notebook_runs_an_event_loop_already(stage: Stage) -> None:
 
 
 @mistake
-def several_processes_renew_one_token(stage: Stage) -> None:
+def several_processes_renew_one_token(setup: Setup) -> None:
     """Several processes renew one token."""
-    token = stage.fake.issue_token()
-    with stage.client(token=token) as one, stage.client(token=token) as another:
+    token = setup.fake.issue_token()
+    with setup.client(token=token) as one, setup.client(token=token) as another:
         one.refresh()
         another.refresh()
 
 
 @mistake
-def a_body_cannot_be_sent_twice(stage: Stage) -> None:
+def a_body_cannot_be_sent_twice(setup: Setup) -> None:
     """A body cannot be sent twice."""
-    with stage.client(credentials=ME) as session:
+    with setup.client(credentials=ME) as session:
         session.current_token()
-        stage.fake.revoke_all()
+        setup.fake.revoke_all()
         session.http.post("/v1/apps", content=iter([b"{}"])).raise_for_status()
 
 
@@ -297,46 +297,46 @@ def a_body_cannot_be_sent_twice(stage: Stage) -> None:
 
 
 @mistake
-def base_url_ends_with_v1(stage: Stage) -> None:
+def base_url_ends_with_v1(setup: Setup) -> None:
     """`base_url` ends with `/v1`."""
     SessionClient(base_url="https://app.koyeb.com/v1")
 
 
 @mistake
-def base_url_is_not_https(stage: Stage) -> None:
+def base_url_is_not_https(setup: Setup) -> None:
     """`base_url` is not https."""
     SessionClient(base_url="http://koyeb:8080")
 
 
 @mistake
-def base_url_is_a_web_site(stage: Stage) -> None:
+def base_url_is_a_web_site(setup: Setup) -> None:
     """`base_url` is that of a web site."""
-    stage.fake.fail("login", PAGE)
-    with stage.client(base_url="https://www.koyeb.com") as session:
+    setup.fake.fail("login", PAGE)
+    with setup.client(base_url="https://www.koyeb.com") as session:
         session.login(EMAIL, PASSWORD)
 
 
 @mistake
-def the_name_cannot_be_resolved(stage: Stage) -> None:
+def the_name_cannot_be_resolved(setup: Setup) -> None:
     """The service's name cannot be resolved."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
-    stage.patch.setattr(socket, "getaddrinfo", fail)
+    setup.patch.setattr(socket, "getaddrinfo", fail)
     with SessionClient(base_url="https://app.koyeb.example", retry_policy=ONCE) as session:
         session.login(EMAIL, PASSWORD)
 
 
 @mistake
-def nothing_listens_there(stage: Stage) -> str:
+def nothing_listens_there(setup: Setup) -> str:
     """Nothing listens there."""
     with SessionClient(base_url="http://127.0.0.1:1", retry_policy=ONCE) as session:
         return re.sub(r"Errno \d+", "Errno 111", message(lambda: session.login(EMAIL, PASSWORD)))
 
 
 @mistake
-def the_certificate_is_not_trusted(stage: Stage) -> str:
+def the_certificate_is_not_trusted(setup: Setup) -> str:
     """The certificate is not trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate = trustme.CA().issue_cert("127.0.0.1")
@@ -350,26 +350,26 @@ def the_certificate_is_not_trusted(stage: Stage) -> str:
 
 
 @mistake
-def the_proxy_has_a_scheme_that_is_none(stage: Stage) -> None:
+def the_proxy_has_a_scheme_that_is_none(setup: Setup) -> None:
     """The proxy's URL has another scheme."""
-    stage.patch.setenv("HTTPS_PROXY", "socks://proxy:1080")
+    setup.patch.setenv("HTTPS_PROXY", "socks://proxy:1080")
     SessionClient()
 
 
 @mistake
-def the_proxy_wants_a_password(stage: Stage) -> None:
+def the_proxy_wants_a_password(setup: Setup) -> None:
     """The proxy wants a password."""
     reply = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     with answering(reply) as port:
-        stage.patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-        stage.patch.delenv("NO_PROXY", raising=False)
-        stage.patch.delenv("no_proxy", raising=False)
+        setup.patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        setup.patch.delenv("NO_PROXY", raising=False)
+        setup.patch.delenv("no_proxy", raising=False)
         with SessionClient(retry_policy=ONCE) as session:
             session.login(EMAIL, PASSWORD)
 
 
 @mistake
-def the_service_does_not_answer_in_time(stage: Stage) -> str:
+def the_service_does_not_answer_in_time(setup: Setup) -> str:
     """The service does not answer in time."""
     with answering(None) as port:
         url = f"http://127.0.0.1:{port}"
@@ -382,51 +382,51 @@ def the_service_does_not_answer_in_time(stage: Stage) -> str:
 
 
 @mistake
-def an_extra_is_missing(stage: Stage) -> None:
+def an_extra_is_missing(setup: Setup) -> None:
     """An extra is missing."""
-    stage.patch.setitem(sys.modules, "filelock", None)
+    setup.patch.setitem(sys.modules, "filelock", None)
     FileTokenStore()
 
 
 @mistake
-def a_path_is_given_as_a_store(stage: Stage) -> None:
+def a_path_is_given_as_a_store(setup: Setup) -> None:
     """A path is given in place of a store."""
     SessionClient(store="session.json")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
 
 
 @mistake
-def the_store_is_of_another_account(stage: Stage) -> str:
+def the_store_is_of_another_account(setup: Setup) -> str:
     """The saved session is of another account."""
-    store = FileTokenStore(stage.path)
-    with stage.client(store=store) as session:
+    store = FileTokenStore(setup.path)
+    with setup.client(store=store) as session:
         session.login(EMAIL, PASSWORD)
-    organization = stage.fake.organizations[EMAIL][1]
-    other = AccessTokenCredentials(stage.fake.issue_api_token(), organization)
-    with stage.client(store=store, credentials=other) as session:
+    organization = setup.fake.organizations[EMAIL][1]
+    other = AccessTokenCredentials(setup.fake.issue_api_token(), organization)
+    with setup.client(store=store, credentials=other) as session:
         session.current_token()
-    return logged(stage)
+    return logged(setup)
 
 
 @mistake
-def another_process_holds_the_lock(stage: Stage) -> str:
+def another_process_holds_the_lock(setup: Setup) -> str:
     """Another process holds the lock."""
-    store = FileTokenStore(stage.path, lock_timeout=0.01)
-    with stage.client(store=store, token=stage.fake.issue_token()) as session, store.lock():
+    store = FileTokenStore(setup.path, lock_timeout=0.01)
+    with setup.client(store=store, token=setup.fake.issue_token()) as session, store.lock():
         return message(session.refresh).replace("0.01 s", "3 s")
 
 
 @mistake
-def the_keyring_takes_no_token_of_that_length(stage: Stage) -> str:
+def the_keyring_takes_no_token_of_that_length(setup: Setup) -> str:
     """The token is too long for the keyring."""
     before = keyring.get_keyring()
     keyring.set_keyring(ShortKeyring())
     try:
-        with stage.client(store=KeyringTokenStore()) as session:
-            token = stage.fake.issue_token()
+        with setup.client(store=KeyringTokenStore()) as session:
+            token = setup.fake.issue_token()
             session.use_token(Token(token, renewal="r" * 1000))
     finally:
         keyring.set_keyring(before)
-    return re.sub(r"with \d+ ch", "with 1612 ch", logged(stage))
+    return re.sub(r"with \d+ ch", "with 1612 ch", logged(setup))
 
 
 class ShortKeyring(KeyringBackend):
@@ -446,21 +446,21 @@ class ShortKeyring(KeyringBackend):
 
 
 @mistake
-def the_session_file_is_a_symlink(stage: Stage) -> str:
+def the_session_file_is_a_symlink(setup: Setup) -> str:
     """The session file is a symbolic link."""
-    stage.path.symlink_to(stage.path.with_name("elsewhere.json"))
-    with stage.client(store=FileTokenStore(stage.path)) as session:
+    setup.path.symlink_to(setup.path.with_name("elsewhere.json"))
+    with setup.client(store=FileTokenStore(setup.path)) as session:
         session.login(EMAIL, PASSWORD)
-    return logged(stage)
+    return logged(setup)
 
 
 @mistake
-def others_may_write_the_clis_file(stage: Stage) -> None:
+def others_may_write_the_clis_file(setup: Setup) -> None:
     """Others may write the Koyeb CLI's file."""
-    file = stage.path.with_name("koyeb.yaml")
+    file = setup.path.with_name("koyeb.yaml")
     file.write_text("token: a-token\n", "utf-8")
     file.chmod(0o666)
-    stage.patch.setenv("KOYEB_CONFIG", str(file))
+    setup.patch.setenv("KOYEB_CONFIG", str(file))
     SessionClient.from_env()
 
 
@@ -468,17 +468,17 @@ def others_may_write_the_clis_file(stage: Stage) -> None:
 
 
 @mistake
-def the_lifespan_does_not_run(stage: Stage) -> None:
+def the_lifespan_does_not_run(setup: Setup) -> None:
     """The lifespan does not run."""
-    sessions = KoyebSessions(transport=stage.fake.transport)
+    sessions = KoyebSessions(transport=setup.fake.transport)
     asyncio.run(sessions.service())
 
 
 @mistake
-def the_services_own_session_has_failed(stage: Stage) -> str:
+def the_services_own_session_has_failed(setup: Setup) -> str:
     """The application answers 502."""
     wrong = PasswordCredentials(EMAIL, "wrong")
-    sessions = KoyebSessions(transport=stage.fake.transport, clock=stage.clock, credentials=wrong)
+    sessions = KoyebSessions(transport=setup.fake.transport, clock=setup.clock, credentials=wrong)
     app = fastapi.FastAPI(lifespan=sessions.lifespan)
     sessions.add_exception_handlers(app)
 

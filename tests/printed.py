@@ -25,7 +25,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 
 @attrs.frozen
-class Stage:
+class Setup:
     """The service, the clock, the file and the log of one mistake."""
 
     fake: FakeKoyeb
@@ -67,11 +67,11 @@ def warned(work: Callable[[], object]) -> str:
     return f"{warning.category.__name__}: {warning.message}"
 
 
-def logged(stage: Stage) -> str:
+def logged(setup: Setup) -> str:
     """Write the first warning of the log, in the form that `logging.basicConfig()` has."""
     return next(
         f"{each.levelname}:{each.name}:{each.getMessage()}"
-        for each in stage.log.records
+        for each in setup.log.records
         if each.levelno >= logging.WARNING
     )
 

@@ -25,7 +25,7 @@ from .snapshots import (
     clock_after,
     failed,
     held,
-    minted,
+    issued,
     usable,
     verdict,
 )
@@ -189,7 +189,7 @@ def test_trouble_remembers_what_failed_and_when() -> None:
 def test_attempts_are_bounded_when_the_service_is_down_for_half_a_day(chance: float) -> None:
     """From the soft window to the expiry a token is used, and tried for twice a minute at most."""
     clock = FakeClock()
-    snapshot = minted(DAY, clock=clock)
+    snapshot = issued(DAY, clock=clock)
     clock.advance(12 * HOUR)
     trouble: LastFailure | None = None
     attempts = 0

@@ -177,12 +177,12 @@ def check_error(name: str, status: int, body: str) -> None:
     if isinstance(error, BadRequestError):
         assert error.fields == (FIELDS if body == "ErrorWithFields" else {})
     made = operation(name)
-    what, advice = told(error, name, body)
+    what, advice = advice_of(error, name, body)
     request = f"{made.method} {made.path}: status {status}"
     assert error.message == "; ".join((f"{name}: {what} ({request})", *advice))
 
 
-def told(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
+def advice_of(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
     """Return the expected description of an error, and its advice."""
     is_koyebs = CODES[body] is not None
     message = MESSAGE if is_koyebs else "no message"

@@ -201,11 +201,11 @@ def test_each_operation_is_told_to_who_debugs(
     assert first.startswith("login_method: GET /v1/account/login_method: 200 in N ms")
     assert second.startswith("login_method: GET /v1/account/login_method: 200 in N ms")
     assert ME not in caplog.text
-    told = facts(caplog, "operation")[0]
-    milliseconds = told.pop("koyeb_milliseconds")
+    fields = facts(caplog, "operation")[0]
+    milliseconds = fields.pop("koyeb_milliseconds")
     assert isinstance(milliseconds, float)
     assert milliseconds >= 0
-    assert told == {
+    assert fields == {
         "koyeb_event": "operation",
         "koyeb_operation": "login_method",
         "koyeb_method": "GET",
@@ -229,9 +229,9 @@ def test_an_operation_without_a_reply_is_told_as_that(caplog: pytest.LogCaptureF
         pytest.raises(TransportError),
     ):
         session.login(ME, PASSWORD)
-    (told,) = facts(caplog, "operation")
-    assert (told["koyeb_status"], told["koyeb_request_id"]) == (None, None)
-    assert told["koyeb_error"] == "TransportError"
+    (fields,) = facts(caplog, "operation")
+    assert (fields["koyeb_status"], fields["koyeb_request_id"]) == (None, None)
+    assert fields["koyeb_error"] == "TransportError"
     assert any(
         text.startswith("login: POST /v1/account/login: TransportError in ")
         for _, text in lines(caplog, logging.DEBUG)
@@ -331,6 +331,6 @@ def test_a_token_without_an_expiry_has_none_in_the_log(
     """JSON knows no infinity."""
     caplog.set_level(logging.INFO, "koyeb_session")
     session.use_token(fake.issue_api_token())
-    (told,) = facts(caplog, "signed_in")
-    assert told["koyeb_expires_in"] is None
+    (fields,) = facts(caplog, "signed_in")
+    assert fields["koyeb_expires_in"] is None
     assert lines(caplog)[0][1].endswith("the token is good for an unknown time")

@@ -32,7 +32,7 @@ def outcome(
     return made(operation).outcome(Reply(status, httpx.Headers(headers), body), WALL)
 
 
-MINTING = [
+ISSUING = [
     *("login", "refresh", "new_session"),
     *("switch_organization", "unscope_organization_token"),
 ]
@@ -41,7 +41,7 @@ MINTING = [
 # Successes
 
 
-@pytest.mark.parametrize("name", MINTING)
+@pytest.mark.parametrize("name", ISSUING)
 def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
     """These operations answer with a token, which is young from its arrival."""
     token = outcome(SENT[name][0](), REPLY.encode())
@@ -89,7 +89,7 @@ def hint(problem: str) -> str:
 
 
 @pytest.mark.pitfall(13)
-@pytest.mark.parametrize("name", MINTING)
+@pytest.mark.parametrize("name", ISSUING)
 @pytest.mark.parametrize(
     ("body", "problem"),
     [

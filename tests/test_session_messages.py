@@ -34,7 +34,7 @@ from koyeb_session._core.endings import no_token
 from koyeb_session._core.snapshot import FrozenClock, LastFailure, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from .told import LOGIN, ME, PASSWORD, told
+from .error_texts import LOGIN, ME, PASSWORD, error_for
 
 
 def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
@@ -269,7 +269,7 @@ def test_a_refused_api_token_of_credentials_says_what_to_make(
 
 def test_copies_of_an_error_say_the_same() -> None:
     """Each caller is given a copy."""
-    error = told(LOGIN, 429, retry_after="90")
+    error = error_for(LOGIN, 429, retry_after="90")
     assert copy.copy(error).message == str(copy.copy(error)) == error.message
 
 

@@ -188,8 +188,8 @@ def test_help_is_had_without_a_session(shell: Shell, arguments: list[str]) -> No
 
 def test_help_tells_the_exit_statuses(shell: Shell) -> None:
     """A script finds the statuses that it may rely on."""
-    told = shell.run("--help").stdout
-    assert all(f"  {status} " in told for status in (0, 1, 2, 3, 130))
+    text = shell.run("--help").stdout
+    assert all(f"  {status} " in text for status in (0, 1, 2, 3, 130))
 
 
 def test_no_color_is_printed_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_api_token_comes_by_standard_input(shell: Shell, form: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "problem"),
     [
         (["--api-token", "canary"], "standard input"),
         (["--api-token", "-canary"], "unrecognized"),
@@ -77,12 +77,12 @@ def test_api_token_comes_by_standard_input(shell: Shell, form: list[str]) -> Non
     ],
 )
 def test_secret_as_an_argument_is_refused_and_not_repeated(
-    shell: Shell, arguments: list[str], told: str
+    shell: Shell, arguments: list[str], problem: str
 ) -> None:
     """Arguments show in the list of processes: the mistake is named, the secret is not."""
     done = shell.run("login", *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert problem in done.stderr
     assert "canary" not in done.stderr
 
 

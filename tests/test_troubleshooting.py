@@ -15,7 +15,7 @@ import pytest
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from .mistakes import MISTAKES, Mistake
-from .printed import Stage, message
+from .printed import Setup, message
 
 DOCUMENT: Final = (Path(__file__).parents[1] / ".github" / "TROUBLESHOOTING.md").read_text("utf-8")
 
@@ -32,32 +32,32 @@ MESSAGES: Final = dict(documented())
 
 
 @pytest.fixture
-def stage(
+def setup(
     fake_koyeb: FakeKoyeb,
     koyeb_clock: FakeClock,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-) -> Stage:
+) -> Setup:
     """Make a fake service, and forget the machine's own settings."""
     for variable in [name for name in os.environ if name.startswith("KOYEB_")]:
         monkeypatch.delenv(variable)
-    return Stage(fake_koyeb, koyeb_clock, tmp_path / "session.json", monkeypatch, caplog)
+    return Setup(fake_koyeb, koyeb_clock, tmp_path / "session.json", monkeypatch, caplog)
 
 
 @pytest.mark.parametrize("heading", MISTAKES)
-def test_message_is_what_is_printed(heading: str, stage: Stage) -> None:
+def test_message_is_what_is_printed(heading: str, setup: Setup) -> None:
     """A reader searches for the text on the screen: the document has it word for word."""
-    assert show(MISTAKES[heading], stage) == MESSAGES.get(heading)
+    assert show(MISTAKES[heading], setup) == MESSAGES.get(heading)
 
 
-def show(make: Mistake, stage: Stage) -> str:
+def show(make: Mistake, setup: Setup) -> str:
     """Make a mistake, and return the printed text, with another folder in place of the test's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # some mistakes leave sockets open
-        text = message(lambda: make(stage))
+        text = message(lambda: make(setup))
         gc.collect()
-    return text.replace(str(stage.path.parent), "/home/me")
+    return text.replace(str(setup.path.parent), "/home/me")
 
 
 def test_each_entry_is_provoked() -> None:

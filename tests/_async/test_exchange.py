@@ -135,7 +135,7 @@ async def test_what_the_service_mints_has_its_whole_life_before_it(
     assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
 
 
-async def test_what_others_have_minted_has_what_its_expiry_leaves(
+async def test_what_others_have_issued_has_what_its_expiry_leaves(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """From a callable or from a store: it may be old, and its expiry is compared with our clock."""

@@ -100,10 +100,10 @@ async def test_the_memory_of_a_refusal_ends_with_the_token(
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
 
 
-async def test_a_token_minted_by_others_and_refused_is_not_remembered(
+async def test_a_token_issued_by_others_and_refused_is_not_remembered(
     fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """Only a token that this very flow had minted says that another one will not help."""
+    """Only a token that this very flow had issued says that another one will not help."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate, status=401))
     fake.fail("apps", Fault(status=401), times=2)

@@ -249,7 +249,7 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     async with AsyncBackground() as background:
-        active_tasks = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+        under_way = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
         await async_arrived(gate, 2)
         in_vain = [
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
@@ -259,7 +259,7 @@ async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoye
         closed, made = slots(session), slots(session)._made.copy()
         await session.aclose()
         gate.open()
-        for job in active_tasks:
+        for job in under_way:
             with pytest.raises(httpx.TransportError):
                 await job.result()
         for job in in_vain:

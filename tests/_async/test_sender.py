@@ -104,7 +104,7 @@ async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Con
 async def test_what_must_not_be_done_twice_is_sent_once(
     fake: FakeKoyeb, connect: Connect, name: str, status: int
 ) -> None:
-    """Accounts lock, and sessions are minted: these are never repeated."""
+    """Accounts lock, and sessions are issued: these are never repeated."""
     calls: dict[str, tuple[str, ...]] = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}
     calls["switch_organization"] = ("organization",)
     fake.fail(name, Fault(status=status))

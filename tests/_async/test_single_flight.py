@@ -107,14 +107,14 @@ async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
 ) -> None:
     """A refresh of a session that began during the exchange of another one is not lost."""
     async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
-        parse_token = await session.use_token(fake.issue_token())
+        adopted = await session.use_token(fake.issue_token())
         second = background.start(session.refresh)
         await background.settled()
         background.gate.open()
         new = await second.result()
         await background.job.result()
     assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        parse_token.id
+        adopted.id
     ]
     assert new.id == held(session)
     assert fake.exchanges() == 2
@@ -126,11 +126,11 @@ async def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
 ) -> None:
     """A refresh that a new session has overtaken brings that session's token."""
     async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
-        parse_token = await session.use_token(fake.issue_token())
+        adopted = await session.use_token(fake.issue_token())
         background.gate.open()
-        assert (await background.job.result()).id == parse_token.id
-    assert held(session) == parse_token.id
-    assert fake.live_tokens() == [parse_token.id]
+        assert (await background.job.result()).id == adopted.id
+    assert held(session) == adopted.id
+    assert fake.live_tokens() == [adopted.id]
 
 
 async def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(

@@ -42,7 +42,7 @@ def test_a_refresh_that_fails_while_the_client_closes_fails(
 def test_closing_waits_for_a_refresh_that_may_take_longer(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """For its own deadline, and not for the client's timeout: it may have minted a token."""
+    """For its own deadline, and not for the client's timeout: it may have issued a token."""
     old = fake.issue_token()
     session = connect(token=old, timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
@@ -211,7 +211,7 @@ def test_close_leaves_the_users_client_open(
 def test_close_waits_for_a_renewal_under_way(
     fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
-    """A token that the service has minted already is not lost to a close."""
+    """A token that the service has issued already is not lost to a close."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=12))

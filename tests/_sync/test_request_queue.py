@@ -243,7 +243,7 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     with Background() as background:
-        active_tasks = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+        under_way = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
         arrived(gate, 2)
         in_vain = [
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
@@ -253,7 +253,7 @@ def test_closing_ends_requests(session: SessionClient, fake: FakeKoyeb) -> None:
         closed, made = slots(session), slots(session)._made.copy()
         session.close()
         gate.open()
-        for job in active_tasks:
+        for job in under_way:
             with pytest.raises(httpx.TransportError):
                 job.result()
         for job in in_vain:

@@ -38,7 +38,7 @@ from .doubles import Connect, UnderWay
 
 
 def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """The minted token is for somebody else; this session goes on with its own."""
+    """The issued token is for somebody else; this session goes on with its own."""
     session = connect()
     own = session.login(ME, PASSWORD)
     other = session.new_session()
@@ -81,7 +81,7 @@ def test_switch_organization_keeps_the_token_when_refused(
 def test_switch_organization_gives_up_when_signed_out_meanwhile(
     fake: FakeKoyeb, signed_in: SessionClient
 ) -> None:
-    """A logout wins over a switch that was under way: the token that it minted is revoked."""
+    """A logout wins over a switch that was under way: the token that it issued is revoked."""
     with UnderWay(
         fake,
         "switch_organization",

@@ -113,18 +113,18 @@ def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
     """The token that a session holds already is no new session, and tells nobody."""
     token = fake.issue_token()
     sessions = [connect(token=token) for _ in range(2)]
-    told: list[Token | None] = []
+    heard: list[Token | None] = []
     for session, other in (sessions, sessions[::-1]):
 
         def mirror(token: Token | None, other: SessionClient = other) -> None:
-            told.append(token)
+            heard.append(token)
             if token is not None:
                 other.use_token(token)
 
         session.on_token_change(mirror)
     sessions[0].refresh()
     idle()
-    assert len(told) == 2
+    assert len(heard) == 2
     assert held(sessions[0]) == held(sessions[1])
     assert fake.live_tokens() == [held(sessions[0])]
 

@@ -105,14 +105,14 @@ def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
 ) -> None:
     """A refresh of a session that began during the exchange of another one is not lost."""
     with UnderWay(fake, "refresh", session.refresh) as background:
-        parse_token = session.use_token(fake.issue_token())
+        adopted = session.use_token(fake.issue_token())
         second = background.start(session.refresh)
         background.settled()
         background.gate.open()
         new = second.result()
         background.job.result()
     assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        parse_token.id
+        adopted.id
     ]
     assert new.id == held(session)
     assert fake.exchanges() == 2
@@ -124,11 +124,11 @@ def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
 ) -> None:
     """A refresh that a new session has overtaken brings that session's token."""
     with UnderWay(fake, "refresh", session.refresh) as background:
-        parse_token = session.use_token(fake.issue_token())
+        adopted = session.use_token(fake.issue_token())
         background.gate.open()
-        assert (background.job.result()).id == parse_token.id
-    assert held(session) == parse_token.id
-    assert fake.live_tokens() == [parse_token.id]
+        assert (background.job.result()).id == adopted.id
+    assert held(session) == adopted.id
+    assert fake.live_tokens() == [adopted.id]
 
 
 def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(

@@ -142,17 +142,17 @@ def test_nothing_is_exchanged_beside_a_held_lock(
     old = fake.issue_token()
     clock.advance(DAY - timedelta(minutes=2))
     made: list[SessionClient] = []
-    told: list[bool] = []
+    errors: list[bool] = []
     answers: list[int] = []
     with store.lock():
-        for seconds in deadlines(lambda: told[-2:] == [True] * 2):
+        for seconds in deadlines(lambda: errors[-2:] == [True] * 2):
             session = connect(token=old, store=store, timeout=seconds, credentials=PASSWORDS)
             made.append(session)
             for _ in range(2):
                 with contextlib.suppress(TransportTimeoutError):
                     with pytest.raises(StoreError, match="could not be locked in time") as caught:
                         session.refresh()
-                    told.append(caught.value.retryable)
+                    errors.append(caught.value.retryable)
                 assert (session.http.get("/v1/apps")).status_code == 200
                 clock.advance(5)
         assert count(fake, "refresh") == count(fake, "login") == 0
@@ -291,12 +291,12 @@ def test_a_token_can_be_read_behind_a_held_lock(
 def test_a_locked_store_that_has_nothing_is_the_error(fake: FakeKoyeb, connect: Connect) -> None:
     """Not signed in would be a guess: the holder of the lock may be signing in."""
     store = MemoryTokenStore()
-    told: list[StoreError] = []
+    errors: list[StoreError] = []
     with store.lock():
-        for seconds in deadlines(lambda: told):
+        for seconds in deadlines(lambda: errors):
             session = connect(store=store, timeout=seconds)
             with contextlib.suppress(TransportTimeoutError):
                 with pytest.raises(StoreError, match="could not be locked in time") as caught:
                     session.current_token()
-                told.append(caught.value)
+                errors.append(caught.value)
     assert fake.requests == []

@@ -14,13 +14,13 @@ from typing import Final, TypeAlias
 
 from .server import Behavior, Exchange, Request
 
-MINTED: Final = "canary-minted-6f1d2a"
+ISSUED: Final = "canary-issued-6f1d2a"
 """The id of the token that the service hands out."""
 ORGANIZATION: Final = "b3b1c1de-organization"
 MIB: Final = 1 << 20
 
 _JSON: Final = ("Content-Type: application/json",)
-_HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {MINTED} --></body></html>".encode()
+_HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
 
 Content: TypeAlias = bytes | Callable[[Request], bytes]
 """A reply's body, or a function that makes it for a request."""
@@ -33,10 +33,10 @@ def good(request: Request) -> bytes:
     if request.path.endswith(("/logout", "/passwordless_login")):
         return b"{}"
     if request.path.endswith("/access_token"):
-        return json.dumps({"token": MINTED}).encode()
+        return json.dumps({"token": ISSUED}).encode()
     expires = datetime.now(UTC) + timedelta(hours=2)
     token = {
-        "id": MINTED,
+        "id": ISSUED,
         "user_id": "a-user",
         "organization_id": ORGANIZATION,
         "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.123456789Z"),
@@ -51,18 +51,18 @@ def cut_json(request: Request) -> bytes:
 
 def types_error(request: Request) -> bytes:
     """Make an object whose fields are of other types than promised."""
-    token = {"id": 7, "user_id": MINTED}
-    return json.dumps({"token": token, "method": [MINTED]}).encode()
+    token = {"id": 7, "user_id": ISSUED}
+    return json.dumps({"token": token, "method": [ISSUED]}).encode()
 
 
 def array(request: Request) -> bytes:
     """Make JSON that is no object."""
-    return json.dumps([MINTED]).encode()
+    return json.dumps([ISSUED]).encode()
 
 
 def not_utf8(request: Request) -> bytes:
     """Make a body that would be right if it were UTF-8."""
-    return b'{"token": {"id": "' + MINTED.encode() + b'\xff"}, "method": "\xff"}'
+    return b'{"token": {"id": "' + ISSUED.encode() + b'\xff"}, "method": "\xff"}'
 
 
 def html(request: Request) -> bytes:
@@ -158,7 +158,7 @@ def hang(exchange: Exchange) -> None:
 
 def not_http(exchange: Exchange) -> None:
     """Answer in another protocol."""
-    exchange.send(b"SSH-2.0-" + MINTED.encode() + b"\r\n")
+    exchange.send(b"SSH-2.0-" + ISSUED.encode() + b"\r\n")
     exchange.close()
 
 

@@ -33,12 +33,12 @@ from koyeb_session import (
 )
 from koyeb_session.testing import assert_no_secret
 
+from .cell import SECRETS, held_token
 from .certificates import client_context, server_context
 from .http2 import http2
 from .matrix import ACTIONS, EMAIL, PASSWORD, PASSWORD_CORE, RETRY
-from .replies import MINTED, head, reply
+from .replies import ISSUED, head, reply
 from .server import SERVER_THREAD, Behavior, Exchange, Server
-from .stage import SECRETS, held_token
 
 STORED: Final = "canary-stored-51aa0e-of-sixty-four-characters-as-an-api-token-has-it"
 
@@ -331,7 +331,7 @@ async def test_http2_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
             await session.logout()
     assert response.http_version == "HTTP/2"
     assert len(server.requests) == 4
-    assert f"Bearer {MINTED}" in server.requests[2].head
+    assert f"Bearer {ISSUED}" in server.requests[2].head
     assert PASSWORD_CORE in server.requests[0].body.decode()
     ours = [record for record in caplog.records if record.threadName != SERVER_THREAD]
     assert {"httpcore.http2", "hpack.hpack", "httpx"} <= {record.name for record in ours}

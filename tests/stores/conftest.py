@@ -57,7 +57,7 @@ class Worker:
         self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
 
-    def told(self) -> str:
+    def answer(self) -> str:
         """Wait for its next line."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

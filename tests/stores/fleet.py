@@ -262,20 +262,20 @@ def stop_at(options: dict[str, Any]) -> None:
     session.refresh()
 
 
-def victims(_: dict[str, Any]) -> None:
+def forker(_: dict[str, Any]) -> None:
     """Fork a process for each line of the parent, and tell it when that has ended."""
     for line in sys.stdin:
-        victim = os.fork()
-        if victim == 0:
+        child = os.fork()
+        if child == 0:
             try:
                 stop_at(json.loads(line))
             finally:
                 os._exit(1)
-        os.waitpid(victim, 0)
+        os.waitpid(child, 0)
         tell("gone")
 
 
-ROLES = {"blocking": blocking, "two_loops": two_loops, "renewing": renewing, "victims": victims}
+ROLES = {"blocking": blocking, "two_loops": two_loops, "renewing": renewing, "forker": forker}
 
 if __name__ == "__main__":
     logging.getLogger("koyeb_session").addHandler(logging.NullHandler())

@@ -152,5 +152,5 @@ def all_asked(
         worker.ask(count)
     for happen in meanwhile:
         happen()
-    answers = [json.loads(worker.told()) for worker in fleet]
+    answers = [json.loads(worker.answer()) for worker in fleet]
     return [problem for problems, _ in answers for problem in problems], min(a[1] for a in answers)

@@ -149,7 +149,7 @@ def by_environment(fake: FakeKoyeb, email: str, given: dict[str, Any]) -> Sessio
         return SessionClient.from_env(**given)
 
 
-WAYS: Final[dict[str, Begin]] = {
+BEGINNINGS: Final[dict[str, Begin]] = {
     "credentials": by_credentials,
     "login": by_login,
     "token": by_token,
@@ -159,15 +159,15 @@ WAYS: Final[dict[str, Begin]] = {
 
 
 @pytest.mark.parametrize("what", ["account", "service"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("begins", BEGINNINGS)
 def test_no_session_acts_as_another(
-    place: Place, way: str, what: str, caplog: pytest.LogCaptureFixture
+    place: Place, begins: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The record of a first program is not sent by a second one, taken over or revoked."""
     theirs = FakeKoyeb(users=USERS)
-    first = WAYS[way](theirs, ANN, {"store": place.store(), "transport": theirs.transport})
+    first = BEGINNINGS[begins](theirs, ANN, {"store": place.store(), "transport": theirs.transport})
     with first:
-        first.refresh() if way == "token" else first.current_token()
+        first.refresh() if begins == "token" else first.current_token()
     record = place.store().load()
     assert record is not None
     ours, email, url = (
@@ -175,14 +175,14 @@ def test_no_session_acts_as_another(
     )
     before = len(ours.requests)
     given = {"store": place.store(), "transport": ours.transport, "base_url": url}
-    with WAYS[way](ours, email, given) as second:
+    with BEGINNINGS[begins](ours, email, given) as second:
         assert second.http.get("/v1/apps").status_code == 200
         assert second.token is not None
         assert second.token.id != record.id
         second.logout()
     assert record.id not in {request.bearer for request in ours.requests[before:]}
     assert record.id in theirs.live_tokens()
-    if way in {"credentials", "access token", "environment"}:  # which look before they sign in
+    if begins in {"credentials", "access token", "environment"}:  # which look before they sign in
         assert "the store holds a session of" in caplog.text
 
 
@@ -220,8 +220,8 @@ async def test_no_application_acts_as_another(
     assert "the store holds a session of" in caplog.text
 
 
-@pytest.mark.parametrize("way", ["nothing", "credentials", "environment"])
-def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> None:
+@pytest.mark.parametrize("begins", ["nothing", "credentials", "environment"])
+def test_record_of_the_first_version_is_a_session(place: Place, begins: str) -> None:
     """It says neither which service nor which account: it is used, and noted down with both."""
     clock = FakeClock()
     fake = FakeKoyeb(users=USERS, clock=clock)
@@ -235,8 +235,8 @@ def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> Non
         "transport": fake.transport,
         "clock": clock,
     }
-    begin: dict[str, Begin] = {"nothing": by_nothing, **WAYS}
-    with begin[way](fake, ANN, given) as session:
+    begin: dict[str, Begin] = {"nothing": by_nothing, **BEGINNINGS}
+    with begin[begins](fake, ANN, given) as session:
         assert session.http.get("/v1/apps").status_code == 200
         assert {request.bearer for request in fake.requests} == {token.id}
         new = session.refresh()

@@ -23,8 +23,8 @@ from koyeb_session._core.snapshot import Issuer, Phase
 from koyeb_session.testing import Fault, Gate
 
 from ..support import inside
-from .stage import EMAIL, PASSWORD
-from .world import ELSEWHERE, LIFE, SHARED, Wire, World
+from .scenario import EMAIL, PASSWORD
+from .simulation import ELSEWHERE, LIFE, SHARED, Simulation, Wire
 
 Work: TypeAlias = Callable[[Any], Any]
 """A call of either half's client."""
@@ -100,7 +100,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.simulation = Simulation()
         self.signed_out = False
         self.faulty = False
         self.expected: AbstractSet[str | None] = {None}
@@ -126,29 +126,29 @@ class SessionMachine(RuleBasedStateMachine):
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the session."""
         return {
-            "transport": Wire(self.world),
-            "clock": self.world.clock,
+            "transport": Wire(self.simulation),
+            "clock": self.simulation.clock,
             "retry_policy": RetryPolicy(delay=0),
             "refresh_policy": RefreshPolicy(jitter=0),
         }
 
     def one(self, work: Work) -> Outcome:
         """Do one thing."""
-        minted = len(self.world.minted)
-        provided = self.world.provided
+        issued = len(self.simulation.issued)
+        provided = self.simulation.provided
         (outcome,) = self.do(work)
-        self.learn(minted, provided)
+        self.learn(issued, provided)
         return outcome
 
-    def learn(self, minted: int, provided: int) -> None:
+    def learn(self, issued: int, provided: int) -> None:
         """Expect the newest of the tokens that have come."""
-        if self.world.provided > provided or len(self.world.minted) > minted:
+        if self.simulation.provided > provided or len(self.simulation.issued) > issued:
             self.signed_out = self.signed_out and self.session.token is None
-            newest = self.world.minted[minted:]
+            newest = self.simulation.issued[issued:]
             held = self.session.token
             # The credentials' token came last, if it is not among those of the wire.
             self.expected = {newest[-1]} if newest else {None if held is None else held.id}
-            if self.world.provided > provided:
+            if self.simulation.provided > provided:
                 self.expected = self.expected | {None if held is None else held.id}
 
     # Signing in and out
@@ -162,10 +162,10 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(life=st.sampled_from([LIFE, SHORT_LIFE]))
     def adopt(self, life: timedelta) -> None:
         """A token from elsewhere."""
-        given = self.world.fake.issue_token(lifetime=life)
+        given = self.simulation.fake.issue_token(lifetime=life)
         outcome = self.one(lambda session: session.use_token(given))
         if isinstance(outcome, ValueError):
-            assert self.world.skew >= life.total_seconds()
+            assert self.simulation.skew >= life.total_seconds()
         else:
             assert isinstance(outcome, Token), outcome
             self.expected, self.signed_out = {given}, False
@@ -177,8 +177,8 @@ class SessionMachine(RuleBasedStateMachine):
         outcome = self.one(logout)
         assert outcome is None or self.faulty, outcome
         self.expected, self.signed_out = {None}, True
-        if before is not None and not self.faulty and not self.world.skew:
-            assert before.id not in self.world.fake.live_tokens()
+        if before is not None and not self.faulty and not self.simulation.skew:
+            assert before.id not in self.simulation.fake.live_tokens()
 
     @rule()
     def renew(self) -> None:
@@ -202,25 +202,25 @@ class SessionMachine(RuleBasedStateMachine):
         good = (
             held is not None
             and not self.faulty
-            and held.id in self.world.fake.live_tokens()
-            and state.snapshot.phase(self.world.clock) is Phase.FRESH
+            and held.id in self.simulation.fake.live_tokens()
+            and state.snapshot.phase(self.simulation.clock) is Phase.FRESH
             and state.failure is None
         )
-        provided = self.world.provided
+        provided = self.simulation.provided
         outcome = self.one(work)
         if self.signed_out:  # or it is told why a renewal has just failed
             assert isinstance(outcome, NotSignedInError) or state.failure is not None
             assert isinstance(outcome, KoyebSessionError)
-            assert self.world.provided == provided
+            assert self.simulation.provided == provided
         elif good:
             assert isinstance(outcome, Token) or cast("Any", outcome).status_code == 200
 
     @rule(n=st.integers(2, 6))
     def burst(self, n: int) -> None:
         """Many callers at once."""
-        minted, provided = len(self.world.minted), self.world.provided
+        issued, provided = len(self.simulation.issued), self.simulation.provided
         outcomes = self.do(*[get, refresh, current_token, get, refresh, get][:n])
-        self.learn(minted, provided)
+        self.learn(issued, provided)
         assert all(
             isinstance(outcome, httpx.Response | Token | KoyebSessionError | httpx.TransportError)
             for outcome in outcomes
@@ -236,25 +236,27 @@ class SessionMachine(RuleBasedStateMachine):
         """Something else while an exchange is under way, where one can be."""
         if not self.can_exchange():
             return
-        self.world.fake.recover()
+        self.simulation.fake.recover()
         self.faulty = False
         gate = Gate()
-        self.world.fake.fail("refresh", Fault(gate=gate))
-        given = self.world.fake.issue_token()
-        provided = self.world.provided
+        self.simulation.fake.fail("refresh", Fault(gate=gate))
+        given = self.simulation.fake.issue_token()
+        provided = self.simulation.provided
 
         def adopt(session: Any) -> Any:
             return session.use_token(given)
 
         shared, outcome = self.amid_exchange(gate, what or adopt)
-        renewed = [id_ for id_ in self.world.minted if id_ in self.world.fake.live_tokens()]
+        renewed = [
+            id_ for id_ in self.simulation.issued if id_ in self.simulation.fake.live_tokens()
+        ]
         if what is logout:
             self.expected, self.signed_out = {None}, True
             assert outcome is None, outcome
             assert isinstance(shared, NotSignedInError)
-            assert not renewed[-1:] or renewed[-1] != self.world.minted[-1]
+            assert not renewed[-1:] or renewed[-1] != self.simulation.issued[-1]
         elif isinstance(outcome, ValueError):  # our clock says that it has expired
-            self.expected = {self.world.minted[-1]}
+            self.expected = {self.simulation.issued[-1]}
         elif what is None:
             self.expected = {given}
         elif what is login:
@@ -262,8 +264,8 @@ class SessionMachine(RuleBasedStateMachine):
             self.expected = {outcome.id}
         else:
             assert not isinstance(outcome, Exception), outcome
-            self.expected = {self.world.minted[-1]}
-        assert self.world.provided == provided
+            self.expected = {self.simulation.issued[-1]}
+        assert self.simulation.provided == provided
 
     def can_exchange(self) -> bool:
         """Tell whether a refresh would be sent now, and be granted."""
@@ -271,10 +273,10 @@ class SessionMachine(RuleBasedStateMachine):
         return (
             state.snapshot is not None
             and state.snapshot.issuer is Issuer.KOYEB  # a token of the credentials is not refreshed
-            and state.snapshot.phase(self.world.clock) is not Phase.EXPIRED
-            and state.snapshot.token.id in self.world.fake.live_tokens()
+            and state.snapshot.phase(self.simulation.clock) is not Phase.EXPIRED
+            and state.snapshot.token.id in self.simulation.fake.live_tokens()
             and state.failure is None
-            and not self.world.skew  # else a token may be dead on arrival
+            and not self.simulation.skew  # else a token may be dead on arrival
         )
 
     # Faults
@@ -282,13 +284,13 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(operation=st.sampled_from(FAULTY), fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
     def break_down(self, operation: str, fault: Fault, times: int) -> None:
         """Something that goes wrong with the next requests."""
-        self.world.fake.fail(operation, fault, times=times)
+        self.simulation.fake.fail(operation, fault, times=times)
         self.faulty = True
 
     @rule()
     def repair(self) -> None:
         """An end of all that goes wrong."""
-        self.world.fake.recover()
+        self.simulation.fake.recover()
         self.faulty = False
 
     @rule()
@@ -297,29 +299,29 @@ class SessionMachine(RuleBasedStateMachine):
         if self.session.token is None:
             return
         with contextlib.suppress(ValueError):
-            self.world.fake.revoke(self.session.token.id)
+            self.simulation.fake.revoke(self.session.token.id)
 
     @rule(seconds=st.sampled_from(STEPS))
     def pass_time(self, seconds: float) -> None:
         """Time that passes."""
-        self.world.advance(seconds)
+        self.simulation.advance(seconds)
 
     @rule(seconds=st.sampled_from(JUMPS))
     def set_clock(self, seconds: float) -> None:
         """A wall clock that is set."""
-        self.world.jump(seconds)
+        self.simulation.jump(seconds)
 
     @rule(seconds=st.sampled_from(STEPS))
     def suspend(self, seconds: float) -> None:
         """A suspended machine."""
-        self.world.suspend(seconds)
+        self.simulation.suspend(seconds)
 
     @rule()
     def calm_down(self) -> None:
         """A long pause after which all is well, and so is the session."""
         self.repair()
-        self.world.jump(-self.world.skew)
-        self.world.advance(LONG_PAUSE)
+        self.simulation.jump(-self.simulation.skew)
+        self.simulation.advance(LONG_PAUSE)
         outcome = self.one(get)
         if self.signed_out:
             assert isinstance(outcome, NotSignedInError)
@@ -331,18 +333,18 @@ class SessionMachine(RuleBasedStateMachine):
     @invariant()
     def one_exchange_at_a_time(self) -> None:
         """At most one exchange is in flight."""
-        assert self.world.most <= 1
-        assert self.world.exchanging == 0
+        assert self.simulation.most <= 1
+        assert self.simulation.exchanging == 0
 
     @invariant()
     def no_expired_token_on_the_wire(self) -> None:
         """No request carries a token that the service's clock has seen expire."""
-        assert self.world.expired == []
+        assert self.simulation.expired == []
 
     @invariant()
     def no_token_for_others(self) -> None:
         """No other origin sees a token."""
-        assert self.world.leaks == []
+        assert self.simulation.leaks == []
 
     @invariant()
     def newest_token_is_held(self) -> None:
@@ -354,4 +356,4 @@ class SessionMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_left_open(self) -> None:
         """No reply is left unread."""
-        assert self.world.fake.transport.open_replies == 0
+        assert self.simulation.fake.transport.open_replies == 0

@@ -20,7 +20,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 from .steps import AtAwait
 from .test_lines import PHASES
 
@@ -169,7 +169,10 @@ async def test_logout_is_final_when_it_comes_between_any_two_awaits(call: str) -
         await scene.session.aclose()
         if not reached:
             return
-        told = (NotSignedInError, AuthenticationError)  # the latter of the service, as it was sent
-        assert scene.error is None or isinstance(scene.error, told), (at, scene.error)
+        refusals = (
+            NotSignedInError,
+            AuthenticationError,
+        )  # the latter of the service, as it was sent
+        assert scene.error is None or isinstance(scene.error, refusals), (at, scene.error)
         assert scene.session.token is None, at
     pytest.fail("it has no end")

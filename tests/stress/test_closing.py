@@ -13,8 +13,8 @@ from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ..concurrency import async_arrived, async_gather, async_until
-from .stage import Stage
-from .steps import LONGEST, Victim, rounds
+from .scenario import Scenario
+from .steps import LONGEST, Caller, rounds
 
 
 def sockets() -> int:
@@ -33,15 +33,15 @@ async def test_transport_is_closed_once_when_a_close_is_cancelled_at_any_await(
 ) -> None:
     """The closing goes on without its caller, and a second caller waits for the same one."""
     for at in range(1, LONGEST):
-        stage = Stage(timedelta(hours=12) if busy else timedelta(0))
+        scenario = Scenario(timedelta(hours=12) if busy else timedelta(0))
         if busy:
-            await stage.session.current_token()
-        victim = Victim(stage.session.aclose, at=at)
-        await victim.run()
-        await async_gather(stage.session.aclose, stage.session.aclose)
-        assert stage.line.closed == 1, at
-        await stage.quiet()
-        if not victim.reached:
+            await scenario.session.current_token()
+        caller = Caller(scenario.session.aclose, at=at)
+        await caller.run()
+        await async_gather(scenario.session.aclose, scenario.session.aclose)
+        assert scenario.transport.closed == 1, at
+        await scenario.settle()
+        if not caller.reached:
             return
     pytest.fail("it has no end")
 

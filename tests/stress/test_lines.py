@@ -28,7 +28,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..soak import SOAK
 from .lines import AtLine, in_another_thread
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 
 pytestmark = [
     pytest.mark.blocks_loop,

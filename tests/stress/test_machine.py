@@ -37,7 +37,7 @@ from .machine import (
     refresh,
     switch,
 )
-from .steps import Victim, rounds, rounds_until, tasks
+from .steps import Caller, rounds, rounds_until, tasks
 
 
 class BlockingMachine(SessionMachine):
@@ -45,8 +45,8 @@ class BlockingMachine(SessionMachine):
 
     def begin(self) -> None:
         """Make the session."""
-        self.session = SessionClient(credentials=self.world.provide, **self.arguments())
-        self.session.on_token_change(self.world.note)
+        self.session = SessionClient(credentials=self.simulation.provide, **self.arguments())
+        self.session.on_token_change(self.simulation.note)
 
     def do(self, *works: Work) -> list[Outcome]:
         """Do all at once, and wait for the session's own threads."""
@@ -97,8 +97,10 @@ class AsyncMachine(SessionMachine):
         self._exit = contextlib.ExitStack()
         portal = anyio.from_thread.start_blocking_portal(self.backend)
         self._portal = self._exit.enter_context(portal)
-        self.session = AsyncSessionClient(credentials=self.world.async_provide, **self.arguments())
-        self.session.on_token_change(self.world.note)
+        self.session = AsyncSessionClient(
+            credentials=self.simulation.async_provide, **self.arguments()
+        )
+        self.session.on_token_change(self.simulation.note)
 
     def do(self, *works: Work) -> list[Outcome]:
         """Do all at once, and wait for the session's own tasks."""
@@ -114,10 +116,10 @@ class AsyncMachine(SessionMachine):
     )
     def cancel(self, work: Work, after: int) -> None:
         """A caller who is cancelled."""
-        minted, provided = len(self.world.minted), self.world.provided
+        issued, provided = len(self.simulation.issued), self.simulation.provided
         before = set(self.expected)
         self._portal.call(self._cancel, work, after)
-        self.learn(minted, provided)
+        self.learn(issued, provided)
         if work is logout:
             self.expected, self.signed_out = {None}, True
         elif work in (login, switch):  # it came, or it did not
@@ -130,12 +132,12 @@ class AsyncMachine(SessionMachine):
         self._exit.close()
 
     async def _do(self, works: tuple[Work, ...]) -> list[Outcome]:
-        async with self._quiet(), AsyncBackground() as background:
+        async with self._settled(), AsyncBackground() as background:
             jobs = [background.start(functools.partial(self._outcome, work)) for work in works]
         return [await job.result() for job in jobs]
 
     async def _amid(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
-        async with self._quiet(), AsyncBackground() as background:
+        async with self._settled(), AsyncBackground() as background:
             shared = background.start(lambda: self._outcome(refresh))
             await async_arrived(gate)
             other = background.start(lambda: self._outcome(work))
@@ -144,15 +146,15 @@ class AsyncMachine(SessionMachine):
         return await shared.result(), await other.result()
 
     async def _cancel(self, work: Work, after: int) -> None:
-        victim = Victim(lambda: work(self.session))
-        async with self._quiet(), anyio.create_task_group() as group:
-            group.start_soon(victim.run)
+        caller = Caller(lambda: work(self.session))
+        async with self._settled(), anyio.create_task_group() as group:
+            group.start_soon(caller.run)
             await rounds(1 + after)
-            victim.cancel()
-        assert isinstance(victim.error, KoyebSessionError | httpx.TransportError | None)
+            caller.cancel()
+        assert isinstance(caller.error, KoyebSessionError | httpx.TransportError | None)
 
     @contextlib.asynccontextmanager
-    async def _quiet(self) -> AsyncGenerator[None]:
+    async def _settled(self) -> AsyncGenerator[None]:
         alone = tasks()
         yield
         await rounds_until(lambda: tasks() <= alone)

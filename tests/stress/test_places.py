@@ -36,7 +36,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived
 from ..soak import SOAK
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 from .steps import rounds
 
 pytestmark = [

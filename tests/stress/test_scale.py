@@ -30,7 +30,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, async_arrived, idle, until
 from ..soak import SOAK
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 from .steps import rounds, rounds_until, tasks
 
 TASKS: Final = 10_000 if SOAK else 1_000

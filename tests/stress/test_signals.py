@@ -34,7 +34,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
 from .lines import SignalAtLine, holds_the_lock
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 
 pytestmark = [
     pytest.mark.blocks_loop,

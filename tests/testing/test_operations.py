@@ -35,10 +35,10 @@ def test_login_gives_a_token(connect: Connect) -> None:
     token = sign_in(connect(fake)).json()["token"]
     assert fake.live_tokens() == [token["id"]]
     assert token["expires_at"] == "2026-01-02T00:00:00Z"
-    told = claims(token["id"])
-    assert told["sub"] == token["user_id"]
-    assert told["organization"] == token["organization_id"] == fake.organizations[ME][0]
-    assert told["exp"] - told["iat"] == 24 * 3_600
+    found = claims(token["id"])
+    assert found["sub"] == token["user_id"]
+    assert found["organization"] == token["organization_id"] == fake.organizations[ME][0]
+    assert found["exp"] - found["iat"] == 24 * 3_600
 
 
 @pytest.mark.parametrize("changes", [{"password": "wrong"}, {"email": "who@example.com"}])

@@ -212,9 +212,9 @@ def test_access_token_is_a_jwt_by_default(connect: Connect) -> None:
     fake = FakeKoyeb(clock=FakeClock())
     organization = fake.organizations[ME][0]
     client = connect(fake, fake.issue_token())
-    told = claims(access_token(client, organization, {"validity": "60s"}).json()["token"])
-    assert told["exp"] - told["iat"] == 60
-    assert told["organization"] == organization
+    found = claims(access_token(client, organization, {"validity": "60s"}).json()["token"])
+    assert found["exp"] - found["iat"] == 60
+    assert found["organization"] == organization
 
 
 def test_access_token_is_for_members(connect: Connect) -> None:

@@ -25,7 +25,7 @@ LIFE: Final = timedelta(days=1)
 EXCHANGE: Final = "/v1/account/refresh"
 
 
-class Line(httpx.AsyncBaseTransport):
+class WatchedTransport(httpx.AsyncBaseTransport):
     """
     A transport that notes the facts that no log of the service shows.
 
@@ -90,15 +90,15 @@ class SlowStore(AsyncMemoryTokenStore):
             await anyio.lowlevel.checkpoint()
 
 
-class Stage:
+class Scenario:
     """A service, a store, a listener, and a session that has been signed in for ``age`` seconds."""
 
     def __init__(self, age: timedelta = timedelta(0), **arguments: Any) -> None:
         self.clock = FakeClock()
         self.fake = FakeKoyeb(clock=self.clock, token_lifetime=LIFE)
-        self.line = Line(self.fake.transport)
+        self.transport = WatchedTransport(self.fake.transport)
         self.store = SlowStore()
-        self.told: list[Token | None] = []
+        self.heard: list[Token | None] = []
         self.arguments = arguments
         self.session = self.connect(token=self.fake.issue_token())
         self.session.on_token_change(self._listen)
@@ -109,7 +109,7 @@ class Stage:
         """Make a client of the service on the same store."""
         return AsyncSessionClient(
             store=self.store,
-            transport=self.line,
+            transport=self.transport,
             clock=self.clock,
             retry_policy=RetryPolicy(delay=0),
             refresh_policy=RefreshPolicy(jitter=0),
@@ -120,11 +120,11 @@ class Stage:
         """Count the requests for one operation."""
         return sum(request.operation == operation for request in self.fake.requests)
 
-    async def quiet(self) -> None:
+    async def settle(self) -> None:
         """Wait until no task is left, and check that nothing else is."""
         await rounds_until(lambda: tasks() <= self.tasks)
         assert not holds_the_lock()
-        assert self.line.exchanging == 0
+        assert self.transport.exchanging == 0
         assert self.fake.transport.open_replies == 0
         with anyio.fail_after(PATIENCE):
             async with self.store.lock():
@@ -132,4 +132,4 @@ class Stage:
 
     async def _listen(self, token: Token | None) -> None:
         await anyio.lowlevel.checkpoint()
-        self.told.append(token)
+        self.heard.append(token)

@@ -19,12 +19,12 @@ from koyeb_session.testing import assert_no_secret
 
 from .certificates import client_context, server_context
 from .matrix import EMAIL, PASSWORD, PASSWORD_CORE, RENEWS, RETRY, Expected, Fault
-from .replies import MIB, MINTED, reply
+from .replies import ISSUED, MIB, reply
 from .server import HOST, Server, nobody
 
 HELD: Final = "canary-held-9b07c4"
 """The id of the token that the session and its store hold at first."""
-SECRETS: Final = (PASSWORD, PASSWORD_CORE, HELD, MINTED)
+SECRETS: Final = (PASSWORD, PASSWORD_CORE, HELD, ISSUED)
 MARGIN: Final = 4.0
 """
 Seconds that an operation may end after its deadline, on a machine that is busy.
@@ -54,7 +54,7 @@ class Run:
 
 
 @attrs.define
-class Stage:
+class Cell:
     """A cell: a fault, an operation, and servers that play the fault."""
 
     fault: Fault
@@ -102,7 +102,7 @@ class Stage:
         kind = "ok" if run.error is None else type(run.error).__name__.removesuffix("Error")
         session = "-"
         if run.token is not None:
-            session = "+" if run.token.id == MINTED else "="
+            session = "+" if run.token.id == ISSUED else "="
         return f"{kind.removeprefix('Transport') or 'Transport'} {self.requests}{session}"
 
     def judge(self, run: Run) -> None:
@@ -135,13 +135,13 @@ class Stage:
         if self.operation == "logout":
             wanted = None
         elif self.operation in RENEWS and expected.error is None:
-            wanted = MINTED
+            wanted = ISSUED
         for found in (run.token, run.current, run.stored):
             assert (None if found is None else found.id) == wanted
 
 
 @contextlib.contextmanager
-def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Generator[Stage]:
+def played(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Generator[Cell]:
     """Play a fault for an operation; the log and the warnings are kept."""
     caplog.set_level(logging.DEBUG)
     with contextlib.ExitStack() as stack:
@@ -161,7 +161,7 @@ def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Ge
             )
             servers = (stack.enter_context(server), other)
             base_url = server.url
-        yield Stage(fault, operation, base_url, servers, caplog.records, warned)
+        yield Cell(fault, operation, base_url, servers, caplog.records, warned)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ ME, PASSWORD = "me@example.com", "correct horse"
 LOGIN = operations.login(ME, PASSWORD)
 
 
-def told(operation: object, status: int, body: bytes = b"", **headers: str) -> KoyebSessionError:
+def error_for(
+    operation: object, status: int, body: bytes = b"", **headers: str
+) -> KoyebSessionError:
     """Return the error for a reply of the service."""
     assert isinstance(operation, Operation)
     named = httpx.Headers({name.replace("_", "-"): value for name, value in headers.items()})
