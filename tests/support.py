@@ -73,8 +73,21 @@ class Inside:
 
     @property
     def opened(self) -> Any:
-        """The transports of the session, by the place that they were opened in."""
+        """The transports of the requests, by the place that they were opened in."""
         return self.connections._opened
+
+    @opened.setter
+    def opened(self, transports: Any) -> None:
+        self.connections._opened = transports
+
+    @property
+    def operations_opened(self) -> Any:
+        """The transports of the operations, by the place that they were opened in."""
+        return self.operation_connections._opened
+
+    @operations_opened.setter
+    def operations_opened(self, transports: Any) -> None:
+        self.operation_connections._opened = transports
 
     @property
     def task(self) -> Any:

@@ -297,6 +297,26 @@ def test_each_pitfall_has_a_test() -> None:
     assert {*listed} == {*marked}
 
 
+def test_tests_look_inside_a_session_by_one_door() -> None:
+    """A private name of the client that changes costs one line in ``tests/support.py``."""
+    client = ast.walk(MODULES["koyeb_session._async.client"])
+    private = {
+        node.attr
+        for node in client
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    assert {"_keeper", "_state"} <= private
+    for path in written_by_hand(TESTS):
+        found = {
+            f"{node.lineno}: {ast.unparse(node)}"
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Attribute)
+            and node.attr in {*private, "_opened"}
+            and ast.unparse(node.value) != "self"
+        }
+        assert not found or path == TESTS / "support.py", path
+
+
 def test_readme_of_the_tests_is_complete() -> None:
     """It names each folder, and each file of tests at the top level."""
     text = (TESTS / "README.md").read_text("utf-8")

@@ -25,7 +25,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, async_arrived, async_idle
-from .support import DAY
+from .support import DAY, inside
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ async def test_an_exchange_has_a_total_deadline(arguments: dict[str, Any]) -> No
         with anyio.move_on_after(0) as scope:
             await session.refresh()
         assert scope.cancelled_caught
-        shared = session._keeper._task
+        shared = inside(session).task
         assert shared is not None
         assert isinstance(await shared.join(PATIENCE), TransportError)
         assert not shared.alive

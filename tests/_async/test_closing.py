@@ -250,9 +250,8 @@ async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) 
     """Connections that are left open are told of, without a secret."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     token = await session.login(ME, PASSWORD)
-    for connections in {inside(session).connections, inside(session).operation_connections}:
-        assert connections is not None
-        for transport in connections._opened.values():
+    for opened in (inside(session).opened, inside(session).operations_opened):
+        for transport in opened.values():
             await transport.aclose()  # or the sockets warn, too
     secret = token.id
     with warnings.catch_warnings(record=True) as caught:

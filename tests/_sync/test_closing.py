@@ -246,9 +246,8 @@ def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> Non
     """Connections that are left open are told of, without a secret."""
     session = SessionClient(base_url=url, clock=clock)
     token = session.login(ME, PASSWORD)
-    for connections in {inside(session).connections, inside(session).operation_connections}:
-        assert connections is not None
-        for transport in connections._opened.values():
+    for opened in (inside(session).opened, inside(session).operations_opened):
+        for transport in opened.values():
             transport.close()  # or the sockets warn, too
     secret = token.id
     with warnings.catch_warnings(record=True) as caught:

@@ -94,13 +94,11 @@ def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> None:
     """Callers share the connections of their place, and the exchange has its own."""
     with SessionClient(base_url=url, clock=clock) as session:
         session.login(ME, PASSWORD)
-        operating = inside(session).operation_connections
-        assert operating is not None
-        assert operating is not inside(session).connections
-        before = dict(operating._opened)
+        assert inside(session).operation_connections is not inside(session).connections
+        before = dict(inside(session).operations_opened)
         gather(*[lambda: session.http.get("/v1/apps")] * 8)
         session.refresh()
-        assert operating._opened == before
+        assert inside(session).operations_opened == before
         assert len(inside(session).opened) == 1
 
 
@@ -108,11 +106,10 @@ def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> 
     """A transport of another place is neither used nor closed."""
     with SessionClient(base_url=url, clock=clock) as session:
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        connections = inside(session).connections
-        (old,) = connections._opened.values()
-        connections._opened = {object(): old}
+        (old,) = inside(session).opened.values()
+        inside(session).opened = {object(): old}
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        (new,) = connections._opened.values()
+        (new,) = inside(session).opened.values()
         assert new is not old
         old.close()
 
@@ -120,9 +117,8 @@ def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> 
 def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeClock) -> None:
     """The slower one uses the connections that the other one has opened."""
     with SessionClient(base_url=url, clock=clock) as session:
-        connections = inside(session).connections
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        ((place, opened),) = connections._opened.items()
+        ((place, opened),) = inside(session).opened.items()
 
         class Slower(dict[object, Any]):
             """Shows a thread the transports from before the other one opened its own."""
@@ -130,20 +126,19 @@ def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeCloc
             def get(self, _key: object, _default: Any = None) -> Any:
                 """Find nothing."""
 
-        connections._opened = Slower({place: opened})
+        inside(session).opened = Slower({place: opened})
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        assert connections._opened == {place: opened}
-        connections._opened = {place: opened}
+        assert inside(session).opened == {place: opened}
+        inside(session).opened = {place: opened}
 
 
 def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:
     """A client that is closed elsewhere leaves alone the transport that it opened here."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
+    (transport,) = inside(session).operations_opened.values()
+    inside(session).operations_opened = {object(): transport}
     operating = inside(session).operation_connections
-    assert operating is not None
-    (transport,) = operating._opened.values()
-    operating._opened = {object(): transport}
     session.close()
     assert not operating.opened
     response = transport.handle_request(httpx.Request("GET", f"{url}/v1/apps"))
@@ -170,8 +165,7 @@ def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
     operating = inside(session).operation_connections
-    assert operating is not None
-    (slots,) = operating._opened.values()
+    (slots,) = inside(session).operations_opened.values()
     stuck = [Stuck() for _ in range(3)]
     slots._made.update(stuck)
     for _ in stuck:

@@ -33,6 +33,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
+from ..support import inside
 from .lines import SignalAtLine, holds_the_lock
 from .scenario import EMAIL, LIFE, PASSWORD
 
@@ -235,7 +236,7 @@ def test_logout_begins_no_renewal_whose_starter_was_interrupted(
         pass
 
     scene = Scene()
-    keeper = scene.session._keeper
+    keeper = inside(scene.session).keeper
     with monkeypatch.context() as patched:
         patched.setattr(SharedTask, "start", interrupted)
         assert keeper._join_or_start(
