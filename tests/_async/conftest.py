@@ -12,7 +12,7 @@ from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD
-from .doubles import Connect
+from .doubles import BrokenStore, Connect
 
 
 @pytest.fixture
@@ -52,6 +52,20 @@ def session(fake: FakeKoyeb, connect: Connect) -> AsyncSessionClient:
 async def signed_in(connect: Connect) -> AsyncSessionClient:
     """Make a session, and sign in with the password."""
     session = connect()
+    await session.login(ME, PASSWORD)
+    return session
+
+
+@pytest.fixture
+def store() -> BrokenStore:
+    """Make a store in memory that works until the test breaks it."""
+    return BrokenStore()
+
+
+@pytest.fixture
+async def stored(store: BrokenStore, connect: Connect) -> AsyncSessionClient:
+    """Make a session, and sign in with the password; ``store`` has its token."""
+    session = connect(store=store)
     await session.login(ME, PASSWORD)
     return session
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
 import httpx
@@ -50,16 +51,31 @@ async def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect
     assert other.organization_id is None
 
 
-async def test_switch_organization_goes_on_with_the_new_token(
-    fake: FakeKoyeb, connect: Connect
+CHANGES = {
+    "switch_organization": "/v1/organizations/{}/switch",
+    "unscope_organization_token": "/v1/unscope_organization_token",
+}
+
+
+def change(fake: FakeKoyeb, operation: str) -> tuple[tuple[str, ...], str | None]:
+    """Return the arguments of a change of organization, and the organization after it."""
+    if operation == "unscope_organization_token":
+        return (), None
+    organization = fake.organizations[ME][1]
+    return (organization,), organization
+
+
+@pytest.mark.parametrize("operation", [*CHANGES])
+async def test_change_of_organization_goes_on_with_the_new_token(
+    fake: FakeKoyeb, connect: Connect, operation: str
 ) -> None:
-    """The session acts in the other organization from then on."""
+    """The session acts in the other organization, or in none, from then on."""
     session = connect()
     old = await session.login(ME, PASSWORD)
-    organization = fake.organizations[ME][1]
-    new = await session.switch_organization(organization, seon_fp="print")
+    arguments, organization = change(fake, operation)
+    new = await getattr(session, operation)(*arguments, seon_fp="print")
     request = fake.requests[-1]
-    assert (request.method, request.path) == ("POST", f"/v1/organizations/{organization}/switch")
+    assert (request.method, request.path) == ("POST", CHANGES[operation].format(organization))
     assert request.json == {}
     assert request.bearer == old.id
     assert request.headers["seon-fp"] == "print"
@@ -78,46 +94,13 @@ async def test_switch_organization_keeps_the_token_when_refused(
     assert session.token is token
 
 
-async def test_switch_organization_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, signed_in: AsyncSessionClient
-) -> None:
-    """A logout wins over a switch that was under way: the token that it issued is revoked."""
-    async with AsyncUnderWay(
-        fake,
-        "switch_organization",
-        lambda: signed_in.switch_organization(fake.organizations[ME][1]),
-    ) as background:
-        await signed_in.logout()
-        background.gate.open()
-        with pytest.raises(NotSignedInError, match="meanwhile"):
-            await background.job.result()
-    assert signed_in.token is None
-    assert fake.live_tokens() == []
-
-
-async def test_unscope_goes_on_with_a_token_of_no_organization(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """The session acts in no organization from then on."""
-    session = connect()
-    old = await session.login(ME, PASSWORD)
-    new = await session.unscope_organization_token(seon_fp="print")
-    request = fake.requests[-1]
-    assert (request.method, request.path) == ("POST", "/v1/unscope_organization_token")
-    assert request.json == {}
-    assert request.bearer == old.id
-    assert request.headers["seon-fp"] == "print"
-    assert new.organization_id is None
-    assert session.token is new
-
-
-async def test_unscope_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, signed_in: AsyncSessionClient
+@pytest.mark.parametrize("operation", [*CHANGES])
+async def test_change_of_organization_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient, operation: str
 ) -> None:
     """A logout wins over an operation that was under way: the token that it issued is revoked."""
-    async with AsyncUnderWay(
-        fake, "unscope_organization_token", signed_in.unscope_organization_token
-    ) as background:
+    call = partial(getattr(signed_in, operation), *change(fake, operation)[0])
+    async with AsyncUnderWay(fake, operation, call) as background:
         await signed_in.logout()
         background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
@@ -203,24 +186,16 @@ async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connec
         await session.login(ME, PASSWORD)
 
 
-async def test_new_session_renews_first_when_the_token_is_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient
+@pytest.mark.parametrize("age", [timedelta(hours=24, seconds=-30), timedelta(hours=12)])
+async def test_new_session_renews_first_when_the_token_is_due(
+    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient, age: timedelta
 ) -> None:
-    """An operation is signed with a token that will live long enough."""
-    clock.advance(timedelta(hours=24, seconds=-30))
+    """An operation carries a token that lives long enough, and that no exchange revokes."""
+    clock.advance(age)
     await signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
     assert signed_in.token is not None
     assert fake.requests[-1].bearer == signed_in.token.id
-
-
-async def test_new_session_waits_for_the_renewal_when_it_is_only_due(
-    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient
-) -> None:
-    """An operation does not carry a token that an exchange may revoke meanwhile."""
-    clock.advance(timedelta(hours=12))
-    await signed_in.new_session()
-    assert operations(fake) == ["login", "refresh", "new_session"]
 
 
 async def test_new_session_is_sent_once_more_when_the_token_was_revoked(

@@ -88,17 +88,14 @@ async def test_an_older_token_in_the_store_is_passed_over(
 
 
 async def test_a_token_of_unknown_age_in_the_store_is_taken_over(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
 ) -> None:
     """A token without the time of its issue is not held to be older."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     await store.save(Token("opaque"))
-    assert (await session.refresh()).id == "opaque"
+    assert (await stored.refresh()).id == "opaque"
     assert log(fake) == [("login", 200)]
     await store.save(Token(fake.issue_token()))
-    assert (await session.refresh()).id == fake.live_tokens()[-1]
+    assert (await stored.refresh()).id == fake.live_tokens()[-1]
 
 
 # New sessions, and sessions that only look new
@@ -216,25 +213,24 @@ async def test_record_of_another_is_left_alone(
 
 
 async def test_another_users_record_is_left_alone(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Earlier versions noted no account, but the user is known."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     await store.save(Token(fake.issue_token(), "somebody-else"))
-    token = await session.refresh()
+    token = await stored.refresh()
     assert await store.load() == token
     assert "a session of another user" in caplog.text
 
 
-async def test_a_logout_leaves_another_services_record(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_logout_leaves_another_services_record(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+) -> None:
     """It is neither deleted nor revoked."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     provenance = "koyeb-session/1 https://elsewhere.example account koyeb"
     await store.save(Token("theirs", provenance=provenance))
-    await session.logout()
+    await stored.logout()
     assert await store.load() == Token("theirs")
     assert fake.live_tokens() == []

@@ -13,6 +13,7 @@ import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
+    AsyncSessionClient,
     KoyebSessionError,
     ServerError,
     StoreError,
@@ -24,24 +25,34 @@ from ..concurrency import AsyncBackground, async_arrived, async_idle, async_unti
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
 from .doubles import BrokenStore, Connect, Troubled, saved
 
+
+@pytest.fixture
+async def unsaved(fake: FakeKoyeb, store: BrokenStore, connect: Connect) -> AsyncSessionClient:
+    """Make a session whose newest token ``store`` has failed to save; it works again."""
+    store.broken.add("save")
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    store.broken.clear()
+    return session
+
+
 # The store
 
 
 @pytest.mark.pitfall(4)
-async def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_every_new_token_is_saved(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+) -> None:
     """Login, refresh, switch and use_token reach the store."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
-    assert await store.load() == session.token
-    await session.refresh()
-    assert await store.load() == session.token
-    await session.switch_organization(fake.organizations[ME][1])
-    assert await store.load() == session.token
-    await session.use_token(fake.issue_token())
-    assert await store.load() == session.token
-    await session.new_session()
-    assert await store.load() == session.token
+    assert await store.load() == stored.token
+    await stored.refresh()
+    assert await store.load() == stored.token
+    await stored.switch_organization(fake.organizations[ME][1])
+    assert await store.load() == stored.token
+    await stored.use_token(fake.issue_token())
+    assert await store.load() == stored.token
+    await stored.new_session()
+    assert await store.load() == stored.token
 
 
 @pytest.mark.pitfall(5)
@@ -60,44 +71,46 @@ async def test_a_token_that_cannot_be_saved_stays_in_memory(
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StoreError("no room"), "no room"),
+        (OSError("no room"), "the token store could not be written: OSError: no room"),
+    ],
+)
 async def test_a_login_that_cannot_be_saved_stays_in_memory(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture, error: Exception, text: str
 ) -> None:
-    """A failed save of a new session is reported, and the session is there."""
-    session = connect(store=BrokenStore("save", error=StoreError("no room")))
+    """The message says where the token is kept, and which error the store raised."""
+    session = connect(store=BrokenStore("save", error=error))
     token = await session.login(ME, PASSWORD)
     assert session.token == token
-    assert "the new token is kept in memory only: no room" in caplog.text
+    assert caplog.messages == [
+        f"the new token is kept in memory only: {text}; what it held is deleted"
+    ]
 
 
 async def test_a_save_that_failed_is_made_up_for_on_close(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
     """The token that the store missed is saved before the client closes."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    await session.refresh()
-    store.broken.clear()
-    await session.aclose()
+    await unsaved.aclose()
     saved = await store.load()
     assert saved is not None
-    assert saved.id == held(session)
+    assert saved.id == held(unsaved)
 
 
 async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
     """`keep_current` keeps the store current, too."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    token = await session.refresh()
-    store.broken.clear()
+    token = unsaved.token
     async with AsyncBackground() as background:
-        job = background.start(session.keep_current)
+        job = background.start(unsaved.keep_current)
         await async_until(lambda: store._token is not None)
         assert store._token == token
         assert fake.exchanges() == 1
-        await session.aclose()
+        await unsaved.aclose()
         await job.result()
 
 
@@ -151,29 +164,21 @@ async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
 
 
 async def test_a_save_that_failed_is_forgotten_with_the_session(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
     """After a logout there is nothing to make up for."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    await session.refresh()
-    store.broken.clear()
-    await session.logout()
-    await session.aclose()
+    await unsaved.logout()
+    await unsaved.aclose()
     assert await store.load() is None
 
 
 async def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
     """The store is not told of a token that the session does not hold any more."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    await session.refresh()
-    store.broken.clear()
-    await session.use_token(fake.issue_token())
+    await unsaved.use_token(fake.issue_token())
     await store.delete()
-    await session.aclose()
+    await unsaved.aclose()
     assert await store.load() is None
 
 
@@ -367,54 +372,26 @@ async def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
     assert await store.load() == token
 
 
-class Full(AsyncMemoryTokenStore):
-    """A store that has no room for anything new while it is full."""
-
-    full = True
-
-    async def save(self, token: Token) -> None:
-        """Raise, or keep it."""
-        if self.full:
-            message = "no room"
-            raise OSError(message)
-        await super().save(token)
-
-
 # Saves that come late
 
 
 async def test_a_late_save_replaces_the_token_before(
-    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+    clock: FakeClock,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A record that cannot be replaced is deleted: the next process must not go on with it."""
-    store = Full()
-    store.full = False
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     clock.advance(1)
-    store.full = True
-    new = await session.refresh()
+    store.broken.add("save")
+    new = await stored.refresh()
     assert await store.load() is None
     assert caplog.messages == [
         (
             "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
+            "the token store could not be written: OSError: disk full; what it held is deleted"
         )
     ]
-    store.full = False
-    await session.aclose()
+    store.broken.clear()
+    await stored.aclose()
     assert await store.load() == new
-
-
-async def test_a_login_that_is_not_saved_is_told(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The message says where the token is kept, and which error the store raised."""
-    session = connect(store=Full())
-    await session.login(ME, PASSWORD)
-    assert caplog.messages == [
-        (
-            "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
-        )
-    ]

@@ -14,7 +14,7 @@ from koyeb_session import RefreshPolicy, RetryPolicy, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD
-from .doubles import Connect
+from .doubles import BrokenStore, Connect
 
 
 @pytest.fixture
@@ -54,6 +54,20 @@ def session(fake: FakeKoyeb, connect: Connect) -> SessionClient:
 def signed_in(connect: Connect) -> SessionClient:
     """Make a session, and sign in with the password."""
     session = connect()
+    session.login(ME, PASSWORD)
+    return session
+
+
+@pytest.fixture
+def store() -> BrokenStore:
+    """Make a store in memory that works until the test breaks it."""
+    return BrokenStore()
+
+
+@pytest.fixture
+def stored(store: BrokenStore, connect: Connect) -> SessionClient:
+    """Make a session, and sign in with the password; ``store`` has its token."""
+    session = connect(store=store)
     session.login(ME, PASSWORD)
     return session
 

@@ -117,15 +117,14 @@ def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     assert fake.live_tokens() == []
 
 
-def test_a_logout_leaves_a_service_that_fails_behind(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_logout_leaves_a_service_that_fails_behind(
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
+) -> None:
     """The session ends here with any answer of the service; then its error is raised."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
-        session.logout()
-    assert session.token is None
+        stored.logout()
+    assert stored.token is None
     assert store.load() is None
     assert log(fake) == [("login", 200), ("logout", 500)]
 
@@ -150,16 +149,13 @@ def test_a_logout_that_the_service_refuses_is_a_success(
 
 
 def test_a_logout_ends_with_its_timeout_and_clears_the_store(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
 ) -> None:
     """A service that hangs keeps neither the caller nor the token."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     fake.fail("logout", Fault(gate=Gate()), times=2)
     with pytest.raises(TransportTimeoutError):
-        session.logout(timeout=0.05)
-    assert session.token is None
+        stored.logout(timeout=0.05)
+    assert stored.token is None
     assert store.load() is None
 
 
@@ -241,76 +237,69 @@ def test_a_logout_does_not_send_what_a_store_made_up(
     assert [operation for operation, _ in log(fake)] == ["logout"]
 
 
-def test_a_logout_survives_an_error_that_cannot_be_told(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_logout_survives_an_error_that_cannot_be_told(
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
+) -> None:
     """The session has ended all the same."""
-    store = BrokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.broken.add("delete")
     store.error = UnspeakableError(TimeoutError)
     with pytest.raises(StoreError, match="the token store could not be emptied"):
-        session.logout()
-    assert session.token is None
+        stored.logout()
+    assert stored.token is None
     assert fake.live_tokens() == []
 
 
 @pytest.mark.parametrize("broken", [("load",), ("lock",), ("load", "lock")])
 def test_a_logout_empties_a_store_that_cannot_be_read(
-    fake: FakeKoyeb, connect: Connect, broken: tuple[str, ...]
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient, broken: tuple[str, ...]
 ) -> None:
     """Deleting without the lock is better than not at all."""
-    store = BrokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.broken.update(broken)
-    session.logout()
+    stored.logout()
     store.broken.clear()
     assert store.load() is None
     assert fake.live_tokens() == []
 
 
 def test_a_logout_tells_when_the_store_still_holds_the_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
 ) -> None:
     """A token that nobody can delete is worth an error; the service has forgotten it."""
-    store = BrokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.broken.add("delete")
     with pytest.raises(StoreError, match="could not be emptied: OSError") as caught:
-        session.logout()
+        stored.logout()
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__ is not store.error
     assert caught.value.__cause__.__traceback__ is None
-    assert session.token is None
+    assert stored.token is None
     assert fake.live_tokens() == []
 
 
 def test_a_logout_tells_of_the_store_when_the_service_hangs(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: SessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """That the service did not answer in time is no reason to hide it."""
-    store = BrokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.broken.add("delete")
     fake.fail("logout", Fault(gate=Gate()), times=2)
     with pytest.raises(TransportTimeoutError):
-        session.logout(timeout=0.05)
+        stored.logout(timeout=0.05)
     assert "the token may still be in the store: the token store could not be" in caplog.text
 
 
 def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: SessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Only one error can be raised: the service's."""
-    store = BrokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.broken.add("delete")
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
-        session.logout()
+        stored.logout()
     assert "the token may still be in the store: the token store could not be" in caplog.text
 
 

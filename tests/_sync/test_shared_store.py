@@ -90,17 +90,14 @@ def test_an_older_token_in_the_store_is_passed_over(
 
 
 def test_a_token_of_unknown_age_in_the_store_is_taken_over(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
 ) -> None:
     """A token without the time of its issue is not held to be older."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.save(Token("opaque"))
-    assert (session.refresh()).id == "opaque"
+    assert (stored.refresh()).id == "opaque"
     assert log(fake) == [("login", 200)]
     store.save(Token(fake.issue_token()))
-    assert (session.refresh()).id == fake.live_tokens()[-1]
+    assert (stored.refresh()).id == fake.live_tokens()[-1]
 
 
 # New sessions, and sessions that only look new
@@ -218,25 +215,24 @@ def test_record_of_another_is_left_alone(
 
 
 def test_another_users_record_is_left_alone(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: SessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Earlier versions noted no account, but the user is known."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     store.save(Token(fake.issue_token(), "somebody-else"))
-    token = session.refresh()
+    token = stored.refresh()
     assert store.load() == token
     assert "a session of another user" in caplog.text
 
 
-def test_a_logout_leaves_another_services_record(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_logout_leaves_another_services_record(
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
+) -> None:
     """It is neither deleted nor revoked."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     provenance = "koyeb-session/1 https://elsewhere.example account koyeb"
     store.save(Token("theirs", provenance=provenance))
-    session.logout()
+    stored.logout()
     assert store.load() == Token("theirs")
     assert fake.live_tokens() == []

@@ -17,6 +17,7 @@ from koyeb_session import (
     KoyebSessionError,
     MemoryTokenStore,
     ServerError,
+    SessionClient,
     StoreError,
     Token,
 )
@@ -26,24 +27,34 @@ from ..concurrency import Background, arrived, idle, until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
 from .doubles import BrokenStore, Connect, Troubled, saved
 
+
+@pytest.fixture
+def unsaved(fake: FakeKoyeb, store: BrokenStore, connect: Connect) -> SessionClient:
+    """Make a session whose newest token ``store`` has failed to save; it works again."""
+    store.broken.add("save")
+    session = connect(token=fake.issue_token(), store=store)
+    session.refresh()
+    store.broken.clear()
+    return session
+
+
 # The store
 
 
 @pytest.mark.pitfall(4)
-def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
+def test_every_new_token_is_saved(
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
+) -> None:
     """Login, refresh, switch and use_token reach the store."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
-    assert store.load() == session.token
-    session.refresh()
-    assert store.load() == session.token
-    session.switch_organization(fake.organizations[ME][1])
-    assert store.load() == session.token
-    session.use_token(fake.issue_token())
-    assert store.load() == session.token
-    session.new_session()
-    assert store.load() == session.token
+    assert store.load() == stored.token
+    stored.refresh()
+    assert store.load() == stored.token
+    stored.switch_organization(fake.organizations[ME][1])
+    assert store.load() == stored.token
+    stored.use_token(fake.issue_token())
+    assert store.load() == stored.token
+    stored.new_session()
+    assert store.load() == stored.token
 
 
 @pytest.mark.pitfall(5)
@@ -62,42 +73,46 @@ def test_a_token_that_cannot_be_saved_stays_in_memory(
     assert (session.http.get("/v1/apps")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StoreError("no room"), "no room"),
+        (OSError("no room"), "the token store could not be written: OSError: no room"),
+    ],
+)
 def test_a_login_that_cannot_be_saved_stays_in_memory(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture, error: Exception, text: str
 ) -> None:
-    """A failed save of a new session is reported, and the session is there."""
-    session = connect(store=BrokenStore("save", error=StoreError("no room")))
+    """The message says where the token is kept, and which error the store raised."""
+    session = connect(store=BrokenStore("save", error=error))
     token = session.login(ME, PASSWORD)
     assert session.token == token
-    assert "the new token is kept in memory only: no room" in caplog.text
+    assert caplog.messages == [
+        f"the new token is kept in memory only: {text}; what it held is deleted"
+    ]
 
 
-def test_a_save_that_failed_is_made_up_for_on_close(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_save_that_failed_is_made_up_for_on_close(
+    store: BrokenStore, unsaved: SessionClient
+) -> None:
     """The token that the store missed is saved before the client closes."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    session.refresh()
-    store.broken.clear()
-    session.close()
+    unsaved.close()
     saved = store.load()
     assert saved is not None
-    assert saved.id == held(session)
+    assert saved.id == held(unsaved)
 
 
 def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, unsaved: SessionClient
 ) -> None:
     """`keep_current` keeps the store current, too."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    token = session.refresh()
-    store.broken.clear()
+    token = unsaved.token
     with Background() as background:
-        job = background.start(session.keep_current)
+        job = background.start(unsaved.keep_current)
         until(lambda: store._token is not None)
         assert store._token == token
         assert fake.exchanges() == 1
-        session.close()
+        unsaved.close()
         job.result()
 
 
@@ -151,29 +166,21 @@ def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
 
 
 def test_a_save_that_failed_is_forgotten_with_the_session(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, unsaved: SessionClient
 ) -> None:
     """After a logout there is nothing to make up for."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    session.refresh()
-    store.broken.clear()
-    session.logout()
-    session.close()
+    unsaved.logout()
+    unsaved.close()
     assert store.load() is None
 
 
 def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, unsaved: SessionClient
 ) -> None:
     """The store is not told of a token that the session does not hold any more."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    session.refresh()
-    store.broken.clear()
-    session.use_token(fake.issue_token())
+    unsaved.use_token(fake.issue_token())
     store.delete()
-    session.close()
+    unsaved.close()
     assert store.load() is None
 
 
@@ -367,54 +374,26 @@ def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
     assert store.load() == token
 
 
-class Full(MemoryTokenStore):
-    """A store that has no room for anything new while it is full."""
-
-    full = True
-
-    def save(self, token: Token) -> None:
-        """Raise, or keep it."""
-        if self.full:
-            message = "no room"
-            raise OSError(message)
-        super().save(token)
-
-
 # Saves that come late
 
 
 def test_a_late_save_replaces_the_token_before(
-    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+    clock: FakeClock,
+    store: BrokenStore,
+    stored: SessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A record that cannot be replaced is deleted: the next process must not go on with it."""
-    store = Full()
-    store.full = False
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
     clock.advance(1)
-    store.full = True
-    new = session.refresh()
+    store.broken.add("save")
+    new = stored.refresh()
     assert store.load() is None
     assert caplog.messages == [
         (
             "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
+            "the token store could not be written: OSError: disk full; what it held is deleted"
         )
     ]
-    store.full = False
-    session.close()
+    store.broken.clear()
+    stored.close()
     assert store.load() == new
-
-
-def test_a_login_that_is_not_saved_is_told(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The message says where the token is kept, and which error the store raised."""
-    session = connect(store=Full())
-    session.login(ME, PASSWORD)
-    assert caplog.messages == [
-        (
-            "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
-        )
-    ]
