@@ -33,6 +33,7 @@ from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTok
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from .printed import Setup, answering, logged, message, printed, warned
+from .support import raising
 
 EMAIL: Final = "me@example.com"
 PASSWORD: Final = "correct horse"
@@ -319,11 +320,9 @@ def base_url_is_a_web_site(setup: Setup) -> None:
 @mistake
 def the_name_cannot_be_resolved(setup: Setup) -> None:
     """The service's name cannot be resolved."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    setup.patch.setattr(socket, "getaddrinfo", fail)
+    setup.patch.setattr(
+        socket, "getaddrinfo", raising(socket.gaierror(-2, "Name or service not known"))
+    )
     with SessionClient(base_url="https://app.koyeb.example", retry_policy=ONCE) as session:
         session.login(EMAIL, PASSWORD)
 

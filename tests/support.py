@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from koyeb_session import (
     AsyncSessionClient,
@@ -55,6 +55,15 @@ async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> Asyn
         **arguments,
     ) as session:
         yield session
+
+
+def raising(error: BaseException) -> Callable[..., NoReturn]:
+    """Make a function that raises an error, to stand for one of a library."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 class Inside:

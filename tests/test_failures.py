@@ -24,7 +24,7 @@ from koyeb_session import (
 from koyeb_session._http.failures import final, transport_error
 
 from .faults.certificates import server_context
-from .support import ME
+from .support import ME, raising
 
 POLICY = RetryPolicy(delay=0)
 Listen = Callable[[Callable[[socket.socket], None]], "Listener"]
@@ -170,11 +170,11 @@ def test_a_name_that_cannot_be_resolved_is_named(
     monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
     """It may be the network of this moment: trying again may help."""
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        raising(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+    )
     error = failure(half, base_url="https://nowhere.invalid")
     assert "a name cannot be resolved: look at base_url" in str(error)
     assert error.retryable

@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import filelock
 import pytest
@@ -16,6 +16,7 @@ from koyeb_session import StoreError, Token
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeKoyeb, async_check_store
 
+from ..support import raising
 from .doubles import Connect
 
 
@@ -206,10 +207,7 @@ async def test_file_that_cannot_be_put_aside_is_told(
     path = tmp_path / "session.json"
     path.write_text("?")
 
-    def fail(*_: object) -> NoReturn:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(Path, "replace", raising(OSError(errno.EIO, os.strerror(errno.EIO))))
     with pytest.raises(StoreError, match=rf"put aside: {os.strerror(errno.EIO)} \(errno \d+\)"):
         await AsyncFileTokenStore(path).load()
 
@@ -218,11 +216,7 @@ async def test_file_that_cannot_be_removed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A system that says no more than that something failed is quoted as well."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError("quota exceeded")
-
-    monkeypatch.setattr(Path, "unlink", fail)
+    monkeypatch.setattr(Path, "unlink", raising(OSError("quota exceeded")))
     with pytest.raises(StoreError, match="removed: quota exceeded") as caught:
         await AsyncFileTokenStore(tmp_path / "session.json").delete()
     assert repr(caught.value.__cause__) == "OSError('quota exceeded')"
@@ -255,11 +249,8 @@ async def test_old_token_stays_when_the_disk_fails(
     store = AsyncFileTokenStore(tmp_path / "session.json")
     await store.save(Token("old"))
 
-    def fail(_: int) -> NoReturn:
-        raise OSError(code, os.strerror(code))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", raising(OSError(code, os.strerror(code))))
         with pytest.raises(StoreError, match=os.strerror(code)) as caught:
             await store.save(Token("new"))
     assert isinstance(caught.value.__cause__, OSError)
@@ -271,11 +262,7 @@ async def test_lock_that_the_file_system_lacks_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without locks is said to be one."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise NotImplementedError
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(NotImplementedError()))
     with pytest.raises(StoreError, match="has no locks"):
         async with AsyncFileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -345,11 +332,11 @@ async def test_file_system_that_is_late_does_not_hold_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No cause is a `TimeoutError`, which would say that another process renews the token."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(
+        filelock.FileLock,
+        "acquire",
+        raising(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))),
+    )
     with pytest.raises(StoreError, match="locked") as caught:
         async with AsyncFileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -361,11 +348,11 @@ async def test_lock_that_cannot_be_released_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system that goes away under the lock is a `StoreError`."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
     with pytest.raises(StoreError, match="unlocked"):
         async with AsyncFileTokenStore(tmp_path / "session.json").lock():
-            monkeypatch.setattr(filelock.FileLock, "release", fail)
+            monkeypatch.setattr(
+                filelock.FileLock,
+                "release",
+                raising(OSError(errno.ESTALE, os.strerror(errno.ESTALE))),
+            )
     monkeypatch.undo()

@@ -21,6 +21,7 @@ from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, As
 
 from ..stores.fleet import async_redis_client
 from ..stores.walkers import assert_none_shows
+from ..support import raising
 
 ID, RENEWAL = "0123456789" * 7, "a refresh token/+"
 TOKEN = Token(ID, "user", expires_at=datetime(2100, 1, 1, tzinfo=UTC), renewal=RENEWAL)
@@ -114,11 +115,7 @@ async def test_disk_that_is_full_shows_no_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error comes out of the middle of writing."""
-
-    def full(_: int) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     store = AsyncFileTokenStore(tmp_path / "session.json")
     error = await error_of(store, "save")
     assert "errno 28" in str(error)

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import filelock
 import pytest
@@ -18,6 +18,7 @@ from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb, check_store
 
+from ..support import raising
 from .doubles import Connect
 
 
@@ -204,10 +205,7 @@ def test_file_that_cannot_be_put_aside_is_told(
     path = tmp_path / "session.json"
     path.write_text("?")
 
-    def fail(*_: object) -> NoReturn:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(Path, "replace", raising(OSError(errno.EIO, os.strerror(errno.EIO))))
     with pytest.raises(StoreError, match=rf"put aside: {os.strerror(errno.EIO)} \(errno \d+\)"):
         FileTokenStore(path).load()
 
@@ -216,11 +214,7 @@ def test_file_that_cannot_be_removed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A system that says no more than that something failed is quoted as well."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError("quota exceeded")
-
-    monkeypatch.setattr(Path, "unlink", fail)
+    monkeypatch.setattr(Path, "unlink", raising(OSError("quota exceeded")))
     with pytest.raises(StoreError, match="removed: quota exceeded") as caught:
         FileTokenStore(tmp_path / "session.json").delete()
     assert repr(caught.value.__cause__) == "OSError('quota exceeded')"
@@ -253,11 +247,8 @@ def test_old_token_stays_when_the_disk_fails(
     store = FileTokenStore(tmp_path / "session.json")
     store.save(Token("old"))
 
-    def fail(_: int) -> NoReturn:
-        raise OSError(code, os.strerror(code))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", raising(OSError(code, os.strerror(code))))
         with pytest.raises(StoreError, match=os.strerror(code)) as caught:
             store.save(Token("new"))
     assert isinstance(caught.value.__cause__, OSError)
@@ -269,11 +260,7 @@ def test_lock_that_the_file_system_lacks_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without locks is said to be one."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise NotImplementedError
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(NotImplementedError()))
     with pytest.raises(StoreError, match="has no locks"):
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -341,11 +328,11 @@ def test_file_system_that_is_late_does_not_hold_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No cause is a `TimeoutError`, which would say that another process renews the token."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(
+        filelock.FileLock,
+        "acquire",
+        raising(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))),
+    )
     with pytest.raises(StoreError, match="locked") as caught:
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -357,11 +344,11 @@ def test_lock_that_cannot_be_released_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system that goes away under the lock is a `StoreError`."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
     with pytest.raises(StoreError, match="unlocked"):
         with FileTokenStore(tmp_path / "session.json").lock():
-            monkeypatch.setattr(filelock.FileLock, "release", fail)
+            monkeypatch.setattr(
+                filelock.FileLock,
+                "release",
+                raising(OSError(errno.ESTALE, os.strerror(errno.ESTALE))),
+            )
     monkeypatch.undo()

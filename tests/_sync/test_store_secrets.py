@@ -23,6 +23,7 @@ from koyeb_session.stores import FileTokenStore, KeyringTokenStore, RedisTokenSt
 
 from ..stores.fleet import redis_client
 from ..stores.walkers import assert_none_shows
+from ..support import raising
 
 ID, RENEWAL = "0123456789" * 7, "a refresh token/+"
 TOKEN = Token(ID, "user", expires_at=datetime(2100, 1, 1, tzinfo=UTC), renewal=RENEWAL)
@@ -114,11 +115,7 @@ def test_file_that_fails_shows_no_token(tmp_path: Path, what: str) -> None:
 
 def test_disk_that_is_full_shows_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error comes out of the middle of writing."""
-
-    def full(_: int) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     store = FileTokenStore(tmp_path / "session.json")
     error = error_of(store, "save")
     assert "errno 28" in str(error)

@@ -26,6 +26,8 @@ from koyeb_session.stores import (
 )
 from koyeb_session.testing import FakeKoyeb, assert_no_secret, async_check_store, check_store
 
+from ..support import raising
+
 
 class Ring(KeyringBackend):
     """A keyring in memory."""
@@ -111,11 +113,7 @@ def test_entry_that_cannot_be_read_is_passed_over(
 
 def failing(message: str) -> Callable[..., NoReturn]:
     """Make a method of a keyring that fails."""
-
-    def fail(*_: object) -> NoReturn:
-        raise RuntimeError(message)
-
-    return fail
+    return raising(RuntimeError(message))
 
 
 @pytest.mark.parametrize("method", ["get_password", "set_password", "delete_password"])

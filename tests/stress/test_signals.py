@@ -33,7 +33,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
-from ..support import inside
+from ..support import inside, raising
 from .lines import SignalAtLine, holds_the_lock
 from .scenario import EMAIL, LIFE, PASSWORD
 
@@ -213,11 +213,8 @@ def test_logout_that_a_handler_kept_from_starting_ends_no_later_session(
     session = SessionClient(transport=fake.transport, store=store)
     session.login(EMAIL, PASSWORD)
 
-    def interrupt(_: object) -> bool:
-        raise TimeIsUpError
-
     with monkeypatch.context() as patched:
-        patched.setattr(SharedTask, "_launch", interrupt)
+        patched.setattr(SharedTask, "_launch", raising(TimeIsUpError()))
         with pytest.raises(TimeIsUpError):
             session.logout()
     later = session.login(EMAIL, PASSWORD)
