@@ -15,10 +15,8 @@ from typing import Any, Final
 
 import fastapi
 import httpx
-import keyring
 import pytest
 import trustme
-from keyring.backend import KeyringBackend
 
 from koyeb_session import (
     AccessTokenCredentials,
@@ -32,6 +30,7 @@ from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
+from .keyrings import Ring, machine_keyring
 from .printed import Setup, answering, logged, message, printed, warned
 from .support import raising
 
@@ -417,27 +416,14 @@ def another_process_holds_the_lock(setup: Setup) -> str:
 @mistake
 def the_keyring_takes_no_token_of_that_length(setup: Setup) -> str:
     """The token is too long for the keyring."""
-    before = keyring.get_keyring()
-    keyring.set_keyring(ShortKeyring())
-    try:
-        with setup.client(store=KeyringTokenStore()) as session:
-            token = setup.fake.issue_token()
-            session.use_token(Token(token, renewal="r" * 1000))
-    finally:
-        keyring.set_keyring(before)
+    with machine_keyring(ShortKeyring()), setup.client(store=KeyringTokenStore()) as session:
+        token = setup.fake.issue_token()
+        session.use_token(Token(token, renewal="r" * 1000))
     return re.sub(r"with \d+ ch", "with 1612 ch", logged(setup))
 
 
-class ShortKeyring(KeyringBackend):
+class ShortKeyring(Ring):
     """Takes as little as that of Windows."""
-
-    priority = 1  # pyright: ignore[reportAssignmentType] - keyring's own kind of property
-
-    def __init__(self) -> None:  # not the base's: it reads the machine's settings
-        pass
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Return no entry."""
 
     def set_password(self, service: str, username: str, password: str) -> None:
         """Refuse an entry."""

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
+import httpx
+import pytest
+
 from koyeb_session import (
     AsyncSessionClient,
     PasswordCredentials,
@@ -64,6 +67,27 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
         raise error
 
     return fail
+
+
+def replace_network(monkeypatch: pytest.MonkeyPatch, fake: FakeKoyeb) -> None:
+    """Have httpx reach a fake service, with any URL."""
+
+    def send(_: object, request: httpx.Request) -> httpx.Response:
+        return fake.transport.handle_request(request)
+
+    async def send_async(_: object, request: httpx.Request) -> httpx.Response:
+        return await fake.transport.handle_async_request(request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", send)
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", send_async)
+
+
+def connect_once(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
+    """Make a client of the service that tries everything once, and again after ten seconds."""
+    arguments.setdefault("refresh_policy", RefreshPolicy(jitter=0, backoff=20))
+    return SessionClient(
+        transport=fake.transport, clock=clock, retry_policy=RetryPolicy(attempts=1), **arguments
+    )
 
 
 class Inside:

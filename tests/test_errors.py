@@ -28,31 +28,18 @@ from koyeb_session._api.wire import Reply
 from koyeb_session._core.errors import error_class
 from koyeb_session.testing import assert_no_secret
 
+from .error_texts import every_operation
+
 TOKEN = Token("canary-token")
 PASSWORD = "canary password"
+OPERATIONS = every_operation(PASSWORD, TOKEN)
 FIELDS = {"email": "is not an address", "password": "is too short"}
 LISTED = [{"field": name, "description": text} for name, text in FIELDS.items()]
 
 
-def operation_table() -> dict[str, Operation[object]]:
-    """Make each of the seven operations."""
-    made: tuple[object, ...] = (
-        operations.login("me@example.com", PASSWORD),
-        operations.logout(TOKEN),
-        operations.passwordless_login("me@example.com"),
-        operations.refresh(TOKEN),
-        operations.new_session(TOKEN),
-        operations.login_method("me@example.com"),
-        operations.switch_organization(TOKEN, "org-1"),
-        operations.unscope_organization_token(TOKEN),
-        operations.create_access_token(TOKEN, "org-1"),
-    )
-    return {made.name: made for made in made if isinstance(made, Operation)}
-
-
 def operation(name: str) -> Operation[object]:
     """Make one operation by its name."""
-    return operation_table()[name]
+    return OPERATIONS[name]
 
 
 # The advice of each of them when the service has withdrawn it.
@@ -216,7 +203,7 @@ def test_class_of_reply_is_the_tables(body: str, name: str) -> None:
 
 def test_table_has_all_operations() -> None:
     """No operation is forgotten."""
-    assert set(operation_table()) == set(INSTEAD)
+    assert set(OPERATIONS) == set(INSTEAD)
     assert len(INSTEAD) == 9
 
 

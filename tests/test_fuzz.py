@@ -52,6 +52,7 @@ from koyeb_session._environment import look_up
 from koyeb_session._storage.records import read_record, write_record
 from koyeb_session.testing import assert_no_secret
 
+from .error_texts import every_operation
 from .soak import SOAK
 from .strategies import (
     JSON,
@@ -75,23 +76,7 @@ PASSWORD = 'canary "pässword" \\ /'
 TOKEN = Token("canary.token.0123456789")
 
 
-def every_operation() -> dict[str, Operation[object]]:
-    """Make each of the operations."""
-    made: tuple[object, ...] = (
-        operations.login("me@example.com", PASSWORD),
-        operations.logout(TOKEN),
-        operations.passwordless_login("me@example.com"),
-        operations.refresh(TOKEN),
-        operations.new_session(TOKEN),
-        operations.login_method("me@example.com"),
-        operations.switch_organization(TOKEN, "org-1"),
-        operations.unscope_organization_token(TOKEN),
-        operations.create_access_token(TOKEN, "org-1"),
-    )
-    return {made.name: made for made in made if isinstance(made, Operation)}
-
-
-OPERATIONS = every_operation()
+OPERATIONS = every_operation(PASSWORD, TOKEN)
 pytestmark = pytest.mark.timeout(600 if SOAK else 60)
 
 

@@ -29,6 +29,8 @@ from koyeb_session._core.log import format_duration, log, time_from_now
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
+from .support import connect_once
+
 ME, PASSWORD = "me@example.com", "correct horse"
 ONCE = RetryPolicy(attempts=1)
 
@@ -78,20 +80,8 @@ def test_logger_is_named_after_the_package() -> None:
 @pytest.fixture
 def session(fake: FakeKoyeb, clock: FakeClock) -> Iterator[SessionClient]:
     """Make a client of the service that tries everything once, and again after ten seconds."""
-    with connect(fake, clock) as session:
+    with connect_once(fake, clock) as session:
         yield session
-
-
-def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
-    """Make a client of the service."""
-    policy = arguments.pop("refresh_policy", RefreshPolicy(jitter=0, backoff=20))
-    return SessionClient(
-        transport=fake.transport,
-        clock=clock,
-        retry_policy=ONCE,
-        refresh_policy=policy,
-        **arguments,
-    )
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[tuple[str, str]]:
@@ -137,7 +127,7 @@ def test_a_second_logout_says_nothing(
 ) -> None:
     """There was no longer a session that could have ended."""
     caplog.set_level(logging.INFO, "koyeb_session")
-    with connect(fake, clock, store=MemoryTokenStore()) as session:
+    with connect_once(fake, clock, store=MemoryTokenStore()) as session:
         session.login(ME, PASSWORD)
         for _ in range(3):
             session.logout()
@@ -153,7 +143,7 @@ def test_a_first_sign_in_that_failed_is_no_renewal(
     policy = RefreshPolicy(backoff=0)
     credentials = PasswordCredentials(ME, PASSWORD)
     with (
-        connect(fake, clock, credentials=credentials, refresh_policy=policy) as session,
+        connect_once(fake, clock, credentials=credentials, refresh_policy=policy) as session,
         pytest.raises(ServerError),
     ):
         session.current_token()
@@ -168,10 +158,10 @@ def test_a_token_from_the_store_is_told_as_one(
 ) -> None:
     """Another program has renewed it."""
     store = MemoryTokenStore()
-    with connect(fake, clock, store=store) as first:
+    with connect_once(fake, clock, store=store) as first:
         first.login(ME, PASSWORD)
     caplog.set_level(logging.INFO, "koyeb_session")
-    with connect(fake, clock, store=store) as second:
+    with connect_once(fake, clock, store=store) as second:
         second.current_token()
     assert lines(caplog) == [("INFO", "taken over from the store; the token is good for 1 d 0 h")]
     assert len(facts(caplog, "taken_over")) == 1
@@ -255,7 +245,7 @@ def test_nothing_is_made_of_an_operation_when_nobody_debugs(
 def bad_night(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Let a session meet with all that the log speaks of."""
     credentials = PasswordCredentials(ME, PASSWORD)
-    with connect(fake, clock, credentials=credentials, store=MemoryTokenStore()) as session:
+    with connect_once(fake, clock, credentials=credentials, store=MemoryTokenStore()) as session:
         fake.fail("login", Fault(status=503, headers={"x-request-id": "r-1"}))
         with pytest.raises(KoyebSessionError):
             session.current_token()
@@ -315,7 +305,7 @@ def test_no_record_holds_a_secret(
     """Neither its text nor its fields, also where the service echoes its request."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     bad_night(fake, clock)
-    with connect(fake, clock) as session:
+    with connect_once(fake, clock) as session:
         token = session.login(ME, PASSWORD)
         fake.fail("refresh", Fault(status=400, headers={"x-request-id": token.id}))
         with pytest.raises(KoyebSessionError):

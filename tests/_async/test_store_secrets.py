@@ -19,6 +19,7 @@ from koyeb_session import AsyncMemoryTokenStore, StoreError, Token
 from koyeb_session._core.results import store_error
 from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, AsyncRedisTokenStore
 
+from ..keyrings import machine_keyring
 from ..stores.fleet import async_redis_client
 from ..stores.walkers import assert_none_shows
 from ..support import raising
@@ -86,10 +87,8 @@ async def test_redis_that_hangs_shows_no_token(monkeypatch: pytest.MonkeyPatch, 
 @pytest.fixture
 def no_keyring() -> Iterator[None]:
     """Put none in place of the machine's keyring."""
-    before = keyring.get_keyring()
-    keyring.set_keyring(NO_KEYRING())
-    yield
-    keyring.set_keyring(before)
+    with machine_keyring(NO_KEYRING()):
+        yield
 
 
 @pytest.mark.parametrize("what", USES)

@@ -21,6 +21,7 @@ from koyeb_session import MemoryTokenStore, StoreError, Token
 from koyeb_session._core.results import store_error
 from koyeb_session.stores import FileTokenStore, KeyringTokenStore, RedisTokenStore
 
+from ..keyrings import machine_keyring
 from ..stores.fleet import redis_client
 from ..stores.walkers import assert_none_shows
 from ..support import raising
@@ -88,10 +89,8 @@ def test_redis_that_hangs_shows_no_token(monkeypatch: pytest.MonkeyPatch, what: 
 @pytest.fixture
 def no_keyring() -> Iterator[None]:
     """Put none in place of the machine's keyring."""
-    before = keyring.get_keyring()
-    keyring.set_keyring(NO_KEYRING())
-    yield
-    keyring.set_keyring(before)
+    with machine_keyring(NO_KEYRING()):
+        yield
 
 
 @pytest.mark.parametrize("what", USES)

@@ -11,10 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-import keyring
 import pytest
-from keyring.backend import KeyringBackend
-from keyring.errors import PasswordDeleteError
 
 import koyeb_session
 from koyeb_session import SessionClient, StoreError, Token
@@ -26,49 +23,24 @@ from koyeb_session.stores import (
 )
 from koyeb_session.testing import FakeKoyeb, assert_no_secret, async_check_store, check_store
 
+from ..keyrings import Ring, machine_keyring
 from ..support import raising
-
-
-class Ring(KeyringBackend):
-    """A keyring in memory."""
-
-    priority = 1  # pyright: ignore[reportAssignmentType] - keyring's own kind of property
-
-    def __init__(self) -> None:  # not the base's: it reads the machine's settings
-        self.entries: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Return an entry."""
-        return self.entries.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep an entry."""
-        self.entries[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        """Forget an entry, which has to be there."""
-        if self.entries.pop((service, username), None) is None:
-            raise PasswordDeleteError
 
 
 @pytest.fixture
 def ring() -> Iterator[Ring]:
     """Put a keyring in memory in place of the machine's."""
-    before = keyring.get_keyring()
-    keyring.set_keyring(ring := Ring())
-    yield ring
-    keyring.set_keyring(before)
+    with machine_keyring(ring := Ring()):
+        yield ring
 
 
 @pytest.fixture
 def ring_on_disk(tmp_path: Path) -> Iterator[Path]:
     """Put a keyring that people use where there is no desktop in place of the machine's."""
-    before = keyring.get_keyring()
     plain: Any = import_module("keyrings.alt.file").PlaintextKeyring()  # has no types
     plain.file_path = str(path := tmp_path / "keyring.cfg")
-    keyring.set_keyring(plain)
-    yield path
-    keyring.set_keyring(before)
+    with machine_keyring(plain):
+        yield path
     assert path.is_file()
 
 

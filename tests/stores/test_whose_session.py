@@ -33,9 +33,9 @@ from koyeb_session.stores import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
+from ..keyrings import Ring, machine_keyring
 from .conftest import RedisServer
 from .fleet import async_redis_client, redis_client
-from .test_extras import Ring
 from .test_own_store import AsyncSqliteTokenStore, SqliteTokenStore
 
 ANN, BOB = "ann@example.com", "bob@example.com"
@@ -97,18 +97,16 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Make an empty place of each kind."""
     kind: str = request.param
-    before = keyring.get_keyring()
-    keyring.set_keyring(ring := Ring())
-    made = Place(kind, tmp_path, ring, (MemoryTokenStore(), AsyncMemoryTokenStore()))
-    if kind == "own":
-        SqliteTokenStore(tmp_path / "sessions.db").create()
-    if kind == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        with redis_client(server.port) as client:
-            yield attrs.evolve(made, client=client, port=server.port)
-    else:
-        yield made
-    keyring.set_keyring(before)
+    with machine_keyring(ring := Ring()):
+        made = Place(kind, tmp_path, ring, (MemoryTokenStore(), AsyncMemoryTokenStore()))
+        if kind == "own":
+            SqliteTokenStore(tmp_path / "sessions.db").create()
+        if kind == "redis":
+            server: RedisServer = request.getfixturevalue("redis_server")
+            with redis_client(server.port) as client:
+                yield attrs.evolve(made, client=client, port=server.port)
+        else:
+            yield made
 
 
 Begin: TypeAlias = Callable[[FakeKoyeb, str, dict[str, Any]], SessionClient]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy, Token
+from koyeb_session import AsyncSessionClient, PasswordCredentials, RefreshPolicy, RetryPolicy, Token
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
@@ -23,6 +23,15 @@ EMAIL: Final = "me@example.com"
 PASSWORD: Final = "correct horse"
 LIFE: Final = timedelta(days=1)
 EXCHANGE: Final = "/v1/account/refresh"
+
+
+PHASES: Final = {
+    "fresh": timedelta(0),
+    "soft": LIFE / 2,
+    "hard": LIFE - timedelta(seconds=20),
+    "expired": LIFE + timedelta(seconds=1),
+}
+"""The age of a token in each of the states that decide about it."""
 
 
 class WatchedTransport(httpx.AsyncBaseTransport):
@@ -133,3 +142,34 @@ class Scenario:
     async def _listen(self, token: Token | None) -> None:
         await anyio.lowlevel.checkpoint()
         self.heard.append(token)
+
+
+class AgedSession:
+    """A session with credentials, at some age, with its answers and its requests."""
+
+    def __init__(
+        self, client: Callable[..., Any], phase: str, *, keeps: bool, **arguments: Any
+    ) -> None:
+        self.clock = FakeClock()
+        self.fake = FakeKoyeb(
+            clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
+        )
+        arguments.setdefault("credentials", PasswordCredentials(EMAIL, PASSWORD))
+        self.session: Any = client(
+            token=self.fake.issue_token(),
+            transport=self.fake.transport,
+            clock=self.clock,
+            retry_policy=RetryPolicy(delay=0),
+            refresh_policy=RefreshPolicy(jitter=0),
+            **arguments,
+        )
+        self.held: list[str] = [self.session.token.id]
+        self.session.on_token_change(self._note)
+        self.age = PHASES[phase]
+        self.clock.advance(self.age)
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def _note(self, token: Token | None) -> None:
+        if token is not None:
+            self.held.append(token.id)

@@ -54,7 +54,7 @@ class TimeIsUpError(Exception):
     """The error of a job queue in the middle of a job."""
 
 
-class Scene:
+class InterruptedSession:
     """A session on a store, at the end of its token's life, in the main thread."""
 
     def __init__(self, *, keeps: bool = False, timeout: float = 5, age: timedelta = HARD) -> None:
@@ -160,40 +160,40 @@ def test_session_works_when_a_handler_raises_at_any_moment(
 ) -> None:
     """Its error reaches the caller unchanged; the session, its store and its token go on."""
     for moment in range(1, MOMENTS):
-        scene = Scene()
+        scenario = InterruptedSession()
         alarm = Alarm(moment * MOMENT)
         on_alarm(alarm.ring)
         caught: Exception | None = None  # kept, with its frames
         try:
             alarm.start()
-            ACTS[act](scene.session)
+            ACTS[act](scenario.session)
             alarm.armed = False
         except TimeIsUpError as exc:
             caught = exc
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         assert (caught is not None) is alarm.raised, moment
-        scene.check(act)
+        scenario.check(act)
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_session_works_when_a_handler_raises_at_any_line(act: str) -> None:
     """Catches races that a timer's signal meets once in ten thousand times."""
     for at in range(1, LINES):
-        scene = Scene()
+        scenario = InterruptedSession()
         caught: Exception | None = None
         try:
             with SignalAtLine(time_is_up, at) as line:
-                ACTS[act](scene.session)
+                ACTS[act](scenario.session)
         except TimeIsUpError as exc:
             caught = exc
         assert (caught is not None) is line.struck, at
-        if scene.session.token is None:  # signed out, and so as a whole
-            scene.session.close()
-            assert not scene.fake.live_tokens(), at
-            assert scene.store.load() is None, at
+        if scenario.session.token is None:  # signed out, and so as a whole
+            scenario.session.close()
+            assert not scenario.fake.live_tokens(), at
+            assert scenario.store.load() is None, at
         else:
-            scene.check(act)
+            scenario.check(act)
         if not line.reached:
             until(lambda: all(thread.ident for thread in threading.enumerate()))
             return
@@ -232,25 +232,25 @@ def test_logout_begins_no_renewal_whose_starter_was_interrupted(
     def interrupted(_: object) -> None:
         pass
 
-    scene = Scene()
-    keeper = inside(scene.session).keeper
+    scenario = InterruptedSession()
+    keeper = inside(scenario.session).keeper
     with monkeypatch.context() as patched:
         patched.setattr(SharedTask, "start", interrupted)
         assert keeper._join_or_start(
             keeper.state.snapshot, keeper.state.generation, 5, Urgency.NEEDED
         )
-    scene.session.logout()
-    assert [request.operation for request in scene.fake.requests] == ["logout"]
-    scene.session.close()
+    scenario.session.logout()
+    assert [request.operation for request in scenario.fake.requests] == ["logout"]
+    scenario.session.close()
 
 
 def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
     on_alarm: Callable[[Callable[[FrameType | None], object]], None],
 ) -> None:
     """The exchange that was under way is the session's, and the next caller joins it."""
-    scene = Scene()
+    scenario = InterruptedSession()
     gate = Gate()
-    scene.fake.fail("refresh", Fault(gate=gate))
+    scenario.fake.fail("refresh", Fault(gate=gate))
 
     def ring(frame: FrameType | None) -> None:
         raise TimeIsUpError
@@ -263,11 +263,11 @@ def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
     with Background() as background:
         background.start(interrupt)
         with pytest.raises(TimeIsUpError):
-            scene.session.refresh()
+            scenario.session.refresh()
     gate.open()
-    assert scene.session.current_token().id in scene.fake.live_tokens()
-    scene.check("refresh")
-    assert scene.fake.exchanges() == 1
+    assert scenario.session.current_token().id in scenario.fake.live_tokens()
+    scenario.check("refresh")
+    assert scenario.fake.exchanges() == 1
 
 
 @pytest.mark.pitfall(43)
@@ -276,8 +276,8 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
     use: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
 ) -> None:
     """A handler may use the session in the middle of its own thread's work with it."""
-    scene = Scene(keeps=True, timeout=0.2)
-    session = scene.session
+    scenario = InterruptedSession(keeps=True, timeout=0.2)
+    session = scenario.session
     uses: dict[str, Callable[[], object]] = {
         "token": lambda: session.token,
         "current_token": session.current_token,
@@ -313,7 +313,7 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
             session.http.get("/v1/apps")
     signal.setitimer(signal.ITIMER_REAL, 0)
     assert rang
-    scene.check("login")
+    scenario.check("login")
 
 
 @pytest.mark.parametrize("use", ["refresh", "current_token", "login", "logout", "close"])
@@ -324,17 +324,17 @@ def test_handler_that_uses_the_session_at_any_line_waits_for_nothing_in_vain(
     """Catches a wait for the handler's own thread, which lasts until its timeout."""
     for at in range(1, LINES):
         is_ahead = act not in ACTS
-        scene = Scene(timeout=PATIENCE, age=LIFE / 2 if is_ahead else HARD)
-        line = SignalAtLine(partial(use_in_handler, scene, use), at)
+        scenario = InterruptedSession(timeout=PATIENCE, age=LIFE / 2 if is_ahead else HARD)
+        line = SignalAtLine(partial(use_in_handler, scenario, use), at)
         done = False
         with contextlib.suppress(NotSignedInError, RuntimeError, TransportError), line:
-            ACTS["current_token" if is_ahead else act](scene.session)
+            ACTS["current_token" if is_ahead else act](scenario.session)
             done = True
         assert done or line.struck, at
-        scene.session.close()
-        token, saved = scene.session.token, scene.store.load()
-        live = set(scene.fake.live_tokens())
-        assert token is scene.given or (saved and saved.id) == (token and token.id), at
+        scenario.session.close()
+        token, saved = scenario.session.token, scenario.store.load()
+        live = set(scenario.fake.live_tokens())
+        assert token is scenario.given or (saved and saved.id) == (token and token.id), at
         assert token is None or token.id in live, at
         if done and use != "login":
             assert live == ({token.id} if token else set()), at
@@ -343,11 +343,11 @@ def test_handler_that_uses_the_session_at_any_line_waits_for_nothing_in_vain(
     pytest.fail("it has no end")
 
 
-def use_in_handler(scene: Scene, use: str) -> None:
+def use_in_handler(scenario: InterruptedSession, use: str) -> None:
     """Use the session as a handler does that is in no hurry."""
     error: TransportError | None = None
     try:
-        ACTS[use](scene.session)
+        ACTS[use](scenario.session)
     except (NotSignedInError, RuntimeError):
         pass  # it has signed out, or closed, the session that it interrupts
     except TransportError as exc:
@@ -363,8 +363,8 @@ def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.Mon
     """The collector may come at any line of its thread."""
     # The collector may wait for a task that its own thread is about to launch.
     monkeypatch.setattr(shared_task, "_GRACE", 0.02)
-    scene = Scene()
-    session = scene.session
+    scenario = InterruptedSession()
+    session = scenario.session
     seen: list[object] = []
 
     class Finalized:
@@ -387,4 +387,4 @@ def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.Mon
         gc.set_threshold(*before)
     gc.collect()  # while the session is open: later, the finalizers would fail in another test
     assert seen
-    scene.check("refresh")
+    scenario.check("refresh")
