@@ -195,6 +195,12 @@ def test_prose_names_its_subjects(folder: Path) -> None:
         assert found == [], name
 
 
+def test_names_of_tests_have_subjects() -> None:
+    """A test's name is a sentence about a thing, as its docstring is."""
+    sources = "".join(path.read_text("utf-8") for path in written_by_hand(TESTS))
+    assert re.findall(r"def (test_(?:who|what)(?:ever)?_\w+)", sources) == []
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -277,7 +277,7 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
     asyncio.run(main())
 
 
-async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_request_releases_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both while the service holds it and while it is queued."""
     monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     clock = FakeClock()
@@ -301,7 +301,7 @@ async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.Monke
         assert len(fake.requests) == 2
 
 
-async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
+async def test_a_request_cancelled_as_its_turn_comes_releases_it() -> None:
     """The slot goes to the next request in the queue."""
     turns = queue.AsyncRequestQueue(1)
     await turns.acquire(None)
@@ -322,7 +322,7 @@ async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
             scope.cancel()
 
 
-async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
+async def test_a_cancelled_block_releases_the_lock_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and not only when the garbage collector runs."""

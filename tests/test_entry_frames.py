@@ -280,7 +280,7 @@ def test_no_tool_shows_a_secret_of_a_bridge(
 
 
 def by_httpx(session: SessionClient) -> None:
-    """Send a request on a client of one's own."""
+    """Send a request on a user's own client."""
     reply = httpx.MockTransport(lambda _: httpx.Response(200))
     with httpx.Client(transport=reply, auth=session.auth) as client:
         client.post("https://app.koyeb.com/v1/apps", json={})

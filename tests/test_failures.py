@@ -199,7 +199,7 @@ def test_failures_say_what_to_do(exc: Exception, text: str, *, retryable: bool) 
     assert error.retryable is retryable
 
 
-def test_what_is_late_is_worth_another_try() -> None:
+def test_a_late_reply_is_worth_another_try() -> None:
     """The text of the timeout does not matter."""
     error = transport_error(httpx.ConnectTimeout("CERTIFICATE_VERIFY_FAILED"), "login", str)
     assert isinstance(error, TransportTimeoutError)

@@ -62,7 +62,7 @@ def test_span_is_said_in_its_two_largest_units(seconds: float, words: str) -> No
     assert format_duration(seconds) == words
 
 
-def test_what_comes_at_once_is_not_said_in_seconds() -> None:
+def test_no_wait_is_not_said_in_seconds() -> None:
     """Nobody waits for 0 s."""
     assert (time_from_now(0), time_from_now(-1), time_from_now(0.1), time_from_now(90)) == (
         "now",
@@ -168,7 +168,7 @@ def test_a_token_from_the_store_is_told_as_one(
 
 
 @pytest.mark.parametrize("backend", ["blocking", "asyncio", "trio"])
-def test_each_operation_is_told_to_who_debugs(
+def test_each_operation_is_in_the_debug_log(
     fake: FakeKoyeb, caplog: pytest.LogCaptureFixture, backend: str
 ) -> None:
     """Method, path, status, time and request id: no query, as it says who signs in."""

@@ -180,7 +180,7 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
         (OSError(13, "Permission denied"), "PermissionError: [Errno 13] Permission denied"),
     ],
 )
-def test_what_a_callable_raised_is_told_once(
+def test_an_error_of_a_callable_is_told_once(
     fake: FakeKoyeb, clock: FakeClock, exc: Exception, text: str
 ) -> None:
     """Some errors have no text, and others cannot be made from a text."""

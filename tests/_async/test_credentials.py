@@ -191,7 +191,7 @@ async def test_a_callable_that_returns_nonsense_is_told(
     assert len(asked) == 1
 
 
-async def test_what_a_callable_raises_is_the_cause(connect: Connect) -> None:
+async def test_an_error_of_a_callable_is_the_cause(connect: Connect) -> None:
     """The provider's own error is kept, without the frames that may hold its secrets."""
 
     def provider() -> str:

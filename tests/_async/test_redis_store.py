@@ -173,7 +173,7 @@ async def test_lock_that_is_held_for_too_long_is_a_store_error(
                     raise AssertionError
 
 
-async def test_lock_that_could_not_be_given_back_is_taken_over(
+async def test_lock_that_could_not_be_released_is_taken_over(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its holder need not wait for its own lease when Redis is back; others do."""
@@ -402,7 +402,7 @@ class AsyncLate:
         return await self._client.execute_command(*command)
 
 
-async def test_lock_that_comes_too_late_is_given_back(
+async def test_lock_that_comes_too_late_is_released(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""

@@ -84,9 +84,7 @@ async def waiting_request(
 # Turns
 
 
-async def test_who_comes_first_is_served_first(
-    session: AsyncSessionClient, fake: FakeKoyeb
-) -> None:
+async def test_requests_are_served_in_order(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
     """More requests than turns wait in the queue, and go out in the order in which they came."""
     gates = [Gate(), Gate()]
     async with AsyncBackground() as background:
@@ -118,7 +116,7 @@ async def test_a_request_waits_for_no_longer_than_it_says(
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def test_each_turn_is_given_back(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
+async def test_each_turn_is_released(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
     """However a request ends; catches a turn that is lost with a failure."""
     for _ in range(3):
         with pytest.raises(httpx.ConnectError):
@@ -135,7 +133,7 @@ async def test_each_turn_is_given_back(session: AsyncSessionClient, fake: FakeKo
     assert len(slots(session)._request_queue._free) == 2
 
 
-async def test_a_turn_is_given_back_when_there_can_be_no_connection(
+async def test_a_turn_is_released_when_there_can_be_no_connection(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one may fail, with the certificates for example."""
@@ -168,7 +166,7 @@ async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None
 
 
 @pytest.mark.parametrize("called", [False, True])
-async def test_who_is_interrupted_in_the_queue_keeps_no_turn(
+async def test_a_request_interrupted_in_the_queue_keeps_no_turn(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch, *, called: bool
 ) -> None:
     """Be it that its turn has just come."""
@@ -312,7 +310,7 @@ async def test_a_connection_is_used_again_for_its_own_origin(
             assert len(transport._pool.connections) == 1
 
 
-async def test_what_makes_room_and_is_interrupted_leaves_nothing(
+async def test_a_request_interrupted_while_it_makes_room_leaves_nothing(
     session: AsyncSessionClient, fake: FakeKoyeb, limit: int
 ) -> None:
     """The transport that was to be made is none of those that count."""
@@ -421,7 +419,7 @@ async def test_a_request_that_waited_until_the_logout_is_refused(
     assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
 
 
-async def test_what_is_for_somebody_else_is_not_signed_after_a_wait(
+async def test_a_request_to_another_origin_is_not_signed_after_a_wait(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """A request to another origin waits, and goes out as it was."""

@@ -71,7 +71,7 @@ async def test_an_operation_is_sent_as_often_as_the_policy_says(
 
 
 @pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=400), Fault(body="?")])
-async def test_what_would_fail_again_is_not_sent_again(
+async def test_an_operation_that_would_fail_again_is_not_sent_again(
     fake: FakeKoyeb, connect: Connect, fault: Fault
 ) -> None:
     """An error that says nothing of a busy service is final."""
@@ -101,7 +101,7 @@ async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Con
     ],
 )
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_what_must_not_be_done_twice_is_sent_once(
+async def test_an_operation_that_must_not_be_done_twice_is_sent_once(
     fake: FakeKoyeb, connect: Connect, name: str, status: int
 ) -> None:
     """Accounts lock, and sessions are issued: these are never repeated."""
@@ -313,7 +313,7 @@ async def test_a_reply_to_a_hook_is_no_reply(fake: FakeKoyeb, connect: Connect) 
 
 
 @pytest.mark.parametrize("kind", ["request", "response"])
-async def test_what_a_hook_raises_reaches_the_caller(
+async def test_an_error_of_a_hook_reaches_the_caller(
     fake: FakeKoyeb, connect: Connect, kind: str
 ) -> None:
     """An error of the user's own code is not taken for one of the network."""

@@ -105,7 +105,7 @@ async def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
         await has_none.http.get("/v1/apps")
 
 
-async def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect) -> None:
+async def test_work_that_waits_for_a_lock_that_fails_is_told(connect: Connect) -> None:
     """It is not done, and nobody waits for it any longer."""
     gate = Gate()
 
@@ -183,7 +183,7 @@ async def test_a_slow_exchange_under_the_lock_is_not_made_twice(
     assert fake.exchanges() == 1
 
 
-async def test_what_is_renewed_behind_a_held_lock_is_taken_over(
+async def test_a_token_renewed_behind_a_held_lock_is_taken_over(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """The holder has been faster: the old token is dead, the new one in the store."""
@@ -201,7 +201,7 @@ async def test_what_is_renewed_behind_a_held_lock_is_taken_over(
     assert count(fake, "refresh") == 1
 
 
-async def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
+async def test_a_waiter_for_the_lock_asks_for_nothing_once_the_session_has_changed(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """After a logout nobody signs in, and a token that another has replaced is not exchanged."""
@@ -245,7 +245,7 @@ async def test_a_close_behind_a_held_lock_is_no_renewal(
 
 
 class Unlockable(AsyncMemoryTokenStore):
-    """A store whose lock cannot be given back."""
+    """A store whose lock cannot be released."""
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:
@@ -255,7 +255,7 @@ class Unlockable(AsyncMemoryTokenStore):
         raise OSError(message)
 
 
-async def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
+async def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """The service has answered, or its reply is lost, and then the store fails."""

@@ -158,7 +158,7 @@ class Stuck(httpx.AsyncBaseTransport):
             raise InterruptedError
 
 
-async def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
+async def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> None:
     """A close that was interrupted leaves no connection open for good."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)

@@ -122,7 +122,7 @@ def test_a_busy_service_is_asked_again_without_the_store(
 
 
 @pytest.mark.parametrize("ahead", [-3600, 3600])
-def test_what_the_service_mints_has_its_whole_life_before_it(
+def test_a_new_token_has_its_whole_life_before_it(
     clock: FakeClock, connect: Connect, ahead: float
 ) -> None:
     """By a refresh or by a password: the token is new this moment, even if our clock is wrong."""
@@ -135,7 +135,7 @@ def test_what_the_service_mints_has_its_whole_life_before_it(
     assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
 
 
-def test_what_others_have_issued_has_what_its_expiry_leaves(
+def test_a_token_of_others_has_the_time_until_its_expiry(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """From a callable or from a store: it may be old, and its expiry is compared with our clock."""

@@ -46,7 +46,7 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_socket])
-def test_what_is_no_file_is_refused(
+def test_a_path_that_is_no_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
     """A pipe, which is not waited for, a folder or a socket is told each time; none stays open."""

@@ -183,7 +183,7 @@ def test_folders_are_closed_to_others_when_the_umask_is_zero(tmp_path: Path) -> 
     assert stat.S_IMODE((tmp_path / "there/a/b").stat().st_mode) == 0o700
 
 
-def test_what_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
+def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
     """It may hold the token: nobody else may read it, and a logout removes it."""
     path = tmp_path / "session.json"
     path.write_text("?")

@@ -169,7 +169,9 @@ def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect) -> No
     assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
 
 
-def test_a_change_during_a_telling_is_told_by_who_tells(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_change_during_a_delivery_is_delivered_by_its_task(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
     """The second task does not wait for a slow listener, and no change is delivered twice."""
     session = connect()
     gate = Gate()

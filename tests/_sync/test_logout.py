@@ -176,9 +176,7 @@ def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
     assert fake.live_tokens() == [token.id] == [held(session)]
 
 
-def test_a_logout_is_not_undone_by_who_waited_for_a_token(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
+def test_a_logout_is_not_undone_by_a_waiter_for_a_token(fake: FakeKoyeb, connect: Connect) -> None:
     """A caller that asked for a renewal before the logout does not sign in after it."""
     session = connect(credentials=PASSWORDS)
     with UnderWay(fake, "login", session.current_token) as background:

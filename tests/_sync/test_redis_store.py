@@ -173,7 +173,7 @@ def test_lock_that_is_held_for_too_long_is_a_store_error(
                     raise AssertionError
 
 
-def test_lock_that_could_not_be_given_back_is_taken_over(
+def test_lock_that_could_not_be_released_is_taken_over(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its holder need not wait for its own lease when Redis is back; others do."""
@@ -402,7 +402,7 @@ class Late:
         return self._client.execute_command(*command)
 
 
-def test_lock_that_comes_too_late_is_given_back(
+def test_lock_that_comes_too_late_is_released(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""

@@ -160,7 +160,7 @@ class Stuck(httpx.BaseTransport):
             raise InterruptedError
 
 
-def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
+def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> None:
     """A close that was interrupted leaves no connection open for good."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)

@@ -30,7 +30,7 @@ ODD = "canary odd 51aa0e"
 """A bearer that is malformed."""
 OUTCOMES = ["success", "error", "timeout", "deadline", "cancellation", "refusal"]
 UNBOUNDED = {"/caller/http", "/service/http", "/sync"}
-"""Where a transport of one's own is not bounded, as its httpx.Client is not."""
+"""The endpoints whose own transport is not bounded, as its httpx.Client is not."""
 ENDPOINTS = ["/caller", "/caller/http", "/cookie", "/guest", "/service", "/service/http", "/sync"]
 
 

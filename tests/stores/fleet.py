@@ -226,7 +226,7 @@ class Stopping:
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
-        """Lock, and maybe stop with the lock, or when it has been given back."""
+        """Lock, and maybe stop with the lock, or when it has been released."""
         with self._store.lock():
             self._stop("locked")
             yield

@@ -21,7 +21,7 @@ from .conftest import PATIENCE
 
 SETTINGS: dict[str, Any] = check_store.__globals__
 IMPATIENT = 0.3
-"""Seconds to wait for a lock that nobody will give back."""
+"""Seconds to wait for a lock that nobody will release."""
 
 
 class ShortColumn(MemoryTokenStore):
@@ -162,7 +162,7 @@ def test_conformance_finds_a_broken_store(
 
 
 class Unshielded(AsyncMemoryTokenStore):
-    """A lock that a cancelled block cannot give back."""
+    """A lock that a cancelled block cannot release."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Unshielded(AsyncMemoryTokenStore):
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:
-        """Wait before it is given back."""
+        """Wait before it is released."""
         await self._semaphore.acquire()
         try:
             yield
@@ -182,7 +182,7 @@ class Unshielded(AsyncMemoryTokenStore):
 async def test_conformance_finds_a_lock_that_a_cancelled_block_leaves_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A lock that is not given back under cancellation does not pass."""
+    """A lock that is not released under cancellation does not pass."""
     monkeypatch.setitem(SETTINGS, "_PATIENCE", IMPATIENT)
     store = Unshielded()
     with pytest.raises(AssertionError, match="when the block was cancelled"):

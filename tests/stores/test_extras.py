@@ -165,7 +165,7 @@ def test_store_without_its_extra_says_what_to_install(
     assert caught.value.name == module
 
 
-def test_what_to_install_is_quoted_for_every_shell() -> None:
+def test_command_to_install_is_quoted_for_every_shell() -> None:
     """Windows' cmd takes single quotes for a part of the name."""
     package = Path(koyeb_session.__file__).parent
     sources = "".join(path.read_text("utf-8") for path in package.rglob("*.py"))

@@ -195,7 +195,7 @@ def test_client_works_after_a_loop_that_died_in_mid_flight(
 def test_client_works_after_a_loop_that_died_with_all_turns(
     fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Work], None]
 ) -> None:
-    """A turn that nobody gave back died with its loop; catches a line that outlives it."""
+    """A turn that nobody released died with its loop; catches a queue that outlives it."""
     monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     with fake.serve() as url:
         session = AsyncSessionClient(**arguments(fake, clock, base_url=url))
@@ -379,7 +379,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
 
 
 def run_in(backend: str, session: AsyncSessionClient) -> None:
-    """Send requests from an event loop of one's own."""
+    """Send requests from a separate event loop."""
     anyio.run(async_send, session, backend=backend)
 
 

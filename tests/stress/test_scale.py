@@ -124,7 +124,7 @@ async def test_tasks_in_shared_task_when_the_token_is_revoked_are_replayed(
 async def test_hundreds_of_tasks_on_sockets_share_each_exchange(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Pitfalls 1, 9 and 11, waiting in line; catches an exchange in the same line."""
+    """Pitfalls 1, 9 and 11, waiting in the queue; catches an exchange in the same queue."""
     with fake.serve() as url:
         given = arguments(fake, clock, base_url=url, timeout=PATIENCE)
         async with AsyncSessionClient(**given) as session:

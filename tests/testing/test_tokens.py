@@ -227,7 +227,7 @@ def test_access_token_is_for_members(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("may", [True, False])
-def test_what_issues_access_tokens_is_a_choice(connect: Connect, *, may: bool) -> None:
+def test_issuer_of_access_tokens_is_a_choice(connect: Connect, *, may: bool) -> None:
     """Nobody documents whether an access token, or an organization's API token, issues others."""
     fake = FakeKoyeb(access_tokens_may_issue=may, organization_api_tokens_may_issue=may)
     own, shared = fake.organizations[ME]
