@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
