@@ -302,9 +302,7 @@ class AsyncSessionClient:
         outcome = await self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
-        return self._unwrap(
-            await self._keeper.begin_session(new_token, None, deadline, account, bound=True)
-        ).token
+        return await self._begin(new_token, deadline, account=account, bound=True)
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -354,14 +352,8 @@ class AsyncSessionClient:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
-        return self._unwrap(
-            await self._keeper.begin_session(
-                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
-                None,
-                deadline,
-                account,
-            )
-        ).token
+        new_token = engine.NewToken(given, just_issued=False, how="signed in with a given token")
+        return await self._begin(new_token, deadline, account=account)
 
     async def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
@@ -408,8 +400,8 @@ class AsyncSessionClient:
 
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
-        self._check(timeout)
-        self._unwrap(await self._keeper.sign_out(timeout))
+        deadline = self._check(timeout)
+        self._unwrap(await engine.AsyncSessionChange(self._keeper, deadline).end())
 
     # Other operations
 
@@ -463,11 +455,7 @@ class AsyncSessionClient:
         build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
         del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = await self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to an organization")
-        return self._unwrap(await self._keeper.begin_session(new_token, generation, deadline)).token
+        return await self._switch(build, "switched to an organization", timeout)
 
     async def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -498,11 +486,7 @@ class AsyncSessionClient:
         build = _with_token(engine.operations.unscope_organization_token, seon_fp)
         del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = await self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to no organization")
-        return self._unwrap(await self._keeper.begin_session(new_token, generation, deadline)).token
+        return await self._switch(build, "switched to no organization", timeout)
 
     async def create_access_token(
         self,
@@ -812,6 +796,34 @@ class AsyncSessionClient:
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
         return engine.unwrap(outcome, self._state.mark)
+
+    async def _begin(
+        self,
+        new_token: engine.NewToken,
+        deadline: engine.Deadline,
+        *,
+        generation: int | None = None,
+        account: str | None = None,
+        bound: bool = False,
+    ) -> engine.Token:
+        """Begin a session, and return its token; see `AsyncSessionChange.begin`."""
+        change = engine.AsyncSessionChange(self._keeper, deadline)
+        outcome = await change.begin(new_token, generation=generation, account=account, bound=bound)
+        return self._unwrap(outcome).token
+
+    async def _switch(
+        self,
+        build: Callable[[engine.Token], engine.Operation[engine.Token]],
+        how: str,
+        timeout: float | None,
+    ) -> engine.Token:
+        """Send an operation that issues a token for this session, and go on with that token."""
+        deadline = self._check(timeout)
+        generation = self._state.generation  # read first: a logout meanwhile must win
+        outcome = await self._signed(build, deadline)
+        return await self._begin(
+            _issued(self._unwrap(outcome), how), deadline, generation=generation
+        )
 
     async def _signed(
         self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline

@@ -39,6 +39,7 @@ from .http.connections import AsyncBorrowedClient, AsyncConnections
 from .http.sender import AsyncSender
 from .keeper import AsyncTokenKeeper
 from .renewal import AsyncRenewal
+from .session_change import AsyncSessionChange
 from .stores.protocol import AsyncTokenStore
 from .token_source import AsyncTokenSource
 
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncRenewal",
     "AsyncSender",
     "AsyncSessionAuth",
+    "AsyncSessionChange",
     "AsyncSharedTask",
     "AsyncTokenKeeper",
     "AsyncTokenSource",

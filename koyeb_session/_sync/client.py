@@ -304,9 +304,7 @@ class SessionClient:
         outcome = self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
-        return self._unwrap(
-            self._keeper.begin_session(new_token, None, deadline, account, bound=True)
-        ).token
+        return self._begin(new_token, deadline, account=account, bound=True)
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -356,14 +354,8 @@ class SessionClient:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
-        return self._unwrap(
-            self._keeper.begin_session(
-                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
-                None,
-                deadline,
-                account,
-            )
-        ).token
+        new_token = engine.NewToken(given, just_issued=False, how="signed in with a given token")
+        return self._begin(new_token, deadline, account=account)
 
     def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
@@ -410,8 +402,8 @@ class SessionClient:
 
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
-        self._check(timeout)
-        self._unwrap(self._keeper.sign_out(timeout))
+        deadline = self._check(timeout)
+        self._unwrap(engine.SessionChange(self._keeper, deadline).end())
 
     # Other operations
 
@@ -465,11 +457,7 @@ class SessionClient:
         build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
         del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to an organization")
-        return self._unwrap(self._keeper.begin_session(new_token, generation, deadline)).token
+        return self._switch(build, "switched to an organization", timeout)
 
     def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -500,11 +488,7 @@ class SessionClient:
         build = _with_token(engine.operations.unscope_organization_token, seon_fp)
         del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to no organization")
-        return self._unwrap(self._keeper.begin_session(new_token, generation, deadline)).token
+        return self._switch(build, "switched to no organization", timeout)
 
     def create_access_token(
         self,
@@ -814,6 +798,32 @@ class SessionClient:
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
         return engine.unwrap(outcome, self._state.mark)
+
+    def _begin(
+        self,
+        new_token: engine.NewToken,
+        deadline: engine.Deadline,
+        *,
+        generation: int | None = None,
+        account: str | None = None,
+        bound: bool = False,
+    ) -> engine.Token:
+        """Begin a session, and return its token; see `SessionChange.begin`."""
+        change = engine.SessionChange(self._keeper, deadline)
+        outcome = change.begin(new_token, generation=generation, account=account, bound=bound)
+        return self._unwrap(outcome).token
+
+    def _switch(
+        self,
+        build: Callable[[engine.Token], engine.Operation[engine.Token]],
+        how: str,
+        timeout: float | None,
+    ) -> engine.Token:
+        """Send an operation that issues a token for this session, and go on with that token."""
+        deadline = self._check(timeout)
+        generation = self._state.generation  # read first: a logout meanwhile must win
+        outcome = self._signed(build, deadline)
+        return self._begin(_issued(self._unwrap(outcome), how), deadline, generation=generation)
 
     def _signed(
         self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline

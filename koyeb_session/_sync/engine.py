@@ -41,6 +41,7 @@ from .http.connections import BorrowedClient, Connections
 from .http.sender import Sender
 from .keeper import TokenKeeper
 from .renewal import Renewal
+from .session_change import SessionChange
 from .stores.protocol import TokenStore
 from .token_source import TokenSource
 
@@ -61,6 +62,7 @@ __all__ = [
     "RetryPolicy",
     "Sender",
     "SessionAuth",
+    "SessionChange",
     "SessionState",
     "SharedTask",
     "Snapshot",

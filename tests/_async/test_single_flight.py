@@ -20,7 +20,7 @@ from koyeb_session import (
 )
 from koyeb_session._api import operations
 from koyeb_session._core.deadline import Deadline
-from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
+from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived
@@ -245,9 +245,8 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         inside(session).state.clear()
         return StoreError("away")
 
-    shared = SimpleNamespace(
-        join=join, replaces=inside(session).state.snapshot, urgency=Urgency.AHEAD
-    )
+    need = Need(inside(session).state.snapshot, 0, Urgency.AHEAD, 5)
+    shared = SimpleNamespace(join=join, need=need)
 
     def begin(*_: object) -> Any:
         return shared
@@ -290,7 +289,8 @@ async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Co
     """A reply that nobody waits for may be the session."""
     session = connect(token=fake.issue_token())
     over = Deadline(0)
-    renewed = await inside(session).renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    need = Need(None, 0, Urgency.NEEDED, 5)
+    renewed = await inside(session).renewal._request_new_token(need, over)
     assert isinstance(renewed, FailedAttempt)
     held = session.token
     assert held is not None
