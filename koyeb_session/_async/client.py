@@ -237,14 +237,14 @@ class AsyncSessionClient:
         source = engine.AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .._core.ownership import Ownership  # noqa: PLC0415 - only with a store
             from .persistence import AsyncPersistence  # noqa: PLC0415 - only with a store
 
+            account = None if beginning is None else engine.account_of(beginning)
             persistence = AsyncPersistence(
                 store,
                 state,
-                origin=self._origins.service,
-                account=None if beginning is None else engine.account_of(beginning),
-                bound=beginning is not None,
+                Ownership(clock, self._origins.service, account, bound=beginning is not None),
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )

@@ -123,7 +123,7 @@ class AsyncRenewal:
         # A callable continues from the newest token, which another process may have saved.
         replaced = None if old is None else old.token
         if hold is not None and persistence is not None:
-            replaced = persistence.latest(hold.found, old, hold.known)
+            replaced = persistence.ownership.latest(hold.found, old, hold.known)
         outcome = await self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt):
             return outcome if refused is None or old is None else _both(old, refused, outcome)
@@ -161,12 +161,12 @@ class AsyncRenewal:
         # Without the lock, another process may save a token at any time: load now.
         if not hold.locked:
             found = await persistence.load_unlocked(deadline.left() / 2)
-            return persistence.newer(found, old, hold.known)
-        newer = persistence.newer(hold.found, old, hold.known)
+            return persistence.ownership.newer(found, old, hold.known)
+        newer = persistence.ownership.newer(hold.found, old, hold.known)
         is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
         if newer is None and is_other:
             await hold.read_again(deadline.left() / 2)
-            newer = persistence.newer(hold.found, old, hold.known)
+            newer = persistence.ownership.newer(hold.found, old, hold.known)
         return newer
 
     async def _commit(

@@ -239,14 +239,14 @@ class SessionClient:
         source = engine.TokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .._core.ownership import Ownership  # noqa: PLC0415 - only with a store
             from .persistence import Persistence  # noqa: PLC0415 - only with a store
 
+            account = None if beginning is None else engine.account_of(beginning)
             persistence = Persistence(
                 store,
                 state,
-                origin=self._origins.service,
-                account=None if beginning is None else engine.account_of(beginning),
-                bound=beginning is not None,
+                Ownership(clock, self._origins.service, account, bound=beginning is not None),
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )

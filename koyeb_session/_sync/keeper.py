@@ -371,11 +371,8 @@ class TokenKeeper:
         self.wake()
 
     def _pending_save(self) -> SharedTask[StoreError | None] | None:
-        """Return an unstarted task that saves an unsaved change; `None` if there is none."""
-        persistence = self.persistence
-        if persistence is None or not persistence.has_unsaved:
-            return None
-        return persistence.synchronize_later()
+        """See `Persistence.pending_save`."""
+        return None if self.persistence is None else self.persistence.pending_save()
 
     def wake(self) -> None:
         """Make each `renew_ahead_of_need` check again."""

@@ -125,7 +125,7 @@ class Renewal:
         # A callable continues from the newest token, which another process may have saved.
         replaced = None if old is None else old.token
         if hold is not None and persistence is not None:
-            replaced = persistence.latest(hold.found, old, hold.known)
+            replaced = persistence.ownership.latest(hold.found, old, hold.known)
         outcome = self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt):
             return outcome if refused is None or old is None else _both(old, refused, outcome)
@@ -163,12 +163,12 @@ class Renewal:
         # Without the lock, another process may save a token at any time: load now.
         if not hold.locked:
             found = persistence.load_unlocked(deadline.left() / 2)
-            return persistence.newer(found, old, hold.known)
-        newer = persistence.newer(hold.found, old, hold.known)
+            return persistence.ownership.newer(found, old, hold.known)
+        newer = persistence.ownership.newer(hold.found, old, hold.known)
         is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
         if newer is None and is_other:
             hold.read_again(deadline.left() / 2)
-            newer = persistence.newer(hold.found, old, hold.known)
+            newer = persistence.ownership.newer(hold.found, old, hold.known)
         return newer
 
     def _commit(

@@ -60,7 +60,7 @@ class SessionChange:
             new_token: The token.
             generation: See `SessionState.commit`.
             account: The account of the session; `None`: the same account as before.
-            bound: See `Persistence.bound`.
+            bound: See `Ownership.bound`.
         """
         if refusal := self._keeper.refusal():
             return refusal
@@ -77,7 +77,7 @@ class SessionChange:
         self._state.log_new_token(new_token, outcome)
         if persistence is not None:
             if account is not None:
-                persistence.begin(account, bound=bound)
+                persistence.ownership.begin(account, bound=bound)
             persistence.mark_unsaved()
         if self._keeper.listeners or unsaved:
             self._task(self._synchronize).run()
