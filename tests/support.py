@@ -49,7 +49,7 @@ class Inside:
         self.persistence: Any = self.keeper.persistence
         self.renewal: Any = self.keeper._renewal
         self.source: Any = self.keeper.source
-        self.begin: Any = session._begin
+        self.change: Any = session._change
 
     @property
     def opened(self) -> Any:

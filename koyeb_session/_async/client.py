@@ -298,11 +298,11 @@ class AsyncSessionClient:
         """
         operation = engine.operations.login(email, password, organization_id, seon_fp)
         del password, seon_fp
-        deadline = self._check(timeout)
+        change = self._change(timeout)
         outcome = await self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
-        return await self._begin(new_token, deadline, account=account, bound=True)
+        return self._unwrap(await change.begin(new_token, account=account, bound=True)).token
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -345,7 +345,7 @@ class AsyncSessionClient:
         """
         given = engine.parse_token(token, self._state.clock.time())
         del token
-        deadline = self._check(None)
+        change = self._change(None)
         given = engine.unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
@@ -353,7 +353,7 @@ class AsyncSessionClient:
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
         new_token = engine.NewToken(given, just_issued=False, how="signed in with a given token")
-        return await self._begin(new_token, deadline, account=account)
+        return self._unwrap(await change.begin(new_token, account=account)).token
 
     async def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
@@ -400,8 +400,7 @@ class AsyncSessionClient:
 
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
-        deadline = self._check(timeout)
-        self._unwrap(await engine.AsyncSessionChange(self._keeper, deadline).end())
+        self._unwrap(await self._change(timeout).end())
 
     # Other operations
 
@@ -773,9 +772,7 @@ class AsyncSessionClient:
     def __del__(self) -> None:
         # Both are missing if `__init__` failed.
         operating: engine.AsyncConnections | None = getattr(self, "_operation_connections", None)
-        state: engine.SessionState | None = getattr(
-            self, "_state", None
-        )  # missing if `__init__` failed
+        state: engine.SessionState | None = getattr(self, "_state", None)
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
@@ -797,19 +794,9 @@ class AsyncSessionClient:
         """Return a result, or raise an error as one of this session."""
         return engine.unwrap(outcome, self._state.mark)
 
-    async def _begin(
-        self,
-        new_token: engine.NewToken,
-        deadline: engine.Deadline,
-        *,
-        generation: int | None = None,
-        account: str | None = None,
-        bound: bool = False,
-    ) -> engine.Token:
-        """Begin a session, and return its token; see `AsyncSessionChange.begin`."""
-        change = engine.AsyncSessionChange(self._keeper, deadline)
-        outcome = await change.begin(new_token, generation=generation, account=account, bound=bound)
-        return self._unwrap(outcome).token
+    def _change(self, timeout: float | None) -> engine.AsyncSessionChange:
+        """Make an object for one sign-in or sign-out; see `_check`."""
+        return engine.AsyncSessionChange(self._keeper, self._check(timeout))
 
     async def _switch(
         self,
@@ -818,12 +805,9 @@ class AsyncSessionClient:
         timeout: float | None,
     ) -> engine.Token:
         """Send an operation that issues a token for this session, and go on with that token."""
-        deadline = self._check(timeout)
-        generation = self._state.generation  # read first: a logout meanwhile must win
-        outcome = await self._signed(build, deadline)
-        return await self._begin(
-            _issued(self._unwrap(outcome), how), deadline, generation=generation
-        )
+        change = self._change(timeout)  # before any wait: a logout meanwhile must win
+        new_token = _issued(self._unwrap(await self._signed(build, change.deadline)), how)
+        return self._unwrap(await change.begin(new_token, continues=True)).token
 
     async def _signed(
         self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline

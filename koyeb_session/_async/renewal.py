@@ -47,8 +47,7 @@ class AsyncRenewal:
         persistence = self._persistence
         if persistence is None:
             return await self._request_new_token(need, deadline)
-        # The renewal stays in the hold until its token is saved, or its time is up. So the next
-        # process that gets the lock reads that token.
+        # The renewal stays in the hold until its token is saved, or its time is up.
         hold = persistence.hold()
         try:
             # Half of the time: a store that hangs must leave time for a renewal without it.
@@ -75,9 +74,11 @@ class AsyncRenewal:
             log.warning("the token is renewed %s: %s", where, problem)
         outcome = await self._request_new_token(need, deadline, hold, may_exchange=may_exchange)
         # Without any means to renew, the failure of the store is the cause to report.
-        if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
-            return FailedAttempt(problem)
-        if isinstance(outcome, Snapshot) and self._persistence is not None:
+        if isinstance(outcome, FailedAttempt):
+            had_no_way = not outcome.attempted and outcome.error is not SUPERSEDED
+            return FailedAttempt(problem) if problem and had_no_way else outcome
+        # Still in the hold: the next process that gets the lock must not find the old token.
+        if self._persistence is not None:
             await self._persistence.synchronize(deadline)
         return outcome
 
@@ -92,6 +93,7 @@ class AsyncRenewal:
         """Refresh, or sign in again if a refresh does not help; commit the new token."""
         old = need.old
         refused: FailedAttempt | None = None
+        # Nobody would read the reply, which might hold the session's only token.
         if deadline.passed:
             return FailedAttempt(renewal_timed_out(deadline.seconds))
         # A rejected token counts as expired: after any failure the credentials are tried.
@@ -102,7 +104,7 @@ class AsyncRenewal:
                 # At once: this task waits for nothing between the reply and the commit.
                 return await self._commit(outcome, need, deadline)
             if not (signs_in or is_refusal(outcome.error)):
-                return outcome
+                return outcome  # a later attempt may get another answer
             refused = outcome
             # Another process may have refreshed it first, for example after the lock's lease ended.
             if hold is not None and hold.locked:
@@ -204,11 +206,6 @@ class AsyncRenewal:
         if hold.is_held_elsewhere:
             return False
         return need.urgency > Urgency.AHEAD or phase is Phase.HARD
-
-
-def _has_no_way(failed: FailedAttempt) -> bool:
-    """Return whether the session had no means to renew its token."""
-    return not failed.attempted and failed.error is not SUPERSEDED
 
 
 def _store_error_of(hold: AsyncStoreHold) -> StoreError | None:

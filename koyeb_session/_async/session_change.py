@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .._concurrency.event_loop.deadlines import async_time_limit
@@ -32,11 +31,12 @@ class AsyncSessionChange:
     """
 
     def __init__(self, keeper: AsyncTokenKeeper, deadline: Deadline) -> None:
-        self._deadline = deadline
+        self._generation = keeper.state.generation
         self._keeper = keeper
         self._persistence = keeper.persistence
         self._source = keeper.source
         self._state = keeper.state
+        self.deadline: Deadline = deadline
         self._ended: tuple[AsyncSharedTask[Any] | None, Snapshot | None] | None = None
         """The renewal and the snapshot of the session that this has ended."""
 
@@ -44,9 +44,9 @@ class AsyncSessionChange:
         self,
         new_token: NewToken,
         *,
-        generation: int | None = None,
         account: str | None = None,
         bound: bool = False,
+        continues: bool = False,
     ) -> Snapshot | KoyebSessionError:
         """
         Begin a session with a token.
@@ -56,9 +56,10 @@ class AsyncSessionChange:
 
         Args:
             new_token: The token.
-            generation: See `SessionState.commit`.
             account: The account of the session; `None`: the same account as before.
             bound: See `Ownership.bound`.
+            continues: Whether the token continues the session of the time when this object was
+                made; then it must not replace another one.
         """
         if refusal := self._keeper.refusal():
             return refusal
@@ -66,11 +67,12 @@ class AsyncSessionChange:
         unsaved = persistence is not None
         if persistence is not None:
             persistence.mark_unsaved()  # before it: a signal handler may raise after the commit
+        generation = self._generation if continues else None
         outcome = self._state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
             # The session changed while the token was on its way, so nobody will use the token.
             if outcome is SUPERSEDED and new_token.just_issued:
-                await self._source.revoke(new_token.token, self._deadline)
+                await self._source.revoke(new_token.token, self.deadline)
             return outcome
         self._state.log_new_token(new_token, outcome)
         if persistence is not None:
@@ -90,14 +92,13 @@ class AsyncSessionChange:
         if refusal := self._keeper.refusal():
             return refusal
         # The task does all of it: a signal handler may raise between any two steps of the caller.
-        clear = partial(self._clear_unless_replaced, self._state.generation)
-        task = self._task(self._end, first=clear)
+        task = self._task(self._end, first=self._clear_unless_replaced)
         problem = await task.run()
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
-            clear()
-        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(self._deadline)
+            self._clear_unless_replaced()
+        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(self.deadline)
 
     def _task(
         self, work: Callable[[], Any], first: Callable[[], Any] | None = None
@@ -107,16 +108,16 @@ class AsyncSessionChange:
             work,
             self._keeper.tell_listeners,
             first=first,
-            seconds=self._deadline.left(),
+            seconds=self.deadline.left(),
             active_tasks=self._keeper.active_tasks,
         )
 
     async def _synchronize(self) -> KoyebSessionError | None:
         if self._persistence is None:
             return None
-        return await self._persistence.synchronize(self._deadline)
+        return await self._persistence.synchronize(self.deadline)
 
-    def _clear_unless_replaced(self, generation: int) -> None:
+    def _clear_unless_replaced(self) -> None:
         """
         Sign out in memory.
 
@@ -124,7 +125,7 @@ class AsyncSessionChange:
         starts it. A session that has begun since is not the one to end.
         """
         with state_lock:
-            if generation != self._state.generation and not self._state.signed_out:
+            if self._generation != self._state.generation and not self._state.signed_out:
                 return
             if self._persistence is not None:
                 self._persistence.mark_unsaved()
@@ -140,7 +141,7 @@ class AsyncSessionChange:
         renewal, old = self._ended
         problem: KoyebSessionError | None = None
         forgotten: KoyebSessionError | None = None
-        deadline = self._deadline
+        deadline = self.deadline
         try:
             with async_time_limit(deadline.left()):
                 # The store first: a service that hangs must not keep it from being emptied.

@@ -11,15 +11,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
 from .models import AccessTokenCredentials, PasswordCredentials, Token
 from .redaction import printable
 from .tokens import TOKEN_LIMIT, fill_from_jwt, is_header_safe
-
-T = TypeVar("T")
 
 BadArgument: TypeAlias = ValueError | TypeError
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .._concurrency.threads.shared_task import Work
     from .._core.models import Token
     from .._core.policy import RetryPolicy
     from .._core.state import SessionState
@@ -159,13 +160,13 @@ class TokenKeeper:
         Return a newer snapshot, to replay a request whose token was rejected.
 
         Returns:
-            `None` if the caller must accept the 401: the token cannot be renewed, or was brand-new.
+            `None` if the caller must accept the 401; see `SessionState.must_accept_401`.
         """
         state = self.state
+        if state.must_accept_401(signed):
+            return None
         # Otherwise another caller has renewed the token already, and the newer one will do.
         if state.snapshot is signed:
-            if state.must_accept_401(signed):
-                return None
             seen = state.observe()
             failure = seen.failure
             # In a back-off of refreshes, the credentials are tried, unless it is they that failed.
@@ -223,6 +224,7 @@ class TokenKeeper:
                 if not self._wait_to_retry(outcome, attempt, urgency, deadline):
                     return outcome
                 attempt += 1
+            # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
         return state.snapshot or SUPERSEDED
 
@@ -253,8 +255,6 @@ class TokenKeeper:
         """
         Join the current renewal, or start one.
 
-        It starts outside the lock: where no thread can be started, that runs the work right here.
-
         Returns:
             `None` when the session has moved on from ``need.old``. Reusing an exchanged token trips
             the service's reuse detection and ends the whole session. So does beginning one in the
@@ -269,13 +269,9 @@ class TokenKeeper:
             task = self.task
             if task is not None and task.alive and task.need.generation == need.generation:
                 return task
-            self.task = task = _SharedRenewal(
-                partial(self._run_renewal, need),
-                self.tell_listeners,
-                seconds=need.seconds,
-                active_tasks=self.active_tasks,
-            )
-            task.need = need
+            work = partial(self._run_renewal, need)
+            self.task = task = _SharedRenewal(need, work, self.tell_listeners, self.active_tasks)
+        # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()
         return task
 
@@ -300,6 +296,7 @@ class TokenKeeper:
             raised = exc
             text = f"the token was not renewed: {type(exc).__name__}"
             outcome = FailedAttempt(with_cause(TransportError(text), safe_copy(exc)))
+        # Read once for all that follows: another thread may sign in, or out, at any point.
         held = state.snapshot
         if isinstance(outcome, Snapshot) or need.generation != state.generation:
             return held or SUPERSEDED
@@ -317,6 +314,7 @@ class TokenKeeper:
         attempt = 1 if before is None else min(before.failures + 1, self._retry.attempts)
         chance = random.random()  # noqa: S311 - spreads load
         wait = self._retry.wait(failed.error, attempt, chance)
+        # With the error itself: callers who waited for another renewal must not take this time.
         self._retry_at = None if wait is None else (failed.error, time.monotonic() + wait)
         is_waited_for = need.urgency >= Urgency.REJECTED or self.state.usable is None
         again = is_waited_for and wait is not None
@@ -394,4 +392,12 @@ class TokenKeeper:
 class _SharedRenewal(SharedTask[Outcome]):
     """A renewal in progress, with the need that it was started for."""
 
-    need: Need
+    def __init__(
+        self,
+        need: Need,
+        work: Work[Outcome],
+        on_done: Work[None],
+        active_tasks: set[SharedTask[Any]],
+    ) -> None:
+        super().__init__(work, on_done, seconds=need.seconds, active_tasks=active_tasks)
+        self.need: Need = need

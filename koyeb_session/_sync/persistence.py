@@ -219,7 +219,9 @@ class Persistence:
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
             if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
-                self._go_on_with_others(hold, snapshot, generation)
+                # Keep it there. With the generation: after another sign-in the commit fails.
+                if snapshot and (newer := self.ownership.newer(hold.found, snapshot, hold.known)):
+                    self.state.commit(newer, generation)
             elif snapshot is None:
                 self._problem = self._delete(hold)
             elif problem := self._save(snapshot.token, snapshot.issuer, hold):
@@ -229,13 +231,6 @@ class Persistence:
                 return
             if snapshot is not None:
                 self.state.mark_saved(snapshot)
-
-    def _go_on_with_others(self, hold: StoreHold, own: Snapshot | None, generation: int) -> None:
-        """Keep the token that another process has saved; take it over if it is this session's."""
-        newer = None if own is None else self.ownership.newer(hold.found, own, hold.known)
-        # With the generation: after a sign-out or another login the commit fails.
-        if newer is not None:
-            self.state.commit(newer, generation)
 
     def _save(self, token: Token, issuer: Issuer, hold: StoreHold) -> StoreError | None:
         """Save a token; return the error if that fails."""
@@ -262,7 +257,7 @@ class Persistence:
     def _delete_outdated(
         self, own: Snapshot, hold: StoreHold, problem: StoreError
     ) -> StoreError | None:
-        """Delete the saved token after a failed save; `None` if the save has succeeded after all."""
+        """Delete the saved token, as saving has failed; `None` if it has succeeded after all."""
         what = "what it holds could not be deleted"
         try:
             found = self.store.load()

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from .._concurrency.runtime import is_in_step, state_lock
@@ -34,11 +33,12 @@ class SessionChange:
     """
 
     def __init__(self, keeper: TokenKeeper, deadline: Deadline) -> None:
-        self._deadline = deadline
+        self._generation = keeper.state.generation
         self._keeper = keeper
         self._persistence = keeper.persistence
         self._source = keeper.source
         self._state = keeper.state
+        self.deadline: Deadline = deadline
         self._ended: tuple[SharedTask[Any] | None, Snapshot | None] | None = None
         """The renewal and the snapshot of the session that this has ended."""
 
@@ -46,9 +46,9 @@ class SessionChange:
         self,
         new_token: NewToken,
         *,
-        generation: int | None = None,
         account: str | None = None,
         bound: bool = False,
+        continues: bool = False,
     ) -> Snapshot | KoyebSessionError:
         """
         Begin a session with a token.
@@ -58,9 +58,10 @@ class SessionChange:
 
         Args:
             new_token: The token.
-            generation: See `SessionState.commit`.
             account: The account of the session; `None`: the same account as before.
             bound: See `Ownership.bound`.
+            continues: Whether the token continues the session of the time when this object was
+                made; then it must not replace another one.
         """
         if refusal := self._keeper.refusal():
             return refusal
@@ -68,11 +69,12 @@ class SessionChange:
         unsaved = persistence is not None
         if persistence is not None:
             persistence.mark_unsaved()  # before it: a signal handler may raise after the commit
+        generation = self._generation if continues else None
         outcome = self._state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
             # The session changed while the token was on its way, so nobody will use the token.
             if outcome is SUPERSEDED and new_token.just_issued:
-                self._source.revoke(new_token.token, self._deadline)
+                self._source.revoke(new_token.token, self.deadline)
             return outcome
         self._state.log_new_token(new_token, outcome)
         if persistence is not None:
@@ -92,14 +94,13 @@ class SessionChange:
         if refusal := self._keeper.refusal():
             return refusal
         # The task does all of it: a signal handler may raise between any two steps of the caller.
-        clear = partial(self._clear_unless_replaced, self._state.generation)
-        task = self._task(self._end, first=clear)
+        task = self._task(self._end, first=self._clear_unless_replaced)
         problem = task.run()
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
-            clear()
-        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(self._deadline)
+            self._clear_unless_replaced()
+        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(self.deadline)
 
     def _task(
         self, work: Callable[[], Any], first: Callable[[], Any] | None = None
@@ -109,16 +110,16 @@ class SessionChange:
             work,
             self._keeper.tell_listeners,
             first=first,
-            seconds=self._deadline.left(),
+            seconds=self.deadline.left(),
             active_tasks=self._keeper.active_tasks,
         )
 
     def _synchronize(self) -> KoyebSessionError | None:
         if self._persistence is None:
             return None
-        return self._persistence.synchronize(self._deadline)
+        return self._persistence.synchronize(self.deadline)
 
-    def _clear_unless_replaced(self, generation: int) -> None:
+    def _clear_unless_replaced(self) -> None:
         """
         Sign out in memory.
 
@@ -126,7 +127,7 @@ class SessionChange:
         starts it. A session that has begun since is not the one to end.
         """
         with state_lock:
-            if generation != self._state.generation and not self._state.signed_out:
+            if self._generation != self._state.generation and not self._state.signed_out:
                 return
             if self._persistence is not None:
                 self._persistence.mark_unsaved()
@@ -142,7 +143,7 @@ class SessionChange:
         renewal, old = self._ended
         problem: KoyebSessionError | None = None
         forgotten: KoyebSessionError | None = None
-        deadline = self._deadline
+        deadline = self.deadline
         try:
             with time_limit(deadline.left()):
                 # The store first: a service that hangs must not keep it from being emptied.

@@ -76,6 +76,7 @@ class AsyncSharedTask(Generic[T]):
         self._on_done = on_done
         self._home = current_loop()
         self._ends = time.monotonic() + seconds
+        # Two events: callers that need the outcome must not wait for the user's listeners.
         self._done = anyio.Event()  # set when the work has ended
         self._all_done = anyio.Event()  # set when `on_done` has ended, too
         self._due: anyio.Event | None = None
