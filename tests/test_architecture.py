@@ -235,11 +235,7 @@ def code_lines(tree: ast.Module) -> int:
 
 def test_module_is_short() -> None:
     """A file that is written by hand can be read in one sitting."""
-    lines = {
-        name: code_lines(tree)
-        for name, tree in MODULES.items()
-        if part(name) != "_sync"
-    }
+    lines = {name: code_lines(tree) for name, tree in MODULES.items() if part(name) != "_sync"}
     assert {name: count for name, count in lines.items() if count > LONGEST} == {}
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from .._concurrency.threads.shared_task import Work
     from .._core.models import Token
-    from .._core.policy import RetryPolicy
     from .._core.state import SessionState
     from .persistence import Persistence
     from .renewal import Renewal
@@ -83,10 +82,6 @@ class TokenKeeper:
         self.state: SessionState = state
         self.task: _SharedRenewal | None = None
         """The current renewal, or the last one."""
-
-    @property
-    def _retry(self) -> RetryPolicy:
-        return self.source.sender.retry
 
     @property
     def _timeout(self) -> float:
@@ -246,7 +241,7 @@ class TokenKeeper:
         if urgency < Urgency.REJECTED and self.state.usable is not None:
             return False
         wait = self._retry_at[1] - time.monotonic()
-        if attempt >= self._retry.attempts or wait >= deadline.left():
+        if attempt >= self.source.sender.retry.attempts or wait >= deadline.left():
             return False
         sleep(max(wait, 0.0))
         return True
@@ -310,10 +305,10 @@ class TokenKeeper:
 
     def _record_failure(self, failed: FailedAttempt, need: Need) -> None:
         """Record a failure, and when the waiting callers may try again."""
-        before = self.state.failure
-        attempt = 1 if before is None else min(before.failures + 1, self._retry.attempts)
+        before, retry = self.state.failure, self.source.sender.retry
+        attempt = 1 if before is None else min(before.failures + 1, retry.attempts)
         chance = random.random()  # noqa: S311 - spreads load
-        wait = self._retry.wait(failed.error, attempt, chance)
+        wait = retry.wait(failed.error, attempt, chance)
         # With the error itself: callers who waited for another renewal must not take this time.
         self._retry_at = None if wait is None else (failed.error, time.monotonic() + wait)
         is_waited_for = need.urgency >= Urgency.REJECTED or self.state.usable is None

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._core.deadline import Deadline
-from .._core.errors import KoyebSessionError, StoreError
+from .._core.errors import KoyebSessionError
 from .._core.log import log
 from .._core.results import renewal_timed_out
 from .._core.snapshot import FailedAttempt, Need, NewToken, Phase, Snapshot, Urgency
@@ -67,7 +67,7 @@ class Renewal:
         if newer is not None:
             return self._commit(newer, need, deadline)
         may_exchange = True
-        if problem := _store_error_of(hold):
+        if problem := hold.not_ready:
             # The holder of the lock may be refreshing the same token, so this one must not.
             may_exchange = not hold.is_held_elsewhere
             if not self._may_renew_without_store(need, hold):
@@ -208,16 +208,6 @@ class Renewal:
         if hold.is_held_elsewhere:
             return False
         return need.urgency > Urgency.AHEAD or phase is Phase.HARD
-
-
-def _store_error_of(hold: StoreHold) -> StoreError | None:
-    """Return the reason if the store is not both locked and read."""
-    if hold.problem is not None:
-        return hold.problem
-    if hold.is_ready:
-        return None
-    what = "read" if hold.locked else "locked"
-    return StoreError(f"the token store could not be {what} in time")
 
 
 def _both(old: Snapshot, first: FailedAttempt, second: FailedAttempt) -> FailedAttempt:

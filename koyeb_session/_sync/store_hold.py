@@ -167,9 +167,12 @@ class StoreHold:
             done.set()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the store is locked and read."""
-        return self.locked and self._ready.is_set()
+    def not_ready(self) -> StoreError | None:
+        """The reason if the store is not both locked and read."""
+        if self.problem is not None or (self.locked and self._ready.is_set()):
+            return self.problem
+        what = "read" if self.locked else "locked"
+        return StoreError(f"the token store could not be {what} in time")
 
     @property
     def is_held_elsewhere(self) -> bool:
