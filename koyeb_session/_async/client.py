@@ -134,12 +134,14 @@ class AsyncSessionClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: engine.Clock | None = None,
     ) -> None:
-        if http_client is None and transport is None:
-            read_ahead()  # in a thread, while this one imports the engine
-        wrong = engine.clock_error(clock)
-        clock = clock or time
-        first = None if wrong or token is None else engine.parse_token(token, clock.time())
-        del token
+        try:
+            if http_client is None and transport is None:
+                read_ahead()  # in a thread, while this one imports the engine
+            wrong = engine.clock_error(clock)
+            clock = clock or time
+            first = None if wrong or token is None else engine.parse_token(token, clock.time())
+        finally:  # a signal handler may raise
+            del token
         engine.unwrap(
             wrong
             or engine.async_store_error(store)
@@ -296,8 +298,10 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
-        operation = engine.operations.login(email, password, organization_id, seon_fp)
-        del password, seon_fp
+        try:
+            operation = engine.operations.login(email, password, organization_id, seon_fp)
+        finally:  # a signal handler may raise
+            del password, seon_fp
         change = self._change(timeout)
         outcome = await self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
@@ -343,8 +347,10 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = engine.parse_token(token, self._state.clock.time())
-        del token
+        try:
+            given = engine.parse_token(token, self._state.clock.time())
+        finally:  # a signal handler may raise
+            del token
         change = self._change(None)
         given = engine.unwrap(given)
         held = self._state.snapshot
@@ -450,9 +456,13 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = engine.switch_error(organization_id, seon_fp)
-        build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
-        del seon_fp
+        try:
+            wrong = engine.switch_error(organization_id, seon_fp)
+            build = engine.operations.with_token(
+                engine.operations.switch_organization, organization_id, seon_fp
+            )
+        finally:  # a signal handler may raise
+            del seon_fp
         engine.unwrap(wrong)
         return await self._switch(build, "switched to an organization", timeout)
 
@@ -481,9 +491,13 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = engine.header_error("seon_fp", seon_fp)
-        build = _with_token(engine.operations.unscope_organization_token, seon_fp)
-        del seon_fp
+        try:
+            wrong = engine.header_error("seon_fp", seon_fp)
+            build = engine.operations.with_token(
+                engine.operations.unscope_organization_token, seon_fp
+            )
+        finally:  # a signal handler may raise
+            del seon_fp
         engine.unwrap(wrong)
         return await self._switch(build, "switched to no organization", timeout)
 
@@ -522,7 +536,9 @@ class AsyncSessionClient:
         """
         engine.unwrap(engine.access_token_error(organization_id, validity))
         deadline = self._check(timeout)
-        build = _with_token(engine.operations.create_access_token, organization_id, validity)
+        build = engine.operations.with_token(
+            engine.operations.create_access_token, organization_id, validity
+        )
         return self._unwrap(await self._signed(build, deadline))
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> engine.LoginMethod:
@@ -621,8 +637,10 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = engine.parse_token(token, self._state.clock.time())
-        del token
+        try:
+            given = engine.parse_token(token, self._state.clock.time())
+        finally:  # a signal handler may raise
+            del token
         self._check(None)
         return self._sibling(engine.unwrap(given), renew=renew)
 
@@ -830,10 +848,3 @@ class AsyncSessionClient:
 def _issued(token: engine.Token, how: str) -> engine.NewToken:
     """Make a `NewToken` of a token that the service has just issued."""
     return engine.NewToken(token, just_issued=True, how=how, issuer=engine.Issuer.KOYEB)
-
-
-def _with_token(
-    build: Callable[..., engine.Operation[T]], *arguments: object
-) -> Callable[[engine.Token], engine.Operation[T]]:
-    """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
-    return lambda token: build(token, *arguments)

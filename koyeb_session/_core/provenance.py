@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from .models import AccessTokenCredentials, PasswordCredentials, Token
+from .results import frameless
 from .snapshot import Issuer
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def read_provenance(token: Token) -> Provenance | None:
             return None
 
 
+@frameless
 def account_of(beginning: Credentials | Token) -> str:
     """
     Return a digest that identifies an account by its credentials or first token.

@@ -123,18 +123,20 @@ async def test_rotating_secret_is_saved_before_its_token_is_used(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A program that is killed at once finds the new secret: the provider has forgotten the old."""
-    held: list[Token | None] = []
+    saved: list[tuple[Token, Token | None]] = []
 
     class Watching(Troubled):
         async def save(self, token: Token) -> None:
-            held.append(session.token)
+            saved.append((token, session.token))
             await super().save(token)
 
     session = connect(
         store=Watching(), credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
     )
-    await session.current_token()
-    assert held[0] is None
+    used = await session.current_token()
+    (first, held), *_ = saved
+    assert held is None
+    assert (first.id, first.renewal) == (used.id, "secret-grant")
 
 
 @pytest.mark.parametrize("fails", [0, 1])

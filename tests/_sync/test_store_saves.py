@@ -234,7 +234,7 @@ def test_store_is_of_the_new_session_when_an_old_save_is_slow(
 def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     fake: FakeKoyeb, connect: Connect, clock: FakeClock
 ) -> None:
-    """A late save leaves alone what somebody else has saved since."""
+    """A late save leaves the newer login in the store, and the session goes on with it."""
     store = Troubled()
     session = connect(store=store, credentials=PASSWORDS)
     session.current_token()
@@ -245,7 +245,7 @@ def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     other.login(ME, PASSWORD)
     clock.advance(90)
     session.close()
-    assert saved(store) == held(other)
+    assert saved(store) == held(other) == held(session)
 
 
 @pytest.mark.pitfall(28)

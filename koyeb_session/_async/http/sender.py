@@ -207,5 +207,7 @@ async def _body(response: httpx.Response) -> bytes | WireError:
     if response.is_closed:  # httpx has closed it after an event hook has raised
         return b""
     stream = cast("httpx.AsyncByteStream", response.stream)
-    raw = await async_read_raw(stream, BODY_LIMIT)
-    return decoded(raw, response.headers.get("content-encoding"))
+    # No variable holds the bytes: a signal handler may raise, and tools show this frame.
+    return decoded(
+        await async_read_raw(stream, BODY_LIMIT), response.headers.get("content-encoding")
+    )

@@ -209,5 +209,5 @@ def _body(response: httpx.Response) -> bytes | WireError:
     if response.is_closed:  # httpx has closed it after an event hook has raised
         return b""
     stream = cast("httpx.SyncByteStream", response.stream)
-    raw = read_raw(stream, BODY_LIMIT)
-    return decoded(raw, response.headers.get("content-encoding"))
+    # No variable holds the bytes: a signal handler may raise, and tools show this frame.
+    return decoded(read_raw(stream, BODY_LIMIT), response.headers.get("content-encoding"))
