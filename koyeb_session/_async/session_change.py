@@ -25,9 +25,9 @@ class AsyncSessionChange:
     """
     One sign-in or sign-out.
 
-    It changes the session in memory, in one step. The rest, in the store and at the service, runs
-    in a shared task: a cancelled caller must not leave the old token in the store. Each change
-    raises the session's generation, so that no renewal that began before can commit its token.
+    It changes the session in memory, in one step. That raises the session's generation, so that no
+    renewal that began before can commit its token. The rest, in the store and at the service, runs
+    in a shared task: a cancelled caller must not leave the old token in the store.
     """
 
     def __init__(self, keeper: AsyncTokenKeeper, deadline: Deadline) -> None:
@@ -58,8 +58,8 @@ class AsyncSessionChange:
             new_token: The token.
             account: The account of the session; `None`: the same account as before.
             bound: See `Ownership.bound`.
-            continues: Whether the token continues the session of the time when this object was
-                made; then it must not replace another one.
+            continues: Whether it continues the session that was current when this object was made.
+                It then replaces no other session.
         """
         if refusal := self._keeper.refusal():
             return refusal
