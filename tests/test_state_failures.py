@@ -362,6 +362,19 @@ def test_refusal_is_final_when_the_token_is_not_renewable(
     assert other.must_accept_401(commit(other, token(clock)))
 
 
+def test_refusal_is_not_final_when_there_is_another_token(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """It is replayed with that one; catches a rule that looks at the refused token alone."""
+    refused = commit(state, Token("x" * 64))
+    commit(state, token(clock), begins=True)
+    assert not state.must_accept_401(refused)
+    rejected = commit(state, token(clock, token_id="new"))
+    state.mark_rejected(rejected)
+    commit(state, token(clock, token_id="newer"))
+    assert not state.must_accept_401(rejected)
+
+
 # What callers without a token get
 
 
