@@ -204,10 +204,13 @@ async def test_a_timeout_is_for_the_renewal_too(
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=13))
     arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
-    with pytest.raises(TransportTimeoutError):
-        await getattr(session, operation)(*arguments, timeout=0.02)
-    gate.open()
-    assert (await session.refresh()).id == held(session)
+    async with AsyncBackground() as background:
+        renewal = background.start(session.refresh)
+        await async_arrived(gate)  # the service has revoked the old token
+        with pytest.raises(TransportTimeoutError):
+            await getattr(session, operation)(*arguments, timeout=0.02)
+        gate.open()
+        assert (await renewal.result()).id == held(session)
     assert fake.exchanges() == 1
 
 

@@ -206,10 +206,13 @@ def test_a_timeout_is_for_the_renewal_too(
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=13))
     arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
-    with pytest.raises(TransportTimeoutError):
-        getattr(session, operation)(*arguments, timeout=0.02)
-    gate.open()
-    assert (session.refresh()).id == held(session)
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)  # the service has revoked the old token
+        with pytest.raises(TransportTimeoutError):
+            getattr(session, operation)(*arguments, timeout=0.02)
+        gate.open()
+        assert (renewal.result()).id == held(session)
     assert fake.exchanges() == 1
 
 
