@@ -79,6 +79,15 @@ def test_secret_is_taken_out_in_every_usual_spelling(form: str) -> None:
         assert_no_secret(PASSWORD, f"bad body: {form}, that is")
 
 
+@pytest.mark.parametrize("quote", ["&#x27;", "&#39;", "&#039;", "&apos;"])
+def test_secret_is_taken_out_however_its_quotes_are_escaped(quote: str) -> None:
+    """Python, Go, PHP and XML write an apostrophe each in its own way."""
+    secret = "canary's-w0rd&<"
+    form = html.escape(secret).replace("&#x27;", quote)
+    assert quote in form
+    assert answer(login(secret), {"message": form}).message.startswith("login: [secret] (")
+
+
 @pytest.mark.parametrize("before", ["", "a:", "ab:", "abc:"])
 @pytest.mark.parametrize("after", ["", "\n", "\r\n", "!!!"])
 def test_secret_is_taken_out_of_an_encoded_text(before: str, after: str) -> None:
