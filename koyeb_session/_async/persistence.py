@@ -345,7 +345,7 @@ class AsyncPersistence:
                 return
 
     async def _give_up(self, hold: AsyncStoreHold) -> None:
-        """Delete what is out of date and stays so, as nobody can have the lock to replace it."""
+        """Delete the record, which is out of date: nobody can have the lock to replace it."""
         own = self.state.snapshot
         if own is not None and self._unsaved:
             hold.left = await self._forget(own, hold)
@@ -415,7 +415,7 @@ class AsyncPersistence:
         Delete the saved record, which is out of date.
 
         Returns:
-            What the store holds now, for people; `None` if it holds the session's token.
+            The state of the store, for people; `None` if it holds the session's token.
         """
         try:
             found = await self.store.load()

@@ -777,7 +777,8 @@ class SessionClient:
         """
         self._state.close()
         for keeper in self._attended():
-            keeper.let_go()
+            if keeper.listeners is not None:
+                keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
         # event loop or process has ended.
         with engine.state_lock:
@@ -798,8 +799,8 @@ class SessionClient:
                     task.wait()
                 deadline = engine.Deadline(self._sender.timeout)
                 for keeper in self._attended():
-                    if keeper is not self._keeper:
-                        keeper.tell_all(deadline.left())
+                    if keeper is not self._keeper and keeper.listeners is not None:
+                        keeper.listeners.drain(deadline.left())
         finally:  # also if the work is cancelled at the end of an event loop
             if self._operation_connections is not None:
                 # Both are the same object if the user gave a transport.

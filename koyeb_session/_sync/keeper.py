@@ -504,18 +504,9 @@ class TokenKeeper:
             self._task.wait()
         if self._persistence is not None:
             self._persistence.drain(self._timeout)
-        self.tell_all(self._timeout)
+        if self.listeners is not None:
+            self.listeners.drain(self._timeout)
         self.wake()
-
-    def tell_all(self, seconds: float) -> None:
-        """Wait until the listeners know of every change, for at most ``seconds``."""
-        if self.listeners is not None:
-            self.listeners.drain(seconds)
-
-    def let_go(self) -> None:
-        """Keep anyone from waiting for the listener that is calling this; see `Listeners`."""
-        if self.listeners is not None:
-            self.listeners.let_go()
 
     def _pending_save(self) -> SharedTask[StoreError | None] | None:
         """Return an unstarted task that saves an unsaved change; `None` if there is none."""

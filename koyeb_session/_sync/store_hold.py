@@ -57,7 +57,7 @@ class StoreHold:
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
         self.left: str | None = None
-        """What the store is left with, for people, where nobody can have its lock."""
+        """The state of the store, for people, if nobody can have its lock."""
         self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
         # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[Work[None], Event]] = deque()
