@@ -398,7 +398,11 @@ def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(
     """Catches an `asyncio.run` that never returns, as the end of a block waits without a bound."""
     go = threading.Event()
     monkeypatch.setattr(file, "_RELEASE", 0.01)
-    monkeypatch.setattr(filelock.BaseFileLock, "release", lambda *_, **__: go.wait(PATIENCE))
+
+    def hang(_: object) -> None:
+        go.wait(PATIENCE)
+
+    monkeypatch.setattr(filelock.BaseFileLock, "release", hang)
 
     async def cut_off() -> None:
         entered = asyncio.Event()

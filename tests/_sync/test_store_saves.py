@@ -502,8 +502,8 @@ def test_token_that_comes_while_anothers_is_taken_over_stays(
     store.fails["save"] = 1
     session.login(ME, PASSWORD)
     theirs = Token(fake.issue_token())
-    persistence = inside(session).persistence
-    newer = type(persistence).newer
+    persistence: Any = inside(session).persistence.__class__
+    newer = persistence.newer
     came: list[Any] = []
 
     def meanwhile(self: Any, *args: Any) -> Any:
@@ -513,7 +513,7 @@ def test_token_that_comes_while_anothers_is_taken_over_stays(
             came.append(inside(session).state.commit(mine))
         return found
 
-    monkeypatch.setattr(type(persistence), "newer", meanwhile)
+    monkeypatch.setattr(persistence, "newer", meanwhile)
     clock.advance(60)
     store.save(theirs)
     session.close()
