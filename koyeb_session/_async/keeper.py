@@ -48,6 +48,7 @@ class AsyncTokenKeeper:
     """
 
     __slots__ = (
+        "__weakref__",
         "_active_tasks",
         "_persistence",
         "_renewal",

@@ -53,6 +53,16 @@ class AsyncRenewal:
             urgency: How urgently the callers need it.
             deadline: The limit for everything. Locking and reading the store may take half of it.
         """
+        outcome = await self._run_at_store(old, generation, urgency, deadline)
+        # Only now: it may be sent again after a wait, and nobody sleeps under the store's lock.
+        if isinstance(outcome, FailedAttempt) and outcome.unused is not None:
+            await self._source.revoke(outcome.unused, deadline)
+        return outcome
+
+    async def _run_at_store(
+        self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
+    ) -> Snapshot | FailedAttempt:
+        """Replace ``old`` inside the store's lock, if there is a store."""
         persistence = self._persistence
         if persistence is None:
             return await self._request_new_token(old, generation, urgency, deadline)
@@ -118,7 +128,7 @@ class AsyncRenewal:
             outcome = await self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
                 # At once: this task waits for nothing between the reply and the commit.
-                return await self._commit_or_revoke(outcome, old, generation, deadline)
+                return self._commit(outcome, old, generation)
             refused = outcome
             # Another process may have refreshed it first, for example after the lock's lease ended.
             if hold is not None and hold.locked:
@@ -133,8 +143,10 @@ class AsyncRenewal:
         outcome = await self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        ahead = isinstance(outcome, NewToken) and await self._save_ahead(outcome, hold, deadline)
-        settled = await self._commit_or_revoke(outcome, old, generation, deadline)
+        ahead = isinstance(outcome, NewToken) and await self._save_ahead(
+            outcome, hold, generation, deadline
+        )
+        settled = self._commit(outcome, old, generation)
         # The session has moved on, so the store must not keep the token that was saved ahead.
         if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
             self._persistence.mark_unsaved()
@@ -142,7 +154,11 @@ class AsyncRenewal:
         return settled
 
     async def _save_ahead(
-        self, new_token: NewToken, hold: AsyncStoreHold | None, deadline: Deadline
+        self,
+        new_token: NewToken,
+        hold: AsyncStoreHold | None,
+        generation: int,
+        deadline: Deadline,
     ) -> bool:
         """
         Save a token that carries a one-time secret, before the token is used.
@@ -152,7 +168,7 @@ class AsyncRenewal:
         """
         if hold is None or self._persistence is None or new_token.token.renewal is None:
             return False
-        await self._persistence.save_ahead(hold, new_token, deadline)
+        await self._persistence.save_ahead(hold, new_token, generation, deadline)
         return True
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
@@ -187,37 +203,28 @@ class AsyncRenewal:
             newer = persistence.newer(hold.found, old, hold.known)
         return newer
 
-    async def _commit_or_revoke(
-        self, outcome: Attempt, old: Snapshot | None, generation: int, deadline: Deadline
+    def _commit(
+        self, outcome: Attempt, old: Snapshot | None, generation: int
     ) -> Snapshot | FailedAttempt:
-        """Commit a new token, or revoke it if the session has moved on."""
+        """Commit a new token; the failure names it if the session has moved on without it."""
         if isinstance(outcome, FailedAttempt):
             return outcome
-        committed = self._commit(outcome, old, generation)
-        if (
-            outcome.just_issued
-            and isinstance(committed, FailedAttempt)
-            and committed.error is SUPERSEDED
-        ):
-            await self._source.revoke(outcome.token, deadline)
-        return committed
-
-    def _commit(
-        self, new_token: NewToken, old: Snapshot | None, generation: int
-    ) -> Snapshot | FailedAttempt:
         # Marked before and after the commit: see `AsyncPersistence.mark_unsaved`.
-        persistence = None if new_token.from_store else self._persistence
+        persistence = None if outcome.from_store else self._persistence
         if persistence is not None:
             persistence.mark_unsaved()
         committed = self._state.commit(
-            new_token, generation, replaces=old, unsaved=persistence is not None
+            outcome, generation, replaces=old, unsaved=persistence is not None
         )
         if persistence is not None:
             persistence.mark_unsaved()
-        if isinstance(committed, KoyebSessionError):
-            return FailedAttempt(committed, attempted=committed is not SUPERSEDED)
-        self._state.log_new_token(new_token, committed)
-        return committed
+        if not isinstance(committed, KoyebSessionError):
+            self._state.log_new_token(outcome, committed)
+            return committed
+        if committed is not SUPERSEDED:
+            return FailedAttempt(committed)
+        unused = outcome.token if outcome.just_issued else None
+        return FailedAttempt(committed, attempted=False, unused=unused)
 
     def _may_renew_without_store(
         self, old: Snapshot | None, urgency: Urgency, hold: AsyncStoreHold

@@ -50,6 +50,7 @@ class TokenKeeper:
     """
 
     __slots__ = (
+        "__weakref__",
         "_active_tasks",
         "_persistence",
         "_renewal",

@@ -47,15 +47,17 @@ class Persistence:
 
     __slots__ = (
         "_active_tasks",
+        "_change",
         "_hold",
         "_is_retrying",
         "_known",
         "_origin",
+        "_ours",
         "_problem",
         "_replaced",
         "_timeout",
-        "_unsaved",
         "_warned",
+        "_written",
         "account",
         "bound",
         "state",
@@ -73,10 +75,14 @@ class Persistence:
         timeout: float,
         active_tasks: set[SharedTask[Any]],
     ) -> None:
+        self._change: object = None
+        """The identity of the last change of the session, and of the last one that is saved."""
+        self._written: object = None
         self._known: str | None = UNKNOWN
         self._is_retrying = False
         self._origin = origin
-        self._unsaved = False
+        self._ours: set[str] = set()
+        """The ids of records that this session has written, held, or meant to overwrite."""
         self._problem: StoreError | None = None
         self._replaced: str | None = None
         """The account of the session that this one has replaced."""
@@ -100,7 +106,17 @@ class Persistence:
         Call this before the change and again after it. Before: a signal handler may raise right
         after the change. After: a running hold may have written the old state in between.
         """
-        self._unsaved = True
+        self._change = object()
+
+    @property
+    def _unsaved(self) -> bool:
+        """Whether the session has changed, and no write of that change has ended."""
+        return self._change is not self._written
+
+    @property
+    def _is_emptying(self) -> bool:
+        """Whether the store may still hold the token of a session that was signed out."""
+        return self.state.signed_out and self._unsaved
 
     def begin(self, account: str, *, bound: bool) -> None:
         """Record that a session of this account replaces the session before it."""
@@ -131,7 +147,8 @@ class Persistence:
             return self._problem
         retrying = StoreError("the token store could not be written in time")
         problem = self._retry_later(hold.problem or retrying)
-        log.warning("the new token is kept in memory only: %s", problem)
+        left = f"; {hold.left}" if hold.left else ""
+        log.warning("the new token is kept in memory only: %s%s", problem, left)
         return problem
 
     def sign_out(
@@ -157,9 +174,12 @@ class Persistence:
             problem = hold.problem or StoreError("the token store could not be emptied in time")
             found = found or self.load_unlocked(deadline.left() / 4)
             # Deleting without the lock is better than not deleting. The hold deletes again later.
-            is_foreign = found is not None and self.is_foreign(found, old)
-            if is_foreign or self._unlocked(self.store.delete, deadline.left() / 2):
+            is_kept = found is not None and self._is_kept(found, old)
+            if is_kept or self._unlocked(self.store.delete, deadline.left() / 2):
                 problem = None
+            if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
+                self.mark_unsaved()
+                self._retry_later(StoreError("the token was deleted by a sign-out before it"))
         if found is None or self.is_foreign(found, old):
             return None, problem
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
@@ -197,7 +217,11 @@ class Persistence:
             if hold is not None and hold.join():
                 return hold
             self._hold = hold = StoreHold(
-                self.store, self._read, seconds=2 * self._timeout, active_tasks=self._active_tasks
+                self.store,
+                self._read,
+                self._give_up,
+                seconds=2 * self._timeout,
+                active_tasks=self._active_tasks,
             )
         hold.start()
         return hold
@@ -213,7 +237,8 @@ class Persistence:
             old: The snapshot to replace.
             known: The id that this session had last read or written, before it read ``found``.
         """
-        if found is None or self.is_foreign(found, old):
+        # After a sign-out, the record is about to be deleted.
+        if found is None or self._is_emptying or self.is_foreign(found, old):
             return None
         # The session's own token, or a record that it knew before: nothing new.
         if old is not None and found.id in {old.token.id, known}:
@@ -228,6 +253,7 @@ class Persistence:
         # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
+        self._ours.add(found.id)
         issuer = Issuer.GIVEN if provenance is None else provenance.issuer
         return NewToken(
             token,
@@ -241,7 +267,7 @@ class Persistence:
     def latest(self, found: Token | None, old: Snapshot | None, known: str | None) -> Token | None:
         """Return the newest known token, expired or not; see `newer`."""
         own = None if old is None else old.token
-        if found is None or self.is_foreign(found, old):
+        if found is None or self._is_emptying or self.is_foreign(found, old):
             return own
         return found if own is None or found.id not in {own.id, known} else own
 
@@ -249,6 +275,10 @@ class Persistence:
         """Load a token that another process may have saved, without holding the lock."""
         loaded = self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
+
+    def _is_kept(self, found: Token, own: Snapshot | None) -> bool:
+        """Return whether a sign-out leaves a saved record to somebody else."""
+        return found.id not in self._ours and self.is_foreign(found, own)
 
     def is_foreign(self, token: Token, own: Snapshot | None) -> bool:
         """Return whether a saved token belongs to another service or account; log it once."""
@@ -273,10 +303,19 @@ class Persistence:
             )
         return True
 
-    def save_ahead(self, hold: StoreHold, new_token: NewToken, deadline: Deadline) -> None:
-        """Save a token before the session holds it; after a failure `synchronize` saves it."""
+    def save_ahead(
+        self, hold: StoreHold, new_token: NewToken, generation: int, deadline: Deadline
+    ) -> None:
+        """
+        Save a token before the session holds it; after a failure `synchronize` saves it.
+
+        Save nothing if the session has moved on from ``generation``, and will not hold it.
+        """
 
         def save() -> None:
+            if generation != self.state.generation:
+                return
+            self._ours.add(new_token.token.id)
             try:
                 self.store.save(self._bind(new_token.token, new_token.issuer))
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
@@ -307,15 +346,22 @@ class Persistence:
                 hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
+    def _give_up(self, hold: StoreHold) -> None:
+        """Delete the record, which is out of date: nobody can have the lock to replace it."""
+        own = self.state.snapshot
+        if own is not None and self._unsaved:
+            hold.left = self._forget(own, hold)
+
     def _write_changes(self, hold: StoreHold) -> None:
         """Write the current token, or delete, until the session no longer changes."""
         while self._unsaved:
-            # Cleared before the write: a change during the write sets it, and is written next.
-            self._unsaved = False
+            # Read before the write: a change during the write is another one, and written next.
+            change = self._change
             retrying, self._is_retrying = self._is_retrying, False
             generation, snapshot = self.state.generation, self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
+                self._written = change
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
             if retrying and self._is_others(hold.found, hold.known, snapshot):
@@ -325,6 +371,7 @@ class Persistence:
             if self._problem is not None:
                 self._retry_later(self._problem)
                 return
+            self._written, self._is_retrying = change, False
             if snapshot is not None:
                 self.state.mark_saved(snapshot)
 
@@ -333,18 +380,21 @@ class Persistence:
         newer = None if own is None else self.newer(hold.found, own, hold.known)
         # With the generation: after a sign-out or another login the commit fails.
         if newer is not None:
-            self.state.commit(newer, generation)
+            self.state.commit(newer, generation, replaces=own)
 
     def _write(self, snapshot: Snapshot | None, hold: StoreHold) -> StoreError | None:
         """Write once; if that fails, delete the saved token, which is out of date."""
         store = self.store
         try:
             if snapshot is None:
-                if hold.found is None or not self.is_foreign(hold.found, None):
+                if hold.found is None or not self._is_kept(hold.found, None):
                     store.delete()
-                    self._known = None
+                    hold.found = self._known = None
+                    self._ours.clear()
             else:
+                self._ours |= {its.id for its in (snapshot.token, hold.found) if its}
                 store.save(self._bind(snapshot.token, snapshot.issuer))
+                self._ours = {snapshot.token.id}
                 # From now on the saved record is this session's own, not another process's.
                 hold.found, hold.known = snapshot.token, snapshot.token.id
                 self._known = snapshot.token.id
@@ -355,22 +405,31 @@ class Persistence:
             return None
         if snapshot is None:
             return problem
-        what = "what it holds could not be deleted"
+        if what := self._forget(snapshot, hold):
+            log.warning("the new token is kept in memory only: %s; %s", problem, what)
+            return problem
+        return None  # the save has succeeded despite its error
+
+    def _forget(self, own: Snapshot, hold: StoreHold) -> str | None:
+        """
+        Delete the saved record, which is out of date.
+
+        Returns:
+            The state of the store, for people; `None` if it holds the session's token.
+        """
         try:
-            found = store.load()
-            if found is not None and found.id == snapshot.token.id:
+            found = self.store.load()
+            if found is not None and found.id == own.token.id:
                 self._known = found.id
-                return None  # the save has succeeded despite its error
-            if self._is_others(found, self._known, snapshot):
-                what = "it holds what somebody else has saved since"
-            else:
-                store.delete()
-                hold.found = self._known = None
-                what = "what it held is deleted"
-        except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
-            pass  # the store fails altogether
-        log.warning("the new token is kept in memory only: %s; %s", problem, what)
-        return problem
+                return None
+            if self._is_others(found, self._known, own):
+                return "it holds what somebody else has saved since"
+            self.store.delete()
+        except Exception:  # noqa: BLE001 - the first error says what is wrong
+            return "what it holds could not be deleted"  # the store fails altogether
+        hold.found = self._known = None
+        self._ours.clear()
+        return "what it held is deleted"
 
     def _bind(self, token: Token, issuer: Issuer) -> Token:
         """Return the token with its provenance: service, account and issuer."""
@@ -384,6 +443,8 @@ class Persistence:
         provenance = read_provenance(found)
         if provenance is not None and self._replaced == provenance.account != self.account:
             return False  # it belongs to the session that this one has replaced
+        if found.id in self._ours:
+            return False
         if known == UNKNOWN:  # never read before: only the times of issue can tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0
@@ -391,7 +452,7 @@ class Persistence:
 
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""
-        self._unsaved = self._is_retrying = True
+        self._is_retrying = True
         # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:

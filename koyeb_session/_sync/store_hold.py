@@ -44,6 +44,7 @@ class StoreHold:
         self,
         store: TokenStore,
         read: Callable[[StoreHold], Any],
+        give_up: Callable[[StoreHold], Any],
         *,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
@@ -55,11 +56,14 @@ class StoreHold:
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
+        self.left: str | None = None
+        """The state of the store, for people, if nobody can have its lock."""
         self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
         # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[Work[None], Event]] = deque()
         self._is_over = False
         self._wakeup = Wakeup()
+        self._give_up = give_up
         self._read = read
         self._ready = Event()
         self._store = store
@@ -139,6 +143,10 @@ class StoreHold:
             self.problem = store_error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
+            self._ready.set()
+            # Here, and before the end: no other hold of this session works at the store meanwhile.
+            if self.cannot_be_had:
+                self._give_up(self)
         finally:
             self._finish()
 
@@ -172,6 +180,11 @@ class StoreHold:
     def is_ready(self) -> bool:
         """Whether the store is locked and read."""
         return self.locked and self._ready.is_set()
+
+    @property
+    def cannot_be_had(self) -> bool:
+        """Whether the store has no lock, for this session or any other."""
+        return not self.locked and self.problem is not None and not self.is_held_elsewhere
 
     @property
     def is_held_elsewhere(self) -> bool:
