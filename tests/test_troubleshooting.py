@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ from koyeb_session import (
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+from .concurrency import deadlines
 
 DOCUMENT: Final = (Path(__file__).parents[1] / ".github" / "TROUBLESHOOTING.md").read_text("utf-8")
 EMAIL: Final = "me@example.com"
@@ -400,9 +403,11 @@ def the_service_does_not_answer_in_time(stage: Stage) -> str:
     """The service does not answer in time."""
     with answering(None) as port:
         url = f"http://127.0.0.1:{port}"
-        with SessionClient(base_url=url, timeout=0.1, retry_policy=ONCE) as session:
-            text = message(lambda: session.login(EMAIL, PASSWORD))
-    return text.replace(url, "https://app.koyeb.com").replace("0.1 s", "10 s")
+        texts: list[str] = []
+        for seconds in deadlines(lambda: texts[-1].endswith(": timed out")):
+            with SessionClient(base_url=url, timeout=seconds, retry_policy=ONCE) as session:
+                texts.append(message(partial(session.login, EMAIL, PASSWORD)))
+    return texts[-1].replace(url, "https://app.koyeb.com")
 
 
 # Stores

@@ -48,6 +48,7 @@ class AsyncTokenKeeper:
     """
 
     __slots__ = (
+        "__weakref__",
         "_renewal",
         "_retry_at",
         "_wakeups",

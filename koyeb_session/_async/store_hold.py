@@ -40,6 +40,7 @@ class AsyncStoreHold:
         self,
         store: AsyncTokenStore,
         read: Callable[[AsyncStoreHold], Any],
+        give_up: Callable[[AsyncStoreHold], Any],
         *,
         seconds: float,
         active_tasks: set[AsyncSharedTask[Any]],
@@ -51,11 +52,14 @@ class AsyncStoreHold:
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
+        self.left: str | None = None
+        """The state of the store, for people, if nobody can have its lock."""
         self._task = AsyncSharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
         # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[AsyncWork[None], AsyncEvent]] = deque()
         self._is_over = False
         self._wakeup = AsyncWakeup()
+        self._give_up = give_up
         self._read = read
         self._ready = AsyncEvent()
         self._store = store
@@ -135,6 +139,10 @@ class AsyncStoreHold:
             self.problem = store_error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
+            self._ready.set()
+            # Here, and before the end: no other hold of this session works at the store meanwhile.
+            if self.cannot_be_had:
+                await self._give_up(self)
         finally:
             self._finish()
 
@@ -171,6 +179,11 @@ class AsyncStoreHold:
             return self.problem
         what = "read" if self.locked else "locked"
         return StoreError(f"the token store could not be {what} in time")
+
+    @property
+    def cannot_be_had(self) -> bool:
+        """Whether the store has no lock, for this session or any other."""
+        return not self.locked and self.problem is not None and not self.is_held_elsewhere
 
     @property
     def is_held_elsewhere(self) -> bool:

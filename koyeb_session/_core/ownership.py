@@ -28,7 +28,7 @@ class Ownership:
     that this session had last read or written. The clocks of two machines are never compared.
     """
 
-    __slots__ = ("_clock", "_origin", "_replaced", "_warned", "account", "bound")
+    __slots__ = ("_clock", "_origin", "_replaced", "_warned", "account", "bound", "ours")
 
     def __init__(self, clock: Clock, origin: str, account: str | None, *, bound: bool) -> None:
         self._clock = clock
@@ -40,6 +40,8 @@ class Ownership:
         """See `Provenance.account`; `None`: the account of the saved record."""
         self.bound: bool = bound
         """Whether records of other accounts are foreign; so after a login, or with credentials."""
+        self.ours: set[str] = set()
+        """The ids of records that this session has written, held, or meant to overwrite."""
 
     def begin(self, account: str, *, bound: bool) -> None:
         """Record that a session of this account replaces the session before it."""
@@ -73,6 +75,10 @@ class Ownership:
             )
         return True
 
+    def is_kept(self, found: Token, own: Snapshot | None) -> bool:
+        """Return whether a sign-out leaves a saved record to somebody else."""
+        return found.id not in self.ours and self.is_foreign(found, own)
+
     def newer(
         self, found: Token | None, own: Snapshot | None, known: str | None
     ) -> NewToken | None:
@@ -99,6 +105,7 @@ class Ownership:
         # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
+        self.ours.add(found.id)
         return NewToken(
             token,
             just_issued=False,
@@ -122,6 +129,8 @@ class Ownership:
         provenance = read_provenance(found)
         if provenance is not None and self._replaced == provenance.account != self.account:
             return False  # it belongs to the session that this one has replaced
+        if found.id in self.ours:
+            return False
         if known == UNKNOWN:  # never read before: only the times of issue can tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0

@@ -38,6 +38,8 @@ def read_provenance(token: Token) -> Provenance | None:
     """Read the provenance of a token; `None` if it has none, or one of another format."""
     match (token.provenance or "").split(" "):
         case [first, origin, account, issuer] if first == _FIRST:
+            # A store may be poisoned, and the log names the origin.
+            origin = origin if origin.isprintable() else ascii(origin)[1:-1]
             try:
                 return Provenance(origin, account, Issuer(issuer))
             except ValueError:

@@ -132,6 +132,7 @@ class FailedAttempt(NamedTuple):
         refused: Whether the service has rejected the session's token.
         attempted: Whether anything was tried; otherwise the session has no means to renew.
         soon: Whether an early attempt is harmless; wrong passwords lock accounts.
+        unused: A token that was issued for a session that has moved on; it is to be revoked.
     """
 
     error: KoyebSessionError
@@ -139,6 +140,7 @@ class FailedAttempt(NamedTuple):
     refused: bool = False
     attempted: bool = True
     soon: bool = False
+    unused: Token | None = None
 
 
 class LastFailure(NamedTuple):

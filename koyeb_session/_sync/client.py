@@ -9,8 +9,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
+from weakref import WeakSet
 
 import httpx
 
@@ -34,7 +34,7 @@ else:
 
 T = TypeVar("T")
 
-_CLOSING: Final = 3
+_CLOSING: Final = 4
 """Closing waits for so many things in turn, each for up to the client's timeout."""
 
 
@@ -114,6 +114,7 @@ class SessionClient:
         "_connections",
         "_http",
         "_keeper",
+        "_keepers",
         "_operation_connections",
         "_origins",
         "_policy",
@@ -175,6 +176,7 @@ class SessionClient:
         )
         self._policy = refresh_policy or engine.RefreshPolicy()
         self._active_tasks: set[engine.SharedTask[Any]] = set()
+        self._keepers: WeakSet[engine.TokenKeeper] = WeakSet()
         self._start_session(clock, credentials, store, first)
         if first is not None:
             engine.unwrap(self._state.commit(engine.NewToken(first, just_issued=False)))
@@ -600,7 +602,10 @@ class SessionClient:
         raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
-        self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
+        self._attend()
+        self._keeper.renew_ahead_of_need(
+            lambda: not (self._state.closed or self._connections.shut_down)
+        )
 
     def on_token_change(
         self, listener: Callable[[engine.Token | None], object]
@@ -622,7 +627,18 @@ class SessionClient:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
         engine.unwrap(engine.listener_error(listener))
+        self._attend()
         return self._keeper.listen(listener)
+
+    def _attend(self) -> None:
+        """List this session among those that the closing of the client has to tell."""
+        with engine.state_lock:
+            self._keepers.add(self._keeper)
+
+    def _attended(self) -> list[engine.TokenKeeper]:
+        """Return the sessions on these connections that somebody listens to, or keeps current."""
+        with engine.state_lock:
+            return [*self._keepers]
 
     def for_token(self, token: engine.Token | str, *, renew: bool = False) -> Self:
         """
@@ -666,6 +682,7 @@ class SessionClient:
         other._sender = self._sender
         other._policy = self._policy
         other._active_tasks = self._active_tasks
+        other._keepers = self._keepers
         other._start_session(clock, renew=renew)
         if token is not None:
             engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
@@ -735,14 +752,15 @@ class SessionClient:
         """
         Wait for work under way, within bounds, then close the connections.
 
-        It waits for a renewal, also one of a session of `for_token`, for a save, and for the
-        listeners, which have the client's timeout. Your own ``http_client`` stays open. Closing a
+        It waits for a renewal, for a save, and for the listeners, which have the client's timeout;
+        also for those of sessions of `for_token`. Your own ``http_client`` stays open. Closing a
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
         one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
-        if self._keeper.listeners is not None:
-            self._keeper.listeners.let_go()
+        for keeper in self._attended():
+            if keeper.listeners is not None:
+                keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
         # event loop or process has ended.
         with engine.state_lock:
@@ -758,14 +776,21 @@ class SessionClient:
         try:
             self._keeper.drain()
             if self._operation_connections is not None:
-                for task in tuple(self._active_tasks):  # tasks of the sessions of `for_token`
+                # Tasks and listeners of the sessions of `for_token`.
+                for task in tuple(self._active_tasks):
                     task.wait()
+                deadline = engine.Deadline(self._sender.timeout)
+                for keeper in self._attended():
+                    if keeper is not self._keeper and keeper.listeners is not None:
+                        keeper.listeners.drain(deadline.left())
         finally:  # also if the work is cancelled at the end of an event loop
             if self._operation_connections is not None:
                 # Both are the same object if the user gave a transport.
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     connections.shut()
                 self._operation_connections = None
+                for keeper in self._attended():  # each `keep_current` finds the connections closed
+                    keeper.wake()
             if self._http is not None:
                 self._http.close()
 
@@ -773,12 +798,7 @@ class SessionClient:
         self._check(None)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -50,6 +50,7 @@ class TokenKeeper:
     """
 
     __slots__ = (
+        "__weakref__",
         "_renewal",
         "_retry_at",
         "_wakeups",

@@ -41,12 +41,13 @@ class Persistence:
 
     __slots__ = (
         "_active_tasks",
+        "_change",
         "_hold",
         "_is_retrying",
         "_known",
         "_problem",
         "_timeout",
-        "_unsaved",
+        "_written",
         "ownership",
         "state",
         "store",
@@ -62,13 +63,15 @@ class Persistence:
         active_tasks: set[SharedTask[Any]],
     ) -> None:
         self._active_tasks = active_tasks
+        self._change: object = None
+        """The identity of the last change of the session, and of the last one that is saved."""
+        self._written: object = None
         self._hold: StoreHold | None = None
         self._is_retrying = False
         self._known: str | None = UNKNOWN
         """The id of the saved token, as this session last read or wrote it."""
         self._problem: StoreError | None = None
         self._timeout = timeout
-        self._unsaved = False
         self.ownership: Ownership = ownership
         self.state: SessionState = state
         self.store: TokenStore = store
@@ -82,7 +85,12 @@ class Persistence:
         Call this before the change and again after it. Before: a signal handler may raise right
         after the change. After: a running hold may have written the old state in between.
         """
-        self._unsaved = True
+        self._change = object()
+
+    @property
+    def _unsaved(self) -> bool:
+        """Whether the session has changed, and no write of that change has ended."""
+        return self._change is not self._written
 
     def synchronize(self, deadline: Deadline) -> StoreError | None:
         """
@@ -104,7 +112,8 @@ class Persistence:
             return self._problem
         retrying = StoreError("the token store could not be written in time")
         problem = self._retry_later(hold.problem or retrying)
-        log.warning("the new token is kept in memory only: %s", problem)
+        left = f"; {hold.left}" if hold.left else ""
+        log.warning("the new token is kept in memory only: %s%s", problem, left)
         return problem
 
     def sign_out(
@@ -130,9 +139,12 @@ class Persistence:
             problem = hold.problem or StoreError("the token store could not be emptied in time")
             found = found or self.load_unlocked(deadline.left() / 4)
             # Deleting without the lock is better than not deleting. The hold deletes again later.
-            is_foreign = found is not None and self.ownership.is_foreign(found, old)
-            if is_foreign or self._unlocked(self.store.delete, deadline.left() / 2):
+            is_kept = found is not None and self.ownership.is_kept(found, old)
+            if is_kept or self._unlocked(self.store.delete, deadline.left() / 2):
                 problem = None
+            if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
+                self.mark_unsaved()
+                self._retry_later(StoreError("the token was deleted by a sign-out before it"))
         if found is None or self.ownership.is_foreign(found, old):
             return None, problem
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
@@ -168,20 +180,48 @@ class Persistence:
             if hold is not None and hold.join():
                 return hold
             self._hold = hold = StoreHold(
-                self.store, self._read, seconds=2 * self._timeout, active_tasks=self._active_tasks
+                self.store,
+                self._read,
+                self._give_up,
+                seconds=2 * self._timeout,
+                active_tasks=self._active_tasks,
             )
         hold.start()
         return hold
+
+    def newer(
+        self, found: Token | None, own: Snapshot | None, known: str | None
+    ) -> NewToken | None:
+        """See `Ownership.newer`; after a sign-out, the record is about to be deleted."""
+        return None if self._is_emptying else self.ownership.newer(found, own, known)
+
+    def latest(self, found: Token | None, own: Snapshot | None, known: str | None) -> Token | None:
+        """See `Ownership.latest`, and `newer`."""
+        return self.ownership.latest(None if self._is_emptying else found, own, known)
+
+    @property
+    def _is_emptying(self) -> bool:
+        """Whether the store may still hold the token of a session that was signed out."""
+        return self.state.signed_out and self._unsaved
 
     def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
         loaded = self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
-    def save_ahead(self, hold: StoreHold, new_token: NewToken, deadline: Deadline) -> None:
-        """Save a token before the session holds it; after a failure `synchronize` saves it."""
+    def save_ahead(
+        self, hold: StoreHold, new_token: NewToken, generation: int, deadline: Deadline
+    ) -> None:
+        """
+        Save a token before the session holds it; after a failure `synchronize` saves it.
+
+        Save nothing if the session has moved on from ``generation``, and will not hold it.
+        """
 
         def save() -> None:
+            if generation != self.state.generation:
+                return
+            self.ownership.ours.add(new_token.token.id)
             if problem := self._save(new_token.token, new_token.issuer, hold):
                 log.debug("%s", problem)
 
@@ -207,30 +247,49 @@ class Persistence:
                 hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
+    def _give_up(self, hold: StoreHold) -> None:
+        """Delete the record, which is out of date: nobody can have the lock to replace it."""
+        own = self.state.snapshot
+        if own is not None and self._unsaved:
+            hold.left = self._forget(own, hold)
+
     def _write_changes(self, hold: StoreHold) -> None:
         """Write the current token, or delete, until the session no longer changes."""
         while self._unsaved:
-            # Cleared before the write: a change during the write sets it, and is written next.
-            self._unsaved = False
+            # Read before the write: a change during the write is another one, and written next.
+            change = self._change
             retrying, self._is_retrying = self._is_retrying, False
             generation, snapshot = self.state.generation, self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
+                self._written = change
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
             if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
                 # Keep it there. With the generation: after another sign-in the commit fails.
-                if snapshot and (newer := self.ownership.newer(hold.found, snapshot, hold.known)):
-                    self.state.commit(newer, generation)
+                if snapshot and (newer := self.newer(hold.found, snapshot, hold.known)):
+                    self.state.commit(newer, generation, replaces=snapshot)
             elif snapshot is None:
                 self._problem = self._delete(hold)
-            elif problem := self._save(snapshot.token, snapshot.issuer, hold):
-                self._problem = self._delete_outdated(snapshot, hold, problem)
+            else:
+                self._problem = self._write(snapshot, hold)
             if self._problem is not None:
                 self._retry_later(self._problem)
                 return
+            self._written, self._is_retrying = change, False
             if snapshot is not None:
                 self.state.mark_saved(snapshot)
+
+    def _write(self, own: Snapshot, hold: StoreHold) -> StoreError | None:
+        """Save the session's token; if that fails, delete the saved one, which is out of date."""
+        self.ownership.ours |= {its.id for its in (own.token, hold.found) if its}
+        problem = self._save(own.token, own.issuer, hold)
+        if problem is None:
+            self.ownership.ours = {own.token.id}
+        elif what := self._forget(own, hold):
+            log.warning("the new token is kept in memory only: %s; %s", problem, what)
+            return problem
+        return None  # also if the save has succeeded despite its error
 
     def _save(self, token: Token, issuer: Issuer, hold: StoreHold) -> StoreError | None:
         """Save a token; return the error if that fails."""
@@ -245,39 +304,40 @@ class Persistence:
 
     def _delete(self, hold: StoreHold) -> StoreError | None:
         """Delete the saved token, unless it is foreign; return the error if that fails."""
-        if hold.found is not None and self.ownership.is_foreign(hold.found, None):
+        if hold.found is not None and self.ownership.is_kept(hold.found, None):
             return None
         try:
             self.store.delete()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             return store_error("emptied", exc)
-        self._known = None
+        hold.found = self._known = None
+        self.ownership.ours.clear()
         return None
 
-    def _delete_outdated(
-        self, own: Snapshot, hold: StoreHold, problem: StoreError
-    ) -> StoreError | None:
-        """Delete the saved token, as saving has failed; `None` if it has succeeded after all."""
-        what = "what it holds could not be deleted"
+    def _forget(self, own: Snapshot, hold: StoreHold) -> str | None:
+        """
+        Delete the saved record, which is out of date.
+
+        Returns:
+            The state of the store, for people; `None` if it holds the session's token.
+        """
         try:
             found = self.store.load()
             if found is not None and found.id == own.token.id:
                 self._known = found.id
                 return None
             if self.ownership.is_others(found, own, self._known):
-                what = "it holds what somebody else has saved since"
-            else:
-                self.store.delete()
-                hold.found = self._known = None
-                what = "what it held is deleted"
-        except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
-            pass  # the store fails altogether
-        log.warning("the new token is kept in memory only: %s; %s", problem, what)
-        return problem
+                return "it holds what somebody else has saved since"
+            self.store.delete()
+        except Exception:  # noqa: BLE001 - the first error says what is wrong
+            return "what it holds could not be deleted"  # the store fails altogether
+        hold.found = self._known = None
+        self.ownership.ours.clear()
+        return "what it held is deleted"
 
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""
-        self._unsaved = self._is_retrying = True
+        self._is_retrying = True
         # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:

@@ -46,6 +46,13 @@ class Renewal:
     def run(self, need: Need) -> Snapshot | FailedAttempt:
         """Replace a snapshot; locking and reading the store may take half of the time for it."""
         deadline = Deadline(need.seconds)
+        outcome = self._run_at_store(need, deadline)
+        # Only now: it may be sent again after a wait, and nobody sleeps under the store's lock.
+        if isinstance(outcome, FailedAttempt) and outcome.unused is not None:
+            self._source.revoke(outcome.unused, deadline)
+        return outcome
+
+    def _run_at_store(self, need: Need, deadline: Deadline) -> Snapshot | FailedAttempt:
         persistence = self._persistence
         if persistence is None:
             return self._request_new_token(need, deadline)
@@ -65,7 +72,7 @@ class Renewal:
         if need.generation != self._state.generation:  # signed out, or in again, in the meantime
             return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
-            return self._commit(newer, need, deadline)
+            return self._commit(newer, need)
         may_exchange = True
         if problem := hold.not_ready:
             # The holder of the lock may be refreshing the same token, so this one must not.
@@ -104,7 +111,7 @@ class Renewal:
             outcome = self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken):
                 # At once: this task waits for nothing between the reply and the commit.
-                return self._commit(outcome, need, deadline)
+                return self._commit(outcome, need)
             if not (signs_in or is_refusal(outcome.error)):
                 return outcome  # a later attempt may get another answer
             refused = outcome
@@ -112,7 +119,7 @@ class Renewal:
             if hold is not None and hold.locked:
                 hold.read_again(deadline.left() / 2)
             if newer := self._saved_by_others(old, deadline, hold):
-                return self._commit(newer, need, deadline)
+                return self._commit(newer, need)
         return self._sign_in(need, deadline, hold, refused)
 
     def _sign_in(
@@ -127,16 +134,16 @@ class Renewal:
         # A callable continues from the newest token, which another process may have saved.
         replaced = None if old is None else old.token
         if hold is not None and persistence is not None:
-            replaced = persistence.ownership.latest(hold.found, old, hold.known)
+            replaced = persistence.latest(hold.found, old, hold.known)
         outcome = self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt):
             return outcome if refused is None or old is None else _both(old, refused, outcome)
         if hold is None or persistence is None or outcome.token.renewal is None:
-            return self._commit(outcome, need, deadline)
+            return self._commit(outcome, need)
         # Saved before it is used: the provider no longer accepts the one-time secret before it. A
         # program that ends now must find the new one in the store.
-        persistence.save_ahead(hold, outcome, deadline)
-        committed = self._commit(outcome, need, deadline)
+        persistence.save_ahead(hold, outcome, need.generation, deadline)
+        committed = self._commit(outcome, need)
         # The session has moved on, so the store must not keep the token that was saved ahead.
         if isinstance(committed, FailedAttempt):
             persistence.mark_unsaved()
@@ -165,18 +172,16 @@ class Renewal:
         # Without the lock, another process may save a token at any time: load now.
         if not hold.locked:
             found = persistence.load_unlocked(deadline.left() / 2)
-            return persistence.ownership.newer(found, old, hold.known)
-        newer = persistence.ownership.newer(hold.found, old, hold.known)
+            return persistence.newer(found, old, hold.known)
+        newer = persistence.newer(hold.found, old, hold.known)
         is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
         if newer is None and is_other:
             hold.read_again(deadline.left() / 2)
-            newer = persistence.ownership.newer(hold.found, old, hold.known)
+            newer = persistence.newer(hold.found, old, hold.known)
         return newer
 
-    def _commit(
-        self, new_token: NewToken, need: Need, deadline: Deadline
-    ) -> Snapshot | FailedAttempt:
-        """Make it the session's token; revoke it if the session has moved on."""
+    def _commit(self, new_token: NewToken, need: Need) -> Snapshot | FailedAttempt:
+        """Commit a new token; the failure names it if the session has moved on without it."""
         # Marked before and after the commit: see `Persistence.mark_unsaved`.
         persistence = None if new_token.from_store else self._persistence
         if persistence is not None:
@@ -189,9 +194,10 @@ class Renewal:
         if isinstance(committed, Snapshot):
             self._state.log_new_token(new_token, committed)
             return committed
-        if committed is SUPERSEDED and new_token.just_issued:
-            self._source.revoke(new_token.token, deadline)
-        return FailedAttempt(committed, attempted=committed is not SUPERSEDED)
+        if committed is not SUPERSEDED:
+            return FailedAttempt(committed)
+        unused = new_token.token if new_token.just_issued else None
+        return FailedAttempt(committed, attempted=False, unused=unused)
 
     def _may_renew_without_store(self, need: Need, hold: StoreHold) -> bool:
         """

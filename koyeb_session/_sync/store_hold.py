@@ -42,6 +42,7 @@ class StoreHold:
         self,
         store: TokenStore,
         read: Callable[[StoreHold], Any],
+        give_up: Callable[[StoreHold], Any],
         *,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
@@ -53,11 +54,14 @@ class StoreHold:
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
+        self.left: str | None = None
+        """The state of the store, for people, if nobody can have its lock."""
         self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
         # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[Work[None], Event]] = deque()
         self._is_over = False
         self._wakeup = Wakeup()
+        self._give_up = give_up
         self._read = read
         self._ready = Event()
         self._store = store
@@ -137,6 +141,10 @@ class StoreHold:
             self.problem = store_error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
+            self._ready.set()
+            # Here, and before the end: no other hold of this session works at the store meanwhile.
+            if self.cannot_be_had:
+                self._give_up(self)
         finally:
             self._finish()
 
@@ -173,6 +181,11 @@ class StoreHold:
             return self.problem
         what = "read" if self.locked else "locked"
         return StoreError(f"the token store could not be {what} in time")
+
+    @property
+    def cannot_be_had(self) -> bool:
+        """Whether the store has no lock, for this session or any other."""
+        return not self.locked and self.problem is not None and not self.is_held_elsewhere
 
     @property
     def is_held_elsewhere(self) -> bool:

@@ -23,7 +23,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 
 Connect = Callable[..., AsyncSessionClient]
@@ -220,7 +220,7 @@ async def test_refresh_may_take_longer_than_other_operations(
     """A longer timeout than the client's is granted, too."""
     session = connect(token=fake.issue_token(), timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
-    assert (await session.refresh(timeout=5)).id == held(session)
+    assert (await session.refresh(timeout=PATIENCE)).id == held(session)
 
 
 async def test_all_say_so_where_waiting_would_never_end(
@@ -299,6 +299,10 @@ async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Co
     assert held is not None
     sent = await inside(session).sender.send_once(operations.refresh(held), over)
     assert isinstance(sent, TransportTimeoutError)
+    # A caller whose time went into waiting for a renewal: the reply would be a token, too.
+    switch = operations.switch_organization(held, fake.organizations[ME][0], None)
+    late = await inside(session).sender.send(switch, timeout=0.0)
+    assert isinstance(late, TransportTimeoutError)
     assert fake.requests == []
 
 

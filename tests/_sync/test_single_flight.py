@@ -25,7 +25,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived
+from ..concurrency import PATIENCE, Background, arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 
 Connect = Callable[..., SessionClient]
@@ -220,7 +220,7 @@ def test_refresh_may_take_longer_than_other_operations(fake: FakeKoyeb, connect:
     """A longer timeout than the client's is granted, too."""
     session = connect(token=fake.issue_token(), timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
-    assert (session.refresh(timeout=5)).id == held(session)
+    assert (session.refresh(timeout=PATIENCE)).id == held(session)
 
 
 def test_all_say_so_where_waiting_would_never_end(
@@ -299,6 +299,10 @@ def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Connect)
     assert held is not None
     sent = inside(session).sender.send_once(operations.refresh(held), over)
     assert isinstance(sent, TransportTimeoutError)
+    # A caller whose time went into waiting for a renewal: the reply would be a token, too.
+    switch = operations.switch_organization(held, fake.organizations[ME][0], None)
+    late = inside(session).sender.send(switch, timeout=0.0)
+    assert isinstance(late, TransportTimeoutError)
     assert fake.requests == []
 
 

@@ -139,6 +139,8 @@ class SharedTask(Generic[T]):
         self._launched = True
         if self._all_done.is_set():  # it was listed once more after its end
             self._end()
+        elif at_exit and not alone and not threading.main_thread().is_alive():
+            self.at_exit()  # the hook may have run already, so nothing else waits for this task
 
     def _launch(self) -> bool:
         """Run it in a thread of its own; the second one to begin does nothing."""
