@@ -594,7 +594,7 @@ async def test_an_exchange_has_a_total_deadline(arguments: dict[str, Any]) -> No
         with anyio.move_on_after(0) as scope:
             await session.refresh()
         assert scope.cancelled_caught
-        shared = session._keeper._task
+        shared = session._keeper.task
         assert shared is not None
         assert isinstance(await shared.join(PATIENCE), TransportError)
         assert not shared.alive

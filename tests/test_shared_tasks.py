@@ -32,8 +32,8 @@ def test_shared_task_is_shared_by_all_who_wait() -> None:
         go.wait(PATIENCE)
         return 7
 
-    shared = SharedTask(work, replaces="what")
-    assert (shared.replaces, shared.outcome, shared.alive) == ("what", None, True)
+    shared = SharedTask(work)
+    assert (shared.outcome, shared.alive) == (None, True)
     with Background() as background:
         leader = background.start(lambda: (shared.run(), threading.current_thread()))
         until(lambda: bool(threads))

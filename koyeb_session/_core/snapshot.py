@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
+from .errors import StoreError
+
 if TYPE_CHECKING:
     from .errors import KoyebSessionError
     from .log import Event
@@ -162,6 +164,11 @@ class LastFailure(NamedTuple):
         """Return whether it is too early for another attempt."""
         return self.age(clock) < self.wait
 
+    def bars_refresh(self, clock: Clock) -> bool:
+        """Return whether it is too early for another refresh, as the last one has failed."""
+        # A store's failure says nothing about the service.
+        return self.in_backoff(clock) and not isinstance(self.error, StoreError)
+
 
 class Rejection(NamedTuple):
     """A brand-new token that was rejected, and the age up to which a 401 for it is accepted."""
@@ -195,6 +202,23 @@ class Urgency(enum.IntEnum):
     """The service has just rejected the token."""
     REQUESTED = 3
     """The user has called `refresh()`."""
+
+
+class Need(NamedTuple):
+    """
+    The need for one renewal, as its first caller has it.
+
+    Attributes:
+        old: The snapshot to replace; `None` when there is none.
+        generation: The generation in which this was decided.
+        urgency: How urgently the callers need a newer token.
+        seconds: The time that the renewal may take in all.
+    """
+
+    old: Snapshot | None
+    generation: int
+    urgency: Urgency
+    seconds: float
 
 
 class FrozenClock(NamedTuple):

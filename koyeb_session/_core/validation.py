@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -19,8 +19,6 @@ from .models import AccessTokenCredentials, PasswordCredentials, Token
 from .redaction import printable
 from .results import frameless
 from .tokens import TOKEN_LIMIT, fill_from_jwt, is_header_safe
-
-T = TypeVar("T")
 
 BadArgument: TypeAlias = ValueError | TypeError
 

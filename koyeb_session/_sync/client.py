@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 from weakref import WeakSet
 
@@ -244,14 +243,14 @@ class SessionClient:
         source = engine.TokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .._core.ownership import Ownership  # noqa: PLC0415 - only with a store
             from .persistence import Persistence  # noqa: PLC0415 - only with a store
 
+            account = None if beginning is None else engine.account_of(beginning)
             persistence = Persistence(
                 store,
                 state,
-                origin=self._origins.service,
-                account=None if beginning is None else engine.account_of(beginning),
-                bound=beginning is not None,
+                Ownership(clock, self._origins.service, account, bound=beginning is not None),
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )
@@ -307,13 +306,11 @@ class SessionClient:
             operation = engine.operations.login(email, password, organization_id, seon_fp)
         finally:  # a signal handler may raise
             del password, seon_fp
-        deadline = self._check(timeout)
+        change = self._change(timeout)
         outcome = self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
-        return self._unwrap(
-            self._keeper.begin_session(new_token, None, deadline, account, bound=True)
-        ).token
+        return self._unwrap(change.begin(new_token, account=account, bound=True)).token
 
     def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -358,21 +355,15 @@ class SessionClient:
             given = engine.parse_token(token, self._state.clock.time())
         finally:  # a signal handler may raise
             del token
-        deadline = self._check(None)
+        change = self._change(None)
         given = engine.unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
-        return self._unwrap(
-            self._keeper.begin_session(
-                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
-                None,
-                deadline,
-                account,
-            )
-        ).token
+        new_token = engine.NewToken(given, just_issued=False, how="signed in with a given token")
+        return self._unwrap(change.begin(new_token, account=account)).token
 
     def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
@@ -419,8 +410,7 @@ class SessionClient:
 
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
-        self._check(timeout)
-        self._unwrap(self._keeper.sign_out(timeout))
+        self._unwrap(self._change(timeout).end())
 
     # Other operations
 
@@ -478,11 +468,7 @@ class SessionClient:
         finally:  # a signal handler may raise
             del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to an organization")
-        return self._unwrap(self._keeper.begin_session(new_token, generation, deadline)).token
+        return self._switch(build, "switched to an organization", timeout)
 
     def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -517,11 +503,7 @@ class SessionClient:
         finally:  # a signal handler may raise
             del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to no organization")
-        return self._unwrap(self._keeper.begin_session(new_token, generation, deadline)).token
+        return self._switch(build, "switched to no organization", timeout)
 
     def create_access_token(
         self,
@@ -816,12 +798,7 @@ class SessionClient:
         self._check(None)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -835,9 +812,7 @@ class SessionClient:
     def __del__(self) -> None:
         # Both are missing if `__init__` failed.
         operating: engine.Connections | None = getattr(self, "_operation_connections", None)
-        state: engine.SessionState | None = getattr(
-            self, "_state", None
-        )  # missing if `__init__` failed
+        state: engine.SessionState | None = getattr(self, "_state", None)
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
@@ -858,6 +833,21 @@ class SessionClient:
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
         return engine.unwrap(outcome, self._state.mark)
+
+    def _change(self, timeout: float | None) -> engine.SessionChange:
+        """Make an object for one sign-in or sign-out; see `_check`."""
+        return engine.SessionChange(self._keeper, self._check(timeout))
+
+    def _switch(
+        self,
+        build: Callable[[engine.Token], engine.Operation[engine.Token]],
+        how: str,
+        timeout: float | None,
+    ) -> engine.Token:
+        """Send an operation that issues a token for this session, and go on with that token."""
+        change = self._change(timeout)  # before any wait: a logout meanwhile must win
+        new_token = _issued(self._unwrap(self._signed(build, change.deadline)), how)
+        return self._unwrap(change.begin(new_token, continues=True)).token
 
     def _signed(
         self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline

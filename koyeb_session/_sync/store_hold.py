@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from .._concurrency.runtime import state_lock
 from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Event, Wakeup
 from .._core.errors import StoreError
 from .._core.log import log
+from .._core.ownership import UNKNOWN
 from .._core.results import store_error
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from .._core.deadline import Deadline
     from .._core.models import Token
     from .stores.protocol import TokenStore
-
-UNKNOWN: Final = "?"
-"""Stands for the id of the saved token before the store has been read."""
 
 
 class StoreHold:
@@ -177,9 +175,12 @@ class StoreHold:
             done.set()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the store is locked and read."""
-        return self.locked and self._ready.is_set()
+    def not_ready(self) -> StoreError | None:
+        """The reason if the store is not both locked and read."""
+        if self.problem is not None or (self.locked and self._ready.is_set()):
+            return self.problem
+        what = "read" if self.locked else "locked"
+        return StoreError(f"the token store could not be {what} in time")
 
     @property
     def cannot_be_had(self) -> bool:

@@ -19,7 +19,6 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -362,9 +361,7 @@ async def test_a_token_that_is_no_good_begins_no_session(
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = await inside(session).keeper.begin_session(
-        NewToken(expired, just_issued=True), None, Deadline(5)
-    )
+    outcome = await inside(session).change(None).begin(NewToken(expired, just_issued=True))
     assert isinstance(outcome, WireError)
 
 

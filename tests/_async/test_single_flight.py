@@ -20,7 +20,7 @@ from koyeb_session import (
 )
 from koyeb_session._api import operations
 from koyeb_session._core.deadline import Deadline
-from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
+from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived
@@ -204,10 +204,13 @@ async def test_a_timeout_is_for_the_renewal_too(
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=13))
     arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
-    with pytest.raises(TransportTimeoutError):
-        await getattr(session, operation)(*arguments, timeout=0.02)
-    gate.open()
-    assert (await session.refresh()).id == held(session)
+    async with AsyncBackground() as background:
+        renewal = background.start(session.refresh)
+        await async_arrived(gate)  # the service has revoked the old token
+        with pytest.raises(TransportTimeoutError):
+            await getattr(session, operation)(*arguments, timeout=0.02)
+        gate.open()
+        assert (await renewal.result()).id == held(session)
     assert fake.exchanges() == 1
 
 
@@ -245,9 +248,8 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         inside(session).state.clear()
         return StoreError("away")
 
-    shared = SimpleNamespace(
-        join=join, replaces=inside(session).state.snapshot, urgency=Urgency.AHEAD
-    )
+    need = Need(inside(session).state.snapshot, 0, Urgency.AHEAD, 5)
+    shared = SimpleNamespace(join=join, need=need)
 
     def begin(*_: object) -> Any:
         return shared
@@ -290,7 +292,8 @@ async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Co
     """A reply that nobody waits for may be the session."""
     session = connect(token=fake.issue_token())
     over = Deadline(0)
-    renewed = await inside(session).renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    need = Need(None, 0, Urgency.NEEDED, 5)
+    renewed = await inside(session).renewal._request_new_token(need, over)
     assert isinstance(renewed, FailedAttempt)
     held = session.token
     assert held is not None

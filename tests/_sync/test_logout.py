@@ -21,7 +21,6 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -352,9 +351,7 @@ def test_a_token_that_is_no_good_begins_no_session(clock: FakeClock, connect: Co
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = inside(session).keeper.begin_session(
-        NewToken(expired, just_issued=True), None, Deadline(5)
-    )
+    outcome = inside(session).change(None).begin(NewToken(expired, just_issued=True))
     assert isinstance(outcome, WireError)
 
 

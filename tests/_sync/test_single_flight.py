@@ -22,7 +22,7 @@ from koyeb_session import (
 )
 from koyeb_session._api import operations
 from koyeb_session._core.deadline import Deadline
-from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
+from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived
@@ -206,10 +206,13 @@ def test_a_timeout_is_for_the_renewal_too(
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=13))
     arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
-    with pytest.raises(TransportTimeoutError):
-        getattr(session, operation)(*arguments, timeout=0.02)
-    gate.open()
-    assert (session.refresh()).id == held(session)
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)  # the service has revoked the old token
+        with pytest.raises(TransportTimeoutError):
+            getattr(session, operation)(*arguments, timeout=0.02)
+        gate.open()
+        assert (renewal.result()).id == held(session)
     assert fake.exchanges() == 1
 
 
@@ -245,9 +248,8 @@ def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         inside(session).state.clear()
         return StoreError("away")
 
-    shared = SimpleNamespace(
-        join=join, replaces=inside(session).state.snapshot, urgency=Urgency.AHEAD
-    )
+    need = Need(inside(session).state.snapshot, 0, Urgency.AHEAD, 5)
+    shared = SimpleNamespace(join=join, need=need)
 
     def begin(*_: object) -> Any:
         return shared
@@ -290,7 +292,8 @@ def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Connect)
     """A reply that nobody waits for may be the session."""
     session = connect(token=fake.issue_token())
     over = Deadline(0)
-    renewed = inside(session).renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    need = Need(None, 0, Urgency.NEEDED, 5)
+    renewed = inside(session).renewal._request_new_token(need, over)
     assert isinstance(renewed, FailedAttempt)
     held = session.token
     assert held is not None

@@ -27,7 +27,7 @@ from koyeb_session import (
 )
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.shared_task import SharedTask
-from koyeb_session._core.snapshot import Urgency
+from koyeb_session._core.snapshot import Need, Urgency
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -238,9 +238,8 @@ def test_logout_begins_no_renewal_whose_starter_was_interrupted(
     keeper = scene.session._keeper
     with monkeypatch.context() as patched:
         patched.setattr(SharedTask, "start", interrupted)
-        assert keeper._join_or_start(
-            keeper.state.snapshot, keeper.state.generation, 5, Urgency.NEEDED
-        )
+        need = Need(keeper.state.snapshot, keeper.state.generation, Urgency.NEEDED, 5)
+        assert keeper._join_or_start(need)
     scene.session.logout()
     assert [request.operation for request in scene.fake.requests] == ["logout"]
     scene.session.close()

@@ -60,7 +60,6 @@ class SharedTask(Generic[T]):
         "_returned",
         "_runner",
         "_work",
-        "replaces",
     )
 
     def __init__(
@@ -69,11 +68,9 @@ class SharedTask(Generic[T]):
         on_done: Work[None] | None = None,
         *,
         first: Work[object] | None = None,
-        replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[SharedTask[Any]] | None = None,
     ) -> None:
-        self.replaces: object = replaces
         self._first = first
         self._work = work
         self._on_done = on_done
