@@ -16,6 +16,7 @@ import anyio.lowlevel
 import httpx
 
 from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.launch import end_idle_threads
 from koyeb_session.testing import Gate
 
 T = TypeVar("T")
@@ -202,7 +203,7 @@ def idle() -> None:
     if threading.current_thread().name != "koyeb-session":  # such a thread would wait for itself
         for shared in tuple(shared_task._at_exit):  # its thread may be about to be started
             shared.wait_done(PATIENCE)
-        _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
+        until(_sessions_ended)
 
 
 async def async_until(happened: Callable[[], bool]) -> None:
@@ -301,6 +302,13 @@ def _sessions_wait() -> bool:
         return False
     own = [thread for thread in threading.enumerate() if thread.name == "koyeb-session"]
     return all(_waits(thread) or _talks(thread) for thread in own)
+
+
+def _sessions_ended() -> bool:
+    end_idle_threads()
+    # One whose start was interrupted is listed, and never begins.
+    own = [thread for thread in threading.enumerate() if thread.name == "koyeb-session"]
+    return not any(thread.ident is not None and thread.is_alive() for thread in own)
 
 
 def _talks(thread: threading.Thread) -> bool:
