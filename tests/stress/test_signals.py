@@ -26,6 +26,7 @@ from koyeb_session import (
     TransportTimeoutError,
 )
 from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.launch import end_idle_threads
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._core.snapshot import Need, Urgency
 from koyeb_session.stores import MemoryTokenStore
@@ -175,11 +176,14 @@ def test_session_works_when_a_handler_raises_at_any_moment(
         scene.check(act)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.parametrize("act", ACTS)
-def test_session_works_when_a_handler_raises_at_any_line(act: str) -> None:
+def test_session_works_when_a_handler_raises_at_any_line(act: str, *, keeps: bool) -> None:
     """Catches what a timer's signal meets once in ten thousand times, as in a thread's start."""
     for at in range(1, LINES):
         scene = Scene()
+        if not keeps:
+            end_idle_threads()
         caught: Exception | None = None
         try:
             with SignalAtLine(time_is_up, at) as line:

@@ -171,7 +171,9 @@ class SharedTask(Generic[T]):
             return
         self.start()
         until = self._ends if timeout is None else time.monotonic() + timeout
-        if not self._done.wait(min(until - time.monotonic(), _GRACE)) and not self._begun:
+        if self._done.wait(min(until - time.monotonic(), _GRACE)):
+            return
+        if not self._begun:
             self._launch()  # a finalizer that waits has interrupted the thread that launches it
         self._done.wait(until - time.monotonic())
 
