@@ -46,6 +46,7 @@ ELSEWHERE = (
     *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
     *("tests/stores/test_extras.py", "tests/stress/test_abandoned.py"),
     *("tests/stress/test_exit.py", "tests/stress/test_places.py", "tests/stress/test_signals.py"),
+    "tests/stress/test_signal_frames.py",
     *("tests/test_async_callers.py", "tests/test_async_only.py"),
     *("tests/test_async_shared_tasks.py", "tests/test_calls.py"),
     *("tests/test_deadlines.py", "tests/test_frames.py", "tests/test_hanging_stores.py"),

@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads import launch, shared_task
 from koyeb_session.testing import Gate
 
 T = TypeVar("T")
@@ -201,10 +201,10 @@ async def async_idle() -> None:
 
 def idle() -> None:
     """Wait until the session's own threads have ended; none of them may be held at a gate."""
-    if threading.current_thread().name != "koyeb-session":  # such a thread would wait for itself
+    if threading.current_thread().name != launch.NAME:  # such a thread would wait for itself
         for shared in tuple(shared_task._at_exit):  # its thread may be about to be started
             shared.wait_done(PATIENCE)
-        _join([thread for thread in threading.enumerate() if thread.name == "koyeb-session"])
+        until(_sessions_ended)
 
 
 async def async_until(happened: Callable[[], bool]) -> None:
@@ -301,8 +301,16 @@ def _waits(thread: threading.Thread) -> bool:
 def _sessions_wait() -> bool:
     if any(not shared._begun for shared in tuple(shared_task._at_exit)):
         return False
-    own = [thread for thread in threading.enumerate() if thread.name == "koyeb-session"]
-    return all(_waits(thread) or _talks(thread) for thread in own)
+    idle_threads = {it.thread for it in tuple(launch._idle) if not it._given}
+    own = [thread for thread in threading.enumerate() if thread.name == launch.NAME]
+    return all(it in idle_threads or _waits(it) or _talks(it) for it in own)
+
+
+def _sessions_ended() -> bool:
+    launch.end_idle_threads()
+    # One whose start was interrupted is listed, and never begins.
+    own = [thread for thread in threading.enumerate() if thread.name == launch.NAME]
+    return not any(thread.ident is not None and thread.is_alive() for thread in own)
 
 
 def _talks(thread: threading.Thread) -> bool:

@@ -100,9 +100,10 @@ class Inside:
         self.connections: Any = session._connections
         self.operation_connections: Any = session._operation_connections
         self.listeners: Any = self.keeper.listeners
-        self.persistence: Any = self.keeper._persistence
+        self.persistence: Any = self.keeper.persistence
         self.renewal: Any = self.keeper._renewal
-        self.source: Any = self.keeper._source
+        self.source: Any = self.keeper.source
+        self.change: Any = session._change
 
     @property
     def opened(self) -> Any:
@@ -125,7 +126,7 @@ class Inside:
     @property
     def task(self) -> Any:
         """The renewal that runs, or ran last."""
-        return self.keeper._task
+        return self.keeper.task
 
     @property
     def wakeups(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from koyeb_session import (
     TransportError,
 )
 from koyeb_session._async.http import queue
+from koyeb_session._async.stores import file
 from koyeb_session._concurrency.event_loop import shared_task
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
@@ -337,3 +339,36 @@ async def test_a_cancelled_block_releases_the_lock_of_a_file(
             await anyio.sleep_forever()
     async with store.lock():
         pass
+
+
+@pytest.mark.pitfall(39)
+@pytest.mark.blocks_loop
+def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an `asyncio.run` that never returns, as the end of a block waits without a bound."""
+    go = threading.Event()
+    monkeypatch.setattr(file, "_RELEASE", 0.01)
+
+    def hang(_: object) -> None:
+        go.wait(PATIENCE)
+
+    monkeypatch.setattr(filelock.BaseFileLock, "release", hang)
+
+    async def cut_off() -> None:
+        entered = asyncio.Event()
+
+        async def hold() -> None:
+            async with AsyncFileTokenStore(tmp_path / "session.json").lock():
+                entered.set()
+                await asyncio.sleep(PATIENCE)
+
+        holding = asyncio.create_task(hold())
+        await entered.wait()
+        assert not holding.done()  # the end of the event loop cancels it
+
+    try:
+        asyncio.run(cut_off())
+        assert not go.is_set()
+    finally:
+        go.set()

@@ -30,8 +30,8 @@ async def test_async_shared_task_is_shared_by_all_who_wait() -> None:
         return "done"
 
     variable.set("copied")
-    shared = AsyncSharedTask(work, replaces="what")
-    assert (shared.replaces, shared.outcome, shared.alive) == ("what", None, True)
+    shared = AsyncSharedTask(work)
+    assert (shared.outcome, shared.alive) == (None, True)
     results: list[str | None] = []
 
     async def follow() -> None:

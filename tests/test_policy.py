@@ -125,11 +125,11 @@ def repeatable(error: KoyebSessionError) -> KoyebSessionError:
 # Sending again
 
 
-@pytest.mark.parametrize("error", [kind() for kind in REFUSALS], ids=repr)
-def test_operation_is_sent_again_only_when_that_is_safe(error: KoyebSessionError) -> None:
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_operation_is_sent_again_only_when_that_is_safe(kind: type[KoyebSessionError]) -> None:
     """A request that may have been carried out is repeated only if harmless (pitfall 23)."""
-    assert RetryPolicy().wait(error, 1, 1.0) is None
-    assert RetryPolicy().wait(repeatable(error), 1, 1.0) == 0.2
+    assert RetryPolicy().wait(kind(), 1, 1.0) is None
+    assert RetryPolicy().wait(repeatable(kind()), 1, 1.0) == 0.2
 
 
 def test_operation_is_sent_as_often_as_the_policy_says() -> None:

@@ -10,7 +10,14 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from koyeb_session import BadRequestError, LoginReply, MemoryTokenStore, SessionClient, Token
+from koyeb_session import (
+    BadRequestError,
+    LoginReply,
+    MemoryTokenStore,
+    NotSignedInError,
+    SessionClient,
+    Token,
+)
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import BODY_LIMIT, FIELD_LIMIT, Reply, read
@@ -77,6 +84,15 @@ def test_secret_is_taken_out_in_every_usual_spelling(form: str) -> None:
     )
     with pytest.raises(AssertionError):
         assert_no_secret(PASSWORD, f"bad body: {form}, that is")
+
+
+@pytest.mark.parametrize("quote", ["&#x27;", "&#39;", "&#039;", "&apos;"])
+def test_secret_is_taken_out_however_its_quotes_are_escaped(quote: str) -> None:
+    """Python, Go, PHP and XML write an apostrophe each in its own way."""
+    secret = "canary's-w0rd&<"
+    form = html.escape(secret).replace("&#x27;", quote)
+    assert quote in form
+    assert answer(login(secret), {"message": form}).message.startswith("login: [secret] (")
 
 
 @pytest.mark.parametrize("before", ["", "a:", "ab:", "abc:"])
@@ -193,6 +209,17 @@ def test_poisoned_token_cannot_forge_lines_of_a_log(name: str) -> None:
         with SessionClient(store=store) as other:
             assert other.current_token().id == "canary"
             assert repr(other).isprintable()
+
+
+def test_poisoned_provenance_cannot_forge_lines_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the service of a record that is another one's."""
+    store = MemoryTokenStore()
+    origin = f"https://a{EVIL.replace(' ', '')}"
+    store.save(Token("canary", provenance=f"koyeb-session/1 {origin} account koyeb"))
+    with SessionClient(store=store) as session, pytest.raises(NotSignedInError):
+        session.current_token()
+    assert "the store holds a session of the service https://a" in caplog.text
+    assert all(message.isprintable() for message in caplog.messages)
 
 
 # Work

@@ -28,7 +28,7 @@ def test_state_knows_nothing_when_it_is_new(state: SessionState) -> None:
     """A new session has no token, and may sign in at once."""
     assert (state.snapshot, state.failure, state.on_change) == (None, None, None)
     assert (state.generation, state.closed, state.signed_out) == (0, False, False)
-    assert state.decision is Decision.RENEW_FIRST
+    assert state.observe().decision is Decision.RENEW_FIRST
     assert state.usable is None
     assert state.summary == "not signed in"
     assert state.observe().blocking_failure is None
@@ -50,7 +50,7 @@ def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
     assert (snapshot.expiry, snapshot.soft, snapshot.renewable) == (HOUR, HOUR / 2, True)
     assert (state.failure, state.signed_out, state.generation) == (None, False, 1)
     assert state.usable is snapshot
-    assert state.decision is Decision.USE
+    assert state.observe().decision is Decision.USE
     assert heard == [None, given]
 
 

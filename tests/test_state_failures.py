@@ -112,7 +112,7 @@ def test_failure_is_an_error_when_no_token_is_left(  # noqa: PLR0917 - fixtures 
             f"renewal failed: {error.message}; no token is left; next try in {wait}",
         )
     ]
-    assert state.decision is Decision.FAIL
+    assert state.observe().decision is Decision.FAIL
     assert state.usable is None
 
 
@@ -225,7 +225,7 @@ def test_failure_counts_only_for_the_token_that_it_is_about(
     assert state.observe().failure is None
     assert state.observe().blocking_failure is None
     assert state.usable is snapshot
-    assert state.decision is Decision.USE
+    assert state.observe().decision is Decision.USE
 
 
 def test_failure_to_refresh_leaves_the_credentials_to_be_asked(clock: FakeClock) -> None:
@@ -239,10 +239,10 @@ def test_failure_to_refresh_leaves_the_credentials_to_be_asked(clock: FakeClock)
         (FailedAttempt(ServerError(), signs_in=True), Decision.FAIL),
     ):
         state.record_failure(failed)
-        assert state.decision is (Decision.USE if not failed.refused else verdict)
+        assert state.observe().decision is (Decision.USE if not failed.refused else verdict)
         clock.advance(HOUR)
         state.record_failure(failed)
-        assert state.decision is verdict
+        assert state.observe().decision is verdict
         commit(state, token(clock))
 
 
@@ -356,6 +356,19 @@ def test_refusal_is_final_when_the_token_is_not_renewable(
     assert other.must_accept_401(commit(other, token(clock)))
 
 
+def test_refusal_is_not_final_when_there_is_another_token(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """It is replayed with that one; catches a rule that looks at the refused token alone."""
+    refused = commit(state, Token("x" * 64))
+    commit(state, token(clock), begins=True)
+    assert not state.must_accept_401(refused)
+    rejected = commit(state, token(clock, token_id="new"))
+    state.mark_rejected(rejected)
+    commit(state, token(clock, token_id="newer"))
+    assert not state.must_accept_401(rejected)
+
+
 # Errors of callers without a token
 
 
@@ -467,4 +480,4 @@ def test_look_is_one_reading_of_the_clocks(state: SessionState, clock: FakeClock
     clock.advance(2 * HOUR)
     assert seen.usable is snapshot
     assert seen.decision is Decision.USE
-    assert state.decision is Decision.RENEW_FIRST
+    assert state.observe().decision is Decision.RENEW_FIRST

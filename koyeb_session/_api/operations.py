@@ -36,6 +36,7 @@ from .wire import read, read_nothing, write
 if TYPE_CHECKING:
     from .wire import Reply
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _PRODUCT: Final = f"koyeb-session/{__version__}"
@@ -157,6 +158,7 @@ class _AccessTokenRequest(Operation[Token]):
 # The operations, one function each
 
 
+@frameless
 def login(
     email: str, password: str, organization_id: str | None = None, seon_fp: str | None = None
 ) -> Operation[Token] | BadArgument:
@@ -197,6 +199,7 @@ def passwordless_login(email: str) -> Operation[None] | BadArgument:
     )
 
 
+@frameless
 def refresh(token: Token) -> Operation[Token]:
     """``PUT /v1/account/refresh``, with the current token."""
     return Operation(
@@ -212,6 +215,7 @@ def refresh(token: Token) -> Operation[Token]:
     )
 
 
+@frameless
 def logout(token: Token) -> Operation[None]:
     """``DELETE /v1/account/logout``."""
     return Operation(
@@ -226,6 +230,7 @@ def logout(token: Token) -> Operation[None]:
     )
 
 
+@frameless
 def new_session(token: Token) -> Operation[Token]:
     """``POST /v1/account/session``."""
     return Operation(
@@ -240,6 +245,7 @@ def new_session(token: Token) -> Operation[Token]:
     )
 
 
+@frameless
 def switch_organization(
     token: Token, organization_id: str, seon_fp: str | None = None
 ) -> Operation[Token]:
@@ -256,6 +262,7 @@ def switch_organization(
     )
 
 
+@frameless
 def unscope_organization_token(token: Token, seon_fp: str | None = None) -> Operation[Token]:
     """``POST /v1/unscope_organization_token``; the caller has checked the arguments."""
     return Operation(
@@ -270,6 +277,7 @@ def unscope_organization_token(token: Token, seon_fp: str | None = None) -> Oper
     )
 
 
+@frameless
 def create_access_token(
     bearer: Token, organization_id: str, validity: timedelta | None = None
 ) -> Operation[Token]:
@@ -315,6 +323,14 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
         params={"email": email},
         repeat=_NO_ANSWER,
     )
+
+
+@frameless
+def with_token(
+    build: Callable[..., Operation[T]], *arguments: object
+) -> Callable[[Token], Operation[T]]:
+    """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
+    return frameless(lambda token: build(token, *arguments))
 
 
 def _bearer(token: Token) -> tuple[tuple[bytes, bytes], ...]:

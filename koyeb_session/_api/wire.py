@@ -56,6 +56,7 @@ class Reply:
     body: bytes | WireError = attrs.field(repr=False)
 
 
+@frameless
 def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
     """Undo a ``Content-Encoding`` that the request did not allow, within the size limit."""
     if len(raw) > BODY_LIMIT:

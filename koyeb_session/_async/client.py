@@ -7,8 +7,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
+from weakref import WeakSet
 
 import httpx
 
@@ -32,7 +32,7 @@ else:
 
 T = TypeVar("T")
 
-_CLOSING: Final = 3
+_CLOSING: Final = 4
 """Closing waits for so many things in turn, each for up to the client's timeout."""
 
 
@@ -112,6 +112,7 @@ class AsyncSessionClient:
         "_connections",
         "_http",
         "_keeper",
+        "_keepers",
         "_operation_connections",
         "_origins",
         "_policy",
@@ -134,12 +135,14 @@ class AsyncSessionClient:
         transport: httpx.AsyncBaseTransport | None = None,
         clock: engine.Clock | None = None,
     ) -> None:
-        if http_client is None and transport is None:
-            read_ahead()  # in a thread, while this one imports the engine
-        wrong = engine.clock_error(clock)
-        clock = clock or time
-        first = None if wrong or token is None else engine.parse_token(token, clock.time())
-        del token
+        try:
+            if http_client is None and transport is None:
+                read_ahead()  # in a thread, while this one imports the engine
+            wrong = engine.clock_error(clock)
+            clock = clock or time
+            first = None if wrong or token is None else engine.parse_token(token, clock.time())
+        finally:  # a signal handler may raise
+            del token
         engine.unwrap(
             wrong
             or engine.async_store_error(store)
@@ -171,6 +174,7 @@ class AsyncSessionClient:
         )
         self._policy = refresh_policy or engine.RefreshPolicy()
         self._active_tasks: set[engine.AsyncSharedTask[Any]] = set()
+        self._keepers: WeakSet[engine.AsyncTokenKeeper] = WeakSet()
         self._start_session(clock, credentials, store, first)
         if first is not None:
             engine.unwrap(self._state.commit(engine.NewToken(first, just_issued=False)))
@@ -237,14 +241,14 @@ class AsyncSessionClient:
         source = engine.AsyncTokenSource(sender, credentials, clock)
         persistence = None
         if store is not None:
+            from .._core.ownership import Ownership  # noqa: PLC0415 - only with a store
             from .persistence import AsyncPersistence  # noqa: PLC0415 - only with a store
 
+            account = None if beginning is None else engine.account_of(beginning)
             persistence = AsyncPersistence(
                 store,
                 state,
-                origin=self._origins.service,
-                account=None if beginning is None else engine.account_of(beginning),
-                bound=beginning is not None,
+                Ownership(clock, self._origins.service, account, bound=beginning is not None),
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )
@@ -296,15 +300,15 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
-        operation = engine.operations.login(email, password, organization_id, seon_fp)
-        del password, seon_fp
-        deadline = self._check(timeout)
+        try:
+            operation = engine.operations.login(email, password, organization_id, seon_fp)
+        finally:  # a signal handler may raise
+            del password, seon_fp
+        change = self._change(timeout)
         outcome = await self._sender.send(engine.unwrap(operation), timeout=timeout)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
-        return self._unwrap(
-            await self._keeper.begin_session(new_token, None, deadline, account, bound=True)
-        ).token
+        return self._unwrap(await change.begin(new_token, account=account, bound=True)).token
 
     async def passwordless_login(self, email: str, *, timeout: float | None = None) -> None:
         """
@@ -345,23 +349,19 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = engine.parse_token(token, self._state.clock.time())
-        del token
-        deadline = self._check(None)
+        try:
+            given = engine.parse_token(token, self._state.clock.time())
+        finally:  # a signal handler may raise
+            del token
+        change = self._change(None)
         given = engine.unwrap(given)
         held = self._state.snapshot
         if held is not None and held.token.id == given.id:
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
-        return self._unwrap(
-            await self._keeper.begin_session(
-                engine.NewToken(given, just_issued=False, how="signed in with a given token"),
-                None,
-                deadline,
-                account,
-            )
-        ).token
+        new_token = engine.NewToken(given, just_issued=False, how="signed in with a given token")
+        return self._unwrap(await change.begin(new_token, account=account)).token
 
     async def refresh(self, *, timeout: float | None = None) -> engine.Token:
         """
@@ -408,8 +408,7 @@ class AsyncSessionClient:
 
         Source: ``DELETE /v1/account/logout``, operation ``Logout``.
         """
-        self._check(timeout)
-        self._unwrap(await self._keeper.sign_out(timeout))
+        self._unwrap(await self._change(timeout).end())
 
     # Other operations
 
@@ -459,15 +458,15 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/organizations/{id}/switch``, operation ``SwitchOrganization``.
         """
-        wrong = engine.switch_error(organization_id, seon_fp)
-        build = _with_token(engine.operations.switch_organization, organization_id, seon_fp)
-        del seon_fp
+        try:
+            wrong = engine.switch_error(organization_id, seon_fp)
+            build = engine.operations.with_token(
+                engine.operations.switch_organization, organization_id, seon_fp
+            )
+        finally:  # a signal handler may raise
+            del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = await self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to an organization")
-        return self._unwrap(await self._keeper.begin_session(new_token, generation, deadline)).token
+        return await self._switch(build, "switched to an organization", timeout)
 
     async def unscope_organization_token(
         self, *, seon_fp: str | None = None, timeout: float | None = None
@@ -494,15 +493,15 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/unscope_organization_token``, operation ``UnscopeOrganizationToken``.
         """
-        wrong = engine.header_error("seon_fp", seon_fp)
-        build = _with_token(engine.operations.unscope_organization_token, seon_fp)
-        del seon_fp
+        try:
+            wrong = engine.header_error("seon_fp", seon_fp)
+            build = engine.operations.with_token(
+                engine.operations.unscope_organization_token, seon_fp
+            )
+        finally:  # a signal handler may raise
+            del seon_fp
         engine.unwrap(wrong)
-        deadline = self._check(timeout)
-        generation = self._state.generation
-        outcome = await self._signed(build, deadline)
-        new_token = _issued(self._unwrap(outcome), "switched to no organization")
-        return self._unwrap(await self._keeper.begin_session(new_token, generation, deadline)).token
+        return await self._switch(build, "switched to no organization", timeout)
 
     async def create_access_token(
         self,
@@ -539,7 +538,9 @@ class AsyncSessionClient:
         """
         engine.unwrap(engine.access_token_error(organization_id, validity))
         deadline = self._check(timeout)
-        build = _with_token(engine.operations.create_access_token, organization_id, validity)
+        build = engine.operations.with_token(
+            engine.operations.create_access_token, organization_id, validity
+        )
         return self._unwrap(await self._signed(build, deadline))
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> engine.LoginMethod:
@@ -599,7 +600,10 @@ class AsyncSessionClient:
         raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
-        await self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
+        self._attend()
+        await self._keeper.renew_ahead_of_need(
+            lambda: not (self._state.closed or self._connections.shut_down)
+        )
 
     def on_token_change(
         self, listener: Callable[[engine.Token | None], object]
@@ -621,7 +625,18 @@ class AsyncSessionClient:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
         engine.unwrap(engine.async_listener_error(listener))
+        self._attend()
         return self._keeper.listen(listener)
+
+    def _attend(self) -> None:
+        """List this session among those that the closing of the client has to tell."""
+        with engine.state_lock:
+            self._keepers.add(self._keeper)
+
+    def _attended(self) -> list[engine.AsyncTokenKeeper]:
+        """Return the sessions on these connections that somebody listens to, or keeps current."""
+        with engine.state_lock:
+            return [*self._keepers]
 
     def for_token(self, token: engine.Token | str, *, renew: bool = False) -> Self:
         """
@@ -638,8 +653,10 @@ class AsyncSessionClient:
             ValueError: The token has expired, cannot be sent in a header, or has a naive time.
             TypeError: It is neither a `Token` nor a `str`.
         """
-        given = engine.parse_token(token, self._state.clock.time())
-        del token
+        try:
+            given = engine.parse_token(token, self._state.clock.time())
+        finally:  # a signal handler may raise
+            del token
         self._check(None)
         return self._sibling(engine.unwrap(given), renew=renew)
 
@@ -663,6 +680,7 @@ class AsyncSessionClient:
         other._sender = self._sender
         other._policy = self._policy
         other._active_tasks = self._active_tasks
+        other._keepers = self._keepers
         other._start_session(clock, renew=renew)
         if token is not None:
             engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
@@ -732,14 +750,15 @@ class AsyncSessionClient:
         """
         Wait for work under way, within bounds, then close the connections.
 
-        It waits for a renewal, also one of a session of `for_token`, for a save, and for the
-        listeners, which have the client's timeout. Your own ``http_client`` stays open. Closing a
+        It waits for a renewal, for a save, and for the listeners, which have the client's timeout;
+        also for those of sessions of `for_token`. Your own ``http_client`` stays open. Closing a
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
         one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
-        if self._keeper.listeners is not None:
-            self._keeper.listeners.let_go()
+        for keeper in self._attended():
+            if keeper.listeners is not None:
+                keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
         # event loop or process has ended.
         with engine.state_lock:
@@ -755,14 +774,21 @@ class AsyncSessionClient:
         try:
             await self._keeper.drain()
             if self._operation_connections is not None:
-                for task in tuple(self._active_tasks):  # tasks of the sessions of `for_token`
+                # Tasks and listeners of the sessions of `for_token`.
+                for task in tuple(self._active_tasks):
                     await task.wait()
+                deadline = engine.Deadline(self._sender.timeout)
+                for keeper in self._attended():
+                    if keeper is not self._keeper and keeper.listeners is not None:
+                        await keeper.listeners.drain(deadline.left())
         finally:  # also if the work is cancelled at the end of an event loop
             if self._operation_connections is not None:
                 # Both are the same object if the user gave a transport.
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     await connections.shut()
                 self._operation_connections = None
+                for keeper in self._attended():  # each `keep_current` finds the connections closed
+                    keeper.wake()
             if self._http is not None:
                 await self._http.aclose()
 
@@ -770,12 +796,7 @@ class AsyncSessionClient:
         self._check(None)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     def __repr__(self) -> str:
@@ -789,9 +810,7 @@ class AsyncSessionClient:
     def __del__(self) -> None:
         # Both are missing if `__init__` failed.
         operating: engine.AsyncConnections | None = getattr(self, "_operation_connections", None)
-        state: engine.SessionState | None = getattr(
-            self, "_state", None
-        )  # missing if `__init__` failed
+        state: engine.SessionState | None = getattr(self, "_state", None)
         if operating is None or state is None or state.closed:
             return
         if operating.opened or self._connections.opened:
@@ -812,6 +831,21 @@ class AsyncSessionClient:
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""
         return engine.unwrap(outcome, self._state.mark)
+
+    def _change(self, timeout: float | None) -> engine.AsyncSessionChange:
+        """Make an object for one sign-in or sign-out; see `_check`."""
+        return engine.AsyncSessionChange(self._keeper, self._check(timeout))
+
+    async def _switch(
+        self,
+        build: Callable[[engine.Token], engine.Operation[engine.Token]],
+        how: str,
+        timeout: float | None,
+    ) -> engine.Token:
+        """Send an operation that issues a token for this session, and go on with that token."""
+        change = self._change(timeout)  # before any wait: a logout meanwhile must win
+        new_token = _issued(self._unwrap(await self._signed(build, change.deadline)), how)
+        return self._unwrap(await change.begin(new_token, continues=True)).token
 
     async def _signed(
         self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline
@@ -834,10 +868,3 @@ class AsyncSessionClient:
 def _issued(token: engine.Token, how: str) -> engine.NewToken:
     """Make a `NewToken` of a token that the service has just issued."""
     return engine.NewToken(token, just_issued=True, how=how, issuer=engine.Issuer.KOYEB)
-
-
-def _with_token(
-    build: Callable[..., engine.Operation[T]], *arguments: object
-) -> Callable[[engine.Token], engine.Operation[T]]:
-    """Return a builder that takes the token; a `partial` would show the arguments in its repr."""
-    return lambda token: build(token, *arguments)

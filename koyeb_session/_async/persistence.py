@@ -5,20 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import attrs
-
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.runtime import state_lock
 from .._core.deadline import Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
-from .._core.provenance import Provenance, read_provenance
+from .._core.ownership import UNKNOWN, Ownership
 from .._core.results import store_error
 from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.tokens import jwt_claims
 from .._core.validation import parse_token
-from .store_hold import UNKNOWN, AsyncStoreHold
+from .store_hold import AsyncStoreHold
 
 if TYPE_CHECKING:
     from typing import Any
@@ -38,24 +35,18 @@ class AsyncPersistence:
     A save names no token. It writes the session's current token, or deletes, and repeats that until
     the session no longer changes. So a slow writer cannot restore a token that has been replaced or
     signed out in the meantime.
-
-    Identity decides which token is newer. A record counts as saved by another process or client if
-    it is neither this session's token nor the record that it last read or wrote.
     """
 
     __slots__ = (
         "_active_tasks",
+        "_change",
         "_hold",
         "_is_retrying",
         "_known",
-        "_origin",
         "_problem",
-        "_replaced",
         "_timeout",
-        "_unsaved",
-        "_warned",
-        "account",
-        "bound",
+        "_written",
+        "ownership",
         "state",
         "store",
     )
@@ -64,28 +55,22 @@ class AsyncPersistence:
         self,
         store: AsyncTokenStore,
         state: SessionState,
+        ownership: Ownership,
         *,
-        origin: str,
-        account: str | None,
-        bound: bool,
         timeout: float,
         active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
-        self._known: str | None = UNKNOWN
-        self._is_retrying = False
-        self._origin = origin
-        self._unsaved = False
-        self._problem: StoreError | None = None
-        self._replaced: str | None = None
-        """The account of the session that this one has replaced."""
-        self._timeout = timeout
-        self._hold: AsyncStoreHold | None = None
         self._active_tasks = active_tasks
-        self._warned: str | None = None
-        self.account: str | None = account
-        """See `Provenance.account`; `None`: the account of the saved record."""
-        self.bound: bool = bound
-        """Whether records of other accounts are foreign; so after a login, or with credentials."""
+        self._change: object = None
+        """The identity of the last change of the session, and of the last one that is saved."""
+        self._written: object = None
+        self._hold: AsyncStoreHold | None = None
+        self._is_retrying = False
+        self._known: str | None = UNKNOWN
+        """The id of the saved token, as this session last read or wrote it."""
+        self._problem: StoreError | None = None
+        self._timeout = timeout
+        self.ownership: Ownership = ownership
         self.state: SessionState = state
         self.store: AsyncTokenStore = store
 
@@ -98,16 +83,12 @@ class AsyncPersistence:
         Call this before the change and again after it. Before: a signal handler may raise right
         after the change. After: a running hold may have written the old state in between.
         """
-        self._unsaved = True
-
-    def begin(self, account: str, *, bound: bool) -> None:
-        """Record that a session of this account replaces the session before it."""
-        self._replaced, self.account, self.bound = self.account, account, bound
+        self._change = object()
 
     @property
-    def has_unsaved(self) -> bool:
-        """Whether a save has failed and should be retried, and no hold is running."""
-        return self._unsaved and self._is_retrying and (self._hold is None or not self._hold.alive)
+    def _unsaved(self) -> bool:
+        """Whether the session has changed, and no write of that change has ended."""
+        return self._change is not self._written
 
     async def synchronize(self, deadline: Deadline) -> StoreError | None:
         """
@@ -129,7 +110,8 @@ class AsyncPersistence:
             return self._problem
         retrying = StoreError("the token store could not be written in time")
         problem = self._retry_later(hold.problem or retrying)
-        log.warning("the new token is kept in memory only: %s", problem)
+        left = f"; {hold.left}" if hold.left else ""
+        log.warning("the new token is kept in memory only: %s%s", problem, left)
         return problem
 
     async def sign_out(
@@ -155,10 +137,13 @@ class AsyncPersistence:
             problem = hold.problem or StoreError("the token store could not be emptied in time")
             found = found or await self.load_unlocked(deadline.left() / 4)
             # Deleting without the lock is better than not deleting. The hold deletes again later.
-            is_foreign = found is not None and self.is_foreign(found, old)
-            if is_foreign or await self._unlocked(self.store.delete, deadline.left() / 2):
+            is_kept = found is not None and self.ownership.is_kept(found, old)
+            if is_kept or await self._unlocked(self.store.delete, deadline.left() / 2):
                 problem = None
-        if found is None or self.is_foreign(found, old):
+            if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
+                self.mark_unsaved()
+                self._retry_later(StoreError("the token was deleted by a sign-out before it"))
+        if found is None or self.ownership.is_foreign(found, old):
             return None, problem
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
         if any(its and its.token.id == found.id for its in (old, self.state.snapshot)):
@@ -166,15 +151,13 @@ class AsyncPersistence:
         checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that
         return (checked if isinstance(checked, Token) else None), problem
 
-    def synchronize_later(self) -> AsyncSharedTask[StoreError | None]:
-        """Return an unstarted task that saves a change whose first save has failed."""
-        self._is_retrying = True
-        deadline = Deadline(self._timeout)
-        return AsyncSharedTask(
-            partial(self.synchronize, deadline),
-            seconds=self._timeout,
-            active_tasks=self._active_tasks,
-        )
+    def pending_save(self) -> AsyncSharedTask[StoreError | None] | None:
+        """Return an unstarted task that repeats a failed save; `None` if none is to be repeated."""
+        is_idle = self._hold is None or not self._hold.alive  # a hold completes the save itself
+        if not (self._unsaved and self._is_retrying and is_idle):
+            return None
+        save = partial(self.synchronize, Deadline(self._timeout))
+        return AsyncSharedTask(save, seconds=self._timeout, active_tasks=self._active_tasks)
 
     async def drain(self, timeout: float) -> None:
         """Wait for the running hold, and then save an unsaved change."""
@@ -195,95 +178,50 @@ class AsyncPersistence:
             if hold is not None and hold.join():
                 return hold
             self._hold = hold = AsyncStoreHold(
-                self.store, self._read, seconds=2 * self._timeout, active_tasks=self._active_tasks
+                self.store,
+                self._read,
+                self._give_up,
+                seconds=2 * self._timeout,
+                active_tasks=self._active_tasks,
             )
         hold.start()
         return hold
 
     def newer(
-        self, found: Token | None, old: Snapshot | None, known: str | None
+        self, found: Token | None, own: Snapshot | None, known: str | None
     ) -> NewToken | None:
-        """
-        Return the saved token if another process or client has saved a newer one than ``old``.
+        """See `Ownership.newer`; after a sign-out, the record is about to be deleted."""
+        return None if self._is_emptying else self.ownership.newer(found, own, known)
 
-        Args:
-            found: The saved token.
-            old: The snapshot to replace.
-            known: The id that this session had last read or written, before it read ``found``.
-        """
-        if found is None or self.is_foreign(found, old):
-            return None
-        # The session's own token, or a record that it knew before: nothing new.
-        if old is not None and found.id in {old.token.id, known}:
-            return None
-        # Never read before: a record that was issued earlier cannot be newer.
-        if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
-            return None
-        token = parse_token(found, self.state.clock.time())
-        if isinstance(token, Exception):
-            return None
-        provenance = read_provenance(found)
-        # Without its own account, the session continues that of the record.
-        if provenance is not None and not self.bound:
-            self.account = provenance.account
-        issuer = Issuer.GIVEN if provenance is None else provenance.issuer
-        return NewToken(
-            token,
-            just_issued=False,
-            how="taken over from the store",
-            event="taken_over",
-            issuer=issuer,
-            from_store=True,
-        )
+    def latest(self, found: Token | None, own: Snapshot | None, known: str | None) -> Token | None:
+        """See `Ownership.latest`, and `newer`."""
+        return self.ownership.latest(None if self._is_emptying else found, own, known)
 
-    def latest(self, found: Token | None, old: Snapshot | None, known: str | None) -> Token | None:
-        """Return the newest known token, expired or not; see `newer`."""
-        own = None if old is None else old.token
-        if found is None or self.is_foreign(found, old):
-            return own
-        return found if own is None or found.id not in {own.id, known} else own
+    @property
+    def _is_emptying(self) -> bool:
+        """Whether the store may still hold the token of a session that was signed out."""
+        return self.state.signed_out and self._unsaved
 
     async def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
         loaded = await self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
-    def is_foreign(self, token: Token, own: Snapshot | None) -> bool:
-        """Return whether a saved token belongs to another service or account; log it once."""
-        provenance = read_provenance(token)
-        user = None if own is None else own.token.user_id
-        if provenance is not None and provenance.origin != self._origin:
-            whose = f"the service {provenance.origin}"
-        elif provenance is not None and self.bound and provenance.account != UNKNOWN:
-            if provenance.account == self.account:
-                return False
-            whose = "another account"
-        elif user and token.user_id and user != token.user_id:
-            whose = "another user"
-        else:
-            return False
-        if self._warned != token.id:
-            self._warned = token.id
-            log.warning(
-                "the store holds a session of %s: it is not used; "
-                "give each session a store of its own, as by FileTokenStore(name=...)",
-                whose,
-            )
-        return True
-
     async def save_ahead(
-        self, hold: AsyncStoreHold, new_token: NewToken, deadline: Deadline
+        self, hold: AsyncStoreHold, new_token: NewToken, generation: int, deadline: Deadline
     ) -> None:
-        """Save a token before the session holds it; after a failure `synchronize` saves it."""
+        """
+        Save a token before the session holds it; after a failure `synchronize` saves it.
+
+        Save nothing if the session has moved on from ``generation``, and will not hold it.
+        """
 
         async def save() -> None:
-            try:
-                await self.store.save(self._bind(new_token.token, new_token.issuer))
-            except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-                log.debug("%s", store_error("written", exc, new_token.token))
+            if generation != self.state.generation:
                 return
-            self._known = hold.known = new_token.token.id
-            hold.found = new_token.token
+            self.ownership.ours.add(new_token.token.id)
+            if problem := await self._save(new_token.token, new_token.issuer, hold):
+                log.debug("%s", problem)
 
         await hold.do(save, deadline.left())
 
@@ -307,93 +245,97 @@ class AsyncPersistence:
                 hold.known, self._known = self._known, hold.found.id if hold.found else None
                 return
 
+    async def _give_up(self, hold: AsyncStoreHold) -> None:
+        """Delete the record, which is out of date: nobody can have the lock to replace it."""
+        own = self.state.snapshot
+        if own is not None and self._unsaved:
+            hold.left = await self._forget(own, hold)
+
     async def _write_changes(self, hold: AsyncStoreHold) -> None:
         """Write the current token, or delete, until the session no longer changes."""
         while self._unsaved:
-            # Cleared before the write: a change during the write sets it, and is written next.
-            self._unsaved = False
+            # Read before the write: a change during the write is another one, and written next.
+            change = self._change
             retrying, self._is_retrying = self._is_retrying, False
             generation, snapshot = self.state.generation, self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
+                self._written = change
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
-            if retrying and self._is_others(hold.found, hold.known, snapshot):
-                self._go_on_with_others(hold, snapshot, generation)
+            if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
+                # Keep it there. With the generation: after another sign-in the commit fails.
+                if snapshot and (newer := self.newer(hold.found, snapshot, hold.known)):
+                    self.state.commit(newer, generation, replaces=snapshot)
+            elif snapshot is None:
+                self._problem = await self._delete(hold)
             else:
                 self._problem = await self._write(snapshot, hold)
             if self._problem is not None:
                 self._retry_later(self._problem)
                 return
+            self._written, self._is_retrying = change, False
             if snapshot is not None:
                 self.state.mark_saved(snapshot)
 
-    def _go_on_with_others(
-        self, hold: AsyncStoreHold, own: Snapshot | None, generation: int
-    ) -> None:
-        """Keep the token that another process has saved; take it over if it is this session's."""
-        newer = None if own is None else self.newer(hold.found, own, hold.known)
-        # With the generation: after a sign-out or another login the commit fails.
-        if newer is not None:
-            self.state.commit(newer, generation)
-
-    async def _write(self, snapshot: Snapshot | None, hold: AsyncStoreHold) -> StoreError | None:
-        """Write once; if that fails, delete the saved token, which is out of date."""
-        store = self.store
-        try:
-            if snapshot is None:
-                if hold.found is None or not self.is_foreign(hold.found, None):
-                    await store.delete()
-                    self._known = None
-            else:
-                await store.save(self._bind(snapshot.token, snapshot.issuer))
-                # From now on the saved record is this session's own, not another process's.
-                hold.found, hold.known = snapshot.token, snapshot.token.id
-                self._known = snapshot.token.id
-        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            token = None if snapshot is None else snapshot.token
-            problem = store_error("emptied" if token is None else "written", exc, token)
-        else:
-            return None
-        if snapshot is None:
+    async def _write(self, own: Snapshot, hold: AsyncStoreHold) -> StoreError | None:
+        """Save the session's token; if that fails, delete the saved one, which is out of date."""
+        self.ownership.ours |= {its.id for its in (own.token, hold.found) if its}
+        problem = await self._save(own.token, own.issuer, hold)
+        if problem is None:
+            self.ownership.ours = {own.token.id}
+        elif what := await self._forget(own, hold):
+            log.warning("the new token is kept in memory only: %s; %s", problem, what)
             return problem
-        what = "what it holds could not be deleted"
+        return None  # also if the save has succeeded despite its error
+
+    async def _save(self, token: Token, issuer: Issuer, hold: AsyncStoreHold) -> StoreError | None:
+        """Save a token; return the error if that fails."""
         try:
-            found = await store.load()
-            if found is not None and found.id == snapshot.token.id:
+            await self.store.save(self.ownership.bind(token, issuer))
+        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
+            return store_error("written", exc, token)
+        # From now on the saved record is this session's own, not another process's.
+        hold.found, hold.known = token, token.id
+        self._known = token.id
+        return None
+
+    async def _delete(self, hold: AsyncStoreHold) -> StoreError | None:
+        """Delete the saved token, unless it is foreign; return the error if that fails."""
+        if hold.found is not None and self.ownership.is_kept(hold.found, None):
+            return None
+        try:
+            await self.store.delete()
+        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
+            return store_error("emptied", exc)
+        hold.found = self._known = None
+        self.ownership.ours.clear()
+        return None
+
+    async def _forget(self, own: Snapshot, hold: AsyncStoreHold) -> str | None:
+        """
+        Delete the saved record, which is out of date.
+
+        Returns:
+            The state of the store, for people; `None` if it holds the session's token.
+        """
+        try:
+            found = await self.store.load()
+            if found is not None and found.id == own.token.id:
                 self._known = found.id
-                return None  # the save has succeeded despite its error
-            if self._is_others(found, self._known, snapshot):
-                what = "it holds what somebody else has saved since"
-            else:
-                await store.delete()
-                hold.found = self._known = None
-                what = "what it held is deleted"
-        except Exception:  # noqa: BLE001, S110 - the first error says what is wrong
-            pass  # the store fails altogether
-        log.warning("the new token is kept in memory only: %s; %s", problem, what)
-        return problem
-
-    def _bind(self, token: Token, issuer: Issuer) -> Token:
-        """Return the token with its provenance: service, account and issuer."""
-        provenance = Provenance(self._origin, self.account or UNKNOWN, issuer)
-        return attrs.evolve(token, provenance=provenance.write())
-
-    def _is_others(self, found: Token | None, known: str | None, own: Snapshot | None) -> bool:
-        """Return whether another process or client saved a record since the last read."""
-        if found is None:
-            return False
-        provenance = read_provenance(found)
-        if provenance is not None and self._replaced == provenance.account != self.account:
-            return False  # it belongs to the session that this one has replaced
-        if known == UNKNOWN:  # never read before: only the times of issue can tell
-            order = None if own is None else _order(found, own.token)
-            return order is not None and order >= 0
-        return found.id != known and (own is None or found.id != own.token.id)
+                return None
+            if self.ownership.is_others(found, own, self._known):
+                return "it holds what somebody else has saved since"
+            await self.store.delete()
+        except Exception:  # noqa: BLE001 - the first error says what is wrong
+            return "what it holds could not be deleted"  # the store fails altogether
+        hold.found = self._known = None
+        self.ownership.ours.clear()
+        return "what it held is deleted"
 
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""
-        self._unsaved = self._is_retrying = True
+        self._is_retrying = True
         # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:
@@ -413,11 +355,3 @@ class AsyncPersistence:
         return await AsyncSharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(
             seconds
         )
-
-
-def _order(found: Token, own: Token) -> float | None:
-    """Return the seconds by which ``found`` was issued later; `None` unless both JWTs say when."""
-    theirs, ours = jwt_claims(found.id), jwt_claims(own.id)
-    if theirs is None or ours is None or theirs.issued_at is None or ours.issued_at is None:
-        return None
-    return (theirs.issued_at - ours.issued_at).total_seconds()

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 import weakref
 from functools import partial
 
@@ -18,6 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socket import socket
     from typing import Any
+
+LONGEST = 1.0
+"""Seconds for which a fork waits at most for a thread that has nothing more to do."""
+_PAUSE = 0.0001
 
 _threads: list[threading.Thread] = []
 _sockets: weakref.WeakSet[socket] = weakref.WeakSet()
@@ -41,6 +46,14 @@ def _wait() -> None:
     for thread in tuple(_threads):
         if thread.is_alive():
             thread.join()
+            wait_until_gone(thread.native_id)
+
+
+def wait_until_gone(native_id: int | None) -> None:
+    """Wait for the system, which counts a thread for a moment after it has ended for Python."""
+    ends = time.monotonic() + LONGEST
+    while os.access(f"/proc/self/task/{native_id}", os.F_OK) and time.monotonic() < ends:
+        time.sleep(_PAUSE)
 
 
 def close_in_children(opened: Any) -> None:

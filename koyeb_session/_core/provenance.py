@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from .models import AccessTokenCredentials, PasswordCredentials, Token
+from .results import frameless
 from .snapshot import Issuer
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def read_provenance(token: Token) -> Provenance | None:
     """Read the provenance of a token; `None` if it has none, or one of another format."""
     match (token.provenance or "").split(" "):
         case [first, origin, account, issuer] if first == _FIRST:
+            # A store may be poisoned, and the log names the origin.
+            origin = origin if origin.isprintable() else ascii(origin)[1:-1]
             try:
                 return Provenance(origin, account, Issuer(issuer))
             except ValueError:
@@ -45,6 +48,7 @@ def read_provenance(token: Token) -> Provenance | None:
             return None
 
 
+@frameless
 def account_of(beginning: Credentials | Token) -> str:
     """
     Return a digest that identifies an account by its credentials or first token.

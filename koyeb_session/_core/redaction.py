@@ -31,6 +31,7 @@ _QUOTES: Final = (
     ("&quot;", "&#x27;"),
     ("&quot;", "&#39;"),
     ("&quot;", "&#039;"),
+    ("&quot;", "&apos;"),
     ("&#34;", "&#39;"),
 )
 _HTML: Final = tuple(

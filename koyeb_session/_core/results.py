@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from .errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WIRE: Final = {"httpx", "httpcore", "h11", "h2", "hpack"}
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+P = ParamSpec("P")
 E = TypeVar("E", bound=KoyebSessionError)
 
 RAISED_BY: Final = "koyeb_session.raised_by"
@@ -80,7 +80,7 @@ def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None
     return traceback
 
 
-def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+def frameless(function: Callable[P, T]) -> Callable[P, T]:
     """
     Decorate a function to remove its frames from any exception, as their locals show a secret.
 
@@ -88,11 +88,11 @@ def frameless(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     """
 
     @functools.wraps(function)
-    def call(*args: *Ts) -> T:
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return function(*args)
+            return function(*args, **kwargs)
         except BaseException as exc:  # noqa: BLE001 - raised again below
-            del args
+            del args, kwargs
             raise exc.with_traceback(None)  # noqa: B904 - the same exception, so there is no cause
 
     return call

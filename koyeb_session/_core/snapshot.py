@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 
+from .errors import StoreError
+
 if TYPE_CHECKING:
     from .errors import KoyebSessionError
     from .log import Event
@@ -130,6 +132,7 @@ class FailedAttempt(NamedTuple):
         refused: Whether the service has rejected the session's token.
         attempted: Whether anything was tried; otherwise the session has no means to renew.
         soon: Whether an early attempt is harmless; wrong passwords lock accounts.
+        unused: A token that was issued for a session that has moved on; it is to be revoked.
     """
 
     error: KoyebSessionError
@@ -137,6 +140,7 @@ class FailedAttempt(NamedTuple):
     refused: bool = False
     attempted: bool = True
     soon: bool = False
+    unused: Token | None = None
 
 
 class LastFailure(NamedTuple):
@@ -159,6 +163,11 @@ class LastFailure(NamedTuple):
     def in_backoff(self, clock: Clock) -> bool:
         """Return whether it is too early for another attempt."""
         return self.age(clock) < self.wait
+
+    def bars_refresh(self, clock: Clock) -> bool:
+        """Return whether it is too early for another refresh, as the last one has failed."""
+        # A store's failure says nothing about the service.
+        return self.in_backoff(clock) and not isinstance(self.error, StoreError)
 
 
 class Rejection(NamedTuple):
@@ -193,6 +202,23 @@ class Urgency(enum.IntEnum):
     """The service has just rejected the token."""
     REQUESTED = 3
     """The user has called `refresh()`."""
+
+
+class Need(NamedTuple):
+    """
+    The need for one renewal, as its first caller has it.
+
+    Attributes:
+        old: The snapshot to replace; `None` when there is none.
+        generation: The generation in which this was decided.
+        urgency: How urgently the callers need a newer token.
+        seconds: The time that the renewal may take in all.
+    """
+
+    old: Snapshot | None
+    generation: int
+    urgency: Urgency
+    seconds: float
 
 
 class FrozenClock(NamedTuple):

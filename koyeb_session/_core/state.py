@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .models import Clock, Token
     from .policy import RefreshPolicy
-    from .snapshot import Decision, FailedAttempt, LastFailure, NewToken
+    from .snapshot import FailedAttempt, LastFailure, NewToken
 
 SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, meanwhile")
 """The error for a token that comes after the session has changed."""
@@ -87,11 +87,6 @@ class SessionState:
             failure = None
         now = FrozenClock(clock.time(), clock.monotonic())
         return Observation(snapshot, failure, now, self.has_credentials)
-
-    @property
-    def decision(self) -> Decision:
-        """The decision for a caller that needs a token now."""
-        return self.observe().decision
 
     @property
     def seconds_to_next_check(self) -> float:
@@ -302,14 +297,18 @@ class SessionState:
         """Forget rejections: the service has accepted a token."""
         self.rejected = None
 
-    def must_accept_401(self, snapshot: Snapshot) -> bool:
-        """Return whether callers must accept a 401 for this token, as a renewal would not help."""
-        if not snapshot.renewable:
+    def must_accept_401(self, signed: Snapshot) -> bool:
+        """
+        Return whether a 401 for this token is final: no newer one is there, and none can be had.
+
+        That is so if the session cannot renew it, or if it was rejected when it was brand-new.
+        """
+        if self.snapshot is not signed:  # another caller has renewed it already
+            return False
+        if not signed.renewable:
             return True
         last = self.rejected
-        if last is None or last.snapshot is not snapshot:
-            return False
-        return snapshot.age(self.clock) < last.until
+        return last is not None and last.snapshot is signed and signed.age(self.clock) < last.until
 
     def no_token_error(
         self, seen: Observation, error: KoyebSessionError | None

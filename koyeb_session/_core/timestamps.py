@@ -7,8 +7,6 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
-_IMF_FIXDATE: Final = r"(?a)\w{3}, (\d\d) (\w{3}) ([1-9]\d{3}) (\d\d:\d\d:\d\d) GMT"
 _RFC_3339: Final = r"(?a)\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?"
 
 
@@ -50,22 +48,10 @@ def from_epoch(seconds: object) -> datetime | None:
 def http_date(text: str) -> float | None:
     """Read an HTTP date (RFC 9110) as seconds since the epoch; `None` if it is none."""
     try:
-        at = _imf_fixdate(text)
-        if at is None:
-            at = email.utils.parsedate_to_datetime(text)
-            at = at.replace(tzinfo=at.tzinfo or UTC)
-        return at.timestamp()
+        at = email.utils.parsedate_to_datetime(text)
+        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
         return None
-
-
-def _imf_fixdate(text: str) -> datetime | None:
-    """Read the format that services send. Hot path: see tests/benchmarks."""
-    match = re.fullmatch(_IMF_FIXDATE, text)
-    if match is None or match[2] not in _MONTHS:
-        return None
-    month = _MONTHS.index(match[2]) // 4 + 1
-    return datetime.fromisoformat(f"{match[3]}-{month:02}-{match[1]}T{match[4]}Z")
 
 
 def retry_after(text: str | None, wall: float) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 import attrs
 
 from .models import Token
+from .results import frameless
 from .timestamps import from_epoch
 
 TOKEN_LIMIT: Final = 16 << 10
@@ -29,6 +30,7 @@ class Claims(NamedTuple):
     issued_at: datetime | None
 
 
+@frameless
 def jwt_claims(token_id: str) -> Claims | None:
     """Read ``exp`` and ``iat`` of a JWT (RFC 7519); `None` if ``token_id`` is not a JWT."""
     parts = token_id.split(".")
@@ -67,6 +69,7 @@ def is_api_token(token: Token) -> bool:
     return token.expires_at is None and token.issued_at is None and jwt_claims(token.id) is None
 
 
+@frameless
 def with_issue_time(token: Token, wall: float) -> Token:
     """Return the token with the time of issue, by the service's own clock."""
     at = datetime.fromtimestamp(wall, UTC)

@@ -11,15 +11,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
 from .models import AccessTokenCredentials, PasswordCredentials, Token
 from .redaction import printable
+from .results import frameless
 from .tokens import TOKEN_LIMIT, fill_from_jwt, is_header_safe
-
-T = TypeVar("T")
 
 BadArgument: TypeAlias = ValueError | TypeError
 
@@ -30,6 +29,7 @@ VALIDITY_LIMITS: Final = timedelta(seconds=1), timedelta(hours=24)
 """The shortest and the longest validity of an access token."""
 
 
+@frameless
 def parse_token(token: Token | str, wall: float, name: str = "token") -> Token | BadArgument:
     """Check a token from outside, and complete its times from its id."""
     if not isinstance(token, Token | str):
@@ -221,6 +221,7 @@ def id_error(organization_id: object, name: str = "organization_id") -> BadArgum
     return None
 
 
+@frameless
 def header_error(name: str, value: object) -> BadArgument | None:
     """Check an optional value that is sent as a header."""
     if value is None:
@@ -246,6 +247,7 @@ def access_token_error(organization_id: object, validity: object) -> BadArgument
     )
 
 
+@frameless
 def switch_error(organization_id: object, seon_fp: object) -> BadArgument | None:
     """Check the arguments for a switch to another organization."""
     return id_error(organization_id) or header_error("seon_fp", seon_fp)

@@ -12,6 +12,7 @@ import anyio.lowlevel
 from .._concurrency.event_loop.calls import async_in_thread
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.runtime import current_loop
+from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError, StoreError
 from .._core.snapshot import FailedAttempt, NewToken
 from .._sync.client import SessionClient
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .._async.client import AsyncSessionClient
-    from .._core.deadline import Deadline
     from .._core.models import Token
-    from .._core.snapshot import Snapshot, Urgency
+    from .._core.snapshot import Need, Snapshot
     from .._core.state import SessionState
 
 _GRACE: Final = 5.0
@@ -97,21 +97,19 @@ class _LeaderRenewal(Renewal):
         """Return an error in the event loop's own thread, where waiting would deadlock."""
         return self._leader.refusal()
 
-    def run(
-        self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
-    ) -> Snapshot | FailedAttempt:
-        """Take over the leader's token, once it is newer than ``old``."""
-        outcome = self._leader.call(self._newer_than, old, urgency, deadline)
+    def run(self, need: Need) -> Snapshot | FailedAttempt:
+        """Take over the leader's token, once it is newer than the one to replace."""
+        outcome = self._leader.call(self._newer, need, Deadline(need.seconds))
         if isinstance(outcome, KoyebSessionError):
             return FailedAttempt(outcome)
-        committed = self._state.commit(NewToken(outcome.token, just_issued=False), generation)
+        committed = self._state.commit(NewToken(outcome.token, just_issued=False), need.generation)
         return FailedAttempt(committed) if isinstance(committed, KoyebSessionError) else committed
 
-    async def _newer_than(self, old: Snapshot | None, urgency: Urgency, deadline: Deadline) -> Any:
-        snapshot = self._keeper.state.snapshot
+    async def _newer(self, need: Need, deadline: Deadline) -> Any:
+        snapshot, old = self._keeper.state.snapshot, need.old
         if old is None or snapshot is None or snapshot.token.id != old.token.id:
             return await self._keeper.usable_snapshot(wait_for_renewal=True)
-        return await self._keeper.renew(snapshot, deadline.left(), urgency)
+        return await self._keeper.renew(snapshot, deadline.left(), need.urgency)
 
 
 class _LeaderStore:

@@ -52,12 +52,12 @@ def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> 
     """
     late = isinstance(exc, TimeoutError | httpx.TimeoutException)
     text = redact(safe_message(exc)) or type(exc).__name__
-    advice, must_accept_401 = ("", False) if late else _diagnosis(exc)
+    advice, is_final = ("", False) if late else _diagnosis(exc)
     message = f"{what}: {text}"
     error = (TransportTimeoutError if late else TransportError)(
         f"{message}; {advice}" if advice else message
     )
-    error.retryable = not must_accept_401
+    error.retryable = not is_final
     error.__cause__ = sanitized_copy(exc, text)
     return error
 

@@ -91,7 +91,7 @@ class SessionAuth(AuthBase):
         if response.request.headers.get(_HEADER) is None:
             return  # redirected elsewhere and back, it was sent without the token
         moved_on = state.snapshot is not signed
-        if not moved_on and state.must_accept_401(signed):
+        if state.must_accept_401(signed):
             return
         # Read first: a rejected request must not keep the connection that the renewal needs.
         read_reply(response)
@@ -101,6 +101,7 @@ class SessionAuth(AuthBase):
         self._sign(request, newer)
         response = yield request
 
+        # Had it moved on, the newer token may be some time old. This one is brand-new.
         if response.status_code == _UNAUTHORIZED and not moved_on:
             state.mark_rejected(response.request.extensions.get(_SIGNED, newer))
 

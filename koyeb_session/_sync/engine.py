@@ -10,78 +10,43 @@ signatures: their hints then resolve at any time, and import it if need be.
 
 from __future__ import annotations
 
-from .._api import operations
-from .._api.operations import Operation
-from .._concurrency.runtime import state_lock
-from .._concurrency.threads.shared_task import SharedTask
-from .._core.deadline import Deadline
-from .._core.models import Clock, Credentials, LoginMethod, PasswordCredentials, Token
-from .._core.origins import origins
-from .._core.policy import RefreshPolicy, RetryPolicy
-from .._core.provenance import account_of
-from .._core.results import unwrap
-from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.state import SessionState
-from .._core.validation import (
-    access_token_error,
-    clock_error,
-    credentials_error,
-    header_error,
-    kind_error,
-    listener_error,
-    not_copied,
-    parse_token,
-    store_error,
-    switch_error,
-    timeout_error,
-)
-from .arguments import ClientArguments
-from .auth import SessionAuth
-from .http.connections import BorrowedClient, Connections
-from .http.sender import Sender
-from .keeper import TokenKeeper
-from .renewal import Renewal
-from .stores.protocol import TokenStore
-from .token_source import TokenSource
-
-__all__ = [
-    "BorrowedClient",
-    "ClientArguments",
-    "Clock",
-    "Connections",
-    "Credentials",
-    "Deadline",
-    "Issuer",
-    "LoginMethod",
-    "NewToken",
-    "Operation",
-    "PasswordCredentials",
-    "RefreshPolicy",
-    "Renewal",
-    "RetryPolicy",
-    "Sender",
-    "SessionAuth",
-    "SessionState",
-    "SharedTask",
-    "Snapshot",
-    "Token",
-    "TokenKeeper",
-    "TokenSource",
-    "TokenStore",
-    "access_token_error",
-    "account_of",
-    "clock_error",
-    "credentials_error",
-    "header_error",
-    "kind_error",
-    "listener_error",
-    "not_copied",
-    "operations",
-    "origins",
-    "parse_token",
-    "state_lock",
-    "store_error",
-    "switch_error",
-    "timeout_error",
-    "unwrap",
-]
+from .._api import operations as operations
+from .._api.operations import Operation as Operation
+from .._concurrency.runtime import state_lock as state_lock
+from .._concurrency.threads.shared_task import SharedTask as SharedTask
+from .._core.deadline import Deadline as Deadline
+from .._core.models import Clock as Clock
+from .._core.models import Credentials as Credentials
+from .._core.models import LoginMethod as LoginMethod
+from .._core.models import PasswordCredentials as PasswordCredentials
+from .._core.models import Token as Token
+from .._core.origins import origins as origins
+from .._core.policy import RefreshPolicy as RefreshPolicy
+from .._core.policy import RetryPolicy as RetryPolicy
+from .._core.provenance import account_of as account_of
+from .._core.results import unwrap as unwrap
+from .._core.snapshot import Issuer as Issuer
+from .._core.snapshot import NewToken as NewToken
+from .._core.snapshot import Snapshot as Snapshot
+from .._core.state import SessionState as SessionState
+from .._core.validation import access_token_error as access_token_error
+from .._core.validation import clock_error as clock_error
+from .._core.validation import credentials_error as credentials_error
+from .._core.validation import header_error as header_error
+from .._core.validation import kind_error as kind_error
+from .._core.validation import listener_error as listener_error
+from .._core.validation import not_copied as not_copied
+from .._core.validation import parse_token as parse_token
+from .._core.validation import store_error as store_error
+from .._core.validation import switch_error as switch_error
+from .._core.validation import timeout_error as timeout_error
+from .arguments import ClientArguments as ClientArguments
+from .auth import SessionAuth as SessionAuth
+from .http.connections import BorrowedClient as BorrowedClient
+from .http.connections import Connections as Connections
+from .http.sender import Sender as Sender
+from .keeper import TokenKeeper as TokenKeeper
+from .renewal import Renewal as Renewal
+from .session_change import SessionChange as SessionChange
+from .stores.protocol import TokenStore as TokenStore
+from .token_source import TokenSource as TokenSource

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._core.deadline import Deadline
-from .._core.errors import KoyebSessionError, StoreError
+from .._core.errors import KoyebSessionError
 from .._core.log import log
 from .._core.results import renewal_timed_out
-from .._core.snapshot import FailedAttempt, NewToken, Phase, Snapshot, Urgency
+from .._core.snapshot import FailedAttempt, Need, NewToken, Phase, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .token_source import is_refusal
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .._core.state import SessionState
     from .persistence import Persistence
     from .store_hold import StoreHold
-    from .token_source import Attempt, TokenSource
+    from .token_source import TokenSource
 
 
 class Renewal:
@@ -43,129 +43,122 @@ class Renewal:
         """Return the error for a caller that must not wait for a renewal; `None` if it may."""
         return None
 
-    def run(
-        self, old: Snapshot | None, generation: int, urgency: Urgency, deadline: Deadline
-    ) -> Snapshot | FailedAttempt:
-        """
-        Replace ``old``.
+    def run(self, need: Need) -> Snapshot | FailedAttempt:
+        """Replace a snapshot; locking and reading the store may take half of the time for it."""
+        deadline = Deadline(need.seconds)
+        outcome = self._run_at_store(need, deadline)
+        # Only now: it may be sent again after a wait, and nobody sleeps under the store's lock.
+        if isinstance(outcome, FailedAttempt) and outcome.unused is not None:
+            self._source.revoke(outcome.unused, deadline)
+        return outcome
 
-        Args:
-            old: The snapshot to replace; `None` when there is none.
-            generation: The generation in which this was decided.
-            urgency: How urgently the callers need it.
-            deadline: The limit for everything. Locking and reading the store may take half of it.
-        """
+    def _run_at_store(self, need: Need, deadline: Deadline) -> Snapshot | FailedAttempt:
         persistence = self._persistence
         if persistence is None:
-            return self._request_new_token(old, generation, urgency, deadline)
-        # The renewal stays in the hold until its token is saved, or its time is up. So the next
-        # process that gets the lock reads that token.
+            return self._request_new_token(need, deadline)
+        # The renewal stays in the hold until its token is saved, or its time is up.
         hold = persistence.hold()
         try:
             # Half of the time: a store that hangs must leave time for a renewal without it.
             hold.ready(deadline.left() / 2)
-            return self._run(hold, old, generation, urgency, deadline=deadline)
+            return self._run_in_hold(need, deadline, hold)
         finally:
             hold.leave(deadline)
 
-    def _run(
-        self,
-        hold: StoreHold,
-        old: Snapshot | None,
-        generation: int,
-        urgency: Urgency,
-        *,
-        deadline: Deadline,
+    def _run_in_hold(
+        self, need: Need, deadline: Deadline, hold: StoreHold
     ) -> Snapshot | FailedAttempt:
-        newer = self._saved_by_others(hold, old, deadline)
-        if generation != self._state.generation:  # signed out, or in again, during the reading
+        newer = self._saved_by_others(need.old, deadline, hold)
+        if need.generation != self._state.generation:  # signed out, or in again, in the meantime
             return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
-            return self._commit(newer, old, generation)
+            return self._commit(newer, need)
         may_exchange = True
-        if problem := _store_error_of(hold):
+        if problem := hold.not_ready:
             # The holder of the lock may be refreshing the same token, so this one must not.
             may_exchange = not hold.is_held_elsewhere
-            if not self._may_renew_without_store(old, urgency, hold):
+            if not self._may_renew_without_store(need, hold):
                 return FailedAttempt(problem)
             where = "inside the store's lock" if hold.locked else "without the store"
             log.warning("the token is renewed %s: %s", where, problem)
-        outcome = self._request_new_token(
-            old, generation, urgency, deadline, hold=hold, may_exchange=may_exchange
-        )
+        outcome = self._request_new_token(need, deadline, hold, may_exchange=may_exchange)
         # Without any means to renew, the failure of the store is the cause to report.
-        if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
-            return FailedAttempt(problem)
-        if isinstance(outcome, Snapshot) and self._persistence is not None:
+        if isinstance(outcome, FailedAttempt):
+            had_no_way = not outcome.attempted and outcome.error is not SUPERSEDED
+            return FailedAttempt(problem) if problem and had_no_way else outcome
+        # Still in the hold: the next process that gets the lock must not find the old token.
+        if self._persistence is not None:
             self._persistence.synchronize(deadline)
         return outcome
 
     def _request_new_token(
         self,
-        old: Snapshot | None,
-        generation: int,
-        urgency: Urgency,
+        need: Need,
         deadline: Deadline,
-        *,
         hold: StoreHold | None = None,
+        *,
         may_exchange: bool = True,
     ) -> Snapshot | FailedAttempt:
         """Refresh, or sign in again if a refresh does not help; commit the new token."""
+        old = need.old
         refused: FailedAttempt | None = None
+        # Nobody would read the reply, which might hold the session's only token.
         if deadline.passed:
             return FailedAttempt(renewal_timed_out(deadline.seconds))
         # A rejected token counts as expired: after any failure the credentials are tried.
-        signs_in = urgency is Urgency.REJECTED and self._state.has_credentials
+        signs_in = need.urgency is Urgency.REJECTED and self._state.has_credentials
         if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
             outcome = self._source.refresh(old, deadline)
-            if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
+            if isinstance(outcome, NewToken):
                 # At once: this task waits for nothing between the reply and the commit.
-                return self._commit_or_revoke(outcome, old, generation, deadline)
+                return self._commit(outcome, need)
+            if not (signs_in or is_refusal(outcome.error)):
+                return outcome  # a later attempt may get another answer
             refused = outcome
             # Another process may have refreshed it first, for example after the lock's lease ended.
             if hold is not None and hold.locked:
                 hold.read_again(deadline.left() / 2)
-            if newer := self._saved_by_others(hold, old, deadline):
-                return self._commit(newer, old, generation)
-        # No refresh is possible, or it was refused: only signing in is left.
+            if newer := self._saved_by_others(old, deadline, hold):
+                return self._commit(newer, need)
+        return self._sign_in(need, deadline, hold, refused)
+
+    def _sign_in(
+        self,
+        need: Need,
+        deadline: Deadline,
+        hold: StoreHold | None,
+        refused: FailedAttempt | None,
+    ) -> Snapshot | FailedAttempt:
+        """Request a token from the credentials, as no refresh is possible, or it was refused."""
+        old, persistence = need.old, self._persistence
         # A callable continues from the newest token, which another process may have saved.
         replaced = None if old is None else old.token
-        if hold is not None and self._persistence is not None:
-            replaced = self._persistence.latest(hold.found, old, hold.known)
+        if hold is not None and persistence is not None:
+            replaced = persistence.latest(hold.found, old, hold.known)
         outcome = self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
-            outcome = _both(old, refused, outcome)
-        ahead = isinstance(outcome, NewToken) and self._save_ahead(outcome, hold, deadline)
-        settled = self._commit_or_revoke(outcome, old, generation, deadline)
+        if isinstance(outcome, FailedAttempt):
+            return outcome if refused is None or old is None else _both(old, refused, outcome)
+        if hold is None or persistence is None or outcome.token.renewal is None:
+            return self._commit(outcome, need)
+        # Saved before it is used: the provider no longer accepts the one-time secret before it. A
+        # program that ends now must find the new one in the store.
+        persistence.save_ahead(hold, outcome, need.generation, deadline)
+        committed = self._commit(outcome, need)
         # The session has moved on, so the store must not keep the token that was saved ahead.
-        if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
-            self._persistence.mark_unsaved()
-            self._persistence.synchronize(deadline)
-        return settled
-
-    def _save_ahead(self, new_token: NewToken, hold: StoreHold | None, deadline: Deadline) -> bool:
-        """
-        Save a token that carries a one-time secret, before the token is used.
-
-        The provider no longer accepts the secret before it. A program that ends now must find the
-        new one in the store.
-        """
-        if hold is None or self._persistence is None or new_token.token.renewal is None:
-            return False
-        self._persistence.save_ahead(hold, new_token, deadline)
-        return True
+        if isinstance(committed, FailedAttempt):
+            persistence.mark_unsaved()
+            persistence.synchronize(deadline)
+        return committed
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Return whether to try a refresh; in a back-off, credentials are used instead."""
         seen = self._state.observe()
-        failed = seen.failure if signs_in else None
-        in_backoff = failed is not None and failed.in_backoff(seen.now)
-        if in_backoff and not isinstance(failed and failed.error, StoreError):
+        if signs_in and seen.failure is not None and seen.failure.bars_refresh(seen.now):
             return False
         return self._source.can_refresh(old) and old.phase(seen.now) is not Phase.EXPIRED
 
     def _saved_by_others(
-        self, hold: StoreHold | None, old: Snapshot | None, deadline: Deadline
+        self, old: Snapshot | None, deadline: Deadline, hold: StoreHold | None
     ) -> NewToken | None:
         """
         Return a newer token that another process or client has saved, if there is one.
@@ -187,41 +180,26 @@ class Renewal:
             newer = persistence.newer(hold.found, old, hold.known)
         return newer
 
-    def _commit_or_revoke(
-        self, outcome: Attempt, old: Snapshot | None, generation: int, deadline: Deadline
-    ) -> Snapshot | FailedAttempt:
-        """Commit a new token, or revoke it if the session has moved on."""
-        if isinstance(outcome, FailedAttempt):
-            return outcome
-        committed = self._commit(outcome, old, generation)
-        if (
-            outcome.just_issued
-            and isinstance(committed, FailedAttempt)
-            and committed.error is SUPERSEDED
-        ):
-            self._source.revoke(outcome.token, deadline)
-        return committed
-
-    def _commit(
-        self, new_token: NewToken, old: Snapshot | None, generation: int
-    ) -> Snapshot | FailedAttempt:
+    def _commit(self, new_token: NewToken, need: Need) -> Snapshot | FailedAttempt:
+        """Commit a new token; the failure names it if the session has moved on without it."""
         # Marked before and after the commit: see `Persistence.mark_unsaved`.
         persistence = None if new_token.from_store else self._persistence
         if persistence is not None:
             persistence.mark_unsaved()
         committed = self._state.commit(
-            new_token, generation, replaces=old, unsaved=persistence is not None
+            new_token, need.generation, replaces=need.old, unsaved=persistence is not None
         )
         if persistence is not None:
             persistence.mark_unsaved()
-        if isinstance(committed, KoyebSessionError):
-            return FailedAttempt(committed, attempted=committed is not SUPERSEDED)
-        self._state.log_new_token(new_token, committed)
-        return committed
+        if isinstance(committed, Snapshot):
+            self._state.log_new_token(new_token, committed)
+            return committed
+        if committed is not SUPERSEDED:
+            return FailedAttempt(committed)
+        unused = new_token.token if new_token.just_issued else None
+        return FailedAttempt(committed, attempted=False, unused=unused)
 
-    def _may_renew_without_store(
-        self, old: Snapshot | None, urgency: Urgency, hold: StoreHold
-    ) -> bool:
+    def _may_renew_without_store(self, need: Need, hold: StoreHold) -> bool:
         """
         Decide whether to go on if the store could not be locked and read.
 
@@ -229,27 +207,13 @@ class Renewal:
         the session. A token that has expired, or was rejected, is replaced by signing in instead,
         where that is possible.
         """
-        phase = Phase.EXPIRED if old is None else old.phase(self._state.clock)
-        if phase is Phase.EXPIRED or (urgency is Urgency.REJECTED and self._state.has_credentials):
+        phase = Phase.EXPIRED if need.old is None else need.old.phase(self._state.clock)
+        rejected = need.urgency is Urgency.REJECTED
+        if phase is Phase.EXPIRED or (rejected and self._state.has_credentials):
             return True
         if hold.is_held_elsewhere:
             return False
-        return urgency > Urgency.AHEAD or phase is Phase.HARD
-
-
-def _has_no_way(failed: FailedAttempt) -> bool:
-    """Return whether the session had no means to renew its token."""
-    return not failed.attempted and failed.error is not SUPERSEDED
-
-
-def _store_error_of(hold: StoreHold) -> StoreError | None:
-    """Return the reason if the store is not both locked and read."""
-    if hold.problem is not None:
-        return hold.problem
-    if hold.is_ready:
-        return None
-    what = "read" if hold.locked else "locked"
-    return StoreError(f"the token store could not be {what} in time")
+        return need.urgency > Urgency.AHEAD or phase is Phase.HARD
 
 
 def _both(old: Snapshot, first: FailedAttempt, second: FailedAttempt) -> FailedAttempt:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from .._concurrency.runtime import state_lock
 from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Event, Wakeup
 from .._core.errors import StoreError
 from .._core.log import log
+from .._core.ownership import UNKNOWN
 from .._core.results import store_error
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from .._core.deadline import Deadline
     from .._core.models import Token
     from .stores.protocol import TokenStore
-
-UNKNOWN: Final = "?"
-"""Stands for the id of the saved token before the store has been read."""
 
 
 class StoreHold:
@@ -44,6 +42,7 @@ class StoreHold:
         self,
         store: TokenStore,
         read: Callable[[StoreHold], Any],
+        give_up: Callable[[StoreHold], Any],
         *,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
@@ -55,11 +54,14 @@ class StoreHold:
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
+        self.left: str | None = None
+        """The state of the store, for people, if nobody can have its lock."""
         self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
         # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[Work[None], Event]] = deque()
         self._is_over = False
         self._wakeup = Wakeup()
+        self._give_up = give_up
         self._read = read
         self._ready = Event()
         self._store = store
@@ -139,6 +141,10 @@ class StoreHold:
             self.problem = store_error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
+            self._ready.set()
+            # Here, and before the end: no other hold of this session works at the store meanwhile.
+            if self.cannot_be_had:
+                self._give_up(self)
         finally:
             self._finish()
 
@@ -169,9 +175,17 @@ class StoreHold:
             done.set()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the store is locked and read."""
-        return self.locked and self._ready.is_set()
+    def not_ready(self) -> StoreError | None:
+        """The reason if the store is not both locked and read."""
+        if self.problem is not None or (self.locked and self._ready.is_set()):
+            return self.problem
+        what = "read" if self.locked else "locked"
+        return StoreError(f"the token store could not be {what} in time")
+
+    @property
+    def cannot_be_had(self) -> bool:
+        """Whether the store has no lock, for this session or any other."""
+        return not self.locked and self.problem is not None and not self.is_held_elsewhere
 
     @property
     def is_held_elsewhere(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import timedelta
 
@@ -15,8 +16,14 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
-from ..support import DAY, ME, count
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_gather,
+    async_idle,
+    async_pass_through,
+)
+from ..support import DAY, ME, PASSWORD, count
 from .doubles import Connect, Troubled
 
 
@@ -119,18 +126,20 @@ async def test_rotating_secret_is_saved_before_its_token_is_used(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A program that is killed at once finds the new secret: the provider has forgotten the old."""
-    held: list[Token | None] = []
+    saved: list[tuple[Token, Token | None]] = []
 
     class Watching(Troubled):
         async def save(self, token: Token) -> None:
-            held.append(session.token)
+            saved.append((token, session.token))
             await super().save(token)
 
     session = connect(
         store=Watching(), credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
     )
-    await session.current_token()
-    assert held[0] is None
+    used = await session.current_token()
+    (first, held), *_ = saved
+    assert held is None
+    assert (first.id, first.renewal) == (used.id, "secret-grant")
 
 
 @pytest.mark.parametrize("fails", [0, 1])
@@ -155,6 +164,47 @@ async def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
         await leaving.result()
     assert session.token is None
     assert await store.load() is None
+
+
+@pytest.mark.parametrize("act", ["login", "logout"])
+async def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, act: str
+) -> None:
+    """Not even for a moment: a program that ends then would leave it to the next run."""
+    secrets: list[str | None] = []
+
+    class Recording(AsyncMemoryTokenStore):
+        async def save(self, token: Token) -> None:
+            secrets.append(token.renewal)
+            await super().save(token)
+
+    async def grant() -> Token:
+        await async_pass_through(gate)
+        return Token(fake.issue_token(), renewal="secret-grant")
+
+    gate = Gate()
+    gate.open()
+    store = Recording()
+    session = connect(store=store, credentials=grant)
+    await session.current_token()
+    clock.advance(DAY / 2)
+    gate = Gate()
+    secrets.clear()
+    async with AsyncBackground() as background:
+        renewal = background.start(session.refresh)
+        await async_arrived(gate)
+        if act == "login":
+            await session.login(ME, PASSWORD)
+        else:
+            background.start(session.logout)  # it waits for the provider, too
+            await background.settled()
+        gate.open()
+        with contextlib.suppress(KoyebSessionError):
+            await renewal.result()
+    await session.aclose()
+    assert "secret-grant" not in secrets
+    stored = await store.load()
+    assert (stored and stored.id) == (session.token and session.token.id)
 
 
 async def test_rotating_secret_shows_nowhere(

@@ -17,7 +17,7 @@ import pytest
 from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, ServerError, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import DAY, ME, PASSWORD, held, inside
 from .doubles import AsyncUnderWay, Connect
 
@@ -45,7 +45,7 @@ async def test_closing_waits_for_a_refresh_that_may_take_longer(
     session = connect(token=old, timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
     async with AsyncBackground() as background:
-        job = background.start(partial(session.refresh, timeout=5))
+        job = background.start(partial(session.refresh, timeout=PATIENCE))
         await async_until(lambda: inside(session).task is not None)
         await session.aclose()
         assert fake.live_tokens() == [held(session)] != [old]
@@ -340,3 +340,43 @@ async def test_closing_waits_for_a_listener(session: AsyncSessionClient) -> None
         assert not closing.done
         gate.open()
         await closing.result()
+
+
+async def test_listener_of_a_child_is_waited_for_when_its_parent_closes(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """It writes a token somewhere, which would be lost; so is that of a guest's sign-in."""
+    parent = connect()
+    gate = Gate()
+    told: list[str] = []
+
+    async def listener(_: Token | None) -> None:
+        await async_pass_through(gate)
+        told.append("to the end")
+
+    for session in (parent.for_token(fake.issue_token(), renew=True), parent.guest()):
+        session.on_token_change(listener)
+        await session.login(ME, PASSWORD)
+    async with AsyncBackground() as background:
+        closing = background.start(parent.aclose)
+        await async_arrived(gate, 2)
+        await background.settled()
+        assert not closing.done
+        gate.open()
+        await closing.result()
+    assert told == ["to the end"] * 2
+
+
+async def test_listener_of_a_child_may_close_the_parent(fake: FakeKoyeb, connect: Connect) -> None:
+    """Nobody waits for it then, as it would wait for itself."""
+    parent = connect(timeout=3600)
+    child = parent.for_token(fake.issue_token(), renew=True)
+    closed: list[bool] = []
+
+    async def listener(_: Token | None) -> None:
+        await parent.aclose()
+        closed.append(True)
+
+    child.on_token_change(listener)
+    await child.refresh()
+    await async_until(lambda: bool(closed))

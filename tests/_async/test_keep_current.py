@@ -193,3 +193,17 @@ async def test_keep_current_sleeps_until_there_is_something_to_do(
     monkeypatch.setattr("random.random", lambda: 0.0)
     await session.keep_current()
     assert slept == wanted
+
+
+async def test_keep_current_of_a_child_ends_with_its_parent(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Its connections are closed, so it would find an error every time."""
+    parent = connect()
+    child = parent.for_token(fake.issue_token(), renew=True)
+    async with AsyncBackground() as background:
+        job = background.start(child.keep_current)
+        await async_until(lambda: inside(child).wakeups != ())
+        await background.settled()
+        await parent.aclose()
+        await job.result()

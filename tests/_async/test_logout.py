@@ -11,19 +11,27 @@ from koyeb_session import (
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     NotSignedInError,
+    RetryPolicy,
     ServerError,
     StoreError,
     Token,
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import async_idle, async_until
+from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until, deadlines
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import AsyncUnderWay, Away, BrokenStore, Connect, UnspeakableError
+from .doubles import (
+    AsyncUnderWay,
+    Away,
+    BrokenStore,
+    Connect,
+    Troubled,
+    UnspeakableError,
+    saved,
+)
 
 # Beginning and ending a session
 
@@ -151,14 +159,19 @@ async def test_a_logout_that_the_service_refuses_is_a_success(
 
 
 async def test_a_logout_ends_with_its_timeout_and_clears_the_store(
-    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+    fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A service that hangs keeps neither the caller nor the token."""
-    fake.fail("logout", Fault(gate=Gate()), times=2)
-    with pytest.raises(TransportTimeoutError):
-        await stored.logout(timeout=0.05)
-    assert stored.token is None
-    assert await store.load() is None
+    emptied: list[bool] = []
+    for seconds in deadlines(lambda: emptied[-1]):
+        store = AsyncMemoryTokenStore()
+        session = connect(store=store)
+        await session.login(ME, PASSWORD)
+        fake.fail("logout", Fault(gate=Gate()), times=2)
+        with pytest.raises(TransportTimeoutError):
+            await session.logout(timeout=seconds)
+        assert session.token is None
+        emptied.append(await store.load() is None)
 
 
 async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
@@ -279,16 +292,19 @@ async def test_a_logout_tells_when_the_store_still_holds_the_token(
 
 async def test_a_logout_tells_of_the_store_when_the_service_hangs(
     fake: FakeKoyeb,
-    store: BrokenStore,
-    stored: AsyncSessionClient,
+    connect: Connect,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """That the service did not answer in time is no reason to hide it."""
-    store.broken.add("delete")
-    fake.fail("logout", Fault(gate=Gate()), times=2)
-    with pytest.raises(TransportTimeoutError):
-        await stored.logout(timeout=0.05)
-    assert "the token may still be in the store: the token store could not be" in caplog.text
+    text = "the token may still be in the store: the token store could not be"
+    for seconds in deadlines(lambda: text in caplog.text):
+        store = BrokenStore()
+        session = connect(store=store)
+        await session.login(ME, PASSWORD)
+        store.broken.add("delete")
+        fake.fail("logout", Fault(gate=Gate()), times=2)
+        with pytest.raises(TransportTimeoutError):
+            await session.logout(timeout=seconds)
 
 
 async def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
@@ -311,9 +327,7 @@ async def test_a_token_that_is_no_good_begins_no_session(
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = await inside(session).keeper.begin_session(
-        NewToken(expired, just_issued=True), None, Deadline(5)
-    )
+    outcome = await inside(session).change(None).begin(NewToken(expired, just_issued=True))
     assert isinstance(outcome, WireError)
 
 
@@ -347,3 +361,65 @@ async def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Con
             await leaving.result()
     assert session.token is None
     assert fake.live_tokens() == []
+
+
+@pytest.mark.pitfall(28)
+async def test_refresh_beside_a_logout_does_not_take_over_what_is_being_deleted(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Catches a session that comes back, on a token that is revoked or in no store."""
+    store = Troubled()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    gate = store.gates["delete"] = Gate()
+    async with AsyncBackground() as background:
+        leaving = background.start(session.logout)
+        await async_arrived(gate)
+        again = background.start(session.refresh)
+        await background.settled()
+        gate.open()
+        with pytest.raises(NotSignedInError):
+            await again.result()
+        await leaving.result()
+    assert session.token is None
+    assert await store.load() is None
+    assert fake.live_tokens() == []
+
+
+async def test_nobody_waits_under_the_lock_to_revoke_a_token_again(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The token of a renewal that was overtaken is revoked once the store is free for others."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store, retry_policy=RetryPolicy(retry_after_max=3600), timeout=3600)
+    await session.login(ME, PASSWORD)
+    renewal, revocation = Gate(), Gate()
+    fake.fail("refresh", Fault(gate=renewal))
+    async with AsyncBackground() as background:
+        job = background.start(session.refresh)
+        await async_arrived(renewal)
+        await session.login(ME, PASSWORD)
+        fake.fail("logout", Fault(gate=revocation))
+        renewal.open()
+        await async_arrived(revocation)
+        async with store.lock():  # so it is free
+            pass
+        revocation.open()
+        await job.result()
+
+
+async def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) -> None:
+    """The logout could not have the lock; catches a live session that is in no store."""
+    store = Troubled()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    store.fails["lock"] = 1
+    gate = store.gates["delete"] = Gate()
+    async with AsyncBackground() as background:
+        leaving = background.start(session.logout)
+        await async_arrived(gate)
+        await session.login(ME, PASSWORD)
+        gate.open()
+        await leaving.result()
+    await session.aclose()
+    assert await saved(store) == held(session)

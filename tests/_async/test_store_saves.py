@@ -19,11 +19,12 @@ from koyeb_session import (
     StoreError,
     Token,
 )
+from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
-from .doubles import BrokenStore, Connect, Troubled, saved
+from .doubles import BrokenStore, Connect, Held, Troubled, saved
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
 async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     fake: FakeKoyeb, connect: Connect, clock: FakeClock
 ) -> None:
-    """A late save leaves alone a token that another process has saved since."""
+    """A late save leaves the newer login in the store, and the session goes on with it."""
     store = Troubled()
     session = connect(store=store, credentials=PASSWORDS)
     await session.current_token()
@@ -246,7 +247,7 @@ async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     await other.login(ME, PASSWORD)
     clock.advance(90)
     await session.aclose()
-    assert await saved(store) == held(other)
+    assert await saved(store) == held(other) == held(session)
 
 
 @pytest.mark.pitfall(28)
@@ -363,6 +364,11 @@ async def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
             async with super().lock():
                 yield
 
+        async def load(self) -> Token | None:
+            if not self.locked:
+                raise OSError("away")
+            return await super().load()
+
     store = Unlockable()
     session = connect(store=store)
     token = await session.login(ME, PASSWORD)
@@ -395,3 +401,95 @@ async def test_a_late_save_replaces_the_token_before(
     store.broken.clear()
     await stored.aclose()
     assert await store.load() == new
+
+
+class Lockless(AsyncMemoryTokenStore):
+    """A store whose lock nobody can have, once its file system has lost its locks."""
+
+    has_locks = True
+
+    @asynccontextmanager
+    async def lock(self) -> AsyncGenerator[None]:
+        """Raise, or hold the lock."""
+        if not self.has_locks:
+            raise OSError("no locks available")
+        async with super().lock():
+            yield
+
+
+@pytest.mark.pitfall(28)
+@pytest.mark.parametrize("act", ["login", "refresh"])
+async def test_record_known_to_be_wrong_is_deleted_where_there_is_no_lock(
+    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture, act: str
+) -> None:
+    """The next run would act as the user before, or reuse a token that was exchanged."""
+    store = Lockless()
+    await connect(store=store).login(ME, PASSWORD)
+    clock.advance(60)
+    store.has_locks = False
+    session = connect(store=store)
+    if act == "login":
+        await session.login(ME, PASSWORD)
+    else:
+        await session.current_token()
+        await session.refresh()
+    assert await store.load() is None
+    assert "no locks available; what it held is deleted" in caplog.text
+
+
+async def test_nothing_is_deleted_beside_a_lock_that_somebody_holds(
+    clock: FakeClock, connect: Connect
+) -> None:
+    """Its holder is about to save, or has saved: catches a deletion of the winner's token."""
+    store = Held()
+    before = Token("o" * 64)
+    await store.save(before)
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    clock.advance(60)
+    assert await store.load() == before
+
+
+@pytest.mark.pitfall(28)
+async def test_logout_deletes_what_the_users_before_have_left(
+    clock: FakeClock, connect: Connect
+) -> None:
+    """Their record is this session's own, though it is of another account."""
+    fake = FakeKoyeb(users={"ann@example.com": "a", "bob@example.com": "b"}, clock=clock)
+    store = AsyncOdd()
+    session = connect(store=store, transport=fake.transport)
+    await session.login("ann@example.com", "a")
+    store.deletes = False
+    store.fails = lambda _: None
+    await session.login("bob@example.com", "b")
+    assert await store.load() is not None  # ann's: neither the save nor the deletion worked
+    store.deletes = True
+    await session.logout()
+    assert await store.load() is None
+
+
+async def test_token_that_comes_while_anothers_is_taken_over_stays(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread renews between any two lines: catches a commit that replaces its token."""
+    store = Troubled()
+    session = connect(store=store)
+    store.fails["save"] = 1
+    await session.login(ME, PASSWORD)
+    theirs = Token(fake.issue_token())
+    persistence: Any = inside(session).persistence.__class__
+    newer = persistence.newer
+    came: list[Any] = []
+
+    def meanwhile(self: Any, *args: Any) -> Any:
+        found = newer(self, *args)
+        if found is not None and not came:
+            mine = NewToken(Token(fake.issue_token()), just_issued=False)
+            came.append(inside(session).state.commit(mine))
+        return found
+
+    monkeypatch.setattr(persistence, "newer", meanwhile)
+    clock.advance(60)
+    await store.save(theirs)
+    await session.aclose()
+    assert [its.token for its in came] == [session.token]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import timedelta
 
@@ -17,8 +18,14 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
-from ..concurrency import Background, arrived, gather, idle
-from ..support import DAY, ME, count
+from ..concurrency import (
+    Background,
+    arrived,
+    gather,
+    idle,
+    pass_through,
+)
+from ..support import DAY, ME, PASSWORD, count
 from .doubles import Connect, Troubled
 
 
@@ -119,18 +126,20 @@ def test_rotating_secret_is_saved_before_its_token_is_used(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A program that is killed at once finds the new secret: the provider has forgotten the old."""
-    held: list[Token | None] = []
+    saved: list[tuple[Token, Token | None]] = []
 
     class Watching(Troubled):
         def save(self, token: Token) -> None:
-            held.append(session.token)
+            saved.append((token, session.token))
             super().save(token)
 
     session = connect(
         store=Watching(), credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
     )
-    session.current_token()
-    assert held[0] is None
+    used = session.current_token()
+    (first, held), *_ = saved
+    assert held is None
+    assert (first.id, first.renewal) == (used.id, "secret-grant")
 
 
 @pytest.mark.parametrize("fails", [0, 1])
@@ -155,6 +164,47 @@ def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
         leaving.result()
     assert session.token is None
     assert store.load() is None
+
+
+@pytest.mark.parametrize("act", ["login", "logout"])
+def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, act: str
+) -> None:
+    """Not even for a moment: a program that ends then would leave it to the next run."""
+    secrets: list[str | None] = []
+
+    class Recording(MemoryTokenStore):
+        def save(self, token: Token) -> None:
+            secrets.append(token.renewal)
+            super().save(token)
+
+    def grant() -> Token:
+        pass_through(gate)
+        return Token(fake.issue_token(), renewal="secret-grant")
+
+    gate = Gate()
+    gate.open()
+    store = Recording()
+    session = connect(store=store, credentials=grant)
+    session.current_token()
+    clock.advance(DAY / 2)
+    gate = Gate()
+    secrets.clear()
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)
+        if act == "login":
+            session.login(ME, PASSWORD)
+        else:
+            background.start(session.logout)  # it waits for the provider, too
+            background.settled()
+        gate.open()
+        with contextlib.suppress(KoyebSessionError):
+            renewal.result()
+    session.close()
+    assert "secret-grant" not in secrets
+    stored = store.load()
+    assert (stored and stored.id) == (session.token and session.token.id)
 
 
 def test_rotating_secret_shows_nowhere(

@@ -19,7 +19,7 @@ import pytest
 from koyeb_session import MemoryTokenStore, ServerError, SessionClient, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, pass_through, until
+from ..concurrency import PATIENCE, Background, arrived, pass_through, until
 from ..support import DAY, ME, PASSWORD, held, inside
 from .doubles import Connect, UnderWay
 
@@ -47,7 +47,7 @@ def test_closing_waits_for_a_refresh_that_may_take_longer(
     session = connect(token=old, timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
     with Background() as background:
-        job = background.start(partial(session.refresh, timeout=5))
+        job = background.start(partial(session.refresh, timeout=PATIENCE))
         until(lambda: inside(session).task is not None)
         session.close()
         assert fake.live_tokens() == [held(session)] != [old]
@@ -334,3 +334,43 @@ def test_closing_waits_for_a_listener(session: SessionClient) -> None:
         assert not closing.done
         gate.open()
         closing.result()
+
+
+def test_listener_of_a_child_is_waited_for_when_its_parent_closes(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """It writes a token somewhere, which would be lost; so is that of a guest's sign-in."""
+    parent = connect()
+    gate = Gate()
+    told: list[str] = []
+
+    def listener(_: Token | None) -> None:
+        pass_through(gate)
+        told.append("to the end")
+
+    for session in (parent.for_token(fake.issue_token(), renew=True), parent.guest()):
+        session.on_token_change(listener)
+        session.login(ME, PASSWORD)
+    with Background() as background:
+        closing = background.start(parent.close)
+        arrived(gate, 2)
+        background.settled()
+        assert not closing.done
+        gate.open()
+        closing.result()
+    assert told == ["to the end"] * 2
+
+
+def test_listener_of_a_child_may_close_the_parent(fake: FakeKoyeb, connect: Connect) -> None:
+    """Nobody waits for it then, as it would wait for itself."""
+    parent = connect(timeout=3600)
+    child = parent.for_token(fake.issue_token(), renew=True)
+    closed: list[bool] = []
+
+    def listener(_: Token | None) -> None:
+        parent.close()
+        closed.append(True)
+
+    child.on_token_change(listener)
+    child.refresh()
+    until(lambda: bool(closed))

@@ -193,3 +193,15 @@ def test_keep_current_sleeps_until_there_is_something_to_do(
     monkeypatch.setattr("random.random", lambda: 0.0)
     session.keep_current()
     assert slept == wanted
+
+
+def test_keep_current_of_a_child_ends_with_its_parent(fake: FakeKoyeb, connect: Connect) -> None:
+    """Its connections are closed, so it would find an error every time."""
+    parent = connect()
+    child = parent.for_token(fake.issue_token(), renew=True)
+    with Background() as background:
+        job = background.start(child.keep_current)
+        until(lambda: inside(child).wakeups != ())
+        background.settled()
+        parent.close()
+        job.result()

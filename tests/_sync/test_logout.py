@@ -12,6 +12,7 @@ import pytest
 from koyeb_session import (
     MemoryTokenStore,
     NotSignedInError,
+    RetryPolicy,
     ServerError,
     SessionClient,
     StoreError,
@@ -19,13 +20,20 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import idle, until
+from ..concurrency import Background, arrived, deadlines, idle, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import Away, BrokenStore, Connect, UnderWay, UnspeakableError
+from .doubles import (
+    Away,
+    BrokenStore,
+    Connect,
+    Troubled,
+    UnderWay,
+    UnspeakableError,
+    saved,
+)
 
 # Beginning and ending a session
 
@@ -149,14 +157,19 @@ def test_a_logout_that_the_service_refuses_is_a_success(
 
 
 def test_a_logout_ends_with_its_timeout_and_clears_the_store(
-    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
+    fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A service that hangs keeps neither the caller nor the token."""
-    fake.fail("logout", Fault(gate=Gate()), times=2)
-    with pytest.raises(TransportTimeoutError):
-        stored.logout(timeout=0.05)
-    assert stored.token is None
-    assert store.load() is None
+    emptied: list[bool] = []
+    for seconds in deadlines(lambda: emptied[-1]):
+        store = MemoryTokenStore()
+        session = connect(store=store)
+        session.login(ME, PASSWORD)
+        fake.fail("logout", Fault(gate=Gate()), times=2)
+        with pytest.raises(TransportTimeoutError):
+            session.logout(timeout=seconds)
+        assert session.token is None
+        emptied.append(store.load() is None)
 
 
 def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
@@ -275,16 +288,19 @@ def test_a_logout_tells_when_the_store_still_holds_the_token(
 
 def test_a_logout_tells_of_the_store_when_the_service_hangs(
     fake: FakeKoyeb,
-    store: BrokenStore,
-    stored: SessionClient,
+    connect: Connect,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """That the service did not answer in time is no reason to hide it."""
-    store.broken.add("delete")
-    fake.fail("logout", Fault(gate=Gate()), times=2)
-    with pytest.raises(TransportTimeoutError):
-        stored.logout(timeout=0.05)
-    assert "the token may still be in the store: the token store could not be" in caplog.text
+    text = "the token may still be in the store: the token store could not be"
+    for seconds in deadlines(lambda: text in caplog.text):
+        store = BrokenStore()
+        session = connect(store=store)
+        session.login(ME, PASSWORD)
+        store.broken.add("delete")
+        fake.fail("logout", Fault(gate=Gate()), times=2)
+        with pytest.raises(TransportTimeoutError):
+            session.logout(timeout=seconds)
 
 
 def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
@@ -305,9 +321,7 @@ def test_a_token_that_is_no_good_begins_no_session(clock: FakeClock, connect: Co
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
-    outcome = inside(session).keeper.begin_session(
-        NewToken(expired, just_issued=True), None, Deadline(5)
-    )
+    outcome = inside(session).change(None).begin(NewToken(expired, just_issued=True))
     assert isinstance(outcome, WireError)
 
 
@@ -341,3 +355,65 @@ def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) 
             leaving.result()
     assert session.token is None
     assert fake.live_tokens() == []
+
+
+@pytest.mark.pitfall(28)
+def test_refresh_beside_a_logout_does_not_take_over_what_is_being_deleted(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Catches a session that comes back, on a token that is revoked or in no store."""
+    store = Troubled()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    gate = store.gates["delete"] = Gate()
+    with Background() as background:
+        leaving = background.start(session.logout)
+        arrived(gate)
+        again = background.start(session.refresh)
+        background.settled()
+        gate.open()
+        with pytest.raises(NotSignedInError):
+            again.result()
+        leaving.result()
+    assert session.token is None
+    assert store.load() is None
+    assert fake.live_tokens() == []
+
+
+def test_nobody_waits_under_the_lock_to_revoke_a_token_again(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The token of a renewal that was overtaken is revoked once the store is free for others."""
+    store = MemoryTokenStore()
+    session = connect(store=store, retry_policy=RetryPolicy(retry_after_max=3600), timeout=3600)
+    session.login(ME, PASSWORD)
+    renewal, revocation = Gate(), Gate()
+    fake.fail("refresh", Fault(gate=renewal))
+    with Background() as background:
+        job = background.start(session.refresh)
+        arrived(renewal)
+        session.login(ME, PASSWORD)
+        fake.fail("logout", Fault(gate=revocation))
+        renewal.open()
+        arrived(revocation)
+        with store.lock():  # so it is free
+            pass
+        revocation.open()
+        job.result()
+
+
+def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) -> None:
+    """The logout could not have the lock; catches a live session that is in no store."""
+    store = Troubled()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.fails["lock"] = 1
+    gate = store.gates["delete"] = Gate()
+    with Background() as background:
+        leaving = background.start(session.logout)
+        arrived(gate)
+        session.login(ME, PASSWORD)
+        gate.open()
+        leaving.result()
+    session.close()
+    assert saved(store) == held(session)

@@ -21,10 +21,10 @@ from koyeb_session import (
 )
 from koyeb_session._api import operations
 from koyeb_session._core.deadline import Deadline
-from koyeb_session._core.snapshot import FailedAttempt, NewToken, Urgency
+from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived
+from ..concurrency import PATIENCE, Background, arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 from .doubles import Connect, UnderWay
 
@@ -179,10 +179,13 @@ def test_a_timeout_is_for_the_renewal_too(
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=13))
     arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
-    with pytest.raises(TransportTimeoutError):
-        getattr(session, operation)(*arguments, timeout=0.02)
-    gate.open()
-    assert (session.refresh()).id == held(session)
+    with Background() as background:
+        renewal = background.start(session.refresh)
+        arrived(gate)  # the service has revoked the old token
+        with pytest.raises(TransportTimeoutError):
+            getattr(session, operation)(*arguments, timeout=0.02)
+        gate.open()
+        assert (renewal.result()).id == held(session)
     assert fake.exchanges() == 1
 
 
@@ -190,7 +193,7 @@ def test_refresh_may_take_longer_than_other_operations(fake: FakeKoyeb, connect:
     """A longer timeout than the client's is granted, too."""
     session = connect(token=fake.issue_token(), timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
-    assert (session.refresh(timeout=5)).id == held(session)
+    assert (session.refresh(timeout=PATIENCE)).id == held(session)
 
 
 def test_all_say_so_where_waiting_would_never_end(
@@ -216,9 +219,8 @@ def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         inside(session).state.clear()
         return StoreError("away")
 
-    shared = SimpleNamespace(
-        join=join, replaces=inside(session).state.snapshot, urgency=Urgency.AHEAD
-    )
+    need = Need(inside(session).state.snapshot, 0, Urgency.AHEAD, 5)
+    shared = SimpleNamespace(join=join, need=need)
 
     def begin(*_: object) -> Any:
         return shared
@@ -258,12 +260,17 @@ def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
 def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, session: SessionClient) -> None:
     """A reply that nobody waits for may be the session."""
     over = Deadline(0)
-    renewed = inside(session).renewal._request_new_token(None, 0, Urgency.NEEDED, over)
+    need = Need(None, 0, Urgency.NEEDED, 5)
+    renewed = inside(session).renewal._request_new_token(need, over)
     assert isinstance(renewed, FailedAttempt)
     held = session.token
     assert held is not None
     sent = inside(session).sender.send_once(operations.refresh(held), over)
     assert isinstance(sent, TransportTimeoutError)
+    # A caller whose time went into waiting for a renewal: the reply would be a token, too.
+    switch = operations.switch_organization(held, fake.organizations[ME][0], None)
+    late = inside(session).sender.send(switch, timeout=0.0)
+    assert isinstance(late, TransportTimeoutError)
     assert fake.requests == []
 
 

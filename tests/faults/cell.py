@@ -31,7 +31,7 @@ Seconds that an operation may end after its deadline, on a machine that is busy.
 
 Below httpx's own timeout, which would be found if an operation had no other.
 """
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 
 _CERTIFICATES: Final = {"trusted": HOST, "other name": "elsewhere.example", "other issuer": HOST}
 

@@ -21,7 +21,7 @@ import attrs
 
 HOST: Final = "127.0.0.1"
 SERVER_THREAD: Final = "fault server"
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 """Seconds after which a thread that should have ended will not any more."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # l_onoff, l_linger
 _PACE: Final = 0.01

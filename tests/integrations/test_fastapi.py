@@ -227,12 +227,12 @@ async def test_environment_says_how_to_sign_in(
         KoyebSessions.from_env()
     monkeypatch.setenv("KOYEB_TOKEN", fake_koyeb.issue_api_token())
     monkeypatch.setenv("KOYEB_URL", koyeb)
-    sessions = KoyebSessions.from_env(timeout=5.0)
+    sessions = KoyebSessions.from_env(timeout=30.0)
     async with sessions.lifespan():
         service = await sessions.service()
         assert (await service.http.get("/v1/apps")).status_code == 200
-        assert service.http.timeout == httpx.Timeout(5.0)
-        assert (await sessions.service_sync()).http.timeout == httpx.Timeout(5.0)
+        assert service.http.timeout == httpx.Timeout(30.0)
+        assert (await sessions.service_sync()).http.timeout == httpx.Timeout(30.0)
 
 
 async def test_password_of_a_guest_goes_to_the_given_transport(fake_koyeb: FakeKoyeb) -> None:

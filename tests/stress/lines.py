@@ -18,7 +18,7 @@ from koyeb_session._concurrency.runtime import state_lock
 _PACKAGE: Final = str(Path(koyeb_session.__file__).parent)
 _SERVICE: Final = str(Path(_PACKAGE, "testing"))
 _THREADS: Final = threading.__file__
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 30.0
 """Seconds after which the work of another thread counts as stuck."""
 
 

@@ -12,7 +12,7 @@ import pytest
 from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from ..concurrency import async_arrived, async_gather, async_until
+from ..concurrency import PATIENCE, async_arrived, async_gather, async_until
 from .scenario import Scenario
 from .steps import LONGEST, Caller, rounds
 
@@ -99,6 +99,6 @@ async def test_close_is_bounded_when_a_listener_hangs() -> None:
         await anyio.sleep_forever()
 
     session.on_token_change(hang)
-    await session.refresh()
-    with anyio.fail_after(5):
+    await session.refresh(timeout=PATIENCE)
+    with anyio.fail_after(PATIENCE):
         await session.aclose()

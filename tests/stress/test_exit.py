@@ -41,7 +41,11 @@ ENDS: Final = {
     "error": USE + "use(); 1 / 0",
     # From 3.12 on no thread starts once the main one has ended: nothing is renewed ahead then.
     **(
-        {"thread": USE + "import threading; threading.Thread(target=use).start()"}
+        {
+            "thread": USE + "import threading; threading.Thread(target=use).start()",
+            # It runs after the package's own hook, which is registered later.
+            "hook": USE + "import atexit; atexit.register(use)",
+        }
         if sys.version_info < (3, 12)
         else {}
     ),

@@ -51,7 +51,7 @@ pytestmark = [
 
 CHILDREN: Final = 8 if SOAK else 3
 REQUESTS: Final = 15
-WATCHDOG: Final = 20
+WATCHDOG: Final = 60
 """Seconds after which a program that hangs is ended."""
 HARD: Final = LIFE - timedelta(seconds=20)
 

@@ -26,8 +26,9 @@ from koyeb_session import (
     TransportTimeoutError,
 )
 from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.launch import end_idle_threads
 from koyeb_session._concurrency.threads.shared_task import SharedTask
-from koyeb_session._core.snapshot import Urgency
+from koyeb_session._core.snapshot import Need, Urgency
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -176,11 +177,14 @@ def test_session_works_when_a_handler_raises_at_any_moment(
         scenario.check(act)
 
 
+@pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.parametrize("act", ACTS)
-def test_session_works_when_a_handler_raises_at_any_line(act: str) -> None:
+def test_session_works_when_a_handler_raises_at_any_line(act: str, *, keeps: bool) -> None:
     """Catches races that a timer's signal meets once in ten thousand times."""
     for at in range(1, LINES):
         scenario = InterruptedSession()
+        if not keeps:
+            end_idle_threads()
         caught: Exception | None = None
         try:
             with SignalAtLine(time_is_up, at) as line:
@@ -236,9 +240,8 @@ def test_logout_begins_no_renewal_whose_starter_was_interrupted(
     keeper = inside(scenario.session).keeper
     with monkeypatch.context() as patched:
         patched.setattr(SharedTask, "start", interrupted)
-        assert keeper._join_or_start(
-            keeper.state.snapshot, keeper.state.generation, 5, Urgency.NEEDED
-        )
+        need = Need(keeper.state.snapshot, keeper.state.generation, Urgency.NEEDED, 5)
+        assert keeper._join_or_start(need)
     scenario.session.logout()
     assert [request.operation for request in scenario.fake.requests] == ["logout"]
     scenario.session.close()

@@ -70,6 +70,9 @@ class AsyncSender:
         """
         Send an operation, repeat it where the policy allows, and return its result or error.
 
+        Nothing is sent when no time is left: nobody would read the reply, which might contain a
+        token.
+
         Args:
             operation: The operation to send.
             timeout: Seconds for all attempts together; `None`: the client's timeout.
@@ -80,6 +83,8 @@ class AsyncSender:
         deadline = Deadline(self.timeout if timeout is None else timeout)
         attempt = 1
         while True:
+            if deadline.passed:
+                return self._too_late(operation)
             left = deadline.left()
             outcome = await self._attempt(operation, left, async_time_limit(left))
             if not isinstance(outcome, KoyebSessionError):
@@ -95,17 +100,14 @@ class AsyncSender:
         """
         Send an operation once; the caller enforces the deadline.
 
-        Nothing is sent when no time is left: the reply might contain the session's only token, and
-        nobody would read it.
+        Nothing is sent when no time is left: see `send`.
 
         Raises:
             Exception: See `send`.
         """
         left = async_remaining(deadline.left())
         if deadline.passed:
-            request = f"{operation.method} {self._base_url}{operation.path}"
-            text = f"{operation.name}: no time was left for {request}"
-            return TransportTimeoutError(text)
+            return self._too_late(operation)
         return await self._attempt(operation, left, nullcontext())
 
     async def _attempt(
@@ -130,6 +132,11 @@ class AsyncSender:
             error = outcome if isinstance(outcome, KoyebSessionError) else None
             _log_operation(operation, reply, error, time.monotonic() - begun)
         return outcome
+
+    def _too_late(self, operation: Operation[Any]) -> TransportTimeoutError:
+        """Make the error for an operation that was not sent, as no time was left."""
+        request = f"{operation.method} {self._base_url}{operation.path}"
+        return TransportTimeoutError(f"{operation.name}: no time was left for {request}")
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
         """Make the error for a request without a reply."""
@@ -207,5 +214,7 @@ async def _body(response: httpx.Response) -> bytes | WireError:
     if response.is_closed:  # httpx has closed it after an event hook has raised
         return b""
     stream = cast("httpx.AsyncByteStream", response.stream)
-    raw = await async_read_raw(stream, BODY_LIMIT)
-    return decoded(raw, response.headers.get("content-encoding"))
+    # No variable holds the bytes: a signal handler may raise, and tools show this frame.
+    return decoded(
+        await async_read_raw(stream, BODY_LIMIT), response.headers.get("content-encoding")
+    )

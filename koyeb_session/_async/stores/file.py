@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from ..._concurrency.event_loop.calls import async_in_thread
+from ..._concurrency.event_loop.deadlines import async_time_limit
 from ..._concurrency.event_loop.waiting import async_sleep
 from ..._core.errors import StoreError
 from ..._core.models import Token
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _PAUSE = 0.01
+_RELEASE = 10.0
+"""Seconds that a file system may take to release a lock."""
 
 
 class AsyncFileTokenStore:
@@ -132,7 +135,9 @@ class AsyncFileTokenStore:
                 await async_sleep(_PAUSE)
             yield
         finally:
-            await async_in_thread(self._release, lock)
+            # Bounded: the end of an event loop waits for this even if the file system hangs.
+            with async_time_limit(_RELEASE):
+                await async_in_thread(self._release, lock)
 
     def _take(self, lock: BaseFileLock) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - an extra

@@ -58,8 +58,8 @@ class AsyncSharedTask(Generic[T]):
     waiters are released, the task leaves ``active_tasks``, and then ``on_done`` runs in the same
     task. So no waiter waits for ``on_done``, except in `wait_done`.
 
-    ``replaces`` is a label for the owner's use. The work should end within ``seconds``. Callers
-    that would wait beyond that time share one timer until then.
+    The work should end within ``seconds``. Callers that would wait beyond that time share one timer
+    until then.
     """
 
     def __init__(
@@ -68,16 +68,15 @@ class AsyncSharedTask(Generic[T]):
         on_done: AsyncWork[None] | None = None,
         *,
         first: Callable[[], object] | None = None,
-        replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[AsyncSharedTask[Any]] | None = None,
     ) -> None:
-        self.replaces: object = replaces
         self._first = first
         self._work = work
         self._on_done = on_done
         self._home = current_loop()
         self._ends = time.monotonic() + seconds
+        # Two events: callers that need the outcome must not wait for the user's listeners.
         self._done = anyio.Event()  # set when the work has ended
         self._all_done = anyio.Event()  # set when `on_done` has ended, too
         self._due: anyio.Event | None = None

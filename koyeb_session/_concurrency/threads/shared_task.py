@@ -60,7 +60,6 @@ class SharedTask(Generic[T]):
         "_returned",
         "_runner",
         "_work",
-        "replaces",
     )
 
     def __init__(
@@ -69,11 +68,9 @@ class SharedTask(Generic[T]):
         on_done: Work[None] | None = None,
         *,
         first: Work[object] | None = None,
-        replaces: object = None,
         seconds: float = math.inf,
         active_tasks: set[SharedTask[Any]] | None = None,
     ) -> None:
-        self.replaces: object = replaces
         self._first = first
         self._work = work
         self._on_done = on_done
@@ -142,6 +139,8 @@ class SharedTask(Generic[T]):
         self._launched = True
         if self._all_done.is_set():  # it was listed once more after its end
             self._end()
+        elif at_exit and not alone and not threading.main_thread().is_alive():
+            self.at_exit()  # the hook may have run already, so nothing else waits for this task
 
     def _launch(self) -> bool:
         """Run it in a thread of its own; the second one to begin does nothing."""
@@ -172,7 +171,9 @@ class SharedTask(Generic[T]):
             return
         self.start()
         until = self._ends if timeout is None else time.monotonic() + timeout
-        if not self._done.wait(min(until - time.monotonic(), _GRACE)) and not self._begun:
+        if self._done.wait(min(until - time.monotonic(), _GRACE)):
+            return
+        if not self._begun:
             self._launch()  # a finalizer that waits has interrupted the thread that launches it
         self._done.wait(until - time.monotonic())
 

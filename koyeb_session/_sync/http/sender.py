@@ -72,6 +72,9 @@ class Sender:
         """
         Send an operation, repeat it where the policy allows, and return its result or error.
 
+        Nothing is sent when no time is left: nobody would read the reply, which might contain a
+        token.
+
         Args:
             operation: The operation to send.
             timeout: Seconds for all attempts together; `None`: the client's timeout.
@@ -82,6 +85,8 @@ class Sender:
         deadline = Deadline(self.timeout if timeout is None else timeout)
         attempt = 1
         while True:
+            if deadline.passed:
+                return self._too_late(operation)
             left = deadline.left()
             outcome = self._attempt(operation, left, time_limit(left))
             if not isinstance(outcome, KoyebSessionError):
@@ -97,17 +102,14 @@ class Sender:
         """
         Send an operation once; the caller enforces the deadline.
 
-        Nothing is sent when no time is left: the reply might contain the session's only token, and
-        nobody would read it.
+        Nothing is sent when no time is left: see `send`.
 
         Raises:
             Exception: See `send`.
         """
         left = remaining(deadline.left())
         if deadline.passed:
-            request = f"{operation.method} {self._base_url}{operation.path}"
-            text = f"{operation.name}: no time was left for {request}"
-            return TransportTimeoutError(text)
+            return self._too_late(operation)
         return self._attempt(operation, left, nullcontext())
 
     def _attempt(
@@ -132,6 +134,11 @@ class Sender:
             error = outcome if isinstance(outcome, KoyebSessionError) else None
             _log_operation(operation, reply, error, time.monotonic() - begun)
         return outcome
+
+    def _too_late(self, operation: Operation[Any]) -> TransportTimeoutError:
+        """Make the error for an operation that was not sent, as no time was left."""
+        request = f"{operation.method} {self._base_url}{operation.path}"
+        return TransportTimeoutError(f"{operation.name}: no time was left for {request}")
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
         """Make the error for a request without a reply."""
@@ -209,5 +216,5 @@ def _body(response: httpx.Response) -> bytes | WireError:
     if response.is_closed:  # httpx has closed it after an event hook has raised
         return b""
     stream = cast("httpx.SyncByteStream", response.stream)
-    raw = read_raw(stream, BODY_LIMIT)
-    return decoded(raw, response.headers.get("content-encoding"))
+    # No variable holds the bytes: a signal handler may raise, and tools show this frame.
+    return decoded(read_raw(stream, BODY_LIMIT), response.headers.get("content-encoding"))

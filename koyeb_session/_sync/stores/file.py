@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from ..._concurrency.threads.calls import in_thread
+from ..._concurrency.threads.deadlines import time_limit
 from ..._concurrency.threads.waiting import sleep
 from ..._core.errors import StoreError
 from ..._core.models import Token
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _PAUSE = 0.01
+_RELEASE = 10.0
+"""Seconds that a file system may take to release a lock."""
 
 
 class FileTokenStore:
@@ -134,7 +137,9 @@ class FileTokenStore:
                 sleep(_PAUSE)
             yield
         finally:
-            in_thread(self._release, lock)
+            # Bounded: the end of an event loop waits for this even if the file system hangs.
+            with time_limit(_RELEASE):
+                in_thread(self._release, lock)
 
     def _take(self, lock: BaseFileLock) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - an extra

@@ -1,0 +1,145 @@
+"""Decide whose a saved token is, and whether it is newer than the session's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from .log import log
+from .provenance import Provenance, read_provenance
+from .snapshot import Issuer, NewToken, Snapshot
+from .tokens import jwt_claims
+from .validation import parse_token
+
+if TYPE_CHECKING:
+    from .models import Clock, Token
+
+UNKNOWN: Final = "?"
+"""Stands for an account without a name, and for the id of a record that was never read."""
+
+
+class Ownership:
+    """
+    A session's view of the records in its store: its own, a foreign one, or one of others.
+
+    Others are the other processes and clients of the same session. Identity decides which token is
+    newer: others have saved a record that is neither this session's token nor ``known``, the id
+    that this session had last read or written. The clocks of two machines are never compared.
+    """
+
+    __slots__ = ("_clock", "_origin", "_replaced", "_warned", "account", "bound", "ours")
+
+    def __init__(self, clock: Clock, origin: str, account: str | None, *, bound: bool) -> None:
+        self._clock = clock
+        self._origin = origin
+        self._replaced: str | None = None
+        """The account of the session that this one has replaced."""
+        self._warned: str | None = None
+        self.account: str | None = account
+        """See `Provenance.account`; `None`: the account of the saved record."""
+        self.bound: bool = bound
+        """Whether records of other accounts are foreign; so after a login, or with credentials."""
+        self.ours: set[str] = set()
+        """The ids of records that this session has written, held, or meant to overwrite."""
+
+    def begin(self, account: str, *, bound: bool) -> None:
+        """Record that a session of this account replaces the session before it."""
+        self._replaced, self.account, self.bound = self.account, account, bound
+
+    def bind(self, token: Token, issuer: Issuer) -> Token:
+        """Return the token with its provenance: service, account and issuer."""
+        provenance = Provenance(self._origin, self.account or UNKNOWN, issuer)
+        return attrs.evolve(token, provenance=provenance.write())
+
+    def is_foreign(self, found: Token, own: Snapshot | None) -> bool:
+        """Return whether a saved token belongs to another service or account; log it once."""
+        provenance = read_provenance(found)
+        user = None if own is None else own.token.user_id
+        if provenance is not None and provenance.origin != self._origin:
+            whose = f"the service {provenance.origin}"
+        elif provenance is not None and self.bound and provenance.account != UNKNOWN:
+            if provenance.account == self.account:
+                return False
+            whose = "another account"
+        elif user and found.user_id and user != found.user_id:
+            whose = "another user"
+        else:
+            return False
+        if self._warned != found.id:
+            self._warned = found.id
+            log.warning(
+                "the store holds a session of %s: it is not used; "
+                "give each session a store of its own, as by FileTokenStore(name=...)",
+                whose,
+            )
+        return True
+
+    def is_kept(self, found: Token, own: Snapshot | None) -> bool:
+        """Return whether a sign-out leaves a saved record to somebody else."""
+        return found.id not in self.ours and self.is_foreign(found, own)
+
+    def newer(
+        self, found: Token | None, own: Snapshot | None, known: str | None
+    ) -> NewToken | None:
+        """
+        Return the saved token if others have saved a newer one than the session's own.
+
+        Args:
+            found: The saved token.
+            own: The snapshot to replace.
+            known: The id that this session had last read or written, before it read ``found``.
+        """
+        if found is None or self.is_foreign(found, own):
+            return None
+        # The session's own token, or a record that it knew before: nothing new.
+        if own is not None and found.id in {own.token.id, known}:
+            return None
+        # Never read before: a record that was issued earlier cannot be newer.
+        if own is not None and known == UNKNOWN and (_order(found, own.token) or 0) < 0:
+            return None
+        token = parse_token(found, self._clock.time())
+        if isinstance(token, Exception):
+            return None
+        provenance = read_provenance(found)
+        # Without its own account, the session continues that of the record.
+        if provenance is not None and not self.bound:
+            self.account = provenance.account
+        self.ours.add(found.id)
+        return NewToken(
+            token,
+            just_issued=False,
+            how="taken over from the store",
+            event="taken_over",
+            issuer=Issuer.GIVEN if provenance is None else provenance.issuer,
+            from_store=True,
+        )
+
+    def latest(self, found: Token | None, own: Snapshot | None, known: str | None) -> Token | None:
+        """Return the newest known token, expired or not; see `newer`."""
+        token = None if own is None else own.token
+        if found is None or self.is_foreign(found, own):
+            return token
+        return found if token is None or found.id not in {token.id, known} else token
+
+    def is_others(self, found: Token | None, own: Snapshot | None, known: str | None) -> bool:
+        """Return whether others have saved this record since the last read; see `newer`."""
+        if found is None:
+            return False
+        provenance = read_provenance(found)
+        if provenance is not None and self._replaced == provenance.account != self.account:
+            return False  # it belongs to the session that this one has replaced
+        if found.id in self.ours:
+            return False
+        if known == UNKNOWN:  # never read before: only the times of issue can tell
+            order = None if own is None else _order(found, own.token)
+            return order is not None and order >= 0
+        return found.id != known and (own is None or found.id != own.token.id)
+
+
+def _order(found: Token, own: Token) -> float | None:
+    """Return the seconds by which ``found`` was issued later; `None` unless both JWTs say when."""
+    theirs, ours = jwt_claims(found.id), jwt_claims(own.id)
+    if theirs is None or ours is None or theirs.issued_at is None or ours.issued_at is None:
+        return None
+    return (theirs.issued_at - ours.issued_at).total_seconds()
