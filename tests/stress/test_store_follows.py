@@ -131,7 +131,7 @@ class Simulation:
 
 @pytest.mark.pitfall(28)
 async def test_store_holds_what_the_session_is_whatever_failed_before() -> None:
-    """Catches a record that a failed save, or a renewal beside a sign-out, leaves for the next run."""
+    """Catches a record that a failed save, or a renewal beside a sign-out, leaves behind."""
     for seed in range(SEEDS):
         simulation = Simulation(seed)
         await simulation.run()
