@@ -1,4 +1,4 @@
-"""Threads that are kept for more work: what they refer to, and how they end."""
+"""Threads that are kept for more work: the objects that they refer to, and their ends."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 from ..concurrency import PATIENCE, idle, in_child, until
+from ..support import inside
 from .lines import SignalAtLine
 
 pytestmark = pytest.mark.blocks_loop
@@ -110,7 +111,7 @@ def test_idle_thread_refers_to_nothing_that_it_has_done() -> None:
     session.close()
     token = session.token
     assert token is not None
-    refers = [weakref.ref(it) for it in (session, session._keeper.listeners, token) if it]
+    refers = [weakref.ref(it) for it in (session, inside(session).listeners, token) if it]
     until(lambda: bool(launching._idle))
     del session, token
     gc.collect()
@@ -161,7 +162,7 @@ def test_work_of_a_finalizer_is_not_given_to_the_thread_that_it_has_interrupted(
 
 
 class HandlerError(Exception):
-    """What a signal handler raises."""
+    """The error of a signal handler."""
 
 
 def interrupt() -> None:
