@@ -238,9 +238,9 @@ def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
             assert go.wait(PATIENCE)
             return super().load()
 
-    fake = FakeKoyeb()
     renewed: list[Token] = []
     for seconds in deadlines(lambda: renewed):
+        fake = FakeKoyeb()  # an exchange whose reply came too late is not the next one's
         with SessionClient(
             transport=fake.transport, token=fake.issue_token(), store=Hanging(), timeout=seconds
         ) as session:
