@@ -140,7 +140,9 @@ class SignalAtLine(AtLine):
         is_inside = False
         while frame is not None:
             path = frame.f_code.co_filename
-            if path.startswith(_SERVICE) or frame.f_code.co_name == "__del__":
+            # The garbage collector swallows exceptions of finalizers, and of its callbacks.
+            is_collecting = frame.f_code.co_name in {"__del__", "gc_callback"}
+            if path.startswith(_SERVICE) or is_collecting:
                 return None
             is_inside = is_inside or path.startswith(_PACKAGE)
             frame = frame.f_back
