@@ -389,5 +389,5 @@ def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.Mon
     finally:
         gc.set_threshold(*before)
     gc.collect()  # while the session is open: later, the finalizers would fail in another test
-    assert seen
+    until(lambda: bool(seen))  # another thread may be collecting
     scenario.check("refresh")
