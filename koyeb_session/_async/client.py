@@ -822,13 +822,19 @@ class AsyncSessionClient:
             return signed
         outcome = await self._sender.send(build(signed.token), timeout=deadline.left())
         if not isinstance(outcome, AuthenticationError):
+            if not isinstance(outcome, KoyebSessionError):
+                self._state.note_accepted()
             return outcome
         if deadline.passed and not self._state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
+        moved_on = self._state.snapshot is not signed
         newer = await self._keeper.replace_rejected(signed, deadline.left())
         if not isinstance(newer, engine.Snapshot):
             return outcome if newer is None else newer
-        return await self._sender.send(build(newer.token), timeout=deadline.left())
+        outcome = await self._sender.send(build(newer.token), timeout=deadline.left())
+        if isinstance(outcome, AuthenticationError) and not moved_on:
+            self._state.mark_rejected(newer)
+        return outcome
 
 
 def _issued(token: engine.Token, how: str) -> engine.NewToken:

@@ -162,11 +162,16 @@ class LastFailure(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A brand-new token that was rejected, and the age up to which a 401 for it is accepted."""
+    """The last rejection of a brand-new token, and the seconds for which it is remembered."""
 
-    snapshot: Snapshot
-    until: float
     in_a_row: int
+    wall: float
+    mono: float
+    wait: float
+
+    def is_remembered(self, clock: Clock) -> bool:
+        """Return whether it is too early to try another token because of a 401."""
+        return max(clock.time() - self.wall, clock.monotonic() - self.mono) < self.wait
 
 
 class Decision(enum.Enum):

@@ -191,7 +191,7 @@ class SessionState:
                 return WireError("the service handed out the same token with less time left")
             self.generation += begins
             if begins:
-                self.forget_rejections()
+                self.rejected = None
             self._swap(snapshot)
         return snapshot
 
@@ -294,22 +294,23 @@ class SessionState:
         if snapshot.from_store:
             return
         before = 0 if self.rejected is None else self.rejected.in_a_row
-        memory = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
-        until = snapshot.age(self.clock) + memory
-        self.rejected = Rejection(snapshot, until, min(before + 1, 16))
+        wait = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
+        clock = self.clock
+        self.rejected = Rejection(min(before + 1, 16), clock.time(), clock.monotonic(), wait)
 
-    def forget_rejections(self) -> None:
-        """Forget rejections: the service has accepted a token."""
-        self.rejected = None
+    def note_accepted(self, status: int = 200) -> None:
+        """Forget rejections if the status of a reply, other than 401, says that a token is good."""
+        # A gateway that is overloaded or down has not looked at the token.
+        if status < 500 and status != 429:
+            self.rejected = None
 
     def must_accept_401(self, snapshot: Snapshot) -> bool:
         """Return whether callers must accept a 401 for this token, as a renewal would not help."""
         if not snapshot.renewable:
             return True
+        # Each new token counts: short-lived ones are replaced often while the pause goes on.
         last = self.rejected
-        if last is None or last.snapshot is not snapshot:
-            return False
-        return snapshot.age(self.clock) < last.until
+        return last is not None and not snapshot.from_store and last.is_remembered(self.clock)
 
     def no_token_error(
         self, seen: Observation, error: KoyebSessionError | None
