@@ -350,7 +350,11 @@ class AsyncSessionClient:
         deadline = self._check(None)
         given = engine.unwrap(given)
         held = self._state.snapshot
-        if held is not None and held.token.id == given.id:
+        if (
+            held is not None
+            and held.token.id == given.id
+            and given.renewal in (None, held.token.renewal)
+        ):
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)

@@ -10,9 +10,11 @@ from .._core.log import log
 from .._core.results import renewal_timed_out
 from .._core.snapshot import FailedAttempt, NewToken, Phase, Snapshot, Urgency
 from .._core.state import SUPERSEDED
+from .._core.tokens import identity
 from .token_source import is_refusal
 
 if TYPE_CHECKING:
+    from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import AsyncPersistence
     from .store_hold import AsyncStoreHold
@@ -80,16 +82,16 @@ class AsyncRenewal:
             return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
             return self._commit(newer, old, generation)
-        may_exchange = True
+        held_elsewhere = None
         if problem := _store_error_of(hold):
             # The holder of the lock may be refreshing the same token, so this one must not.
-            may_exchange = not hold.is_held_elsewhere
+            held_elsewhere = problem if hold.is_held_elsewhere else None
             if not self._may_renew_without_store(old, urgency, hold):
                 return FailedAttempt(problem)
             where = "inside the store's lock" if hold.locked else "without the store"
             log.warning("the token is renewed %s: %s", where, problem)
         outcome = await self._request_new_token(
-            old, generation, urgency, deadline, hold=hold, may_exchange=may_exchange
+            old, generation, urgency, deadline, hold=hold, held_elsewhere=held_elsewhere
         )
         # Without any means to renew, the failure of the store is the cause to report.
         if isinstance(outcome, FailedAttempt) and problem and _has_no_way(outcome):
@@ -106,7 +108,7 @@ class AsyncRenewal:
         deadline: Deadline,
         *,
         hold: AsyncStoreHold | None = None,
-        may_exchange: bool = True,
+        held_elsewhere: StoreError | None = None,
     ) -> Snapshot | FailedAttempt:
         """Refresh, or sign in again if a refresh does not help; commit the new token."""
         refused: FailedAttempt | None = None
@@ -114,7 +116,7 @@ class AsyncRenewal:
             return FailedAttempt(renewal_timed_out(deadline.seconds))
         # A rejected token counts as expired: after any failure the credentials are tried.
         signs_in = urgency is Urgency.REJECTED and self._state.has_credentials
-        if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
+        if old is not None and not held_elsewhere and self._can_refresh(old, signs_in=signs_in):
             outcome = await self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken) or not (signs_in or is_refusal(outcome.error)):
                 # At once: this task waits for nothing between the reply and the commit.
@@ -126,10 +128,10 @@ class AsyncRenewal:
             if newer := await self._saved_by_others(hold, old, deadline):
                 return self._commit(newer, old, generation)
         # No refresh is possible, or it was refused: only signing in is left.
-        # A callable continues from the newest token, which another process may have saved.
-        replaced = None if old is None else old.token
-        if hold is not None and self._persistence is not None:
-            replaced = self._persistence.latest(hold.found, old, hold.known)
+        replaced = await self._newest(hold, old, deadline, unlocked=held_elsewhere is not None)
+        # The holder of the lock may be using the same secret, and a second use ends the grant.
+        if held_elsewhere and self._source.uses_up(replaced):
+            return FailedAttempt(held_elsewhere)
         outcome = await self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
@@ -140,6 +142,23 @@ class AsyncRenewal:
             self._persistence.mark_unsaved()
             await self._persistence.synchronize(deadline)
         return settled
+
+    async def _newest(
+        self,
+        hold: AsyncStoreHold | None,
+        old: Snapshot | None,
+        deadline: Deadline,
+        *,
+        unlocked: bool,
+    ) -> Token | None:
+        """Return the newest known token, from which a callable continues."""
+        persistence = self._persistence
+        if hold is None or persistence is None:
+            return None if old is None else old.token
+        found = hold.found
+        if unlocked:
+            found = await persistence.load_unlocked(deadline.left() / 2)
+        return persistence.latest(found, old, hold.known)
 
     async def _save_ahead(
         self, new_token: NewToken, hold: AsyncStoreHold | None, deadline: Deadline
@@ -181,7 +200,9 @@ class AsyncRenewal:
             found = await persistence.load_unlocked(deadline.left() / 2)
             return persistence.newer(found, old, hold.known)
         newer = persistence.newer(hold.found, old, hold.known)
-        is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
+        is_other = hold.found is not None and (
+            old is None or identity(hold.found) != identity(old.token)
+        )
         if newer is None and is_other:
             await hold.read_again(deadline.left() / 2)
             newer = persistence.newer(hold.found, old, hold.known)

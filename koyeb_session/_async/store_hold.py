@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .stores.protocol import AsyncTokenStore
 
 UNKNOWN: Final = "?"
-"""Stands for the id of the saved token before the store has been read."""
+"""Stands for the identity of the saved token before the store has been read."""
 
 
 class AsyncStoreHold:
@@ -49,7 +49,7 @@ class AsyncStoreHold:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
         self.known: str | None = UNKNOWN
-        """The id of the token that the session had last read or written before that."""
+        """The identity of the token that the session had last read or written before that."""
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""

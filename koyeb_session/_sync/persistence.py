@@ -18,7 +18,7 @@ from .._core.models import Token
 from .._core.provenance import Provenance, read_provenance
 from .._core.results import store_error
 from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.tokens import jwt_claims
+from .._core.tokens import identity, jwt_claims
 from .._core.validation import parse_token
 from .store_hold import UNKNOWN, StoreHold
 
@@ -211,12 +211,12 @@ class Persistence:
         Args:
             found: The saved token.
             old: The snapshot to replace.
-            known: The id that this session had last read or written, before it read ``found``.
+            known: The identity of the record that this session had read or written last.
         """
         if found is None or self.is_foreign(found, old):
             return None
         # The session's own token, or a record that it knew before: nothing new.
-        if old is not None and found.id in {old.token.id, known}:
+        if old is not None and identity(found) in {identity(old.token), known}:
             return None
         # Never read before: a record that was issued earlier cannot be newer.
         if old is not None and known == UNKNOWN and (_order(found, old.token) or 0) < 0:
@@ -243,7 +243,7 @@ class Persistence:
         own = None if old is None else old.token
         if found is None or self.is_foreign(found, old):
             return own
-        return found if own is None or found.id not in {own.id, known} else own
+        return found if own is None or identity(found) not in {identity(own), known} else own
 
     def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
@@ -282,7 +282,7 @@ class Persistence:
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 log.debug("%s", store_error("written", exc, new_token.token))
                 return
-            self._known = hold.known = new_token.token.id
+            self._known = hold.known = identity(new_token.token)
             hold.found = new_token.token
 
         hold.do(save, deadline.left())
@@ -303,8 +303,9 @@ class Persistence:
                     hold.problem = store_error("read", exc)
             else:
                 hold.problem = None
-                # In one step: `hold.known` is the last id before this read.
-                hold.known, self._known = self._known, hold.found.id if hold.found else None
+                # In one step: `hold.known` is the identity before this read.
+                found = hold.found
+                hold.known, self._known = self._known, None if found is None else identity(found)
                 return
 
     def _write_changes(self, hold: StoreHold) -> None:
@@ -346,8 +347,8 @@ class Persistence:
             else:
                 store.save(self._bind(snapshot.token, snapshot.issuer))
                 # From now on the saved record is this session's own, not another process's.
-                hold.found, hold.known = snapshot.token, snapshot.token.id
-                self._known = snapshot.token.id
+                hold.found = snapshot.token
+                hold.known = self._known = identity(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             token = None if snapshot is None else snapshot.token
             problem = store_error("emptied" if token is None else "written", exc, token)
@@ -358,8 +359,8 @@ class Persistence:
         what = "what it holds could not be deleted"
         try:
             found = store.load()
-            if found is not None and found.id == snapshot.token.id:
-                self._known = found.id
+            if found is not None and identity(found) == identity(snapshot.token):
+                self._known = identity(found)
                 return None  # the save has succeeded despite its error
             if self._is_others(found, self._known, snapshot):
                 what = "it holds what somebody else has saved since"
@@ -387,7 +388,8 @@ class Persistence:
         if known == UNKNOWN:  # never read before: only the times of issue can tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0
-        return found.id != known and (own is None or found.id != own.token.id)
+        seen = identity(found)
+        return seen != known and (own is None or seen != identity(own.token))
 
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
@@ -65,6 +65,11 @@ class TokenSource:
         if old.issuer is Issuer.GIVEN:
             return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
         return old.issuer is Issuer.KOYEB
+
+    def uses_up(self, replaced: Token | None) -> bool:
+        """Return whether the credentials would use up a one-time secret of this token."""
+        credentials: Any = self.credentials
+        return replaced is not None and replaced.renewal is not None and takes_token(credentials)
 
     def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """

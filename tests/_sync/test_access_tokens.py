@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+import attrs
 import pytest
 
 from koyeb_session import (
@@ -15,13 +16,14 @@ from koyeb_session import (
     KoyebSessionError,
     MemoryTokenStore,
     SessionClient,
+    StoreError,
     Token,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
 from ..concurrency import Background, arrived, gather, idle
 from ..support import DAY, ME, count
-from .doubles import Troubled
+from .doubles import Held, Troubled
 
 Connect = Callable[..., SessionClient]
 
@@ -81,6 +83,27 @@ def test_two_sessions_share_five_minute_tokens_for_an_hour(
     assert count(fake, "create_access_token") <= 26
 
 
+def test_rejected_five_minute_tokens_are_renewed_when_they_are_due_alone(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """A deactivated organization refuses each new token, and none is issued because of that."""
+    session = connect(credentials=access(fake, api_token, 5))
+    session.current_token()
+    fake.deactivated.update(fake.organizations[ME])
+    hours: list[int] = []
+    for _ in range(4):
+        before = count(fake, "create_access_token")
+        for _ in range(240):
+            assert (session.http.get("/v1/apps")).status_code == 401
+            idle()
+            clock.advance(15)
+        hours.append(count(fake, "create_access_token") - before)
+    assert hours[0] <= 24 + 8
+    assert max(hours[1:]) <= 24 + 3
+    fake.deactivated.clear()
+    assert (session.http.get("/v1/apps")).status_code == 200
+
+
 @pytest.mark.pitfall(46)
 def test_issuer_is_remembered_when_a_program_starts_anew(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
@@ -135,6 +158,64 @@ def test_rotating_secret_is_saved_before_its_token_is_used(
     )
     session.current_token()
     assert held[0] is None
+
+
+@pytest.mark.pitfall(46)
+@pytest.mark.parametrize("is_new", [True, False], ids=["a restart", "a session"])
+def test_rotating_secret_is_not_used_beside_a_held_lock(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, is_new: bool
+) -> None:
+    """Its holder may be using it: a second use ends the sign-in of the whole fleet."""
+    asked: list[Token | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(before)
+        return Token(fake.issue_token())
+
+    store = Held()
+    session = connect(store=store, credentials=grant, timeout=60)
+
+    def hold(token: Token) -> None:
+        if is_new:
+            store.save(token)
+        else:
+            session.use_token(token)
+        clock.advance(DAY)
+
+    hold(Token(fake.issue_token(), renewal="secret-grant"))
+    with pytest.raises(StoreError) as caught:
+        session.current_token()
+    assert caught.value.retryable
+    assert asked == []
+    # A provider without such a secret can be asked at any time.
+    hold(Token(fake.issue_token()))
+    session.current_token()
+    assert len(asked) == 1
+
+
+def test_next_secret_of_the_same_token_is_taken_over(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A provider may keep the token and replace its secret; catches a reuse of the old one."""
+    same, store = Token(fake.issue_token(lifetime=DAY * 9)), MemoryTokenStore()
+    asked: list[str | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        return attrs.evolve(same, renewal=f"secret-grant-{len(asked)}")
+
+    sessions = [connect(store=store, credentials=grant) for _ in range(2)]
+    for session in sessions:
+        session.current_token()
+    for session in (*sessions, *sessions):
+        session.refresh()
+    assert asked == [None, *(f"secret-grant-{number}" for number in range(1, len(asked)))]
+    signed_in_again = attrs.evolve(same, renewal="secret-grant-by-hand")
+    assert (sessions[0].use_token(signed_in_again)).renewal == signed_in_again.renewal
+    assert (sessions[0].use_token(same)).renewal == signed_in_again.renewal
+    assert (sessions[1].refresh()).renewal == signed_in_again.renewal
+    sessions[1].refresh()
+    assert asked[-1] == signed_in_again.renewal
 
 
 @pytest.mark.parametrize("fails", [0, 1])
