@@ -195,7 +195,11 @@ class AsyncPersistence:
             if hold is not None and hold.join():
                 return hold
             self._hold = hold = AsyncStoreHold(
-                self.store, self._read, seconds=2 * self._timeout, active_tasks=self._active_tasks
+                self.store,
+                self._read,
+                self._error,
+                seconds=2 * self._timeout,
+                active_tasks=self._active_tasks,
             )
         hold.start()
         return hold
@@ -280,7 +284,7 @@ class AsyncPersistence:
             try:
                 await self.store.save(self._bind(new_token.token, new_token.issuer))
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-                log.debug("%s", store_error("written", exc, new_token.token))
+                log.debug("%s", self._error("written", exc, new_token.token))
                 return
             self._known = hold.known = identity(new_token.token)
             hold.found = new_token.token
@@ -300,7 +304,7 @@ class AsyncPersistence:
                 hold.found = await self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 if attempt == 2:
-                    hold.problem = store_error("read", exc)
+                    hold.problem = self._error("read", exc)
             else:
                 hold.problem = None
                 # In one step: `hold.known` is the identity before this read.
@@ -353,7 +357,8 @@ class AsyncPersistence:
                 hold.known = self._known = identity(snapshot.token)
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             token = None if snapshot is None else snapshot.token
-            problem = store_error("emptied" if token is None else "written", exc, token)
+            what = "emptied" if token is None else "written"
+            problem = self._error(what, exc, token, hold.found)
         else:
             return None
         if snapshot is None:
@@ -374,6 +379,14 @@ class AsyncPersistence:
             pass  # the store fails altogether
         log.warning("the new token is kept in memory only: %s; %s", problem, what)
         return problem
+
+    def _error(self, what: str, exc: Exception, *tokens: Token | None) -> StoreError:
+        """Make the error for a store that failed, without the secrets that it may quote."""
+        snapshot = self.state.snapshot
+        known = "" if self._known is None or self._known == UNKNOWN else self._known
+        token_id, _, renewal = known.partition(" ")
+        last = Token(token_id, renewal=renewal)
+        return store_error(what, exc, *tokens, last, None if snapshot is None else snapshot.token)
 
     def _bind(self, token: Token, issuer: Issuer) -> Token:
         """Return the token with its provenance: service, account and issuer."""

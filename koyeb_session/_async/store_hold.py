@@ -11,7 +11,6 @@ from .._concurrency.event_loop.waiting import AsyncEvent, AsyncWakeup
 from .._concurrency.runtime import state_lock
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.results import store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +41,7 @@ class AsyncStoreHold:
         self,
         store: AsyncTokenStore,
         read: Callable[[AsyncStoreHold], Any],
+        error: Callable[[str, Exception], StoreError],
         *,
         seconds: float,
         active_tasks: set[AsyncSharedTask[Any]],
@@ -59,6 +59,7 @@ class AsyncStoreHold:
         self._is_over = False
         self._wakeup = AsyncWakeup()
         self._read = read
+        self._error = error
         self._ready = AsyncEvent()
         self._store = store
         self._users = 1  # the caller that makes this hold has joined it
@@ -134,7 +135,7 @@ class AsyncStoreHold:
                 await self._serve()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             what = "locked" if not self.locked else "unlocked"
-            self.problem = store_error(what, exc)
+            self.problem = self._error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
         finally:

@@ -13,7 +13,6 @@ from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Event, Wakeup
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.results import store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +43,7 @@ class StoreHold:
         self,
         store: TokenStore,
         read: Callable[[StoreHold], Any],
+        error: Callable[[str, Exception], StoreError],
         *,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
@@ -61,6 +61,7 @@ class StoreHold:
         self._is_over = False
         self._wakeup = Wakeup()
         self._read = read
+        self._error = error
         self._ready = Event()
         self._store = store
         self._users = 1  # the caller that makes this hold has joined it
@@ -136,7 +137,7 @@ class StoreHold:
                 self._serve()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             what = "locked" if not self.locked else "unlocked"
-            self.problem = store_error(what, exc)
+            self.problem = self._error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
         finally:

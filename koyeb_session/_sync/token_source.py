@@ -20,7 +20,7 @@ from .._core.errors import (
     SessionExpiredError,
 )
 from .._core.models import AccessTokenCredentials, PasswordCredentials, Token
-from .._core.results import safe_copy, text_of, with_cause, without_frames
+from .._core.results import safe_copy, secrets_of, text_of, with_cause, without_frames
 from .._core.snapshot import FailedAttempt, Issuer, NewToken, Snapshot
 from .._core.timestamps import from_epoch
 from .._core.validation import parse_token, takes_token
@@ -158,13 +158,13 @@ def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
 
 def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> KoyebSessionError:
     """Make the error for credentials that raised; keep an error of this package as it is."""
+    secrets = tuple(secrets_of(replaced, None if old is None else old.token))
     if isinstance(exc, KoyebSessionError):
-        error = without_frames(exc)
+        error = without_frames(exc, secrets)
         # These come from another session, whose end does not end this one.
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
-    secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
-    cause = safe_copy(exc, filter(None, secrets))
+    cause = safe_copy(exc, secrets)
     return _unusable(cause, old, type(exc).__name__)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from traceback import format_exception
 
 import attrs
 import pytest
@@ -15,6 +16,7 @@ from koyeb_session import (
     AccessTokenCredentials,
     KoyebSessionError,
     MemoryTokenStore,
+    ServerError,
     SessionClient,
     StoreError,
     Token,
@@ -23,7 +25,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
 from ..concurrency import Background, arrived, gather, idle
 from ..support import DAY, ME, count
-from .doubles import Held, Troubled
+from .doubles import BrokenStore, Held, Troubled
 
 Connect = Callable[..., SessionClient]
 
@@ -242,26 +244,39 @@ def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
     assert store.load() is None
 
 
+@pytest.mark.parametrize("kind", [LookupError, ServerError, StoreError])
+@pytest.mark.parametrize("call", ["load", "save", "delete", "lock"])
 def test_rotating_secret_shows_nowhere(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
+    kind: type[Exception],
 ) -> None:
     """Neither a provider nor a store that quotes it brings it into an error, a log or a frame."""
     caplog.set_level(logging.DEBUG)
     secret = "secret-grant-0123456789"
-
-    class Quoting(Troubled):
-        def save(self, token: Token) -> None:
-            raise OSError(f"cannot write {token.renewal}")
+    store = BrokenStore(error=kind(f"cannot {call} {secret}"))
 
     def grant(before: Token | None) -> Token:
-        if before is not None:
-            raise LookupError(f"{before.renewal} is unknown")
-        return Token(fake.issue_token(), renewal=secret)
+        if before is None or before.renewal != secret:
+            return Token(fake.issue_token(), renewal=secret)
+        error = kind(f"{before.renewal} is unknown")
+        error.add_note(before.renewal)
+        raise error
 
-    session = connect(store=Quoting(), credentials=grant)
+    session = connect(store=store, credentials=grant)
     session.current_token()
-    with pytest.raises(KoyebSessionError, match="LookupError") as caught:
+    with pytest.raises(KoyebSessionError, match="is unknown") as caught:
         session.refresh()
-    assert_no_secret(secret, session, session.token, caplog.records)
+    store.broken = {call}
+    shown: list[object] = [caught.value, *vars(caught.value).values()]
+    for act in (session.refresh, session.logout):
+        try:
+            act()
+        except KoyebSessionError as error:
+            shown += [error, error.__cause__]
+    assert_no_secret(secret, *shown, session, session.token, caplog.records)
     assert_no_secret(secret, caught.value, packages=["koyeb_session"])
+    assert secret not in "".join(format_exception(caught.value))
     assert all(secret not in str(request.headers) for request in fake.requests)
