@@ -9,7 +9,7 @@ import attrs
 
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.runtime import state_lock
-from .._core.deadline import Deadline
+from .._core.deadline import PATIENCE, Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
@@ -198,7 +198,7 @@ class AsyncPersistence:
                 self.store,
                 self._read,
                 self._error,
-                seconds=2 * self._timeout,
+                seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
             )
         hold.start()

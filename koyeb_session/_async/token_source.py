@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
 from .._api import operations
 from .._concurrency.event_loop.calls import async_call_blocking
+from .._core.deadline import PATIENCE
 from .._core.errors import (
     ApiError,
     AuthenticationError,
@@ -51,10 +52,12 @@ class AsyncTokenSource:
     revoke the copy that another program, or the user, is still using.
     """
 
-    __slots__ = ("_clock", "credentials", "sender")
+    __slots__ = ("_clock", "_takes_token", "credentials", "sender")
 
     def __init__(self, sender: AsyncSender, credentials: Credentials | None, clock: Clock) -> None:
         self._clock = clock
+        # Asked once: the signature of the user's callable may run code of the user.
+        self._takes_token = callable(credentials) and takes_token(credentials)
         self.credentials: Credentials | None = credentials
         self.sender: AsyncSender = sender
 
@@ -66,8 +69,16 @@ class AsyncTokenSource:
 
     def uses_up(self, replaced: Token | None) -> bool:
         """Return whether the credentials would use up a one-time secret of this token."""
-        credentials: Any = self.credentials
-        return replaced is not None and replaced.renewal is not None and takes_token(credentials)
+        return replaced is not None and replaced.renewal is not None and self._takes_token
+
+    @property
+    def patience(self) -> int:
+        """
+        The factor of the time that a renewal may take after its callers have stopped waiting.
+
+        A callable may have used up a one-time secret, and only its answer has the next one.
+        """
+        return PATIENCE if self._takes_token else 1
 
     async def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """
@@ -113,10 +124,13 @@ class AsyncTokenSource:
                 outcome = await self.sender.send_once(operation, deadline)
                 return self._issued(_explained(outcome), Issuer.CREDENTIALS)
             case source:
-                arguments = (replaced,) if takes_token(source) else ()
+                arguments = (replaced,) if self._takes_token else ()
                 wall = self._clock.time()
                 try:
-                    return _brought(await async_call_blocking(source, *arguments), wall, old)
+                    given = await async_call_blocking(source, *arguments)
+                    if deadline.passed:  # the callers have gone, but the secret must be saved
+                        deadline.restart()
+                    return _brought(given, wall, old)
                 except Exception as exc:
                     if isinstance(exc, TimeoutError) and deadline.passed:
                         raise

@@ -276,7 +276,7 @@ class TokenKeeper:
                 renew,
                 self._tell_listeners,
                 replaces=old,
-                seconds=seconds,
+                seconds=seconds * self._source.patience,
                 active_tasks=self._active_tasks,
             )
             task.generation, task.urgency = generation, urgency
@@ -297,7 +297,7 @@ class TokenKeeper:
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
-            with time_limit(seconds):
+            with time_limit(seconds * self._source.patience):
                 outcome = self._renewal.run(old, generation, urgency, Deadline(seconds))
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(seconds))

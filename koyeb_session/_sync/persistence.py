@@ -11,7 +11,7 @@ import attrs
 
 from .._concurrency.runtime import state_lock
 from .._concurrency.threads.shared_task import SharedTask
-from .._core.deadline import Deadline
+from .._core.deadline import PATIENCE, Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
@@ -200,7 +200,7 @@ class Persistence:
                 self.store,
                 self._read,
                 self._error,
-                seconds=2 * self._timeout,
+                seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
             )
         hold.start()

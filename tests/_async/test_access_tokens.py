@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from traceback import format_exception
 
 import attrs
@@ -18,10 +20,18 @@ from koyeb_session import (
     ServerError,
     StoreError,
     Token,
+    TransportTimeoutError,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
+from ..concurrency import (
+    AsyncBackground,
+    async_arrived,
+    async_gather,
+    async_idle,
+    async_pass_through,
+    deadlines,
+)
 from ..support import DAY, ME, count
 from .doubles import BrokenStore, Held, Troubled
 
@@ -218,6 +228,36 @@ async def test_next_secret_of_the_same_token_is_taken_over(
     assert (await sessions[1].refresh()).renewal == signed_in_again.renewal
     await sessions[1].refresh()
     assert asked[-1] == signed_in_again.renewal
+
+
+async def test_rotating_secret_of_a_slow_provider_is_not_lost(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It answers after the callers have gone; asked again with the old secret, it smells theft."""
+    given: list[Token] = []
+    for seconds in deadlines(lambda: given):
+        gate, store, asked = Gate(), AsyncMemoryTokenStore(), list[str | None]()
+        grant = partial(_answer_late, fake, gate, asked)
+        session = connect(credentials=grant, store=store, timeout=seconds)
+        await session.use_token(Token(fake.issue_token(), renewal="secret-grant"))
+        clock.advance(DAY)
+        with pytest.raises(TransportTimeoutError):
+            await session.current_token()
+        gate.open()
+        with contextlib.suppress(KoyebSessionError):
+            token = await session.current_token()
+            if asked == ["secret-grant"]:
+                assert (saved := await store.load()) is not None
+                assert saved.renewal == token.renewal == "secret-grant-2"
+                given.append(token)
+
+
+async def _answer_late(
+    fake: FakeKoyeb, gate: Gate, asked: list[str | None], before: Token | None
+) -> Token:
+    asked.append(None if before is None else before.renewal)
+    await async_pass_through(gate)
+    return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked) + 1}")
 
 
 @pytest.mark.parametrize("fails", [0, 1])
