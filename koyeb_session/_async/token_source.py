@@ -14,6 +14,7 @@ from .._core.errors import (
     AuthenticationError,
     EndpointGoneError,
     KoyebSessionError,
+    NotFoundError,
     NotSignedInError,
     PermissionDeniedError,
     SessionExpiredError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Attempt: TypeAlias = NewToken | FailedAttempt
 
+_REMEDY: Final = "make one in Koyeb's control panel that may act in this organization"
 _PASSING: Final = {408, 425, 429}
 """The 4xx statuses after which another attempt may get a different answer."""
 
@@ -148,14 +150,18 @@ class AsyncTokenSource:
 
 
 def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
-    """Say in the error that the API access token is at fault."""
-    if isinstance(outcome, AuthenticationError | PermissionDeniedError):
-        what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
-        outcome.message = (
-            f"{outcome.message}; the API access token {what}: make one in Koyeb's control panel "
-            "that may act in this organization"
-        )
-        outcome.args = (outcome.message,)
+    """Say in the error that the API access token, or the organization, is at fault."""
+    match outcome:
+        case AuthenticationError():
+            advice = f"the API access token is refused: {_REMEDY}"
+        case PermissionDeniedError():
+            advice = f"the API access token may not do this: {_REMEDY}"
+        case NotFoundError():
+            advice = "check the organization's id, and that the user of the token is a member"
+        case _:
+            return outcome
+    outcome.message = f"{outcome.message}; {advice}"
+    outcome.args = (outcome.message,)
     return outcome
 
 

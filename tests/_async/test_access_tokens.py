@@ -64,17 +64,33 @@ async def test_access_tokens_are_renewed_by_the_api_token_alone(
     assert {request.bearer for request in issued} == {api_token}
 
 
-async def test_revoked_api_token_is_one_clear_error_and_no_storm(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("revoked", "Token rejected .* the API access token is refused: make one in"),
+        ("not allowed", "may not create .* the API access token may not do this: make one in"),
+        ("no such organization", "not found .* check the organization's id, and that the user"),
+    ],
+)
+async def test_api_token_that_issues_nothing_is_one_clear_error_and_no_storm(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, trouble: str, said: str
 ) -> None:
-    """It says what is refused; an hour of requests asks no more than now and then."""
-    session = connect(credentials=access(fake, api_token))
-    fake.revoke(api_token)
+    """It says what is wrong; an hour of requests asks no more than now and then."""
+    organization = fake.organizations[ME][0]
+    fake = FakeKoyeb(clock=clock, organization_api_tokens_may_issue=False)
+    api_token = fake.issue_api_token(organization_id=organization)
+    if trouble == "revoked":
+        fake.revoke(api_token)
+    if trouble == "no such organization":
+        fake.organizations[ME].remove(organization)
+    session = connect(
+        transport=fake.transport, credentials=AccessTokenCredentials(api_token, organization)
+    )
     for _ in range(120):
-        with pytest.raises(KoyebSessionError, match="API access token is refused"):
+        with pytest.raises(KoyebSessionError, match=said):
             await session.http.get("/v1/apps")
         clock.advance(30)
-    assert count(fake, "create_access_token") <= 70
+    assert count(fake, "create_access_token") <= 8
 
 
 async def test_two_sessions_share_five_minute_tokens_for_an_hour(
