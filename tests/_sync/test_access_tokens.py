@@ -147,6 +147,25 @@ def test_issuer_is_remembered_when_a_program_starts_anew(
     assert count(fake, "refresh") == 0
 
 
+@pytest.mark.pitfall(46)
+def test_three_programs_and_the_owner_share_the_token_of_a_vault(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The service revokes what is refreshed: none of them kills the others' copy, run after run."""
+    held = [fake.issue_token(lifetime=timedelta(minutes=5))]
+    programs = [{"store": MemoryTokenStore(), "credentials": lambda: held[-1]} for _ in "123"]
+    for minute in range(30):
+        for program in programs:
+            session = connect(**program)
+            assert (session.http.get("/v1/apps")).status_code == 200
+            session.refresh()
+        assert held[-1] in fake.live_tokens()
+        clock.advance(60)
+        if minute % 2:
+            held.append(fake.issue_token(lifetime=timedelta(minutes=5)))
+    assert {(r.operation, r.status) for r in fake.requests} == {("apps", 200)}
+
+
 def test_callable_is_told_what_it_replaces(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
