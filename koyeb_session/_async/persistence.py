@@ -275,19 +275,17 @@ class AsyncPersistence:
             )
         return True
 
-    async def save_ahead(
-        self, hold: AsyncStoreHold, new_token: NewToken, deadline: Deadline
-    ) -> None:
-        """Save a token before the session holds it; after a failure `synchronize` saves it."""
+    async def save_ahead(self, hold: AsyncStoreHold, token: Token, deadline: Deadline) -> None:
+        """Save credentials' token before the session holds it; else `synchronize` saves it."""
 
         async def save() -> None:
             try:
-                await self.store.save(self._bind(new_token.token, new_token.issuer))
+                await self.store.save(self._bind(token, Issuer.CREDENTIALS))
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-                log.debug("%s", self._error("written", exc, new_token.token))
+                log.debug("%s", self._error("written", exc, token))
                 return
-            self._known = hold.known = identity(new_token.token)
-            hold.found = new_token.token
+            self._known = hold.known = identity(token)
+            hold.found = token
 
         await hold.do(save, deadline.left())
 

@@ -135,10 +135,33 @@ class AsyncRenewal:
         outcome = await self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        ahead = isinstance(outcome, NewToken) and await self._save_ahead(outcome, hold, deadline)
+        return await self._settle(outcome, old, generation, deadline, hold=hold)
+
+    async def _settle(
+        self,
+        outcome: Attempt,
+        old: Snapshot | None,
+        generation: int,
+        deadline: Deadline,
+        *,
+        hold: AsyncStoreHold | None,
+    ) -> Snapshot | FailedAttempt:
+        """Commit a token of the credentials; keep its one-time secret even if that fails."""
+        token = outcome.token if isinstance(outcome, NewToken) else outcome.unusable
+        renewal = None if token is None else token.renewal
+        if token is not None and renewal is not None:
+            await self._save_ahead(token, hold, deadline)
         settled = await self._commit_or_revoke(outcome, old, generation, deadline)
-        # The session has moved on, so the store must not keep the token that was saved ahead.
-        if ahead and isinstance(settled, FailedAttempt) and self._persistence is not None:
+        if isinstance(settled, Snapshot):
+            return settled
+        if isinstance(outcome, NewToken) and settled.error is not SUPERSEDED:
+            settled = settled._replace(signs_in=True, soon=not outcome.just_issued)
+        if renewal is None:
+            return settled
+        if old is not None and settled.error is not SUPERSEDED:
+            self._state.keep_secret(old, renewal)
+        # The store holds the token that was saved ahead, and must hold the session's own.
+        if self._persistence is not None:
             self._persistence.mark_unsaved()
             await self._persistence.synchronize(deadline)
         return settled
@@ -161,18 +184,16 @@ class AsyncRenewal:
         return persistence.latest(found, old, hold.known)
 
     async def _save_ahead(
-        self, new_token: NewToken, hold: AsyncStoreHold | None, deadline: Deadline
-    ) -> bool:
+        self, token: Token, hold: AsyncStoreHold | None, deadline: Deadline
+    ) -> None:
         """
         Save a token that carries a one-time secret, before the token is used.
 
         The provider no longer accepts the secret before it. A program that ends now must find the
         new one in the store.
         """
-        if hold is None or self._persistence is None or new_token.token.renewal is None:
-            return False
-        await self._persistence.save_ahead(hold, new_token, deadline)
-        return True
+        if hold is not None and self._persistence is not None:
+            await self._persistence.save_ahead(hold, token, deadline)
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Return whether to try a refresh; in a back-off, credentials are used instead."""

@@ -49,7 +49,8 @@ class Snapshot:
     """
     A token with the phases of its life; a session replaces it as a whole, never in part.
 
-    Its identity tells callers whether the session has moved on. Only ``check_at`` ever changes.
+    Its identity tells callers whether the session has moved on. Only ``check_at`` and the token's
+    secret of a provider ever change.
 
     The times are ages, in seconds since ``wall`` and ``mono``. The age is the larger of the two
     clocks' readings: one clock may stop during a suspend, and the other may be set.
@@ -130,6 +131,7 @@ class FailedAttempt(NamedTuple):
         refused: Whether the service has rejected the session's token.
         attempted: Whether anything was tried; otherwise the session has no means to renew.
         soon: Whether an early attempt is harmless; wrong passwords lock accounts.
+        unusable: A token that has expired already, but has the next one-time secret.
     """
 
     error: KoyebSessionError
@@ -137,6 +139,7 @@ class FailedAttempt(NamedTuple):
     refused: bool = False
     attempted: bool = True
     soon: bool = False
+    unusable: Token | None = None
 
 
 class LastFailure(NamedTuple):

@@ -8,6 +8,8 @@ import random
 from types import EllipsisType
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from .._concurrency.runtime import state_lock
 from .errors import KoyebSessionError, NotSignedInError, WireError
 from .log import Duration, fields, format_duration, log, time_from_now
@@ -194,6 +196,12 @@ class SessionState:
                 self.rejected = None
             self._swap(snapshot)
         return snapshot
+
+    def keep_secret(self, old: Snapshot, renewal: str) -> None:
+        """Keep the next one-time secret, with a token that could not be replaced."""
+        with state_lock:
+            if self.snapshot is old:
+                old.token = attrs.evolve(old.token, renewal=renewal)
 
     def clear(self) -> Snapshot | None:
         """Sign out, and return the last snapshot."""

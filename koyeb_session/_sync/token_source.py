@@ -169,7 +169,10 @@ def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
     """Check the return value of a callable, and make a new token of it."""
     token = parse_token(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
     if isinstance(token, Exception):
-        return FailedAttempt(_unusable(token, old), signs_in=True, soon=True)
+        # At 0.0 no token has expired: any other fault is one of the callable, which is told of it.
+        late = parse_token(given, 0.0) if isinstance(given, Token) else None
+        unusable = late if isinstance(late, Token) else None
+        return FailedAttempt(_unusable(token, old), signs_in=True, soon=True, unusable=unusable)
     # Marks it as renewable: without `issued_at` an opaque token counts as an API token.
     if token.issued_at is None:
         token = attrs.evolve(token, issued_at=from_epoch(wall))

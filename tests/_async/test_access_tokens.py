@@ -287,6 +287,37 @@ async def test_rotating_secret_of_a_slow_provider_is_not_lost(
                 given.append(token)
 
 
+@pytest.mark.parametrize("begins", ["alone", "with a store", "after a restart"])
+@pytest.mark.parametrize("late", [False, True], ids=["expired when it comes", "expires on its way"])
+async def test_rotating_secret_of_a_token_that_has_expired_is_not_lost(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, begins: str, *, late: bool
+) -> None:
+    """A machine that sleeps, or whose clock is ahead, gets no token, but the next secret."""
+    asked: list[str | None] = []
+    store = None if begins == "alone" else AsyncMemoryTokenStore()
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        lifetime = timedelta(minutes=5 if late or len(asked) > 2 else -5)
+        token = Token(fake.issue_token(lifetime=lifetime), renewal=f"secret-grant-{len(asked) + 1}")
+        if late and len(asked) <= 2:
+            # The first clock is read when the callable has been asked, the second one later.
+            clock.step_wall(301)
+        return token
+
+    session = connect(store=store, credentials=grant)
+    await session.use_token(Token(fake.issue_token(), renewal="secret-grant-1"))
+    for number in range(1, 4):
+        clock.advance(DAY)
+        if begins == "after a restart":
+            session = connect(store=store, credentials=grant)
+        with pytest.raises(KoyebSessionError) if number < 3 else contextlib.nullcontext():
+            await session.current_token()
+    assert asked == ["secret-grant-1", "secret-grant-2", "secret-grant-3"]
+    assert (await session.current_token()).renewal == "secret-grant-4"
+    assert store is None or ((saved := await store.load()) and saved.renewal) == "secret-grant-4"
+
+
 async def _answer_late(
     fake: FakeKoyeb, gate: Gate, asked: list[str | None], before: Token | None
 ) -> Token:
