@@ -247,7 +247,11 @@ class Persistence:
         own = None if old is None else old.token
         if found is None or self.is_foreign(found, old):
             return own
-        return found if own is None or identity(found) not in {identity(own), known} else own
+        # A record that this session has seen, but could not use, is newer all the same. It is older
+        # only if the session's own token could not be saved over it.
+        if own is None or not (self._unsaved and identity(found) == known):
+            return found
+        return own
 
     def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
@@ -307,9 +311,11 @@ class Persistence:
                     hold.problem = self._error("read", exc)
             else:
                 hold.problem = None
-                # In one step: `hold.known` is the identity before this read.
-                found = hold.found
-                hold.known, self._known = self._known, None if found is None else identity(found)
+                known = self._known
+                self._known = None if hold.found is None else identity(hold.found)
+                # A second read that finds the same leaves it at what was known before the first.
+                if not hold.is_ready or self._known != known:
+                    hold.known = known
                 return
 
     def _write_changes(self, hold: StoreHold) -> None:

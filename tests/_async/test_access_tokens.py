@@ -265,6 +265,32 @@ async def test_next_secret_of_the_same_token_is_taken_over(
     assert asked[-1] == signed_in_again.renewal
 
 
+@pytest.mark.pitfall(46)
+async def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The other program's token has expired, too; catches a use of the session's own old secret."""
+    asked: list[str | None] = []
+    fails = [False]
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        if fails[0]:
+            raise ConnectionError
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
+
+    store = AsyncMemoryTokenStore()
+    busy, idle = (connect(store=store, credentials=grant) for _ in range(2))
+    await busy.current_token()
+    await idle.current_token()
+    await busy.refresh()
+    for fails[0] in (True, True, False):  # the provider is away at first
+        clock.advance(DAY)
+        with pytest.raises(KoyebSessionError) if fails[0] else contextlib.nullcontext():
+            await idle.current_token()
+    assert asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
+
+
 async def test_rotating_secret_of_a_slow_provider_is_not_lost(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
