@@ -313,7 +313,7 @@ class Persistence:
                 hold.problem = None
                 known = self._known
                 self._known = None if hold.found is None else identity(hold.found)
-                # A second read that finds the same leaves it at what was known before the first.
+                # A second read of the same record must not make a new record look known.
                 if not hold.is_ready or self._known != known:
                     hold.known = known
                 return
