@@ -174,7 +174,7 @@ class Rejection(NamedTuple):
 
     def is_remembered(self, clock: Clock) -> bool:
         """Return whether it is too early to try another token because of a 401."""
-        return max(clock.time() - self.wall, clock.monotonic() - self.mono) < self.wait
+        return max(clock.monotonic() - self.mono, clock.time() - self.wall) < self.wait
 
 
 class Decision(enum.Enum):
