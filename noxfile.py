@@ -47,10 +47,12 @@ ELSEWHERE = (
     *("tests/stores/test_extras.py", "tests/stress/test_abandoned.py"),
     *("tests/stress/test_exit.py", "tests/stress/test_places.py", "tests/stress/test_signals.py"),
     "tests/stress/test_signal_frames.py",
-    *("tests/test_async_only.py", "tests/test_async_shared_tasks.py", "tests/test_calls.py"),
+    *("tests/test_async_callers.py", "tests/test_async_only.py"),
+    *("tests/test_async_shared_tasks.py", "tests/test_calls.py"),
     *("tests/test_deadlines.py", "tests/test_frames.py", "tests/test_hanging_stores.py"),
     *("tests/test_locks_and_events.py", "tests/test_public_surface.py"),
-    *("tests/test_shared_tasks.py", "tests/test_shell.py", "tests/test_sync_only.py"),
+    *("tests/test_shared_tasks.py", "tests/test_shell.py", "tests/test_shell_sign_in.py"),
+    "tests/test_sync_only.py",
     *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
 )
 # Tests of the extras whose lowest versions are tested.

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +19,8 @@ from koyeb_session._concurrency.threads import launch, shared_task
 from koyeb_session.testing import Gate
 
 T = TypeVar("T")
+AsyncWork: TypeAlias = Callable[[], Awaitable[T]]
+Work: TypeAlias = Callable[[], T]
 
 PATIENCE = 30.0
 """The time limit of each wait in seconds; no event takes longer, even on a busy machine."""
@@ -31,7 +33,7 @@ _WAITING = {"wait", "held"}
 class AsyncJob(Generic[T]):
     """A piece of work in the background, and its result."""
 
-    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, work: AsyncWork[T]) -> None:
         self._work = work
         self._done = anyio.Event()
         self._result: T | None = None
@@ -62,7 +64,7 @@ class AsyncJob(Generic[T]):
 class Job(Generic[T]):
     """The blocking twin of `AsyncJob`."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Work[T]) -> None:
         self._work = work
         self._done = threading.Event()
         self._result: T | None = None
@@ -110,7 +112,7 @@ class AsyncBackground:
             self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(kind, exc, traceback)
 
-    def start(self, work: Callable[[], Awaitable[T]]) -> AsyncJob[T]:
+    def start(self, work: AsyncWork[T]) -> AsyncJob[T]:
         """Start ``work``, at the next checkpoint of the test."""
         job = AsyncJob(work)
         self._tasks.start_soon(job.run)
@@ -139,7 +141,7 @@ class Background:
         if exc is None:
             _join(self._threads)
 
-    def start(self, work: Callable[[], T]) -> Job[T]:
+    def start(self, work: Work[T]) -> Job[T]:
         """Start ``work``."""
         job = Job(work)
         thread = threading.Thread(target=job.run, daemon=True)
@@ -156,14 +158,14 @@ class Background:
         until(lambda: all(map(_waits, self._threads)) and _sessions_wait())
 
 
-async def async_gather(*works: Callable[[], Awaitable[T]]) -> list[T]:
+async def async_gather(*works: AsyncWork[T]) -> list[T]:
     """Run all work concurrently, and return the results in order."""
     async with AsyncBackground() as background:
         jobs = [background.start(work) for work in works]
     return [await job.result() for job in jobs]
 
 
-def gather(*works: Callable[[], T]) -> list[T]:
+def gather(*works: Work[T]) -> list[T]:
     """Run all work concurrently, and return the results in order."""
     with Background() as background:
         jobs = [background.start(work) for work in works]

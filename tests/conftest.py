@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the event loops of the async tests, and a guard against blocking them."""
+"""Fixtures of all tests: event loops and a check for blocking them, a service and its clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import Phase, settings
 
-# What explains a failure traces each example; `--hypothesis-profile=explain` has it.
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+# The phase that explains a failure traces each example; `--hypothesis-profile=explain` has it.
 settings.register_profile("explain", settings.get_profile("default"))
 settings.register_profile(
     "default", phases=[phase for phase in Phase if phase is not Phase.explain]
@@ -23,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about other pitfalls."""
+    """Leave out the tests of other pitfalls."""
     if wanted := set(config.getoption("pitfall") or ()):
         items[:] = [it for it in items if wanted & {*pitfalls(it)}]
 
@@ -47,20 +49,32 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    """Make a clock that stands still until the test moves it."""
+    return FakeClock()
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> FakeKoyeb:
+    """Make a service whose tokens live for a day, and die when they are refreshed."""
+    return FakeKoyeb(clock=clock)
+
+
 @pytest.fixture(autouse=True)
 def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test in which the package blocks a running asyncio loop."""
     if request.node.get_closest_marker("blocks_loop"):
         yield
     else:
-        with blockbuster_ctx("koyeb_session") as guard:
-            lock = guard.functions["threading.Lock.acquire"]
+        with blockbuster_ctx("koyeb_session") as blocked:
+            lock = blocked.functions["threading.Lock.acquire"]
             # coverage takes its own lock inside the code that it measures.
             lock.can_block_in("coverage/collector.py", {"lock_data"})
             # The end of the block waits for the fake service's thread.
             lock.can_block_in("koyeb_session/testing/_server.py", {"serving"})
             # A new client checks whether the certificates have changed since they were loaded.
-            stat = guard.functions["os.stat"]
+            stat = blocked.functions["os.stat"]
             stat.can_block_in("koyeb_session/_http/tls.py", {"_stamp"})
             # If two threads import one module, the second one waits.
             lock.can_block_in("<frozen importlib._bootstrap>", {"acquire"})

@@ -79,19 +79,19 @@ class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def interrupt() -> None:
-    """Do what Ctrl-C does."""
+    """Interrupt, like Ctrl-C."""
     if threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
     raise RuntimeError  # a thread of the client's is not interrupted
 
 
 def fail() -> None:
-    """Do what a broken transport does."""
+    """Fail, like a broken transport."""
     raise RuntimeError
 
 
 def time_out() -> None:
-    """Do what httpx does when nothing comes."""
+    """Time out, like httpx when nothing comes."""
     message = "timed out"
     raise httpx.ReadTimeout(message)
 

@@ -1,4 +1,4 @@
-"""Each operation, and exactly what it sends."""
+"""Each operation, and exactly the request that it sends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def made(operation: object) -> Operation[object]:
 
 
 SENT: dict[str, tuple[Callable[[], object], Sent]] = {
-    # what is called: method, path, headers of its own, body, repeated after, signs in, secrets
+    # the call: method, path, headers of its own, body, repeated after, signs in, secrets
     "login": (
         lambda: operations.login("me@example.com", "pässword"),
         (

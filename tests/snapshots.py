@@ -1,4 +1,4 @@
-"""Snapshots at given ages, failures, and what is decided on them."""
+"""Snapshots at given ages, failures, and the decisions on them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def moment(clock: FakeClock, seconds: float = 0) -> datetime:
     return datetime.fromtimestamp(clock.time(), UTC) + timedelta(seconds=seconds)
 
 
-def minted(
+def issued(
     life: float, policy: RefreshPolicy = PLAIN, clock: FakeClock | None = None, token_id: str = "t"
 ) -> Snapshot:
     """Make the snapshot of a token that the service issues now."""

@@ -28,10 +28,10 @@ def commit(
     return found
 
 
-def refused(state: SessionState, given: Token, *, minted: bool = True) -> KoyebSessionError:
+def refused(state: SessionState, given: Token, *, just_issued: bool = True) -> KoyebSessionError:
     """Commit a token that has to be refused, and see that nothing has changed."""
     before = facts(state)
-    found = state.commit(NewToken(given, just_issued=minted), begins=True)
+    found = state.commit(NewToken(given, just_issued=just_issued), begins=True)
     assert isinstance(found, KoyebSessionError)
     assert facts(state) == before
     return found

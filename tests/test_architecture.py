@@ -26,7 +26,7 @@ BUILT = {"PKG-INFO", "__pycache__", "build", "dist", "htmlcov"}  # git does not 
 LONGEST = 350
 """Lines of code: docstrings, comments and blank lines do not count."""
 
-# What each part of the package may import beside itself. A part is a folder or a module right below
+# The parts that each part of the package may import. A part is a folder or a module right below
 # koyeb_session/; one without an underscore is a public edge, which may import them all.
 ENGINE = {"_core", "_api", "_concurrency", "_http", "_storage", "_environment"}
 MAY_IMPORT = {
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "_fastapi": {*ENGINE, "_async", "_sync"},
     "__init__": {"_core", "_api", "_async", "_sync"},
 }
-# What only some parts may import.
+# Libraries that only some parts may import.
 OWNERS = {
     "anyio": {"_concurrency", "_http", "_fastapi"},
     "asyncio": {"_concurrency", "_http"},
@@ -51,7 +51,7 @@ OWNERS = {
 }
 EXEMPT = "testing"  # a server for tests has threads of its own
 
-# Headless clauses: "what is checked" instead of a noun, "who asks" instead of "the caller".
+# Headless clauses: "`what` is checked" instead of a noun, or "who asks" instead of "the caller".
 ASKING = ("decide", "decides", "say", "says", "show", "shows", "tell", "tells")
 """Verbs before a question rather than a clause, as in "the message says what to do"."""
 HEADLESS = re.compile(
@@ -62,7 +62,12 @@ HEADLESS = re.compile(
 )
 CODE = re.compile(r"``[^`]*``|`[^`]*`")
 ARGUMENT = re.compile(r"^ +\w+: ", re.MULTILINE)
-HANDWRITTEN = [path for path in sorted(PACKAGE.rglob("*.py")) if "_sync" not in path.parts]
+TESTS = ROOT / "tests"
+
+
+def written_by_hand(folder: Path) -> list[Path]:
+    """List the modules below a folder that the generator does not write."""
+    return [path for path in sorted(folder.rglob("*.py")) if "_sync" not in path.parts]
 
 
 def part(module: str) -> str:
@@ -97,7 +102,7 @@ def imports(name: str) -> Iterator[str]:
 
 
 def test_each_part_has_a_row() -> None:
-    """What is no public edge has its imports listed above."""
+    """Each part but the public edges has its imports listed above."""
     parts = {part(name) for name in MODULES} - {"__main__"}
     assert {own for own in parts if own.startswith("_")} <= MAY_IMPORT.keys()
 
@@ -116,7 +121,7 @@ def test_part_imports_only_what_it_may(own: str) -> None:
 
 
 def test_core_takes_the_lock_and_no_more() -> None:
-    """The centre knows of no event loop and of no thread."""
+    """The core knows of no event loop and of no thread."""
     core = [name for name in MODULES if part(name) == "_core"]
     targets = {target for name in core for target in imports(name) if "_concurrency" in target}
     assert targets == {"koyeb_session._concurrency.runtime"}
@@ -180,12 +185,19 @@ def headless(text: str) -> list[str]:
     return [text[max(0, it.start() - 30) : it.end() + 30] for it in HEADLESS.finditer(text)]
 
 
-def test_prose_names_its_subjects() -> None:
+@pytest.mark.parametrize("folder", [PACKAGE, TESTS], ids=["package", "tests"])
+def test_prose_names_its_subjects(folder: Path) -> None:
     """Docstrings and comments name their subjects with nouns, which a reader can look up."""
-    for path in HANDWRITTEN:
-        name = path.relative_to(PACKAGE).as_posix()
+    for path in written_by_hand(folder):
+        name = path.relative_to(ROOT).as_posix()
         found = [it for text in prose(path.read_text("utf-8")) for it in headless(text)]
         assert found == [], name
+
+
+def test_names_of_tests_have_subjects() -> None:
+    """A test's name is a sentence about a thing, as its docstring is."""
+    sources = "".join(path.read_text("utf-8") for path in written_by_hand(TESTS))
+    assert re.findall(r"def (test_(?:who|what)(?:ever)?_\w+)", sources) == []
 
 
 @pytest.mark.parametrize(
@@ -279,18 +291,36 @@ def test_majors_are_capped_where_they_are_announced() -> None:
 
 def test_each_pitfall_has_a_test() -> None:
     """The README of the tests lists all pitfalls, and each one marks a test at least."""
-    tests = ROOT / "tests"
-    listed = re.findall(r"^(\d+)\. ", (tests / "README.md").read_text("utf-8"), re.MULTILINE)
+    listed = re.findall(r"^(\d+)\. ", (TESTS / "README.md").read_text("utf-8"), re.MULTILINE)
     assert [*map(int, listed)] == [*range(1, 51)]
-    sources = "".join(path.read_text("utf-8") for path in tests.rglob("test_*.py"))
+    sources = "".join(path.read_text("utf-8") for path in TESTS.rglob("test_*.py"))
     marked = re.findall(r"^@pytest\.mark\.pitfall\((\d+)\)", sources, re.MULTILINE)
     assert {*listed} == {*marked}
 
 
+def test_tests_look_inside_a_session_by_one_door() -> None:
+    """A private name of the client that changes costs one line in ``tests/support.py``."""
+    client = ast.walk(MODULES["koyeb_session._async.client"])
+    private = {
+        node.attr
+        for node in client
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    assert {"_keeper", "_state"} <= private
+    for path in written_by_hand(TESTS):
+        found = {
+            f"{node.lineno}: {ast.unparse(node)}"
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Attribute)
+            and node.attr in {*private, "_opened"}
+            and ast.unparse(node.value) != "self"
+        }
+        assert not found or path == TESTS / "support.py", path
+
+
 def test_readme_of_the_tests_is_complete() -> None:
     """It names each folder, and each file of tests at the top level."""
-    tests = ROOT / "tests"
-    text = (tests / "README.md").read_text("utf-8")
-    names = [it.name for it in tests.iterdir() if it.is_dir() and it.name not in BUILT]
-    names += [path.name for path in tests.glob("*.py") if path.name != "conftest.py"]
+    text = (TESTS / "README.md").read_text("utf-8")
+    names = [it.name for it in TESTS.iterdir() if it.is_dir() and it.name not in BUILT]
+    names += [path.name for path in TESTS.glob("*.py") if path.name != "conftest.py"]
     assert [name for name in names if f"`{name}`" not in text] == []

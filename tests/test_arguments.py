@@ -466,7 +466,7 @@ def test_id_is_wrong_when_it_would_change_the_path(value: str) -> None:
 
 
 def test_id_is_wrong_when_it_is_no_str() -> None:
-    """A UUID object is a good guess, and told what to be."""
+    """A UUID object is a good guess; the error names the type that is needed."""
     assert text(id_error(5), TypeError) == "organization_id must be a str, not int"
     assert text(id_error(None), TypeError) == "organization_id must be a str, not NoneType"
 

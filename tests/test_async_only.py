@@ -5,26 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import filelock
-import httpx
 import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     NotSignedInError,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
     Token,
     TransportError,
@@ -36,20 +29,7 @@ from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, async_arrived, async_idle
-from .support import DAY, ME, PASSWORD, inside
-
-
-@asynccontextmanager
-async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> AsyncGenerator[Any]:
-    """Make a client of the service, and close it."""
-    async with AsyncSessionClient(
-        transport=fake.transport,
-        clock=clock,
-        refresh_policy=RefreshPolicy(jitter=0),
-        retry_policy=RetryPolicy(delay=0),
-        **arguments,
-    ) as session:
-        yield session
+from .support import DAY, ME, PASSWORD, connected, inside
 
 
 async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -60,33 +40,8 @@ async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object
         tasks.cancel_scope.cancel()
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day, and die when they are refreshed."""
-    return FakeKoyeb(clock=clock)
-
-
-@pytest.fixture
-def arguments(fake: FakeKoyeb, clock: FakeClock) -> dict[str, Any]:
-    """Make the arguments of a client of the service that waits for nothing in vain."""
-    return {
-        "transport": fake.transport,
-        "clock": clock,
-        "retry_policy": RetryPolicy(delay=0),
-        "token": fake.issue_token(),
-    }
-
-
-async def test_a_cancelled_logout_goes_on() -> None:
+async def test_a_cancelled_logout_goes_on(fake: FakeKoyeb, clock: FakeClock) -> None:
     """The session ends at once, and the token is still revoked and deleted."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     store = AsyncMemoryTokenStore()
     gate = Gate()
     async with connected(fake, clock, store=store) as session:
@@ -100,10 +55,10 @@ async def test_a_cancelled_logout_goes_on() -> None:
     assert fake.live_tokens() == []
 
 
-async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
+async def test_a_cancelled_login_is_saved_once_the_token_was_there(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """The store holds the session's token, even if a caller is cancelled during the save."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     saving, go = anyio.Event(), anyio.Event()
 
     class Slow(AsyncMemoryTokenStore):
@@ -124,10 +79,8 @@ async def test_a_cancelled_login_is_saved_once_the_token_was_there() -> None:
     assert await store.load() == session.token
 
 
-async def test_keep_current_ends_when_it_is_cancelled() -> None:
+async def test_keep_current_ends_when_it_is_cancelled(fake: FakeKoyeb, clock: FakeClock) -> None:
     """It runs in the user's own task group, and ends with it."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     async with connected(fake, clock, token=fake.issue_token()) as session:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.keep_current)
@@ -141,10 +94,10 @@ async def test_keep_current_ends_when_it_is_cancelled() -> None:
         assert fake.exchanges() == 1
 
 
-async def test_a_cancelled_listener_leaves_the_rest_to_the_next() -> None:
+async def test_a_cancelled_listener_leaves_the_rest_to_the_next(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """After a cancelled delivery, the next change delivers the pending ones, in order."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     heard: list[str] = []
     async with connected(fake, clock) as session:
         inside(session).keeper.listen(heard.remove)  # it raises, as it is told of no text
@@ -245,10 +198,8 @@ def test_the_other_half_s_credentials_that_end_more_than_themselves_give_no_toke
                 assert str(caught.value.__cause__) == cause
 
 
-async def test_async_credentials_are_awaited_here() -> None:
-    """An async provider runs on the event loop, and may await what it likes."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
+async def test_async_credentials_are_awaited_here(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """An async provider runs on the event loop, and may await anything."""
 
     async def provider() -> str:
         await anyio.lowlevel.checkpoint()
@@ -260,10 +211,10 @@ async def test_async_credentials_are_awaited_here() -> None:
             assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def test_an_async_provider_that_raises_is_the_cause() -> None:
+async def test_an_async_provider_that_raises_is_the_cause(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """It is told as a plain one is."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
 
     async def provider() -> str:
         await anyio.lowlevel.checkpoint()
@@ -305,10 +256,10 @@ def test_the_other_half_logs_an_async_listener(caplog: pytest.LogCaptureFixture)
     assert "give it a plain one" in caplog.text
 
 
-def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
+def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """Cancelling all tasks of a loop ends the renewal; catches callers that wait forever."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
 
     async def main() -> None:
         fake.fail("refresh", Fault(gate=Gate(), hold="request"))
@@ -327,7 +278,7 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told() -> None:
     asyncio.run(main())
 
 
-async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_request_releases_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both while the service holds it and while it is queued."""
     monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     clock = FakeClock()
@@ -351,7 +302,7 @@ async def test_a_cancelled_request_gives_its_turn_back(monkeypatch: pytest.Monke
         assert len(fake.requests) == 2
 
 
-async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
+async def test_a_request_cancelled_as_its_turn_comes_releases_it() -> None:
     """The slot goes to the next request in the queue."""
     turns = queue.AsyncRequestQueue(1)
     await turns.acquire(None)
@@ -372,7 +323,7 @@ async def test_who_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
             scope.cancel()
 
 
-async def test_a_cancelled_block_gives_the_lock_of_a_file_back(
+async def test_a_cancelled_block_releases_the_lock_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and not only when the garbage collector runs."""
@@ -421,180 +372,3 @@ def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(
         assert not go.is_set()
     finally:
         go.set()
-
-
-# Callers who share an exchange
-
-
-@pytest.mark.pitfall(3)
-@pytest.mark.parametrize("hold", ["request", "reply"])
-async def test_a_cancelled_leader_loses_nothing(
-    fake: FakeKoyeb, arguments: dict[str, Any], hold: Any
-) -> None:
-    """Catches a refresh in the caller's own task: cancelling it loses a token that was issued."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold=hold))
-    store = AsyncMemoryTokenStore()
-    tokens: list[Token] = []
-    async with AsyncSessionClient(**arguments, store=store) as session:
-
-        async def follow() -> None:
-            tokens.append(await session.refresh())
-
-        async with anyio.create_task_group() as followers:
-            async with anyio.create_task_group() as leaders:
-                leaders.start_soon(session.refresh)
-                await async_arrived(gate)
-                followers.start_soon(follow)
-                followers.start_soon(follow)
-                await async_idle()
-                leaders.cancel_scope.cancel()
-            assert not gate.is_open  # the leader has returned, the exchange has not
-            gate.open()
-        assert session.token is not None
-        assert tokens == [session.token] * 2
-        assert fake.live_tokens() == [session.token.id]
-        assert await store.load() == session.token
-    assert fake.exchanges() == 1
-
-
-@pytest.mark.pitfall(3)
-async def test_a_cancelled_follower_disturbs_nobody(
-    fake: FakeKoyeb, arguments: dict[str, Any]
-) -> None:
-    """Catches ``await shared_task``: one cancelled waiter cancels the task for all."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    tokens: list[Token] = []
-    async with AsyncSessionClient(**arguments) as session:
-
-        async def lead() -> None:
-            tokens.append(await session.refresh())
-
-        async with anyio.create_task_group() as leaders:
-            leaders.start_soon(lead)
-            await async_arrived(gate)
-            with anyio.move_on_after(0.01) as scope:
-                await session.refresh()
-            assert scope.cancelled_caught
-            gate.open()
-        assert tokens == [session.token]
-
-
-@asynccontextmanager
-async def probe() -> AsyncGenerator[list[float]]:
-    """Measure how long the event loop is away at a time."""
-    gaps: list[float] = []
-
-    async def tick() -> None:
-        last = time.monotonic()
-        while True:
-            await anyio.sleep(0.001)
-            gaps.append(time.monotonic() - last)
-            last = time.monotonic()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tick)
-        yield gaps
-        tasks.cancel_scope.cancel()
-
-
-@pytest.mark.pitfall(19)
-async def test_a_provider_that_blocks_does_not_block_the_loop(
-    fake: FakeKoyeb, arguments: dict[str, Any]
-) -> None:
-    """Catches ``token = credentials()`` on the loop: everybody stands still with the vault."""
-    go = threading.Event()
-    calls: list[None] = []
-
-    def provider() -> str:
-        calls.append(None)
-        assert go.wait(PATIENCE)
-        return fake.issue_token()
-
-    arguments["token"] = None
-    async with AsyncSessionClient(**arguments, credentials=provider) as session:
-        async with probe() as gaps, anyio.create_task_group() as tasks:
-            for _ in range(100):
-                tasks.start_soon(session.current_token)
-            while len(gaps) < 20:  # noqa: ASYNC110 - the loop has to turn
-                await anyio.sleep(0.001)
-            assert calls == [None]
-            go.set()
-        assert session.token is not None
-    assert calls == [None]
-    assert fake.requests == []
-
-
-@pytest.mark.pitfall(19)
-async def test_waiters_cost_no_threads(
-    fake: FakeKoyeb, clock: FakeClock, arguments: dict[str, Any]
-) -> None:
-    """Catches a thread for each waiter: 1,000 callers starve the pool."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    before = threading.active_count()
-    async with AsyncSessionClient(**arguments) as session:
-        clock.advance(DAY - timedelta(seconds=1))
-        async with anyio.create_task_group() as tasks:
-            for _ in range(1000):
-                tasks.start_soon(session.current_token)
-            await async_arrived(gate)
-            assert threading.active_count() <= before
-            gate.open()
-    assert fake.exchanges() == 1
-
-
-@pytest.mark.pitfall(37)
-@pytest.mark.blocks_loop
-def test_a_store_that_two_event_loops_share_has_one_lock() -> None:
-    """Two loops in two threads; catches a lock of each loop, which excludes nobody."""
-    store = AsyncMemoryTokenStore()
-    go = threading.Event()
-    held = threading.Event()
-
-    async def hold() -> None:
-        async with store.lock():
-            held.set()
-            await anyio.to_thread.run_sync(go.wait, PATIENCE)
-
-    async def want() -> bool:
-        with anyio.move_on_after(0.05):
-            async with store.lock():
-                return True
-        go.set()
-        with anyio.fail_after(PATIENCE):
-            async with store.lock():
-                return False
-
-    other = threading.Thread(target=anyio.run, args=[hold])
-    other.start()
-    assert held.wait(PATIENCE)
-    try:
-        assert anyio.run(want) is False
-    finally:
-        go.set()
-        other.join(PATIENCE)
-
-
-class Endless(httpx.AsyncBaseTransport):
-    """A service that keeps its connection busy for ever: no single read takes long."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Never answer."""
-        await anyio.sleep_forever()
-        raise AssertionError
-
-
-@pytest.mark.pitfall(3)
-async def test_an_exchange_has_a_total_deadline(arguments: dict[str, Any]) -> None:
-    """Catches an exchange that is bounded for each read only: cancelled by all, it runs on."""
-    arguments["transport"] = Endless()
-    async with AsyncSessionClient(**arguments, timeout=0.05) as session:
-        with anyio.move_on_after(0) as scope:
-            await session.refresh()
-        assert scope.cancelled_caught
-        shared = session._keeper.task
-        assert shared is not None
-        assert isinstance(await shared.join(PATIENCE), TransportError)
-        assert not shared.alive

@@ -21,7 +21,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 async def test_async_shared_task_is_shared_by_all_who_wait() -> None:
-    """The work runs once, in a task of its own; all get what it returns."""
+    """The work runs once, in a task of its own; all get its result."""
     runs: list[str] = []
 
     async def work() -> str:
@@ -211,7 +211,7 @@ def test_async_shared_task_that_is_cancelled_before_it_begins_lets_all_go() -> N
         waiter = asyncio.create_task(shared.join(60))
         before = asyncio.all_tasks()
         await asyncio.sleep(0)
-        for task in asyncio.all_tasks() - before:  # what keeps the time
+        for task in asyncio.all_tasks() - before:  # the timer
             task.cancel()
         assert await waiter == 1
         shared = AsyncSharedTask(work)

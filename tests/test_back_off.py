@@ -25,7 +25,7 @@ from .snapshots import (
     clock_after,
     failed,
     held,
-    minted,
+    issued,
     usable,
     verdict,
 )
@@ -166,7 +166,7 @@ def test_back_off_is_short_when_the_end_of_a_session_was_an_outage() -> None:
 def test_back_off_is_what_the_service_asks_when_that_is_longer(
     asked: float | None, wait: float
 ) -> None:
-    """`Retry-After` is honoured up to an hour, and not shortened by chance (pitfall 23)."""
+    """`Retry-After` is honored up to an hour, and not shortened by chance (pitfall 23)."""
     assert waits(RateLimitedError(retry_after=asked), 1, 0, RefreshPolicy()) == [wait]
     if wait > 1:
         assert waits(RateLimitedError(retry_after=asked), 1, 1, RefreshPolicy()) == [wait]
@@ -182,14 +182,14 @@ def test_trouble_remembers_what_failed_and_when() -> None:
     assert PLAIN.failure(error, clock, 0, last=first).failures == 2
 
 
-# What it adds up to
+# Sums
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
 def test_attempts_are_bounded_when_the_service_is_down_for_half_a_day(chance: float) -> None:
     """From the soft window to the expiry a token is used, and tried for twice a minute at most."""
     clock = FakeClock()
-    snapshot = minted(DAY, clock=clock)
+    snapshot = issued(DAY, clock=clock)
     clock.advance(12 * HOUR)
     trouble: LastFailure | None = None
     attempts = 0

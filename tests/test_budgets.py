@@ -88,7 +88,7 @@ def loaded(program: str) -> set[str]:
 
 
 def printed(program: str) -> str:
-    """Run a program, and give what it prints."""
+    """Run a program, and return its output."""
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -117,7 +117,7 @@ def test_import_of_the_root_brings_in_no_httpx() -> None:
 
 @pytest.mark.parametrize("half", ["sync", "async"])
 def test_import_of_a_client_costs_little_more_than_that_of_httpx(half: str) -> None:
-    """What a client is made of, attrs and cattrs among it, comes with the first client."""
+    """The libraries of a client, such as attrs and cattrs, come with the first client."""
     names = loaded(f"from koyeb_session import {CLIENTS[half]}")
     new = names - loaded("import httpx")
     assert foreign(new) == {"koyeb_session"}
@@ -223,7 +223,7 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Return what a coroutine returns that never waits, without an event loop."""
+    """Return the result of a coroutine that never waits, without an event loop."""
     with pytest.raises(StopIteration) as done:
         coroutine.send(None)
     return done.value.value
@@ -300,10 +300,8 @@ def test_a_session_for_another_token_is_small(client: type[Any]) -> None:
 # Stampedes
 
 
-async def test_an_async_stampede_makes_one_exchange() -> None:
+async def test_an_async_stampede_makes_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Three hundred requests meet an expiring token: one of them renews it for all."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     token = Token(fake.issue_token())
     async with AsyncSessionClient(transport=fake.transport, clock=clock, token=token) as session:
         clock.advance(timedelta(hours=24) - timedelta(seconds=10))
@@ -314,10 +312,8 @@ async def test_an_async_stampede_makes_one_exchange() -> None:
     assert [it.status for it in fake.requests if it.operation != "refresh"] == [200] * 300
 
 
-def test_a_stampede_of_threads_makes_one_exchange() -> None:
+def test_a_stampede_of_threads_makes_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
     """The same, from sixteen threads."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     with SessionClient(transport=fake.transport, clock=clock, token=fake.issue_token()) as session:
         clock.advance(timedelta(hours=24) - timedelta(seconds=10))
         with ThreadPoolExecutor(16) as threads:

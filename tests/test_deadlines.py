@@ -1,4 +1,4 @@
-"""Deadlines: what each wait and each phase of a request may take."""
+"""Deadlines: the longest time of each wait and of each phase of a request."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
 
 
 async def test_async_deadline_raises_when_it_is_over() -> None:
-    """The async half bounds whatever is awaited."""
+    """The async half bounds each awaitable."""
     with pytest.raises(TimeoutError), async_time_limit(0.001):
         await anyio.sleep_forever()
 
@@ -238,9 +238,9 @@ def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
             assert go.wait(PATIENCE)
             return super().load()
 
-    fake = FakeKoyeb()
     renewed: list[Token] = []
     for seconds in deadlines(lambda: renewed):
+        fake = FakeKoyeb()  # an exchange whose reply came too late is not the next one's
         with SessionClient(
             transport=fake.transport, token=fake.issue_token(), store=Hanging(), timeout=seconds
         ) as session:

@@ -1,4 +1,4 @@
-"""What a caller does who asks for a token: use it, renew it, wait, or fail."""
+"""The decision for a caller that asks for a token: use it, renew it, wait, or fail."""
 
 from __future__ import annotations
 

@@ -19,9 +19,7 @@ import attrs
 import fastapi
 import httpx
 import httpx2
-import keyring
 import pytest
-from keyring.backend import KeyringBackend
 
 import koyeb_session
 from koyeb_session import (
@@ -33,6 +31,9 @@ from koyeb_session import (
     SessionClient,
 )
 from koyeb_session.testing import FakeKoyeb, Fault
+
+from .keyrings import Ring, machine_keyring
+from .support import replace_network
 
 PACKAGE = Path(koyeb_session.__path__[0])
 PUBLIC = [
@@ -159,45 +160,20 @@ def examples() -> Iterator[tuple[str, str]]:
                     yield where, textwrap.dedent(found[2])
 
 
-class Ring(KeyringBackend):
-    """A keyring in memory."""
-
-    priority = 1  # pyright: ignore[reportAssignmentType] - keyring's own kind of property
-
-    def __init__(self) -> None:  # not the base's: it reads the machine's settings
-        self.entries: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Return an entry."""
-        return self.entries.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep an entry."""
-        self.entries[service, username] = password
-
-
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKoyeb]:
     """Put a fake service in place of the network, and keep stores away from the machine's own."""
     fake = FakeKoyeb()
-    transport = fake.transport
-
-    def send(_: object, request: httpx.Request) -> httpx.Response:
-        return transport.handle_request(request)
-
-    async def send_async(_: object, request: httpx.Request) -> httpx.Response:
-        return await transport.handle_async_request(request)
+    replace_network(monkeypatch, fake)
 
     def send2(_: object, request: httpx2.Request) -> httpx2.Response:
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=fake.transport) as client:
             reply = client.request(request.method, str(request.url), headers=request.headers.raw)
         return httpx2.Response(reply.status_code, content=reply.content)
 
     async def send2_async(_: object, request: httpx2.Request) -> httpx2.Response:
         return send2(_, request)
 
-    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", send)
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", send_async)
     monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", send2)
     monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", send2_async)
 
@@ -207,10 +183,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKoyeb]
     monkeypatch.setattr(KOYEB.api.AppsApi, "list_apps", list)
     monkeypatch.setattr("platformdirs.user_state_path", folder)
     monkeypatch.setenv("KOYEB_TOKEN", fake.issue_api_token())
-    before = keyring.get_keyring()
-    keyring.set_keyring(Ring())
-    yield fake
-    keyring.set_keyring(before)
+    with machine_keyring(Ring()):
+        yield fake
 
 
 def names(fake: FakeKoyeb) -> dict[str, Any]:

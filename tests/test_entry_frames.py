@@ -53,10 +53,10 @@ def typed(_: str) -> str:
 
 
 def error_of(work: Callable[[], object]) -> BaseException | None:
-    """Catch whatever a call raises."""
+    """Catch the error of a call."""
     try:
         work()
-    except BaseException as exc:  # noqa: BLE001 - whatever it is
+    except BaseException as exc:  # noqa: BLE001 - any error
         return exc
     return None
 
@@ -100,7 +100,7 @@ class Shell:
         patch.setattr("getpass.getpass", typed)
 
     def run(self, command: str) -> int:
-        """Run a command, below what tells a person of its errors."""
+        """Run a command, below the part that prints its errors for a person."""
         self._patch.setattr(sys, "stdin", io.StringIO(f"{self._api_token}\n"))
         arguments = [*command.split(), "--file", self._file]
         if "--organization" in arguments:
@@ -127,7 +127,7 @@ class Shell:
 
 @pytest.fixture
 def make_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Point, str], Shell]:
-    """Give what makes a shell, with a file of its own."""
+    """Return a function that makes a shell, with a file of its own."""
     return lambda point, outcome: Shell(monkeypatch, point, outcome, tmp_path / point)
 
 
@@ -140,7 +140,7 @@ def test_no_tool_shows_a_secret_of_a_command(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A program may call the shell, and what ends it may be reported."""
+    """A program may call the shell, and a tool may report the error that ends it."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     first, _, command = commands.rpartition("; ")
     points: tuple[Point, ...] = ("request", "body")
@@ -153,7 +153,7 @@ def test_no_tool_shows_a_secret_of_a_command(
         caplog.clear()
 
 
-# What reads the environment
+# Functions that read the environment
 
 ENVIRONMENTS: Final[dict[str, dict[str, str]]] = {
     "token": {"KOYEB_TOKEN": TOKEN},
@@ -181,7 +181,7 @@ MAKERS: Final = [SessionClient.from_env, AsyncSessionClient.from_env, KoyebSessi
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
-    """Give what sets the variables, in a home with two files of the CLI's."""
+    """Return a function that sets the variables, in a home with two files of the CLI's."""
     for name in [name for name in os.environ if name.startswith("KOYEB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -226,7 +226,7 @@ def test_no_tool_shows_what_is_wrong_with_the_environment(
 
 
 def interrupt(*_: object, **__: object) -> NoReturn:
-    """Do what a signal handler may do at any line."""
+    """Raise, as a signal handler may at any line."""
     raise KeyboardInterrupt
 
 
@@ -257,7 +257,7 @@ def test_no_tool_shows_a_file_whose_reading_is_interrupted(
 def test_no_tool_shows_a_secret_of_a_bridge(
     bridge: str, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What signs other clients' requests renews in the midst of them."""
+    """Parts that sign other clients' requests renew in the midst of them."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     for point in POINTS:
         clock = FakeClock()
@@ -280,7 +280,7 @@ def test_no_tool_shows_a_secret_of_a_bridge(
 
 
 def by_httpx(session: SessionClient) -> None:
-    """Send a request on a client of one's own."""
+    """Send a request on a user's own client."""
     reply = httpx.MockTransport(lambda _: httpx.Response(200))
     with httpx.Client(transport=reply, auth=session.auth) as client:
         client.post("https://app.koyeb.com/v1/apps", json={})
@@ -294,7 +294,7 @@ def by_httpx2(session: SessionClient) -> None:
 
 
 def by_sdk(session: SessionClient) -> None:
-    """Have the official SDK sign what it is about to send."""
+    """Have the official SDK sign the request that it is about to send."""
     bind = importlib.import_module("koyeb_session.koyeb_sdk").bind  # it takes seconds
     configuration: Any = SimpleNamespace(
         host="https://app.koyeb.com", api_key={}, api_key_prefix={}

@@ -28,34 +28,21 @@ from koyeb_session._api.wire import Reply
 from koyeb_session._core.errors import error_class
 from koyeb_session.testing import assert_no_secret
 
+from .error_texts import every_operation
+
 TOKEN = Token("canary-token")
 PASSWORD = "canary password"
+OPERATIONS = every_operation(PASSWORD, TOKEN)
 FIELDS = {"email": "is not an address", "password": "is too short"}
 LISTED = [{"field": name, "description": text} for name, text in FIELDS.items()]
 
 
-def operation_table() -> dict[str, Operation[object]]:
-    """Make each of the seven operations."""
-    made: tuple[object, ...] = (
-        operations.login("me@example.com", PASSWORD),
-        operations.logout(TOKEN),
-        operations.passwordless_login("me@example.com"),
-        operations.refresh(TOKEN),
-        operations.new_session(TOKEN),
-        operations.login_method("me@example.com"),
-        operations.switch_organization(TOKEN, "org-1"),
-        operations.unscope_organization_token(TOKEN),
-        operations.create_access_token(TOKEN, "org-1"),
-    )
-    return {made.name: made for made in made if isinstance(made, Operation)}
-
-
 def operation(name: str) -> Operation[object]:
     """Make one operation by its name."""
-    return operation_table()[name]
+    return OPERATIONS[name]
 
 
-# What each of them says when the service has withdrawn it.
+# The advice of each of them when the service has withdrawn it.
 WAYS = (
     "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
     "callable that brings tokens (credentials=...)"
@@ -81,7 +68,7 @@ INSTEAD = {
 }
 
 
-# What some of them say when the service forbids it.
+# The advice of some of them when the service forbids it.
 NO_PASSWORDS = f"if Koyeb no longer accepts this kind of sign-in, use {WAYS}"
 
 
@@ -177,12 +164,12 @@ def check_error(name: str, status: int, body: str) -> None:
     if isinstance(error, BadRequestError):
         assert error.fields == (FIELDS if body == "ErrorWithFields" else {})
     made = operation(name)
-    what, advice = told(error, name, body)
+    what, advice = advice_of(error, name, body)
     request = f"{made.method} {made.path}: status {status}"
     assert error.message == "; ".join((f"{name}: {what} ({request})", *advice))
 
 
-def told(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
+def advice_of(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
     """Return the expected description of an error, and its advice."""
     is_koyebs = CODES[body] is not None
     message = MESSAGE if is_koyebs else "no message"
@@ -216,7 +203,7 @@ def test_class_of_reply_is_the_tables(body: str, name: str) -> None:
 
 def test_table_has_all_operations() -> None:
     """No operation is forgotten."""
-    assert set(operation_table()) == set(INSTEAD)
+    assert set(OPERATIONS) == set(INSTEAD)
     assert len(INSTEAD) == 9
 
 
@@ -318,7 +305,7 @@ def test_error_class_keeps_its_rules_when_they_meet() -> None:
         assert error_class(status, code, message, signs_in=signs_in) is kind
 
 
-# What a reply adds
+# Details of a reply
 
 
 def test_error_carries_request_id_and_retry_after_when_the_reply_has_them() -> None:
@@ -335,7 +322,7 @@ def test_retry_after_is_counted_from_the_arrival_when_it_is_a_date() -> None:
 
 @pytest.mark.parametrize("name", INSTEAD)
 def test_no_secret_shows_when_the_service_echoes_the_request(name: str) -> None:
-    """A service that repeats what it was sent does not make us repeat it."""
+    """A service that repeats its request does not make us repeat it."""
     made = operation(name)
     request = made.request("https://app.koyeb.com", 10)
     echo = f"bad request: {request.content!r} {dict(request.headers)} {PASSWORD} {TOKEN.id}"

@@ -24,7 +24,7 @@ from koyeb_session import (
 from koyeb_session._http.failures import final, transport_error
 
 from .faults.certificates import server_context
-from .support import ME
+from .support import ME, raising
 
 POLICY = RetryPolicy(delay=0)
 Listen = Callable[[Callable[[socket.socket], None]], "Listener"]
@@ -137,7 +137,7 @@ def test_a_refusal_of_the_proxy_is_final_and_one_of_the_moment_is_not(
 def test_a_proxy_that_is_away_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch, half: str, scheme: str
 ) -> None:
-    """Whoever reads "connection refused" would else look at the service."""
+    """A reader of "connection refused" would else look at the service."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         proxy = f"127.0.0.1:{gone.getsockname()[1]}"
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:canary@{proxy}")
@@ -170,11 +170,11 @@ def test_a_name_that_cannot_be_resolved_is_named(
     monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
     """It may be the network of this moment: trying again may help."""
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        raising(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+    )
     error = failure(half, base_url="https://nowhere.invalid")
     assert "a name cannot be resolved: look at base_url" in str(error)
     assert error.retryable
@@ -199,7 +199,7 @@ def test_failures_say_what_to_do(exc: Exception, text: str, *, retryable: bool) 
     assert error.retryable is retryable
 
 
-def test_what_is_late_is_worth_another_try() -> None:
+def test_a_late_reply_is_worth_another_try() -> None:
     """The text of the timeout does not matter."""
     error = transport_error(httpx.ConnectTimeout("CERTIFICATE_VERIFY_FAILED"), "login", str)
     assert isinstance(error, TransportTimeoutError)

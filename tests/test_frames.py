@@ -26,6 +26,7 @@ from koyeb_session._api import wire
 from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
 
 from .interrupted import EVENTS, POINTS, Interrupting, Point, fail
+from .support import raising
 from .walkers import assert_no_tool_shows
 
 EMAIL: Final = "me@example.com"
@@ -121,7 +122,7 @@ def test_no_tool_shows_a_secret(name: str, event: str, caplog: pytest.LogCapture
         error: BaseException | None = None
         try:
             ENTRIES[name](session)
-        except BaseException as exc:  # noqa: BLE001 - whatever it is
+        except BaseException as exc:  # noqa: BLE001 - any error
             error = exc
         scene.seen(error, caplog.records, repr(session), error if event == "success" else None)
         session.close()
@@ -136,10 +137,9 @@ def test_no_tool_shows_a_reply_whose_reading_is_interrupted(
     scene = Scene()
     session = scene.session(SessionClient)
 
-    def interrupt(_: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(wire, "json", SimpleNamespace(loads=interrupt, dumps=json.dumps))
+    monkeypatch.setattr(
+        wire, "json", SimpleNamespace(loads=raising(KeyboardInterrupt()), dumps=json.dumps)
+    )
     with pytest.raises(KeyboardInterrupt) as interrupted:
         ENTRIES[name](session)
     monkeypatch.undo()

@@ -7,11 +7,11 @@ import gzip
 import json
 import zlib
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 
 import httpx
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from koyeb_session import (
@@ -52,9 +52,22 @@ from koyeb_session._environment import look_up
 from koyeb_session._storage.records import read_record, write_record
 from koyeb_session.testing import assert_no_secret
 
+from .error_texts import every_operation
 from .soak import SOAK
+from .strategies import (
+    JSON,
+    bodies,
+    encodings,
+    fuzzed,
+    header_texts,
+    headers,
+    is_clean_wire_error,
+    objects,
+    texts,
+    tokens,
+    values,
+)
 
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 WALL = 1_800_000_000.0
 NOW = datetime.fromtimestamp(WALL, UTC)
 
@@ -63,99 +76,8 @@ PASSWORD = 'canary "pässword" \\ /'
 TOKEN = Token("canary.token.0123456789")
 
 
-def every_operation() -> dict[str, Operation[object]]:
-    """Make each of the operations."""
-    made: tuple[object, ...] = (
-        operations.login("me@example.com", PASSWORD),
-        operations.logout(TOKEN),
-        operations.passwordless_login("me@example.com"),
-        operations.refresh(TOKEN),
-        operations.new_session(TOKEN),
-        operations.login_method("me@example.com"),
-        operations.switch_organization(TOKEN, "org-1"),
-        operations.unscope_organization_token(TOKEN),
-        operations.create_access_token(TOKEN, "org-1"),
-    )
-    return {made.name: made for made in made if isinstance(made, Operation)}
-
-
-OPERATIONS = every_operation()
-fuzzed = settings(max_examples=5_000 if SOAK else 60, deadline=None)
+OPERATIONS = every_operation(PASSWORD, TOKEN)
 pytestmark = pytest.mark.timeout(600 if SOAK else 60)
-
-# What a service may send
-
-# All of Unicode, the halves of characters that JSON can spell included.
-texts = st.text(st.characters(exclude_categories=()), max_size=30)
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | texts
-    | st.sampled_from(["0001-01-01T00:00:00Z", "2027-06-01T00:00:00.123456789Z", "KOYEB", "a.b.c"])
-    | st.datetimes().map(lambda at: f"{at.isoformat()}Z")
-)
-values: st.SearchStrategy[JSON] = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def objects(*names: str) -> st.SearchStrategy[dict[str, JSON]]:
-    """Make objects that have some of these keys, and any values."""
-    known = st.fixed_dictionaries({}, optional=dict.fromkeys(names, values))
-    return st.tuples(st.dictionaries(texts, values, max_size=2), known).map(
-        lambda parts: {**parts[0], **parts[1]}
-    )
-
-
-tokens = objects("id", "user_id", "organization_id", "expires_at", "expires")
-error_fields = st.lists(objects("field", "description") | values, max_size=4)
-bodies = (
-    st.binary(max_size=200)
-    | texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
-    | values.map(lambda value: json.dumps(value).encode())
-    | values.map(
-        lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    )
-    | tokens.map(lambda token: json.dumps({"token": token}).encode())
-    | st.dictionaries(st.just("token"), texts).map(lambda reply: json.dumps(reply).encode())
-    | objects("method").map(lambda reply: json.dumps(reply).encode())
-    | st.tuples(objects("status", "code", "message", "details"), error_fields).map(
-        lambda parts: json.dumps({**parts[0], "fields": parts[1]}).encode()
-    )
-    | st.sampled_from([b"", b"{}", b"[" * 5000, b'{"a":' * 5000, b"<html>", b"1" * 5000])
-)
-encodings = st.none() | st.sampled_from(["identity", "gzip", "deflate", "br", "gzip, gzip"]) | texts
-dates = (
-    st.sampled_from(
-        [
-            "Fri, 15 Jan 2027 08:00:00 GMT",
-            "Fri, 31 Dec 9999 23:59:59 GMT",
-            "Mon, 01 Jan 0001 00:00:00 +2359",
-            "1 Jan 1 0:0:0 -9999999999999999999",
-        ]
-    )
-    | st.datetimes().map(lambda at: f"{at:%a, %d %b %Y %H:%M:%S} GMT")
-    | st.from_regex(r"[A-Z][a-z]{2}, -?\d{1,20} [A-Z][a-z]{2} \d{1,20} \d{1,9}:\d+:?\d* ?[-+\w]*")
-    | texts
-)
-header_texts = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=40) | dates
-headers = st.fixed_dictionaries(
-    {},
-    optional={
-        "date": header_texts,
-        "retry-after": header_texts | st.floats().map(str) | st.integers().map(str),
-        "x-request-id": header_texts,
-    },
-)
-
-
-def is_clean_wire_error(value: object) -> bool:
-    """Return whether this is a `WireError` with a fixed text and without a cause."""
-    return type(value) is WireError and value.message.isascii() and value.__cause__ is None
 
 
 # The wire
@@ -372,7 +294,7 @@ def test_text_stays_when_it_holds_no_secret(secrets: list[str], text: str) -> No
         assert Redactor(secrets)(text) == printable(text)[:TEXT_LIMIT]
 
 
-# What users give
+# Arguments of users
 
 
 @fuzzed
@@ -445,7 +367,7 @@ def test_adopted_token_is_alive_and_in_utc(
         assert type(found) is ValueError
 
 
-# What others may have written
+# Records and files of others
 
 records: st.SearchStrategy[Any] = objects("format", "version", "token") | st.fixed_dictionaries(
     {
@@ -466,7 +388,7 @@ record_bodies: st.SearchStrategy[bytes] = records.map(json.dumps).map(str.encode
 @given(record=bodies | record_bodies)
 @example(record=b'{"format": "koyeb-session", "version": 1, "token": {"id": "t"}}')
 def test_record_is_a_token_or_refused_in_words(record: bytes) -> None:
-    """Whatever a store holds; what is read can be written again."""
+    """It may hold anything; a token that is read can be written again."""
     found = read_record(record)
     if isinstance(found, Token):
         assert is_header_safe(found.id)
@@ -491,7 +413,7 @@ cli_files = (
 def test_file_of_the_cli_signs_in_or_is_refused_in_words(
     content: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever it holds, and whoever wrote it."""
+    """It may hold anything, and anyone may have written it."""
     path = tmp_path_factory.getbasetemp() / "koyeb.yaml"
     path.write_bytes(content)
     path.chmod(0o600)

@@ -152,7 +152,7 @@ def test_generate_again_writes_nothing(
 def test_check_passes_when_up_to_date(
     tree: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The check accepts what was generated, and pays no heed to Python's caches."""
+    """The check accepts the generated files, and pays no heed to Python's caches."""
     for half in ("_async", "_sync"):
         cache = tree / "koyeb_session" / half / "__pycache__" / "client.cpython-311.pyc"
         cache.parent.mkdir()

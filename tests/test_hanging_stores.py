@@ -13,9 +13,6 @@ import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
-    RefreshPolicy,
-    RetryPolicy,
     StoreError,
     Token,
     TransportTimeoutError,
@@ -25,20 +22,7 @@ from koyeb_session._concurrency.event_loop.waiting import AsyncEvent
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from .concurrency import PATIENCE, async_idle, deadlines
-from .support import ME, PASSWORD
-
-
-@asynccontextmanager
-async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> AsyncGenerator[Any]:
-    """Make a client of the service, and close it."""
-    async with AsyncSessionClient(
-        transport=fake.transport,
-        clock=clock,
-        refresh_policy=RefreshPolicy(jitter=0),
-        retry_policy=RetryPolicy(delay=0),
-        **arguments,
-    ) as session:
-        yield session
+from .support import ME, PASSWORD, connected
 
 
 class Hanging(AsyncMemoryTokenStore):
@@ -125,7 +109,7 @@ async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> No
         for seconds in deadlines(lambda: session.token is not None):
             with anyio.fail_after(PATIENCE), contextlib.suppress(TransportTimeoutError):
                 assert await session.login(ME, PASSWORD, timeout=seconds) == session.token
-        store.mended.set()  # closing waits for what is under way
+        store.mended.set()  # closing waits for the work under way
     assert await store.load() == session.token is not None
 
 
@@ -134,11 +118,9 @@ async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> No
     "hangs", [("lock",), ("load",), ("delete",), ("lock", "load"), ("lock", "delete")]
 )
 async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
-    hangs: tuple[str, ...],
+    fake: FakeKoyeb, clock: FakeClock, hangs: tuple[str, ...]
 ) -> None:
     """Neither its lock nor its deletion takes all of the time; the log says what may be left."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     store = Hanging(*hangs)
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
         if "delete" not in hangs:  # it is emptied without the lock
@@ -153,10 +135,10 @@ async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("hangs", ["load", "save"])
-async def test_a_store_that_hangs_leaves_time_for_the_exchange(hangs: str) -> None:
+async def test_a_store_that_hangs_leaves_time_for_the_exchange(
+    fake: FakeKoyeb, clock: FakeClock, hangs: str
+) -> None:
     """No other process holds its lock, so the token is refreshed without it."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     old = fake.issue_token()
     store = Hanging(hangs)
     async with connected(fake, clock, token=old, store=store) as session:
@@ -168,10 +150,10 @@ async def test_a_store_that_hangs_leaves_time_for_the_exchange(hangs: str) -> No
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange() -> None:
+async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """The holder of the lock may refresh the same token, and two refreshes may cost the session."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     store = Hanging("lock")
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
         with pytest.raises(StoreError, match="could not be locked in time"):
@@ -181,10 +163,10 @@ async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange
         store.mended.set()
 
 
-async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waited_for() -> None:
+async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waited_for(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
     """At the end of its time, not the news that nothing was renewed."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     store = Hanging("save")
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
         old = session.token

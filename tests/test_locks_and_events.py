@@ -23,6 +23,7 @@ from koyeb_session._concurrency.runtime import current_loop, current_process, st
 from koyeb_session._concurrency.threads.waiting import Event, Lock, Wakeup
 
 from .concurrency import PATIENCE, Background, async_until, in_child
+from .support import raising
 
 # Places and the lock
 
@@ -321,8 +322,4 @@ async def test_async_lock_passes_over_those_who_have_gone() -> None:
 
 def test_an_event_loop_that_has_ended_is_called_in_vain() -> None:
     """Trio says so by an error, as asyncio does between two looks."""
-
-    def ended(_: object) -> None:
-        raise RuntimeError
-
-    assert not runtime.async_call_soon(SimpleNamespace(run_sync_soon=ended), int)
+    assert not runtime.async_call_soon(SimpleNamespace(run_sync_soon=raising(RuntimeError())), int)

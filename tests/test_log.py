@@ -29,6 +29,8 @@ from koyeb_session._core.log import format_duration, log, time_from_now
 from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
+from .support import connect_once
+
 ME, PASSWORD = "me@example.com", "correct horse"
 ONCE = RetryPolicy(attempts=1)
 
@@ -60,7 +62,7 @@ def test_span_is_said_in_its_two_largest_units(seconds: float, words: str) -> No
     assert format_duration(seconds) == words
 
 
-def test_what_comes_at_once_is_not_said_in_seconds() -> None:
+def test_no_wait_is_not_said_in_seconds() -> None:
     """Nobody waits for 0 s."""
     assert (time_from_now(0), time_from_now(-1), time_from_now(0.1), time_from_now(90)) == (
         "now",
@@ -76,34 +78,10 @@ def test_logger_is_named_after_the_package() -> None:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day."""
-    return FakeKoyeb(clock=clock)
-
-
-@pytest.fixture
 def session(fake: FakeKoyeb, clock: FakeClock) -> Iterator[SessionClient]:
     """Make a client of the service that tries everything once, and again after ten seconds."""
-    with connect(fake, clock) as session:
+    with connect_once(fake, clock) as session:
         yield session
-
-
-def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
-    """Make a client of the service."""
-    policy = arguments.pop("refresh_policy", RefreshPolicy(jitter=0, backoff=20))
-    return SessionClient(
-        transport=fake.transport,
-        clock=clock,
-        retry_policy=ONCE,
-        refresh_policy=policy,
-        **arguments,
-    )
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[tuple[str, str]]:
@@ -149,7 +127,7 @@ def test_a_second_logout_says_nothing(
 ) -> None:
     """There was no longer a session that could have ended."""
     caplog.set_level(logging.INFO, "koyeb_session")
-    with connect(fake, clock, store=MemoryTokenStore()) as session:
+    with connect_once(fake, clock, store=MemoryTokenStore()) as session:
         session.login(ME, PASSWORD)
         for _ in range(3):
             session.logout()
@@ -165,7 +143,7 @@ def test_a_first_sign_in_that_failed_is_no_renewal(
     policy = RefreshPolicy(backoff=0)
     credentials = PasswordCredentials(ME, PASSWORD)
     with (
-        connect(fake, clock, credentials=credentials, refresh_policy=policy) as session,
+        connect_once(fake, clock, credentials=credentials, refresh_policy=policy) as session,
         pytest.raises(ServerError),
     ):
         session.current_token()
@@ -180,17 +158,17 @@ def test_a_token_from_the_store_is_told_as_one(
 ) -> None:
     """Another program has renewed it."""
     store = MemoryTokenStore()
-    with connect(fake, clock, store=store) as first:
+    with connect_once(fake, clock, store=store) as first:
         first.login(ME, PASSWORD)
     caplog.set_level(logging.INFO, "koyeb_session")
-    with connect(fake, clock, store=store) as second:
+    with connect_once(fake, clock, store=store) as second:
         second.current_token()
     assert lines(caplog) == [("INFO", "taken over from the store; the token is good for 1 d 0 h")]
     assert len(facts(caplog, "taken_over")) == 1
 
 
 @pytest.mark.parametrize("backend", ["blocking", "asyncio", "trio"])
-def test_each_operation_is_told_to_who_debugs(
+def test_each_operation_is_in_the_debug_log(
     fake: FakeKoyeb, caplog: pytest.LogCaptureFixture, backend: str
 ) -> None:
     """Method, path, status, time and request id: no query, as it says who signs in."""
@@ -213,11 +191,11 @@ def test_each_operation_is_told_to_who_debugs(
     assert first.startswith("login_method: GET /v1/account/login_method: 200 in N ms")
     assert second.startswith("login_method: GET /v1/account/login_method: 200 in N ms")
     assert ME not in caplog.text
-    told = facts(caplog, "operation")[0]
-    milliseconds = told.pop("koyeb_milliseconds")
+    fields = facts(caplog, "operation")[0]
+    milliseconds = fields.pop("koyeb_milliseconds")
     assert isinstance(milliseconds, float)
     assert milliseconds >= 0
-    assert told == {
+    assert fields == {
         "koyeb_event": "operation",
         "koyeb_operation": "login_method",
         "koyeb_method": "GET",
@@ -241,9 +219,9 @@ def test_an_operation_without_a_reply_is_told_as_that(caplog: pytest.LogCaptureF
         pytest.raises(TransportError),
     ):
         session.login(ME, PASSWORD)
-    (told,) = facts(caplog, "operation")
-    assert (told["koyeb_status"], told["koyeb_request_id"]) == (None, None)
-    assert told["koyeb_error"] == "TransportError"
+    (fields,) = facts(caplog, "operation")
+    assert (fields["koyeb_status"], fields["koyeb_request_id"]) == (None, None)
+    assert fields["koyeb_error"] == "TransportError"
     assert any(
         text.startswith("login: POST /v1/account/login: TransportError in ")
         for _, text in lines(caplog, logging.DEBUG)
@@ -267,7 +245,7 @@ def test_nothing_is_made_of_an_operation_when_nobody_debugs(
 def bad_night(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Let a session meet with all that the log speaks of."""
     credentials = PasswordCredentials(ME, PASSWORD)
-    with connect(fake, clock, credentials=credentials, store=MemoryTokenStore()) as session:
+    with connect_once(fake, clock, credentials=credentials, store=MemoryTokenStore()) as session:
         fake.fail("login", Fault(status=503, headers={"x-request-id": "r-1"}))
         with pytest.raises(KoyebSessionError):
             session.current_token()
@@ -324,10 +302,10 @@ def test_fields_tell_of_a_bad_night(
 def test_no_record_holds_a_secret(
     fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither its text nor its fields, also where the service echoes what it was sent."""
+    """Neither its text nor its fields, also where the service echoes its request."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     bad_night(fake, clock)
-    with connect(fake, clock) as session:
+    with connect_once(fake, clock) as session:
         token = session.login(ME, PASSWORD)
         fake.fail("refresh", Fault(status=400, headers={"x-request-id": token.id}))
         with pytest.raises(KoyebSessionError):
@@ -343,6 +321,6 @@ def test_a_token_without_an_expiry_has_none_in_the_log(
     """JSON knows no infinity."""
     caplog.set_level(logging.INFO, "koyeb_session")
     session.use_token(fake.issue_api_token())
-    (told,) = facts(caplog, "signed_in")
-    assert told["koyeb_expires_in"] is None
+    (fields,) = facts(caplog, "signed_in")
+    assert fields["koyeb_expires_in"] is None
     assert lines(caplog)[0][1].endswith("the token is good for an unknown time")

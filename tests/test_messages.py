@@ -1,4 +1,4 @@
-"""What messages say of a wrong address, of a refusal, and of no reply."""
+"""Messages about a wrong address, a refusal, and a missing reply."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -25,7 +25,7 @@ from koyeb_session import (
 from koyeb_session._api import operations
 from koyeb_session._api.wire import Reply
 
-from .told import BASE, LOGIN, ME, PASSWORD, told
+from .error_texts import BASE, LOGIN, ME, PASSWORD, error_for
 
 PAGE = b"<!doctype html><title>Welcome</title>"
 REFRESH = operations.refresh(Token("canary"))
@@ -57,7 +57,7 @@ WAYS = (
 
 def test_a_page_in_place_of_an_operation_says_that_base_url_may_be_wrong() -> None:
     """A 404 of a web server is no word of the service's about its operation."""
-    error = told(LOGIN, 404, PAGE, content_type="text/html; charset=utf-8")
+    error = error_for(LOGIN, 404, PAGE, content_type="text/html; charset=utf-8")
     assert type(error) is EndpointGoneError
     assert error.message == (
         "login: there is no such operation at this URL "
@@ -73,7 +73,7 @@ def said(message: str, code: str | int = "some_code", **more: object) -> bytes:
 
 def test_a_withdrawn_operation_is_one_by_the_services_own_word() -> None:
     """Koyeb's router answers in the API's form; then base_url is right."""
-    error = told(LOGIN, 404, said("Not Found", 5), content_type="application/json")
+    error = error_for(LOGIN, 404, said("Not Found", 5), content_type="application/json")
     assert type(error) is EndpointGoneError
     assert error.message == (
         "login: the service no longer has this operation "
@@ -92,7 +92,7 @@ def test_a_withdrawn_operation_is_one_by_the_services_own_word() -> None:
 )
 def test_a_redirect_names_the_service_that_it_leads_to(location: str, what: str) -> None:
     """No operation follows one; its path and query stay out, as they may hold anything."""
-    error = told(REFRESH, 301, PAGE, location=location, content_type="text/html")
+    error = error_for(REFRESH, 301, PAGE, location=location, content_type="text/html")
     assert type(error) is ApiError
     assert error.message == (
         f"refresh: {what} (PUT https://koyeb.example/v1/account/refresh: status 301, text/html); "
@@ -102,7 +102,7 @@ def test_a_redirect_names_the_service_that_it_leads_to(location: str, what: str)
 
 def test_a_page_that_comes_with_success_says_that_base_url_may_be_wrong() -> None:
     """A web site answers any path with its front page."""
-    error = told(LOGIN, 200, PAGE, content_type="text/html")
+    error = error_for(LOGIN, 200, PAGE, content_type="text/html")
     assert type(error) is WireError
     assert error.message == (
         "login: the reply is not JSON "
@@ -113,7 +113,7 @@ def test_a_page_that_comes_with_success_says_that_base_url_may_be_wrong() -> Non
 
 def test_json_that_is_not_what_was_promised_says_nothing_of_base_url() -> None:
     """It is the service that has changed."""
-    error = told(LOGIN, 200, b"{}", content_type="application/json")
+    error = error_for(LOGIN, 200, b"{}", content_type="application/json")
     assert error.message == (
         "login: the reply has no token (POST https://koyeb.example/v1/account/login: status 200)"
     )
@@ -121,7 +121,7 @@ def test_json_that_is_not_what_was_promised_says_nothing_of_base_url() -> None:
 
 def test_a_page_that_refuses_says_that_base_url_may_be_wrong() -> None:
     """Some proxy, or another service, has answered."""
-    error = told(REFRESH, 403, PAGE, content_type="text/html")
+    error = error_for(REFRESH, 403, PAGE, content_type="text/html")
     assert type(error) is PermissionDeniedError
     assert error.message == (
         "refresh: no message (PUT https://koyeb.example/v1/account/refresh: status 403, "
@@ -131,7 +131,7 @@ def test_a_page_that_refuses_says_that_base_url_may_be_wrong() -> None:
 
 def test_a_page_of_a_service_that_is_down_says_nothing_of_base_url() -> None:
     """A proxy before the service answers in HTML when the service does not answer."""
-    error = told(REFRESH, 502, PAGE, content_type="text/html")
+    error = error_for(REFRESH, 502, PAGE, content_type="text/html")
     assert error.message == (
         "refresh: no message (PUT https://koyeb.example/v1/account/refresh: status 502, text/html)"
     )
@@ -150,7 +150,7 @@ def test_a_content_type_that_is_none_is_not_quoted(kind: str) -> None:
 
 def test_no_message_shows_whose_login_method_is_asked_for() -> None:
     """The query holds an address: errors go into logs and trackers."""
-    error = told(operations.login_method(ME), 401, said("no"))
+    error = error_for(operations.login_method(ME), 401, said("no"))
     assert error.message == (
         "login_method: no (GET https://koyeb.example/v1/account/login_method: status 401)"
     )
@@ -161,25 +161,25 @@ def test_no_message_shows_whose_login_method_is_asked_for() -> None:
 
 def test_too_many_requests_say_when_to_try_again() -> None:
     """The reply has no JSON; its header says when."""
-    error = told(LOGIN, 429, retry_after="90")
+    error = error_for(LOGIN, 429, retry_after="90")
     assert type(error) is RateLimitedError
     assert error.retryable
     assert error.message == (
         "login: too many requests (POST https://koyeb.example/v1/account/login: status 429); "
         "try again in 1 min 30 s"
     )
-    later = told(LOGIN, 429, said("slow down"))
+    later = error_for(LOGIN, 429, said("slow down"))
     assert later.message == (
         "login: too many requests: slow down "
         "(POST https://koyeb.example/v1/account/login: status 429); try again later"
     )
-    now = told(LOGIN, 429, retry_after="0")
+    now = error_for(LOGIN, 429, retry_after="0")
     assert now.message.endswith("; try again now")
 
 
 def test_a_service_that_is_down_says_when_it_asks_to_come_back() -> None:
     """A 503 may name a time as well."""
-    error = told(REFRESH, 503, said("maintenance"), retry_after="3600")
+    error = error_for(REFRESH, 503, said("maintenance"), retry_after="3600")
     assert error.message == (
         "refresh: maintenance (PUT https://koyeb.example/v1/account/refresh: status 503); "
         "try again in 1 h 0 min"
@@ -187,12 +187,12 @@ def test_a_service_that_is_down_says_when_it_asks_to_come_back() -> None:
 
 
 def test_a_bad_request_says_what_is_wrong_with_which_field() -> None:
-    """The text has what ``fields`` has, without the password."""
+    """The text has all that ``fields`` has, without the password."""
     fields = [
         {"field": "email", "description": "is not an address"},
         {"field": "password", "description": f"{PASSWORD} is too short"},
     ]
-    error = told(LOGIN, 400, said("bad body", fields=fields))
+    error = error_for(LOGIN, 400, said("bad body", fields=fields))
     assert type(error) is BadRequestError
     assert error.message == (
         "login: bad body: email: is not an address, password: [secret] is too short "
@@ -206,7 +206,7 @@ def test_a_bad_request_says_what_is_wrong_with_which_field() -> None:
 
 def test_a_forbidden_sign_in_says_what_to_use_instead() -> None:
     """Koyeb refuses passwords more and more."""
-    error = told(LOGIN, 403, said("no"), content_type="application/json")
+    error = error_for(LOGIN, 403, said("no"), content_type="application/json")
     assert error.message == (
         "login: no (POST https://koyeb.example/v1/account/login: status 403); "
         f"if Koyeb no longer accepts this kind of sign-in, {WAYS}"

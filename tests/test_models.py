@@ -1,4 +1,4 @@
-"""The values: frozen, comparable, picklable, and silent about what is secret."""
+"""The values: frozen, comparable, picklable, and silent about secrets."""
 
 from __future__ import annotations
 

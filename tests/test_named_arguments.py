@@ -30,7 +30,7 @@ def test_arguments_by_name_are_the_constructors(client: type, arguments: type) -
 def test_arguments_by_name_resolve_at_run_time(
     client: type[AsyncSessionClient | SessionClient], arguments: type
 ) -> None:
-    """An injector or a documentation tool can read what ``from_env`` takes."""
+    """An injector or a documentation tool can read the parameters of ``from_env``."""
     hints = typing.get_type_hints(client.from_env)
     assert typing.get_args(hints["overrides"]) == (arguments,)
     assert typing.get_type_hints(arguments)["timeout"] is float

@@ -1,4 +1,4 @@
-"""The policies: what they take, and when an operation is sent again."""
+"""The policies: their arguments, and when an operation is sent again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELDS: list[tuple[Policies, str]] = [
 ]
 
 
-# What policies refuse
+# Arguments that policies refuse
 
 
 @pytest.mark.parametrize(("policy", "name"), FIELDS)

@@ -100,7 +100,7 @@ def test_public_name_is_documented(module_name: str) -> None:
 def test_import_brings_in_no_extra(module_name: str) -> None:
     """A public module imports neither a test tool nor an extra other than its own."""
     program = f"import sys, {module_name}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    # What measures the tests would be imported too.
+    # The tools that measure the tests would be imported too.
     alone = {k: value for k, value in os.environ.items() if not k.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=alone

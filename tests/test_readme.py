@@ -12,12 +12,13 @@ from typing import Any
 
 import anyio
 import attrs
-import httpx
 import pytest
 
 import koyeb_session
 from koyeb_session import KoyebSessionError, RefreshPolicy, RetryPolicy, SessionClient
 from koyeb_session.testing import FakeKoyeb
+
+from .support import replace_network
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -30,16 +31,7 @@ RAW = "https://raw.githubusercontent.com/koyeb-session/koyeb-session"
 def service(monkeypatch: pytest.MonkeyPatch) -> FakeKoyeb:
     """Put a fake service in place of the network."""
     fake = FakeKoyeb()
-    transport = fake.transport
-
-    def send(_: object, request: httpx.Request) -> httpx.Response:
-        return transport.handle_request(request)
-
-    async def send_async(_: object, request: httpx.Request) -> httpx.Response:
-        return await transport.handle_async_request(request)
-
-    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", send)
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", send_async)
+    replace_network(monkeypatch, fake)
     monkeypatch.setenv("KOYEB_API_TOKEN", fake.issue_api_token())
     monkeypatch.setenv("KOYEB_ORGANIZATION", fake.organizations["me@example.com"][0])
     return fake

@@ -246,12 +246,12 @@ class Long(str):
 
 
 def test_only_the_beginning_of_a_long_text_is_read() -> None:
-    """A megabyte of an error's text costs what a line of it costs."""
+    """A megabyte of an error's text costs as much as a line of it."""
     assert Redactor([TOKEN.id])(Long("ab" * BODY_LIMIT)) == "ab" * (TEXT_LIMIT // 2)
 
 
 def test_spellings_are_worked_out_once_for_each_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error with many fields costs what one with a few costs."""
+    """An error with many fields costs as much as one with a few."""
     worked_out: list[str] = []
 
     def counted(secret: str) -> set[str]:

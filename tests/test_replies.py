@@ -1,4 +1,4 @@
-"""Replies to operations: what a success means, and what an error says."""
+"""Replies to operations: the meaning of a success, and the text of an error."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def outcome(
     return made(operation).outcome(Reply(status, httpx.Headers(headers), body), WALL)
 
 
-MINTING = [
+ISSUING = [
     *("login", "refresh", "new_session"),
     *("switch_organization", "unscope_organization_token"),
 ]
 
 
-# What a success means
+# Successes
 
 
-@pytest.mark.parametrize("name", MINTING)
+@pytest.mark.parametrize("name", ISSUING)
 def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
     """These operations answer with a token, which is young from its arrival."""
     token = outcome(SENT[name][0](), REPLY.encode())
@@ -89,7 +89,7 @@ def hint(problem: str) -> str:
 
 
 @pytest.mark.pitfall(13)
-@pytest.mark.parametrize("name", MINTING)
+@pytest.mark.parametrize("name", ISSUING)
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -239,7 +239,7 @@ def test_login_method_is_read_when_the_service_names_it() -> None:
     )
 
 
-# What an error says
+# Errors
 
 
 def test_texts_are_cut_when_the_service_is_verbose() -> None:

@@ -1,4 +1,4 @@
-"""Operations as requests: exactly what is sent, and what is refused before that."""
+"""Operations as requests: exactly the bytes that are sent, and the arguments that are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALWAYS = {
 }
 
 
-# What is sent
+# Requests
 
 
 @pytest.mark.parametrize("case", SENT)
@@ -156,7 +156,7 @@ WRONG: dict[str, Wrong] = {
 }
 
 
-# What is wrong before anything is sent
+# Mistakes before anything is sent
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -1,4 +1,4 @@
-"""What a session says of its end and of itself."""
+"""The messages of a session about its end and about itself."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -9,7 +9,6 @@ import copy
 import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -21,8 +20,6 @@ from koyeb_session import (
     KoyebSessionError,
     NotSignedInError,
     PasswordCredentials,
-    RefreshPolicy,
-    RetryPolicy,
     ServerError,
     SessionClient,
     SessionExpiredError,
@@ -34,30 +31,8 @@ from koyeb_session._core.endings import no_token
 from koyeb_session._core.snapshot import FrozenClock, LastFailure, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from .told import LOGIN, ME, PASSWORD, told
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day."""
-    return FakeKoyeb(clock=clock)
-
-
-def connect(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> SessionClient:
-    """Make a client of the service that tries everything once, and again after ten seconds."""
-    return SessionClient(
-        transport=fake.transport,
-        clock=clock,
-        retry_policy=RetryPolicy(attempts=1),
-        refresh_policy=RefreshPolicy(jitter=0, backoff=20),
-        **arguments,
-    )
+from .error_texts import LOGIN, ME, PASSWORD, error_for
+from .support import connect_once
 
 
 def ending(session: SessionClient) -> KoyebSessionError:
@@ -78,7 +53,7 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_expired_token_says_since_when(fake: FakeKoyeb, clock: FakeClock) -> None:
     """No renewal has failed: the session was not used in time."""
-    with connect(fake, clock, token=fake.issue_token()) as session:
+    with connect_once(fake, clock, token=fake.issue_token()) as session:
         clock.advance(timedelta(hours=24))
         assert ending(session).message == (
             "the token has just expired; sign in again with login(), or give credentials="
@@ -95,7 +70,7 @@ def test_an_expired_token_says_since_when(fake: FakeKoyeb, clock: FakeClock) -> 
 
 def test_a_refused_token_says_what_the_service_said(fake: FakeKoyeb, clock: FakeClock) -> None:
     """It was revoked, or another program has refreshed it."""
-    with connect(fake, clock, token=fake.issue_token()) as session:
+    with connect_once(fake, clock, token=fake.issue_token()) as session:
         fake.revoke_all()
         with pytest.raises(SessionExpiredError) as caught:
             session.refresh()
@@ -113,7 +88,7 @@ def test_a_service_that_did_not_answer_until_the_end_says_so(
 ) -> None:
     """The session may come back: it is the service that has failed."""
     request = f"(PUT {fake.base_url}/v1/account/refresh: status 503)"
-    with connect(fake, clock, token=fake.issue_token()) as session:
+    with connect_once(fake, clock, token=fake.issue_token()) as session:
         clock.advance(timedelta(hours=24, seconds=-5))
         fake.fail("refresh", Fault(status=503), times=9)
         session.current_token()
@@ -143,7 +118,7 @@ def test_credentials_that_fail_say_when_they_are_asked_again(
     """A password that was changed ends the session, and is not tried at each request."""
     request = f"(POST {fake.base_url}/v1/account/login: status 401)"
     credentials = PasswordCredentials(ME, "old password")
-    with connect(fake, clock, token=fake.issue_token(), credentials=credentials) as session:
+    with connect_once(fake, clock, token=fake.issue_token(), credentials=credentials) as session:
         clock.advance(timedelta(hours=25))
         error = ending(session)
         cause = error.__cause__
@@ -175,7 +150,7 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
         raise KeyError("VAULT_TOKEN")
 
     given = {"token": fake.issue_token()} if begun else {}
-    with connect(fake, clock, credentials=vault, **given) as session:
+    with connect_once(fake, clock, credentials=vault, **given) as session:
         clock.advance(timedelta(hours=25))
         error = ending(session)
         assert type(error) is kind
@@ -205,7 +180,7 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
         (OSError(13, "Permission denied"), "PermissionError: [Errno 13] Permission denied"),
     ],
 )
-def test_what_a_callable_raised_is_told_once(
+def test_an_error_of_a_callable_is_told_once(
     fake: FakeKoyeb, clock: FakeClock, exc: Exception, text: str
 ) -> None:
     """Some errors have no text, and others cannot be made from a text."""
@@ -213,7 +188,7 @@ def test_what_a_callable_raised_is_told_once(
     def vault() -> str:
         raise exc
 
-    with connect(fake, clock, credentials=vault) as session:
+    with connect_once(fake, clock, credentials=vault) as session:
         error = ending(session)
     assert error.message.startswith(f"the credentials gave no token: {text}")
     assert error.message.count(type(exc).__name__) == 1
@@ -224,7 +199,7 @@ def test_a_first_sign_in_that_was_refused_says_how_long_ago(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """Its class stays; the password is not tried again at once."""
-    with connect(fake, clock, credentials=PasswordCredentials(ME, "wrong")) as session:
+    with connect_once(fake, clock, credentials=PasswordCredentials(ME, "wrong")) as session:
         first = ending(session)
         assert type(first) is InvalidCredentialsError
         clock.advance(60)
@@ -240,7 +215,7 @@ def test_a_first_sign_in_that_was_refused_says_how_long_ago(
 
 def test_an_api_token_says_that_it_cannot_be_refreshed(fake: FakeKoyeb, clock: FakeClock) -> None:
     """It works as it is, and there is a way to short-lived ones."""
-    with connect(fake, clock, token=fake.issue_api_token()) as session:
+    with connect_once(fake, clock, token=fake.issue_api_token()) as session:
         with pytest.raises(SessionExpiredError) as caught:
             session.refresh()
         assert session.http.get("/v1/apps").status_code == 200
@@ -257,7 +232,7 @@ def test_a_session_that_does_not_renew_says_so(fake: FakeKoyeb, clock: FakeClock
         "the token has expired, and this session does not renew it: get another one where it came "
         "from"
     )
-    with connect(fake, clock) as session:
+    with connect_once(fake, clock) as session:
         other = session.for_token(fake.issue_token())
         clock.advance(timedelta(hours=25))
         assert ending(other).message == wanted
@@ -271,7 +246,7 @@ def test_a_refused_api_token_of_credentials_says_what_to_make(
 ) -> None:
     """It was revoked in the control panel."""
     credentials = AccessTokenCredentials("x" * 64, fake.organizations[ME][0])
-    with connect(fake, clock, credentials=credentials) as session:
+    with connect_once(fake, clock, credentials=credentials) as session:
         error = ending(session)
     assert type(error) is AuthenticationError
     path = f"/v1/organizations/{fake.organizations[ME][0]}/access_token"
@@ -281,7 +256,7 @@ def test_a_refused_api_token_of_credentials_says_what_to_make(
 
 def test_copies_of_an_error_say_the_same() -> None:
     """Each caller is given a copy."""
-    error = told(LOGIN, 429, retry_after="90")
+    error = error_for(LOGIN, 429, retry_after="90")
     assert copy.copy(error).message == str(copy.copy(error)) == error.message
 
 
@@ -309,7 +284,7 @@ def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> No
 def test_repr_says_that_a_session_has_ended(fake: FakeKoyeb, clock: FakeClock) -> None:
     """Expired or refused, without credentials; signed out; closed."""
     at = f"<SessionClient {fake.base_url}: "
-    session = connect(fake, clock)
+    session = connect_once(fake, clock)
     token = session.login(ME, PASSWORD)
     who = f"as {token.user_id}"
     assert repr(session) == f"{at}signed in {who}, token good for 1 d 0 h>"
@@ -327,7 +302,7 @@ def test_repr_says_that_a_session_has_ended(fake: FakeKoyeb, clock: FakeClock) -
 
 def test_repr_says_what_brings_a_session_back(fake: FakeKoyeb, clock: FakeClock) -> None:
     """With credentials nothing has ended."""
-    with connect(fake, clock, credentials=PasswordCredentials(ME, PASSWORD)) as session:
+    with connect_once(fake, clock, credentials=PasswordCredentials(ME, PASSWORD)) as session:
         session.current_token()
         clock.advance(timedelta(hours=25))
         assert repr(session).endswith(", token expired: the next request signs in again>")
@@ -335,7 +310,7 @@ def test_repr_says_what_brings_a_session_back(fake: FakeKoyeb, clock: FakeClock)
 
 def test_repr_says_what_an_api_token_is(fake: FakeKoyeb, clock: FakeClock) -> None:
     """A JWT without an expiry is none, whether the session renews it or not."""
-    with connect(fake, clock, token=fake.issue_api_token()) as session:
+    with connect_once(fake, clock, token=fake.issue_api_token()) as session:
         assert repr(session).endswith(": signed in, with an API access token>")
         jwt = "eyJhbGciOiJub25lIn0.e30."
         for other in (session.for_token(jwt), session.for_token(jwt, renew=True)):

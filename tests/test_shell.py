@@ -7,381 +7,24 @@ each kind of the others, are processes of their own.
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import io
-import logging
 import os
-import pty
-import select
-import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import attrs
 import pytest
 
 from koyeb_session import SessionClient, Token
-from koyeb_session.__main__ import _life, main
-from koyeb_session.stores import FileTokenStore
-from koyeb_session.testing import FakeKoyeb, Fault
+from koyeb_session.__main__ import _life
+from koyeb_session.testing import Fault
 
-EMAIL, PASSWORD = "me@example.com", "correct horse"
-SHELL = [sys.executable, "-m", "koyeb_session"]
-# Makes its standard input the terminal that it is controlled by, and becomes the shell. A test run
-# in the background of a script ignores SIGINT, and its children would inherit that.
-ON_TERMINAL = """
-import fcntl, os, signal, sys, termios
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, "-m", "koyeb_session", *sys.argv[1:]])
-"""
+from .shells import EMAIL, PASSWORD, Done, Shell, make_due, shell, terminal
 
-
-class Keyboard(io.StringIO):
-    """A standard input at which somebody sits."""
-
-    def isatty(self) -> bool:
-        """Say so."""
-        return True
-
-
-@attrs.frozen
-class Done:
-    """What a command has come to."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Shell:
-    """Runs commands on one folder and one service."""
-
-    def __init__(self, folder: Path, fake: FakeKoyeb, url: str, patch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
-        self.fake = fake
-        self._patch = patch
-        for name in [name for name in os.environ if name[:6] == "KOYEB_"]:
-            patch.delenv(name)
-        patch.setenv("KOYEB_URL", url)
-        patch.setenv("XDG_STATE_HOME", str(folder))
-
-    @property
-    def store(self) -> FileTokenStore:
-        """The store that the commands use when they are not told of another."""
-        return FileTokenStore(self.folder / "koyeb-session" / "session.json")
-
-    def run(self, *arguments: str, stdin: str = "", typed: str | None = None) -> Done:
-        """Run a command in this process, without a terminal, or with an answer to its question."""
-        out, err = io.StringIO(), io.StringIO()
-        asked: list[str] = []
-
-        def answer(prompt: str) -> str:
-            asked.append(prompt)
-            assert typed is not None
-            return typed
-
-        root = logging.getLogger()
-        with (
-            self._patch.context() as patch,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            patch.setattr(root, "handlers", [])  # the command logs to its standard error
-            patch.setattr(sys, "stdin", io.StringIO(stdin) if typed is None else Keyboard())
-            patch.setattr(getpass, "getpass", answer)
-            try:
-                status: object = main(arguments)
-            except SystemExit as end:
-                status = end.code
-        assert isinstance(status, int)
-        assert bool(asked) is (typed is not None)
-        return Done(status, out.getvalue(), err.getvalue() + "".join(asked))
-
-    def start(
-        self, *arguments: str, stdout: int = subprocess.PIPE
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a process of its own, without a terminal."""
-        return subprocess.run(
-            [*SHELL, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # away from the terminal of who runs the tests
-            check=False,
-        )
-
-    def sign_in(self) -> str:
-        """Save a session, and return its token."""
-        token_id = self.fake.issue_token()
-        assert self.run("login", "--api-token", stdin=f"{token_id}\n").returncode == 0
-        return token_id
-
-
-@pytest.fixture
-def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
-    """A shell whose service is a fake one."""
-    fake = FakeKoyeb()
-    with fake.serve() as url:
-        yield Shell(tmp_path, fake, url, monkeypatch)
-
-
-class Terminal:
-    """A person's end of a terminal."""
-
-    def __init__(self, descriptor: int, process: subprocess.Popen[bytes]) -> None:
-        self._descriptor = descriptor
-        self._process = process
-        self.shown = ""
-
-    def wait_for(self, text: str) -> None:
-        """Read until something is shown."""
-        while text not in self.shown:
-            chunk = self._read()
-            assert chunk, f"the terminal shows only {self.shown!r}"
-
-    def type(self, text: str) -> None:
-        """Type on the keyboard."""
-        os.write(self._descriptor, text.encode())
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C; once more if it came just before Python began to read, and was not seen."""
-        self.type("\x03")
-        while not select.select([self._descriptor], [], [], 10)[0]:
-            self.type("\x03")
-
-    def end(self) -> int:
-        """Read to the end, and return the exit status."""
-        while self._read():
-            pass
-        return self._process.wait()
-
-    def _read(self) -> str:
-        try:
-            chunk = os.read(self._descriptor, 4096).decode()
-        except OSError:  # Linux says so when the other end is closed
-            return ""
-        self.shown += chunk
-        return chunk
-
-
-@contextlib.contextmanager
-def terminal(*arguments: str) -> Generator[Terminal]:
-    """Run a command on a terminal of its own."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", ON_TERMINAL, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    try:
-        yield Terminal(ours, process)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-
-
-# Signing in
-
-
-def test_password_is_asked_for_and_not_echoed(shell: Shell) -> None:
-    """A person types address and password; the password is nowhere on the terminal."""
-    with terminal("login") as person:
-        person.wait_for("Email: ")
-        person.type(f"{EMAIL}\n")
-        person.wait_for("Password: ")
-        person.type(f"{PASSWORD}\n")
-        assert person.end() == 0
-    assert EMAIL in person.shown
-    assert PASSWORD not in person.shown
-    (request,) = shell.fake.requests
-    assert request.json == {"email": EMAIL, "password": PASSWORD}
-    saved = shell.store.load()
-    assert saved is not None
-    assert [saved.id] == shell.fake.live_tokens()
-
-
-def test_wrong_password_is_refused_in_words(shell: Shell) -> None:
-    """The status is 1, the message is the service's, and nothing is saved."""
-    done = shell.run("login", "--email", EMAIL, typed="wrong horse")
-    assert done.returncode == 1
-    assert "password is incorrect" in done.stderr
-    assert "wrong horse" not in done.stdout + done.stderr
-    assert shell.store.load() is None
-
-
-def test_organization_goes_with_the_password(shell: Shell) -> None:
-    """``--organization`` is the one that the password signs in to."""
-    organization = "6f0a1c9e-0000-4000-8000-000000000001"
-    shell.fake.organizations[EMAIL].append(organization)
-    arguments = ("login", "--email", EMAIL, "--organization", organization)
-    assert shell.run(*arguments, typed=PASSWORD).returncode == 0
-    saved = shell.store.load()
-    assert saved is not None
-    assert saved.organization_id == organization
-
-
-def test_api_token_is_asked_for_on_a_terminal(shell: Shell) -> None:
-    """Typed or pasted, it is asked for as a password is."""
-    token_id = shell.fake.issue_api_token()
-    done = shell.run("login", "--api-token", typed=token_id)
-    assert done.returncode == 0
-    assert "API access token: " in done.stderr
-    assert shell.run("token").stdout == f"{token_id}\n"
-
-
-@pytest.mark.parametrize("form", [["--api-token"], ["-"], ["--api-token", "-"]])
-def test_api_token_comes_by_standard_input(shell: Shell, form: list[str]) -> None:
-    """All forms read the token from standard input, and it is the session."""
-    token_id = shell.fake.issue_api_token()
-    done = shell.run("login", *form, stdin=f"{token_id}\n")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert shell.run("token").stdout == f"{token_id}\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--api-token", "canary"], "standard input"),
-        (["--api-token", "-canary"], "unrecognized"),
-        (["--api-token=canary"], "--api-token"),
-        (["--password", "canary"], "standard input"),
-    ],
-)
-def test_secret_as_an_argument_is_refused_and_not_repeated(
-    shell: Shell, arguments: list[str], told: str
-) -> None:
-    """Arguments show in the list of processes: the mistake is named, the secret is not."""
-    done = shell.run("login", *arguments)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "canary" not in done.stderr
-
-
-def sign_in_for_an_organization(shell: Shell) -> str:
-    """Save a session of an organization, and return its API access token."""
-    api_token = shell.fake.issue_api_token()
-    organization = shell.fake.organizations[EMAIL][0]
-    arguments = ("login", "--api-token", "--organization", organization)
-    done = shell.run(*arguments, stdin=f"{api_token}\n")
-    assert done.returncode == 0, done.stderr
-    return api_token
-
-
-def test_api_token_issues_tokens_of_an_organization(shell: Shell) -> None:
-    """With an organization a short-lived token is printed, and the next one after it is due."""
-    api_token = sign_in_for_an_organization(shell)
-    first = shell.run("token").stdout.strip()
-    assert first in shell.fake.live_tokens()
-    assert first != api_token
-    make_due(shell)
-    second = shell.run("token")
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.strip() in {*shell.fake.live_tokens()} - {first, api_token}
-    assert shell.fake.exchanges() == 0
-
-
-def test_api_token_of_an_organization_replaces_another_one(shell: Shell) -> None:
-    """A second login is the session from then on, not the one that the first has begun."""
-    sign_in_for_an_organization(shell)
-    first = shell.run("token").stdout
-    api_token = sign_in_for_an_organization(shell)
-    saved = shell.store.load()
-    assert saved is not None
-    assert saved.renewal == api_token
-    assert shell.run("token").stdout == f"{saved.id}\n" != first
-
-
-def test_refused_api_token_replaces_nothing(shell: Shell) -> None:
-    """An API access token that may not issue leaves the session that there was, and is told."""
-    token_id = shell.sign_in()
-    arguments = ("login", "--api-token", "--organization", shell.fake.organizations[EMAIL][0])
-    done = shell.run(*arguments, stdin="unknown\n")
-    assert done.returncode == 1
-    assert "API access token" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert shell.run("token").stdout == f"{token_id}\n"
-
-
-def test_session_of_no_known_organization_is_told(shell: Shell) -> None:
-    """Where the file lacks what the next token is issued for, signing in again is the way."""
-    sign_in_for_an_organization(shell)
-    saved = shell.store.load()
-    assert saved is not None
-    expired = datetime.now(UTC) - timedelta(hours=1)
-    shell.store.save(attrs.evolve(saved, organization_id=None, expires_at=expired))
-    done = shell.run("token")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "Traceback" not in done.stderr
-
-
-def test_nothing_can_be_asked_without_a_terminal(shell: Shell) -> None:
-    """Rather than to echo a password, it says what to do."""
-    done = shell.start("login", "--email", EMAIL)
-    assert done.returncode == 2
-    assert "no terminal" in done.stderr
-    assert shell.fake.requests == []
-
-
-def test_end_of_input_is_no_password(shell: Shell) -> None:
-    """Ctrl-D at the prompt is a mistake in words."""
-    with terminal("login", "--email", EMAIL) as person:
-        person.wait_for("Password: ")
-        person.type("\x04")
-        assert person.end() == 2
-    assert "nothing was entered" in person.shown
-    assert shell.fake.requests == []
-
-
-def test_interrupt_is_quiet(shell: Shell) -> None:
-    """Ctrl-C at the prompt ends the command with 130, and prints nothing."""
-    with terminal("login", "--email", EMAIL) as person:
-        person.wait_for("Password: ")
-        person.interrupt()
-        assert person.end() == 130
-    assert "Traceback" not in person.shown
-    assert "Interrupt" not in person.shown
-
-
-def test_session_that_cannot_be_saved_is_an_error(shell: Shell) -> None:
-    """A login that the next command would know nothing of is no success."""
-    done = shell.run(
-        *("login", "--api-token", "--file", "/proc/nowhere/session.json"),
-        stdin=f"{shell.fake.issue_api_token()}\n",
-    )
-    assert done.returncode == 3
-    assert "not saved in" in done.stderr
-    assert "Traceback" not in done.stderr
+__all__ = ["shell"]  # a fixture
 
 
 # Using the session
-
-
-def make_due(shell: Shell) -> Token:
-    """Make the saved session one that is to be renewed ahead of need, and return its token."""
-    store = shell.store
-    saved = store.load()
-    assert saved is not None
-    now = datetime.now(UTC)
-    due = Token(
-        shell.fake.issue_token(lifetime=timedelta(hours=1)) if saved.renewal is None else saved.id,
-        saved.user_id,
-        saved.organization_id,
-        now + timedelta(hours=1),
-        issued_at=now - timedelta(hours=23),
-        renewal=saved.renewal,
-        provenance=saved.provenance,
-    )
-    store.save(due)
-    return due
 
 
 @pytest.mark.parametrize("run", [Shell.run, Shell.start])
@@ -527,7 +170,7 @@ def test_url_is_checked(shell: Shell) -> None:
 
 
 def test_missing_extra_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to install is said in one line."""
+    """One line says what to install."""
     monkeypatch.setitem(sys.modules, "filelock", None)
     done = shell.run("status")
     assert done.returncode == 2
@@ -544,9 +187,9 @@ def test_help_is_had_without_a_session(shell: Shell, arguments: list[str]) -> No
 
 
 def test_help_tells_the_exit_statuses(shell: Shell) -> None:
-    """A script finds what it may rely on."""
-    told = shell.run("--help").stdout
-    assert all(f"  {status} " in told for status in (0, 1, 2, 3, 130))
+    """A script finds the statuses that it may rely on."""
+    text = shell.run("--help").stdout
+    assert all(f"  {status} " in text for status in (0, 1, 2, 3, 130))
 
 
 def test_no_color_is_printed_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,6 @@ from .states import HOUR, commit, facts, refused, token
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Return a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
 def state(clock: FakeClock) -> SessionState:
     """Return the state of a session without a sign-in."""
     return SessionState(RefreshPolicy(jitter=0), clock)
@@ -69,15 +63,15 @@ def test_commit_tells_of_the_change_after_it(state: SessionState, clock: FakeClo
     assert seen == [first, None]
 
 
-def test_commit_counts_from_the_wall_clock_when_the_token_is_not_minted_now(
+def test_commit_counts_from_the_wall_clock_when_the_token_is_not_issued_now(
     state: SessionState, clock: FakeClock
 ) -> None:
     """A token from elsewhere has the rest of its life left, a newly issued one all of it."""
     given = token(clock)
     clock.advance(HOUR / 4)
-    parse_token = state.commit(NewToken(given, just_issued=False))
-    assert isinstance(parse_token, Snapshot)
-    assert parse_token.expiry == HOUR * 3 / 4
+    adopted = state.commit(NewToken(given, just_issued=False))
+    assert isinstance(adopted, Snapshot)
+    assert adopted.expiry == HOUR * 3 / 4
     assert state.generation == 0  # a token that only goes on with the session
     assert commit(state, given).expiry == HOUR
 
@@ -95,8 +89,8 @@ def test_commit_refuses_a_token_when_it_has_expired(
 ) -> None:
     """A token without a future changes nothing, be there one before or not (pitfall 13)."""
     text = "the service handed out a token that has expired"
-    for minted in (True, False):
-        error = refused(state, token(clock, life), minted=minted)
+    for just_issued in (True, False):
+        error = refused(state, token(clock, life), just_issued=just_issued)
         assert type(error) is WireError
         assert error.message == text
     commit(state, token(clock))
@@ -185,7 +179,7 @@ def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock
     assert state.closed
     assert state.summary == "closed"
     assert state.snapshot is snapshot
-    assert snapshot.is_due(clock)  # what the hot path asks
+    assert snapshot.is_due(clock)  # the question of the hot path
     state.defer_check(snapshot)
     assert snapshot.is_due(clock)
     state.mark_saved(snapshot)

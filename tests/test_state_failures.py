@@ -1,4 +1,4 @@
-"""What a failure or a refusal does to the session, and what callers without a token get."""
+"""The effect of a failure or a refusal, and the errors of callers without a token."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -38,12 +38,6 @@ from .states import HOUR, commit, token
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Return a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
 def state(clock: FakeClock) -> SessionState:
     """Return the state of a session without a sign-in."""
     return SessionState(RefreshPolicy(jitter=0), clock)
@@ -62,7 +56,7 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failure_is_a_warning_when_the_token_is_still_good(
     state: SessionState, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator reads what failed, how long the token is good, and when it is tried again."""
+    """An operator reads which attempt failed, how long the token is good, and when the next is."""
     commit(state, token(clock))
     clock.advance(1800)
     error = ServerError("refresh: down (status 503)")
@@ -377,7 +371,7 @@ def test_refusal_is_not_final_when_there_is_another_token(
     assert not state.must_accept_401(rejected)
 
 
-# What callers without a token get
+# Errors of callers without a token
 
 
 def test_ended_says_so_when_the_session_does_not_renew(

@@ -1,4 +1,4 @@
-"""What only the blocking half meets: threads that end in the midst of what others wait for."""
+"""Cases of the blocking half alone: threads that end while others wait for their work."""
 
 from __future__ import annotations
 

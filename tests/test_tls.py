@@ -140,7 +140,7 @@ def test_certificates_that_cannot_be_read_are_told_to_the_connection(
     assert isinstance(read(), ssl.SSLContext)
 
 
-# What a new client trusts
+# Certificates that a new client trusts
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def test_an_httpx_with_other_names_inside_is_used_as_it_is(
         """Has no pool."""
 
         def __init__(self, **_options: object) -> None:
-            """Take what httpx's own takes."""
+            """Take the same arguments as httpx's own."""
 
     monkeypatch.setattr(httpx, "HTTPTransport", Plain)
     found: object = http_transport(None, tls.certificates())

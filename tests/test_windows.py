@@ -19,7 +19,7 @@ from koyeb_session._core.snapshot import Decision, Phase, seconds_to_next_check
 from koyeb_session._core.tokens import with_issue_time
 from koyeb_session.testing import FakeClock
 
-from .snapshots import DAY, HOUR, PLAIN, clock_after, held, minted, moment, verdict
+from .snapshots import DAY, HOUR, PLAIN, clock_after, held, issued, moment, verdict
 
 spans = st.floats(0, 60 * DAY) | st.sampled_from([0.0, 60.0, 12 * HOUR])
 lives = st.floats(0, 30 * DAY) | st.integers(0, 600).map(float)
@@ -91,7 +91,7 @@ LIVES: dict[str, tuple[float, RefreshPolicy, tuple[float, float, float]]] = {
 def test_windows_are_cut_to_the_lifetime(case: str) -> None:
     """Half of a life, a tenth and a twentieth bound the windows and the floor (pitfall 8)."""
     life, policy, (soft, hard, floor) = LIVES[case]
-    snapshot = minted(life, policy)
+    snapshot = issued(life, policy)
     assert snapshot.soft == pytest.approx(soft, abs=1e-9)
     assert snapshot.hard == pytest.approx(hard, abs=1e-9)
     assert snapshot.expiry == life
@@ -117,7 +117,7 @@ def test_defaults_are_the_documented_ones() -> None:
     }
 
 
-def test_life_is_whole_when_the_service_minted_the_token_on_another_clock() -> None:
+def test_life_is_whole_when_the_service_issued_the_token_on_another_clock() -> None:
     """A new token's life begins now, even if the local wall clock is wrong (pitfall 22)."""
     clock = FakeClock()
     for skew in (-HOUR, HOUR):
@@ -163,12 +163,12 @@ def test_snapshot_remembers_both_clocks() -> None:
         assert (snapshot.wall, snapshot.mono) == (clock.time(), clock.monotonic())
 
 
-@pytest.mark.parametrize("was_minted", [True, False])
-def test_token_is_fresh_for_ever_when_its_expiry_is_unknown(was_minted: bool) -> None:  # noqa: FBT001 - a parameter
+@pytest.mark.parametrize("was_issued", [True, False])
+def test_token_is_fresh_for_ever_when_its_expiry_is_unknown(was_issued: bool) -> None:  # noqa: FBT001 - a parameter
     """Only a 401 triggers the renewal of a token that says nothing of its end."""
     clock = FakeClock()
     token = Token("t", issued_at=moment(clock))
-    snapshot = RefreshPolicy(min_interval=3).snapshot(token, clock, just_issued=was_minted)
+    snapshot = RefreshPolicy(min_interval=3).snapshot(token, clock, just_issued=was_issued)
     assert (snapshot.soft, snapshot.hard, snapshot.expiry) == (math.inf, math.inf, math.inf)
     assert snapshot.floor == 3
     clock.advance(1000 * DAY)
@@ -216,19 +216,19 @@ def test_token_is_fresh_to_its_end_when_it_is_not_renewable() -> None:
 def test_jitter_comes_from_the_token_when_processes_share_it() -> None:
     """All who hold one token start to renew it at the same moment, and others at another."""
     policy = RefreshPolicy(jitter=0.5)
-    starts = {minted(DAY, policy, token_id=f"token-{n}").soft for n in range(200)}
+    starts = {issued(DAY, policy, token_id=f"token-{n}").soft for n in range(200)}
     assert len(starts) == 200
     assert all(DAY / 2 <= start <= DAY * 0.75 for start in starts)
     assert min(starts) < DAY * 0.52
     assert max(starts) > DAY * 0.73
-    again = {minted(DAY, RefreshPolicy(jitter=0.5), token_id=f"token-{n}").soft for n in range(200)}
+    again = {issued(DAY, RefreshPolicy(jitter=0.5), token_id=f"token-{n}").soft for n in range(200)}
     assert again == starts
 
 
 def test_jitter_shortens_the_soft_window_by_the_tokens_share() -> None:
     """The checksum of the id says how much of the jitter; the hard window stays."""
     share = zlib.crc32(b"token-1") / (2**32 - 1)
-    snapshot = minted(DAY, RefreshPolicy(jitter=0.25), token_id="token-1")
+    snapshot = issued(DAY, RefreshPolicy(jitter=0.25), token_id="token-1")
     assert snapshot.soft == pytest.approx(DAY - 12 * HOUR * (1 - 0.25 * share), abs=1e-6)
     assert snapshot.hard == DAY - 60
     assert snapshot.expiry == DAY
@@ -238,7 +238,7 @@ def test_jitter_never_goes_beyond_the_hard_window() -> None:
     """With all of the soft window as jitter, a token is renewed when callers wait at the latest."""
     policy = RefreshPolicy(jitter=1, soft_window=100)
     for number in range(100):
-        assert minted(DAY, policy, token_id=str(number)).soft <= DAY - 60
+        assert issued(DAY, policy, token_id=str(number)).soft <= DAY - 60
 
 
 # The clocks
@@ -279,7 +279,7 @@ def test_age_is_the_larger_one_when_the_clocks_disagree() -> None:
 def test_token_expires_when_the_machine_was_suspended() -> None:
     """After a night in suspend the token of last evening is not sent."""
     clock = FakeClock()
-    snapshot = minted(300, clock=clock)
+    snapshot = issued(300, clock=clock)
     clock.step_wall(301)
     assert snapshot.phase(clock) is Phase.EXPIRED
     clock.step_wall(-301 - HOUR)
@@ -288,7 +288,7 @@ def test_token_expires_when_the_machine_was_suspended() -> None:
     assert snapshot.phase(clock) is Phase.EXPIRED
 
 
-# What it adds up to
+# Sums
 
 
 def test_token_is_dated_when_the_service_mints_it() -> None:
@@ -321,7 +321,7 @@ def test_renewals_are_bounded_by_the_lifetime_whatever_the_windows(
 ) -> None:
     """A token is never renewed before half of its life, however long the windows (pitfall 8)."""
     clock = FakeClock()
-    snapshot = minted(life, policy, clock)
+    snapshot = issued(life, policy, clock)
     assume(snapshot.expiry > 0.01)
     requests = min(math.ceil(8 / share), 2000)
     renewals = 0
@@ -330,7 +330,7 @@ def test_renewals_are_bounded_by_the_lifetime_whatever_the_windows(
             case Decision.USE:
                 assert snapshot.phase(clock) is not Phase.EXPIRED
             case Decision.RENEW_IN_BACKGROUND | Decision.RENEW_FIRST:
-                snapshot = minted(life, policy, clock, token_id=f"t{number}")
+                snapshot = issued(life, policy, clock, token_id=f"t{number}")
                 assert verdict(snapshot, None, clock) is Decision.USE
                 renewals += 1
             case Decision.FAIL:
@@ -346,7 +346,7 @@ def test_renewals_are_bounded_by_the_lifetime_whatever_the_windows(
 def test_renewals_are_few_when_the_service_returns_the_same_token(
     policy: RefreshPolicy, life: float, share: float
 ) -> None:
-    """Each answer with the same expiry at least halves what is left, and so the next wait."""
+    """Each answer with the same expiry at least halves the time left, and so the next wait."""
     clock = FakeClock()
     token = Token("t", expires_at=moment(clock, life))
     snapshot = policy.snapshot(with_issue_time(token, clock.time()), clock, just_issued=True)
@@ -368,7 +368,7 @@ def test_looks_are_few_when_a_session_is_kept_current(
 ) -> None:
     """`keep_current` sleeps to the next moment of interest: it neither spins nor oversleeps."""
     clock = clock_after(chance * DAY)
-    snapshot = minted(life, policy, clock)
+    snapshot = issued(life, policy, clock)
     looks = 0
     while verdict(snapshot, None, clock) is Decision.USE:
         assert snapshot.phase(clock) is not Phase.EXPIRED

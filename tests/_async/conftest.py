@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -11,17 +11,8 @@ import pytest
 from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day, and die when they are refreshed."""
-    return FakeKoyeb(clock=clock)
+from ..support import ME, PASSWORD
+from .doubles import BrokenStore, Connect
 
 
 @pytest.fixture
@@ -32,9 +23,7 @@ def url(fake: FakeKoyeb) -> Iterator[str]:
 
 
 @pytest.fixture
-async def connect(
-    fake: FakeKoyeb, clock: FakeClock
-) -> AsyncIterator[Callable[..., AsyncSessionClient]]:
+async def connect(fake: FakeKoyeb, clock: FakeClock) -> AsyncIterator[Connect]:
     """Make clients of the service that wait for nothing in vain, and close them after the test."""
     made: list[AsyncSessionClient] = []
 
@@ -51,6 +40,34 @@ async def connect(
     yield connect
     for session in made:
         await session.aclose()
+
+
+@pytest.fixture
+def session(fake: FakeKoyeb, connect: Connect) -> AsyncSessionClient:
+    """Make a session with a token of the service, which it renews."""
+    return connect(token=fake.issue_token())
+
+
+@pytest.fixture
+async def signed_in(connect: Connect) -> AsyncSessionClient:
+    """Make a session, and sign in with the password."""
+    session = connect()
+    await session.login(ME, PASSWORD)
+    return session
+
+
+@pytest.fixture
+def store() -> BrokenStore:
+    """Make a store in memory that works until the test breaks it."""
+    return BrokenStore()
+
+
+@pytest.fixture
+async def stored(store: BrokenStore, connect: Connect) -> AsyncSessionClient:
+    """Make a session, and sign in with the password; ``store`` has its token."""
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    return session
 
 
 @pytest.fixture

@@ -1,17 +1,51 @@
-"""Stores and transports with which something is wrong."""
+"""Stores and transports with faults, and calls that stand at a gate."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import httpx
 
-from koyeb_session import AsyncMemoryTokenStore, Token
-from koyeb_session.testing import Gate
+from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, Token
+from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from ..concurrency import async_pass_through
+from ..concurrency import AsyncBackground, AsyncJob, AsyncWork, async_arrived, async_pass_through
+
+Connect: TypeAlias = Callable[..., AsyncSessionClient]
+"""A function that makes clients of the fake service."""
+T = TypeVar("T")
+
+
+class AsyncUnderWay(AsyncBackground, Generic[T]):
+    """Runs a call whose request for ``operation`` stands at a gate, and other work beside it."""
+
+    job: AsyncJob[T]
+
+    def __init__(
+        self,
+        fake: FakeKoyeb,
+        operation: str,
+        call: AsyncWork[T],
+        **fault: Any,
+    ) -> None:
+        super().__init__()
+        self._call = call
+        self.gate = Gate()
+        fake.fail(operation, Fault(gate=self.gate, **fault))
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.job = self.start(self._call)
+        try:
+            await async_arrived(self.gate)
+        except BaseException:
+            await self.__aexit__(*sys.exc_info())
+            raise
+        return self
 
 
 class BrokenStore(AsyncMemoryTokenStore):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from traceback import format_exception
@@ -15,7 +14,6 @@ import pytest
 from koyeb_session import (
     AccessTokenCredentials,
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     KoyebSessionError,
     ServerError,
     StoreError,
@@ -33,9 +31,7 @@ from ..concurrency import (
     deadlines,
 )
 from ..support import DAY, ME, PASSWORD, count
-from .doubles import BrokenStore, Held, Troubled
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import BrokenStore, Connect, Held, Troubled
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def access(fake: FakeKoyeb, api_token: str, minutes: int = 60) -> AccessTokenCre
 async def test_access_tokens_are_renewed_by_the_api_token_alone(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
 ) -> None:
-    """Who issued a token renews it: none of them is ever refreshed."""
+    """A token is renewed by its issuer: none of these is ever refreshed."""
     session = connect(credentials=access(fake, api_token))
     for _ in range(25):
         await session.refresh()
@@ -358,7 +354,7 @@ async def _answer_late(
 async def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
     fake: FakeKoyeb, connect: Connect, fails: int
 ) -> None:
-    """What a logout has overtaken is in no store, whether it was saved ahead or not."""
+    """No store keeps a token that a logout has overtaken, saved ahead of need or not."""
     store = Troubled()
     gate = store.gates["save"] = Gate()
     session = connect(

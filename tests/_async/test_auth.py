@@ -1,10 +1,9 @@
-"""The auth hook: what it signs, and where the token goes."""
+"""The auth hook: the requests that it signs, and the origins that get the token."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -16,8 +15,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, deadlines
 from ..support import DAY, count, log
+from .doubles import Connect
 
-Connect = Callable[..., AsyncSessionClient]
 ALLOWED = ["https://api.example", "https://api.example:8443/", "http://127.0.0.1:8000"]
 
 
@@ -25,10 +24,9 @@ ALLOWED = ["https://api.example", "https://api.example:8443/", "http://127.0.0.1
 
 
 async def test_request_carries_the_token_and_costs_nothing_more(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """While the token is fresh, a request is signed and sent, and that is all."""
-    session = connect(token=fake.issue_token())
     assert session.token is not None
     response = await session.http.get("/v1/apps")
     assert response.status_code == 200
@@ -38,10 +36,9 @@ async def test_request_carries_the_token_and_costs_nothing_more(
 
 
 async def test_any_client_can_use_the_hook(
-    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
+    session: AsyncSessionClient, client: httpx.AsyncClient
 ) -> None:
     """The hook signs the requests of the user's own client."""
-    session = connect(token=fake.issue_token())
     response = await client.get("/v1/apps", auth=session.auth)
     assert response.status_code == 200
 
@@ -54,10 +51,9 @@ async def test_nothing_is_sent_when_not_signed_in(fake: FakeKoyeb, connect: Conn
 
 
 async def test_a_request_is_signed_without_a_lookup_until_the_very_window(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """One instant before the soft window nothing is started; at the window it is."""
-    session = connect(token=fake.issue_token())
     clock.advance(timedelta(hours=12, seconds=-1))
     await session.http.get("/v1/apps")
     await async_idle()
@@ -119,16 +115,15 @@ async def test_token_goes_nowhere_else(fake: FakeKoyeb, connect: Connect, url: s
 
 
 async def test_an_untrusted_request_needs_no_session(fake: FakeKoyeb, connect: Connect) -> None:
-    """What goes elsewhere goes out as it is, signed in or not."""
+    """A request to another origin stays unchanged, signed in or not."""
     assert (await connect().http.get("https://evil.example/v1/apps")).status_code == 401
     assert log(fake) == [("apps", 401)]
 
 
 async def test_token_does_not_go_out_under_another_host_header(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A ``Host`` header of somebody else could route the token to them."""
-    session = connect(token=fake.issue_token())
     await session.http.get("/v1/apps", headers={"Host": "evil.example"})
     assert fake.requests[0].bearer is None
 
@@ -142,10 +137,9 @@ async def test_token_does_not_go_out_under_another_host_header(
     ],
 )
 async def test_a_redirect_elsewhere_loses_the_token_and_its_401_is_not_ours(
-    fake: FakeKoyeb, connect: Connect, location: str
+    fake: FakeKoyeb, session: AsyncSessionClient, location: str
 ) -> None:
     """A redirect to another origin goes without the token, and a 401 from there renews nothing."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=302, headers={"location": location}))
     response = await session.http.get("/v1/apps", follow_redirects=True)
     assert response.status_code == 401
@@ -155,10 +149,9 @@ async def test_a_redirect_elsewhere_loses_the_token_and_its_401_is_not_ours(
 
 
 async def test_a_redirect_elsewhere_and_back_goes_without_the_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A 401 is no refusal of a token that was not sent: it renews nothing, and doubts nothing."""
-    session = connect(token=fake.issue_token())
     for location in ("https://evil.example/v1/apps", "https://app.koyeb.com/v1/apps"):
         fake.fail("apps", Fault(status=302, headers={"location": location}))
     response = await session.http.get("/v1/apps", follow_redirects=True)
@@ -169,19 +162,19 @@ async def test_a_redirect_elsewhere_and_back_goes_without_the_token(
 
 
 async def test_a_redirect_within_the_origin_keeps_the_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """Who is trusted stays trusted."""
-    session = connect(token=fake.issue_token())
+    """A trusted origin stays trusted."""
     fake.fail("apps", Fault(status=302, headers={"location": "/v1/account/profile"}))
     response = await session.http.get("/v1/apps", follow_redirects=True)
     assert response.status_code == 200
     assert log(fake) == [("apps", 302), ("profile", 200)]
 
 
-async def test_a_redirect_from_elsewhere_gets_no_token(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_redirect_from_elsewhere_gets_no_token(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """Nobody else can have a request of theirs signed."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=302, headers={"location": "https://app.koyeb.com/v1/apps"}))
     response = await session.http.get("https://evil.example/v1/apps", follow_redirects=True)
     assert response.status_code == 401
@@ -228,7 +221,7 @@ async def test_a_refresh_has_a_deadline_of_its_own(
             transport=fake.transport,
             base_url=fake.base_url,
             auth=session.auth,
-            timeout=None,  # noqa: S113 - what the session has to do without
+            timeout=None,  # noqa: S113 - without the session's own timeout
         ) as client:
             assert (await client.get("/v1/apps")).status_code == 200
     assert [request.operation for request in fake.requests] == ["refresh", "apps"]
@@ -236,10 +229,9 @@ async def test_a_refresh_has_a_deadline_of_its_own(
 
 @pytest.mark.pitfall(24)
 async def test_all_hooks_of_a_session_are_one(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """Catches an auth object for each client, each with a token of its own: ten exchanges."""
-    session = connect(token=fake.issue_token())
     clock.advance(DAY - timedelta(seconds=30))
     async with contextlib.AsyncExitStack() as stack:
         clients = [

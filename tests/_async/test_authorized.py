@@ -1,4 +1,4 @@
-"""`session.http`: what signs its requests last, what it keeps, and a user's own client below it."""
+"""`session.http`: its last signature, its cookies and headers, and a user's own client below it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import async_advance, async_read
+from .doubles import Connect
 
-Connect = Callable[..., AsyncSessionClient]
 ELSEWHERE = "https://elsewhere.example/v1/apps"
 
 
 async def test_a_reply_of_elsewhere_is_not_answered_for(fake: FakeKoyeb, connect: Connect) -> None:
-    """A client of the user's follows a redirect: what is refused there went out without a token."""
+    """A user's client follows a redirect: the request that is refused there carried no token."""
     session = connect(token=fake.issue_token())
     for url, headers in (
         ("https://elsewhere.example/v1/apps", {"Authorization": "Bearer x"}),
@@ -80,7 +80,7 @@ async def test_a_hook_that_rewrites_the_path_changes_nothing_else(
 
 
 class Gateway(httpx.AsyncBaseTransport):
-    """A transport of a user's, for what is mounted on it."""
+    """A user's own transport, for a mount."""
 
     def __init__(self, fake: FakeKoyeb) -> None:
         self.transport = fake.transport
@@ -275,7 +275,7 @@ async def test_user_information_in_a_url_signs_nothing(
 async def test_hooks_of_a_users_own_client_count_below_the_renewal(
     connect: Connect, fake: FakeKoyeb, own: httpx.AsyncClient, *, reads: bool
 ) -> None:
-    """One that raises hides no refusal; what is no refusal it raises to the caller."""
+    """A transport that raises hides no refusal; any other error of it reaches the caller."""
 
     async def check(response: httpx.Response) -> None:
         if reads:
@@ -301,7 +301,7 @@ async def test_hooks_of_a_users_own_client_count_below_the_renewal(
 async def test_a_hook_that_fails_at_something_else_is_not_understood_as_an_answer(
     connect: Connect, fake: FakeKoyeb, own: httpx.AsyncClient
 ) -> None:
-    """It has asked somebody else, and raises what came of that."""
+    """It has asked another server, and raises that server's error."""
 
     async def ask(_response: httpx.Response) -> None:
         request = httpx.Request("GET", ELSEWHERE)
@@ -317,7 +317,7 @@ async def test_a_hook_that_fails_at_something_else_is_not_understood_as_an_answe
 async def test_a_closed_client_is_told_once_and_is_final(
     connect: Connect, fake: FakeKoyeb, own: httpx.AsyncClient, gateway: Gateway
 ) -> None:
-    """When the session is made, and by whatever is asked of it later."""
+    """A bad origin is refused when the session is made, and by each later call that takes one."""
     session = connect(http_client=own, token=fake.issue_token())
     await own.aclose()
     for ask in (
@@ -347,7 +347,7 @@ async def test_nothing_is_sent_once_the_session_is_closed(
 async def test_requests_go_to_several_services_on_sockets(
     fake: FakeKoyeb, url: str, clock: FakeClock
 ) -> None:
-    """Each origin that is named is trusted; what is asked of one of them stays there."""
+    """Each origin that is named is trusted; the replies of one stay with it."""
     with ExitStack() as stack:
         other = stack.enter_context(fake.serve())
         async with AsyncSessionClient(

@@ -1,4 +1,4 @@
-"""What is refused before anything is sent."""
+"""Arguments that are refused before anything is sent."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -18,7 +17,6 @@ from koyeb_session.testing import FakeKoyeb
 
 from ..support import ME, PASSWORD
 
-Connect = Callable[..., AsyncSessionClient]
 BadCall: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]
 
 
@@ -92,15 +90,14 @@ BAD_CALLS: list[BadCall] = [
 ]
 
 
-# What is refused before anything is sent
+# Refused before anything is sent
 
 
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BAD_CALLS}))
 async def test_bad_argument_is_named_before_anything_is_sent(
-    fake: FakeKoyeb, connect: Connect, name: str
+    fake: FakeKoyeb, session: AsyncSessionClient, name: str
 ) -> None:
     """The caller's mistake is a `ValueError` or a `TypeError` that names the argument."""
-    session = connect(token=fake.issue_token())
     before = session.token
     for _, args, kwargs, error, argument in [call for call in BAD_CALLS if call[0] == name]:
         with pytest.raises(error, match=argument) as caught:
@@ -138,7 +135,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 async def test_client_refuses_a_bad_argument_by_its_name() -> None:
-    """A client is not made with what cannot work."""
+    """A client is not made with arguments that cannot work."""
     for arguments, error, argument in BAD_ARGUMENTS:
         with pytest.raises(error, match=argument) as caught:
             AsyncSessionClient(**arguments)
@@ -149,7 +146,7 @@ async def test_client_refuses_a_bad_argument_by_its_name() -> None:
 
 
 def test_the_halves_have_the_same_names() -> None:
-    """The blocking client offers what the other one does."""
+    """The blocking client offers the same methods as the asynchronous one."""
     ours = {name.replace("aclose", "close") for name in dir(AsyncSessionClient)}
     renamed = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
     assert {renamed.get(name, name) for name in ours} == set(dir(SessionClient))

@@ -1,4 +1,4 @@
-"""The life of a client: what is refused once it is closed, and what a close waits for."""
+"""The life of a client: calls that are refused once it is closed, and work that a close awaits."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -20,35 +19,28 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import DAY, ME, PASSWORD, held, inside
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect
 
 # The store
 
 
 async def test_a_refresh_that_fails_while_the_client_closes_fails(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """Closing does not make a success of a failed renewal."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, status=500))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh, status=500) as background:
         closing = background.start(session.aclose)
         await background.settled()
-        gate.open()
+        background.gate.open()
         with pytest.raises(ServerError):
-            await job.result()
+            await background.job.result()
         await closing.result()
 
 
 async def test_closing_waits_for_a_refresh_that_may_take_longer(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """For its own deadline, and not for the client's timeout: it may have minted a token."""
+    """For its own deadline, and not for the client's timeout: it may have issued a token."""
     old = fake.issue_token()
     session = connect(token=old, timeout=0.02)
     fake.fail("refresh", Fault(latency=0.06))
@@ -83,19 +75,16 @@ async def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
     assert fake.exchanges() == 0
 
 
-async def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, connect: Connect) -> None:
-    """What a change of session entails is finished before the connections go."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("logout", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        leaving = background.start(session.logout)
-        await async_arrived(gate)
+async def test_closing_waits_for_a_logout_under_way(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """The rest of a sign-out is finished before the connections go."""
+    async with AsyncUnderWay(fake, "logout", session.logout, hold="request") as background:
         closing = background.start(session.aclose)
         await background.settled()
         assert not closing.done
-        gate.open()
-        await leaving.result()
+        background.gate.open()
+        await background.job.result()
         await closing.result()
     assert fake.live_tokens() == []
 
@@ -120,9 +109,10 @@ CALLS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_nothing_is_sent_after_close(fake: FakeKoyeb, connect: Connect, name: str) -> None:
+async def test_nothing_is_sent_after_close(
+    fake: FakeKoyeb, session: AsyncSessionClient, name: str
+) -> None:
     """Use after close is a `RuntimeError` that says so."""
-    session = connect(token=fake.issue_token())
     await session.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await getattr(session, name)(*CALLS[name])
@@ -146,9 +136,8 @@ async def test_nothing_is_sent_for_a_child_after_the_parent_is_closed(
     assert fake.requests == []
 
 
-async def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_sync_methods_raise_after_close(session: AsyncSessionClient) -> None:
     """Neither a block nor another session begins on a closed client."""
-    session = connect(token=fake.issue_token())
     async with session as entered:
         assert entered is session
     with pytest.raises(RuntimeError, match="closed"):
@@ -158,9 +147,8 @@ async def test_sync_methods_raise_after_close(fake: FakeKoyeb, connect: Connect)
         session.for_token("abc")
 
 
-async def test_token_can_still_be_read_after_close(fake: FakeKoyeb, connect: Connect) -> None:
-    """To read what is known is no use."""
-    session = connect(token=fake.issue_token())
+async def test_token_can_still_be_read_after_close(session: AsyncSessionClient) -> None:
+    """Reading the known token is no use of the client."""
     token = session.token
     assert token is not None
     await session.aclose()
@@ -168,10 +156,9 @@ async def test_token_can_still_be_read_after_close(fake: FakeKoyeb, connect: Con
 
 
 async def test_auth_raises_after_close(
-    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
+    fake: FakeKoyeb, session: AsyncSessionClient, client: httpx.AsyncClient
 ) -> None:
     """The hook does not sign with the token of a closed session, on whichever client."""
-    session = connect(token=fake.issue_token())
     auth = session.auth
     await session.aclose()
     with pytest.raises(RuntimeError, match="closed"):
@@ -226,10 +213,9 @@ async def test_close_leaves_the_users_client_open(
 
 @pytest.mark.pitfall(3)
 async def test_close_waits_for_a_renewal_under_way(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
-    """A token that the service has minted already is not lost to a close."""
-    session = connect(token=fake.issue_token())
+    """A token that the service has issued already is not lost to a close."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=12))
@@ -264,9 +250,8 @@ async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) 
     """Connections that are left open are told of, without a secret."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     token = await session.login(ME, PASSWORD)
-    for connections in {inside(session).connections, inside(session).operation_connections}:
-        assert connections is not None
-        for transport in connections._opened.values():
+    for opened in (inside(session).opened, inside(session).operations_opened):
+        for transport in opened.values():
             await transport.aclose()  # or the sockets warn, too
     secret = token.id
     with warnings.catch_warnings(record=True) as caught:
@@ -295,7 +280,7 @@ async def test_a_client_without_connections_does_not_warn(
 
 
 async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None:
-    """Who closes has nothing to be told."""
+    """A client that was closed warns of nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         async with AsyncSessionClient(base_url=url, clock=clock) as session:
@@ -307,7 +292,7 @@ async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None
         gc.collect()
 
 
-# What is new, and what is not
+# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(36)
@@ -317,23 +302,18 @@ async def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
     """A session of `for_token` does not lose its token to the end of the other one."""
     parent = connect(token=fake.issue_token())
     child = parent.for_token(fake.issue_token(), renew=True)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(child.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", child.refresh) as background:
         closing = background.start(parent.aclose)
         await background.settled()
         assert not closing.done
-        gate.open()
-        assert (await renewal.result()).id == held(child)
+        background.gate.open()
+        assert (await background.job.result()).id == held(child)
         await closing.result()
     assert held(child) in fake.live_tokens()
 
 
-async def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_listener_may_close_the_client(session: AsyncSessionClient) -> None:
     """Nobody waits for it then, as it would wait for itself."""
-    session = connect(token=fake.issue_token())
     closed: list[bool] = []
 
     async def listener(_: Token | None) -> None:
@@ -345,9 +325,8 @@ async def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect
     await async_until(lambda: bool(closed))
 
 
-async def test_closing_waits_for_a_listener(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_closing_waits_for_a_listener(session: AsyncSessionClient) -> None:
     """It writes the token somewhere, and takes a while."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
 
     async def listener(_: Token | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,9 +25,7 @@ from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import Connect
 
 # Signing in again
 
@@ -63,7 +60,7 @@ async def test_credentials_sign_in_after_expiry(
 async def test_credentials_sign_in_when_a_refresh_is_refused(
     fake: FakeKoyeb, connect: Connect, status: int
 ) -> None:
-    """What says that a refresh will not help leads to a sign-in, in the same exchange."""
+    """An error that says that no refresh will help leads to a sign-in, in the same exchange."""
     session = connect(token=fake.issue_token(), credentials=PASSWORDS)
     fake.fail("refresh", Fault(status=status))
     await session.refresh()
@@ -83,10 +80,9 @@ async def test_credentials_are_not_used_when_the_refresh_was_not_refused(
 
 
 async def test_a_withdrawn_refresh_says_so_without_credentials(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """The user learns what to bring instead."""
-    session = connect(token=fake.issue_token())
+    """The error names the credentials to bring instead."""
     fake.fail("refresh", Fault(status=410))
     with pytest.raises(EndpointGoneError, match="credentials="):
         await session.refresh()
@@ -123,7 +119,7 @@ async def test_a_sign_in_is_never_sent_twice(
 
 
 async def test_a_locked_account_is_told(fake: FakeKoyeb, connect: Connect) -> None:
-    """What signing in met with is what the user gets."""
+    """The caller gets the error that the sign-in met with."""
     fake.lock_account(ME)
     with pytest.raises(AccountLockedError):
         await connect(credentials=PASSWORDS).current_token()
@@ -146,7 +142,7 @@ async def test_a_callable_brings_tokens(
 async def test_a_callable_may_return_a_token(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What the provider knows of a token is kept."""
+    """The fields that the provider knows of a token are kept."""
     expires = datetime.fromtimestamp(clock.time() + 600, UTC)
     given = Token("opaque", "user", "organization", expires)
     session = connect(credentials=lambda: given)
@@ -182,7 +178,7 @@ async def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
 async def test_a_callable_that_returns_nonsense_is_told(
     connect: Connect, given: object, cause: type[Exception]
 ) -> None:
-    """What is no usable token is told as such, and the provider is asked once."""
+    """The error says that the provider gave no usable token; the provider is asked once."""
     asked: list[None] = []
 
     def provider() -> object:
@@ -195,7 +191,7 @@ async def test_a_callable_that_returns_nonsense_is_told(
     assert len(asked) == 1
 
 
-async def test_what_a_callable_raises_is_the_cause(connect: Connect) -> None:
+async def test_an_error_of_a_callable_is_the_cause(connect: Connect) -> None:
     """The provider's own error is kept, without the frames that may hold its secrets."""
 
     def provider() -> str:

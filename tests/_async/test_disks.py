@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from koyeb_session import AsyncSessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock
 
 from ..stores.disk import Disk, disk
+from .doubles import Connect
 
 __all__ = ["disk"]  # a fixture
 
-Connect = Callable[..., AsyncSessionClient]
 FILES = {"session.json", "session.json.lock"}
 
 
 async def test_old_token_stays_when_the_disk_is_full(disk: Disk) -> None:
-    """What was there is whole, nothing half-written is left, and with space all goes on."""
+    """The old file is whole, no half-written one is left, and with space the saves go on."""
     store = AsyncFileTokenStore(disk.path / "session.json")
     await store.save(Token("old"))
     disk.fill()
@@ -34,7 +32,7 @@ async def test_old_token_stays_when_the_disk_is_full(disk: Disk) -> None:
 
 
 async def test_old_token_can_be_read_when_the_disk_is_read_only(disk: Disk) -> None:
-    """Whatever writes is a `StoreError`."""
+    """Any failed write is a `StoreError`."""
     store = AsyncFileTokenStore(disk.path / "session.json")
     await store.save(Token("old"))
     disk.freeze()
@@ -48,7 +46,7 @@ async def test_old_token_can_be_read_when_the_disk_is_read_only(disk: Disk) -> N
 
 
 async def test_file_that_is_mounted_by_itself_is_written_in_place(disk: Disk) -> None:
-    """What a container mounts as a single file can be neither replaced nor removed, for real."""
+    """A file that a container mounts can be neither replaced nor removed, with a real mount."""
     path = disk.path / "session.json"
     with disk.mounted(path):
         store = AsyncFileTokenStore(path)
@@ -80,7 +78,7 @@ async def test_session_goes_on_in_memory_while_the_disk_cannot_be_written(
     second = await session.refresh()
     assert (await session.http.get("/v1/apps")).status_code == 200
     assert "kept in memory only" in caplog.text or "without its store" in caplog.text
-    # What cannot be replaced is deleted, where that is possible.
+    # A record that cannot be replaced is deleted, where that is possible.
     assert await store.load() == (None if trouble == "full" else first)
     works()
     await session.aclose()

@@ -1,9 +1,8 @@
-"""The exchange: how long each step may take, and what is said when one fails."""
+"""The exchange: how long each step may take, and the error when one fails."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
@@ -24,9 +23,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import PATIENCE, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, inside
-from .doubles import Away
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Away, Connect
 
 
 class Stopwatch(httpx.AsyncBaseTransport):
@@ -49,7 +46,7 @@ class Stopwatch(httpx.AsyncBaseTransport):
 async def test_a_timeout_of_the_caller_is_that_of_each_operation(
     fake: FakeKoyeb, connect: Connect, operation: str
 ) -> None:
-    """The client's own timeout does not cut short what the caller gives a minute."""
+    """The client's own timeout does not cut short a call to which the caller gives a minute."""
     stopwatch = Stopwatch(fake)
     store = AsyncMemoryTokenStore()
     session = connect(transport=stopwatch, credentials=PASSWORDS, store=store, timeout=5)
@@ -96,10 +93,9 @@ def left(session: AsyncSessionClient) -> float:
 
 
 async def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """The token has life left, but nobody can use it: the renewal is worth a second attempt."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401))
     fake.fail("refresh", Fault(status=503))
     assert (await session.http.get("/v1/apps")).status_code == 200
@@ -122,14 +118,14 @@ async def test_a_busy_service_is_asked_again_without_the_store(
     }
 
 
-# Whose clock counts
+# The clock that counts
 
 
 @pytest.mark.parametrize("ahead", [-3600, 3600])
-async def test_what_the_service_mints_has_its_whole_life_before_it(
+async def test_a_new_token_has_its_whole_life_before_it(
     clock: FakeClock, connect: Connect, ahead: float
 ) -> None:
-    """By a refresh or by a password: it is new this moment, whatever our clock says."""
+    """By a refresh or by a password: the token is new this moment, even if our clock is wrong."""
     elsewhere = FakeKoyeb(clock=FakeClock())
     session = connect(transport=elsewhere.transport, credentials=PASSWORDS)
     clock.step_wall(ahead)
@@ -139,7 +135,7 @@ async def test_what_the_service_mints_has_its_whole_life_before_it(
     assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
 
 
-async def test_what_others_have_minted_has_what_its_expiry_leaves(
+async def test_a_token_of_others_has_the_time_until_its_expiry(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """From a callable or from a store: it may be old, and its expiry is compared with our clock."""
@@ -154,13 +150,13 @@ async def test_what_others_have_minted_has_what_its_expiry_leaves(
     assert left(session) == DAY.total_seconds() - 3600
 
 
-# What is raised, and logged
+# Errors, and the log
 
 
 async def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Who waited for a renewal of an expired token learns that it has expired, and why."""
+    """A caller that waited for the renewal of an expired token learns that it expired, and why."""
     session = connect(token=fake.issue_token(), credentials=PASSWORDS)
     clock.advance(DAY)
     fake.fail("login", Fault(status=500))
@@ -173,7 +169,7 @@ async def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_se
 async def test_credentials_that_have_no_token_either_are_left_in_peace(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, kind: type[KoyebSessionError]
 ) -> None:
-    """What another session raises, as credentials, was asked for: the next attempt has to wait."""
+    """An error of another session, used as credentials, starts a back-off like any other."""
     asked: list[float] = []
 
     def ask() -> str:
@@ -191,7 +187,7 @@ async def test_credentials_that_have_no_token_either_are_left_in_peace(
 
 
 async def test_an_error_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
-    """Who never signed in, and whose session has ended, learn what is missing."""
+    """A session that never began, and one that has ended, name the credentials that are missing."""
     wanted = r"^not signed in: call login\(\), or give token= or credentials=$"
     with pytest.raises(NotSignedInError, match=wanted):
         await connect().current_token()
@@ -215,7 +211,7 @@ async def test_a_token_from_the_store_is_logged_as_that(
 async def test_a_token_that_is_due_already_is_taken_over_and_renewed_meanwhile(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What others saved half a life ago is used at once, and nobody waits for its successor."""
+    """A token that others saved half a life ago is used at once; nobody waits for its successor."""
     store, saved = AsyncMemoryTokenStore(), fake.issue_token()
     await store.save(Token(saved))
     clock.advance(timedelta(hours=13))
@@ -224,9 +220,8 @@ async def test_a_token_that_is_due_already_is_taken_over_and_renewed_meanwhile(
     await async_until(lambda: fake.exchanges() == 1)
 
 
-async def test_signed_out_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_signed_out_says_what_to_do(session: AsyncSessionClient) -> None:
     """After a logout there is one way back for a request."""
-    session = connect(token=fake.issue_token())
     await session.logout()
     with pytest.raises(NotSignedInError, match=r"^signed out: call login\(\)$"):
         await session.http.get("/v1/apps")

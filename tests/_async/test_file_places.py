@@ -27,7 +27,7 @@ async def test_file_lies_in_the_users_own_folder_when_no_path_is_given(
 
 
 def names(folder: Path) -> set[str]:
-    """Give what lies in a folder."""
+    """List the files of a folder."""
     return {path.name for path in folder.iterdir()}
 
 
@@ -38,13 +38,13 @@ def make_socket(path: Path) -> None:
 
 
 def descriptors() -> int:
-    """Count what this process has open, where that can be counted."""
+    """Count the open files of this process, where that is possible."""
     folder = Path("/proc/self/fd")
     return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_socket])
-async def test_what_is_no_file_is_refused(
+async def test_a_path_that_is_no_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
     """A pipe, which is not waited for, a folder or a socket is told each time; none stays open."""

@@ -1,17 +1,15 @@
-"""Sessions for somebody else on the same connections, and whose session an error comes from."""
+"""Sessions for another account on the same connections, and the session that an error names."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     InvalidCredentialsError,
     KoyebSessionError,
     NotSignedInError,
@@ -23,8 +21,7 @@ from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import ME, PASSWORD
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_guest_logs_in_and_out_beside_the_session(fake: FakeKoyeb, connect: Connect) -> None:
@@ -92,7 +89,7 @@ async def test_error_says_which_session_raised_it(fake: FakeKoyeb, connect: Conn
 
 
 async def test_request_without_a_token_raises_a_marked_error(connect: Connect) -> None:
-    """What the auth raises, in `http` or in a client of the user's, has the session's mark too."""
+    """An error of the auth, in `http` or in a user's own client, has the session's mark too."""
     guest = connect().guest()
     with pytest.raises(NotSignedInError) as caught:
         await guest.http.get("/v1/apps")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,19 +13,15 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import AsyncBackground, async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import AsyncBuggy
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncBuggy, Connect
 
 # Renewing ahead of need
 
 
 async def test_keep_current_renews_without_requests(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """The token stays current although nobody asks for it; it ends when the client is closed."""
-    session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
         await async_until(lambda: inside(session).wakeups != ())
@@ -76,9 +71,8 @@ async def test_keep_current_is_not_stopped_by_its_own_news(
     assert fake.exchanges() == 3
 
 
-async def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_every_keep_current_ends_with_the_client(session: AsyncSessionClient) -> None:
     """Two tasks that keep the same session are one too many, and no more than that."""
-    session = connect(token=fake.issue_token())
     async with AsyncBackground() as background:
         jobs = [background.start(session.keep_current) for _ in range(2)]
         await async_until(lambda: len(inside(session).wakeups) == 2)
@@ -125,10 +119,9 @@ async def test_keep_current_looks_again_when_the_session_changes(
 
 
 async def test_keep_current_goes_on_after_a_failure(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
-    """What goes wrong is in the log, and is tried again."""
-    session = connect(token=fake.issue_token())
+    """A failure is in the log, and is tried again."""
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY / 2)
     async with AsyncBackground() as background:

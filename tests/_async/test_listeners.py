@@ -1,4 +1,4 @@
-"""Listeners for token changes: what they are told, and that they can break nothing."""
+"""Listeners for token changes: the tokens that they get, and that they can break nothing."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -17,8 +17,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
 from ..support import ME, PASSWORD, inside
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_a_listener_is_told_of_each_change_in_order(
@@ -55,10 +54,9 @@ async def test_a_listener_may_be_async(fake: FakeKoyeb, connect: Connect) -> Non
 
 
 async def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A change in the background is a change."""
-    session = connect(token=fake.issue_token())
     heard: list[Token | None] = []
     session.on_token_change(heard.append)
     clock.advance(timedelta(hours=12))
@@ -68,7 +66,7 @@ async def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
 
 
 async def test_a_listener_is_called_after_the_change(fake: FakeKoyeb, connect: Connect) -> None:
-    """What the listener is told is what the session has by then."""
+    """The listener gets the token that the session has by then."""
     session = connect()
     seen: list[bool] = []
     session.on_token_change(lambda token: seen.append(token is session.token))
@@ -173,10 +171,10 @@ async def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect)
     assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
 
 
-async def test_a_change_during_a_telling_is_told_by_who_tells(
+async def test_a_change_during_a_delivery_is_delivered_by_its_task(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Whoever comes second does not wait for a slow listener, and nothing is told twice."""
+    """The second task does not wait for a slow listener, and no change is delivered twice."""
     session = connect()
     gate = Gate()
     heard: list[Token | None] = []
@@ -201,7 +199,7 @@ async def test_a_change_during_a_telling_is_told_by_who_tells(
 async def test_the_newest_changes_are_kept_while_a_listener_hangs(
     connect: Connect, fake: FakeKoyeb
 ) -> None:
-    """What is kept while a listener does not return has an end, for all listeners."""
+    """The queue behind a listener that does not return has an end, for all listeners."""
     session = connect()
     gate = Gate()
     heard: list[Token | None] = []
@@ -224,7 +222,7 @@ async def test_the_newest_changes_are_kept_while_a_listener_hangs(
 
 
 class Interrupted(BaseException):
-    """Cuts off whatever runs."""
+    """Cuts off all that runs."""
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

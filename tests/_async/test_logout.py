@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -22,25 +21,25 @@ from koyeb_session import (
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    AsyncBackground,
-    async_arrived,
-    async_idle,
-    async_until,
-    deadlines,
-)
+from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until, deadlines
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import Away, BrokenStore, Troubled, UnspeakableError, saved
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import (
+    AsyncUnderWay,
+    Away,
+    BrokenStore,
+    Connect,
+    Troubled,
+    UnspeakableError,
+    saved,
+)
 
 # Beginning and ending a session
 
 
-async def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_use_token_takes_the_place_of_the_session(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """The new token is used from then on, and the old one is left alone."""
-    session = connect(token=fake.issue_token())
     old = held(session)
     new = await session.use_token(fake.issue_token())
     await session.http.get("/v1/apps")
@@ -68,19 +67,17 @@ async def test_use_token_takes_the_same_token_with_less_time_left(
 async def test_a_logout_during_a_renewal_is_final(
     fake: FakeKoyeb, connect: Connect, hold: str
 ) -> None:
-    """What the exchange still mints is revoked, and nothing brings the session back."""
+    """The token that the exchange still brings is revoked, and nothing brings the session back."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request" if hold == "request" else "reply"))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(
+        fake, "refresh", session.refresh, hold="request" if hold == "request" else "reply"
+    ) as background:
         leaving = background.start(session.logout)
         await async_until(lambda: session.token is None)
-        gate.open()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="signed out"):
-            await job.result()
+            await background.job.result()
         with contextlib.suppress(NotSignedInError):
             await leaving.result()
     assert session.token is None
@@ -91,27 +88,22 @@ async def test_a_logout_during_a_renewal_is_final(
 
 
 async def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """Once `logout` is done no token is alive, also none that was under way."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         leaving = background.start(session.logout)
         await background.settled()
         assert not leaving.done
-        gate.open()
+        background.gate.open()
         await leaving.result()
         assert fake.live_tokens() == []
         with pytest.raises(NotSignedInError):
-            await job.result()
+            await background.job.result()
 
 
 async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
-    """What another process has renewed meanwhile is ended as well."""
+    """The token that another process has renewed meanwhile is revoked as well."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     await store.save(Token(fake.issue_token()))
@@ -124,7 +116,7 @@ async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: C
 async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """How long the token has been held says that it is good, not what this machine's clock says."""
+    """The age of the token decides whether it is good, and not this machine's clock."""
     ahead = FakeClock(datetime.fromtimestamp(clock.time(), UTC) + 2 * DAY)
     store = AsyncMemoryTokenStore()
     session = connect(clock=ahead)
@@ -136,35 +128,30 @@ async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
 
 
 async def test_a_logout_leaves_a_service_that_fails_behind(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
 ) -> None:
-    """Here the session ends whatever the service answers; then its error is raised."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
+    """The session ends here with any answer of the service; then its error is raised."""
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
-        await session.logout()
-    assert session.token is None
+        await stored.logout()
+    assert stored.token is None
     assert await store.load() is None
     assert log(fake) == [("login", 200), ("logout", 500)]
 
 
 async def test_a_logout_is_tried_again_where_that_is_safe(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """To sign out twice does no harm."""
-    session = connect(token=fake.issue_token())
     fake.fail("logout", Fault(status=503), times=2)
     await session.logout()
     assert log(fake) == [("logout", 503), ("logout", 503), ("logout", 200)]
 
 
 async def test_a_logout_that_the_service_refuses_is_a_success(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A token that the service does not know any more needs no revoking."""
-    session = connect(token=fake.issue_token())
     fake.revoke_all()
     await session.logout()
     assert log(fake) == [("logout", 401)]
@@ -190,40 +177,32 @@ async def test_a_logout_ends_with_its_timeout_and_clears_the_store(
 async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """What was under way at the logout is revoked; who comes later signs in anew."""
+    """The sign-in under way at the logout is revoked; a later caller signs in anew."""
     session = connect(credentials=PASSWORDS)
-    gate = Gate()
-    fake.fail("login", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        early = background.start(session.current_token)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "login", session.current_token) as background:
         leaving = background.start(session.logout)
         await background.settled()
         late = background.start(session.refresh)
         await background.settled()
         token = await late.result()
-        gate.open()
-        assert await early.result() == token
+        background.gate.open()
+        assert await background.job.result() == token
         await leaving.result()
     assert fake.live_tokens() == [token.id] == [held(session)]
 
 
-async def test_a_logout_is_not_undone_by_who_waited_for_a_token(
+async def test_a_logout_is_not_undone_by_a_waiter_for_a_token(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who asked for a renewal before the logout does not sign in after it."""
+    """A caller that asked for a renewal before the logout does not sign in after it."""
     session = connect(credentials=PASSWORDS)
-    gate = Gate()
-    fake.fail("login", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        first = background.start(session.current_token)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "login", session.current_token) as background:
         second = background.start(session.refresh)
         await background.settled()
         leaving = background.start(session.logout)
         await background.settled()
-        gate.open()
-        for job in (first, second):
+        background.gate.open()
+        for job in (background.job, second):
             with pytest.raises(NotSignedInError):
                 await job.result()
         await leaving.result()
@@ -231,26 +210,20 @@ async def test_a_logout_is_not_undone_by_who_waited_for_a_token(
     assert fake.live_tokens() == []
 
 
-async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_login_during_a_renewal_wins(fake: FakeKoyeb, session: AsyncSessionClient) -> None:
     """The renewal of the old session does not replace the new one's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         token = await session.login(ME, PASSWORD)
-        gate.open()
-        assert (await job.result()).id == token.id
+        background.gate.open()
+        assert (await background.job.result()).id == token.id
     assert fake.live_tokens() == [held(session)] == [token.id]
 
 
 @pytest.mark.pitfall(23)
 async def test_trouble_of_the_old_session_does_not_bother_the_new_one(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A back-off ends with the session that it was for."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "3000"}))
     clock.advance(DAY / 2)
     await session.current_token()
@@ -270,7 +243,7 @@ async def test_trouble_of_the_old_session_does_not_bother_the_new_one(
 async def test_a_logout_does_not_send_what_a_store_made_up(
     fake: FakeKoyeb, connect: Connect, kept: str
 ) -> None:
-    """The session's own token is revoked, whatever lies in the store."""
+    """The session's own token is revoked, with any record in the store."""
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     await store.save(Token(kept))
@@ -280,58 +253,51 @@ async def test_a_logout_does_not_send_what_a_store_made_up(
 
 
 async def test_a_logout_survives_an_error_that_cannot_be_told(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
 ) -> None:
     """The session has ended all the same."""
-    store = BrokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     store.broken.add("delete")
     store.error = UnspeakableError(TimeoutError)
     with pytest.raises(StoreError, match="the token store could not be emptied"):
-        await session.logout()
-    assert session.token is None
+        await stored.logout()
+    assert stored.token is None
     assert fake.live_tokens() == []
 
 
 @pytest.mark.parametrize("broken", [("load",), ("lock",), ("load", "lock")])
 async def test_a_logout_empties_a_store_that_cannot_be_read(
-    fake: FakeKoyeb, connect: Connect, broken: tuple[str, ...]
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient, broken: tuple[str, ...]
 ) -> None:
     """Deleting without the lock is better than not at all."""
-    store = BrokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     store.broken.update(broken)
-    await session.logout()
+    await stored.logout()
     store.broken.clear()
     assert await store.load() is None
     assert fake.live_tokens() == []
 
 
 async def test_a_logout_tells_when_the_store_still_holds_the_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
 ) -> None:
     """A token that nobody can delete is worth an error; the service has forgotten it."""
-    store = BrokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     store.broken.add("delete")
     with pytest.raises(StoreError, match="could not be emptied: OSError") as caught:
-        await session.logout()
+        await stored.logout()
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__ is not store.error
     assert caught.value.__cause__.__traceback__ is None
-    assert session.token is None
+    assert stored.token is None
     assert fake.live_tokens() == []
 
 
 async def test_a_logout_tells_of_the_store_when_the_service_hangs(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """That the service did not answer in time is no reason to hide it."""
-    told = "the token may still be in the store: the token store could not be"
-    for seconds in deadlines(lambda: told in caplog.text):
+    text = "the token may still be in the store: the token store could not be"
+    for seconds in deadlines(lambda: text in caplog.text):
         store = BrokenStore()
         session = connect(store=store)
         await session.login(ME, PASSWORD)
@@ -342,16 +308,16 @@ async def test_a_logout_tells_of_the_store_when_the_service_hangs(
 
 
 async def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Only one error can be raised: the service's."""
-    store = BrokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     store.broken.add("delete")
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
-        await session.logout()
+        await stored.logout()
     assert "the token may still be in the store: the token store could not be" in caplog.text
 
 
@@ -383,18 +349,14 @@ async def test_a_logout_that_runs_out_of_time_is_told(
 
 
 async def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
-    """What a renewal brings that its store did not guard is revoked all the same."""
+    """The token of a renewal that its store did not guard is revoked all the same."""
     session = connect(token=fake.issue_token(), store=Away())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         leaving = background.start(session.logout)
         await async_until(lambda: session.token is None)
-        gate.open()
+        background.gate.open()
         with pytest.raises(NotSignedInError):
-            await renewal.result()
+            await background.job.result()
         with contextlib.suppress(StoreError):
             await leaving.result()
     assert session.token is None

@@ -1,4 +1,4 @@
-"""The operations on the wire, and what they do to the session."""
+"""The operations on the wire, and their effect on the session."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -31,8 +31,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..support import ME, PASSWORD, operations
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_login_sends_email_and_password_and_keeps_the_token(
@@ -179,23 +178,21 @@ async def test_logout_sends_nothing_when_signed_out(fake: FakeKoyeb, connect: Co
 
 
 async def test_logout_sends_nothing_when_the_token_has_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient
 ) -> None:
     """There is nothing to revoke in a token that is dead."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     clock.advance(timedelta(hours=24))
-    await session.logout()
+    await signed_in.logout()
     assert operations(fake) == ["login"]
-    assert session.token is None
+    assert signed_in.token is None
 
 
-async def test_requests_say_which_library_sends_them(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_requests_say_which_library_sends_them(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
+) -> None:
     """Operations and `http` name the library and its version; a request's own header wins."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    await session.http.get("/v1/apps")
-    await session.http.get("/v1/apps", headers={"User-Agent": "mine"})
+    await signed_in.http.get("/v1/apps")
+    await signed_in.http.get("/v1/apps", headers={"User-Agent": "mine"})
     ours = f"koyeb-session/{__version__} python-httpx/{httpx.__version__}"
     assert [request.headers["user-agent"] for request in fake.requests] == [ours, ours, "mine"]
 
@@ -275,7 +272,7 @@ async def test_login_raises_what_the_reply_means(
 async def test_an_operation_gives_up_when_its_own_timeout_is_over(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """``timeout=`` bounds one call, whatever the client's is."""
+    """``timeout=`` bounds one call, with any timeout of the client."""
     session = connect(timeout=60)
     fake.fail("login", Fault(gate=Gate()))
     with pytest.raises(TransportTimeoutError):
@@ -293,10 +290,9 @@ async def test_an_operation_gives_up_when_its_own_timeout_is_over(
     ],
 )
 async def test_an_operation_that_is_gone_says_what_to_do(
-    fake: FakeKoyeb, connect: Connect, operation: str, fault: Fault
+    fake: FakeKoyeb, session: AsyncSessionClient, operation: str, fault: Fault
 ) -> None:
     """Catches a bare status: nobody learns from a 404 that the service has moved on."""
-    session = connect(token=fake.issue_token())
     fake.fail(operation, fault)
     arguments = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}.get(operation, ())
     with pytest.raises(EndpointGoneError, match=r"no longer has this operation.*; .*credentials="):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +15,10 @@ from ..concurrency import async_arrived, async_until
 from ..stores.conftest import RedisServer, redis_server
 from ..stores.fleet import async_redis_client
 from ..support import inside
+from .doubles import Connect
 
 __all__ = ["redis_server"]  # a fixture
 
-Connect = Callable[..., AsyncSessionClient]
 KEY = "session"
 ME = PasswordCredentials("me@example.com", "correct horse")
 WITHOUT_WAITS = RefreshPolicy(jitter=0, backoff=0.05, backoff_max=0.05)

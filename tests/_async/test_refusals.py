@@ -1,9 +1,9 @@
-"""What the auth hook does about a refusal."""
+"""The reaction of the auth hook to a refusal."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import httpx
@@ -20,18 +20,15 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived
 from ..support import ME, PASSWORD, PASSWORDS, log
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect
 
 # Refusals
 
 
 async def test_a_revoked_token_is_renewed_and_the_request_replayed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A 401 renews once and sends the request once more, with the new token."""
-    session = connect(token=fake.issue_token())
     old = session.token
     fake.fail("apps", Fault(status=401))
     response = await session.http.post("/v1/apps", json={"name": "mine"})
@@ -48,28 +45,24 @@ async def test_a_revoked_token_is_renewed_and_the_request_replayed(
 
 @pytest.mark.pitfall(9)
 async def test_a_late_401_is_replayed_without_another_renewal(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """When the session has moved on since the request was signed, the newer token is used."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("apps", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        job = background.start(lambda: session.http.get("/v1/apps"))
-        await async_arrived(gate)
+    async with AsyncUnderWay(
+        fake, "apps", lambda: session.http.get("/v1/apps"), hold="request"
+    ) as background:
         await session.refresh()
-        gate.open()
-        response = await job.result()
+        background.gate.open()
+        response = await background.job.result()
     assert response.status_code == 200
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
 
 
 @pytest.mark.pitfall(9)
 async def test_a_permanent_401_costs_two_requests_and_one_renewal(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A token that is refused when it is new is remembered: later refusals are the answer."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401), times=4)
     assert (await session.http.get("/v1/apps")).status_code == 401
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401)]
@@ -129,10 +122,9 @@ async def test_only_a_token_that_is_accepted_ends_the_memory_of_a_refusal(
 
 
 async def test_the_memory_of_a_refusal_ends_with_the_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """What was remembered of one token does not hold for the next."""
-    session = connect(token=fake.issue_token())
+    """The memory of one rejected token does not hold for the next."""
     fake.fail("apps", Fault(status=401), times=3)
     await session.http.get("/v1/apps")
     await session.login(ME, PASSWORD)
@@ -141,11 +133,10 @@ async def test_the_memory_of_a_refusal_ends_with_the_token(
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
 
 
-async def test_a_token_minted_by_others_and_refused_is_not_remembered(
-    fake: FakeKoyeb, connect: Connect
+async def test_a_token_issued_by_others_and_refused_is_not_remembered(
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """Only a token that this very flow had minted says that another one will not help."""
-    session = connect(token=fake.issue_token())
+    """Only a token that this very flow had issued says that another one will not help."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate, status=401))
     fake.fail("apps", Fault(status=401), times=2)
@@ -160,9 +151,10 @@ async def test_a_token_minted_by_others_and_refused_is_not_remembered(
     assert fake.exchanges() == 2
 
 
-async def test_a_replay_that_succeeds_is_not_remembered(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_replay_that_succeeds_is_not_remembered(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """A token that works is renewed again when it is refused later."""
-    session = connect(token=fake.issue_token())
     for _ in range(3):
         fake.fail("apps", Fault(status=401))
         assert (await session.http.get("/v1/apps")).status_code == 200
@@ -170,9 +162,10 @@ async def test_a_replay_that_succeeds_is_not_remembered(fake: FakeKoyeb, connect
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 407, 500])
-async def test_other_errors_renew_nothing(fake: FakeKoyeb, connect: Connect, status: int) -> None:
+async def test_other_errors_renew_nothing(
+    fake: FakeKoyeb, session: AsyncSessionClient, status: int
+) -> None:
     """Only a 401 is about the token."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=status))
     assert (await session.http.get("/v1/apps")).status_code == status
     assert log(fake) == [("apps", status)]
@@ -199,26 +192,24 @@ async def test_an_api_token_that_cannot_be_renewed_goes_on_to_work(
     assert log(fake) == [("refresh", 401), ("apps", 200)]
 
 
-async def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_401_after_logout_is_the_answer(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """A request that the logout overtook is refused, and nothing brings the session back."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("apps", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        job = background.start(lambda: session.http.get("/v1/apps"))
-        await async_arrived(gate)
+    async with AsyncUnderWay(
+        fake, "apps", lambda: session.http.get("/v1/apps"), hold="request"
+    ) as background:
         await session.logout()
-        gate.open()
-        assert (await job.result()).status_code == 401
+        background.gate.open()
+        assert (await background.job.result()).status_code == 401
     assert fake.exchanges() == 0
     assert session.token is None
 
 
 async def test_a_refused_token_that_cannot_be_renewed_ends_the_session(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """When the refresh is refused as well, the error says so, and the refusal is its cause."""
-    session = connect(token=fake.issue_token())
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:
         await session.http.get("/v1/apps")
@@ -258,10 +249,9 @@ async def stream() -> AsyncIterator[bytes]:
 @pytest.mark.pitfall(12)
 @pytest.mark.parametrize("kind", ["stream", "multipart", "file"])
 async def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
-    fake: FakeKoyeb, connect: Connect, kind: str
+    fake: FakeKoyeb, session: AsyncSessionClient, kind: str
 ) -> None:
     """The refusal is handed out as it is; the token is renewed for the requests that follow."""
-    session = connect(token=fake.issue_token())
     old = session.token
     fake.fail("apps", Fault(status=401))
     if kind == "stream":
@@ -279,10 +269,9 @@ async def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
 
 @pytest.mark.parametrize("kind", ["content", "json", "form", "none"])
 async def test_a_body_in_memory_is_replayed_as_it_was(
-    fake: FakeKoyeb, connect: Connect, kind: str
+    fake: FakeKoyeb, session: AsyncSessionClient, kind: str
 ) -> None:
     """The second request has the same body as the first, byte by byte."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401))
     if kind == "content":
         response = await session.http.post("/v1/apps", content=b"\x00\xff")
@@ -299,10 +288,9 @@ async def test_a_body_in_memory_is_replayed_as_it_was(
 
 
 async def test_a_body_that_cannot_be_sent_twice_waits_for_a_renewal_that_is_due(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """In the soft window such a request does not carry a token that is being exchanged."""
-    session = connect(token=fake.issue_token())
     clock.advance(timedelta(hours=12))
     response = await session.http.post("/v1/apps", content=stream())
     assert response.status_code == 200
@@ -312,10 +300,9 @@ async def test_a_body_that_cannot_be_sent_twice_waits_for_a_renewal_that_is_due(
 
 
 async def test_a_body_that_cannot_be_sent_twice_joins_a_renewal_under_way(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """It waits for the exchange that another request has started."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(timedelta(hours=12))
@@ -331,10 +318,9 @@ async def test_a_body_that_cannot_be_sent_twice_joins_a_renewal_under_way(
 
 
 async def test_a_body_that_cannot_be_sent_twice_goes_out_when_the_renewal_fails(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A renewal that was only ahead of need keeps nobody from working."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=500))
     clock.advance(timedelta(hours=12))
     response = await session.http.post("/v1/apps", content=stream())

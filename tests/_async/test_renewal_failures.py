@@ -1,9 +1,8 @@
-"""A renewal that fails: what callers get, when it is tried again, and what the log says."""
+"""A renewal that fails: the callers' errors, the next attempt, and the log."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -24,10 +23,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import async_gather, async_idle
 from ..support import DAY, ME, PASSWORDS, count, held, log
-from .doubles import AsyncBuggy
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncBuggy, Connect
 
 FAILURES = [
     (Fault(status=500), ServerError),
@@ -74,10 +70,13 @@ async def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
 
 @pytest.mark.parametrize(("fault", "cause"), FAILURES)
 async def test_a_failed_renewal_raises_once_no_token_is_left(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    session: AsyncSessionClient,
+    fault: Fault,
+    cause: type[Exception],
 ) -> None:
     """When the token has expired, the last failure is the cause, and nothing more is sent."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", fault, times=100)
     clock.advance(DAY - timedelta(seconds=30))
     assert (await session.http.get("/v1/apps")).status_code == 200
@@ -93,7 +92,7 @@ async def test_a_failed_renewal_raises_once_no_token_is_left(
 async def test_a_failure_during_the_back_off_tells_its_age(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Who is left without a token in a back-off learns what went wrong and when."""
+    """A caller without a token in a back-off learns of the error and of the next attempt."""
     policy = RefreshPolicy(jitter=0, backoff=60)
     session = connect(token=fake.issue_token(), refresh_policy=policy)
     fake.fail("refresh", Fault(status=500))
@@ -120,11 +119,10 @@ async def test_a_renewal_succeeds_after_failures(
     assert fake.live_tokens() == [held(session)]
 
 
-async def test_back_off_honours_what_the_service_asks_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+async def test_back_off_honors_what_the_service_asks_for(
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """``Retry-After`` may be longer than the back-off; with a token nobody waits for it."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "600"}))
     clock.advance(DAY / 2)
     await session.current_token()
@@ -141,10 +139,9 @@ async def test_back_off_honours_what_the_service_asks_for(
 
 @pytest.mark.pitfall(3)
 async def test_a_lost_reply_is_not_repeated_blindly(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A refresh that may have been carried out is not sent again in the same breath."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(reset=True, processed=True))
     with pytest.raises(TransportError):
         await session.refresh()
@@ -169,20 +166,18 @@ async def test_a_session_whose_token_was_lost_signs_in_again(
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_busy_service_is_asked_again_when_callers_wait(
-    fake: FakeKoyeb, connect: Connect, status: int
+    fake: FakeKoyeb, session: AsyncSessionClient, status: int
 ) -> None:
     """Nothing was done, so that a refresh that is waited for may be sent again."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=status), times=2)
     await session.refresh()
     assert log(fake) == [("refresh", status), ("refresh", status), ("refresh", 200)]
 
 
 async def test_a_busy_service_is_not_asked_again_while_nobody_waits(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """In the soft window there is time until the next attempt."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=503))
     clock.advance(DAY / 2)
     await session.current_token()
@@ -194,10 +189,9 @@ async def test_a_busy_service_is_not_asked_again_while_nobody_waits(
     ("status", "cause"), [(401, AuthenticationError), (403, PermissionDeniedError)]
 )
 async def test_a_refused_refresh_is_told_as_it_is(
-    fake: FakeKoyeb, connect: Connect, status: int, cause: type[Exception]
+    fake: FakeKoyeb, session: AsyncSessionClient, status: int, cause: type[Exception]
 ) -> None:
     """Without credentials a refusal ends the session, or says what is not allowed."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=status))
     with pytest.raises((SessionExpiredError, cause)) as caught:
         await session.refresh()
@@ -229,10 +223,9 @@ async def test_a_refused_token_is_not_used_any_more(
 
 
 async def test_an_expired_token_is_never_sent(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """An expired token is not worth a refresh; only signing in helps."""
-    session = connect(token=fake.issue_token())
     clock.advance(DAY)
     for call in (session.current_token, session.refresh, session.new_session):
         with pytest.raises(SessionExpiredError, match="sign in again"):
@@ -241,10 +234,9 @@ async def test_an_expired_token_is_never_sent(
 
 
 async def test_an_expiry_long_after_a_failure_still_names_it(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """The last failure is the cause even when its back-off is over."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY - timedelta(seconds=10))
     await session.current_token()
@@ -255,7 +247,7 @@ async def test_an_expiry_long_after_a_failure_still_names_it(
     assert log(fake) == [("refresh", 500)]
 
 
-# What an operator reads
+# The log that an operator reads
 
 
 async def test_the_log_tells_of_a_bad_night(
@@ -302,7 +294,7 @@ async def test_the_log_tells_when_no_token_is_left(
 async def test_the_log_tells_how_a_logout_failed(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator learns that the service may still honour the token."""
+    """An operator learns that the service may still honor the token."""
     caplog.set_level(logging.INFO, "koyeb_session")
     session = connect(token=fake.issue_token())
     fake.fail("logout", Fault(status=404, body={"code": "not_found", "message": "what?"}))
@@ -312,7 +304,7 @@ async def test_the_log_tells_how_a_logout_failed(
     assert f"signed out; at the service: logout: what? ({request}: status 404)" in caplog.text
 
 
-# What is new, and what is not
+# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(33)
@@ -351,7 +343,7 @@ ANSWERS: dict[str, list[Fault]] = {
 async def test_no_second_is_without_a_token_when_a_refresh_fails(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, kind: str
 ) -> None:
-    """With credentials that work, callers have a token at each moment, whatever is answered."""
+    """With credentials that work, callers have a token at each moment, with any reply."""
     for fault in ANSWERS[kind]:
         session = connect(token=fake.issue_token(), credentials=PASSWORDS)
         fake.requests.clear()
@@ -397,10 +389,9 @@ async def test_rejected_new_tokens_are_renewed_later_and_later(
 
 
 async def test_nobody_waits_longer_than_there_is_time_to_try_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A service that wants five seconds is not asked again by a caller who has one."""
-    session = connect(token=fake.issue_token())
     fake.fail("refresh", Fault(status=503, headers={"retry-after": "5"}))
     with pytest.raises(ServerError):
         await session.refresh(timeout=1)

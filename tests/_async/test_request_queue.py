@@ -1,10 +1,10 @@
-"""Many requests of `session.http` at once: whose turn it is, and what is done when it comes."""
+"""Many requests of `session.http` at once: the order of the queue, and the token of each turn."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,18 @@ from koyeb_session import AsyncSessionClient, AuthenticationError, PasswordCrede
 from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_read, async_until
+from ..concurrency import (
+    AsyncBackground,
+    AsyncJob,
+    async_arrived,
+    async_gather,
+    async_read,
+    async_until,
+)
 from ..support import DAY, inside
+from .doubles import Connect
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
-Connect = Callable[..., AsyncSessionClient]
 QUEUE = AsyncSessionClient.login.__module__.replace("client", "http.queue")
 
 
@@ -57,18 +64,28 @@ async def hold(session: AsyncSessionClient, fake: FakeKoyeb, background: AsyncBa
     return gate
 
 
-async def in_line(session: AsyncSessionClient, n: int = 1) -> None:
+async def in_queue(session: AsyncSessionClient, n: int = 1) -> None:
     """Wait until ``n`` requests wait for their turn."""
     await async_until(lambda: len(slots(session)._request_queue._queue) == n)
+
+
+@asynccontextmanager
+async def waiting_request(
+    session: AsyncSessionClient, fake: FakeKoyeb, **arguments: Any
+) -> AsyncGenerator[tuple[Gate, AsyncJob[httpx.Response]]]:
+    """Let requests take all turns until the gate opens, and another one wait for its turn."""
+    async with AsyncBackground() as background:
+        gate = await hold(session, fake, background)
+        waiting = background.start(lambda: session.http.get("/v1/apps", **arguments))
+        await in_queue(session)
+        yield gate, waiting
 
 
 # Turns
 
 
-async def test_who_comes_first_is_served_first(
-    session: AsyncSessionClient, fake: FakeKoyeb
-) -> None:
-    """More requests than turns wait in line, and go out in the order in which they came."""
+async def test_requests_are_served_in_order(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
+    """More requests than turns wait in the queue, and go out in the order in which they came."""
     gates = [Gate(), Gate()]
     async with AsyncBackground() as background:
         for gate in gates:
@@ -77,7 +94,7 @@ async def test_who_comes_first_is_served_first(
             await async_arrived(gate)
         for n in range(5):
             background.start(partial(session.http.get, "/v1/apps", headers={"number": str(n)}))
-            await in_line(session, n + 1)
+            await in_queue(session, n + 1)
         gates[0].open()  # one turn goes round
         await async_until(lambda: len(fake.requests) == 2 + 5)
         gates[1].open()
@@ -88,18 +105,18 @@ async def test_who_comes_first_is_served_first(
 async def test_a_request_waits_for_no_longer_than_it_says(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """Its pool timeout counts, as in httpx; who gives up leaves the line."""
+    """Its pool timeout counts, as in httpx; a request that gives up leaves the queue."""
     async with AsyncBackground() as background:
         gate = await hold(session, fake, background)
         with pytest.raises(httpx.PoolTimeout) as caught:
             await session.http.get("/v1/apps", timeout=httpx.Timeout(5, pool=0.001))
         assert caught.value.request.url.path == "/v1/apps"
-        await in_line(session, 0)
+        await in_queue(session, 0)
         gate.open()
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def test_each_turn_is_given_back(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
+async def test_each_turn_is_released(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
     """However a request ends; catches a turn that is lost with a failure."""
     for _ in range(3):
         with pytest.raises(httpx.ConnectError):
@@ -116,7 +133,7 @@ async def test_each_turn_is_given_back(session: AsyncSessionClient, fake: FakeKo
     assert len(slots(session)._request_queue._free) == 2
 
 
-async def test_a_turn_is_given_back_when_there_can_be_no_connection(
+async def test_a_turn_is_released_when_there_can_be_no_connection(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one may fail, with the certificates for example."""
@@ -132,24 +149,24 @@ async def test_a_turn_is_given_back_when_there_can_be_no_connection(
 
 
 async def test_a_turn_for_nobody_stays_free(session: AsyncSessionClient) -> None:
-    """The last one in line was called by another thread meanwhile."""
+    """The last one in the queue was called by another thread meanwhile."""
     assert (await session.http.get("/v1/apps")).status_code == 200
     turns = slots(session)._request_queue
 
-    class Line(deque[object]):
-        """A line that another thread is at."""
+    class Emptied(deque[object]):
+        """A queue that another thread empties."""
 
         def popleft(self) -> object:
             self.clear()
             return super().popleft()
 
-    turns._queue = Line(["somebody"])
+    turns._queue = Emptied(["somebody"])
     turns._wake_first()
     assert len(turns._free) == 2
 
 
 @pytest.mark.parametrize("called", [False, True])
-async def test_who_is_interrupted_in_line_keeps_no_turn(
+async def test_a_request_interrupted_in_the_queue_keeps_no_turn(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch, *, called: bool
 ) -> None:
     """Be it that its turn has just come."""
@@ -174,7 +191,7 @@ async def test_who_is_interrupted_in_line_keeps_no_turn(
 async def test_a_given_transport_is_used_as_it_is(
     limit: int, fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who gives a transport decides how much it takes at a time."""
+    """A user's own transport decides how many requests it takes at a time."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=limit + 1)
     session = connect(token=fake.issue_token())
@@ -189,10 +206,7 @@ async def test_the_exchange_does_not_wait_for_requests(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """Pitfall 11: all turns are taken, a request waits, and the token is renewed all the same."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         await session.refresh()
         assert fake.exchanges() == 1
         gate.open()
@@ -212,7 +226,7 @@ async def test_a_connection_is_used_again(session: AsyncSessionClient) -> None:
 async def test_idle_connections_are_not_kept_for_ever(
     session: AsyncSessionClient, fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has been idle for long is closed with the next request."""
+    """A connection that has been idle for long is closed with the next request."""
     async with AsyncBackground() as background:
         (await hold(session, fake, background)).open()
     old = slots(session)._made.copy()
@@ -229,21 +243,21 @@ async def test_idle_connections_are_not_kept_for_ever(
 
 
 async def test_closing_ends_requests(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
-    """Those that are under way fail, those in line do not go out, and nothing is left open."""
+    """Those that are under way fail, those in the queue do not go out, and nothing is left open."""
     gate = Gate()
     fake.fail("apps", Fault(gate=gate), times=2)
     async with AsyncBackground() as background:
-        active_tasks = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
+        under_way = [background.start(lambda: session.http.get("/v1/apps")) for _ in range(2)]
         await async_arrived(gate, 2)
         in_vain = [
             background.start(partial(session.http.get, "/v1/apps", auth=auth))
             for auth in (session.auth, None)
         ]
-        await in_line(session, 2)
+        await in_queue(session, 2)
         closed, made = slots(session), slots(session)._made.copy()
         await session.aclose()
         gate.open()
-        for job in active_tasks:
+        for job in under_way:
             with pytest.raises(httpx.TransportError):
                 await job.result()
         for job in in_vain:
@@ -296,7 +310,7 @@ async def test_a_connection_is_used_again_for_its_own_origin(
             assert len(transport._pool.connections) == 1
 
 
-async def test_what_makes_room_and_is_interrupted_leaves_nothing(
+async def test_a_request_interrupted_while_it_makes_room_leaves_nothing(
     session: AsyncSessionClient, fake: FakeKoyeb, limit: int
 ) -> None:
     """The transport that was to be made is none of those that count."""
@@ -330,7 +344,7 @@ async def test_another_request_may_take_what_was_to_be_closed(session: AsyncSess
     assert pool._made == {transport}
 
     class Late(dict[Any, Any]):
-        """What another thread takes from as it is looked at."""
+        """Another thread takes the waiter from the queue while this one looks at it."""
 
         def pop(self, key: Any, _default: Any = None) -> Any:
             """Find nothing."""
@@ -348,10 +362,7 @@ async def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_
     session: AsyncSessionClient, fake: FakeKoyeb, clock: FakeClock, ending: str
 ) -> None:
     """It goes out as it was signed; the auth answers for the refusal, as for any other."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         if ending == "revoked":
             await session.refresh()
         else:
@@ -366,11 +377,8 @@ async def test_a_request_whose_token_died_in_the_queue_is_refused_once_and_sent_
 async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """A token that is not due is used, by who waited in line as by who did not."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    """A token that is not due is used, by requests that waited in the queue and by all others."""
+    async with waiting_request(session, fake) as (gate, waiting):
         for operation in ("refresh", "login"):
             fake.fail(operation, Fault(status=401))
         with pytest.raises(AuthenticationError):
@@ -383,7 +391,7 @@ async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
 async def test_a_header_of_the_users_own_stays(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
-    """What an event hook has put in the place of the token is not touched after the wait."""
+    """A header that an event hook has put in the token's place is not touched after the wait."""
 
     async def sign(request: httpx.Request) -> None:
         request.headers["authorization"] = "Bearer mine"
@@ -392,7 +400,7 @@ async def test_a_header_of_the_users_own_stays(
         gate = await hold(session, fake, background)
         session.http.event_hooks = {"request": [sign]}
         waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+        await in_queue(session)
         await session.refresh()
         gate.open()
         assert (await waiting.result()).status_code == 401
@@ -404,25 +412,19 @@ async def test_a_request_that_waited_until_the_logout_is_refused(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """Nobody is signed in any more when its turn comes, and nobody is signed in for it."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_line(session)
+    async with waiting_request(session, fake) as (gate, waiting):
         await session.logout()
         gate.open()
         assert (await waiting.result()).status_code == 401
     assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
 
 
-async def test_what_is_for_somebody_else_is_not_signed_after_a_wait(
+async def test_a_request_to_another_origin_is_not_signed_after_a_wait(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
     """A request to another origin waits, and goes out as it was."""
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        host = {"host": "somebody.example"}
-        waiting = background.start(lambda: session.http.get("/v1/apps", headers=host))
-        await in_line(session)
+    host = {"host": "somebody.example"}
+    async with waiting_request(session, fake, headers=host) as (gate, waiting):
         await session.refresh()
         gate.open()
         assert (await waiting.result()).status_code == 401

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
 import httpx
@@ -29,17 +29,15 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_until, deadlines
+from ..concurrency import async_until, deadlines
 from ..support import ME, PASSWORD, operations
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect
 
 # The operations
 
 
 async def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """The minted token is for somebody else; this session goes on with its own."""
+    """The issued token is for somebody else; this session goes on with its own."""
     session = connect()
     own = await session.login(ME, PASSWORD)
     other = await session.new_session()
@@ -53,16 +51,31 @@ async def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect
     assert other.organization_id is None
 
 
-async def test_switch_organization_goes_on_with_the_new_token(
-    fake: FakeKoyeb, connect: Connect
+CHANGES = {
+    "switch_organization": "/v1/organizations/{}/switch",
+    "unscope_organization_token": "/v1/unscope_organization_token",
+}
+
+
+def change(fake: FakeKoyeb, operation: str) -> tuple[tuple[str, ...], str | None]:
+    """Return the arguments of a change of organization, and the organization after it."""
+    if operation == "unscope_organization_token":
+        return (), None
+    organization = fake.organizations[ME][1]
+    return (organization,), organization
+
+
+@pytest.mark.parametrize("operation", [*CHANGES])
+async def test_change_of_organization_goes_on_with_the_new_token(
+    fake: FakeKoyeb, connect: Connect, operation: str
 ) -> None:
-    """The session acts in the other organization from then on."""
+    """The session acts in the other organization, or in none, from then on."""
     session = connect()
     old = await session.login(ME, PASSWORD)
-    organization = fake.organizations[ME][1]
-    new = await session.switch_organization(organization, seon_fp="print")
+    arguments, organization = change(fake, operation)
+    new = await getattr(session, operation)(*arguments, seon_fp="print")
     request = fake.requests[-1]
-    assert (request.method, request.path) == ("POST", f"/v1/organizations/{organization}/switch")
+    assert (request.method, request.path) == ("POST", CHANGES[operation].format(organization))
     assert request.json == {}
     assert request.bearer == old.id
     assert request.headers["seon-fp"] == "print"
@@ -81,57 +94,18 @@ async def test_switch_organization_keeps_the_token_when_refused(
     assert session.token is token
 
 
-async def test_switch_organization_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """A logout wins over a switch that was under way: the token that it minted is revoked."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("switch_organization", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(lambda: session.switch_organization(fake.organizations[ME][1]))
-        await async_arrived(gate)
-        await session.logout()
-        gate.open()
-        with pytest.raises(NotSignedInError, match="meanwhile"):
-            await job.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-
-
-async def test_unscope_goes_on_with_a_token_of_no_organization(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """The session acts in no organization from then on."""
-    session = connect()
-    old = await session.login(ME, PASSWORD)
-    new = await session.unscope_organization_token(seon_fp="print")
-    request = fake.requests[-1]
-    assert (request.method, request.path) == ("POST", "/v1/unscope_organization_token")
-    assert request.json == {}
-    assert request.bearer == old.id
-    assert request.headers["seon-fp"] == "print"
-    assert new.organization_id is None
-    assert session.token is new
-
-
-async def test_unscope_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect
+@pytest.mark.parametrize("operation", [*CHANGES])
+async def test_change_of_organization_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient, operation: str
 ) -> None:
     """A logout wins over an operation that was under way: the token that it issued is revoked."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("unscope_organization_token", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.unscope_organization_token)
-        await async_arrived(gate)
-        await session.logout()
-        gate.open()
+    call = partial(getattr(signed_in, operation), *change(fake, operation)[0])
+    async with AsyncUnderWay(fake, operation, call) as background:
+        await signed_in.logout()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
-            await job.result()
-    assert session.token is None
+            await background.job.result()
+    assert signed_in.token is None
     assert fake.live_tokens() == []
 
 
@@ -153,7 +127,7 @@ async def test_access_token_lives_as_long_as_was_asked_for(
     validity: timedelta | None,
     sent: dict[str, str],
 ) -> None:
-    """The reply names no expiry: it is the JWT's, to a second, or what was asked for."""
+    """The reply names no expiry: it is the JWT's, to a second, or the validity that was asked."""
     fake = FakeKoyeb(access_tokens=form, clock=clock)
     session = connect(transport=fake.transport)
     own = await session.login(ME, PASSWORD)
@@ -175,18 +149,18 @@ async def test_access_token_lives_as_long_as_was_asked_for(
     assert other.expires_at == now + life
 
 
-async def test_access_token_is_for_another_session(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_access_token_is_for_another_session(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
+) -> None:
     """A session for the new token acts in its organization, and a stranger's is forbidden."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     organization = fake.organizations[ME][1]
-    other = session.for_token(await session.create_access_token(organization))
+    other = signed_in.for_token(await signed_in.create_access_token(organization))
     reply = await other.http.get("/v1/account/organization")
     assert reply.json()["organization"]["id"] == organization
     with pytest.raises(PermissionDeniedError, match=r"may not create.*may issue tokens"):
         await other.create_access_token(organization)
     with pytest.raises(NotFoundError):
-        await session.create_access_token("no-such-organization")
+        await signed_in.create_access_token("no-such-organization")
 
 
 async def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connect) -> None:
@@ -199,7 +173,7 @@ async def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: 
 
 
 async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
-    """Koyeb closes the password login with a 403: the error names what a program types instead."""
+    """Koyeb closes the password login with a 403: the error names the code to type instead."""
     session = connect()
     for status in (403, 404):
         fake.fail("login", Fault(status=status, body={"message": "no", "code": 7}))
@@ -212,50 +186,36 @@ async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connec
         await session.login(ME, PASSWORD)
 
 
-async def test_new_session_renews_first_when_the_token_is_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+@pytest.mark.parametrize("age", [timedelta(hours=24, seconds=-30), timedelta(hours=12)])
+async def test_new_session_renews_first_when_the_token_is_due(
+    fake: FakeKoyeb, clock: FakeClock, signed_in: AsyncSessionClient, age: timedelta
 ) -> None:
-    """An operation is signed with a token that will live long enough."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    clock.advance(timedelta(hours=24, seconds=-30))
-    await session.new_session()
+    """An operation carries a token that lives long enough, and that no exchange revokes."""
+    clock.advance(age)
+    await signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
-
-
-async def test_new_session_waits_for_the_renewal_when_it_is_only_due(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """An operation does not carry a token that an exchange may revoke meanwhile."""
-    session = connect()
-    await session.login(ME, PASSWORD)
-    clock.advance(timedelta(hours=12))
-    await session.new_session()
-    assert operations(fake) == ["login", "refresh", "new_session"]
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
 async def test_new_session_is_sent_once_more_when_the_token_was_revoked(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
 ) -> None:
     """An operation that meets a 401 is repeated with a newer token."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401))
-    await session.new_session()
+    await signed_in.new_session()
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
-async def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_new_session_is_not_sent_a_third_time(
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
+) -> None:
     """A service that refuses the new token too has answered."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401), times=5)
     with pytest.raises(AuthenticationError) as caught:
-        await session.new_session()
+        await signed_in.new_session()
     assert not isinstance(caught.value, SessionExpiredError)
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
 
@@ -273,14 +233,12 @@ async def test_new_session_raises_the_refusal_when_the_token_is_not_ours_to_rene
 
 
 async def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: AsyncSessionClient
 ) -> None:
     """When the refresh is refused too, the session has ended."""
-    session = connect()
-    await session.login(ME, PASSWORD)
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:
-        await session.new_session()
+        await signed_in.new_session()
     assert isinstance(caught.value.__cause__, AuthenticationError)
     assert operations(fake) == ["login", "new_session", "refresh"]
 
@@ -305,10 +263,9 @@ async def test_new_session_has_no_time_to_renew_what_is_refused_late(
 
 
 async def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """The renewal goes on, for others."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold="reply"))
     old = session.token
@@ -331,10 +288,9 @@ async def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: C
 
 
 async def test_another_session_whose_token_has_expired_is_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """An expired token is no reply, also where this client does not go on with it."""
-    session = connect(token=fake.issue_token())
     fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
     with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
         await session.new_session()
@@ -346,7 +302,7 @@ async def test_another_session_whose_token_has_expired_is_refused(
 async def test_for_token_shares_connections_and_leaves_the_token_alone(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Somebody else's token is used, and not renewed, whatever happens to it."""
+    """Another account's token is used, and not renewed, in each of these cases."""
     session = connect()
     own = await session.login(ME, PASSWORD)
     caller = session.for_token(fake.issue_token())
@@ -379,7 +335,7 @@ async def test_for_token_renews_when_asked_to(
 async def test_for_token_keeps_its_policy_clock_and_origins(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What the client was made with holds for the sessions that it makes."""
+    """The arguments of the client hold for the sessions that it makes."""
     policy = RefreshPolicy(hard_window=3600, jitter=0)
     caller = connect(refresh_policy=policy).for_token(fake.issue_token(), renew=True)
     clock.advance(timedelta(hours=23))

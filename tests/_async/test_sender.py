@@ -1,4 +1,4 @@
-"""Sending: what is sent again, what ends it, and how much of a reply is read."""
+"""Sending: the requests that are sent again, their deadlines, and the limits of a reply."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -33,14 +33,14 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_s
 
 from ..concurrency import async_read, deadlines
 from ..support import ME, PASSWORD
+from .doubles import Connect
 
 LIMIT = 1 << 20
-Connect = Callable[..., AsyncSessionClient]
 
 
 @pytest.fixture(autouse=True)
 async def nothing_leaks(fake: FakeKoyeb) -> AsyncIterator[None]:
-    """Whatever happens, each reply is closed."""
+    """Each reply is closed, on each of these ways."""
     yield
     assert fake.transport.open_replies == 0
 
@@ -52,7 +52,7 @@ async def nothing_leaks(fake: FakeKoyeb) -> AsyncIterator[None]:
 async def test_a_harmless_operation_is_sent_again(
     fake: FakeKoyeb, connect: Connect, status: int
 ) -> None:
-    """What may be done twice is sent again when the service is busy, three times in all."""
+    """A harmless operation is sent again when the service is busy, three times in all."""
     fake.fail("login_method", Fault(status=status), times=2)
     assert await connect().login_method(ME) is LoginMethod.KOYEB
     assert [request.status for request in fake.requests] == [status, status, 200]
@@ -71,7 +71,7 @@ async def test_an_operation_is_sent_as_often_as_the_policy_says(
 
 
 @pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=400), Fault(body="?")])
-async def test_what_would_fail_again_is_not_sent_again(
+async def test_an_operation_that_would_fail_again_is_not_sent_again(
     fake: FakeKoyeb, connect: Connect, fault: Fault
 ) -> None:
     """An error that says nothing of a busy service is final."""
@@ -82,7 +82,7 @@ async def test_what_would_fail_again_is_not_sent_again(
 
 
 async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Connect) -> None:
-    """What may have been carried out is not sent again, harmless or not."""
+    """An operation that may have been carried out is not sent again, harmless or not."""
     fake.fail("login_method", Fault(reset=True))
     with pytest.raises(TransportError, match="Connection reset by peer") as caught:
         await connect().login_method(ME)
@@ -101,10 +101,10 @@ async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Con
     ],
 )
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_what_must_not_be_done_twice_is_sent_once(
+async def test_an_operation_that_must_not_be_done_twice_is_sent_once(
     fake: FakeKoyeb, connect: Connect, name: str, status: int
 ) -> None:
-    """Accounts lock, and sessions are minted: these are never repeated."""
+    """Accounts lock, and sessions are issued: these are never repeated."""
     calls: dict[str, tuple[str, ...]] = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}
     calls["switch_organization"] = ("organization",)
     fake.fail(name, Fault(status=status))
@@ -203,10 +203,9 @@ async def test_each_phase_may_take_the_whole_timeout(fake: FakeKoyeb, connect: C
     ],
 )
 async def test_a_reply_that_cannot_be_a_token_is_a_wire_error(
-    fake: FakeKoyeb, connect: Connect, fault: Fault, text: str
+    fake: FakeKoyeb, session: AsyncSessionClient, fault: Fault, text: str
 ) -> None:
-    """Success without what was promised leaves the session as it was."""
-    session = connect(token=fake.issue_token())
+    """A success without the promised body leaves the session as it was."""
     before = session.token
     fake.fail("login", fault)
     with pytest.raises(WireError, match=f"login: .*{text}"):
@@ -245,7 +244,7 @@ async def test_a_success_that_breaks_off_is_no_reply(fake: FakeKoyeb, connect: C
 async def test_an_error_that_breaks_off_is_told_by_its_status(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """What else it says can be missed."""
+    """The rest of the reply can be missed."""
     fake.fail("login", Fault(status=401, truncate=5))
     with pytest.raises(InvalidCredentialsError, match="no message"):
         await connect().login(ME, PASSWORD)
@@ -254,13 +253,13 @@ async def test_an_error_that_breaks_off_is_told_by_its_status(
 async def test_an_error_larger_than_any_is_told_by_its_status(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """An error page of whatever size does not hide the error."""
+    """An error page of any size does not hide the error."""
     fake.fail("login", Fault(status=400, body=b"x" * (3 * LIMIT)))
     with pytest.raises(BadRequestError, match="no message"):
         await connect().login(ME, PASSWORD)
 
 
-# What the user's own client does
+# The user's own client
 
 
 async def test_a_hook_that_raises_for_status_does_not_hide_the_error(
@@ -283,7 +282,7 @@ async def test_a_hook_that_raises_for_status_does_not_hide_the_error(
 async def test_a_hook_that_raises_before_reading_leaves_the_status(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """What the hook did not read is gone; the status tells enough."""
+    """The part that the hook did not read is gone; the status tells enough."""
 
     async def raise_for_status(response: httpx.Response) -> None:
         response.raise_for_status()
@@ -297,7 +296,7 @@ async def test_a_hook_that_raises_before_reading_leaves_the_status(
 
 
 async def test_a_reply_to_a_hook_is_no_reply(fake: FakeKoyeb, connect: Connect) -> None:
-    """Who reports elsewhere in a hook, and is refused there, has not been refused here."""
+    """A hook that reports to another server, and is refused there, has not been refused here."""
 
     async def report(_: object) -> None:
         elsewhere = httpx.Request("POST", "https://reports.example")
@@ -314,7 +313,7 @@ async def test_a_reply_to_a_hook_is_no_reply(fake: FakeKoyeb, connect: Connect) 
 
 
 @pytest.mark.parametrize("kind", ["request", "response"])
-async def test_what_a_hook_raises_reaches_the_caller(
+async def test_an_error_of_a_hook_reaches_the_caller(
     fake: FakeKoyeb, connect: Connect, kind: str
 ) -> None:
     """An error of the user's own code is not taken for one of the network."""
@@ -331,7 +330,7 @@ async def test_what_a_hook_raises_reaches_the_caller(
 
 
 async def test_an_error_shows_neither_token_nor_password(fake: FakeKoyeb, connect: Connect) -> None:
-    """A service that quotes what it was sent does not make us tell it."""
+    """A service that quotes its request does not make us tell it."""
     token = fake.issue_token()
     session = connect(token=token)
     message = f"token {token} and password {PASSWORD}"

@@ -1,27 +1,23 @@
-"""Sessions that share a store: what is taken over, and what is left alone."""
+"""Sessions that share a store: tokens that are taken over, and records that are left alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, PasswordCredentials, Token
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb
 
-from ..concurrency import AsyncBackground, async_arrived, async_gather, async_idle
+from ..concurrency import async_gather, async_idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
-from .doubles import BrokenStore, saved
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, BrokenStore, Connect, saved
 
 # The store
 
 
 async def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """What another process has saved is taken over without an exchange."""
+    """The token that another process has saved is taken over without an exchange."""
     store = AsyncMemoryTokenStore()
     await store.save(Token(fake.issue_token()))
     session = connect(store=store, credentials=PASSWORDS)
@@ -61,7 +57,7 @@ async def test_a_renewal_by_others_is_taken_over(
 async def test_a_refused_token_is_looked_up_in_the_store_first(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Whose token was renewed by others is replayed with theirs, without an exchange."""
+    """A request whose token others have renewed is replayed with theirs, without an exchange."""
     store = AsyncMemoryTokenStore()
     first = connect(store=store)
     await first.login(ME, PASSWORD)
@@ -78,7 +74,7 @@ async def test_a_refused_token_is_looked_up_in_the_store_first(
 async def test_an_older_token_in_the_store_is_passed_over(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, seconds: int
 ) -> None:
-    """What is in the store is not taken over when it is expired, or older than one's own."""
+    """The store's token is not taken over when it is expired, or older than the session's own."""
     store = AsyncMemoryTokenStore()
     lifetime = timedelta(hours=1) if seconds else timedelta(0)
     await store.save(Token(fake.issue_token(lifetime=lifetime)))
@@ -92,20 +88,17 @@ async def test_an_older_token_in_the_store_is_passed_over(
 
 
 async def test_a_token_of_unknown_age_in_the_store_is_taken_over(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
 ) -> None:
-    """What does not say when it was issued is not held to be older."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
+    """A token without the time of its issue is not held to be older."""
     await store.save(Token("opaque"))
-    assert (await session.refresh()).id == "opaque"
+    assert (await stored.refresh()).id == "opaque"
     assert log(fake) == [("login", 200)]
     await store.save(Token(fake.issue_token()))
-    assert (await session.refresh()).id == fake.live_tokens()[-1]
+    assert (await stored.refresh()).id == fake.live_tokens()[-1]
 
 
-# What is new, and what is not
+# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(31)
@@ -115,36 +108,31 @@ async def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
     """The token that a session holds already is no new session, and tells nobody."""
     token = fake.issue_token()
     sessions = [connect(token=token) for _ in range(2)]
-    told: list[Token | None] = []
+    heard: list[Token | None] = []
     for session, other in (sessions, sessions[::-1]):
 
         async def mirror(token: Token | None, other: AsyncSessionClient = other) -> None:
-            told.append(token)
+            heard.append(token)
             if token is not None:
                 await other.use_token(token)
 
         session.on_token_change(mirror)
     await sessions[0].refresh()
     await async_idle()
-    assert len(told) == 2
+    assert len(heard) == 2
     assert held(sessions[0]) == held(sessions[1])
     assert fake.live_tokens() == [held(sessions[0])]
 
 
 @pytest.mark.pitfall(31)
 async def test_renewal_goes_on_when_the_same_token_is_given_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """Nothing is revoked that is in use."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         await session.use_token(held(session))
-        gate.open()
-        assert (await renewal.result()).id == held(session)
+        background.gate.open()
+        assert (await background.job.result()).id == held(session)
     assert fake.live_tokens() == [held(session)]
 
 
@@ -155,16 +143,12 @@ async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
     """After a lease that ended, the winner's token lies in the store."""
     store = AsyncMemoryTokenStore()
     session = connect(store=store, token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh, hold="request") as background:
         fake.revoke(held(session))
         winner = Token(fake.issue_token())
         await store.save(winner)  # beside the lock
-        gate.open()
-        assert (await renewal.result()).id == winner.id
+        background.gate.open()
+        assert (await background.job.result()).id == winner.id
     assert held(session) == winner.id
 
 
@@ -173,7 +157,7 @@ async def test_refusal_is_not_believed_when_somebody_else_has_renewed(
 async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
 ) -> None:
-    """What is newer is decided by what was read or written last, and by no clock."""
+    """The last read or write decides which token is newer, and no clock does."""
     store = AsyncMemoryTokenStore()
     theirs = FakeClock()
     theirs.step_wall(ahead)
@@ -187,7 +171,7 @@ async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     assert fake.live_tokens() == [held(ours)] == [await saved(store)]
 
 
-# Whose session it is
+# The session of a record
 
 
 @pytest.mark.pitfall(45)
@@ -229,25 +213,24 @@ async def test_record_of_another_is_left_alone(
 
 
 async def test_another_users_record_is_left_alone(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Earlier versions noted no account, but the user is known."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     await store.save(Token(fake.issue_token(), "somebody-else"))
-    token = await session.refresh()
+    token = await stored.refresh()
     assert await store.load() == token
     assert "a session of another user" in caplog.text
 
 
-async def test_a_logout_leaves_another_services_record(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_logout_leaves_another_services_record(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+) -> None:
     """It is neither deleted nor revoked."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
     provenance = "koyeb-session/1 https://elsewhere.example account koyeb"
     await store.save(Token("theirs", provenance=provenance))
-    await session.logout()
+    await stored.logout()
     assert await store.load() == Token("theirs")
     assert fake.live_tokens() == []

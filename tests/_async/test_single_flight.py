@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -25,34 +24,28 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import AsyncUnderWay, Connect
 
 # One exchange at a time
 
 
-async def test_refresh_joins_the_exchange_under_way(fake: FakeKoyeb, connect: Connect) -> None:
-    """Whoever asks for a renewal while one runs gets that one's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        first = background.start(session.refresh)
-        await async_arrived(gate)
+async def test_refresh_joins_the_exchange_under_way(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """A caller that asks for a renewal while one runs gets that one's token."""
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         others = [background.start(session.refresh) for _ in range(5)]
         await background.settled()
-        gate.open()
-        tokens = {(await job.result()).id for job in (first, *others)}
+        background.gate.open()
+        tokens = {(await job.result()).id for job in (background.job, *others)}
     assert tokens == {held(session)}
     assert fake.exchanges() == 1
 
 
 async def test_refresh_joins_a_renewal_that_nobody_waits_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A renewal in the soft window is everybody's, too."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
@@ -67,9 +60,8 @@ async def test_refresh_joins_a_renewal_that_nobody_waits_for(
     assert fake.exchanges() == 1
 
 
-async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, session: AsyncSessionClient) -> None:
     """A refresh that is asked for after another has ended is one of its own."""
-    session = connect(token=fake.issue_token())
     first, second = await session.refresh(), await session.refresh()
     assert first.id != second.id
     assert fake.exchanges() == 2
@@ -77,9 +69,10 @@ async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect)
 
 
 @pytest.mark.pitfall(1)
-async def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_token_is_never_exchanged_twice(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """Catches a caller that exchanges the snapshot it has seen, though the session has moved on."""
-    session = connect(token=fake.issue_token())
     seen = inside(session).state.snapshot
     assert seen is not None
     new = await session.refresh()
@@ -90,10 +83,9 @@ async def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connec
 
 
 async def test_followers_of_a_failed_exchange_fail_with_it(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """All who waited get the error, each a copy of its own; nobody tries again at once."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, status=500))
     async with AsyncBackground() as background:
@@ -111,23 +103,18 @@ async def test_followers_of_a_failed_exchange_fail_with_it(
 
 
 async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A refresh of a session that began during the exchange of another one is not lost."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        first = background.start(session.refresh)
-        await async_arrived(gate)
-        parse_token = await session.use_token(fake.issue_token())
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
+        adopted = await session.use_token(fake.issue_token())
         second = background.start(session.refresh)
         await background.settled()
-        gate.open()
+        background.gate.open()
         new = await second.result()
-        await first.result()
+        await background.job.result()
     assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        parse_token.id
+        adopted.id
     ]
     assert new.id == held(session)
     assert fake.exchanges() == 2
@@ -135,37 +122,27 @@ async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
 
 
 async def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A refresh that a new session has overtaken brings that session's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(gate)
-        parse_token = await session.use_token(fake.issue_token())
-        gate.open()
-        assert (await job.result()).id == parse_token.id
-    assert held(session) == parse_token.id
-    assert fake.live_tokens() == [parse_token.id]
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
+        adopted = await session.use_token(fake.issue_token())
+        background.gate.open()
+        assert (await background.job.result()).id == adopted.id
+    assert held(session) == adopted.id
+    assert fake.live_tokens() == [adopted.id]
 
 
 async def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A follower gives up after its own time; the exchange goes on."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        first = background.start(session.refresh)
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         with pytest.raises(TransportTimeoutError, match=r"within 0\.01 s") as caught:
             await session.refresh(timeout=0.01)
         assert caught.value.retryable
-        gate.open()
-        assert (await first.result()).id == held(session)
+        background.gate.open()
+        assert (await background.job.result()).id == held(session)
     assert fake.exchanges() == 1
 
 
@@ -179,7 +156,7 @@ async def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Conn
     assert held(session) == old
 
 
-async def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
     """A shorter timeout than the client's ends this call, and not the exchange: others wait."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
@@ -198,7 +175,7 @@ async def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Co
 async def test_a_timeout_is_for_the_renewal_too(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str
 ) -> None:
-    """Who has little time waits no longer for a renewal that comes first; it goes on."""
+    """A caller with little time does not wait for a renewal that comes first; that goes on."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
@@ -224,10 +201,9 @@ async def test_refresh_may_take_longer_than_other_operations(
 
 
 async def test_all_say_so_where_waiting_would_never_end(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A renewal that this thread must not wait for is refused to each operation."""
-    session = connect(token=fake.issue_token())
 
     def refusal(_: object) -> StoreError:
         return StoreError("not here")
@@ -239,10 +215,9 @@ async def test_all_say_so_where_waiting_would_never_end(
 
 
 async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weaker exchange gave up at the store, and a logout came meanwhile."""
-    session = connect(token=fake.issue_token())
 
     async def join(_: float) -> KoyebSessionError:
         inside(session).state.clear()
@@ -260,10 +235,9 @@ async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
 
 
 async def test_a_renewal_that_is_cut_off_is_told(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that foreign code meets is the renewal's."""
-    session = connect(token=fake.issue_token())
 
     async def late(*_: object) -> None:
         raise TimeoutError
@@ -274,10 +248,9 @@ async def test_a_renewal_that_is_cut_off_is_told(
 
 
 async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb, session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new token is there, whatever comes after it."""
-    session = connect(token=fake.issue_token())
+    """The new token is there, even if the step after it fails."""
     newer = Token(fake.issue_token())
 
     async def run(*_: object) -> None:
@@ -288,9 +261,10 @@ async def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
     assert (await session.refresh()).id == newer.id
 
 
-async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_nothing_is_sent_when_no_time_is_left(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """A reply that nobody waits for may be the session."""
-    session = connect(token=fake.issue_token())
     over = Deadline(0)
     need = Need(None, 0, Urgency.NEEDED, 5)
     renewed = await inside(session).renewal._request_new_token(need, over)
@@ -307,9 +281,8 @@ async def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Co
 
 
 async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A renewal that hung comes back when others have gone on without it."""
-    session = connect(token=fake.issue_token())
     late = NewToken(Token(fake.issue_token()), just_issued=False)
     assert isinstance(inside(session).state.commit(late, replaces=None), KoyebSessionError)

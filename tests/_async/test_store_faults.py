@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, KoyebSessionError, StoreError
+from koyeb_session import AsyncMemoryTokenStore, KoyebSessionError, StoreError
 from koyeb_session._core.deadline import Deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import async_idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, inside
-from .doubles import Away, BrokenStore, Troubled, UnspeakableError
+from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError
 
-Connect = Callable[..., AsyncSessionClient]
 SOON = timedelta(seconds=20)
 
 
@@ -62,7 +61,7 @@ async def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
 async def test_a_renewal_survives_an_error_that_cannot_be_told(
     fake: FakeKoyeb, connect: Connect, kind: type[Exception]
 ) -> None:
-    """Whatever a store raises, the token is renewed inside its lock, and saved."""
+    """The token is renewed inside the store's lock, and saved, after any error of a read."""
     store = BrokenStore("load", error=UnspeakableError(kind))
     session = connect(token=fake.issue_token(), store=store)
     token = await session.refresh()
@@ -75,7 +74,7 @@ async def test_a_renewal_survives_an_error_that_cannot_be_told(
 async def test_a_renewed_token_survives_an_error_that_cannot_be_told(
     fake: FakeKoyeb, connect: Connect, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a failed save raises, the new token stays, and is saved later."""
+    """The new token stays, and is saved later, after any error of a save."""
     store = BrokenStore("save", error=UnspeakableError(kind))
     session = connect(token=fake.issue_token(), store=store)
     token = await session.refresh()

@@ -1,4 +1,4 @@
-"""What the store holds, whenever a save fails or comes late."""
+"""The store's record after a save that fails, or comes late."""
 
 from __future__ import annotations
 
@@ -24,29 +24,36 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
-from .doubles import BrokenStore, Held, Troubled, saved
+from .doubles import BrokenStore, Connect, Held, Troubled, saved
 
-Connect = Callable[..., AsyncSessionClient]
+
+@pytest.fixture
+async def unsaved(fake: FakeKoyeb, store: BrokenStore, connect: Connect) -> AsyncSessionClient:
+    """Make a session whose newest token ``store`` has failed to save; it works again."""
+    store.broken.add("save")
+    session = connect(token=fake.issue_token(), store=store)
+    await session.refresh()
+    store.broken.clear()
+    return session
 
 
 # The store
 
 
 @pytest.mark.pitfall(4)
-async def test_every_new_token_is_saved(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_every_new_token_is_saved(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+) -> None:
     """Login, refresh, switch and use_token reach the store."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
-    assert await store.load() == session.token
-    await session.refresh()
-    assert await store.load() == session.token
-    await session.switch_organization(fake.organizations[ME][1])
-    assert await store.load() == session.token
-    await session.use_token(fake.issue_token())
-    assert await store.load() == session.token
-    await session.new_session()
-    assert await store.load() == session.token
+    assert await store.load() == stored.token
+    await stored.refresh()
+    assert await store.load() == stored.token
+    await stored.switch_organization(fake.organizations[ME][1])
+    assert await store.load() == stored.token
+    await stored.use_token(fake.issue_token())
+    assert await store.load() == stored.token
+    await stored.new_session()
+    assert await store.load() == stored.token
 
 
 @pytest.mark.pitfall(5)
@@ -65,44 +72,46 @@ async def test_a_token_that_cannot_be_saved_stays_in_memory(
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StoreError("no room"), "no room"),
+        (OSError("no room"), "the token store could not be written: OSError: no room"),
+    ],
+)
 async def test_a_login_that_cannot_be_saved_stays_in_memory(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture, error: Exception, text: str
 ) -> None:
-    """A failed save of a new session is reported, and the session is there."""
-    session = connect(store=BrokenStore("save", error=StoreError("no room")))
+    """The message says where the token is kept, and which error the store raised."""
+    session = connect(store=BrokenStore("save", error=error))
     token = await session.login(ME, PASSWORD)
     assert session.token == token
-    assert "the new token is kept in memory only: no room" in caplog.text
+    assert caplog.messages == [
+        f"the new token is kept in memory only: {text}; what it held is deleted"
+    ]
 
 
 async def test_a_save_that_failed_is_made_up_for_on_close(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
-    """Whatever the store missed is told to it before the client closes."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    await session.refresh()
-    store.broken.clear()
-    await session.aclose()
+    """The token that the store missed is saved before the client closes."""
+    await unsaved.aclose()
     saved = await store.load()
     assert saved is not None
-    assert saved.id == held(session)
+    assert saved.id == held(unsaved)
 
 
 async def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
-    """Who keeps the session current keeps the store so, too."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    token = await session.refresh()
-    store.broken.clear()
+    """`keep_current` keeps the store current, too."""
+    token = unsaved.token
     async with AsyncBackground() as background:
-        job = background.start(session.keep_current)
+        job = background.start(unsaved.keep_current)
         await async_until(lambda: store._token is not None)
         assert store._token == token
         assert fake.exchanges() == 1
-        await session.aclose()
+        await unsaved.aclose()
         await job.result()
 
 
@@ -141,7 +150,7 @@ async def test_a_save_that_failed_is_made_up_for_by_a_later_request(
 async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What the store missed is still to be made up for when the next exchange fails, too."""
+    """The missed save is still to be made up for when the next exchange fails, too."""
     store = BrokenStore("save", "lock")
     session = connect(token=fake.issue_token(), store=store)
     token = await session.refresh()
@@ -156,34 +165,26 @@ async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
 
 
 async def test_a_save_that_failed_is_forgotten_with_the_session(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
     """After a logout there is nothing to make up for."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    await session.refresh()
-    store.broken.clear()
-    await session.logout()
-    await session.aclose()
+    await unsaved.logout()
+    await unsaved.aclose()
     assert await store.load() is None
 
 
 async def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, unsaved: AsyncSessionClient
 ) -> None:
     """The store is not told of a token that the session does not hold any more."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    await session.refresh()
-    store.broken.clear()
-    await session.use_token(fake.issue_token())
+    await unsaved.use_token(fake.issue_token())
     await store.delete()
-    await session.aclose()
+    await unsaved.aclose()
     assert await store.load() is None
 
 
 async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Connect) -> None:
-    """A save that had to wait for the store saves what the session holds by then, or nothing."""
+    """A save that had to wait for the store saves the token that the session holds by then."""
     saved: list[str] = []
 
     class Noting(AsyncMemoryTokenStore):
@@ -214,7 +215,7 @@ async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect:
 async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
     fake: FakeKoyeb, connect: Connect, act: str
 ) -> None:
-    """A renewal's save that lands late does not bring back what login or logout has replaced."""
+    """A renewal's save that lands late does not undo the save of a login or a logout."""
     store = Troubled()
     session = connect(store=store, token=fake.issue_token())
     gate = store.gates["save"] = Gate()
@@ -308,7 +309,7 @@ class AsyncOdd(AsyncMemoryTokenStore):
 
 
 async def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -> None:
-    """The store holds what it was to hold."""
+    """The store holds the token, although the save failed."""
     store = AsyncOdd()
     session = connect(store=store)
     store.fails = lambda token: token
@@ -319,7 +320,7 @@ async def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -
 async def test_a_save_that_another_process_has_overtaken_deletes_nothing(
     clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it cannot be replaced by is somebody else's, and stays."""
+    """The record that the token cannot replace is another process's, and stays."""
     store = AsyncOdd()
     session = connect(store=store)
     others = Token("o" * 64, expires_at=datetime.fromtimestamp(clock.time() + 1, UTC))
@@ -333,7 +334,7 @@ async def test_a_save_that_another_process_has_overtaken_deletes_nothing(
 async def test_a_session_that_was_replaced_is_not_gone_on_with(
     clock: FakeClock, connect: Connect
 ) -> None:
-    """Another process has renewed what a login here has ended: the login counts."""
+    """Another process has renewed the session that a login here has ended: the login counts."""
     fake = FakeKoyeb(users={"ann@example.com": "a", "bob@example.com": "b"}, clock=clock)
     store = AsyncOdd()
     session = connect(store=store, transport=fake.transport)
@@ -377,57 +378,29 @@ async def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
     assert await store.load() == token
 
 
-class Full(AsyncMemoryTokenStore):
-    """A store that has no room for anything new while it is full."""
-
-    full = True
-
-    async def save(self, token: Token) -> None:
-        """Raise, or keep it."""
-        if self.full:
-            message = "no room"
-            raise OSError(message)
-        await super().save(token)
-
-
-# What is saved late
+# Saves that come late
 
 
 async def test_a_late_save_replaces_the_token_before(
-    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+    clock: FakeClock,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What cannot be replaced is deleted: the next process must not go on with it."""
-    store = Full()
-    store.full = False
-    session = connect(store=store)
-    await session.login(ME, PASSWORD)
+    """A record that cannot be replaced is deleted: the next process must not go on with it."""
     clock.advance(1)
-    store.full = True
-    new = await session.refresh()
+    store.broken.add("save")
+    new = await stored.refresh()
     assert await store.load() is None
     assert caplog.messages == [
         (
             "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
+            "the token store could not be written: OSError: disk full; what it held is deleted"
         )
     ]
-    store.full = False
-    await session.aclose()
+    store.broken.clear()
+    await stored.aclose()
     assert await store.load() == new
-
-
-async def test_a_login_that_is_not_saved_is_told(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The message says what is kept where, and what kind of error the store raised."""
-    session = connect(store=Full())
-    await session.login(ME, PASSWORD)
-    assert caplog.messages == [
-        (
-            "the new token is kept in memory only: "
-            "the token store could not be written: OSError: no room; what it held is deleted"
-        )
-    ]
 
 
 class Lockless(AsyncMemoryTokenStore):
@@ -498,7 +471,7 @@ async def test_logout_deletes_what_the_users_before_have_left(
 async def test_token_that_comes_while_anothers_is_taken_over_stays(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread renews between any two lines: catches a commit that replaces whatever is."""
+    """Another thread renews between any two lines: catches a commit that replaces its token."""
     store = Troubled()
     session = connect(store=store)
     store.fails["save"] = 1

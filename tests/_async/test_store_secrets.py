@@ -19,8 +19,10 @@ from koyeb_session import AsyncMemoryTokenStore, StoreError, Token
 from koyeb_session._core.results import store_error
 from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, AsyncRedisTokenStore
 
+from ..keyrings import machine_keyring
 from ..stores.fleet import async_redis_client
 from ..stores.walkers import assert_none_shows
+from ..support import raising
 
 ID, RENEWAL = "0123456789" * 7, "a refresh token/+"
 TOKEN = Token(ID, "user", expires_at=datetime(2100, 1, 1, tzinfo=UTC), renewal=RENEWAL)
@@ -40,14 +42,14 @@ async def use(store: Any, what: str) -> object:
 
 
 async def error_of(store: Any, what: str) -> BaseException:
-    """Catch what a use of a store raises."""
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of whatever kind
+    """Catch the error of a use of a store."""
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - of any kind
         await use(store, what)
     return caught.value
 
 
 class AsyncQuoting:
-    """A client of Redis that quotes what it was given when it fails."""
+    """A client of Redis that quotes its command when it fails."""
 
     def __init__(self, kind: type[BaseException]) -> None:
         self._kind = kind
@@ -85,10 +87,8 @@ async def test_redis_that_hangs_shows_no_token(monkeypatch: pytest.MonkeyPatch, 
 @pytest.fixture
 def no_keyring() -> Iterator[None]:
     """Put none in place of the machine's keyring."""
-    before = keyring.get_keyring()
-    keyring.set_keyring(NO_KEYRING())
-    yield
-    keyring.set_keyring(before)
+    with machine_keyring(NO_KEYRING()):
+        yield
 
 
 @pytest.mark.parametrize("what", USES)
@@ -114,11 +114,7 @@ async def test_disk_that_is_full_shows_no_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error comes out of the middle of writing."""
-
-    def full(_: int) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     store = AsyncFileTokenStore(tmp_path / "session.json")
     error = await error_of(store, "save")
     assert "errno 28" in str(error)
@@ -126,7 +122,7 @@ async def test_disk_that_is_full_shows_no_token(
 
 
 def interrupt(*_: object, **__: object) -> NoReturn:
-    """Do what a signal handler may do at any line."""
+    """Raise, as a signal handler may at any line."""
     raise KeyboardInterrupt
 
 
@@ -149,7 +145,7 @@ async def test_interrupt_shows_no_token(
     monkeypatch.setattr(where, interrupt)
     error = await error_of(store, what)
     monkeypatch.undo()
-    assert "KeyboardInterrupt" in f"{error!r}"  # what a thread raises is told as an error of its
+    assert "KeyboardInterrupt" in f"{error!r}"  # an error of a thread gets a class of its
     assert_none_shows(error, SECRETS, __file__)
 
 
@@ -168,7 +164,7 @@ async def test_interrupt_in_the_keyring_shows_no_token(
 
 
 async def test_copying_a_memory_store_shows_no_token() -> None:
-    """It is refused without a word of what it holds."""
+    """It is refused without a word of its contents."""
     store = AsyncMemoryTokenStore()
     await store.save(TOKEN)
     with pytest.raises(TypeError) as caught:
@@ -177,14 +173,14 @@ async def test_copying_a_memory_store_shows_no_token() -> None:
 
 
 class DriverError(Exception):
-    """What a database's library raises, with more than a text."""
+    """An error of a database's library, with more than a text."""
 
     def __init__(self, statement: str, parameters: tuple[str, ...]) -> None:
         super().__init__(f"{statement}\n[parameters: {parameters}]")
 
 
 def test_error_of_ones_own_store_reaches_the_log() -> None:
-    """Its class and text are told, in one line, less the token and what looks like one."""
+    """Its class and text are shown, in one line, less the token and all that looks like one."""
     error = store_error("written", DriverError("UPDATE session", (ID, "user", RENEWAL)), TOKEN)
     assert str(error) == (
         "the token store could not be written: DriverError: UPDATE session\\n"

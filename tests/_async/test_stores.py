@@ -12,7 +12,6 @@ import pytest
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
-    AsyncSessionClient,
     AsyncTokenStore,
     PasswordCredentials,
     StoreError,
@@ -23,8 +22,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, async_check_store
 
 from ..concurrency import AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import inside
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_memory_store_does_what_a_store_has_to_do() -> None:
@@ -47,7 +45,7 @@ async def test_memory_keeps_what_was_saved_last() -> None:
 
 
 async def test_memory_is_locked_for_one_at_a_time() -> None:
-    """Who holds the lock keeps all others out until the block ends."""
+    """The holder of the lock keeps all others out until the block ends."""
     store = AsyncMemoryTokenStore()
     gate = Gate()
     order: list[str] = []
@@ -89,7 +87,7 @@ async def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]
 
 
 class AsyncAway(AsyncMemoryTokenStore):
-    """A store that is away for who comes through its gate."""
+    """A store that is away for the caller that comes through its gate."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The token that a session holds, and what a session shows of itself."""
+"""The token that a session holds, and the representation of a session."""
 
 # pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 # A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
@@ -16,25 +16,23 @@ from koyeb_session import AsyncSessionClient, NotSignedInError
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD
-
-Connect = Callable[..., AsyncSessionClient]
-
+from .doubles import Connect
 
 # The token
 
 
-async def test_current_token_costs_nothing_while_fresh(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_current_token_costs_nothing_while_fresh(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """A fresh token is handed out as it is."""
-    session = connect(token=fake.issue_token())
     assert await session.current_token() is session.token
     assert fake.requests == []
 
 
 async def test_current_token_renews_when_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A token that is about to expire is not handed out."""
-    session = connect(token=fake.issue_token())
     clock.advance(timedelta(hours=24, seconds=-59))
     token = await session.current_token()
     assert fake.exchanges() == 1
@@ -60,10 +58,9 @@ async def test_token_is_completed_from_the_jwt_when_given_as_text(
 
 
 async def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A token that is dead on arrival is the caller's mistake."""
-    session = connect(token=fake.issue_token())
     old = session.token
     with pytest.raises(ValueError, match="expired"):
         await session.use_token(fake.issue_token(lifetime=timedelta(0)))

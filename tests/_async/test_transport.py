@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -13,8 +12,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather
 from ..support import ME, PASSWORD, inside
+from .doubles import Connect
 
-Connect = Callable[..., AsyncSessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 
 
@@ -69,7 +68,7 @@ async def test_proxies_are_those_of_the_environment(
 async def test_requests_and_operations_go_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, fake: FakeKoyeb, url: str
 ) -> None:
-    """The service plays the proxy: it is asked for what the client wants of another host."""
+    """The service plays the proxy: the client asks it for a URL of another host."""
     monkeypatch.setenv("http_proxy", url)
     async with AsyncSessionClient(base_url="http://127.0.0.2:9", clock=clock) as session:
         await session.login(ME, PASSWORD)
@@ -82,7 +81,7 @@ async def test_requests_and_operations_go_through_the_proxy(
 async def test_a_given_transport_knows_no_proxies(
     monkeypatch: pytest.MonkeyPatch, fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who gives a transport decides where it leads."""
+    """A user's own transport decides where it leads."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     session = connect()
     await session.login(ME, PASSWORD)
@@ -93,25 +92,22 @@ async def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> 
     """Callers share the connections of their place, and the exchange has its own."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         await session.login(ME, PASSWORD)
-        operating = inside(session).operation_connections
-        assert operating is not None
-        assert operating is not inside(session).connections
-        before = dict(operating._opened)
+        assert inside(session).operation_connections is not inside(session).connections
+        before = dict(inside(session).operations_opened)
         await async_gather(*[lambda: session.http.get("/v1/apps")] * 8)
         await session.refresh()
-        assert operating._opened == before
+        assert inside(session).operations_opened == before
         assert len(inside(session).opened) == 1
 
 
 async def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> None:
-    """What was opened elsewhere is neither used nor closed."""
+    """A transport of another place is neither used nor closed."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        connections = inside(session).connections
-        (old,) = connections._opened.values()
-        connections._opened = {object(): old}
+        (old,) = inside(session).opened.values()
+        inside(session).opened = {object(): old}
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        (new,) = connections._opened.values()
+        (new,) = inside(session).opened.values()
         assert new is not old
         await old.aclose()
 
@@ -119,30 +115,28 @@ async def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeCloc
 async def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeClock) -> None:
     """The slower one uses the connections that the other one has opened."""
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
-        connections = inside(session).connections
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        ((place, opened),) = connections._opened.items()
+        ((place, opened),) = inside(session).opened.items()
 
         class Slower(dict[object, Any]):
-            """Shows a thread what was there before the other one opened."""
+            """Shows a thread the transports from before the other one opened its own."""
 
             def get(self, _key: object, _default: Any = None) -> Any:
                 """Find nothing."""
 
-        connections._opened = Slower({place: opened})
+        inside(session).opened = Slower({place: opened})
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        assert connections._opened == {place: opened}
-        connections._opened = {place: opened}
+        assert inside(session).opened == {place: opened}
+        inside(session).opened = {place: opened}
 
 
 async def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:
-    """A client that is closed elsewhere leaves alone what it opened here."""
+    """A client that is closed elsewhere leaves alone the transport that it opened here."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
+    (transport,) = inside(session).operations_opened.values()
+    inside(session).operations_opened = {object(): transport}
     operating = inside(session).operation_connections
-    assert operating is not None
-    (transport,) = operating._opened.values()
-    operating._opened = {object(): transport}
     await session.aclose()
     assert not operating.opened
     response = await transport.handle_async_request(httpx.Request("GET", f"{url}/v1/apps"))
@@ -164,13 +158,12 @@ class Stuck(httpx.AsyncBaseTransport):
             raise InterruptedError
 
 
-async def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
+async def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> None:
     """A close that was interrupted leaves no connection open for good."""
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
     operating = inside(session).operation_connections
-    assert operating is not None
-    (slots,) = operating._opened.values()
+    (slots,) = inside(session).operations_opened.values()
     stuck = [Stuck() for _ in range(3)]
     slots._made.update(stuck)
     for _ in stuck:

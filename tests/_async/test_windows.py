@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,15 +11,13 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle
 from ..support import DAY, ME, PASSWORD, held, log
-
-Connect = Callable[..., AsyncSessionClient]
+from .doubles import Connect
 
 
 async def test_nobody_waits_for_a_renewal_in_the_soft_window(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """The old token is handed out at once, while one exchange runs by itself."""
-    session = connect(token=fake.issue_token())
     old = held(session)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
@@ -38,10 +35,9 @@ async def test_nobody_waits_for_a_renewal_in_the_soft_window(
 
 @pytest.mark.pitfall(1)
 async def test_everybody_waits_for_one_renewal_in_the_hard_window(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """All who come share one exchange, and get its token."""
-    session = connect(token=fake.issue_token())
     old = held(session)
     clock.advance(DAY - timedelta(seconds=60))
     gate = Gate()
@@ -89,10 +85,9 @@ async def test_windows_are_those_of_the_policy(
 
 
 async def test_a_renewed_token_has_its_life_before_it(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """The next renewal comes half a lifetime after the one before."""
-    session = connect(token=fake.issue_token())
     for exchange in range(1, 5):
         clock.advance(DAY / 2 - timedelta(seconds=1))
         await session.current_token()

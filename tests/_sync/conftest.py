@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,17 +13,8 @@ import pytest
 from koyeb_session import RefreshPolicy, RetryPolicy, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Make a clock that stands still until the test moves it."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Make a service whose tokens live for a day, and die when they are refreshed."""
-    return FakeKoyeb(clock=clock)
+from ..support import ME, PASSWORD
+from .doubles import BrokenStore, Connect
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def url(fake: FakeKoyeb) -> Iterator[str]:
 
 
 @pytest.fixture
-def connect(fake: FakeKoyeb, clock: FakeClock) -> Iterator[Callable[..., SessionClient]]:
+def connect(fake: FakeKoyeb, clock: FakeClock) -> Iterator[Connect]:
     """Make clients of the service that wait for nothing in vain, and close them after the test."""
     made: list[SessionClient] = []
 
@@ -51,6 +42,34 @@ def connect(fake: FakeKoyeb, clock: FakeClock) -> Iterator[Callable[..., Session
     yield connect
     for session in made:
         session.close()
+
+
+@pytest.fixture
+def session(fake: FakeKoyeb, connect: Connect) -> SessionClient:
+    """Make a session with a token of the service, which it renews."""
+    return connect(token=fake.issue_token())
+
+
+@pytest.fixture
+def signed_in(connect: Connect) -> SessionClient:
+    """Make a session, and sign in with the password."""
+    session = connect()
+    session.login(ME, PASSWORD)
+    return session
+
+
+@pytest.fixture
+def store() -> BrokenStore:
+    """Make a store in memory that works until the test breaks it."""
+    return BrokenStore()
+
+
+@pytest.fixture
+def stored(store: BrokenStore, connect: Connect) -> SessionClient:
+    """Make a session, and sign in with the password; ``store`` has its token."""
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    return session
 
 
 @pytest.fixture

@@ -4,24 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock
 
 from ..stores.disk import Disk, disk
+from .doubles import Connect
 
 __all__ = ["disk"]  # a fixture
 
-Connect = Callable[..., SessionClient]
 FILES = {"session.json", "session.json.lock"}
 
 
 def test_old_token_stays_when_the_disk_is_full(disk: Disk) -> None:
-    """What was there is whole, nothing half-written is left, and with space all goes on."""
+    """The old file is whole, no half-written one is left, and with space the saves go on."""
     store = FileTokenStore(disk.path / "session.json")
     store.save(Token("old"))
     disk.fill()
@@ -36,7 +34,7 @@ def test_old_token_stays_when_the_disk_is_full(disk: Disk) -> None:
 
 
 def test_old_token_can_be_read_when_the_disk_is_read_only(disk: Disk) -> None:
-    """Whatever writes is a `StoreError`."""
+    """Any failed write is a `StoreError`."""
     store = FileTokenStore(disk.path / "session.json")
     store.save(Token("old"))
     disk.freeze()
@@ -50,7 +48,7 @@ def test_old_token_can_be_read_when_the_disk_is_read_only(disk: Disk) -> None:
 
 
 def test_file_that_is_mounted_by_itself_is_written_in_place(disk: Disk) -> None:
-    """What a container mounts as a single file can be neither replaced nor removed, for real."""
+    """A file that a container mounts can be neither replaced nor removed, with a real mount."""
     path = disk.path / "session.json"
     with disk.mounted(path):
         store = FileTokenStore(path)
@@ -82,7 +80,7 @@ def test_session_goes_on_in_memory_while_the_disk_cannot_be_written(
     second = session.refresh()
     assert (session.http.get("/v1/apps")).status_code == 200
     assert "kept in memory only" in caplog.text or "without its store" in caplog.text
-    # What cannot be replaced is deleted, where that is possible.
+    # A record that cannot be replaced is deleted, where that is possible.
     assert store.load() == (None if trouble == "full" else first)
     works()
     session.close()

@@ -8,18 +8,18 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import filelock
 import pytest
 
-from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb, check_store
 
-Connect = Callable[..., SessionClient]
+from ..support import raising
+from .doubles import Connect
 
 
 def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
 
 
 def names(folder: Path) -> set[str]:
-    """Give what lies in a folder."""
+    """List the files of a folder."""
     return {path.name for path in folder.iterdir()}
 
 
@@ -103,7 +103,7 @@ def test_record_of_the_first_version_is_read(tmp_path: Path) -> None:
 
 
 def test_renewal_and_provenance_are_kept(tmp_path: Path) -> None:
-    """What is no part of a token's equality is saved too."""
+    """The fields that do not count for a token's equality are saved too."""
     store = FileTokenStore(tmp_path / "session.json")
     store.save(Token("a", renewal="b", provenance="c"))
     found = store.load()
@@ -183,7 +183,7 @@ def test_folders_are_closed_to_others_when_the_umask_is_zero(tmp_path: Path) -> 
     assert stat.S_IMODE((tmp_path / "there/a/b").stat().st_mode) == 0o700
 
 
-def test_what_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
+def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
     """It may hold the token: nobody else may read it, and a logout removes it."""
     path = tmp_path / "session.json"
     path.write_text("?")
@@ -201,14 +201,11 @@ def test_what_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
 def test_file_that_cannot_be_put_aside_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails then is a `StoreError`, with its number and what the system says."""
+    """A disk that fails then is a `StoreError`, with its number and the system's text."""
     path = tmp_path / "session.json"
     path.write_text("?")
 
-    def fail(*_: object) -> NoReturn:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(Path, "replace", raising(OSError(errno.EIO, os.strerror(errno.EIO))))
     with pytest.raises(StoreError, match=rf"put aside: {os.strerror(errno.EIO)} \(errno \d+\)"):
         FileTokenStore(path).load()
 
@@ -217,11 +214,7 @@ def test_file_that_cannot_be_removed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A system that says no more than that something failed is quoted as well."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError("quota exceeded")
-
-    monkeypatch.setattr(Path, "unlink", fail)
+    monkeypatch.setattr(Path, "unlink", raising(OSError("quota exceeded")))
     with pytest.raises(StoreError, match="removed: quota exceeded") as caught:
         FileTokenStore(tmp_path / "session.json").delete()
     assert repr(caught.value.__cause__) == "OSError('quota exceeded')"
@@ -230,7 +223,7 @@ def test_file_that_cannot_be_removed_is_told(
 def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Some network file systems sync no folders: what is written is written."""
+    """Some network file systems sync no folders: the written file counts as written."""
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -250,15 +243,12 @@ def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
 def test_old_token_stays_when_the_disk_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """A full, read-only or broken disk is a `StoreError`; what was there is whole."""
+    """A full, read-only or broken disk is a `StoreError`; the old file is whole."""
     store = FileTokenStore(tmp_path / "session.json")
     store.save(Token("old"))
 
-    def fail(_: int) -> NoReturn:
-        raise OSError(code, os.strerror(code))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", raising(OSError(code, os.strerror(code))))
         with pytest.raises(StoreError, match=os.strerror(code)) as caught:
             store.save(Token("new"))
     assert isinstance(caught.value.__cause__, OSError)
@@ -270,11 +260,7 @@ def test_lock_that_the_file_system_lacks_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without locks is said to be one."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise NotImplementedError
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(NotImplementedError()))
     with pytest.raises(StoreError, match="has no locks"):
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -342,11 +328,11 @@ def test_file_system_that_is_late_does_not_hold_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No cause is a `TimeoutError`, which would say that another process renews the token."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", fail)
+    monkeypatch.setattr(
+        filelock.FileLock,
+        "acquire",
+        raising(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))),
+    )
     with pytest.raises(StoreError, match="locked") as caught:
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -358,11 +344,11 @@ def test_lock_that_cannot_be_released_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system that goes away under the lock is a `StoreError`."""
-
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
     with pytest.raises(StoreError, match="unlocked"):
         with FileTokenStore(tmp_path / "session.json").lock():
-            monkeypatch.setattr(filelock.FileLock, "release", fail)
+            monkeypatch.setattr(
+                filelock.FileLock,
+                "release",
+                raising(OSError(errno.ESTALE, os.strerror(errno.ESTALE))),
+            )
     monkeypatch.undo()

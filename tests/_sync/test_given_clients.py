@@ -18,11 +18,9 @@ from koyeb_session.testing import FakeKoyeb, Fault
 
 from ..concurrency import read
 from ..support import ME, PASSWORD, operations
+from .doubles import Connect
 
-Connect = Callable[..., SessionClient]
-
-
-# What is refused before anything is sent
+# Refused before anything is sent
 
 
 def test_client_refuses_both_http_client_and_transport(
@@ -75,7 +73,7 @@ def test_http_client_sends_the_operations_through_its_event_hooks(
 
 
 def test_http_clients_auth_and_redirects_are_not_used(fake: FakeKoyeb, connect: Connect) -> None:
-    """An operation carries what it must and nothing else, and follows nowhere."""
+    """An operation carries the headers that it must and no others, and follows no redirect."""
     location = {"location": "https://app.koyeb.com/v1/account/login_method?email=me"}
     fake.fail("login", Fault(status=307, headers=location))
     with httpx.Client(
@@ -100,11 +98,11 @@ def test_http_is_not_the_users_client(
     assert session.auth is session.auth
 
 
-def test_transport_carries_requests_and_operations(fake: FakeKoyeb, connect: Connect) -> None:
+def test_transport_carries_requests_and_operations(
+    fake: FakeKoyeb, signed_in: SessionClient
+) -> None:
     """A given transport is used for everything."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    session.http.get("/v1/apps", params={"limit": 1})
+    signed_in.http.get("/v1/apps", params={"limit": 1})
     assert operations(fake) == ["login", "apps"]
     assert fake.requests[-1].query == "limit=1"
     assert fake.transport.open_replies == 0

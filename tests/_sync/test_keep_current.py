@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,19 +15,15 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import Background, idle, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import Buggy
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Buggy, Connect
 
 # Renewing ahead of need
 
 
 def test_keep_current_renews_without_requests(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """The token stays current although nobody asks for it; it ends when the client is closed."""
-    session = connect(token=fake.issue_token())
     with Background() as background:
         job = background.start(session.keep_current)
         until(lambda: inside(session).wakeups != ())
@@ -78,9 +73,8 @@ def test_keep_current_is_not_stopped_by_its_own_news(
     assert fake.exchanges() == 3
 
 
-def test_every_keep_current_ends_with_the_client(fake: FakeKoyeb, connect: Connect) -> None:
+def test_every_keep_current_ends_with_the_client(session: SessionClient) -> None:
     """Two tasks that keep the same session are one too many, and no more than that."""
-    session = connect(token=fake.issue_token())
     with Background() as background:
         jobs = [background.start(session.keep_current) for _ in range(2)]
         until(lambda: len(inside(session).wakeups) == 2)
@@ -127,10 +121,9 @@ def test_keep_current_looks_again_when_the_session_changes(
 
 
 def test_keep_current_goes_on_after_a_failure(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
-    """What goes wrong is in the log, and is tried again."""
-    session = connect(token=fake.issue_token())
+    """A failure is in the log, and is tried again."""
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY / 2)
     with Background() as background:

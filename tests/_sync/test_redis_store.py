@@ -7,7 +7,6 @@ from __future__ import annotations
 import pickle
 import socket
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -16,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session._concurrency.threads.waiting import sleep
 from koyeb_session._storage.redis_scripts import LOCK, UNLOCK
 from koyeb_session.stores import RedisTokenStore
@@ -32,10 +31,10 @@ from ..concurrency import (
 )
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import redis_client
+from .doubles import Connect
 
 __all__ = ["any_server", "redis_server"]  # fixtures
 
-Connect = Callable[..., SessionClient]
 KEY = "session"
 HOUR = 3_600_000
 
@@ -65,7 +64,7 @@ def test_redis_store_does_what_a_store_has_to_do(any_server: RedisServer, librar
 
 
 def test_client_that_decodes_replies_works_too(server: RedisServer) -> None:
-    """What the user's client makes of a reply, bytes or text, does not matter."""
+    """The store works with clients that reply in bytes or in text."""
     with redis_client(server.port, decode_responses=True) as client:
         check_store(lambda: RedisTokenStore(client, key=KEY))
 
@@ -93,7 +92,7 @@ def test_key_lives_as_long_as_the_token(server: RedisServer) -> None:
 def test_late_writer_cannot_overwrite_what_came_after_it(
     server: RedisServer, newer: Token | None
 ) -> None:
-    """Who outlived its lease brings back neither an older token nor a session that was left."""
+    """A holder that outlived its lease brings back neither an older token nor an ended session."""
     with redis_client(server.port) as client:
         slow = RedisTokenStore(client, key=KEY, lease=0.05)
         other = RedisTokenStore(client, key=KEY)
@@ -137,7 +136,7 @@ def test_late_writer_is_late_also_when_redis_has_lost_its_data(
 
 
 def test_tokens_are_saved_after_redis_has_lost_its_data(server: RedisServer) -> None:
-    """Who saves first after the loss, in the middle of an exchange, makes nobody late."""
+    """The first save after the loss, in the middle of an exchange, makes no writer late."""
     with redis_client(server.port) as client:
         store = RedisTokenStore(client, key=KEY)
         for number in range(3):
@@ -174,7 +173,7 @@ def test_lock_that_is_held_for_too_long_is_a_store_error(
                     raise AssertionError
 
 
-def test_lock_that_could_not_be_given_back_is_taken_over(
+def test_lock_that_could_not_be_released_is_taken_over(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its holder need not wait for its own lease when Redis is back; others do."""
@@ -214,7 +213,7 @@ def fresh(token_id: str, **fields: Any) -> Token:
 
 
 def test_new_token_is_taken_over_without_the_lock(server: RedisServer) -> None:
-    """Members of a fleet that wait for a renewal do not queue to read what it brought."""
+    """Members of a fleet that wait for a renewal do not queue to read its token."""
     old, new = fresh("old"), fresh("new")
     with redis_client(server.port) as client:
         counting = Counting(client)
@@ -279,7 +278,7 @@ class Losing:
 def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The record may be the store's own: whoever holds the lock may be exchanging that token."""
+    """The record may be the store's own: the holder of the lock may be exchanging that token."""
     monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
     with redis_client(server.port) as client:
         losing = Losing(client)
@@ -306,7 +305,7 @@ def aged(token: Token) -> Token:
 
 @pytest.mark.parametrize("what", ["load", "save", "delete"])
 def test_block_that_goes_on_has_the_lock(server: RedisServer, what: str) -> None:
-    """What a block does after it has read another's new token keeps all others out."""
+    """A block that acts after it has read another's new token keeps all others out."""
     with redis_client(server.port) as client:
         counting = Counting(client)
         holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
@@ -403,7 +402,7 @@ class Late:
         return self._client.execute_command(*command)
 
 
-def test_lock_that_comes_too_late_is_given_back(
+def test_lock_that_comes_too_late_is_released(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
@@ -422,7 +421,7 @@ def test_lock_that_comes_too_late_is_given_back(
 
 
 def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:
-    """A refused connection is a `StoreError`, whatever was to be done."""
+    """A refused connection is a `StoreError`, for each method."""
     server.stop()
     with redis_client(server.port) as client:
         store = RedisTokenStore(client, key=KEY)
@@ -482,7 +481,7 @@ def test_session_that_is_not_saved_yet_is_saved_later(
 def test_token_that_is_saved_late_replaces_no_newer_one(
     server: RedisServer, connect: Connect, fake: FakeKoyeb
 ) -> None:
-    """Others have gone on meanwhile: what they have saved stays."""
+    """Others have gone on meanwhile: the token that they saved stays."""
     with redis_client(server.port) as client:
         store = RedisTokenStore(client, key=KEY)
         session = connect(store=store)

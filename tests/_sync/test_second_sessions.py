@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
 import httpx
@@ -31,17 +31,15 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, deadlines, until
+from ..concurrency import deadlines, until
 from ..support import ME, PASSWORD, operations
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, UnderWay
 
 # The operations
 
 
 def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """The minted token is for somebody else; this session goes on with its own."""
+    """The issued token is for somebody else; this session goes on with its own."""
     session = connect()
     own = session.login(ME, PASSWORD)
     other = session.new_session()
@@ -55,14 +53,31 @@ def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect) -> N
     assert other.organization_id is None
 
 
-def test_switch_organization_goes_on_with_the_new_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """The session acts in the other organization from then on."""
+CHANGES = {
+    "switch_organization": "/v1/organizations/{}/switch",
+    "unscope_organization_token": "/v1/unscope_organization_token",
+}
+
+
+def change(fake: FakeKoyeb, operation: str) -> tuple[tuple[str, ...], str | None]:
+    """Return the arguments of a change of organization, and the organization after it."""
+    if operation == "unscope_organization_token":
+        return (), None
+    organization = fake.organizations[ME][1]
+    return (organization,), organization
+
+
+@pytest.mark.parametrize("operation", [*CHANGES])
+def test_change_of_organization_goes_on_with_the_new_token(
+    fake: FakeKoyeb, connect: Connect, operation: str
+) -> None:
+    """The session acts in the other organization, or in none, from then on."""
     session = connect()
     old = session.login(ME, PASSWORD)
-    organization = fake.organizations[ME][1]
-    new = session.switch_organization(organization, seon_fp="print")
+    arguments, organization = change(fake, operation)
+    new = getattr(session, operation)(*arguments, seon_fp="print")
     request = fake.requests[-1]
-    assert (request.method, request.path) == ("POST", f"/v1/organizations/{organization}/switch")
+    assert (request.method, request.path) == ("POST", CHANGES[operation].format(organization))
     assert request.json == {}
     assert request.bearer == old.id
     assert request.headers["seon-fp"] == "print"
@@ -81,53 +96,18 @@ def test_switch_organization_keeps_the_token_when_refused(
     assert session.token is token
 
 
-def test_switch_organization_gives_up_when_signed_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect
+@pytest.mark.parametrize("operation", [*CHANGES])
+def test_change_of_organization_gives_up_when_signed_out_meanwhile(
+    fake: FakeKoyeb, signed_in: SessionClient, operation: str
 ) -> None:
-    """A logout wins over a switch that was under way: the token that it minted is revoked."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("switch_organization", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(lambda: session.switch_organization(fake.organizations[ME][1]))
-        arrived(gate)
-        session.logout()
-        gate.open()
-        with pytest.raises(NotSignedInError, match="meanwhile"):
-            job.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-
-
-def test_unscope_goes_on_with_a_token_of_no_organization(fake: FakeKoyeb, connect: Connect) -> None:
-    """The session acts in no organization from then on."""
-    session = connect()
-    old = session.login(ME, PASSWORD)
-    new = session.unscope_organization_token(seon_fp="print")
-    request = fake.requests[-1]
-    assert (request.method, request.path) == ("POST", "/v1/unscope_organization_token")
-    assert request.json == {}
-    assert request.bearer == old.id
-    assert request.headers["seon-fp"] == "print"
-    assert new.organization_id is None
-    assert session.token is new
-
-
-def test_unscope_gives_up_when_signed_out_meanwhile(fake: FakeKoyeb, connect: Connect) -> None:
     """A logout wins over an operation that was under way: the token that it issued is revoked."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    gate = Gate()
-    fake.fail("unscope_organization_token", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(session.unscope_organization_token)
-        arrived(gate)
-        session.logout()
-        gate.open()
+    call = partial(getattr(signed_in, operation), *change(fake, operation)[0])
+    with UnderWay(fake, operation, call) as background:
+        signed_in.logout()
+        background.gate.open()
         with pytest.raises(NotSignedInError, match="meanwhile"):
-            job.result()
-    assert session.token is None
+            background.job.result()
+    assert signed_in.token is None
     assert fake.live_tokens() == []
 
 
@@ -149,7 +129,7 @@ def test_access_token_lives_as_long_as_was_asked_for(
     validity: timedelta | None,
     sent: dict[str, str],
 ) -> None:
-    """The reply names no expiry: it is the JWT's, to a second, or what was asked for."""
+    """The reply names no expiry: it is the JWT's, to a second, or the validity that was asked."""
     fake = FakeKoyeb(access_tokens=form, clock=clock)
     session = connect(transport=fake.transport)
     own = session.login(ME, PASSWORD)
@@ -171,18 +151,16 @@ def test_access_token_lives_as_long_as_was_asked_for(
     assert other.expires_at == now + life
 
 
-def test_access_token_is_for_another_session(fake: FakeKoyeb, connect: Connect) -> None:
+def test_access_token_is_for_another_session(fake: FakeKoyeb, signed_in: SessionClient) -> None:
     """A session for the new token acts in its organization, and a stranger's is forbidden."""
-    session = connect()
-    session.login(ME, PASSWORD)
     organization = fake.organizations[ME][1]
-    other = session.for_token(session.create_access_token(organization))
+    other = signed_in.for_token(signed_in.create_access_token(organization))
     reply = other.http.get("/v1/account/organization")
     assert reply.json()["organization"]["id"] == organization
     with pytest.raises(PermissionDeniedError, match=r"may not create.*may issue tokens"):
         other.create_access_token(organization)
     with pytest.raises(NotFoundError):
-        session.create_access_token("no-such-organization")
+        signed_in.create_access_token("no-such-organization")
 
 
 def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connect) -> None:
@@ -195,7 +173,7 @@ def test_access_token_is_issued_by_an_api_token(fake: FakeKoyeb, connect: Connec
 
 
 def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
-    """Koyeb closes the password login with a 403: the error names what a program types instead."""
+    """Koyeb closes the password login with a 403: the error names the code to type instead."""
     session = connect()
     for status in (403, 404):
         fake.fail("login", Fault(status=status, body={"message": "no", "code": 7}))
@@ -208,50 +186,34 @@ def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Con
         session.login(ME, PASSWORD)
 
 
-def test_new_session_renews_first_when_the_token_is_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+@pytest.mark.parametrize("age", [timedelta(hours=24, seconds=-30), timedelta(hours=12)])
+def test_new_session_renews_first_when_the_token_is_due(
+    fake: FakeKoyeb, clock: FakeClock, signed_in: SessionClient, age: timedelta
 ) -> None:
-    """An operation is signed with a token that will live long enough."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    clock.advance(timedelta(hours=24, seconds=-30))
-    session.new_session()
+    """An operation carries a token that lives long enough, and that no exchange revokes."""
+    clock.advance(age)
+    signed_in.new_session()
     assert operations(fake) == ["login", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
-
-
-def test_new_session_waits_for_the_renewal_when_it_is_only_due(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """An operation does not carry a token that an exchange may revoke meanwhile."""
-    session = connect()
-    session.login(ME, PASSWORD)
-    clock.advance(timedelta(hours=12))
-    session.new_session()
-    assert operations(fake) == ["login", "refresh", "new_session"]
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
 def test_new_session_is_sent_once_more_when_the_token_was_revoked(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: SessionClient
 ) -> None:
     """An operation that meets a 401 is repeated with a newer token."""
-    session = connect()
-    session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401))
-    session.new_session()
+    signed_in.new_session()
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
-    assert session.token is not None
-    assert fake.requests[-1].bearer == session.token.id
+    assert signed_in.token is not None
+    assert fake.requests[-1].bearer == signed_in.token.id
 
 
-def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, connect: Connect) -> None:
+def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, signed_in: SessionClient) -> None:
     """A service that refuses the new token too has answered."""
-    session = connect()
-    session.login(ME, PASSWORD)
     fake.fail("new_session", Fault(status=401), times=5)
     with pytest.raises(AuthenticationError) as caught:
-        session.new_session()
+        signed_in.new_session()
     assert not isinstance(caught.value, SessionExpiredError)
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
 
@@ -269,14 +231,12 @@ def test_new_session_raises_the_refusal_when_the_token_is_not_ours_to_renew(
 
 
 def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, signed_in: SessionClient
 ) -> None:
     """When the refresh is refused too, the session has ended."""
-    session = connect()
-    session.login(ME, PASSWORD)
     fake.revoke_all()
     with pytest.raises(SessionExpiredError) as caught:
-        session.new_session()
+        signed_in.new_session()
     assert isinstance(caught.value.__cause__, AuthenticationError)
     assert operations(fake) == ["login", "new_session", "refresh"]
 
@@ -301,10 +261,9 @@ def test_new_session_has_no_time_to_renew_what_is_refused_late(
 
 
 def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """The renewal goes on, for others."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold="reply"))
     old = session.token
@@ -327,10 +286,9 @@ def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: Connect
 
 
 def test_another_session_whose_token_has_expired_is_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """An expired token is no reply, also where this client does not go on with it."""
-    session = connect(token=fake.issue_token())
     fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
     with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
         session.new_session()
@@ -342,7 +300,7 @@ def test_another_session_whose_token_has_expired_is_refused(
 def test_for_token_shares_connections_and_leaves_the_token_alone(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Somebody else's token is used, and not renewed, whatever happens to it."""
+    """Another account's token is used, and not renewed, in each of these cases."""
     session = connect()
     own = session.login(ME, PASSWORD)
     caller = session.for_token(fake.issue_token())
@@ -375,7 +333,7 @@ def test_for_token_renews_when_asked_to(
 def test_for_token_keeps_its_policy_clock_and_origins(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """What the client was made with holds for the sessions that it makes."""
+    """The arguments of the client hold for the sessions that it makes."""
     policy = RefreshPolicy(hard_window=3600, jitter=0)
     caller = connect(refresh_policy=policy).for_token(fake.issue_token(), renew=True)
     clock.advance(timedelta(hours=23))

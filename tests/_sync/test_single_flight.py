@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -27,34 +26,26 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, UnderWay
 
 # One exchange at a time
 
 
-def test_refresh_joins_the_exchange_under_way(fake: FakeKoyeb, connect: Connect) -> None:
-    """Whoever asks for a renewal while one runs gets that one's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        first = background.start(session.refresh)
-        arrived(gate)
+def test_refresh_joins_the_exchange_under_way(fake: FakeKoyeb, session: SessionClient) -> None:
+    """A caller that asks for a renewal while one runs gets that one's token."""
+    with UnderWay(fake, "refresh", session.refresh) as background:
         others = [background.start(session.refresh) for _ in range(5)]
         background.settled()
-        gate.open()
-        tokens = {(job.result()).id for job in (first, *others)}
+        background.gate.open()
+        tokens = {(job.result()).id for job in (background.job, *others)}
     assert tokens == {held(session)}
     assert fake.exchanges() == 1
 
 
 def test_refresh_joins_a_renewal_that_nobody_waits_for(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A renewal in the soft window is everybody's, too."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
@@ -69,9 +60,8 @@ def test_refresh_joins_a_renewal_that_nobody_waits_for(
     assert fake.exchanges() == 1
 
 
-def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect) -> None:
+def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, session: SessionClient) -> None:
     """A refresh that is asked for after another has ended is one of its own."""
-    session = connect(token=fake.issue_token())
     first, second = session.refresh(), session.refresh()
     assert first.id != second.id
     assert fake.exchanges() == 2
@@ -79,9 +69,8 @@ def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, connect: Connect) -> No
 
 
 @pytest.mark.pitfall(1)
-def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, session: SessionClient) -> None:
     """Catches a caller that exchanges the snapshot it has seen, though the session has moved on."""
-    session = connect(token=fake.issue_token())
     seen = inside(session).state.snapshot
     assert seen is not None
     new = session.refresh()
@@ -92,10 +81,9 @@ def test_a_token_is_never_exchanged_twice(fake: FakeKoyeb, connect: Connect) -> 
 
 
 def test_followers_of_a_failed_exchange_fail_with_it(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """All who waited get the error, each a copy of its own; nobody tries again at once."""
-    session = connect(token=fake.issue_token())
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, status=500))
     with Background() as background:
@@ -113,23 +101,18 @@ def test_followers_of_a_failed_exchange_fail_with_it(
 
 
 def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A refresh of a session that began during the exchange of another one is not lost."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        first = background.start(session.refresh)
-        arrived(gate)
-        parse_token = session.use_token(fake.issue_token())
+    with UnderWay(fake, "refresh", session.refresh) as background:
+        adopted = session.use_token(fake.issue_token())
         second = background.start(session.refresh)
         background.settled()
-        gate.open()
+        background.gate.open()
         new = second.result()
-        first.result()
+        background.job.result()
     assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        parse_token.id
+        adopted.id
     ]
     assert new.id == held(session)
     assert fake.exchanges() == 2
@@ -137,37 +120,27 @@ def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
 
 
 def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A refresh that a new session has overtaken brings that session's token."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        job = background.start(session.refresh)
-        arrived(gate)
-        parse_token = session.use_token(fake.issue_token())
-        gate.open()
-        assert (job.result()).id == parse_token.id
-    assert held(session) == parse_token.id
-    assert fake.live_tokens() == [parse_token.id]
+    with UnderWay(fake, "refresh", session.refresh) as background:
+        adopted = session.use_token(fake.issue_token())
+        background.gate.open()
+        assert (background.job.result()).id == adopted.id
+    assert held(session) == adopted.id
+    assert fake.live_tokens() == [adopted.id]
 
 
 def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A follower gives up after its own time; the exchange goes on."""
-    session = connect(token=fake.issue_token())
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        first = background.start(session.refresh)
-        arrived(gate)
+    with UnderWay(fake, "refresh", session.refresh) as background:
         with pytest.raises(TransportTimeoutError, match=r"within 0\.01 s") as caught:
             session.refresh(timeout=0.01)
         assert caught.value.retryable
-        gate.open()
-        assert (first.result()).id == held(session)
+        background.gate.open()
+        assert (background.job.result()).id == held(session)
     assert fake.exchanges() == 1
 
 
@@ -181,7 +154,7 @@ def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Connect) -
     assert held(session) == old
 
 
-def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
+def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
     """A shorter timeout than the client's ends this call, and not the exchange: others wait."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
@@ -200,7 +173,7 @@ def test_refresh_honours_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect)
 def test_a_timeout_is_for_the_renewal_too(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str
 ) -> None:
-    """Who has little time waits no longer for a renewal that comes first; it goes on."""
+    """A caller with little time does not wait for a renewal that comes first; that goes on."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
@@ -224,10 +197,9 @@ def test_refresh_may_take_longer_than_other_operations(fake: FakeKoyeb, connect:
 
 
 def test_all_say_so_where_waiting_would_never_end(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A renewal that this thread must not wait for is refused to each operation."""
-    session = connect(token=fake.issue_token())
 
     def refusal(_: object) -> StoreError:
         return StoreError("not here")
@@ -239,10 +211,9 @@ def test_all_say_so_where_waiting_would_never_end(
 
 
 def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weaker exchange gave up at the store, and a logout came meanwhile."""
-    session = connect(token=fake.issue_token())
 
     def join(_: float) -> KoyebSessionError:
         inside(session).state.clear()
@@ -260,10 +231,9 @@ def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
 
 
 def test_a_renewal_that_is_cut_off_is_told(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that foreign code meets is the renewal's."""
-    session = connect(token=fake.issue_token())
 
     def late(*_: object) -> None:
         raise TimeoutError
@@ -274,10 +244,9 @@ def test_a_renewal_that_is_cut_off_is_told(
 
 
 def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb, session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new token is there, whatever comes after it."""
-    session = connect(token=fake.issue_token())
+    """The new token is there, even if the step after it fails."""
     newer = Token(fake.issue_token())
 
     def run(*_: object) -> None:
@@ -288,9 +257,8 @@ def test_a_renewal_that_fails_after_its_exchange_has_succeeded(
     assert (session.refresh()).id == newer.id
 
 
-def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Connect) -> None:
+def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, session: SessionClient) -> None:
     """A reply that nobody waits for may be the session."""
-    session = connect(token=fake.issue_token())
     over = Deadline(0)
     need = Need(None, 0, Urgency.NEEDED, 5)
     renewed = inside(session).renewal._request_new_token(need, over)
@@ -307,9 +275,8 @@ def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, connect: Connect)
 
 
 def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A renewal that hung comes back when others have gone on without it."""
-    session = connect(token=fake.issue_token())
     late = NewToken(Token(fake.issue_token()), just_issued=False)
     assert isinstance(inside(session).state.commit(late, replaces=None), KoyebSessionError)

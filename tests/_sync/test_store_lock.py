@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -29,10 +29,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, deadlines, pass_through
 from ..support import DAY, ME, PASSWORDS, count, held, inside
-from .doubles import Held, Troubled, saved
-
-Connect = Callable[..., SessionClient]
-
+from .doubles import Connect, Held, Troubled, UnderWay, saved
 
 # The store
 
@@ -99,7 +96,7 @@ def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
 def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """A refused token counts as expired: credentials sign in, and who has none is told of it."""
+    """A refused token counts as expired: credentials sign in, and a session without any raises."""
     signs_in = connect(store=Held(), token=fake.issue_token(), credentials=PASSWORDS)
     has_none = connect(store=Held(), token=fake.issue_token())
     fake.revoke_all()
@@ -108,7 +105,7 @@ def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
         has_none.http.get("/v1/apps")
 
 
-def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect) -> None:
+def test_work_that_waits_for_a_lock_that_fails_is_told(connect: Connect) -> None:
     """It is not done, and nobody waits for it any longer."""
     gate = Gate()
 
@@ -140,22 +137,22 @@ def test_what_waits_for_a_lock_that_cannot_be_had_is_told(connect: Connect) -> N
 def test_nothing_is_exchanged_beside_a_held_lock(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Whoever holds it may be exchanging the same token; an expired one is anybody's to replace."""
+    """The holder may be exchanging the same token; an expired one is anybody's to replace."""
     store = MemoryTokenStore()
     old = fake.issue_token()
     clock.advance(DAY - timedelta(minutes=2))
     made: list[SessionClient] = []
-    told: list[bool] = []
+    errors: list[bool] = []
     answers: list[int] = []
     with store.lock():
-        for seconds in deadlines(lambda: told[-2:] == [True] * 2):
+        for seconds in deadlines(lambda: errors[-2:] == [True] * 2):
             session = connect(token=old, store=store, timeout=seconds, credentials=PASSWORDS)
             made.append(session)
             for _ in range(2):
                 with contextlib.suppress(TransportTimeoutError):
                     with pytest.raises(StoreError, match="could not be locked in time") as caught:
                         session.refresh()
-                    told.append(caught.value.retryable)
+                    errors.append(caught.value.retryable)
                 assert (session.http.get("/v1/apps")).status_code == 200
                 clock.advance(5)
         assert count(fake, "refresh") == count(fake, "login") == 0
@@ -172,28 +169,24 @@ def test_nothing_is_exchanged_beside_a_held_lock(
 def test_a_slow_exchange_under_the_lock_is_not_made_twice(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """It may take longer than others wait for the lock: they use what they have meanwhile."""
+    """It may take longer than others wait for the lock: they use their tokens meanwhile."""
     store = MemoryTokenStore()
     old = fake.issue_token()
     quick, slow = (connect(token=old, store=store, timeout=timeout) for timeout in (0.04, 5))
     clock.advance(DAY - timedelta(seconds=30))
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, hold="request"))
-    with Background() as background:
-        job = background.start(slow.current_token)
-        arrived(gate)
+    with UnderWay(fake, "refresh", slow.current_token, hold="request") as background:
         assert (quick.current_token()).id == old
-        gate.open()
-        newer = job.result()
+        background.gate.open()
+        newer = background.job.result()
     clock.advance(20)
     assert quick.current_token() == newer
     assert fake.exchanges() == 1
 
 
-def test_what_is_renewed_behind_a_held_lock_is_taken_over(
+def test_a_token_renewed_behind_a_held_lock_is_taken_over(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Whoever holds it has been faster: the old token is dead, the new one in the store."""
+    """The holder has been faster: the old token is dead, the new one in the store."""
     old = fake.issue_token()
     store = MemoryTokenStore()
     newer = connect(token=old).refresh()
@@ -208,10 +201,10 @@ def test_what_is_renewed_behind_a_held_lock_is_taken_over(
     assert count(fake, "refresh") == 1
 
 
-def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
+def test_a_waiter_for_the_lock_asks_for_nothing_once_the_session_has_changed(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """After a logout nobody signs in, and what a newer token has replaced is not exchanged."""
+    """After a logout nobody signs in, and a token that another has replaced is not exchanged."""
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store, credentials=PASSWORDS)
     newer = connect(token=held(session)).refresh()
@@ -236,7 +229,7 @@ def test_who_waited_for_the_lock_while_the_session_changed_asks_for_nothing(
 def test_a_close_behind_a_held_lock_is_no_renewal(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """Who waits is told that there is no token, and is not given the old one."""
+    """A waiter learns that there is no token, and does not get the old one."""
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store, timeout=0.1)
     clock.advance(DAY)
@@ -252,7 +245,7 @@ def test_a_close_behind_a_held_lock_is_no_renewal(
 
 
 class Unlockable(MemoryTokenStore):
-    """A store whose lock cannot be given back."""
+    """A store whose lock cannot be released."""
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
@@ -262,10 +255,10 @@ class Unlockable(MemoryTokenStore):
         raise OSError(message)
 
 
-def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
+def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """The service has answered, or its reply is lost, whatever the store does then."""
+    """The service has answered, or its reply is lost, and then the store fails."""
     session = connect(token=fake.issue_token(), store=Unlockable())
     fake.fail("refresh", Fault(reset=True, processed=True))
     with pytest.raises(TransportError):
@@ -280,7 +273,7 @@ def test_what_was_sent_is_not_sent_again_when_the_lock_is_not_given_back(
 def test_a_token_can_be_read_behind_a_held_lock(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
 ) -> None:
-    """Who has none of its own need not wait for the holder to end."""
+    """A session without a token of its own need not wait for the holder to end."""
     store = MemoryTokenStore()
     own = fake.issue_token() if expired else None
     sessions = [connect(token=own, store=store, timeout=seconds) for seconds in (0.1, 1, PATIENCE)]
@@ -296,14 +289,14 @@ def test_a_token_can_be_read_behind_a_held_lock(
 
 
 def test_a_locked_store_that_has_nothing_is_the_error(fake: FakeKoyeb, connect: Connect) -> None:
-    """Not signed in would be a guess: whoever holds the lock may be signing in."""
+    """Not signed in would be a guess: the holder of the lock may be signing in."""
     store = MemoryTokenStore()
-    told: list[StoreError] = []
+    errors: list[StoreError] = []
     with store.lock():
-        for seconds in deadlines(lambda: told):
+        for seconds in deadlines(lambda: errors):
             session = connect(store=store, timeout=seconds)
             with contextlib.suppress(TransportTimeoutError):
                 with pytest.raises(StoreError, match="could not be locked in time") as caught:
                     session.current_token()
-                told.append(caught.value)
+                errors.append(caught.value)
     assert fake.requests == []

@@ -15,7 +15,6 @@ import pytest
 from koyeb_session import (
     MemoryTokenStore,
     PasswordCredentials,
-    SessionClient,
     StoreError,
     Token,
     TokenStore,
@@ -25,8 +24,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, check_store
 
 from ..concurrency import Background, arrived, pass_through, until
 from ..support import inside
-
-Connect = Callable[..., SessionClient]
+from .doubles import Connect
 
 
 def test_memory_store_does_what_a_store_has_to_do() -> None:
@@ -49,7 +47,7 @@ def test_memory_keeps_what_was_saved_last() -> None:
 
 
 def test_memory_is_locked_for_one_at_a_time() -> None:
-    """Who holds the lock keeps all others out until the block ends."""
+    """The holder of the lock keeps all others out until the block ends."""
     store = MemoryTokenStore()
     gate = Gate()
     order: list[str] = []
@@ -91,7 +89,7 @@ def test_memory_store_cannot_be_copied(copy_of: Callable[[object], object]) -> N
 
 
 class Away(MemoryTokenStore):
-    """A store that is away for who comes through its gate."""
+    """A store that is away for the caller that comes through its gate."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -15,8 +14,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import gather
 from ..support import ME, PASSWORD, inside
+from .doubles import Connect
 
-Connect = Callable[..., SessionClient]
 VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
 
 
@@ -71,7 +70,7 @@ def test_proxies_are_those_of_the_environment(
 def test_requests_and_operations_go_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, fake: FakeKoyeb, url: str
 ) -> None:
-    """The service plays the proxy: it is asked for what the client wants of another host."""
+    """The service plays the proxy: the client asks it for a URL of another host."""
     monkeypatch.setenv("http_proxy", url)
     with SessionClient(base_url="http://127.0.0.2:9", clock=clock) as session:
         session.login(ME, PASSWORD)
@@ -84,7 +83,7 @@ def test_requests_and_operations_go_through_the_proxy(
 def test_a_given_transport_knows_no_proxies(
     monkeypatch: pytest.MonkeyPatch, fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Who gives a transport decides where it leads."""
+    """A user's own transport decides where it leads."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     session = connect()
     session.login(ME, PASSWORD)
@@ -95,25 +94,22 @@ def test_connections_are_made_once_for_all(url: str, clock: FakeClock) -> None:
     """Callers share the connections of their place, and the exchange has its own."""
     with SessionClient(base_url=url, clock=clock) as session:
         session.login(ME, PASSWORD)
-        operating = inside(session).operation_connections
-        assert operating is not None
-        assert operating is not inside(session).connections
-        before = dict(operating._opened)
+        assert inside(session).operation_connections is not inside(session).connections
+        before = dict(inside(session).operations_opened)
         gather(*[lambda: session.http.get("/v1/apps")] * 8)
         session.refresh()
-        assert operating._opened == before
+        assert inside(session).operations_opened == before
         assert len(inside(session).opened) == 1
 
 
 def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> None:
-    """What was opened elsewhere is neither used nor closed."""
+    """A transport of another place is neither used nor closed."""
     with SessionClient(base_url=url, clock=clock) as session:
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        connections = inside(session).connections
-        (old,) = connections._opened.values()
-        connections._opened = {object(): old}
+        (old,) = inside(session).opened.values()
+        inside(session).opened = {object(): old}
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        (new,) = connections._opened.values()
+        (new,) = inside(session).opened.values()
         assert new is not old
         old.close()
 
@@ -121,30 +117,28 @@ def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> 
 def test_of_two_threads_that_open_the_first_one_counts(url: str, clock: FakeClock) -> None:
     """The slower one uses the connections that the other one has opened."""
     with SessionClient(base_url=url, clock=clock) as session:
-        connections = inside(session).connections
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        ((place, opened),) = connections._opened.items()
+        ((place, opened),) = inside(session).opened.items()
 
         class Slower(dict[object, Any]):
-            """Shows a thread what was there before the other one opened."""
+            """Shows a thread the transports from before the other one opened its own."""
 
             def get(self, _key: object, _default: Any = None) -> Any:
                 """Find nothing."""
 
-        connections._opened = Slower({place: opened})
+        inside(session).opened = Slower({place: opened})
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
-        assert connections._opened == {place: opened}
-        connections._opened = {place: opened}
+        assert inside(session).opened == {place: opened}
+        inside(session).opened = {place: opened}
 
 
 def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> None:
-    """A client that is closed elsewhere leaves alone what it opened here."""
+    """A client that is closed elsewhere leaves alone the transport that it opened here."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
+    (transport,) = inside(session).operations_opened.values()
+    inside(session).operations_opened = {object(): transport}
     operating = inside(session).operation_connections
-    assert operating is not None
-    (transport,) = operating._opened.values()
-    operating._opened = {object(): transport}
     session.close()
     assert not operating.opened
     response = transport.handle_request(httpx.Request("GET", f"{url}/v1/apps"))
@@ -166,13 +160,12 @@ class Stuck(httpx.BaseTransport):
             raise InterruptedError
 
 
-def test_who_closes_again_closes_the_rest(url: str, clock: FakeClock) -> None:
+def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> None:
     """A close that was interrupted leaves no connection open for good."""
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
     operating = inside(session).operation_connections
-    assert operating is not None
-    (slots,) = operating._opened.values()
+    (slots,) = inside(session).operations_opened.values()
     stuck = [Stuck() for _ in range(3)]
     slots._made.update(stuck)
     for _ in stuck:

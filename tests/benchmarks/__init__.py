@@ -1,1 +1,1 @@
-"""What the package costs, beside bare httpx and what else one would use: ``nox -s bench``."""
+"""The cost of the package, beside bare httpx and its alternatives: ``nox -s bench``."""

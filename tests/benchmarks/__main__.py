@@ -19,7 +19,7 @@ TOPICS: Final = (
 
 
 def main() -> None:
-    """Measure what the command line asks for; a full run is written to the folder ``results``."""
+    """Measure the topics of the command line; a full run is written to the folder ``results``."""
     parser = argparse.ArgumentParser(prog="nox -s bench --")
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {', '.join(TOPICS)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and nothing written")
@@ -28,7 +28,7 @@ def main() -> None:
     unknown = {*given.topics} - {*TOPICS}
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(TOPICS)}")
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     with Service() as service:
         bench = Bench(service, quick=given.quick)
         for topic in given.topics or TOPICS:

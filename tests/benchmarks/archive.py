@@ -13,7 +13,7 @@ _pyperf: Final[Any] = pyperf
 
 
 def save(bench: Bench, path: str) -> None:
-    """Write them, with what pyperf says of the machine."""
+    """Write them, with pyperf's facts about the machine."""
     benchmarks: list[Any] = []
     for comparison in bench.comparisons:
         number = float if comparison.unit == "s" else int

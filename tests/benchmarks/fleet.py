@@ -1,4 +1,4 @@
-"""A fleet that shares one session on Redis: what an expiry costs the service and the Redis."""
+"""A fleet that shares one session on Redis: the cost of an expiry for the service and the Redis."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def _phase(
     *,
     per: int = 1,
 ) -> tuple[str, float, float]:
-    """Return what happened, in words, the exchanges, and the scripts for each member."""
+    """Return the outcome in words, the exchanges, and the scripts for each member."""
     exchanges, begin = fake.exchanges(), time.perf_counter()
     await redis.config_resetstat()
     await work()

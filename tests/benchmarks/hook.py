@@ -1,4 +1,4 @@
-"""What signing adds to a request while the token is fresh, on a transport that does nothing."""
+"""The cost of signing a request while the token is fresh, on a transport that does nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _run(runner: asyncio.Runner, client: Any) -> float:
 
 
 def _keep(bench: Bench, how: str, samples: Samples[float]) -> None:
-    """Keep them apart by what they are built on: each is compared with its own kind."""
+    """Keep them apart by the library below: each is compared with its own kind."""
     for kind, ours, other in (
         ("httpx", "koyeb_session", "httpx_auth"),
         ("httpx2", "koyeb_session.httpx2", "authlib"),

@@ -1,4 +1,4 @@
-"""What an import costs, inside of a new process."""
+"""The cost of an import, inside of a new process."""
 
 from __future__ import annotations
 

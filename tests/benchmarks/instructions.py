@@ -1,4 +1,4 @@
-"""What imports and cold starts cost in instructions, which no neighbour on the machine changes."""
+"""The cost of imports and cold starts in instructions, which no neighbor on the machine changes."""
 
 from __future__ import annotations
 

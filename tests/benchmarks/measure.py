@@ -17,7 +17,7 @@ Unit = Literal["s", "B", "instructions", ""]
 Samples = Mapping[str, Mapping[int, T]]
 
 OURS: Final = "koyeb_session"
-"""What the names of our own contenders begin with; a contender in brackets is for reference."""
+"""The prefix of the names of our own contenders; a contender in brackets is for reference."""
 _RARELY: Final = 4
 _QUICK: Final = 4
 _FEWEST: Final = 5
@@ -27,13 +27,13 @@ _CALIBRATION: Final = 100_000
 @attrs.frozen
 class Goal:
     """
-    What a contender should reach.
+    The figure that a contender should reach.
 
     Attributes:
         contender: Its name.
         limit: The ratio to the yardstick, or the amount, that it must keep to.
         kind: Whether ``limit`` is such a ratio at most, a speed-up at least, or an amount at most.
-        than: What a ratio is to, instead of the yardstick.
+        than: The contender to compare with, instead of the yardstick.
     """
 
     contender: str
@@ -49,12 +49,12 @@ class Comparison:
 
     Attributes:
         topic: Which part of the run it belongs to.
-        title: What the work is.
+        title: The work, in a few words.
         unit: Of the samples.
         yardstick: The contender that the others are compared with.
         samples: Contender -> round -> its sample; those of one round were taken side by side.
-        goals: What our contenders should reach.
-        notes: What else was seen.
+        goals: The figures that our contenders should reach.
+        notes: Other observations.
     """
 
     topic: str
@@ -108,8 +108,8 @@ class Run:
 
     Attributes:
         machine: How quiet the machine was.
-        comparisons: What has been measured.
-        notes: What has been counted rather than compared, in Markdown.
+        comparisons: The measurements.
+        notes: Figures that were counted rather than compared, in Markdown.
     """
 
     machine: str
@@ -119,12 +119,12 @@ class Run:
 
 class Bench:
     """
-    What a topic measures with, and where its figures go.
+    The means of a topic's measurements, and the place of its figures.
 
     Attributes:
         service: The service, in a process of its own.
-        comparisons: What has been measured.
-        notes: What has been counted rather than timed, in Markdown.
+        comparisons: The measurements.
+        notes: Figures that were counted rather than timed, in Markdown.
         calibration: Seconds of one and the same loop, run once in each round of the whole run.
     """
 
@@ -152,11 +152,11 @@ class Bench:
         Let the contenders take turns: A B C, B C A, and so on.
 
         Args:
-            contenders: Name -> what takes one sample.
+            contenders: Name -> a function that takes one sample.
             rounds: How many samples to take of each; fewer in a quick run.
             warmups: How many rounds to throw away first.
             rare: Those so slow that they take part in one round out of four.
-            again: Yardsticks that take part twice: what sets the two apart is the machine's noise.
+            again: Yardsticks that take part twice: their difference is the machine's noise.
 
         Returns:
             Name -> round -> its sample.
@@ -166,7 +166,7 @@ class Bench:
         names = [*contenders]
         samples: dict[str, dict[int, T]] = {name: {} for name in names}
         gc.collect()
-        gc.freeze()  # what was there before is nobody's cost; it makes the collections below short
+        gc.freeze()  # without earlier objects, the collections below are short
         for number in range(-warmups, self.some(rounds)):
             self.calibration.append(_calibrate())
             first = number % len(names)
@@ -181,7 +181,7 @@ class Bench:
         return samples
 
     def add(self, comparison: Comparison) -> None:
-        """Keep what was measured."""
+        """Keep a comparison."""
         self.comparisons.append(comparison)
 
 

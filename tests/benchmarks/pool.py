@@ -129,7 +129,7 @@ async def _all_at_once(
 
 
 def _count_sockets(bench: Bench, token: str) -> None:
-    """Count what is open while one client sends to many origins."""
+    """Count the connections and files of one client that sends to many origins."""
     if not _OPEN.is_dir():
         bench.notes.append("No `/proc` here: sockets were not counted.\n")
         return

@@ -1,4 +1,4 @@
-"""Whole programs: what each takes, from its start to its end."""
+"""Whole programs: the cost of each, from its start to its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAUNCH: Final = Path(__file__).with_name("launch.py")
 
 
 class Usage(NamedTuple):
-    """What one run of a program took: seconds, seconds of CPU, bytes of memory at most."""
+    """The cost of one run of a program: seconds, seconds of CPU, bytes of memory at most."""
 
     wall: float
     cpu: float

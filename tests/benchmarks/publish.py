@@ -1,4 +1,4 @@
-"""What follows from the file of results: ``python -m tests.benchmarks.publish``."""
+"""Write the pages that follow from the file of results: ``python -m tests.benchmarks.publish``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many requests at once, while the token is due: what they take beside a static header."""
+"""Many requests at once, while the token is due: their cost beside a static header."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _keep(bench: Bench, title: str, storms: dict[str, dict[int, Storm]], count: 
 
 
 def _keep_own(bench: Bench, title: str, storms: dict[str, dict[int, Storm]], count: int) -> None:
-    """Keep what a waiter costs beside a request that waits for nothing, the exchange included."""
+    """Keep the cost of a waiter beside a request that waits for nothing, the exchange included."""
     static = storms["static header"]
     samples = {
         name: {number: (storm.cpu - static[number].cpu) / count for number, storm in taken.items()}

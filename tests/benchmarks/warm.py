@@ -64,7 +64,7 @@ def _run(runner: asyncio.Runner, work: Callable[[], Awaitable[object]]) -> float
 
 
 class _Bare:
-    """What a program with an httpx or httpx2 client of its own does."""
+    """The work of a program with an httpx or httpx2 client of its own."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -91,7 +91,7 @@ class _Bare:
 
 
 class _Sdk:
-    """What a program with the official SDK does."""
+    """The work of a program with the official SDK."""
 
     def __init__(self, module: Any, client: Any) -> None:
         self._sessions = module.SessionsApi(client)

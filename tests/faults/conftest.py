@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep what came of a cell."""
+    """Keep the result of a cell."""
     for name, value in report.user_properties:
         if name == "cell" and report.when == "call":
             fault, operation, half, summary = cast("tuple[str, str, str, str]", value)

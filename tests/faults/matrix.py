@@ -1,9 +1,9 @@
 """
-The matrix, as data: what each fault comes to, for each operation.
+The matrix, as data: the outcome of each fault, for each operation.
 
 The three rules behind the numbers: an operation is sent again only if nothing was sent, or after a
-status that says that it may be (`SENT_AGAIN`); whatever is no success leaves the session as it
-was; and after a logout there is none, whatever the service answers.
+status that says that it may be (`SENT_AGAIN`). A failure leaves the session as it was. After a
+logout there is no session, with any answer of the service.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from koyeb_session import (
 
 from . import replies
 from .replies import ORGANIZATION, busy, busy_until, error, redirect, reply, to_another, to_itself
-from .server import Behaviour
+from .server import Behavior
 
 EMAIL: Final = "me@example.com"
 PASSWORD_CORE: Final = "canary-password-3e5d81"
-"""What no way of escaping changes."""
+"""The text that no way of escaping changes."""
 PASSWORD: Final = f"{PASSWORD_CORE} ÿ\"'%"
 RETRY: Final = RetryPolicy(delay=0)
 TRIES: Final = RETRY.attempts
@@ -67,7 +67,7 @@ RENEWS: Final[Operations] = frozenset(
 @attrs.frozen
 class Expected:
     """
-    What a cell comes to.
+    The outcomes of a cell.
 
     Attributes:
         error: The error's class; `None`: the operation succeeds.
@@ -104,17 +104,17 @@ class Fault:
     One row of the matrix.
 
     Attributes:
-        behaviours: What the server does to the first request, the second one and so on.
-        expected: What comes of it; each operation is in one of the sets.
-        server: Whether there is one, and whose certificate it shows.
+        behaviors: The server's reaction to the first request, the second one and so on.
+        expected: The outcomes; each operation is in one of the sets.
+        server: Whether there is one, and the owner of its certificate.
         timeout: The operation's deadline in seconds.
         warm_ups: How many good requests come before it on the same connection.
-        megabytes: What the memory used and the bytes taken may not exceed; `None`: not measured.
+        megabytes: The limit of the memory used and of the bytes taken; `None`: not measured.
     """
 
     name: str
     expected: Mapping[Operations, Expected]
-    behaviours: tuple[Behaviour, ...] = ()
+    behaviors: tuple[Behavior, ...] = ()
     server: Literal["plain", "nobody", "trusted", "other name", "other issuer"] = "plain"
     timeout: float = 5.0
     warm_ups: int = 0
@@ -133,7 +133,7 @@ class Fault:
             yield attrs.evolve(self, timeout=seconds)
 
     def expects(self, operation: str) -> Expected:
-        """Find what an operation comes to."""
+        """Find the outcome of an operation."""
         (expected,) = (e for operations, e in self.expected.items() if operation in operations)
         return expected
 
@@ -159,17 +159,17 @@ SHORT: Final = 0.15
 """Seconds: the deadline where there is nothing to wait for but that."""
 
 
-def _no_reply(name: str, *behaviours: Behaviour, warm_ups: int = 0) -> Fault:
-    return Fault(name, everywhere(bad(TransportError)), behaviours, warm_ups=warm_ups)
+def _no_reply(name: str, *behaviors: Behavior, warm_ups: int = 0) -> Fault:
+    return Fault(name, everywhere(bad(TransportError)), behaviors, warm_ups=warm_ups)
 
 
-def _late(name: str, behaviour: Behaviour) -> Fault:
-    return Fault(name, everywhere(bad(TransportTimeoutError)), (behaviour,), timeout=SHORT)
+def _late(name: str, behavior: Behavior) -> Fault:
+    return Fault(name, everywhere(bad(TransportTimeoutError)), (behavior,), timeout=SHORT)
 
 
 def _redirected(
     name: str,
-    behaviour: Behaviour,
+    behavior: Behavior,
     status: int,
     server: Literal["plain", "trusted"] = "plain",
 ) -> Fault:
@@ -179,13 +179,13 @@ def _redirected(
         refresh: bad(ApiError, 2, {"status": status}),
         ALL - refresh: bad(ApiError, 1, {"status": status}),
     }
-    return Fault(name, expected, (behaviour,), server=server)
+    return Fault(name, expected, (behavior,), server=server)
 
 
-def _busy(name: str, behaviour: Behaviour, *, repeats: bool, retry_after: object) -> Fault:
+def _busy(name: str, behavior: Behavior, *, repeats: bool, retry_after: object) -> Fault:
     by = SENT_AGAIN_UNDONE if repeats else frozenset[str]()
     expected = repeated(RateLimitedError, by, status=429, retry_after=retry_after)
-    return Fault(name, expected, (behaviour,))
+    return Fault(name, expected, (behavior,))
 
 
 FAULTS: Final = (

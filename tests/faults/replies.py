@@ -1,4 +1,4 @@
-"""What a server does to a request: behaviours for `Server`, made from a few words."""
+"""The reactions of a server to a request: behaviors for `Server`, made from a few words."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
-from .server import Behaviour, Exchange, Request
+from .server import Behavior, Exchange, Request
 
-MINTED: Final = "canary-minted-6f1d2a"
+ISSUED: Final = "canary-issued-6f1d2a"
 """The id of the token that the service hands out."""
 ORGANIZATION: Final = "b3b1c1de-organization"
 MIB: Final = 1 << 20
 
 _JSON: Final = ("Content-Type: application/json",)
-_HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {MINTED} --></body></html>".encode()
+_HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
 
 Content: TypeAlias = bytes | Callable[[Request], bytes]
-"""A reply's body, or what makes it for a request."""
+"""A reply's body, or a function that makes it for a request."""
 
 
 def good(request: Request) -> bytes:
@@ -33,10 +33,10 @@ def good(request: Request) -> bytes:
     if request.path.endswith(("/logout", "/passwordless_login")):
         return b"{}"
     if request.path.endswith("/access_token"):
-        return json.dumps({"token": MINTED}).encode()
+        return json.dumps({"token": ISSUED}).encode()
     expires = datetime.now(UTC) + timedelta(hours=2)
     token = {
-        "id": MINTED,
+        "id": ISSUED,
         "user_id": "a-user",
         "organization_id": ORGANIZATION,
         "expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.123456789Z"),
@@ -51,18 +51,18 @@ def cut_json(request: Request) -> bytes:
 
 def types_error(request: Request) -> bytes:
     """Make an object whose fields are of other types than promised."""
-    token = {"id": 7, "user_id": MINTED}
-    return json.dumps({"token": token, "method": [MINTED]}).encode()
+    token = {"id": 7, "user_id": ISSUED}
+    return json.dumps({"token": token, "method": [ISSUED]}).encode()
 
 
 def array(request: Request) -> bytes:
     """Make JSON that is no object."""
-    return json.dumps([MINTED]).encode()
+    return json.dumps([ISSUED]).encode()
 
 
 def not_utf8(request: Request) -> bytes:
-    """Make what would be right if it were UTF-8."""
-    return b'{"token": {"id": "' + MINTED.encode() + b'\xff"}, "method": "\xff"}'
+    """Make a body that would be right if it were UTF-8."""
+    return b'{"token": {"id": "' + ISSUED.encode() + b'\xff"}, "method": "\xff"}'
 
 
 def html(request: Request) -> bytes:
@@ -84,7 +84,7 @@ def head(status: int, *headers: str) -> bytes:
 
 def reply(
     status: int = 200, content: Content = good, *, headers: tuple[str, ...] = _JSON
-) -> Behaviour:
+) -> Behavior:
     """Answer, with a body of the right length."""
 
     def behave(exchange: Exchange) -> None:
@@ -97,19 +97,19 @@ def reply(
     return behave
 
 
-def error(status: int, *headers: str) -> Behaviour:
+def error(status: int, *headers: str) -> Behavior:
     """Answer with an error in the API's own form."""
     body = {"status": status, "code": "some_code", "message": "some message"}
     return reply(status, json.dumps(body).encode(), headers=(*_JSON, *headers))
 
 
-def busy(retry_after: str | None = None) -> Behaviour:
+def busy(retry_after: str | None = None) -> Behavior:
     """Answer 429, which comes without JSON."""
     headers = () if retry_after is None else (f"Retry-After: {retry_after}",)
     return reply(429, b"slow down", headers=headers)
 
 
-def busy_until(seconds: float) -> Behaviour:
+def busy_until(seconds: float) -> Behavior:
     """Answer 429 with a date, so many seconds from now."""
 
     def behave(exchange: Exchange) -> None:
@@ -118,7 +118,7 @@ def busy_until(seconds: float) -> Behaviour:
     return behave
 
 
-def redirect(status: int, *, origin: Callable[[Exchange], str], path: str = "") -> Behaviour:
+def redirect(status: int, *, origin: Callable[[Exchange], str], path: str = "") -> Behavior:
     """Answer with a redirect, to the same path unless another one is named."""
 
     def behave(exchange: Exchange) -> None:
@@ -138,7 +138,7 @@ def to_another(exchange: Exchange) -> str:
     return exchange.elsewhere
 
 
-# What ends badly
+# Bad endings
 
 
 def reset(exchange: Exchange) -> None:
@@ -158,7 +158,7 @@ def hang(exchange: Exchange) -> None:
 
 def not_http(exchange: Exchange) -> None:
     """Answer in another protocol."""
-    exchange.send(b"SSH-2.0-" + MINTED.encode() + b"\r\n")
+    exchange.send(b"SSH-2.0-" + ISSUED.encode() + b"\r\n")
     exchange.close()
 
 
@@ -220,7 +220,7 @@ def half_close(exchange: Exchange) -> None:
     exchange.half_close()
 
 
-def huge(status: int) -> Behaviour:
+def huge(status: int) -> Behavior:
     """Answer with 100 MiB, or as much of them as the client takes."""
     block = b" " * (64 << 10)
 

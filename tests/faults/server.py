@@ -1,5 +1,5 @@
 """
-A server on loopback that does to each request what it is told, down to single bytes and resets.
+A server on loopback that follows a script for each request, down to single bytes and resets.
 
 A thread accepts, and each connection has a thread of its own; nothing here sleeps. Leaving the
 server's block ends all of them.
@@ -34,7 +34,7 @@ class GoneError(Exception):
 
 @attrs.frozen
 class Request:
-    """What has arrived in full."""
+    """A request that has arrived in full."""
 
     method: str
     path: str
@@ -105,7 +105,7 @@ class Exchange:
         return bool(readable) and not self._connection.recv(1024)
 
 
-Behaviour: TypeAlias = Callable[[Exchange], None]
+Behavior: TypeAlias = Callable[[Exchange], None]
 Speaker: TypeAlias = "Callable[[socket.socket, Server], None]"
 
 
@@ -114,28 +114,28 @@ class Server:
     Serves on a free port while its block lasts.
 
     Args:
-        behaviours: What to do to the first request, the second one, and so on; the last of them
-            is for all that follow.
+        behaviors: The reaction to the first request, the second one, and so on; the last one is
+            for all that follow.
         tls: Makes it speak TLS.
         elsewhere: The origin of another server, for redirects.
         speak: Serves a connection in another protocol than HTTP/1.1.
 
     Attributes:
-        requests: What has arrived; complete once the block has been left.
+        requests: Those that have arrived; complete once the block has been left.
         sent: How many bytes have been sent.
         half_closed: Set once a connection is half closed.
     """
 
     def __init__(
         self,
-        behaviours: Sequence[Behaviour],
+        behaviors: Sequence[Behavior],
         *,
         tls: ssl.SSLContext | None = None,
         elsewhere: str = "",
         speak: Speaker | None = None,
     ) -> None:
         self._speak = speak or _http1
-        self._behaviours = behaviours
+        self._behaviors = behaviors
         self._tls = tls
         self._listener = socket.create_server((HOST, 0), backlog=64)
         self._stopping = False
@@ -205,10 +205,10 @@ class Server:
             self._speak(connection, self)
 
     def answer(self, connection: socket.socket, request: Request) -> None:
-        """Do to a request what is its turn."""
+        """Follow the script for one request."""
         self.requests.append(request)
-        turn = min(len(self.requests), len(self._behaviours)) - 1
-        self._behaviours[turn](Exchange(connection, self, request))
+        turn = min(len(self.requests), len(self._behaviors)) - 1
+        self._behaviors[turn](Exchange(connection, self, request))
 
 
 def _http1(connection: socket.socket, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""What bounds a reply, and what an error may carry, where no socket is needed to see it."""
+"""The limits of a reply and of an error's text, without any socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .server import Exchange, Server
 
 
 class Endless(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """A body without end that never gives way; it counts what is taken."""
+    """A body without end that never gives way; it counts the bytes that are taken."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -71,7 +71,7 @@ def test_endless_body() -> None:
     ],
 )
 def test_bytes_of_a_broken_reply_are_not_quoted(text: str, shown: str | None) -> None:
-    """What an HTTP library quotes of a broken reply is cut off; what it says itself is not."""
+    """The part of a broken reply that an HTTP library quotes is cut off; its own text is not."""
     assert safe_message(ValueError(text)) == (text if shown is None else shown)
 
 
@@ -111,7 +111,7 @@ def _two_replies(exchange: Exchange) -> None:
 
 def test_response_that_nobody_asked_for_answers_the_next_request_as_in_bare_httpx() -> None:
     """
-    Two sessions that share a connection share what httpcore has read ahead on it.
+    Two sessions on one connection share the bytes that httpcore has read ahead on it.
 
     No public interface tells of those bytes. Once bare httpx closes such a connection, this fails:
     then the security policy has to say so.

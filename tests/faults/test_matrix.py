@@ -26,10 +26,10 @@ from koyeb_session import (
 )
 
 from ..soak import SOAK
+from .cell import Cell, Run, bounded_memory, held_token, played
 from .certificates import client_context
 from .matrix import ACTIONS, ALL, EMAIL, FAULTS, PASSWORD, Fault
 from .replies import bomb
-from .stage import Run, Stage, bounded_memory, held_token, staged
 
 BACKENDS: Final = ("asyncio", "trio")
 HALVES: Final = (*BACKENDS, "thread")
@@ -57,7 +57,7 @@ def cells(*halves: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def big_things_are_made() -> None:
-    """Make what takes a while before any deadline runs."""
+    """Prepare all that takes a while before any deadline runs."""
     bomb()
 
 
@@ -69,14 +69,14 @@ async def test_async_half_meets_a_fault(
     caplog: pytest.LogCaptureFixture,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """An awaited operation comes to what the matrix says, the session too, and no secret shows."""
+    """An awaited operation has the outcome of the matrix, the session too, and no secret shows."""
     for attempt in fault.attempts:
-        with staged(attempt, operation, caplog) as stage:
-            run = await _run_async(stage)
-        if stage.is_played:
+        with played(attempt, operation, caplog) as cell:
+            run = await _run_async(cell)
+        if cell.is_played:
             break
-    record_property("cell", (fault.name, operation, anyio_backend, stage.summary(run)))
-    stage.judge(run)
+    record_property("cell", (fault.name, operation, anyio_backend, cell.summary(run)))
+    cell.judge(run)
 
 
 @pytest.mark.parametrize(("fault", "operation", "half"), [*cells("thread")])
@@ -87,18 +87,18 @@ def test_blocking_half_meets_a_fault(
     caplog: pytest.LogCaptureFixture,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A blocking operation comes to what the matrix says, the session too, and no secret shows."""
+    """A blocking operation has the outcome of the matrix, the session too, and no secret shows."""
     for attempt in fault.attempts:
-        with staged(attempt, operation, caplog) as stage:
-            run = _run_blocking(stage)
-        if stage.is_played:
+        with played(attempt, operation, caplog) as cell:
+            run = _run_blocking(cell)
+        if cell.is_played:
             break
-    record_property("cell", (fault.name, operation, half, stage.summary(run)))
-    stage.judge(run)
+    record_property("cell", (fault.name, operation, half, cell.summary(run)))
+    cell.judge(run)
 
 
 def given() -> dict[str, Any]:
-    """Give what a user's client is made with; reading all trusted certificates would take long."""
+    """Return the arguments of a user's client; reading all trusted certificates would take long."""
     return {
         "auth": ("user", PASSWORD),
         "follow_redirects": True,
@@ -112,12 +112,12 @@ async def test_given_async_client_meets_a_fault(
 ) -> None:
     """On the user's own client, whose auth and redirects are not used, nothing is different."""
     for attempt in fault.attempts:
-        with staged(attempt, "login", caplog) as stage:
+        with played(attempt, "login", caplog) as cell:
             async with httpx.AsyncClient(**given()) as client:
-                run = await _run_async(stage, http_client=client)
-        if stage.is_played:
+                run = await _run_async(cell, http_client=client)
+        if cell.is_played:
             break
-    stage.judge(run)
+    cell.judge(run)
 
 
 @pytest.mark.parametrize("fault", BOUNDED_ON_GIVEN_CLIENTS, ids=_name)
@@ -128,11 +128,11 @@ def test_given_client_meets_a_fault(fault: Fault, caplog: pytest.LogCaptureFixtu
     Its connections are not ours to bound: headers that drip are limited by httpx alone.
     """
     for attempt in fault.attempts:
-        with staged(attempt, "login", caplog) as stage, httpx.Client(**given()) as client:
-            run = _run_blocking(stage, http_client=client)
-        if stage.is_played:
+        with played(attempt, "login", caplog) as cell, httpx.Client(**given()) as client:
+            run = _run_blocking(cell, http_client=client)
+        if cell.is_played:
             break
-    stage.judge(run)
+    cell.judge(run)
 
 
 def test_a_fault_says_what_each_operation_comes_to() -> None:
@@ -141,19 +141,19 @@ def test_a_fault_says_what_each_operation_comes_to() -> None:
         assert sorted(ALL) == sorted(name for names in fault.expected for name in names)
 
 
-async def _run_async(stage: Stage, **more: Any) -> Run:
+async def _run_async(cell: Cell, **more: Any) -> Run:
     run = Run()
     store = AsyncMemoryTokenStore()
     await store.save(held_token())
-    arguments = stage.arguments(httpx.AsyncHTTPTransport)
+    arguments = cell.arguments(httpx.AsyncHTTPTransport)
     async with AsyncSessionClient(store=store, **arguments, **more) as session:
-        for _ in range(stage.fault.warm_ups):
+        for _ in range(cell.fault.warm_ups):
             await session.login_method(EMAIL)
-        stage.warmed_up()
+        cell.warmed_up()
         begun = time.monotonic()
         try:
-            with bounded_memory(stage.fault.megabytes):
-                await ACTIONS[stage.operation](session)
+            with bounded_memory(cell.fault.megabytes):
+                await ACTIONS[cell.operation](session)
         except KoyebSessionError as exc:
             run.error = exc
         run.seconds = time.monotonic() - begun
@@ -167,19 +167,19 @@ async def _run_async(stage: Stage, **more: Any) -> Run:
     return run
 
 
-def _run_blocking(stage: Stage, **more: Any) -> Run:
+def _run_blocking(cell: Cell, **more: Any) -> Run:
     run = Run()
     store = MemoryTokenStore()
     store.save(held_token())
-    arguments = stage.arguments(httpx.HTTPTransport)
+    arguments = cell.arguments(httpx.HTTPTransport)
     with SessionClient(store=store, **arguments, **more) as session:
-        for _ in range(stage.fault.warm_ups):
+        for _ in range(cell.fault.warm_ups):
             session.login_method(EMAIL)
-        stage.warmed_up()
+        cell.warmed_up()
         begun = time.monotonic()
         try:
-            with bounded_memory(stage.fault.megabytes):
-                ACTIONS[stage.operation](session)
+            with bounded_memory(cell.fault.megabytes):
+                ACTIONS[cell.operation](session)
         except KoyebSessionError as exc:
             run.error = exc
         run.seconds = time.monotonic() - begun

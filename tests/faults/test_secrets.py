@@ -33,17 +33,17 @@ from koyeb_session import (
 )
 from koyeb_session.testing import assert_no_secret
 
+from .cell import SECRETS, held_token
 from .certificates import client_context, server_context
 from .http2 import http2
 from .matrix import ACTIONS, EMAIL, PASSWORD, PASSWORD_CORE, RETRY
-from .replies import MINTED, head, reply
-from .server import SERVER_THREAD, Behaviour, Exchange, Server
-from .stage import SECRETS, held_token
+from .replies import ISSUED, head, reply
+from .server import SERVER_THREAD, Behavior, Exchange, Server
 
 STORED: Final = "canary-stored-51aa0e-of-sixty-four-characters-as-an-api-token-has-it"
 
 
-def _echo(request_text: Callable[[Exchange], str], shape: Callable[[str], bytes]) -> Behaviour:
+def _echo(request_text: Callable[[Exchange], str], shape: Callable[[str], bytes]) -> Behavior:
     def behave(exchange: Exchange) -> None:
         exchange.send(shape(request_text(exchange)))
         exchange.close()
@@ -52,7 +52,7 @@ def _echo(request_text: Callable[[Exchange], str], shape: Callable[[str], bytes]
 
 
 def _told(exchange: Exchange) -> str:
-    """Collect what the request has kept secret: its bearer, and what its body holds."""
+    """Collect the secrets of the request: its bearer, and those of its body."""
     bearer = re.search("(?mi)^authorization: Bearer (.*?)\r?$", exchange.request.head)
     parts = [bearer[1]] if bearer else []
     if exchange.request.body:
@@ -79,7 +79,7 @@ def _latin(text: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-ECHOES: Final[dict[str, Behaviour]] = {
+ECHOES: Final[dict[str, Behavior]] = {
     **{
         f"error {status}": _echo(_told, _json_error(status)) for status in (400, 401, 403, 404, 500)
     },
@@ -134,7 +134,7 @@ ECHOES: Final[dict[str, Behaviour]] = {
 
 @pytest.mark.parametrize("operation", ACTIONS)
 def test_service_that_echoes_a_secret(operation: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What the service sends back of our secrets gets into no error and no log line of ours."""
+    """A secret that the service sends back gets into no error and no log line of ours."""
     caplog.set_level(logging.DEBUG, "koyeb_session")
     for echo in ECHOES.values():
         error: Exception | None = None
@@ -284,7 +284,7 @@ class _BrokenStore(MemoryTokenStore):
 
 @pytest.mark.parametrize("broken", ["load", "save", "delete"])
 def test_store_that_tells_what_it_holds(broken: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What a store's error says of its contents gets into no error and no log line of ours."""
+    """The contents that a store's error quotes get into no error and no log line of ours."""
     caplog.set_level(logging.DEBUG)
     errors: list[Exception] = []
     store = _BrokenStore(broken)
@@ -331,7 +331,7 @@ async def test_http2_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
             await session.logout()
     assert response.http_version == "HTTP/2"
     assert len(server.requests) == 4
-    assert f"Bearer {MINTED}" in server.requests[2].head
+    assert f"Bearer {ISSUED}" in server.requests[2].head
     assert PASSWORD_CORE in server.requests[0].body.decode()
     ours = [record for record in caplog.records if record.threadName != SERVER_THREAD]
     assert {"httpcore.http2", "hpack.hpack", "httpx"} <= {record.name for record in ours}

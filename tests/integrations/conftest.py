@@ -1,4 +1,4 @@
-"""What the tests of the integrations share: a real server, on a real socket."""
+"""Common fixtures of the integrations: a real server, on a real socket."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,7 +16,11 @@ import httpx
 import pytest
 import uvicorn
 
+from koyeb_session.testing import FakeKoyeb
+
 Serve = Callable[..., AbstractContextManager[str]]
+NEARLY: Final = timedelta(hours=23, minutes=59, seconds=30)
+"""The age at which all callers wait for the renewal of a token."""
 SANSIO: Final = "websockets-sansio"
 
 
@@ -25,6 +30,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
+    """Serve the fake Koyeb."""
+    with fake_koyeb.serve() as url:
+        yield url
+
+
 @contextlib.contextmanager
 def _serving(
     app: Any,
@@ -32,7 +44,7 @@ def _serving(
     ws: Literal["websockets-sansio", "wsproto"] = SANSIO,
     certificate: Path | None = None,
 ) -> Generator[str]:
-    # No date of uvicorn's own: the pretend Koyeb sends one, by the clock of the test.
+    # No date of uvicorn's own: the fake Koyeb sends one, by the clock of the test.
     config = uvicorn.Config(
         app, log_level="error", ws=ws, date_header=False, ssl_certfile=certificate
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +17,7 @@ from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..support import ME, PASSWORD
-
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
-Serve = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
+from .conftest import NEARLY, Serve
 
 
 async def tour(session: AsyncSessionClient, client: httpx.AsyncClient, clock: FakeClock) -> None:

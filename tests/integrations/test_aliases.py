@@ -91,7 +91,7 @@ async def test_alias_ready_made(name: str) -> None:
 
 
 def test_example_of_the_docstring() -> None:
-    """What the docstring shows is an application."""
+    """The code of the docstring is an application."""
     text = inspect.getdoc(KoyebSessions) or ""
     found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert found is not None

@@ -57,7 +57,7 @@ class Application:
     async def call(
         self, headers: Headers, subprotocols: list[str] | None = None, path: str = "/"
     ) -> dict[str, Any]:
-        """Send a request with raw headers, or open a WebSocket; give what it is answered with."""
+        """Send a request with raw headers, or open a WebSocket; return the answer."""
         sent: list[dict[str, Any]] = []
         kind = "http" if subprotocols is None else "websocket"
 
@@ -138,7 +138,7 @@ async def test_one_bearer_is_the_callers(application: Application, headers: Head
 async def test_anything_but_one_bearer_is_refused(
     application: Application, headers: Headers
 ) -> None:
-    """What checks a request before us may look at another token than we do: none is taken."""
+    """A check in front of us may look at another token than we do: none is taken."""
     answer = await application.call(headers)
     assert answer["status"] == 401
     assert dict(answer["headers"])[b"www-authenticate"].startswith(b"Bearer")

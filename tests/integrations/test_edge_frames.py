@@ -1,4 +1,4 @@
-"""Tools that show variables show no secret in a frame of an application's, whatever goes wrong."""
+"""Tools that show variables show no secret in a frame of an application, at any failure."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
@@ -30,12 +30,12 @@ ODD = "canary odd 51aa0e"
 """A bearer that is malformed."""
 OUTCOMES = ["success", "error", "timeout", "deadline", "cancellation", "refusal"]
 UNBOUNDED = {"/caller/http", "/service/http", "/sync"}
-"""Where a transport of one's own is not bounded, as its httpx.Client is not."""
+"""The endpoints whose own transport is not bounded, as its httpx.Client is not."""
 ENDPOINTS = ["/caller", "/caller/http", "/cookie", "/guest", "/service", "/service/http", "/sync"]
 
 
 class Application:
-    """Uses the sessions in each way, and keeps what is raised."""
+    """Uses the sessions in each way, and keeps the errors."""
 
     def __init__(self, point: Point = "request", event: Callable[[], Any] = lambda: None) -> None:
         self.fake = FakeKoyeb(users={EMAIL: PASSWORD})
@@ -138,7 +138,7 @@ class Application:
             raise
 
     def search(self, *things: object) -> None:
-        """Fail if a tool shows a secret of what was raised, or anything of what was logged."""
+        """Fail if a tool shows a secret of an error, or anything of the log."""
         issued = [token.id for token in self.fake._registry._tokens.values()]
         secrets = [PASSWORD, FINGERPRINT, ODD, *issued]
         assert_no_secret(secrets, repr(self.sessions), *things)
@@ -147,7 +147,7 @@ class Application:
 
 
 def cancelling(scope: anyio.CancelScope) -> Callable[[], Any]:
-    """Give what cancels a scope, in its event loop or in a thread of it."""
+    """Return a function that cancels a scope, in its event loop or in a thread of it."""
 
     def cancel() -> Any:
         try:
@@ -188,7 +188,7 @@ async def test_no_tool_shows_a_secret_of_an_application(
 
 @pytest.mark.parametrize("path", [*ENDPOINTS, "/stream"])
 async def test_no_tool_shows_a_bearer_of_an_application_that_is_not_running(path: str) -> None:
-    """Whoever forgets the lifespan shows none of the callers' tokens."""
+    """An application that forgets the lifespan shows none of the callers' tokens."""
     application = Application()
     with pytest.raises(RuntimeError, match="not running"):
         await application.call(path, application.bearer)
@@ -215,7 +215,7 @@ async def test_no_tool_shows_a_bearer_beside_an_error_of_others() -> None:
 
 
 async def test_no_tool_shows_the_bearer_of_a_websocket_that_is_being_closed() -> None:
-    """Whoever cancels the application meanwhile, or a server that fails, shows none."""
+    """An application that is cancelled meanwhile, or a server that fails, shows none."""
     application = Application()
     application.sessions.add_exception_handlers(application.app)
     application.fake.fail("new_session", Fault(status=500), times=9)

@@ -6,24 +6,23 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
+
+from .conftest import Serve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "with_koyeb_sdk.py": ["sees 0 apps", "A day later", "renewed 1 time"],
     "websocket_stream.py": ["day 1: running", "day 2: running"],
 }
-Serve = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_says_what_happens(name: str) -> None:
-    """A reader who runs an example sees what it shows."""
+    """A reader who runs an example sees the output that it shows."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KOYEB_")}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],

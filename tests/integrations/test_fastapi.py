@@ -9,9 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +29,6 @@ from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
     NotSignedInError,
-    PasswordCredentials,
     SessionClient,
     SessionExpiredError,
     StoreError,
@@ -38,24 +36,14 @@ from koyeb_session import (
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
-from ..support import inside
-
-ME = PasswordCredentials("me@example.com", "correct horse")
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
-Serve = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the fake Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
+from ..support import PASSWORDS, inside
+from .conftest import NEARLY, Serve
 
 
 @pytest.fixture
 def sessions(koyeb: str, koyeb_clock: FakeClock) -> KoyebSessions:
     """Configure sessions for it."""
-    return KoyebSessions(base_url=koyeb, credentials=ME, clock=koyeb_clock)
+    return KoyebSessions(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock)
 
 
 @pytest.fixture
@@ -164,7 +152,7 @@ def test_bearer_shows_in_openapi(app: FastAPI) -> None:
 
 
 def test_answers_to_errors_show_in_openapi(sessions: KoyebSessions) -> None:
-    """A router declares what its endpoints answer where Koyeb, or the way to it, fails."""
+    """A router declares the answers of its endpoints where Koyeb, or the way to it, fails."""
     app, router = FastAPI(), APIRouter(responses=KoyebSessions.responses)
 
     @router.get("/apps")
@@ -211,7 +199,7 @@ def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb,
 
 
 async def test_session_is_asked_for_before_lifespan(app: FastAPI, sessions: KoyebSessions) -> None:
-    """Who forgets the lifespan is told what to write."""
+    """The error of a forgotten lifespan names the line to write."""
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://test"
     ) as client:
@@ -231,7 +219,7 @@ def test_wrong_argument_is_told_when_made() -> None:
 async def test_environment_says_how_to_sign_in(
     koyeb: str, fake_koyeb: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An application is made with what the environment says, and with arguments that win."""
+    """An application is made with the settings of the environment, and with arguments that win."""
     for name in [name for name in os.environ if name.startswith("KOYEB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", "/nonexistent")
@@ -337,7 +325,7 @@ async def test_shutdown_waits_for_exchange(
 
 
 async def test_error_in_block_is_raised_as_it_is(sessions: KoyebSessions) -> None:
-    """What the application raises comes out unwrapped."""
+    """An error of the application comes out unwrapped."""
     with pytest.raises(LookupError):
         async with sessions.lifespan():
             raise LookupError

@@ -5,20 +5,19 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
-from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.httpx2 import auth_for
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-ME = PasswordCredentials("me@example.com", "correct horse")
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+from ..support import PASSWORDS
+from .conftest import NEARLY
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -28,19 +27,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
-
-
 def test_client_is_kept_signed_in(
     koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
-    """A blocking client signs in, renews, and replays what was refused if its body is in memory."""
+    """A blocking client signs in, renews, and replays a refused request whose body is in memory."""
     with (
-        SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
         httpx2.Client(base_url=koyeb, auth=auth_for(session)) as client,
     ):
         for expiries in range(3):
@@ -64,7 +56,7 @@ async def test_async_client_is_kept_signed_in(
         yield b"once"
 
     async with (
-        AsyncSessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        AsyncSessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
         httpx2.AsyncClient(base_url=koyeb, auth=auth_for(session)) as client,
     ):
         for expiries in range(3):
@@ -82,7 +74,7 @@ def test_other_origin_sees_no_token(koyeb: str) -> None:
     other = FakeKoyeb()
     with (
         other.serve() as url,
-        SessionClient(base_url=koyeb, credentials=ME) as session,
+        SessionClient(base_url=koyeb, credentials=PASSWORDS) as session,
         httpx2.Client(auth=auth_for(session)) as client,
     ):
         session.current_token()
@@ -113,7 +105,7 @@ def test_openai_client_sends_session_token(
 ) -> None:
     """The OpenAI client reaches a service behind the session, across an expiry."""
     with (
-        SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
         httpx2.Client(auth=auth_for(session)) as http_client,
         openai.OpenAI(
             base_url=f"{koyeb}/v1", api_key="unused", http_client=http_client, max_retries=0

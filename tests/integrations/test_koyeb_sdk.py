@@ -6,7 +6,6 @@ import builtins
 import copy
 import importlib
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,17 +16,15 @@ import pytest
 from koyeb_session import (
     AsyncSessionClient,
     NotSignedInError,
-    PasswordCredentials,
     SessionClient,
     SessionExpiredError,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-ME = PasswordCredentials("me@example.com", "correct horse")
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+from ..support import PASSWORDS
+from .conftest import NEARLY
 
-
-# What takes seconds to import is imported by the first test of a process that needs it.
+# A slow import is done by the first test of a process that needs it.
 
 
 @pytest.fixture(scope="session")
@@ -48,19 +45,12 @@ def bind() -> Any:
     return importlib.import_module("koyeb_session.koyeb_sdk").bind
 
 
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
-
-
 def test_sync_sdk_sends_current_token(
     bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """The SDK's calls are accepted before, at and after each expiry."""
     configuration: Any = sdk.Configuration(host=koyeb)
-    with SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session:
+    with SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session:
         bind(session, configuration)
         with sdk.ApiClient(configuration) as client:
             apps = sdk.AppsApi(client)
@@ -78,7 +68,7 @@ def test_sync_sdk_waits_for_renewal_ahead_of_need(
 ) -> None:
     """The SDK does not replay: a call does not go out with a token that is being exchanged."""
     configuration: Any = sdk.Configuration(host=koyeb)
-    with SessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session:
+    with SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session:
         bind(session, configuration)
         with sdk.ApiClient(configuration) as client:
             for day in range(3):
@@ -101,7 +91,7 @@ async def test_async_sdk_carries_what_keep_current_renews(
     """Beside `keep_current()` a due token is renewed, and the SDK sends the new one."""
     configuration: Any = async_sdk.Configuration(host=koyeb)
     async with (
-        AsyncSessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        AsyncSessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
         async_sdk.ApiClient(configuration) as client,
     ):
         bind(session, configuration)
@@ -153,7 +143,7 @@ async def test_async_sdk_on_the_auth_of_a_session(
     """With an httpx client of its user's the async SDK waits for renewals, and replays."""
     configuration: Any = async_sdk.Configuration(host=koyeb)
     async with (
-        AsyncSessionClient(base_url=koyeb, credentials=ME, clock=koyeb_clock) as session,
+        AsyncSessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
         async_sdk.ApiClient(configuration) as client,
     ):
         client.rest_client.pool_manager = http = httpx.AsyncClient(auth=session.auth)
@@ -174,7 +164,7 @@ async def test_async_sdk_on_the_auth_of_a_session(
 
 def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
     """A configuration for another host is refused, at once or when it is used."""
-    with SessionClient(transport=FakeKoyeb().transport, credentials=ME) as session:
+    with SessionClient(transport=FakeKoyeb().transport, credentials=PASSWORDS) as session:
         for host in (
             "https://app.koyeb.com.evil.example",
             "http://app.koyeb.com",

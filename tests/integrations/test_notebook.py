@@ -44,17 +44,17 @@ class Notebook:
         self._client: Any = client  # partly typed
 
     def run(self, cell: str) -> str:
-        """Run a cell, and give what it prints or ends with; an error in it fails the test."""
-        told: list[str] = []
+        """Run a cell, and return its output or its last value; an error in it fails the test."""
+        printed: list[str] = []
 
         def hear(message: dict[str, Any]) -> None:
             content = message["content"]
-            told.extend(content.get("traceback", []))
-            told.append(content.get("text", "") or content.get("data", {}).get("text/plain", ""))
+            printed.extend(content.get("traceback", []))
+            printed.append(content.get("text", "") or content.get("data", {}).get("text/plain", ""))
 
         reply = self._client.execute_interactive(cell, output_hook=hear, timeout=30)
-        assert reply["content"]["status"] == "ok", "\n".join(told)
-        return "".join(told).strip()
+        assert reply["content"]["status"] == "ok", "\n".join(printed)
+        return "".join(printed).strip()
 
 
 @pytest.fixture

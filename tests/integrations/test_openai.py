@@ -3,9 +3,7 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import httpx2
@@ -14,23 +12,16 @@ import pytest
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.httpx2 import auth_for
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-ME = PasswordCredentials("me@example.com", "correct horse")
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+from ..support import PASSWORDS
+from .conftest import NEARLY, Serve
+
 HELLO: Any = [{"role": "user", "content": "Hello?"}]
-Serve = Callable[..., AbstractContextManager[str]]
 Model = tuple[str, list[int]]
 """Where it is, and the statuses that it has answered with."""
-
-
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
 
 
 @pytest.fixture
@@ -70,7 +61,7 @@ def test_blocking_client(
     where, statuses = model
     with (
         SessionClient(
-            base_url=koyeb, credentials=ME, clock=koyeb_clock, allowed_origins=[where]
+            base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock, allowed_origins=[where]
         ) as session,
         httpx2.Client(auth=auth_for(session)) as http_client,
         openai.OpenAI(
@@ -97,7 +88,7 @@ async def test_async_client(
     where, statuses = model
     async with (
         AsyncSessionClient(
-            base_url=koyeb, credentials=ME, clock=koyeb_clock, allowed_origins=[where]
+            base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock, allowed_origins=[where]
         ) as session,
         httpx2.AsyncClient(auth=auth_for(session)) as http_client,
         openai.AsyncOpenAI(

@@ -1,4 +1,4 @@
-"""What the callers of a FastAPI application are told when Koyeb, or the way to it, fails."""
+"""The answers to the callers of a FastAPI application when Koyeb, or the way to it, fails."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
@@ -44,19 +44,19 @@ GENERIC = "Koyeb could not be asked, or gave no useful answer."
 
 
 def refused(status: int, url: str = APPS, headers: dict[str, str] | None = None) -> Exception:
-    """Make what `raise_for_status` raises for a reply."""
+    """Make the error that `raise_for_status` raises for a reply."""
     request = httpx.Request("GET", url)
     response = httpx.Response(status, request=request, headers=headers, text="hush")
     return httpx.HTTPStatusError(f"{status} for {url}", request=request, response=response)
 
 
 def failed(kind: type[httpx.RequestError], url: str = APPS) -> Exception:
-    """Make what `httpx` raises where no reply comes."""
+    """Make the error that `httpx` raises where no reply comes."""
     return kind(f"hush: {url}", request=httpx.Request("GET", url))
 
 
 async def answers(error: Exception, *, own: bool = False, **arguments: Any) -> httpx.Response:
-    """Raise an error in an endpoint, maybe as one of the caller's; give what is answered."""
+    """Raise an error in an endpoint, maybe as one of the caller's; return the answer."""
     sessions, app = KoyebSessions(transport=FakeKoyeb().transport, **arguments), FastAPI()
     sessions.add_exception_handlers(app)
 
@@ -120,7 +120,7 @@ NAMES = [f"{number}-{type(error).__name__}" for number, (error, *_) in enumerate
 async def test_answer_says_whose_fault_it_is(
     error: Exception, callers: int, services: int, whose: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a caller can mend is handed on to that caller; all else is in the log alone."""
+    """A failure that a caller can mend is handed on to them; all else is in the log alone."""
     own = whose == "caller"
     status = callers if own else services
     answer = await answers(error, own=own)
@@ -143,7 +143,7 @@ async def test_answer_says_whose_fault_it_is(
 
 
 async def test_details_are_for_the_one_whose_request_it_was() -> None:
-    """A caller is told what Koyeb found wrong with its own request, and the id of it."""
+    """A caller learns which part of its own request Koyeb found wrong, and the id of it."""
     error = BadRequestError("bad", fields={"email": "odd"}, request_id="r1")
     problem = (await answers(error, own=True)).json()
     assert (problem["detail"], problem["fields"]) == ("bad", {"email": "odd"})
@@ -185,7 +185,7 @@ async def test_errors_of_others_are_left_alone(make: Callable[[str], Exception])
 
 
 async def test_handler_of_the_users_stays() -> None:
-    """Who answers httpx's errors already goes on doing so."""
+    """An application that answers httpx's errors already goes on doing so."""
     app = FastAPI()
 
     @app.exception_handler(httpx.HTTPError)

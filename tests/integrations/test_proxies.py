@@ -11,8 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,9 @@ import trustme
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
-Serve = Callable[..., AbstractContextManager[str]]
-Way = tuple[str, dict[str, Any]]
+from .conftest import NEARLY, Serve
+
+Route = tuple[str, dict[str, Any]]
 """The service's URL, and how a transport of httpx's gets there."""
 
 
@@ -116,13 +114,13 @@ def trust(authority: Any) -> ssl.SSLContext:
 
 @pytest.fixture
 def secure(fake_koyeb: FakeKoyeb, authority: Any, tmp_path: Path) -> Iterator[str]:
-    """Serve the pretend Koyeb over TLS, also by HTTP/2."""
+    """Serve the fake Koyeb over TLS, also by HTTP/2."""
     config = hypercorn.config.Config()
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"https://localhost:{listener.getsockname()[1]}"
     config.bind = [f"fd://{listener.detach()}"]
     config.certfile = config.keyfile = str(tmp_path / "server.pem")
-    config.include_date_header = False  # the pretend Koyeb sends one, by the clock of the test
+    config.include_date_header = False  # the fake Koyeb sends one, by the clock of the test
     config.errorlog = None
     serve: Any = vars(hypercorn.asyncio)["serve"]  # knows only types of its own
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
@@ -136,26 +134,26 @@ def secure(fake_koyeb: FakeKoyeb, authority: Any, tmp_path: Path) -> Iterator[st
 
 
 @pytest.fixture
-def http2(secure: str, trust: ssl.SSLContext) -> Way:
+def http2(secure: str, trust: ssl.SSLContext) -> Route:
     """Go by HTTP/2."""
     return secure, {"http2": True, "http1": False, "verify": trust}
 
 
 @pytest.fixture
-def tunnel(secure: str, trust: ssl.SSLContext, proxy: Proxy) -> Way:
+def tunnel(secure: str, trust: ssl.SSLContext, proxy: Proxy) -> Route:
     """Go to https through a proxy, which sees only where it goes."""
     return secure, {"proxy": proxy.url, "verify": trust}
 
 
 @pytest.fixture
-def forward(fake_koyeb: FakeKoyeb, proxy: Proxy) -> Iterator[Way]:
+def forward(fake_koyeb: FakeKoyeb, proxy: Proxy) -> Iterator[Route]:
     """Go to http on loopback through a proxy, which sees all."""
     with fake_koyeb.serve() as url:
         yield url, {"proxy": proxy.url}
 
 
 @pytest.fixture
-def unix(fake_koyeb: FakeKoyeb, serve: Serve, tmp_path: Path) -> Iterator[Way]:
+def unix(fake_koyeb: FakeKoyeb, serve: Serve, tmp_path: Path) -> Iterator[Route]:
     """Go to a Unix socket."""
     path = str(tmp_path / "s")
     with serve(fake_koyeb.app, path) as url:
@@ -170,8 +168,8 @@ async def test_async_session_goes_this_way(
     name: str, request: pytest.FixtureRequest, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """It signs in, and a request is renewed on the way."""
-    url, way = request.getfixturevalue(name)
-    transport = httpx.AsyncHTTPTransport(**way)
+    url, route = request.getfixturevalue(name)
+    transport = httpx.AsyncHTTPTransport(**route)
     async with AsyncSessionClient(base_url=url, transport=transport, clock=koyeb_clock) as session:
         token = await session.login("me@example.com", "correct horse")
         koyeb_clock.advance(NEARLY)
@@ -187,8 +185,8 @@ def test_blocking_session_goes_this_way(
     name: str, request: pytest.FixtureRequest, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """So does the blocking one."""
-    url, way = request.getfixturevalue(name)
-    transport = httpx.HTTPTransport(**way)
+    url, route = request.getfixturevalue(name)
+    transport = httpx.HTTPTransport(**route)
     with SessionClient(base_url=url, transport=transport, clock=koyeb_clock) as session:
         token = session.login("me@example.com", "correct horse")
         koyeb_clock.advance(NEARLY)

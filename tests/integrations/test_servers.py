@@ -22,14 +22,14 @@ import hypercorn.trio
 import pytest
 from fastapi import Depends, FastAPI
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, SessionClient
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..soak import SOAK
+from ..support import PASSWORDS
 
-ME = PasswordCredentials("me@example.com", "correct horse")
 PATIENCE = 30.0
 APPLICATION = """
 import asyncio, os
@@ -91,7 +91,7 @@ class Server:
 
     @property
     def said(self) -> str:
-        """What it has written so far."""
+        """The text that it has written so far."""
         return "".join(self._said)
 
     def wait_said(self, text: str) -> None:
@@ -183,7 +183,7 @@ def test_reloaded_application_goes_on_with_the_session(
 def test_workers_stopped_in_mid_refresh_keep_the_session(
     fake: tuple[FakeKoyeb, str], tmp_path: Path, hold: Any
 ) -> None:
-    """Workers that are told to end in mid-refresh save what comes: the next start goes on."""
+    """Workers that end in mid-refresh save the new token: the next start goes on."""
     koyeb, url = fake
     gate = Gate()
     with serving(tmp_path, url, "--workers", "2") as server:
@@ -211,7 +211,7 @@ def test_workers_stopped_in_mid_refresh_keep_the_session(
 async def test_trio(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, anyio_backend: str) -> None:
     """Under hypercorn on trio both kinds of endpoint live on one session, across expiries."""
     with fake_koyeb.serve() as url:
-        sessions = KoyebSessions(base_url=url, credentials=ME, clock=koyeb_clock)
+        sessions = KoyebSessions(base_url=url, credentials=PASSWORDS, clock=koyeb_clock)
         app = FastAPI(lifespan=sessions.lifespan)
 
         @app.get("/async")

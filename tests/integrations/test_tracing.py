@@ -1,9 +1,8 @@
-"""OpenTelemetry's instrumentation of httpx: what it sees of a session, and that it is no secret."""
+"""OpenTelemetry's instrumentation of httpx: its spans of a session hold no secret."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -20,7 +19,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
+from .conftest import NEARLY
+
 OPERATIONS = ["/v1/account/login", "/v1/account/refresh"]
 REDACTED = str(("[REDACTED]",))
 CAPTURE = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS"
@@ -31,13 +31,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on asyncio and on trio."""
     backend: str = request.param
     return backend
-
-
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
 
 
 @pytest.fixture(params=["plain", "captured"])
@@ -54,7 +47,7 @@ def spans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 class Spans:
-    """What was seen."""
+    """The spans that were seen."""
 
     def __init__(self, *, captures: bool) -> None:
         self.captures = captures

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
-NEARLY = timedelta(hours=23, minutes=59, seconds=30)
-Serve = Callable[..., AbstractContextManager[str]]
-
-
-@pytest.fixture
-def koyeb(fake_koyeb: FakeKoyeb) -> Iterator[str]:
-    """Serve the pretend Koyeb."""
-    with fake_koyeb.serve() as url:
-        yield url
+from .conftest import NEARLY, Serve
 
 
 async def tour(url: str, transport: httpx.AsyncBaseTransport, koyeb_clock: FakeClock) -> str:

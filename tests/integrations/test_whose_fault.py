@@ -1,12 +1,11 @@
-"""Whose fault it is, as an application answers it: the caller, the service, or Koyeb."""
+"""The party at fault, as an application answers it: the caller, the service, or Koyeb."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
 import inspect
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -28,9 +27,10 @@ from koyeb_session import (
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
+from ..support import PASSWORDS
+from .conftest import Serve
+
 GENERIC = "Koyeb could not be asked, or gave no useful answer."
-ME = PasswordCredentials("me@example.com", "correct horse")
-Serve = Callable[..., AbstractContextManager[str]]
 
 
 class Application:
@@ -45,7 +45,7 @@ class Application:
         self._serve_both()
 
     def _serve_all(self) -> None:
-        """Add what uses the service's own session."""
+        """Add an endpoint that uses the service's own session."""
         app, sessions = self.app, self.sessions
 
         @app.get("/service")
@@ -72,7 +72,7 @@ class Application:
             later.add_task(session.new_session)
 
     def _serve_callers(self) -> None:
-        """Add what uses a session of the caller's."""
+        """Add an endpoint that uses a caller's session."""
         app, sessions = self.app, self.sessions
 
         @app.get("/caller")
@@ -105,7 +105,7 @@ class Application:
             return (await guest.login("me@example.com", password)).id
 
     def _serve_both(self) -> None:
-        """Add what uses both."""
+        """Add an endpoint that uses both."""
         app, sessions = self.app, self.sessions
 
         @app.get("/both")
@@ -177,7 +177,7 @@ async def test_token_of_a_cookie_is_the_callers(
 async def test_refused_password_is_the_callers(
     application: Application, fake_koyeb: FakeKoyeb
 ) -> None:
-    """Whoever logs in as a guest is told what is wrong, and the service's session goes on."""
+    """A guest with a wrong password learns of it, and the service's session goes on."""
     assert (await application.get("/login?password=correct%20horse")).status_code == 200
     wrong = await application.get("/login?password=wrong")
     assert wrong.status_code == 401
@@ -253,7 +253,7 @@ async def test_outage_of_koyeb_is_no_sign_in(
     application = Application(
         transport=fake_koyeb.transport,
         token=fake_koyeb.issue_token(),
-        credentials=ME,
+        credentials=PASSWORDS,
         clock=koyeb_clock,
         retry_policy=RetryPolicy(attempts=1),
     )
@@ -269,7 +269,7 @@ async def test_outage_of_koyeb_is_no_sign_in(
 async def test_error_of_another_callers_session_is_not_told(
     application: Application, fake_koyeb: FakeKoyeb
 ) -> None:
-    """What one caller's session met with is not told to another caller."""
+    """The errors of one caller's session are not shown to another caller."""
     kept: list[AsyncSessionClient] = []
 
     @application.app.get("/keep")
@@ -308,7 +308,7 @@ def test_websocket_is_closed_by_whose_fault_it_is(
 async def test_trouble_in_the_background_comes_after_the_answer(
     application: Application, fake_koyeb: FakeKoyeb
 ) -> None:
-    """A background task changes no answer; the server logs what it raises."""
+    """A background task changes no answer; the server logs its errors."""
     fake_koyeb.revoke_all()
     assert (await application.get("/background")).status_code == 200
     transport = httpx.ASGITransport(application.app)

@@ -56,7 +56,7 @@ def failed(mutant: Mutant) -> set[str]:
 
 
 def make(mutant: Mutant, place: Path) -> None:
-    """Copy what the tests need, with the mutant in it, in both halves."""
+    """Copy the files that the tests need, with the mutant in it, in both halves."""
     for needed in NEEDED:
         copy = shutil.copytree if (ROOT / needed).is_dir() else shutil.copy
         copy(ROOT / needed, place / needed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from .versions import ROOT, VERSIONS
 
 
-def test_what_is_replaced_is_there_once() -> None:
+def test_code_that_is_replaced_is_there_once() -> None:
     """`nox -s mutants` would otherwise run the tests on the package as it is."""
     for mutant in VERSIONS:
         for edit in mutant.edits:

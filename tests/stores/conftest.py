@@ -27,7 +27,7 @@ _measured: list[str] = []
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep what a test has measured."""
+    """Keep the figures that a test has measured."""
     if report.when == "call":
         _measured.extend(f"{value}" for name, value in report.user_properties if name == "measured")
 
@@ -57,7 +57,7 @@ class Worker:
         self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
 
-    def told(self) -> str:
+    def answer(self) -> str:
         """Wait for its next line."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -65,7 +65,7 @@ class Worker:
         return line
 
     def end(self) -> None:
-        """Kill it, whatever it is doing."""
+        """Kill it, at any point of its work."""
         self.process.kill()
         self.process.communicate()
 
@@ -106,7 +106,7 @@ class RedisServer:
         return False
 
     def stop(self) -> None:
-        """Kill it; what it has acknowledged is on the disk."""
+        """Kill it; the writes that it has acknowledged are on the disk."""
         self.process.kill()
         self.process.wait()
 
@@ -128,7 +128,7 @@ class RedisServer:
             assert connection.recv(5) == b"+OK\r\n"
 
     def come_back(self) -> None:
-        """Have it answer again, whatever it does now."""
+        """Make it answer again, from any state."""
         if self.process.poll() is not None:
             self.start()
         self.process.send_signal(signal.SIGCONT)
@@ -148,7 +148,7 @@ def program_of(name: str) -> str:
 
 @contextlib.contextmanager
 def running(name: str, folder: Path) -> Generator[RedisServer]:
-    """Run a server, and end it whatever happens."""
+    """Run a server, and end it in any case."""
     server = RedisServer(program_of(name), folder)
     try:
         yield server

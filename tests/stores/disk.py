@@ -52,7 +52,7 @@ class Disk:
         self._remount("rw")
 
     def names(self) -> set[str]:
-        """Give what lies there, except for what fills it."""
+        """List the files there, except for the one that fills it."""
         return {path.name for path in self.path.iterdir()} - {self._filler.name}
 
     @contextlib.contextmanager

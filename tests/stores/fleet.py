@@ -58,9 +58,9 @@ class SharedClock:
 
 class Threaded:
     """
-    What a client of Redis is on trio, where the libraries' own async ones cannot run.
+    A client of Redis on trio, where the libraries' own async ones cannot run.
 
-    A blocking client, each of whose methods runs in a thread.
+    It is a blocking client, and each of its methods runs in a thread.
     """
 
     def __init__(self, client: Any) -> None:
@@ -156,7 +156,7 @@ def tell(line: str) -> None:
 
 
 def rounds(sessions: list[Any], ask: Callable[[int], list[str]]) -> None:
-    """Make requests whenever the parent says how many; tell it what went wrong, and until when."""
+    """Make as many requests as the parent says; report the errors, and the first expiry."""
     for line in sys.stdin:
         problems = ask(int(line))
         ends = [session.token.expires_at.timestamp() for session in sessions if session.token]
@@ -247,7 +247,7 @@ class Stopping:
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
-        """Lock, and maybe stop with the lock, or when it has been given back."""
+        """Lock, and maybe stop with the lock, or when it has been released."""
         with self._store.lock():
             self._stop("locked")
             yield
@@ -283,20 +283,20 @@ def stop_at(options: dict[str, Any]) -> None:
     session.refresh()
 
 
-def victims(_: dict[str, Any]) -> None:
+def forker(_: dict[str, Any]) -> None:
     """Fork a process for each line of the parent, and tell it when that has ended."""
     for line in sys.stdin:
-        victim = os.fork()
-        if victim == 0:
+        child = os.fork()
+        if child == 0:
             try:
                 stop_at(json.loads(line))
             finally:
                 os._exit(1)
-        os.waitpid(victim, 0)
+        os.waitpid(child, 0)
         tell("gone")
 
 
-ROLES = {"blocking": blocking, "two_loops": two_loops, "renewing": renewing, "victims": victims}
+ROLES = {"blocking": blocking, "two_loops": two_loops, "renewing": renewing, "forker": forker}
 
 if __name__ == "__main__":
     logging.getLogger("koyeb_session").addHandler(logging.NullHandler())

@@ -27,7 +27,7 @@ USES = ("load", "save", "delete", "lock")
 
 
 class Stuck:
-    """What blocks the thread that comes here until the test lets it go."""
+    """Blocks each thread that comes here until the test lets it go."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
@@ -59,8 +59,8 @@ async def use(store: Any, what: str) -> None:
         await getattr(store, what)()
 
 
-async def cancelled(store: Any, what: str, active_tasks: Any) -> BaseException:
-    """Cancel a use of a store once it is under way, and catch what that raises."""
+async def cancelled(store: Any, what: str, under_way: Any) -> BaseException:
+    """Cancel a use of a store once it is under way, and catch its error."""
     caught: list[BaseException] = []
 
     async def run() -> None:
@@ -72,7 +72,7 @@ async def cancelled(store: Any, what: str, active_tasks: Any) -> BaseException:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await async_until(active_tasks)
+        await async_until(under_way)
         tasks.cancel_scope.cancel()
     return caught[0]
 
@@ -107,7 +107,7 @@ async def test_redis_whose_caller_is_cancelled_shows_no_token(what: str) -> None
         silent.settimeout(0)
         came: list[socket.socket] = []
 
-        def active_tasks() -> bool:
+        def under_way() -> bool:
             try:
                 came.append(silent.accept()[0])
             except BlockingIOError:
@@ -115,7 +115,7 @@ async def test_redis_whose_caller_is_cancelled_shows_no_token(what: str) -> None
             return True
 
         async with async_redis_client(silent.getsockname()[1], socket_timeout=0.2) as client:
-            error = await cancelled(AsyncRedisTokenStore(client, key="k"), what, active_tasks)
+            error = await cancelled(AsyncRedisTokenStore(client, key="k"), what, under_way)
             for connection in came:
                 connection.close()
     assert_none_shows(error, (ID, RENEWAL), __file__)

@@ -51,7 +51,7 @@ def given(client: type, **arguments: Any) -> None:
     ],
 )
 def test_store_that_is_none_of_the_blocking_half_is_refused(store: object, says: str) -> None:
-    """The error names what was given, and what to give instead."""
+    """The error names the object that was given, and the kind to give instead."""
     with pytest.raises(TypeError, match=f"^store must be a token store, not {says}"):
         given(SessionClient, store=store)
 
@@ -71,13 +71,13 @@ def test_store_that_is_none_of_the_blocking_half_is_refused(store: object, says:
     ],
 )
 def test_store_that_is_none_of_the_asynchronous_half_is_refused(store: object, says: str) -> None:
-    """The same, with what there is in that half."""
+    """The same, with the stores of that half."""
     with pytest.raises(TypeError, match=f"^store must be a token store, not {says}"):
         given(AsyncSessionClient, store=store)
 
 
 class Delegating:
-    """A store whose plain methods return what is to be awaited."""
+    """A store whose plain methods return awaitables."""
 
     def __init__(self) -> None:
         self._store = AsyncMemoryTokenStore()
@@ -131,7 +131,7 @@ def test_client_that_is_none_of_the_stores_half_is_refused(
 
 
 def test_client_of_ones_own_is_taken() -> None:
-    """Whatever has ``execute_command`` will do."""
+    """Any object with ``execute_command`` will do."""
     clients: list[Any] = [*(Threaded(REDIS), MagicMock(), SimpleNamespace(execute_command=given))]
     for client in clients:
         stores.AsyncRedisTokenStore(client, key="a")

@@ -1,4 +1,4 @@
-"""The conformance suite finds what is wrong with a store."""
+"""The conformance suite finds the faults of a store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .conftest import PATIENCE
 
 SETTINGS: dict[str, Any] = check_store.__globals__
 IMPATIENT = 0.3
-"""Seconds to wait for a lock that nobody will give back."""
+"""Seconds to wait for a lock that nobody will release."""
 
 
 class ShortColumn(MemoryTokenStore):
@@ -42,7 +42,7 @@ class WholeSeconds(MemoryTokenStore):
 
 
 class NotIssued(MemoryTokenStore):
-    """No column for what is no part of a token's equality."""
+    """No column for the fields that do not count for a token's equality."""
 
     def save(self, token: Token) -> None:
         """Forget when it was issued."""
@@ -50,7 +50,7 @@ class NotIssued(MemoryTokenStore):
 
 
 class Merging(MemoryTokenStore):
-    """An update of what is given, and of nothing else."""
+    """An update of the fields that are given, and of no others."""
 
     def save(self, token: Token) -> None:
         """Keep the old fields where there is no new one."""
@@ -67,12 +67,12 @@ class OutOfTransaction(MemoryTokenStore):
         self._seen: Token | None = None
 
     def load(self) -> Token | None:
-        """Return what there was when the lock was taken, if it is."""
+        """Return the token from the time when the lock was taken, if it is."""
         return self._seen or super().load()
 
     @contextlib.contextmanager
     def lock(self) -> Generator[None]:
-        """Keep what there is."""
+        """Keep the token that there is."""
         with super().lock():
             self._seen = super().load()
             yield
@@ -108,7 +108,7 @@ class Refusing(MemoryTokenStore):
 
 
 class OneOwner(MemoryTokenStore):
-    """A lock that keeps on the object what belongs to the block."""
+    """A lock that keeps the state of a block on the object."""
 
     def __init__(self, rows: set[object]) -> None:
         super().__init__()
@@ -149,9 +149,9 @@ class OneOwner(MemoryTokenStore):
 def test_conformance_finds_a_broken_store(
     monkeypatch: pytest.MonkeyPatch, kind: Callable[[], TokenStore], what: str
 ) -> None:
-    """What a store gets wrong does not pass, and the error says what it is."""
+    """A faulty store does not pass, and the error says what it does wrong."""
     store = kind()
-    if isinstance(store, Open):  # whose second taker comes in at once, whenever that is
+    if isinstance(store, Open):  # its second taker comes in at once, at any time
         monkeypatch.setitem(SETTINGS, "_HELD", PATIENCE)
     if isinstance(store, OneOwner):
         monkeypatch.setitem(SETTINGS, "_PATIENCE", IMPATIENT)
@@ -162,7 +162,7 @@ def test_conformance_finds_a_broken_store(
 
 
 class Unshielded(AsyncMemoryTokenStore):
-    """A lock that a cancelled block cannot give back."""
+    """A lock that a cancelled block cannot release."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Unshielded(AsyncMemoryTokenStore):
 
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncGenerator[None]:
-        """Wait before it is given back."""
+        """Wait before it is released."""
         await self._semaphore.acquire()
         try:
             yield
@@ -182,7 +182,7 @@ class Unshielded(AsyncMemoryTokenStore):
 async def test_conformance_finds_a_lock_that_a_cancelled_block_leaves_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A lock that is not given back under cancellation does not pass."""
+    """A lock that is not released under cancellation does not pass."""
     monkeypatch.setitem(SETTINGS, "_PATIENCE", IMPATIENT)
     store = Unshielded()
     with pytest.raises(AssertionError, match="when the block was cancelled"):

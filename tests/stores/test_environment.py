@@ -1,4 +1,4 @@
-"""What the environment says of how to sign in, and in which order."""
+"""The ways to sign in that the environment names, and their order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def found(environ: dict[str, str], **overrides: object) -> dict[str, object]:
 
 
 def refused(environ: dict[str, str], **overrides: object) -> str:
-    """Give what is said of an environment that nothing can be made of, without its secrets."""
+    """Return the error for an environment that cannot be used, without its secrets."""
     error = look_up(overrides, environ)
     assert type(error) in {NotSignedInError, ValueError}
     assert_no_secret(SECRET, error)
@@ -107,7 +107,7 @@ def test_store_may_be_all_there_is(home: Path) -> None:
 
 
 def test_error_says_what_was_looked_at(home: Path) -> None:
-    """Whoever forgot to set a variable reads which there are."""
+    """The error of a missing variable names those that there are."""
     with pytest.raises(NotSignedInError) as caught:
         SessionClient.from_env()
     for name in ("KOYEB_TOKEN", "KOYEB_API_TOKEN", "KOYEB_EMAIL", "KOYEB_PASSWORD", "KOYEB_CONFIG"):
@@ -194,7 +194,7 @@ def test_file_without_the_extra_says_what_to_install(
 async def test_both_halves_begin_with_what_the_environment_says(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has run `koyeb login` runs a script at once."""
+    """After `koyeb login`, a script runs at once."""
     fake = FakeKoyeb()
     cli_file(home, f"token: {fake.issue_api_token()}\n")
     async with AsyncSessionClient.from_env(transport=fake.transport) as session:
@@ -339,7 +339,7 @@ def test_token_of_a_file_without_a_service_goes_where_the_variable_says(
 
 
 def test_service_of_the_file_is_not_for_the_variables_token(home: Path) -> None:
-    """What the file says counts for its own token alone."""
+    """The settings of the file count for its own token alone."""
     cli_file(home, "token: t\nurl: https://cli.example\norganization: o\n")
     assert found({"HOME": str(home), "KOYEB_TOKEN": "mine"}) == {"token": "mine"}
 
@@ -483,7 +483,7 @@ def test_pipe_is_refused_at_once(home: Path) -> None:
     ],
 )
 def test_file_that_yaml_cannot_construct_is_a_documented_error(home: Path, text: str) -> None:
-    """PyYAML raises ValueError, KeyError, TypeError, RecursionError ... for what it cannot make."""
+    """PyYAML raises ValueError, KeyError, TypeError, RecursionError ... for bad values."""
     cli_file(home, f"token: {SECRET}\n{text}\n")
     with pytest.raises(NotSignedInError, match="is not the YAML file") as caught:
         SessionClient.from_env()

@@ -1,4 +1,4 @@
-"""What a store says whose extra is missing, and the keyring store."""
+"""The error of a store whose extra is missing, and the keyring store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-import keyring
 import pytest
-from keyring.backend import KeyringBackend
-from keyring.errors import PasswordDeleteError
 
 import koyeb_session
 from koyeb_session import SessionClient, StoreError, Token
@@ -26,47 +23,24 @@ from koyeb_session.stores import (
 )
 from koyeb_session.testing import FakeKoyeb, assert_no_secret, async_check_store, check_store
 
-
-class Ring(KeyringBackend):
-    """A keyring in memory."""
-
-    priority = 1  # pyright: ignore[reportAssignmentType] - keyring's own kind of property
-
-    def __init__(self) -> None:  # not the base's: it reads the machine's settings
-        self.entries: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Return an entry."""
-        return self.entries.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep an entry."""
-        self.entries[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        """Forget an entry, which has to be there."""
-        if self.entries.pop((service, username), None) is None:
-            raise PasswordDeleteError
+from ..keyrings import Ring, machine_keyring
+from ..support import raising
 
 
 @pytest.fixture
 def ring() -> Iterator[Ring]:
     """Put a keyring in memory in place of the machine's."""
-    before = keyring.get_keyring()
-    keyring.set_keyring(ring := Ring())
-    yield ring
-    keyring.set_keyring(before)
+    with machine_keyring(ring := Ring()):
+        yield ring
 
 
 @pytest.fixture
 def ring_on_disk(tmp_path: Path) -> Iterator[Path]:
     """Put a keyring that people use where there is no desktop in place of the machine's."""
-    before = keyring.get_keyring()
     plain: Any = import_module("keyrings.alt.file").PlaintextKeyring()  # has no types
     plain.file_path = str(path := tmp_path / "keyring.cfg")
-    keyring.set_keyring(plain)
-    yield path
-    keyring.set_keyring(before)
+    with machine_keyring(plain):
+        yield path
     assert path.is_file()
 
 
@@ -83,7 +57,7 @@ async def test_async_keyring_store_does_what_a_store_has_to_do(ring_on_disk: Pat
 
 
 def test_session_in_the_keyring_goes_on_in_the_next_run(ring_on_disk: Path) -> None:
-    """Who has signed in once on their machine sends no login again."""
+    """After one sign-in on a machine, no further login is sent."""
     fake = FakeKoyeb()
     for _ in range(2):
         with SessionClient(transport=fake.transport, store=KeyringTokenStore()) as session:
@@ -111,11 +85,7 @@ def test_entry_that_cannot_be_read_is_passed_over(
 
 def failing(message: str) -> Callable[..., NoReturn]:
     """Make a method of a keyring that fails."""
-
-    def fail(*_: object) -> NoReturn:
-        raise RuntimeError(message)
-
-    return fail
+    return raising(RuntimeError(message))
 
 
 @pytest.mark.parametrize("method", ["get_password", "set_password", "delete_password"])
@@ -195,7 +165,7 @@ def test_store_without_its_extra_says_what_to_install(
     assert caught.value.name == module
 
 
-def test_what_to_install_is_quoted_for_every_shell() -> None:
+def test_command_to_install_is_quoted_for_every_shell() -> None:
     """Windows' cmd takes single quotes for a part of the name."""
     package = Path(koyeb_session.__file__).parent
     sources = "".join(path.read_text("utf-8") for path in package.rglob("*.py"))

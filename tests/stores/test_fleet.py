@@ -1,5 +1,5 @@
 """
-Many processes share one session: each token is exchanged once, whoever dies meanwhile.
+Many processes share one session: each token is exchanged once, even if processes die.
 
 A few here; the long form has eight processes that make 50 requests each, across ten expiries.
 """
@@ -36,7 +36,7 @@ Record = Callable[[str, object], None]
 
 @contextlib.contextmanager
 def processes(options: dict[str, Any], count: int = PROCESSES) -> Generator[list[Worker]]:
-    """Start a fleet, and end it whatever happens."""
+    """Start a fleet, and end it in any case."""
     workers: list[Worker] = []
     try:
         for _ in range(count):
@@ -171,11 +171,11 @@ def all_asked(
     Have every process make some requests, and something happen meanwhile.
 
     Returns:
-        What failed, and when the first of their tokens expires.
+        The failures, and when the first of their tokens expires.
     """
     for worker in fleet:
         worker.ask(count)
     for happen in meanwhile:
         happen()
-    answers = [json.loads(worker.told()) for worker in fleet]
+    answers = [json.loads(worker.answer()) for worker in fleet]
     return [problem for problems, _ in answers for problem in problems], min(a[1] for a in answers)

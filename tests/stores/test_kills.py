@@ -53,9 +53,9 @@ Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
-def victims() -> Iterator[Worker]:
+def forker() -> Iterator[Worker]:
     """Start a process that forks those that are to be killed."""
-    worker = Worker({"role": "victims"})
+    worker = Worker({"role": "forker"})
     yield worker
     worker.end()
 
@@ -88,7 +88,7 @@ def lock_left(options: dict[str, Any]) -> float:
 def test_session_survives_a_kill_at_any_moment_but_one(
     fleet_clock: FleetClock,
     request: pytest.FixtureRequest,
-    victims: Worker,
+    forker: Worker,
     case: tuple[str, str, Any],
 ) -> None:
     """Only between a revoking exchange and its save is a session lost that has no credentials."""
@@ -101,7 +101,7 @@ def test_session_survives_a_kill_at_any_moment_but_one(
         with opened(options) as (first, _):
             first.login("me@example.com", "correct horse")
         (old,) = fake.live_tokens()
-        gate = kill(fake, "refresh", victims, options)
+        gate = kill(fake, "refresh", forker, options)
         assert lock_left(options) <= SHORT_LEASE
         ends = MOMENTS[moment] and service == "revokes"
         with opened(options) as (next_one, store):
@@ -121,7 +121,7 @@ def test_session_survives_a_kill_at_any_moment_but_one(
 def test_rotating_secret_survives_a_kill_at_any_moment_but_one(
     fleet_clock: FleetClock,
     request: pytest.FixtureRequest,
-    victims: Worker,
+    forker: Worker,
     where: str,
     moment: str,
 ) -> None:
@@ -135,7 +135,7 @@ def test_rotating_secret_survives_a_kill_at_any_moment_but_one(
         options |= {"url": url, "credentials": {"provider": provider_url}}
         with opened(options) as (first, _):
             first.use_token(Token(fake.issue_token(), renewal=provider.sign_in()))
-        gate = kill(provider, "token", victims, options)
+        gate = kill(provider, "token", forker, options)
         for _ in range(2):
             expected = pytest.raises(SessionExpiredError) if ends else contextlib.nullcontext()
             with opened(options) as (session, _), expected:
@@ -150,7 +150,7 @@ def test_rotating_secret_survives_a_kill_at_any_moment_but_one(
 def kill(
     fake: FakeKoyeb | FakeIdentityProvider,
     operation: str,
-    victims: Worker,
+    forker: Worker,
     options: dict[str, Any],
 ) -> Gate:
     """Have a process renew the token, and kill it at the moment that the options say."""
@@ -158,14 +158,14 @@ def kill(
     gate = Gate()
     if moment in AT_THE_SERVICE:
         fake.fail(operation, Fault(gate=gate, hold=AT_THE_SERVICE[moment]))
-    victims.ask(json.dumps(options))
-    victim = int(victims.told())
+    forker.ask(json.dumps(options))
+    child = int(forker.answer())
     if moment in AT_THE_SERVICE:
         gate.wait_arrived()
     else:
-        assert victims.told() == f"{moment}\n"
-    os.kill(victim, signal.SIGKILL)
-    assert victims.told() == "gone\n"
+        assert forker.answer() == f"{moment}\n"
+    os.kill(child, signal.SIGKILL)
+    assert forker.answer() == "gone\n"
     return gate
 
 
@@ -202,14 +202,14 @@ def test_session_survives_kills(
             first.login("me@example.com", "correct horse")
             with processes(options, 3 if SOAK else 2) as fleet:
                 for worker in fleet:
-                    assert worker.told() == "ready\n"
+                    assert worker.answer() == "ready\n"
                 for _ in range(KILLS[where]):
                     time.sleep(chance.random() / 50)  # somewhere in an exchange or a save
-                    victim = chance.randrange(len(fleet))
-                    fleet[victim].end()
-                    fleet[victim] = Worker(options)
+                    index = chance.randrange(len(fleet))
+                    fleet[index].end()
+                    fleet[index] = Worker(options)
                     assert store.load() is not None
-                    while fleet[victim].told() != "ready\n":
+                    while fleet[index].answer() != "ready\n":
                         pass  # that it starts slowly is no fault of the lock
                     started, before = time.monotonic(), fake.exchanges()
                     while fake.exchanges() == before:

@@ -35,7 +35,7 @@ async def test_async_store_does_what_a_store_has_to_do(path: Path) -> None:
 
 
 def test_store_keeps_all_fields(path: Path) -> None:
-    """What is no part of a token's equality is kept as well."""
+    """The fields that do not count for a token's equality are kept as well."""
     store = SqliteTokenStore(path)
     store.save(Token("a", renewal="b", provenance="c"))
     assert (store.load().renewal, store.load().provenance) == ("b", "c")

@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def said(name: str, **environ: str) -> str:
-    """Run an example without the environment's Koyeb account, and return what it says."""
+    """Run an example without the environment's Koyeb account, and return its output."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("KOYEB_", "REDIS_"))}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name)],

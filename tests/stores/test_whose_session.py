@@ -33,9 +33,9 @@ from koyeb_session.stores import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
+from ..keyrings import Ring, machine_keyring
 from .conftest import RedisServer
 from .fleet import async_redis_client, redis_client
-from .test_extras import Ring
 from .test_own_store import AsyncSqliteTokenStore, SqliteTokenStore
 
 ANN, BOB = "ann@example.com", "bob@example.com"
@@ -80,7 +80,7 @@ class Place:
         return makers[self.kind]()
 
     def write(self, record: str, token: Token) -> None:
-        """Put a record there as another version of this package has; ``token`` is what it holds."""
+        """Put a record there as another version of this package has; it holds ``token``."""
         if self.kind == "file":
             path = self.folder / "session.json"
             path.write_text(record, "utf-8")
@@ -97,18 +97,16 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Make an empty place of each kind."""
     kind: str = request.param
-    before = keyring.get_keyring()
-    keyring.set_keyring(ring := Ring())
-    made = Place(kind, tmp_path, ring, (MemoryTokenStore(), AsyncMemoryTokenStore()))
-    if kind == "own":
-        SqliteTokenStore(tmp_path / "sessions.db").create()
-    if kind == "redis":
-        server: RedisServer = request.getfixturevalue("redis_server")
-        with redis_client(server.port) as client:
-            yield attrs.evolve(made, client=client, port=server.port)
-    else:
-        yield made
-    keyring.set_keyring(before)
+    with machine_keyring(ring := Ring()):
+        made = Place(kind, tmp_path, ring, (MemoryTokenStore(), AsyncMemoryTokenStore()))
+        if kind == "own":
+            SqliteTokenStore(tmp_path / "sessions.db").create()
+        if kind == "redis":
+            server: RedisServer = request.getfixturevalue("redis_server")
+            with redis_client(server.port) as client:
+                yield attrs.evolve(made, client=client, port=server.port)
+        else:
+            yield made
 
 
 Begin: TypeAlias = Callable[[FakeKoyeb, str, dict[str, Any]], SessionClient]
@@ -149,7 +147,7 @@ def by_environment(fake: FakeKoyeb, email: str, given: dict[str, Any]) -> Sessio
         return SessionClient.from_env(**given)
 
 
-WAYS: Final[dict[str, Begin]] = {
+BEGINNINGS: Final[dict[str, Begin]] = {
     "credentials": by_credentials,
     "login": by_login,
     "token": by_token,
@@ -159,15 +157,15 @@ WAYS: Final[dict[str, Begin]] = {
 
 
 @pytest.mark.parametrize("what", ["account", "service"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("begins", BEGINNINGS)
 def test_no_session_acts_as_another(
-    place: Place, way: str, what: str, caplog: pytest.LogCaptureFixture
+    place: Place, begins: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The record of a first program is not sent by a second one, taken over or revoked."""
     theirs = FakeKoyeb(users=USERS)
-    first = WAYS[way](theirs, ANN, {"store": place.store(), "transport": theirs.transport})
+    first = BEGINNINGS[begins](theirs, ANN, {"store": place.store(), "transport": theirs.transport})
     with first:
-        first.refresh() if way == "token" else first.current_token()
+        first.refresh() if begins == "token" else first.current_token()
     record = place.store().load()
     assert record is not None
     ours, email, url = (
@@ -175,14 +173,14 @@ def test_no_session_acts_as_another(
     )
     before = len(ours.requests)
     given = {"store": place.store(), "transport": ours.transport, "base_url": url}
-    with WAYS[way](ours, email, given) as second:
+    with BEGINNINGS[begins](ours, email, given) as second:
         assert second.http.get("/v1/apps").status_code == 200
         assert second.token is not None
         assert second.token.id != record.id
         second.logout()
     assert record.id not in {request.bearer for request in ours.requests[before:]}
     assert record.id in theirs.live_tokens()
-    if way in {"credentials", "access token", "environment"}:  # which look before they sign in
+    if begins in {"credentials", "access token", "environment"}:  # which look before they sign in
         assert "the store holds a session of" in caplog.text
 
 
@@ -192,37 +190,36 @@ async def test_no_application_acts_as_another(
 ) -> None:
     """The service's own session of a FastAPI application is one account's at one service."""
     theirs = FakeKoyeb(users=USERS)
-    if place.kind == "redis":  # a client is of the event loop that it is made in
-        place = attrs.evolve(place, async_client=async_redis_client(place.port))
-
-    async def answer(fake: FakeKoyeb, email: str, url: str) -> str:
-        sessions = KoyebSessions(
-            base_url=url,
-            credentials=PasswordCredentials(email, USERS[email]),
-            store=place.async_store(),
-            transport=fake.transport,
-        )
-        async with sessions.lifespan(FastAPI()):
-            session = await sessions.service()
-            assert (await session.http.get("/v1/apps")).status_code == 200
-            return "" if session.token is None else session.token.id
-
-    first = await answer(theirs, ANN, HERE)
     ours, email, url = (
         (theirs, BOB, HERE) if what == "account" else (FakeKoyeb(users=USERS), ANN, ELSEWHERE)
     )
-    before = len(ours.requests)
-    second = await answer(ours, email, url)
+    # The client belongs to this event loop. It connects only if the place is a Redis.
+    async with async_redis_client(place.port) as client:
+        place = attrs.evolve(place, async_client=client)
+
+        async def answer(fake: FakeKoyeb, email: str, url: str) -> str:
+            sessions = KoyebSessions(
+                base_url=url,
+                credentials=PasswordCredentials(email, USERS[email]),
+                store=place.async_store(),
+                transport=fake.transport,
+            )
+            async with sessions.lifespan(FastAPI()):
+                session = await sessions.service()
+                assert (await session.http.get("/v1/apps")).status_code == 200
+                return "" if session.token is None else session.token.id
+
+        first = await answer(theirs, ANN, HERE)
+        before = len(ours.requests)
+        second = await answer(ours, email, url)
     assert second != first
     assert first not in {request.bearer for request in ours.requests[before:]}
     assert first in theirs.live_tokens()
     assert "the store holds a session of" in caplog.text
-    if place.kind == "redis":
-        await place.async_client.__aexit__(None, None, None)
 
 
-@pytest.mark.parametrize("way", ["nothing", "credentials", "environment"])
-def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> None:
+@pytest.mark.parametrize("begins", ["nothing", "credentials", "environment"])
+def test_record_of_the_first_version_is_a_session(place: Place, begins: str) -> None:
     """It says neither which service nor which account: it is used, and noted down with both."""
     clock = FakeClock()
     fake = FakeKoyeb(users=USERS, clock=clock)
@@ -236,8 +233,8 @@ def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> Non
         "transport": fake.transport,
         "clock": clock,
     }
-    begin: dict[str, Begin] = {"nothing": by_nothing, **WAYS}
-    with begin[way](fake, ANN, given) as session:
+    begin: dict[str, Begin] = {"nothing": by_nothing, **BEGINNINGS}
+    with begin[begins](fake, ANN, given) as session:
         assert session.http.get("/v1/apps").status_code == 200
         assert {request.bearer for request in fake.requests} == {token.id}
         new = session.refresh()
@@ -250,7 +247,7 @@ def test_record_of_the_first_version_is_a_session(place: Place, way: str) -> Non
 
 
 def by_nothing(fake: FakeKoyeb, email: str, given: dict[str, Any]) -> SessionClient:
-    """Begin with what the store holds."""
+    """Begin with the token of the store."""
     return SessionClient(**given)
 
 

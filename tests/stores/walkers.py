@@ -1,4 +1,4 @@
-"""What tools of others show of an exception: its frames with their local variables."""
+"""The tools that show an exception: its frames with their local variables."""
 
 from __future__ import annotations
 

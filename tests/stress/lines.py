@@ -19,7 +19,7 @@ _PACKAGE: Final = str(Path(koyeb_session.__file__).parent)
 _SERVICE: Final = str(Path(_PACKAGE, "testing"))
 _THREADS: Final = threading.__file__
 _PATIENCE: Final = 30.0
-"""Seconds after which what another thread does will not end any more."""
+"""Seconds after which the work of another thread counts as stuck."""
 
 
 class AtLine:
@@ -109,9 +109,9 @@ class SignalAtLine(AtLine):
     """
     Has a signal come before a line: its handler acts at the next moment at which Python looks.
 
-    What a trace function raises itself upsets Python 3.11. A handler may come where its thread
-    holds the lock, and where it starts another thread. The service is another program's affair, and
-    what a finalizer raises is lost: they are not interrupted.
+    An error that a trace function raises itself upsets Python 3.11. A handler may come where its
+    thread holds the lock, and where it starts another thread. The service is another program's
+    affair, and an error of a finalizer is lost: they are not interrupted.
 
     Attributes:
         struck: Whether the handler has acted.
@@ -140,7 +140,9 @@ class SignalAtLine(AtLine):
         is_inside = False
         while frame is not None:
             path = frame.f_code.co_filename
-            if path.startswith(_SERVICE) or frame.f_code.co_name == "__del__":
+            # The garbage collector swallows exceptions of finalizers, and of its callbacks.
+            is_collecting = frame.f_code.co_name in {"__del__", "gc_callback"}
+            if path.startswith(_SERVICE) or is_collecting:
                 return None
             is_inside = is_inside or path.startswith(_PACKAGE)
             frame = frame.f_back

@@ -21,18 +21,18 @@ LONGEST = 100
 """How many rounds of the event loop anything here takes at most; a request takes ten."""
 
 
-class Way(enum.Enum):
+class CancelBy(enum.Enum):
     """How a cancellation reaches a task that has just given way."""
 
     SCOPE = "scope"
     """By its cancel scope."""
     NATIVE = "native"
-    """By `asyncio.Task.cancel`: what it waits for is cancelled."""
+    """By `asyncio.Task.cancel`: the future that it awaits is cancelled."""
     LATE = "late"
-    """By `asyncio.Task.cancel` when what it waits for has happened, but it does not know yet."""
+    """By `asyncio.Task.cancel` when the future that it awaits is done, but it does not know yet."""
 
 
-class Victim:
+class Caller:
     """
     One caller, cancelled when it gives way for the ``at``-th time.
 
@@ -41,8 +41,8 @@ class Victim:
         reached: Whether it has been cancelled.
         after: How often it gave way once the cancellation had come.
         done: Whether it has ended.
-        result: What it returned, `None` if it did not.
-        error: What it raised, other than the cancellation.
+        result: Its return value, `None` without one.
+        error: The error that it raised, other than the cancellation.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Victim:
         work: Callable[[], Coroutine[Any, Any, object]],
         *,
         at: int | None = None,
-        way: Way = Way.SCOPE,
+        by: CancelBy = CancelBy.SCOPE,
     ) -> None:
         self._work = work
         self._at = at
-        self._way = way
+        self._by = by
         self._scope = anyio.CancelScope()
         self._struck = False
         self.steps = 0
@@ -77,7 +77,7 @@ class Victim:
         except Exception as exc:  # noqa: BLE001 - the test looks at it
             self.error = exc
         except asyncio.CancelledError:  # of the task, and not of the scope
-            if not self.reached or self._way is Way.SCOPE:
+            if not self.reached or self._by is CancelBy.SCOPE:
                 raise
             cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
         finally:
@@ -89,11 +89,11 @@ class Victim:
         if self.steps != self._at:
             return
         self.reached = True
-        if self._way is Way.SCOPE:
+        if self._by is CancelBy.SCOPE:
             self._scope.cancel()
             return
         task = cast("asyncio.Task[None]", asyncio.current_task())
-        if self._way is Way.NATIVE:
+        if self._by is CancelBy.NATIVE:
             task.cancel()
         elif isinstance(waits_for, asyncio.Future):
             # Before the task's own callback, in the same round.

@@ -15,7 +15,7 @@ from koyeb_session import RefreshPolicy, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncFlow, Background, Flow, advance, arrived, async_advance, idle
-from .stage import LIFE, Stage
+from .scenario import LIFE, Scenario
 from .steps import rounds, rounds_until
 
 # trio says so of every async generator that is left to the garbage collector.
@@ -30,9 +30,9 @@ ENDINGS: Final = ["closed", "dropped", "thrown"]
 PATIENCE: Final = 30.0
 
 
-def request_for(stage: Stage) -> httpx.Request:
+def request_for(scenario: Scenario) -> httpx.Request:
     """Make a request to the service."""
-    return httpx.Request("GET", f"{stage.fake.base_url}/v1/apps")
+    return httpx.Request("GET", f"{scenario.fake.base_url}/v1/apps")
 
 
 def bearer(request: httpx.Request | None) -> str:
@@ -50,37 +50,37 @@ async def end(flow: AsyncFlow, ending: str) -> None:
             await flow.athrow(httpx.ReadError("the connection broke"))
 
 
-async def check(stage: Stage, exchanges: int) -> None:
+async def check(scenario: Scenario, exchanges: int) -> None:
     """Check that the next request goes out as if nothing had been."""
-    await stage.quiet()
+    await scenario.settle()
     with anyio.fail_after(PATIENCE):
-        assert (await stage.session.http.get("/v1/apps")).status_code == 200
-    await stage.quiet()
-    assert stage.fake.exchanges() == exchanges
-    assert stage.count("login") == 0
-    await stage.session.aclose()
+        assert (await scenario.session.http.get("/v1/apps")).status_code == 200
+    await scenario.settle()
+    assert scenario.fake.exchanges() == exchanges
+    assert scenario.count("login") == 0
+    await scenario.session.aclose()
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("age", AGES)
 async def test_flow_left_at_its_first_yield_holds_nothing(age: str, ending: str) -> None:
     """A signed request that is never sent; catches a lock that is held until the reply."""
-    stage = Stage(AGES[age])
-    flow: AsyncFlow | None = stage.session.auth.async_auth_flow(request_for(stage))
+    scenario = Scenario(AGES[age])
+    flow: AsyncFlow | None = scenario.session.auth.async_auth_flow(request_for(scenario))
     assert flow is not None
     assert bearer(await async_advance(flow))
     await end(flow, ending)
     flow = None
     gc.collect()
-    await check(stage, exchanges=age != "fresh")
+    await check(scenario, exchanges=age != "fresh")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_flow_left_at_its_second_yield_holds_nothing(ending: str) -> None:
     """A replay that is never sent; catches a renewal that is finished by the flow that began it."""
-    stage = Stage()
-    request = request_for(stage)
-    flow: AsyncFlow | None = stage.session.auth.async_auth_flow(request)
+    scenario = Scenario()
+    request = request_for(scenario)
+    flow: AsyncFlow | None = scenario.session.auth.async_auth_flow(request)
     assert flow is not None
     refused = bearer(await async_advance(flow))
     replay = await async_advance(flow, httpx.Response(401, request=request))
@@ -88,20 +88,20 @@ async def test_flow_left_at_its_second_yield_holds_nothing(ending: str) -> None:
     await end(flow, ending)
     flow = None
     gc.collect()
-    await check(stage, exchanges=1)
+    await check(scenario, exchanges=1)
 
 
 @pytest.mark.pitfall(2)
 @pytest.mark.parametrize("age", AGES)
 async def test_flows_go_on_beside_a_parked_one(age: str) -> None:
     """Two flows in turns, the first parked at each yield; catches a lock around a yield."""
-    stage = Stage(AGES[age])
-    requests = [request_for(stage), request_for(stage)]
-    parked, other = [stage.session.auth.async_auth_flow(request) for request in requests]
+    scenario = Scenario(AGES[age])
+    requests = [request_for(scenario), request_for(scenario)]
+    parked, other = [scenario.session.auth.async_auth_flow(request) for request in requests]
     with anyio.fail_after(PATIENCE):
         first = bearer(await async_advance(parked))
         second = bearer(await async_advance(other))
-        # Both are refused; the second one comes first, and the first one takes over what it got.
+        # Both are refused; the second one comes first, and the first one takes over its token.
         newer = bearer(await async_advance(other, httpx.Response(401, request=requests[1])))
         assert newer not in (first, second)
         assert bearer(await async_advance(parked, httpx.Response(401, request=requests[0]))) == (
@@ -109,14 +109,14 @@ async def test_flows_go_on_beside_a_parked_one(age: str) -> None:
         )
         assert await async_advance(parked, httpx.Response(200, request=requests[0])) is None
         assert await async_advance(other, httpx.Response(200, request=requests[1])) is None
-    await check(stage, exchanges=stage.fake.exchanges())
-    assert stage.line.most == 1
+    await check(scenario, exchanges=scenario.fake.exchanges())
+    assert scenario.transport.most == 1
 
 
 async def test_flow_may_be_closed_by_another_task() -> None:
-    """Whoever began a flow need not end it; catches a cancel scope around a yield."""
-    stage = Stage(AGES["hard"])
-    flow = stage.session.auth.async_auth_flow(request_for(stage))
+    """Another task may end a flow than began it; catches a cancel scope around a yield."""
+    scenario = Scenario(AGES["hard"])
+    flow = scenario.session.auth.async_auth_flow(request_for(scenario))
 
     async def close() -> None:
         await flow.aclose()
@@ -126,14 +126,14 @@ async def test_flow_may_be_closed_by_another_task() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(close)
     assert await async_advance(flow) is None
-    await check(stage, exchanges=1)
+    await check(scenario, exchanges=1)
 
 
 async def test_flow_that_waits_cannot_be_closed_and_loses_nothing() -> None:
     """A close from outside while the exchange is under way; catches an exchange inside the flow."""
-    stage, gate = Stage(AGES["hard"]), Gate()
-    stage.fake.fail("refresh", Fault(gate=gate))
-    flow = stage.session.auth.async_auth_flow(request_for(stage))
+    scenario, gate = Scenario(AGES["hard"]), Gate()
+    scenario.fake.fail("refresh", Fault(gate=gate))
+    flow = scenario.session.auth.async_auth_flow(request_for(scenario))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(async_advance, flow)
         await gate.await_arrived()
@@ -141,21 +141,21 @@ async def test_flow_that_waits_cannot_be_closed_and_loses_nothing() -> None:
             await flow.aclose()
         gate.open()
     await flow.aclose()
-    await check(stage, exchanges=1)
+    await check(scenario, exchanges=1)
 
 
 async def test_flow_left_by_a_cancelled_task_leaves_the_exchange_to_others() -> None:
     """The task that drives a flow dies in the exchange; catches a lock that dies with its owner."""
-    stage, gate = Stage(AGES["hard"]), Gate()
-    stage.fake.fail("refresh", Fault(gate=gate))
+    scenario, gate = Scenario(AGES["hard"]), Gate()
+    scenario.fake.fail("refresh", Fault(gate=gate))
     statuses: list[int] = []
 
     async def follow() -> None:
-        statuses.append((await stage.session.http.get("/v1/apps")).status_code)
+        statuses.append((await scenario.session.http.get("/v1/apps")).status_code)
 
     async with anyio.create_task_group() as others:
         async with anyio.create_task_group() as tasks:
-            flow: AsyncFlow | None = stage.session.auth.async_auth_flow(request_for(stage))
+            flow: AsyncFlow | None = scenario.session.auth.async_auth_flow(request_for(scenario))
             assert flow is not None
             tasks.start_soon(async_advance, flow)
             await gate.await_arrived()
@@ -167,22 +167,10 @@ async def test_flow_left_by_a_cancelled_task_leaves_the_exchange_to_others() -> 
         assert statuses == []
         gate.open()
         await rounds_until(lambda: statuses == [200])
-    await check(stage, exchanges=1)
+    await check(scenario, exchanges=1)
 
 
 # The blocking half
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Give a service that revokes a token when it is refreshed."""
-    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
 
 
 @pytest.fixture
@@ -280,7 +268,7 @@ def test_blocking_flows_go_on_beside_a_parked_one(
 def test_blocking_flow_may_be_closed_by_another_thread(
     session: SessionClient, fake: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Whoever began a flow need not end it; catches a lock that only its owner can release."""
+    """Another task may end a flow than began it; catches a lock that only its owner can release."""
     clock.advance(AGES["hard"])
     flow, _ = parked(session, fake)
     with Background() as background:

@@ -13,16 +13,11 @@ from koyeb_session import (
     AuthenticationError,
     KoyebSessionError,
     NotSignedInError,
-    PasswordCredentials,
-    RefreshPolicy,
-    RetryPolicy,
-    Token,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+from koyeb_session.testing import Fault
 
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD, PHASES, AgedSession
 from .steps import AtAwait
-from .test_lines import PHASES
 
 pytestmark = pytest.mark.anyio
 
@@ -30,33 +25,13 @@ MOST: Final = 200
 """More awaits than any call has."""
 
 
-class Scene:
-    """A session with credentials, at some age, and what was said and sent."""
+class CallInTask(AgedSession):
+    """An asynchronous session, and one call of it."""
+
+    session: AsyncSessionClient
 
     def __init__(self, phase: str, *, keeps: bool = True) -> None:
-        self.clock = FakeClock()
-        self.fake = FakeKoyeb(
-            clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
-        )
-        self.session = AsyncSessionClient(
-            token=self.fake.issue_token(),
-            credentials=PasswordCredentials(EMAIL, PASSWORD),
-            transport=self.fake.transport,
-            clock=self.clock,
-            retry_policy=RetryPolicy(delay=0),
-            refresh_policy=RefreshPolicy(jitter=0),
-        )
-        assert self.session.token is not None
-        self.held: list[str] = [self.session.token.id]
-        self.session.on_token_change(self._note)
-        self.age = PHASES[phase]
-        self.clock.advance(self.age)
-        self.result: object = None
-        self.error: Exception | None = None
-
-    def _note(self, token: Token | None) -> None:
-        if token is not None:
-            self.held.append(token.id)
+        super().__init__(AsyncSessionClient, phase, keeps=keeps)
 
     async def run(self, call: Call, act: Act, at: int) -> bool:
         """Make the call, with the act after its await ``at``; tell whether it has that many."""
@@ -68,62 +43,62 @@ class Scene:
         return caller.reached
 
 
-Call = Callable[[Scene], Any]
-Act = Callable[[Scene], Awaitable[object]]
+Call = Callable[[CallInTask], Any]
+Act = Callable[[CallInTask], Awaitable[object]]
 
 
-async def current_token(scene: Scene) -> str:
-    """Ask for a token; what it is given is good."""
-    started = scene.clock.time()
-    token = await scene.session.current_token()
+async def current_token(scenario: CallInTask) -> str:
+    """Ask for a token; the token that comes is good."""
+    started = scenario.clock.time()
+    token = await scenario.session.current_token()
     assert token.expires_at is not None
     assert token.expires_at.timestamp() > started, "an expired token was handed out"
     return token.id
 
 
-async def request(scene: Scene) -> int:
+async def request(scenario: CallInTask) -> int:
     """Send a request whose body can be sent again."""
-    return (await scene.session.http.get("/v1/apps")).status_code
+    return (await scenario.session.http.get("/v1/apps")).status_code
 
 
-async def streamed_request(scene: Scene) -> int:
+async def streamed_request(scenario: CallInTask) -> int:
     """Send a request whose body cannot be sent again."""
 
     async def body() -> AsyncGenerator[bytes]:
         yield b'{"name": "one"}'
 
-    return (await scene.session.http.post("/v1/apps", content=body())).status_code
+    return (await scenario.session.http.post("/v1/apps", content=body())).status_code
 
 
-async def replay(scene: Scene) -> int:
+async def replay(scenario: CallInTask) -> int:
     """Send a request that is refused once."""
-    scene.fake.fail("apps", Fault(status=401))
-    return await request(scene)
+    scenario.fake.fail("apps", Fault(status=401))
+    return await request(scenario)
 
 
-async def new_session(scene: Scene) -> str:
+async def new_session(scenario: CallInTask) -> str:
     """Ask for a token of another session."""
-    return (await scene.session.new_session()).id
+    return (await scenario.session.new_session()).id
 
 
-async def renew(scene: Scene) -> None:
+async def renew(scenario: CallInTask) -> None:
     """Renew the session."""
-    await scene.session.refresh()
+    await scenario.session.refresh()
 
 
-async def sign_in(scene: Scene) -> None:
+async def sign_in(scenario: CallInTask) -> None:
     """Sign in anew."""
-    await scene.session.login(EMAIL, PASSWORD)
+    await scenario.session.login(EMAIL, PASSWORD)
 
 
-async def sign_out(scene: Scene) -> None:
+async def sign_out(scenario: CallInTask) -> None:
     """Sign out."""
-    await scene.session.logout()
+    await scenario.session.logout()
 
 
-async def expire(scene: Scene) -> None:
+async def expire(scenario: CallInTask) -> None:
     """Let the token expire that the session began with."""
-    scene.clock.advance(max(LIFE + timedelta(seconds=1) - scene.age, timedelta(0)))
+    scenario.clock.advance(max(LIFE + timedelta(seconds=1) - scenario.age, timedelta(0)))
 
 
 CALLS: Final[dict[str, Call]] = {
@@ -140,21 +115,21 @@ async def test_call_is_answered_when_another_task_acts_between_any_two_awaits(
 ) -> None:
     """No expired token is handed out or sent, and nothing fails that has credentials to go on."""
     for at in range(1, MOST):
-        scene = Scene(phase, keeps=call != "current_token")
-        reached = await scene.run(CALLS[call], ACTS[act], at)
+        scenario = CallInTask(phase, keeps=call != "current_token")
+        reached = await scenario.run(CALLS[call], ACTS[act], at)
         where = f"{call}, {phase}, {act} after await {at}"
-        assert scene.error is None, (where, scene.error)
+        assert scenario.error is None, (where, scenario.error)
         if call == "current_token":
-            assert scene.result in scene.held, where
-        elif act == "expire" and scene.result == 401:
+            assert scenario.result in scenario.held, where
+        elif act == "expire" and scenario.result == 401:
             # Signed before it expired and sent after it, with no other one to be sent.
             assert call == "streamed_request" or (call, phase) == ("replay", "fresh"), where
         elif call != "new_session":
-            assert scene.result == 200, where
-        assert await request(scene) == 200, where
-        await scene.session.aclose()
-        assert scene.session.token is not None
-        assert scene.session.token.id in scene.fake.live_tokens(), where
+            assert scenario.result == 200, where
+        assert await request(scenario) == 200, where
+        await scenario.session.aclose()
+        assert scenario.session.token is not None
+        assert scenario.session.token.id in scenario.fake.live_tokens(), where
         if not reached:
             return
     pytest.fail("it has no end")
@@ -162,14 +137,17 @@ async def test_call_is_answered_when_another_task_acts_between_any_two_awaits(
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_logout_is_final_when_it_comes_between_any_two_awaits(call: str) -> None:
-    """Who asks for a token meanwhile has one, or is told that the session is signed out."""
+    """A caller that asks meanwhile gets a token, or learns that the session is signed out."""
     for at in range(1, MOST):
-        scene = Scene("hard", keeps=False)
-        reached = await scene.run(CALLS[call], sign_out, at)
-        await scene.session.aclose()
+        scenario = CallInTask("hard", keeps=False)
+        reached = await scenario.run(CALLS[call], sign_out, at)
+        await scenario.session.aclose()
         if not reached:
             return
-        told = (NotSignedInError, AuthenticationError)  # the latter of the service, as it was sent
-        assert scene.error is None or isinstance(scene.error, told), (at, scene.error)
-        assert scene.session.token is None, at
+        refusals = (
+            NotSignedInError,
+            AuthenticationError,
+        )  # the latter of the service, as it was sent
+        assert scenario.error is None or isinstance(scenario.error, refusals), (at, scenario.error)
+        assert scenario.session.token is None, at
     pytest.fail("it has no end")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -14,8 +15,8 @@ import pytest
 from koyeb_session import AsyncSessionClient, NotSignedInError, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from .stage import EMAIL, LIFE, PASSWORD, Stage
-from .steps import LONGEST, Victim, Way, in_trio, rounds, rounds_until
+from .scenario import EMAIL, LIFE, PASSWORD, Scenario
+from .steps import LONGEST, Caller, CancelBy, in_trio, rounds, rounds_until
 
 Work: TypeAlias = Callable[[AsyncSessionClient], Coroutine[Any, Any, object]]
 
@@ -59,9 +60,9 @@ async def post(session: AsyncSessionClient) -> httpx.Response:
 
 
 @attrs.frozen
-class Act:
+class Call:
     """
-    What is cancelled.
+    The task that is cancelled.
 
     Attributes:
         work: The call.
@@ -78,43 +79,43 @@ class Act:
     ends: bool = True
 
 
-ACTS: Final = {
-    "login": Act(login, points=3),
-    "refresh": Act(AsyncSessionClient.refresh),
-    "switch": Act(switch, points=3),
-    "switch, late": Act(switch, HARD, points=4),
-    "new_session": Act(AsyncSessionClient.new_session, HARD, points=3),
-    "current_token": Act(AsyncSessionClient.current_token, HARD),
-    "hook, fresh": Act(get, points=2),
-    "hook, soft": Act(get, SOFT, points=2),
-    "hook, soft, once": Act(post, SOFT, points=3),
-    "hook, hard": Act(get, HARD, points=3),
-    "hook, refused": Act(get, refused=True, points=4),
-    "keep_current": Act(AsyncSessionClient.keep_current, SOFT, points=2, ends=False),
+CALLS: Final = {
+    "login": Call(login, points=3),
+    "refresh": Call(AsyncSessionClient.refresh),
+    "switch": Call(switch, points=3),
+    "switch, late": Call(switch, HARD, points=4),
+    "new_session": Call(AsyncSessionClient.new_session, HARD, points=3),
+    "current_token": Call(AsyncSessionClient.current_token, HARD),
+    "hook, fresh": Call(get, points=2),
+    "hook, soft": Call(get, SOFT, points=2),
+    "hook, soft, once": Call(post, SOFT, points=3),
+    "hook, hard": Call(get, HARD, points=3),
+    "hook, refused": Call(get, refused=True, points=4),
+    "keep_current": Call(AsyncSessionClient.keep_current, SOFT, points=2, ends=False),
 }
-"""What leaves a session behind that is signed in."""
+"""Calls that leave the session signed in."""
 
 
-def ways() -> list[Way]:
+def cancellations() -> list[CancelBy]:
     """Tell how a task of this event loop can be cancelled."""
-    return [Way.SCOPE] if in_trio() else list(Way)
+    return [CancelBy.SCOPE] if in_trio() else list(CancelBy)
 
 
-class Scene(Stage):
-    """An act, and three callers who need the same token as the one who is cancelled."""
+class SharedToken(Scenario):
+    """A call, and three callers who need the same token as the one who is cancelled."""
 
-    def __init__(self, act: Act) -> None:
-        super().__init__(act.age)
-        self.act = act
+    def __init__(self, call: Call) -> None:
+        super().__init__(call.age)
+        self.call = call
         self.errors: list[Exception] = []
         self.statuses: list[int] = []
         self.tokens: list[Token] = []
-        if act.refused:
-            self.line.refuses = self.session.token
+        if call.refused:
+            self.transport.refuses = self.session.token
 
-    def victim(self, at: int | None = None, way: Way = Way.SCOPE) -> Victim:
+    def new_caller(self, at: int | None = None, by: CancelBy = CancelBy.SCOPE) -> Caller:
         """Make the caller who will be cancelled."""
-        return Victim(lambda: self.act.work(self.session), at=at, way=way)
+        return Caller(lambda: self.call.work(self.session), at=at, by=by)
 
     async def follow(self) -> None:
         """Need the token, in three ways at once."""
@@ -123,46 +124,46 @@ class Scene(Stage):
             tasks.start_soon(self._token, self.session.current_token)
             tasks.start_soon(self._token, self.session.refresh)
 
-    async def play(self, victim: Victim, *, leads: bool, after: int | None = None) -> None:
+    async def run(self, caller: Caller, *, leads: bool, after: int | None = None) -> None:
         """
-        Play the act with its followers.
+        Make the call with its followers.
 
         Args:
-            victim: Who is cancelled.
+            caller: The one that is cancelled.
             leads: Whether it comes before its followers.
             after: In which round of the event loop it is cancelled, unless it knows itself.
         """
         async with anyio.create_task_group() as tasks:
-            for work in (victim.run, self.follow) if leads else (self.follow, victim.run):
+            for work in (caller.run, self.follow) if leads else (self.follow, caller.run):
                 tasks.start_soon(work)
                 await rounds(1)
             if after is not None:
                 await rounds(after)
-                victim.cancel()
-                assert await rounds_until(lambda: victim.done) <= DELAY
-            if not self.act.ends:
+                caller.cancel()
+                assert await rounds_until(lambda: caller.done) <= DELAY
+            if not self.call.ends:
                 await rounds(LONGEST)
-                if not victim.done:
-                    victim.cancel()
-                    victim.reached = False
-        await self.quiet()
+                if not caller.done:
+                    caller.cancel()
+                    caller.reached = False
+        await self.settle()
 
-    async def check(self, victim: Victim) -> None:
-        """Check that nobody but the victim has noticed anything."""
-        assert victim.error is None, victim.error
-        assert victim.after == 0, "a cancelled caller goes on"
+    async def check(self, caller: Caller) -> None:
+        """Check that nobody but the cancelled caller has noticed anything."""
+        assert caller.error is None, caller.error
+        assert caller.after == 0, "a cancelled caller goes on"
         assert self.errors == []
         assert self.statuses == [200]
-        assert self.line.most <= 1
+        assert self.transport.most <= 1
         assert (await get(self.session)).status_code == 200
-        assert self.count("login") <= (self.act.work is login)
+        assert self.count("login") <= (self.call.work is login)
         held = self.session.token
         assert held is not None
         assert held.id in self.fake.live_tokens()
         saved = await self.store.load()
         assert saved is not None
         assert saved.id == held.id
-        assert self.told[-1] is held
+        assert self.heard[-1] is held
         await self.session.aclose()
 
     async def _request(self) -> None:
@@ -176,102 +177,102 @@ class Scene(Stage):
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", CALLS)
 async def test_session_survives_when_a_caller_is_cancelled_at_any_await(
     name: str, *, leads: bool
 ) -> None:
     """Pitfall 3, each await of the caller; catches a refresh that lives in its caller's task."""
-    for way in ways():
+    for by in cancellations():
         at = 0
         while True:
             at += 1
-            scene = Scene(ACTS[name])
-            victim = scene.victim(at, way)
-            await scene.play(victim, leads=leads)
-            await scene.check(victim)
-            if not victim.reached:
+            scenario = SharedToken(CALLS[name])
+            caller = scenario.new_caller(at, by)
+            await scenario.run(caller, leads=leads)
+            await scenario.check(caller)
+            if not caller.reached:
                 break
-        assert at > ACTS[name].points or not leads
+        assert at > CALLS[name].points or not leads
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", CALLS)
 async def test_session_survives_when_a_caller_is_cancelled_in_any_round(
     name: str, *, leads: bool
 ) -> None:
     """Pitfall 3, each step of the exchange; catches a commit after the caller's await."""
     last = 0
     while True:
-        scene = Scene(ACTS[name])
-        victim = scene.victim()
-        await scene.play(victim, leads=leads, after=last)
-        await scene.check(victim)
-        if not victim.reached or (not ACTS[name].ends and last > LONGEST_EXCHANGE):
+        scenario = SharedToken(CALLS[name])
+        caller = scenario.new_caller()
+        await scenario.run(caller, leads=leads, after=last)
+        await scenario.check(caller)
+        if not caller.reached or (not CALLS[name].ends and last > LONGEST_EXCHANGE):
             break
         last += 1
     assert last > 0
 
 
-@pytest.mark.parametrize("name", ACTS)
+@pytest.mark.parametrize("name", CALLS)
 async def test_session_survives_when_all_callers_are_cancelled_in_any_round(name: str) -> None:
     """Pitfall 3 with nobody left to wait; catches an exchange that the last waiter takes along."""
     for last in range(LONGEST_EXCHANGE):
-        scene = Scene(ACTS[name])
+        scenario = SharedToken(CALLS[name])
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ACTS[name].work, scene.session)
-            tasks.start_soon(scene.follow)
+            tasks.start_soon(CALLS[name].work, scenario.session)
+            tasks.start_soon(scenario.follow)
             await rounds(last)
             tasks.cancel_scope.cancel()
-        await scene.quiet()
-        scene.statuses.clear()
-        await scene.follow()
-        await scene.quiet()
-        await scene.check(scene.victim())
+        await scenario.settle()
+        scenario.statuses.clear()
+        await scenario.follow()
+        await scenario.settle()
+        await scenario.check(scenario.new_caller())
 
 
-@pytest.mark.parametrize("name", [name for name, act in ACTS.items() if act.age is HARD])
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.age is HARD])
 async def test_cancelled_caller_returns_when_the_service_is_silent(name: str) -> None:
     """A caller is let go at once, and the token comes later; catches an inline shield."""
-    scene, gate = Scene(ACTS[name]), Gate()
-    scene.fake.fail("refresh", Fault(gate=gate))
-    victim = scene.victim()
+    scenario, gate = SharedToken(CALLS[name]), Gate()
+    scenario.fake.fail("refresh", Fault(gate=gate))
+    caller = scenario.new_caller()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(victim.run)
-        tasks.start_soon(scene.follow)
+        tasks.start_soon(caller.run)
+        tasks.start_soon(scenario.follow)
         await gate.await_arrived()
-        victim.cancel()
-        assert await rounds_until(lambda: victim.done) <= DELAY
-        assert scene.statuses == []
+        caller.cancel()
+        assert await rounds_until(lambda: caller.done) <= DELAY
+        assert scenario.statuses == []
         gate.open()
-    await scene.quiet()
-    await scene.check(victim)
-    assert scene.fake.exchanges() == 1
+    await scenario.settle()
+    await scenario.check(caller)
+    assert scenario.fake.exchanges() == 1
 
 
-class Leaving(Scene):
+class Leaving(SharedToken):
     """A session that is signed out, or closed, while others need it."""
 
     def __init__(self, work: Work, age: timedelta) -> None:
-        super().__init__(Act(work, age))
+        super().__init__(Call(work, age))
 
-    async def leave(self, victim: Victim, *others: Work, after: int | None = None) -> None:
-        """Start the others, then the victim."""
+    async def leave(self, caller: Caller, *others: Work, after: int | None = None) -> None:
+        """Start the others, then the caller."""
         async with anyio.create_task_group() as tasks:
             for other in others:
-                tasks.start_soon(self.bystand, other)
+                tasks.start_soon(self.run_beside, other)
             await rounds(1)
-            tasks.start_soon(victim.run)
+            tasks.start_soon(caller.run)
             await rounds(1)
             if after is not None:
                 await rounds(after)
-                victim.cancel()
-                assert await rounds_until(lambda: victim.done) <= DELAY
-            await rounds_until(lambda: victim.done)
-            assert victim.error is None
-            assert victim.after == 0, "a cancelled caller goes on"
-            if victim.reached:
-                await self.act.work(self.session)
-        await self.quiet()
+                caller.cancel()
+                assert await rounds_until(lambda: caller.done) <= DELAY
+            await rounds_until(lambda: caller.done)
+            assert caller.error is None
+            assert caller.after == 0, "a cancelled caller goes on"
+            if caller.reached:
+                await self.call.work(self.session)
+        await self.settle()
 
     async def check_signed_out(self) -> None:
         """Check that nothing is left of the session, anywhere, and that a new one can begin."""
@@ -279,7 +280,7 @@ class Leaving(Scene):
         assert self.session.token is None
         assert self.fake.live_tokens() == []
         assert await self.store.load() is None
-        assert self.told[-1] is None
+        assert self.heard[-1] is None
         with pytest.raises(NotSignedInError):
             await get(self.session)
         await login(self.session)
@@ -287,9 +288,9 @@ class Leaving(Scene):
         await self.session.aclose()
 
     async def check_closed(self) -> None:
-        """Check that all is closed, and that whoever comes next goes on with the newest token."""
+        """Check that all is closed, and that the next caller goes on with the newest token."""
         assert self.errors == []
-        assert self.line.closed
+        assert self.transport.closed
         held = self.session.token
         assert held is not None
         assert held.id in self.fake.live_tokens()
@@ -300,7 +301,7 @@ class Leaving(Scene):
             assert other.token == held
         assert self.count("login") == logins
 
-    async def bystand(self, work: Work) -> None:
+    async def run_beside(self, work: Work) -> None:
         """Do something else meanwhile."""
         try:
             await work(self.session)
@@ -308,97 +309,90 @@ class Leaving(Scene):
             self.errors.append(exc)
 
 
-OTHERS: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
-    "alone": (FRESH, ()),
-    "with a request": (FRESH, (get,)),
-    "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
-    "with both": (HARD, (get, AsyncSessionClient.refresh)),
-    "with a switch": (FRESH, (switch,)),
+@attrs.frozen
+class Departure:
+    """
+    The end of a session.
+
+    Attributes:
+        work: The call that ends it.
+        check: Checks the session after it.
+        rounds: How many rounds it takes at least.
+        age: How long the session has held its token by then.
+        others: The work under way.
+    """
+
+    work: Work
+    check: Callable[[Leaving], Coroutine[Any, Any, None]]
+    rounds: int
+    age: timedelta = FRESH
+    others: tuple[Work, ...] = ()
+
+
+LOGOUT: Final = partial(Departure, AsyncSessionClient.logout, Leaving.check_signed_out, 5)
+CLOSE: Final = partial(Departure, AsyncSessionClient.aclose, Leaving.check_closed, 0)
+DEPARTURES: Final = {
+    "logout alone": LOGOUT(),
+    "logout with a request": LOGOUT(others=(get,)),
+    "logout with an exchange": LOGOUT(others=(AsyncSessionClient.refresh,)),
+    "logout with both": LOGOUT(HARD, (get, AsyncSessionClient.refresh)),
+    "logout with a switch": LOGOUT(others=(switch,)),
+    "close alone": CLOSE(),
+    "close with an exchange": CLOSE(others=(AsyncSessionClient.refresh,)),
+    "close with keep_current": CLOSE(SOFT, (AsyncSessionClient.keep_current,)),
+    "close with a login": CLOSE(others=(login,)),
 }
-"""What is under way when a session is signed out."""
 
 
-@pytest.mark.parametrize("name", OTHERS)
-async def test_logout_is_carried_out_when_it_is_cancelled_at_any_await(name: str) -> None:
-    """Pitfalls 3 and 17, each await; catches a logout that waits first and forgets afterwards."""
-    age, others = OTHERS[name]
-    for way in ways():
+@pytest.mark.parametrize("name", DEPARTURES)
+async def test_end_is_carried_out_when_it_is_cancelled_at_any_await(name: str) -> None:
+    """
+    Pitfalls 3 and 17, each await.
+
+    Catches a logout that waits first and forgets afterwards, a second close that does nothing, and
+    a close that aborts.
+    """
+    end = DEPARTURES[name]
+    for by in cancellations():
         at = 0
         while True:
             at += 1
-            scene = Leaving(AsyncSessionClient.logout, age)
-            victim = scene.victim(at, way)
-            await scene.leave(victim, *others)
-            await scene.check_signed_out()
-            if not victim.reached:
+            scenario = Leaving(end.work, end.age)
+            caller = scenario.new_caller(at, by)
+            await scenario.leave(caller, *end.others)
+            await end.check(scenario)
+            if not caller.reached:
                 break
         assert at > 1
 
 
-@pytest.mark.parametrize("name", OTHERS)
-async def test_logout_is_carried_out_when_it_is_cancelled_in_any_round(name: str) -> None:
-    """Pitfalls 3 and 17, each step; catches an exchange that brings the session back."""
-    age, others = OTHERS[name]
+@pytest.mark.parametrize("name", DEPARTURES)
+async def test_end_is_carried_out_when_it_is_cancelled_in_any_round(name: str) -> None:
+    """
+    Pitfalls 3 and 17, each step.
+
+    Catches an exchange that brings the session back, and a close that takes the exchange along.
+    """
+    end = DEPARTURES[name]
     last = 0
     while True:
-        scene = Leaving(AsyncSessionClient.logout, age)
-        victim = scene.victim()
-        await scene.leave(victim, *others, after=last)
-        await scene.check_signed_out()
-        if not victim.reached:
+        scenario = Leaving(end.work, end.age)
+        caller = scenario.new_caller()
+        await scenario.leave(caller, *end.others, after=last)
+        await end.check(scenario)
+        if not caller.reached:
             break
         last += 1
-    assert last > 5
+    assert last > end.rounds
 
 
 async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
-    """Pitfall 17, a schedule sweep; catches an exchange that commits whatever has happened."""
+    """Pitfall 17, a schedule sweep; catches an exchange that commits in each case."""
     for start in range(LONGEST_EXCHANGE):
-        scene = Leaving(AsyncSessionClient.logout, FRESH)
+        scenario = Leaving(AsyncSessionClient.logout, FRESH)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(scene.bystand, AsyncSessionClient.refresh)
+            tasks.start_soon(scenario.run_beside, AsyncSessionClient.refresh)
             await rounds(start)
-            await scene.session.logout()
-        await scene.quiet()
-        await scene.check_signed_out()
-
-
-CLOSING: Final[dict[str, tuple[timedelta, tuple[Work, ...]]]] = {
-    "alone": (FRESH, ()),
-    "with an exchange": (FRESH, (AsyncSessionClient.refresh,)),
-    "with keep_current": (SOFT, (AsyncSessionClient.keep_current,)),
-    "with a login": (FRESH, (login,)),
-}
-"""What is under way when a session is closed."""
-
-
-@pytest.mark.parametrize("name", CLOSING)
-async def test_close_can_be_repeated_when_it_is_cancelled_at_any_await(name: str) -> None:
-    """Pitfall 3, each await; catches a second close that does nothing, and a close that aborts."""
-    age, others = CLOSING[name]
-    for way in ways():
-        at = 0
-        while True:
-            at += 1
-            scene = Leaving(AsyncSessionClient.aclose, age)
-            victim = scene.victim(at, way)
-            await scene.leave(victim, *others)
-            await scene.check_closed()
-            if not victim.reached:
-                break
-        assert at > 1
-
-
-@pytest.mark.parametrize("name", CLOSING)
-async def test_close_can_be_repeated_when_it_is_cancelled_in_any_round(name: str) -> None:
-    """Pitfall 3, each step; catches a close that takes the exchange along."""
-    age, others = CLOSING[name]
-    last = 0
-    while True:
-        scene = Leaving(AsyncSessionClient.aclose, age)
-        victim = scene.victim()
-        await scene.leave(victim, *others, after=last)
-        await scene.check_closed()
-        if not victim.reached:
-            break
-        last += 1
+            await scenario.session.logout()
+        await scenario.settle()
+        await scenario.check_signed_out()

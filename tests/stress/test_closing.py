@@ -13,8 +13,8 @@ from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, async_arrived, async_gather, async_until
-from .stage import Stage
-from .steps import LONGEST, Victim, rounds
+from .scenario import Scenario
+from .steps import LONGEST, Caller, rounds
 
 
 def sockets() -> int:
@@ -33,15 +33,15 @@ async def test_transport_is_closed_once_when_a_close_is_cancelled_at_any_await(
 ) -> None:
     """The closing goes on without its caller, and a second caller waits for the same one."""
     for at in range(1, LONGEST):
-        stage = Stage(timedelta(hours=12) if busy else timedelta(0))
+        scenario = Scenario(timedelta(hours=12) if busy else timedelta(0))
         if busy:
-            await stage.session.current_token()
-        victim = Victim(stage.session.aclose, at=at)
-        await victim.run()
-        await async_gather(stage.session.aclose, stage.session.aclose)
-        assert stage.line.closed == 1, at
-        await stage.quiet()
-        if not victim.reached:
+            await scenario.session.current_token()
+        caller = Caller(scenario.session.aclose, at=at)
+        await caller.run()
+        await async_gather(scenario.session.aclose, scenario.session.aclose)
+        assert scenario.transport.closed == 1, at
+        await scenario.settle()
+        if not caller.reached:
             return
     pytest.fail("it has no end")
 
@@ -50,7 +50,7 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
     """The connections are closed once the renewal has landed, also with nobody left to wait."""
     fake = FakeKoyeb()
     with fake.serve() as url:
-        async with AsyncSessionClient(base_url=url) as first:  # what stays for the process
+        async with AsyncSessionClient(base_url=url) as first:  # the memory that the process keeps
             await first.login_method("me@example.com")
         await rounds(20)
         before = sockets()
@@ -73,7 +73,7 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
 @pytest.mark.pitfall(30)
 @pytest.mark.parametrize("closes", [False, True])
 async def test_listener_comes_to_its_end_when_the_client_closes(*, closes: bool) -> None:
-    """What it writes down is whole; one that closes the client itself waits for nobody."""
+    """The file that it writes is whole; one that closes the client itself waits for nobody."""
     fake = FakeKoyeb()
     written: list[Token | None] = []
     async with AsyncSessionClient(transport=fake.transport, token=fake.issue_token()) as session:

@@ -1,4 +1,4 @@
-"""Programs that end without closing their session, in the middle of what it does."""
+"""Programs that end without closing their session, in the middle of its work."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_renewal_under_way_is_saved_when_the_program_ends(tmp_path: Path, end: s
 def test_loop_that_ends_takes_a_renewal_along_unless_the_client_is_closed(
     tmp_path: Path, *, closed: bool
 ) -> None:
-    """`async with` waits for what is under way; an event loop that just ends cuts it off."""
+    """`async with` waits for the work under way; an event loop that just ends cuts it off."""
     source = ASYNC.replace("CLOSED", "")
     if closed:
         source = ASYNC.replace("    CLOSED\n", "").replace(

@@ -139,7 +139,7 @@ sys.exit(7)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_normal_end_of_a_child_is_silent() -> None:
-    """What its parent, and it itself, have opened in event loops is dropped without a warning."""
+    """Transports of event loops, its own and its parent's, are dropped without a warning."""
     fake = FakeKoyeb()
     with fake.serve() as url:
         command = [sys.executable, "-W", "default", "-c", CHILD, url, fake.issue_token()]

@@ -1,4 +1,7 @@
-"""Threads that are kept for more work: what they refer to, and how they end."""
+"""Threads that are kept for more work: the objects that they refer to, and their ends."""
+
+# pyright: reportPossiblyUnboundVariable=false
+# A loop over lines runs at least once.
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 from ..concurrency import PATIENCE, idle, in_child, until
+from ..support import inside
 from .lines import SignalAtLine
 
 pytestmark = pytest.mark.blocks_loop
@@ -110,7 +114,7 @@ def test_idle_thread_refers_to_nothing_that_it_has_done() -> None:
     session.close()
     token = session.token
     assert token is not None
-    refers = [weakref.ref(it) for it in (session, session._keeper.listeners, token) if it]
+    refers = [weakref.ref(it) for it in (session, inside(session).listeners, token) if it]
     until(lambda: bool(launching._idle))
     del session, token
     gc.collect()
@@ -161,7 +165,7 @@ def test_work_of_a_finalizer_is_not_given_to_the_thread_that_it_has_interrupted(
 
 
 class HandlerError(Exception):
-    """What a signal handler raises."""
+    """The error of a signal handler."""
 
 
 def interrupt() -> None:
@@ -243,12 +247,17 @@ def test_fork_finds_no_idle_thread() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
+def too_late(_: object, work: object) -> bool:
+    """Give nothing, as where a thread is idle only once a fork has looked."""
+    return work is too_late
+
+
 def test_forked_child_has_no_idle_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread may have become idle since; catches work for a thread that is not there."""
     monkeypatch.setattr(shared_task, "_GRACE", PATIENCE)  # no second thread comes to help
     run(SharedTask(int))
     with monkeypatch.context() as patched:
-        patched.setattr(launching._IdleThread, "give", lambda *_: False)  # it comes too late
+        patched.setattr(launching._IdleThread, "give", too_late)
         before = list(launching._idle)
         pid = os.getpid()
 

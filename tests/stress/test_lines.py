@@ -16,19 +16,15 @@ import pytest
 from koyeb_session import (
     KoyebSessionError,
     NotSignedInError,
-    PasswordCredentials,
-    RefreshPolicy,
-    RetryPolicy,
     ServerError,
     SessionClient,
     SessionExpiredError,
-    Token,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+from koyeb_session.testing import Fault
 
 from ..soak import SOAK
 from .lines import AtLine, in_another_thread
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD, PHASES, AgedSession
 
 pytestmark = [
     pytest.mark.blocks_loop,
@@ -42,43 +38,16 @@ Lines from one act to the next, in long calls and in short ones.
 
 Where the first of them is differs from one case to another.
 """
-PHASES: Final = {
-    "fresh": timedelta(0),
-    "soft": LIFE / 2,
-    "hard": LIFE - timedelta(seconds=20),
-    "expired": LIFE + timedelta(seconds=1),
-}
 
 
-class Scene:
-    """A session with credentials, at some age, and what was said and sent."""
+class CallInThread(AgedSession):
+    """A blocking session, and one call of it."""
+
+    session: SessionClient
 
     def __init__(self, phase: str, *, keeps: bool = False, **arguments: Any) -> None:
-        self.clock = FakeClock()
-        self.fake = FakeKoyeb(
-            clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
-        )
-        arguments.setdefault("credentials", PasswordCredentials(EMAIL, PASSWORD))
-        self.session = SessionClient(
-            token=self.fake.issue_token(),
-            transport=self.fake.transport,
-            clock=self.clock,
-            retry_policy=RetryPolicy(delay=0),
-            refresh_policy=RefreshPolicy(jitter=0),
-            **arguments,
-        )
-        assert self.session.token is not None
-        self.held: list[str] = [self.session.token.id]
-        self.session.on_token_change(self._note)
-        self.age = PHASES[phase]
-        self.clock.advance(self.age)
-        self.result: object = None
-        self.error: Exception | None = None
+        super().__init__(SessionClient, phase, keeps=keeps, **arguments)
         self.after = 0
-
-    def _note(self, token: Token | None) -> None:
-        if token is not None:
-            self.held.append(token.id)
 
     def run(self, call: Call, act: Act, at: int) -> bool:
         """Make the call, with the act before its line ``at``; tell whether it has that many."""
@@ -92,57 +61,57 @@ class Scene:
         return line.reached
 
 
-Call = Callable[[Scene], object]
-Act = Callable[[Scene], object]
+Call = Callable[[CallInThread], object]
+Act = Callable[[CallInThread], object]
 
 
-def current_token(scene: Scene) -> str:
-    """Ask for a token; what it is given is good."""
-    started = scene.clock.time()
-    token = scene.session.current_token()
+def current_token(scenario: CallInThread) -> str:
+    """Ask for a token; the token that comes is good."""
+    started = scenario.clock.time()
+    token = scenario.session.current_token()
     assert token.expires_at is not None
     assert token.expires_at.timestamp() > started, "an expired token was handed out"
     return token.id
 
 
-def request(scene: Scene) -> int:
+def request(scenario: CallInThread) -> int:
     """Send a request whose body can be sent again."""
-    return scene.session.http.get("/v1/apps").status_code
+    return scenario.session.http.get("/v1/apps").status_code
 
 
-def streamed_request(scene: Scene) -> int:
+def streamed_request(scenario: CallInThread) -> int:
     """Send a request whose body cannot be sent again."""
 
     def body() -> Generator[bytes]:
         yield b'{"name": "one"}'
 
-    return scene.session.http.post("/v1/apps", content=body()).status_code
+    return scenario.session.http.post("/v1/apps", content=body()).status_code
 
 
-def replay(scene: Scene) -> int:
+def replay(scenario: CallInThread) -> int:
     """Send a request that is refused once."""
-    scene.fake.fail("apps", Fault(status=401))
-    return scene.session.http.get("/v1/apps").status_code
+    scenario.fake.fail("apps", Fault(status=401))
+    return scenario.session.http.get("/v1/apps").status_code
 
 
-def new_session(scene: Scene) -> str:
+def new_session(scenario: CallInThread) -> str:
     """Ask for a token of another session."""
-    return scene.session.new_session().id
+    return scenario.session.new_session().id
 
 
-def renew(scene: Scene) -> None:
+def renew(scenario: CallInThread) -> None:
     """Renew the session."""
-    scene.session.refresh()
+    scenario.session.refresh()
 
 
-def sign_in(scene: Scene) -> None:
+def sign_in(scenario: CallInThread) -> None:
     """Sign in anew."""
-    scene.session.login(EMAIL, PASSWORD)
+    scenario.session.login(EMAIL, PASSWORD)
 
 
-def expire(scene: Scene) -> None:
+def expire(scenario: CallInThread) -> None:
     """Let the token expire that the session began with."""
-    scene.clock.advance(max(LIFE + timedelta(seconds=1) - scene.age, timedelta(0)))
+    scenario.clock.advance(max(LIFE + timedelta(seconds=1) - scenario.age, timedelta(0)))
 
 
 CALLS: Final[dict[str, Call]] = {
@@ -152,17 +121,17 @@ ACTS: Final[dict[str, Act]] = {act.__name__: act for act in (renew, sign_in, exp
 
 
 def every_line(
-    make: Callable[[], Scene], call: Call, act: Act, first: int = 0
-) -> Iterator[tuple[int, Scene]]:
+    make: Callable[[], CallInThread], call: Call, act: Act, first: int = 0
+) -> Iterator[tuple[int, CallInThread]]:
     """Make the same call again and again, with the act at a later line each time."""
-    make().run(call, act, 0)  # it imports what the first call needs
+    make().run(call, act, 0)  # it does the imports of the first call
     step = SHORT_STEP if call is current_token else STEP
     for at in range(1 + first % step, MOST, step):
-        scene = make()
-        if not scene.run(call, act, at):
+        scenario = make()
+        if not scenario.run(call, act, at):
             assert at > step
             return
-        yield at, scene
+        yield at, scenario
     pytest.fail("it has no end")
 
 
@@ -175,52 +144,54 @@ def test_call_is_answered_when_another_thread_acts_between_any_two_lines(
     call: str, phase: str, act: str
 ) -> None:
     """No expired token is handed out or sent, and nothing fails that has credentials to go on."""
-    # What is revoked between two lines, twice, is refused, and rightly so.
+    # A token that is revoked between two lines, twice, is refused, and rightly so.
     keeps = call != "current_token"
     first = 5 * CASES.index((call, phase, act))
-    for at, scene in every_line(lambda: Scene(phase, keeps=keeps), CALLS[call], ACTS[act], first):
+    for at, scenario in every_line(
+        lambda: CallInThread(phase, keeps=keeps), CALLS[call], ACTS[act], first
+    ):
         where = f"{call}, {phase}, {act} before line {at}"
-        if act == "expire" and scene.result == 401:
+        if act == "expire" and scenario.result == 401:
             # Signed before it expired and sent after it, with no other one to be sent.
             assert call == "streamed_request" or (call, phase) == ("replay", "fresh"), where
             continue
-        assert scene.error is None, (where, scene.error)
+        assert scenario.error is None, (where, scenario.error)
         if call in {"request", "replay", "streamed_request"}:
-            assert scene.result == 200, where
+            assert scenario.result == 200, where
         elif call == "current_token":
-            assert scene.result in scene.held, where
-        assert scene.after == 200, where
-        assert scene.session.token is not None
-        assert scene.session.token.id in scene.fake.live_tokens(), where
+            assert scenario.result in scenario.held, where
+        assert scenario.after == 200, where
+        assert scenario.session.token is not None
+        assert scenario.session.token.id in scenario.fake.live_tokens(), where
 
 
 @pytest.mark.parametrize("call", ["request", "new_session"])
 def test_call_is_answered_when_its_token_is_revoked_between_any_two_lines(call: str) -> None:
     """Another thread's renewal costs a replay, and no more."""
-    for at, scene in every_line(lambda: Scene("fresh"), CALLS[call], renew):
-        assert scene.error is None, (at, scene.error)
-        assert scene.fake.exchanges() == 1, at
+    for at, scenario in every_line(lambda: CallInThread("fresh"), CALLS[call], renew):
+        assert scenario.error is None, (at, scenario.error)
+        assert scenario.fake.exchanges() == 1, at
         if call == "request":
-            assert scene.result == 200, at
+            assert scenario.result == 200, at
 
 
 @pytest.mark.parametrize("call", ["current_token", "request", "new_session"])
 def test_error_has_its_cause_when_time_passes_between_any_two_lines(call: str) -> None:
-    """An expired token in its back-off fails with what the renewal failed with, at each line."""
+    """An expired token in its back-off fails with the error of the renewal, at each line."""
 
-    def make() -> Scene:
-        scene = Scene("hard", credentials=None)
-        scene.fake.fail("refresh", Fault(status=503), times=9)
-        scene.session.current_token()
-        scene.clock.advance(20)
-        return scene
+    def make() -> CallInThread:
+        scenario = CallInThread("hard", credentials=None)
+        scenario.fake.fail("refresh", Fault(status=503), times=9)
+        scenario.session.current_token()
+        scenario.clock.advance(20)
+        return scenario
 
     for at in range(1, MOST, SHORT_STEP):
-        scene = make()
-        act = in_another_thread(partial(scene.clock.advance, 3600))
+        scenario = make()
+        act = in_another_thread(partial(scenario.clock.advance, 3600))
         with pytest.raises(SessionExpiredError) as caught, AtLine(act, at) as line:
-            CALLS[call](scene)
-        scene.session.close()
+            CALLS[call](scenario)
+        scenario.session.close()
         if not line.reached:
             return
         assert isinstance(caught.value.__cause__, ServerError), at
@@ -228,16 +199,16 @@ def test_error_has_its_cause_when_time_passes_between_any_two_lines(call: str) -
 
 
 def test_only_a_logout_is_the_error_when_another_thread_signs_out_between_any_two_lines() -> None:
-    """Whoever asks for a token meanwhile has one, or is told that the session is signed out."""
+    """A caller that asks meanwhile gets a token, or learns that the session is signed out."""
     for at in range(1, MOST):
-        scene = Scene("hard")
-        other = in_another_thread(scene.session.logout)
+        scenario = CallInThread("hard")
+        other = in_another_thread(scenario.session.logout)
         with AtLine(other, at) as line, contextlib.suppress(NotSignedInError):
-            assert scene.session.current_token().id in scene.held, at
+            assert scenario.session.current_token().id in scenario.held, at
         if not line.reached:
-            scene.session.close()
+            scenario.session.close()
             return
-        assert scene.session.token is None, at
-        assert not scene.fake.live_tokens(), at
-        scene.session.close()
+        assert scenario.session.token is None, at
+        assert not scenario.fake.live_tokens(), at
+        scenario.session.close()
     pytest.fail("it has no end")

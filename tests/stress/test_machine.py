@@ -1,13 +1,11 @@
-"""A state machine over all that can happen to a session, with what must hold after each step."""
+"""The state machine of a session, in threads, on asyncio and on trio."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable
-from collections.abc import Set as AbstractSet
-from datetime import timedelta
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import AsyncGenerator
+from typing import cast
 
 import anyio
 import anyio.from_thread
@@ -15,365 +13,40 @@ import httpx
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import rule, run_state_machine_as_test
 
 from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
-    NotSignedInError,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
-    Token,
 )
-from koyeb_session._core.snapshot import Issuer, Phase
-from koyeb_session.testing import Fault, Gate
+from koyeb_session.testing import Gate
 
 from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle
 from ..soak import SOAK
 from ..support import inside
-from .stage import EMAIL, PASSWORD
-from .steps import Victim, rounds, rounds_until, tasks
-from .world import ELSEWHERE, LIFE, SHARED, Wire, World
-
-Work: TypeAlias = Callable[[Any], Any]
-"""A call of either half's client."""
-Outcome: TypeAlias = object
-"""What it returned, or the error that it raised."""
-
-SHORT_LIFE: Final = timedelta(minutes=1)
-LONG_PAUSE: Final = 7300.0
-"""Seconds in which each token dies, and each back-off ends."""
-STEPS: Final = [1.0, 29.5, 61.0, 290.0, 1700.0, 3000.0, 3590.0, 4000.0]
-JUMPS: Final = [-86400.0, -3600.0, -40.0, -1.5, 1.5, 40.0, 3600.0, 86400.0]
-
-FAULTS: Final = [
-    Fault(refuse=True),
-    Fault(reset=True),
-    Fault(reset=True, processed=True),
-    Fault(truncate=10),
-    Fault(status=401),
-    Fault(status=403),
-    Fault(status=429, headers={"retry-after": "90"}),
-    Fault(status=500),
-    Fault(status=503, processed=True),
-    Fault(body="<html>"),
-    Fault(body={"token": None}),
-    Fault(body={"token": {"id": "x", "expires_at": "2020-01-01T00:00:00Z"}}),
-    Fault(body={"token": {"id": "a\r\nb"}}, processed=True),
-]
-FAULTY: Final = ["refresh", "login", "logout", "switch_organization", "apps"]
-
-
-def login(session: Any) -> Any:
-    """Sign in."""
-    return session.login(EMAIL, PASSWORD)
-
-
-def refresh(session: Any) -> Any:
-    """Renew the token."""
-    return session.refresh()
-
-
-def switch(session: Any) -> Any:
-    """Go over to another organization."""
-    return session.switch_organization(SHARED)
-
-
-def current_token(session: Any) -> Any:
-    """Ask for a token."""
-    return session.current_token()
-
-
-def get(session: Any) -> Any:
-    """Send a request."""
-    return session.http.get("/v1/apps")
-
-
-def logout(session: Any) -> Any:
-    """Sign out."""
-    return session.logout()
-
-
-def keep_current(session: Any) -> Any:
-    """Renew until cancelled."""
-    return session.keep_current()
-
-
-class SessionMachine(RuleBasedStateMachine):
-    """
-    What may happen to a session; how it is called is the business of the halves below.
-
-    No rule has a precondition: which of many threads meets a fault is not the same each time, and
-    what Hypothesis draws must not depend on it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
-        self.signed_out = False
-        self.faulty = False
-        self.expected: AbstractSet[str | None] = {None}
-        self.session: Any = None
-        self.begin()
-
-    # What the halves do differently
-
-    def begin(self) -> None:
-        """Make the session."""
-        raise NotImplementedError
-
-    def do(self, *works: Work) -> list[Outcome]:
-        """Do all at once, and wait until nothing is under way any more."""
-        raise NotImplementedError
-
-    def amid_exchange(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
-        """Do something while a refresh stands at the gate; return what came of both."""
-        raise NotImplementedError
-
-    # Shared by the rules
-
-    def arguments(self) -> dict[str, Any]:
-        """Give what the session is made with."""
-        return {
-            "transport": Wire(self.world),
-            "clock": self.world.clock,
-            "retry_policy": RetryPolicy(delay=0),
-            "refresh_policy": RefreshPolicy(jitter=0),
-        }
-
-    def one(self, work: Work) -> Outcome:
-        """Do one thing."""
-        minted = len(self.world.minted)
-        provided = self.world.provided
-        (outcome,) = self.do(work)
-        self.learn(minted, provided)
-        return outcome
-
-    def learn(self, minted: int, provided: int) -> None:
-        """Expect the newest of the tokens that have come."""
-        if self.world.provided > provided or len(self.world.minted) > minted:
-            self.signed_out = self.signed_out and self.session.token is None
-            newest = self.world.minted[minted:]
-            held = self.session.token
-            # What the credentials gave came last, if it is not among those of the wire.
-            self.expected = {newest[-1]} if newest else {None if held is None else held.id}
-            if self.world.provided > provided:
-                self.expected = self.expected | {None if held is None else held.id}
-
-    # Signing in and out
-
-    @rule()
-    def sign_in(self) -> None:
-        """A sign-in with the password."""
-        outcome = self.one(login)
-        assert isinstance(outcome, Token) or self.faulty, outcome
-
-    @rule(life=st.sampled_from([LIFE, SHORT_LIFE]))
-    def adopt(self, life: timedelta) -> None:
-        """A token from elsewhere."""
-        given = self.world.fake.issue_token(lifetime=life)
-        outcome = self.one(lambda session: session.use_token(given))
-        if isinstance(outcome, ValueError):
-            assert self.world.skew >= life.total_seconds()
-        else:
-            assert isinstance(outcome, Token), outcome
-            self.expected, self.signed_out = {given}, False
-
-    @rule()
-    def sign_out(self) -> None:
-        """A sign-out."""
-        before = self.session.token
-        outcome = self.one(logout)
-        assert outcome is None or self.faulty, outcome
-        self.expected, self.signed_out = {None}, True
-        if before is not None and not self.faulty and not self.world.skew:
-            assert before.id not in self.world.fake.live_tokens()
-
-    @rule()
-    def renew(self) -> None:
-        """A renewal on demand."""
-        outcome = self.one(refresh)
-        assert isinstance(outcome, Token | KoyebSessionError), outcome
-
-    @rule()
-    def go_over(self) -> None:
-        """A switch of the organization."""
-        outcome = self.one(switch)
-        assert isinstance(outcome, Token | KoyebSessionError), outcome
-
-    # Requests
-
-    @rule(work=st.sampled_from([get, current_token]))
-    def request(self, work: Work) -> None:
-        """A request, which has to succeed while the token is good."""
-        held = self.session.token
-        state = inside(self.session).state
-        good = (
-            held is not None
-            and not self.faulty
-            and held.id in self.world.fake.live_tokens()
-            and state.snapshot.phase(self.world.clock) is Phase.FRESH
-            and state.failure is None
-        )
-        provided = self.world.provided
-        outcome = self.one(work)
-        if self.signed_out:  # or it is told why a renewal has just failed
-            assert isinstance(outcome, NotSignedInError) or state.failure is not None
-            assert isinstance(outcome, KoyebSessionError)
-            assert self.world.provided == provided
-        elif good:
-            assert isinstance(outcome, Token) or cast("Any", outcome).status_code == 200
-
-    @rule(n=st.integers(2, 6))
-    def burst(self, n: int) -> None:
-        """Many callers at once."""
-        minted, provided = len(self.world.minted), self.world.provided
-        outcomes = self.do(*[get, refresh, current_token, get, refresh, get][:n])
-        self.learn(minted, provided)
-        assert all(
-            isinstance(outcome, httpx.Response | Token | KoyebSessionError | httpx.TransportError)
-            for outcome in outcomes
-        )
-
-    @rule(url=st.sampled_from([ELSEWHERE, "http://app.koyeb.com/v1/apps", "/v1/away"]))
-    def stray(self, url: str) -> None:
-        """A request to somebody else, or one that is sent there."""
-        self.one(lambda session: session.http.get(url, follow_redirects=True))
-
-    @rule(what=st.sampled_from([logout, login, switch, get, refresh, current_token, None]))
-    def overlap(self, what: Work | None) -> None:
-        """Something else while an exchange is under way, where one can be."""
-        if not self.can_exchange():
-            return
-        self.world.fake.recover()
-        self.faulty = False
-        gate = Gate()
-        self.world.fake.fail("refresh", Fault(gate=gate))
-        given = self.world.fake.issue_token()
-        provided = self.world.provided
-
-        def adopt(session: Any) -> Any:
-            return session.use_token(given)
-
-        shared, outcome = self.amid_exchange(gate, what or adopt)
-        renewed = [id_ for id_ in self.world.minted if id_ in self.world.fake.live_tokens()]
-        if what is logout:
-            self.expected, self.signed_out = {None}, True
-            assert outcome is None, outcome
-            assert isinstance(shared, NotSignedInError)
-            assert not renewed[-1:] or renewed[-1] != self.world.minted[-1]
-        elif isinstance(outcome, ValueError):  # our clock says that it has expired
-            self.expected = {self.world.minted[-1]}
-        elif what is None:
-            self.expected = {given}
-        elif what is login:
-            assert isinstance(outcome, Token), outcome
-            self.expected = {outcome.id}
-        else:
-            assert not isinstance(outcome, Exception), outcome
-            self.expected = {self.world.minted[-1]}
-        assert self.world.provided == provided
-
-    def can_exchange(self) -> bool:
-        """Tell whether a refresh would be sent now, and be granted."""
-        state = inside(self.session).state
-        return (
-            state.snapshot is not None
-            and state.snapshot.issuer is Issuer.KOYEB  # what credentials brought is not refreshed
-            and state.snapshot.phase(self.world.clock) is not Phase.EXPIRED
-            and state.snapshot.token.id in self.world.fake.live_tokens()
-            and state.failure is None
-            and not self.world.skew  # else a token may be dead on arrival
-        )
-
-    # What goes wrong
-
-    @rule(operation=st.sampled_from(FAULTY), fault=st.sampled_from(FAULTS), times=st.integers(1, 3))
-    def break_down(self, operation: str, fault: Fault, times: int) -> None:
-        """Something that goes wrong with the next requests."""
-        self.world.fake.fail(operation, fault, times=times)
-        self.faulty = True
-
-    @rule()
-    def repair(self) -> None:
-        """An end of all that goes wrong."""
-        self.world.fake.recover()
-        self.faulty = False
-
-    @rule()
-    def revoke(self) -> None:
-        """A revocation of the token that is held, if there is one."""
-        if self.session.token is None:
-            return
-        with contextlib.suppress(ValueError):
-            self.world.fake.revoke(self.session.token.id)
-
-    @rule(seconds=st.sampled_from(STEPS))
-    def pass_time(self, seconds: float) -> None:
-        """Time that passes."""
-        self.world.advance(seconds)
-
-    @rule(seconds=st.sampled_from(JUMPS))
-    def set_clock(self, seconds: float) -> None:
-        """A wall clock that is set."""
-        self.world.jump(seconds)
-
-    @rule(seconds=st.sampled_from(STEPS))
-    def suspend(self, seconds: float) -> None:
-        """A suspended machine."""
-        self.world.suspend(seconds)
-
-    @rule()
-    def calm_down(self) -> None:
-        """A long pause after which all is well, and so is the session."""
-        self.repair()
-        self.world.jump(-self.world.skew)
-        self.world.advance(LONG_PAUSE)
-        outcome = self.one(get)
-        if self.signed_out:
-            assert isinstance(outcome, NotSignedInError)
-        else:
-            assert cast("Any", outcome).status_code == 200
-
-    # What holds always
-
-    @invariant()
-    def one_exchange_at_a_time(self) -> None:
-        """At most one exchange is in flight."""
-        assert self.world.most <= 1
-        assert self.world.exchanging == 0
-
-    @invariant()
-    def no_expired_token_on_the_wire(self) -> None:
-        """No request carries a token that the service's clock has seen expire."""
-        assert self.world.expired == []
-
-    @invariant()
-    def no_token_for_others(self) -> None:
-        """No other origin sees a token."""
-        assert self.world.leaks == []
-
-    @invariant()
-    def newest_token_is_held(self) -> None:
-        """The newest token that was had is the one that is held; signed out stays signed out."""
-        held = self.session.token
-        assert (None if held is None else held.id) in self.expected
-        assert inside(self.session).state.signed_out == self.signed_out
-
-    @invariant()
-    def nothing_is_left_open(self) -> None:
-        """No reply is left unread."""
-        assert self.world.fake.transport.open_replies == 0
+from .machine import (
+    Outcome,
+    SessionMachine,
+    Work,
+    current_token,
+    get,
+    keep_current,
+    login,
+    logout,
+    refresh,
+    switch,
+)
+from .steps import Caller, rounds, rounds_until, tasks
 
 
 class BlockingMachine(SessionMachine):
-    """The blocking half: what is done at once is done in threads."""
+    """The blocking half: concurrent calls run in threads."""
 
     def begin(self) -> None:
         """Make the session."""
-        self.session = SessionClient(credentials=self.world.provide, **self.arguments())
-        self.session.on_token_change(self.world.note)
+        self.session = SessionClient(credentials=self.simulation.provide, **self.arguments())
+        self.session.on_token_change(self.simulation.note)
 
     def do(self, *works: Work) -> list[Outcome]:
         """Do all at once, and wait for the session's own threads."""
@@ -424,8 +97,10 @@ class AsyncMachine(SessionMachine):
         self._exit = contextlib.ExitStack()
         portal = anyio.from_thread.start_blocking_portal(self.backend)
         self._portal = self._exit.enter_context(portal)
-        self.session = AsyncSessionClient(credentials=self.world.async_provide, **self.arguments())
-        self.session.on_token_change(self.world.note)
+        self.session = AsyncSessionClient(
+            credentials=self.simulation.async_provide, **self.arguments()
+        )
+        self.session.on_token_change(self.simulation.note)
 
     def do(self, *works: Work) -> list[Outcome]:
         """Do all at once, and wait for the session's own tasks."""
@@ -441,10 +116,10 @@ class AsyncMachine(SessionMachine):
     )
     def cancel(self, work: Work, after: int) -> None:
         """A caller who is cancelled."""
-        minted, provided = len(self.world.minted), self.world.provided
+        issued, provided = len(self.simulation.issued), self.simulation.provided
         before = set(self.expected)
         self._portal.call(self._cancel, work, after)
-        self.learn(minted, provided)
+        self.learn(issued, provided)
         if work is logout:
             self.expected, self.signed_out = {None}, True
         elif work in (login, switch):  # it came, or it did not
@@ -457,12 +132,12 @@ class AsyncMachine(SessionMachine):
         self._exit.close()
 
     async def _do(self, works: tuple[Work, ...]) -> list[Outcome]:
-        async with self._quiet(), AsyncBackground() as background:
+        async with self._settled(), AsyncBackground() as background:
             jobs = [background.start(functools.partial(self._outcome, work)) for work in works]
         return [await job.result() for job in jobs]
 
     async def _amid(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
-        async with self._quiet(), AsyncBackground() as background:
+        async with self._settled(), AsyncBackground() as background:
             shared = background.start(lambda: self._outcome(refresh))
             await async_arrived(gate)
             other = background.start(lambda: self._outcome(work))
@@ -471,15 +146,15 @@ class AsyncMachine(SessionMachine):
         return await shared.result(), await other.result()
 
     async def _cancel(self, work: Work, after: int) -> None:
-        victim = Victim(lambda: work(self.session))
-        async with self._quiet(), anyio.create_task_group() as group:
-            group.start_soon(victim.run)
+        caller = Caller(lambda: work(self.session))
+        async with self._settled(), anyio.create_task_group() as group:
+            group.start_soon(caller.run)
             await rounds(1 + after)
-            victim.cancel()
-        assert isinstance(victim.error, KoyebSessionError | httpx.TransportError | None)
+            caller.cancel()
+        assert isinstance(caller.error, KoyebSessionError | httpx.TransportError | None)
 
     @contextlib.asynccontextmanager
-    async def _quiet(self) -> AsyncGenerator[None]:
+    async def _settled(self) -> AsyncGenerator[None]:
         alone = tasks()
         yield
         await rounds_until(lambda: tasks() <= alone)

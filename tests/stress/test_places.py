@@ -36,7 +36,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived
 from ..soak import SOAK
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 from .steps import rounds
 
 pytestmark = [
@@ -52,22 +52,10 @@ pytestmark = [
 CHILDREN: Final = 8 if SOAK else 3
 REQUESTS: Final = 15
 WATCHDOG: Final = 60
-"""Seconds after which what hangs is ended."""
+"""Seconds after which a program that hangs is ended."""
 HARD: Final = LIFE - timedelta(seconds=20)
 
 Work = Callable[[], Coroutine[Any, Any, object]]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Give a service that revokes a token when it is refreshed."""
-    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +66,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
-    """Give what a client is made with, in both halves."""
+    """Return the arguments of a client, in both halves."""
     return {
         "token": fake.issue_token(),
         "clock": clock,
@@ -93,7 +81,7 @@ def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any
 
 @contextlib.contextmanager
 def served(fake: FakeKoyeb, *, sockets: bool) -> Generator[dict[str, Any]]:
-    """Give what reaches the service, over sockets or without."""
+    """Return the arguments that reach the service, over sockets or without."""
     if sockets:
         with fake.serve() as url:
             yield {"base_url": url}
@@ -142,7 +130,7 @@ def end_closed(main: Work) -> None:
 
 
 def end_run(main: Work) -> None:
-    """Let `asyncio.run` end, which cancels what is left."""
+    """Let `asyncio.run` end, which cancels the rest."""
     asyncio.run(main())
 
 
@@ -197,7 +185,7 @@ def test_client_works_after_a_loop_that_died_in_mid_flight(
 
     end(leave)
     asyncio.run(use())
-    # What the service had not seen yet is exchanged again; of a reply that nobody got, only a new
+    # A token that the service had not seen yet is exchanged again; of a lost reply, only a new
     # sign-in helps.
     logins = sum(request.operation == "login" for request in fake.requests)
     assert logins == (hold == "reply")
@@ -207,7 +195,7 @@ def test_client_works_after_a_loop_that_died_in_mid_flight(
 def test_client_works_after_a_loop_that_died_with_all_turns(
     fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, end: Callable[[Work], None]
 ) -> None:
-    """A turn that nobody gave back died with its loop; catches a line that outlives it."""
+    """A turn that nobody released died with its loop; catches a queue that outlives it."""
     monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
     with fake.serve() as url:
         session = AsyncSessionClient(**arguments(fake, clock, base_url=url))
@@ -391,7 +379,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
 
 
 def run_in(backend: str, session: AsyncSessionClient) -> None:
-    """Send requests from an event loop of one's own."""
+    """Send requests from a separate event loop."""
     anyio.run(async_send, session, backend=backend)
 
 

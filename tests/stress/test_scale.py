@@ -30,7 +30,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, async_arrived, idle, until
 from ..soak import SOAK
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 from .steps import rounds, rounds_until, tasks
 
 TASKS: Final = 10_000 if SOAK else 1_000
@@ -46,20 +46,8 @@ SOFT: Final = timedelta(hours=4)
 Ask: TypeAlias = Callable[[], Awaitable[httpx.Response]]
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
-def fake(clock: FakeClock) -> FakeKoyeb:
-    """Give a service that revokes a token when it is refreshed."""
-    return FakeKoyeb(clock=clock, token_lifetime=LIFE)
-
-
 def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
-    """Give what a client is made with, in both halves."""
+    """Return the arguments of a client, in both halves."""
     return {
         "token": fake.issue_token(),
         "clock": clock,
@@ -75,7 +63,7 @@ def statuses(fake: FakeKoyeb) -> Counter[int | None]:
 
 
 class Crowd:
-    """Tasks that send one request each, and what came of them."""
+    """Tasks that send one request each, and their outcomes."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -136,7 +124,7 @@ async def test_tasks_in_shared_task_when_the_token_is_revoked_are_replayed(
 async def test_hundreds_of_tasks_on_sockets_share_each_exchange(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Pitfalls 1, 9 and 11, waiting in line; catches an exchange in the same line."""
+    """Pitfalls 1, 9 and 11, waiting in the queue; catches an exchange in the same queue."""
     with fake.serve() as url:
         given = arguments(fake, clock, base_url=url, timeout=PATIENCE)
         async with AsyncSessionClient(**given) as session:
@@ -396,7 +384,7 @@ def long_run(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> LongRun:
 
 
 def long_run_arguments(long_run: LongRun) -> dict[str, Any]:
-    """Give what the session of a long run is made with: the policies that users get."""
+    """Return the arguments of a session for a long run: the policies that users get."""
     return {
         "token": long_run.fake.issue_token(),
         "credentials": PasswordCredentials(EMAIL, PASSWORD),

@@ -1,4 +1,4 @@
-"""What tools show of the package's frames when a signal handler has raised in them."""
+"""The output of tools for the package's frames when a signal handler has raised in them."""
 
 # pyright: reportPossiblyUnboundVariable=false
 # `suppress` never keeps its own block from beginning.
@@ -38,7 +38,7 @@ CALLS: Final[Mapping[str, Callable[[SessionClient], object]]] = {
 
 
 class TimeIsUpError(Exception):
-    """What a job queue raises in the middle of a job."""
+    """The error of a job queue in the middle of a job."""
 
 
 def time_is_up() -> None:

@@ -1,4 +1,4 @@
-"""What a signal handler raises, or does with the session that it interrupts."""
+"""An error that a signal handler raises, and its use of the session that it interrupts."""
 
 # pyright: reportPossiblyUnboundVariable=false
 # A loop over lines runs at least once.
@@ -34,8 +34,9 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
+from ..support import inside, raising
 from .lines import SignalAtLine, holds_the_lock
-from .stage import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD
 
 pytestmark = [
     pytest.mark.blocks_loop,
@@ -51,10 +52,10 @@ ROUNDS: Final = 200 if SOAK else 20
 
 
 class TimeIsUpError(Exception):
-    """What a job queue raises in the middle of a job."""
+    """The error of a job queue in the middle of a job."""
 
 
-class Scene:
+class InterruptedSession:
     """A session on a store, at the end of its token's life, in the main thread."""
 
     def __init__(self, *, keeps: bool = False, timeout: float = 5, age: timedelta = HARD) -> None:
@@ -76,7 +77,7 @@ class Scene:
         self.clock.advance(age)
 
     def check(self, act: str) -> None:
-        """Check that the session works, and that the store holds what the session is."""
+        """Check that the session works, and that the store holds its token."""
         if act == "close":
             self.session.close()
         elif act == "logout":
@@ -85,7 +86,7 @@ class Scene:
             assert self.store.load() is None
         else:
             assert self.session.http.get("/v1/apps").status_code == 200
-            self.session.close()  # what is under way comes to its end
+            self.session.close()  # the work under way comes to its end
             assert self.session.token is not None
             assert self.session.token.id in self.fake.live_tokens()
             saved = self.store.load()
@@ -108,14 +109,14 @@ ACTS: Final[dict[str, Callable[[SessionClient], object]]] = {
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Do what a handler has kept from starting: other tests wait until there is no such task."""
+    """Start the tasks that a handler has held back: other tests wait until there are none."""
     yield
     idle()
 
 
 @pytest.fixture
 def on_alarm() -> Iterator[Callable[[Callable[[FrameType | None], object]], None]]:
-    """Set what the timer's signal does; it is as it was after the test."""
+    """Set the action of the timer's signal; it is as it was after the test."""
     before = signal.getsignal(signal.SIGALRM)
 
     def handle(act: Callable[[FrameType | None], object]) -> None:
@@ -127,7 +128,7 @@ def on_alarm() -> Iterator[Callable[[Callable[[FrameType | None], object]], None
 
 
 class Alarm:
-    """Raises out of a timer's signal, once, where the package or what it calls is at work."""
+    """Raises out of a timer's signal, once, in the package or in a function that it calls."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
@@ -158,45 +159,45 @@ class Alarm:
 def test_session_works_when_a_handler_raises_at_any_moment(
     act: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
 ) -> None:
-    """What it raises reaches the caller unchanged; the session, its store and its token go on."""
+    """Its error reaches the caller unchanged; the session, its store and its token go on."""
     for moment in range(1, MOMENTS):
-        scene = Scene()
+        scenario = InterruptedSession()
         alarm = Alarm(moment * MOMENT)
         on_alarm(alarm.ring)
         caught: Exception | None = None  # kept, with its frames
         try:
             alarm.start()
-            ACTS[act](scene.session)
+            ACTS[act](scenario.session)
             alarm.armed = False
         except TimeIsUpError as exc:
             caught = exc
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         assert (caught is not None) is alarm.raised, moment
-        scene.check(act)
+        scenario.check(act)
 
 
 @pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.parametrize("act", ACTS)
 def test_session_works_when_a_handler_raises_at_any_line(act: str, *, keeps: bool) -> None:
-    """Catches what a timer's signal meets once in ten thousand times, as in a thread's start."""
+    """Catches races that a timer's signal meets once in ten thousand times."""
     for at in range(1, LINES):
-        scene = Scene()
+        scenario = InterruptedSession()
         if not keeps:
             end_idle_threads()
         caught: Exception | None = None
         try:
             with SignalAtLine(time_is_up, at) as line:
-                ACTS[act](scene.session)
+                ACTS[act](scenario.session)
         except TimeIsUpError as exc:
             caught = exc
         assert (caught is not None) is line.struck, at
-        if scene.session.token is None:  # signed out, and so as a whole
-            scene.session.close()
-            assert not scene.fake.live_tokens(), at
-            assert scene.store.load() is None, at
+        if scenario.session.token is None:  # signed out, and so as a whole
+            scenario.session.close()
+            assert not scenario.fake.live_tokens(), at
+            assert scenario.store.load() is None, at
         else:
-            scene.check(act)
+            scenario.check(act)
         if not line.reached:
             until(lambda: all(thread.ident for thread in threading.enumerate()))
             return
@@ -211,16 +212,13 @@ def time_is_up() -> None:
 def test_logout_that_a_handler_kept_from_starting_ends_no_later_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Closing starts what has not started; catches a logout that comes after the next login."""
+    """Closing starts all pending work; catches a logout that comes after the next login."""
     fake, store = FakeKoyeb(users={EMAIL: PASSWORD}), MemoryTokenStore()
     session = SessionClient(transport=fake.transport, store=store)
     session.login(EMAIL, PASSWORD)
 
-    def interrupt(_: object) -> bool:
-        raise TimeIsUpError
-
     with monkeypatch.context() as patched:
-        patched.setattr(SharedTask, "_launch", interrupt)
+        patched.setattr(SharedTask, "_launch", raising(TimeIsUpError()))
         with pytest.raises(TimeIsUpError):
             session.logout()
     later = session.login(EMAIL, PASSWORD)
@@ -238,24 +236,24 @@ def test_logout_begins_no_renewal_whose_starter_was_interrupted(
     def interrupted(_: object) -> None:
         pass
 
-    scene = Scene()
-    keeper = scene.session._keeper
+    scenario = InterruptedSession()
+    keeper = inside(scenario.session).keeper
     with monkeypatch.context() as patched:
         patched.setattr(SharedTask, "start", interrupted)
         need = Need(keeper.state.snapshot, keeper.state.generation, Urgency.NEEDED, 5)
         assert keeper._join_or_start(need)
-    scene.session.logout()
-    assert [request.operation for request in scene.fake.requests] == ["logout"]
-    scene.session.close()
+    scenario.session.logout()
+    assert [request.operation for request in scenario.fake.requests] == ["logout"]
+    scenario.session.close()
 
 
 def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
     on_alarm: Callable[[Callable[[FrameType | None], object]], None],
 ) -> None:
     """The exchange that was under way is the session's, and the next caller joins it."""
-    scene = Scene()
+    scenario = InterruptedSession()
     gate = Gate()
-    scene.fake.fail("refresh", Fault(gate=gate))
+    scenario.fake.fail("refresh", Fault(gate=gate))
 
     def ring(frame: FrameType | None) -> None:
         raise TimeIsUpError
@@ -268,11 +266,11 @@ def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
     with Background() as background:
         background.start(interrupt)
         with pytest.raises(TimeIsUpError):
-            scene.session.refresh()
+            scenario.session.refresh()
     gate.open()
-    assert scene.session.current_token().id in scene.fake.live_tokens()
-    scene.check("refresh")
-    assert scene.fake.exchanges() == 1
+    assert scenario.session.current_token().id in scenario.fake.live_tokens()
+    scenario.check("refresh")
+    assert scenario.fake.exchanges() == 1
 
 
 @pytest.mark.pitfall(43)
@@ -280,9 +278,9 @@ def test_refresh_reaches_its_end_when_a_handler_interrupts_its_caller(
 def test_nothing_hangs_when_a_handler_uses_the_session(
     use: str, on_alarm: Callable[[Callable[[FrameType | None], object]], None]
 ) -> None:
-    """A handler may do what its own thread is in the middle of."""
-    scene = Scene(keeps=True, timeout=0.2)
-    session = scene.session
+    """A handler may use the session in the middle of its own thread's work with it."""
+    scenario = InterruptedSession(keeps=True, timeout=0.2)
+    session = scenario.session
     uses: dict[str, Callable[[], object]] = {
         "token": lambda: session.token,
         "current_token": session.current_token,
@@ -303,7 +301,7 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
             rang += 1
             uses[use]()
         except TransportError:
-            pass  # it cannot wait for what its own thread is in the middle of
+            pass  # it cannot wait for work in the middle of which its own thread is
         finally:
             busy = False
 
@@ -318,7 +316,7 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
             session.http.get("/v1/apps")
     signal.setitimer(signal.ITIMER_REAL, 0)
     assert rang
-    scene.check("login")
+    scenario.check("login")
 
 
 @pytest.mark.parametrize("use", ["refresh", "current_token", "login", "logout", "close"])
@@ -326,20 +324,20 @@ def test_nothing_hangs_when_a_handler_uses_the_session(
 def test_handler_that_uses_the_session_at_any_line_waits_for_nothing_in_vain(
     act: str, use: str
 ) -> None:
-    """Catches a wait for what the handler's own thread is in the middle of, to its timeout."""
+    """Catches a wait for the handler's own thread, which lasts until its timeout."""
     for at in range(1, LINES):
         is_ahead = act not in ACTS
-        scene = Scene(timeout=PATIENCE, age=LIFE / 2 if is_ahead else HARD)
-        line = SignalAtLine(partial(use_in_handler, scene, use), at)
+        scenario = InterruptedSession(timeout=PATIENCE, age=LIFE / 2 if is_ahead else HARD)
+        line = SignalAtLine(partial(use_in_handler, scenario, use), at)
         done = False
         with contextlib.suppress(NotSignedInError, RuntimeError, TransportError), line:
-            ACTS["current_token" if is_ahead else act](scene.session)
+            ACTS["current_token" if is_ahead else act](scenario.session)
             done = True
         assert done or line.struck, at
-        scene.session.close()
-        token, saved = scene.session.token, scene.store.load()
-        live = set(scene.fake.live_tokens())
-        assert token is scene.given or (saved and saved.id) == (token and token.id), at
+        scenario.session.close()
+        token, saved = scenario.session.token, scenario.store.load()
+        live = set(scenario.fake.live_tokens())
+        assert token is scenario.given or (saved and saved.id) == (token and token.id), at
         assert token is None or token.id in live, at
         if done and use != "login":
             assert live == ({token.id} if token else set()), at
@@ -348,13 +346,13 @@ def test_handler_that_uses_the_session_at_any_line_waits_for_nothing_in_vain(
     pytest.fail("it has no end")
 
 
-def use_in_handler(scene: Scene, use: str) -> None:
+def use_in_handler(scenario: InterruptedSession, use: str) -> None:
     """Use the session as a handler does that is in no hurry."""
     error: TransportError | None = None
     try:
-        ACTS[use](scene.session)
+        ACTS[use](scenario.session)
     except (NotSignedInError, RuntimeError):
-        pass  # it has signed out, or closed, what it interrupts
+        pass  # it has signed out, or closed, the session that it interrupts
     except TransportError as exc:
         error = exc
     if error is not None:
@@ -365,11 +363,11 @@ def use_in_handler(scene: Scene, use: str) -> None:
 
 @pytest.mark.pitfall(43)
 def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The collector may come in the middle of whatever its thread does."""
+    """The collector may come at any line of its thread."""
     # The collector may wait for a task that its own thread is about to launch.
     monkeypatch.setattr(shared_task, "_GRACE", 0.02)
-    scene = Scene()
-    session = scene.session
+    scenario = InterruptedSession()
+    session = scenario.session
     seen: list[object] = []
 
     class Finalized:
@@ -392,4 +390,4 @@ def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.Mon
         gc.set_threshold(*before)
     gc.collect()  # while the session is open: later, the finalizers would fail in another test
     assert seen
-    scene.check("refresh")
+    scenario.check("refresh")

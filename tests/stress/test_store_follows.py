@@ -74,8 +74,8 @@ async def wait(chance: random.Random, most: int) -> None:
         await anyio.lowlevel.checkpoint()
 
 
-class World:
-    """One session on such a store, and what may be done with it."""
+class Simulation:
+    """One session on such a store, and the calls that it gets."""
 
     def __init__(self, seed: int) -> None:
         self.chance = chance = random.Random(seed)  # noqa: S311 - not for secrets
@@ -131,12 +131,12 @@ class World:
 
 @pytest.mark.pitfall(28)
 async def test_store_holds_what_the_session_is_whatever_failed_before() -> None:
-    """Catches what a failed save, or a renewal beside a sign-out, leaves for the next run."""
+    """Catches a record that a failed save, or a renewal beside a sign-out, leaves behind."""
     for seed in range(SEEDS):
-        world = World(seed)
-        await world.run()
-        world.store.fails = 0.0
-        world.clock.advance(100)
-        await world.session.aclose()
-        saved, held = await world.store.load(), world.session.token
+        simulation = Simulation(seed)
+        await simulation.run()
+        simulation.store.fails = 0.0
+        simulation.clock.advance(100)
+        await simulation.session.aclose()
+        saved, held = await simulation.store.load(), simulation.session.token
         assert (saved and saved.id) == (held and held.id), seed

@@ -1,4 +1,4 @@
-"""What the tests of the testing kit share: a blocking client on the fake's transport."""
+"""Common fixtures of the testing kit: a blocking client on the fake's transport."""
 
 from __future__ import annotations
 

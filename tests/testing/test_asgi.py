@@ -20,7 +20,7 @@ def connect(fake: FakeKoyeb) -> httpx.AsyncClient:
 
 
 async def call(fake: FakeKoyeb, scope: dict[str, Any], *messages: dict[str, Any]) -> list[Any]:
-    """Call the application by hand, and give what it sends."""
+    """Call the application by hand, and return the messages that it sends."""
     received, sent = iter(messages), list[Any]()
 
     async def receive() -> dict[str, Any]:
@@ -34,7 +34,7 @@ async def call(fake: FakeKoyeb, scope: dict[str, Any], *messages: dict[str, Any]
 
 
 async def test_application_serves_operations() -> None:
-    """Over ASGI the service does what it does over its transport, query and body included."""
+    """Over ASGI the service acts as over its transport, query and body included."""
     fake = FakeKoyeb()
     async with connect(fake) as client:
         assert (await client.post("/v1/apps", json={"name": "web"})).status_code == 200

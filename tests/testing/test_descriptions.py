@@ -14,7 +14,7 @@ from koyeb_session.testing import FakeKoyeb
 
 Shape = Mapping[str, type]
 
-# path -> method, and what a 200 holds
+# path -> method, and the content of a 200
 OPERATIONS: dict[str, tuple[str, Shape]] = {
     "/v1/account/login": ("POST", {"token": dict}),
     "/v1/account/logout": ("DELETE", {}),
@@ -72,7 +72,7 @@ def fits(value: object, shape: Shape) -> bool:
 def test_any_request_gets_a_described_reply(
     path: str, method: str | None, body: object, query: dict[str, str], header: str
 ) -> None:
-    """Whatever is sent, the reply has the status, type and shape that the descriptions promise."""
+    """Each reply has the status, type and shape that the descriptions promise, for any request."""
     fake = FakeKoyeb()
     right, shape = OPERATIONS[path]
     url = path.replace("ORGANIZATION", fake.organizations["me@example.com"][0])

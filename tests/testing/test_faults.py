@@ -1,4 +1,4 @@
-"""What goes wrong on demand, seen by a client on the transport."""
+"""Faults on demand, seen by a client on the transport."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_impossible_fault_is_refused(arguments: dict[str, Any], complaint: str) 
 
 
 def test_fault_shows_what_was_given() -> None:
-    """The representation of a fault leaves out what stays as it is, and nothing else."""
+    """The representation of a fault leaves out the defaults, and nothing else."""
     assert repr(Fault()) == "Fault()"
     assert repr(Fault(status=503, truncate=0)) == "Fault(status=503, truncate=0)"
     assert repr(Fault(reset=True, processed=False)) == "Fault(reset=True, processed=False)"
@@ -137,7 +137,7 @@ def test_body_is_sent_as_given(connect: Any, body: Any, content: bytes) -> None:
 
 
 def test_headers_replace_and_add(connect: Any) -> None:
-    """Headers of a fault win over the service's, whatever their case; the body stays."""
+    """Headers of a fault win over the service's, in any case of letters; the body stays."""
     fake = FakeKoyeb()
     fake.fail("apps", Fault(headers={"Content-Type": "text/html", "DATE": "never", "x-a": "b"}))
     reply = connect(fake, fake.issue_token()).get("/v1/apps")
@@ -205,7 +205,7 @@ def test_error_may_follow_the_deed(connect: Any) -> None:
 
 
 def test_refused_connection_is_no_request(connect: Any) -> None:
-    """What is refused has not arrived, and so is not in the log."""
+    """A refused request has not arrived, and so is not in the log."""
     fake = FakeKoyeb()
     fake.fail("refresh", Fault(refuse=True))
     with pytest.raises(httpx.ConnectError):
@@ -216,7 +216,7 @@ def test_refused_connection_is_no_request(connect: Any) -> None:
 
 @pytest.mark.parametrize("length", [0, 5])
 def test_truncated_body_is_an_error(connect: Any, length: int) -> None:
-    """A body that ends early is what httpx calls a protocol error; the deed is done."""
+    """A body that ends early is a protocol error of httpx; the deed is done."""
     fake = FakeKoyeb()
     fake.fail("refresh", Fault(truncate=length))
     with pytest.raises(httpx.RemoteProtocolError, match=f"received {length} bytes"):

@@ -13,7 +13,7 @@ from koyeb_session.testing import Gate
 
 
 def test_open_gate_lets_through() -> None:
-    """What comes to an open gate is counted and not held."""
+    """A request at an open gate is counted and not held."""
     gate = Gate()
     assert repr(gate) == "<Gate closed, 0 arrived>"
     gate.open()
@@ -42,7 +42,7 @@ def test_gate_holds_threads_until_it_opens() -> None:
 
 
 def test_closed_gate_ends_patience() -> None:
-    """Who waits for a limited time at a closed gate goes away with a timeout."""
+    """A wait of limited time at a closed gate ends with a timeout."""
     with pytest.raises(TimeoutError):
         Gate().pass_through(timeout=0.001)
 

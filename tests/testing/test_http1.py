@@ -16,7 +16,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def read(*parts: bytes) -> list[WireRequest]:
-    """Feed a reader part by part, and give what it hands out."""
+    """Feed a reader part by part, and return the requests that it hands out."""
     reader, requests = RequestReader(), list[WireRequest]()
     for part in parts:
         reader.feed(part)
@@ -89,7 +89,7 @@ def test_parts_do_not_matter(cuts: list[int]) -> None:
     ],
 )
 def test_malformed_request_is_refused(sent: bytes, status: int) -> None:
-    """What is no request ends the connection, with the status that says why."""
+    """Bytes that are no request end the connection, with the status that says why."""
     with pytest.raises(Malformed) as caught:
         read(sent)
     assert caught.value.status == status

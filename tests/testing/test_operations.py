@@ -1,4 +1,4 @@
-"""What the service does with each operation."""
+"""The service's answer to each operation."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_login_gives_a_token(connect: Connect) -> None:
     token = sign_in(connect(fake)).json()["token"]
     assert fake.live_tokens() == [token["id"]]
     assert token["expires_at"] == "2026-01-02T00:00:00Z"
-    told = claims(token["id"])
-    assert told["sub"] == token["user_id"]
-    assert told["organization"] == token["organization_id"] == fake.organizations[ME][0]
-    assert told["exp"] - told["iat"] == 24 * 3_600
+    found = claims(token["id"])
+    assert found["sub"] == token["user_id"]
+    assert found["organization"] == token["organization_id"] == fake.organizations[ME][0]
+    assert found["exp"] - found["iat"] == 24 * 3_600
 
 
 @pytest.mark.parametrize("changes", [{"password": "wrong"}, {"email": "who@example.com"}])
@@ -95,7 +95,7 @@ def test_account_can_be_locked_at_once(connect: Connect) -> None:
     ],
 )
 def test_bad_body_names_the_fields(connect: Connect, content: bytes, fields: set[str]) -> None:
-    """What is no login gets a 400 that says what is wrong with which field."""
+    """A body that is no login gets a 400 that says what is wrong with which field."""
     reply = connect(FakeKoyeb()).post("/v1/account/login", content=content)
     assert reply.status_code == 400
     assert reply.json()["code"] == "invalid_argument"
@@ -217,7 +217,7 @@ def test_profile_and_organizations_tell_who_it_is(connect: Connect) -> None:
 
 
 def test_apps_are_created_and_changed(connect: Connect) -> None:
-    """There is one resource to work on: it takes any body and gives back what it was given."""
+    """There is one resource to work on: it takes any body and gives the same one back."""
     fake = FakeKoyeb()
     client = connect(fake, fake.issue_token())
     created = client.post("/v1/apps", json={"name": "web", "id": "mine"}).json()
@@ -249,7 +249,7 @@ def test_huge_body_is_refused(connect: Connect) -> None:
     "path", ["/", "/v1/account", "/v1/account/login/", "/V1/apps", "/v1/apps/"]
 )
 def test_unknown_path_is_the_gateways_404(connect: Connect, path: str) -> None:
-    """What is no path of the API gets the gateway's error, in JSON."""
+    """A path outside the API gets the gateway's error, in JSON."""
     fake = FakeKoyeb()
     reply = connect(fake).get(path)
     assert reply.status_code == 404

@@ -1,4 +1,4 @@
-"""The pytest plugin, and what it costs those who do not use it."""
+"""The pytest plugin, and its cost for those who do not use it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_kit_needs_neither_pytest_nor_the_client() -> None:
 
 
 def test_examples_are_true() -> None:
-    """What the docstrings show is what happens."""
+    """The code of the docstrings works as they show."""
     for name in koyeb_session.testing.__all__:
         assert getattr(koyeb_session.testing, name).__module__ == "koyeb_session.testing"
     failed, attempted = doctest.testmod(koyeb_session.testing)

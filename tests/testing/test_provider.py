@@ -178,7 +178,7 @@ def test_refresh_token_may_be_kept(koyeb: FakeKoyeb) -> None:
 def test_wrong_request_is_an_oauth_error(
     client: httpx.Client, form: dict[str, str], error: str
 ) -> None:
-    """What is wrong is said as RFC 6749 has it."""
+    """Errors have the form of RFC 6749."""
     assert ask(client, **form) == {"error": error}
 
 

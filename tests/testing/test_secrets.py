@@ -209,7 +209,7 @@ def elsewhere(source: str, filename: str = "/lib/client.py") -> Callable[..., An
 
 def caught(call: Callable[..., object], *arguments: object) -> BaseException:
     """Give the exception that a call raises."""
-    with pytest.raises(BaseException) as info:  # noqa: PT011 - whatever it is
+    with pytest.raises(BaseException) as info:  # noqa: PT011 - any error
         call(*arguments)
     return info.value
 
@@ -324,7 +324,7 @@ def test_secret_is_found(thing: object, where: str) -> None:
     ],
 )
 def test_innocent_thing_passes(thing: object) -> None:
-    """What shows no secret passes, and what cannot be shown, and frames that know it by right."""
+    """Values without a secret pass, and so do those that cannot be shown, and exempt frames."""
     assert_no_secret([SECRET, "0ther"], thing)
 
 
@@ -369,7 +369,7 @@ RAISES: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("kind", VARIABLES)
 @pytest.mark.parametrize("how", RAISES)
 def test_variable_is_found_if_any_tool_shows_it(kind: str, how: str) -> None:
-    """What the tools show of the variables of frames, the search finds without them; no more."""
+    """The search finds the same variables of frames as the tools, without them; no more."""
     source = RAISES[how]("variable = make(secret.decode()); del secret")
     error = caught(elsewhere(f"def f(make, secret):\n {source}"), VARIABLES[kind], SECRET.encode())
     shown = {
@@ -410,7 +410,7 @@ def test_caller_without_a_frame_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_kits_own_frames_know_the_secrets() -> None:
-    """The kit plays the service: what its frames hold is not the client's leak."""
+    """The kit plays the service: the contents of its frames are not the client's leak."""
     fake = FakeKoyeb()
     fake.fail("login", Fault(reset=True))
     url = f"{fake.base_url}/v1/account/login"
@@ -458,7 +458,7 @@ def test_search_shows_no_secret_in_its_own_frames(secrets: Any) -> None:
 
 @pytest.mark.parametrize("secrets", [[], "", ["x", ""]])
 def test_search_for_nothing_is_refused(secrets: Any) -> None:
-    """To search for nothing, or for what is everywhere, is a mistake in the test."""
+    """A search for nothing, or for a text that is everywhere, is a mistake in the test."""
     with pytest.raises(ValueError, match="at least one secret"):
         assert_no_secret(secrets, "x")
 
@@ -468,7 +468,7 @@ def test_pytests_own_things_are_searched(
     recwarn: pytest.WarningsRecorder,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What pytest has captured can be given as it is."""
+    """The captured output of pytest can be given as it is."""
     logging.getLogger("x").warning("%s", SECRET)
     warnings.warn(SECRET, stacklevel=1)
     print(SECRET)  # noqa: T201 - to be captured

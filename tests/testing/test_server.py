@@ -66,7 +66,7 @@ def test_server_keeps_connections(fake: FakeKoyeb, client: httpx.Client) -> None
 def test_every_path_and_method_is_answered_in_json(
     client: httpx.Client, method: str, path: str
 ) -> None:
-    """What the API does not know gets an error in JSON, not a page."""
+    """A path outside the API gets an error in JSON, not a page."""
     reply = client.request(method, path)
     assert reply.status_code == (404 if path == "/" else 405)
     assert reply.headers["content-type"] == "application/json"
@@ -111,7 +111,7 @@ def test_requests_that_arrive_at_once_are_answered_in_order(fake: FakeKoyeb, url
 
 
 def test_malformed_request_is_answered(url: str) -> None:
-    """What is no request gets a 400 that arrives, though the client goes on sending."""
+    """Bytes that are no request get a 400 that arrives, though the client goes on sending."""
     with dial(url) as connection:
         connection.sendall(b"nonsense\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 400 Bad Request\r\n")

@@ -70,7 +70,7 @@ def test_refresh_keeps_the_old_token(connect: Connect) -> None:
 
 
 def test_reuse_ends_the_family(connect: Connect) -> None:
-    """To refresh with an exchanged token again ends what descends from that sign-in, no more."""
+    """A refresh with an exchanged token again ends the descendants of that sign-in, no more."""
     fake = FakeKoyeb()
     other = fake.issue_token()
     client = connect(fake, fake.issue_token())
@@ -94,7 +94,7 @@ def test_plain_use_of_an_exchanged_token_is_no_reuse(connect: Connect) -> None:
 
 
 def test_expired_exchanged_token_is_no_reuse(connect: Connect) -> None:
-    """An expired token is refused for that, whatever else it is."""
+    """An expired token is refused for that, before any other reason."""
     fake = FakeKoyeb(clock=(clock := FakeClock()))
     client = connect(fake, fake.issue_token(lifetime=timedelta(seconds=9)))
     client.put("/v1/account/refresh")
@@ -192,7 +192,7 @@ def test_access_token_is_good_for_its_validity(
     "validity", ["", "0s", "0.0s", "-1s", "3600", "1h", "86401s", "86400.000001s", 5, ["5s"]]
 )
 def test_access_token_for_an_impossible_validity(connect: Connect, validity: object) -> None:
-    """What is no duration, or one beyond a day, is a validation error."""
+    """A value that is no duration, or one beyond a day, is a validation error."""
     fake = FakeKoyeb()
     client = connect(fake, fake.issue_token())
     reply = access_token(client, fake.organizations[ME][0], {"validity": validity})
@@ -212,9 +212,9 @@ def test_access_token_is_a_jwt_by_default(connect: Connect) -> None:
     fake = FakeKoyeb(clock=FakeClock())
     organization = fake.organizations[ME][0]
     client = connect(fake, fake.issue_token())
-    told = claims(access_token(client, organization, {"validity": "60s"}).json()["token"])
-    assert told["exp"] - told["iat"] == 60
-    assert told["organization"] == organization
+    found = claims(access_token(client, organization, {"validity": "60s"}).json()["token"])
+    assert found["exp"] - found["iat"] == 60
+    assert found["organization"] == organization
 
 
 def test_access_token_is_for_members(connect: Connect) -> None:
@@ -227,7 +227,7 @@ def test_access_token_is_for_members(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("may", [True, False])
-def test_what_issues_access_tokens_is_a_choice(connect: Connect, *, may: bool) -> None:
+def test_issuer_of_access_tokens_is_a_choice(connect: Connect, *, may: bool) -> None:
     """Nobody documents whether an access token, or an organization's API token, issues others."""
     fake = FakeKoyeb(access_tokens_may_issue=may, organization_api_tokens_may_issue=may)
     own, shared = fake.organizations[ME]

@@ -1,4 +1,4 @@
-"""The transport: what httpx sees of it, blocking and awaiting."""
+"""The transport: its replies to httpx, blocking and awaiting."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_reply_is_a_stream_until_it_is_awaited() -> None:
 
 
 async def test_truncated_reply_breaks_the_awaited_stream() -> None:
-    """What arrived of a truncated body can be read before the error comes."""
+    """The bytes of a truncated body that arrived can be read before the error comes."""
     fake = FakeKoyeb()
     fake.fail("apps", Fault(truncate=3))
     async with (
@@ -207,7 +207,7 @@ def test_two_hundred_threads_are_served() -> None:
 
 
 def test_any_host_is_answered() -> None:
-    """Other origins lead to the service too, so that a test sees what was sent there."""
+    """Other origins lead to the service too, so that a test sees the requests to them."""
     fake = FakeKoyeb()
     with httpx.Client(transport=fake.transport) as client:
         assert client.get("https://elsewhere.example/v1/apps").status_code == 401

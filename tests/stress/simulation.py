@@ -1,4 +1,4 @@
-"""The service and the two clocks of a session, and a transport that sees what is sent."""
+"""The service and the two clocks of a session, and a transport that sees its requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 from koyeb_session import Token
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-from .stage import EMAIL, EXCHANGE
+from .scenario import EMAIL, EXCHANGE
 
 LIFE: Final = timedelta(hours=1)
 
@@ -31,7 +31,7 @@ SHARED: Final = FakeKoyeb().organizations[EMAIL][1]
 ELSEWHERE: Final = "https://elsewhere.example/v1/apps"
 
 
-MINTING: Final = {EXCHANGE, "/v1/account/login", f"/v1/organizations/{SHARED}/switch"}
+ISSUING: Final = {EXCHANGE, "/v1/account/login", f"/v1/organizations/{SHARED}/switch"}
 
 
 @attrs.define
@@ -40,18 +40,18 @@ class Committed:
 
     skew: float
     suspended: float
-    parse_token: bool
+    adopted: bool
 
 
-class World:
+class Simulation:
     """
-    The service and the two clocks; a transport that sees what goes over the wire.
+    The service and the two clocks; a transport that sees the bytes on the wire.
 
     Attributes:
         expired: Requests that carried a token for longer than the clocks excuse.
         leaks: Requests to somebody else that carried a token.
         most: How many exchanges were under way at once, at most.
-        minted: The ids of the tokens that arrived here, in order.
+        issued: The ids of the tokens that arrived here, in order.
         provided: How often the credentials were asked.
     """
 
@@ -66,10 +66,10 @@ class World:
         self.leaks: list[str] = []
         self.exchanging = 0
         self.most = 0
-        self.minted: list[str] = []
+        self.issued: list[str] = []
         self.provided = 0
 
-    # What time does
+    # The passing of time
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""
@@ -87,13 +87,13 @@ class World:
         self.clock.step_wall(seconds)
         self.suspended += seconds
 
-    # What the session does
+    # The session's own calls
 
     def note(self, token: Token | None) -> None:
         """Remember how our clock stood when a token was taken over."""
         if token is not None:
-            parse_token = token.id not in self.minted
-            self.committed[token.id] = Committed(self.skew, self.suspended, parse_token)
+            adopted = token.id not in self.issued
+            self.committed[token.id] = Committed(self.skew, self.suspended, adopted)
 
     @contextlib.contextmanager
     def exchange(self) -> Generator[None]:
@@ -136,20 +136,20 @@ class World:
 
     def arrived(self, request: httpx.Request, response: httpx.Response) -> None:
         """Note a token that has come whole."""
-        if request.url.path in MINTING and response.status_code == 200:
+        if request.url.path in ISSUING and response.status_code == 200:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 token_id = json.loads(response.content)["token"]["id"]
                 if self.fake._registry.find(token_id) is not None:
-                    self.minted.append(token_id)
+                    self.issued.append(token_id)
 
     def _excuse(self, token_id: str, *, logs_out: bool) -> float:
         """Tell how many seconds late our clocks may have us send a token."""
         known = self.committed.get(token_id)
         if known is None:  # never taken over: it is revoked at once
             return LIFE.total_seconds()
-        # The age is the larger one of what two clocks say: both have to be wrong.
+        # The age is the larger one on two clocks: both have to be wrong.
         lag = max(0.0, min(known.skew - self.skew, self.suspended - known.suspended))
-        if known.parse_token:
+        if known.adopted:
             lag -= known.skew
         elif known.skew:
             lag += RESOLUTION
@@ -157,15 +157,15 @@ class World:
 
 
 class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
-    """What both halves send on."""
+    """The way on, for both halves."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._inner = world.fake.transport
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._inner = simulation.fake.transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request of the blocking half."""
-        answer = self._world.look_at(request)
+        answer = self._simulation.look_at(request)
         if answer is not None:
             return answer
         with self._counted(request):
@@ -174,14 +174,14 @@ class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 response.read()
             finally:
                 response.close()
-        self._world.arrived(request, response)
+        self._simulation.arrived(request, response)
         return httpx.Response(
             response.status_code, headers=_plain(response), content=response.content
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request of the async half."""
-        answer = self._world.look_at(request)
+        answer = self._simulation.look_at(request)
         if answer is not None:
             return answer
         with self._counted(request):
@@ -190,14 +190,14 @@ class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 await response.aread()
             finally:
                 await response.aclose()
-        self._world.arrived(request, response)
+        self._simulation.arrived(request, response)
         return httpx.Response(
             response.status_code, headers=_plain(response), content=response.content
         )
 
     def _counted(self, request: httpx.Request) -> contextlib.AbstractContextManager[None]:
         is_exchange = request.url.path == EXCHANGE
-        return self._world.exchange() if is_exchange else contextlib.nullcontext()
+        return self._simulation.exchange() if is_exchange else contextlib.nullcontext()
 
 
 def _plain(response: httpx.Response) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What the halves' runners share: a cell's servers, its client's arguments, and its judgement."""
+"""The part of the runners that both halves share: servers, client arguments, verdict."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from koyeb_session.testing import assert_no_secret
 
 from .certificates import client_context, server_context
 from .matrix import EMAIL, PASSWORD, PASSWORD_CORE, RENEWS, RETRY, Expected, Fault
-from .replies import MIB, MINTED, reply
+from .replies import ISSUED, MIB, reply
 from .server import HOST, Server, nobody
 
 HELD: Final = "canary-held-9b07c4"
 """The id of the token that the session and its store hold at first."""
-SECRETS: Final = (PASSWORD, PASSWORD_CORE, HELD, MINTED)
+SECRETS: Final = (PASSWORD, PASSWORD_CORE, HELD, ISSUED)
 MARGIN: Final = 4.0
 """
 Seconds that an operation may end after its deadline, on a machine that is busy.
@@ -43,7 +43,7 @@ def held_token() -> Token:
 
 @attrs.define
 class Run:
-    """What one half has seen in a cell."""
+    """The facts that one half has seen in a cell."""
 
     error: KoyebSessionError | None = None
     seconds: float = 0.0
@@ -54,7 +54,7 @@ class Run:
 
 
 @attrs.define
-class Stage:
+class Cell:
     """A cell: a fault, an operation, and servers that play the fault."""
 
     fault: Fault
@@ -78,7 +78,7 @@ class Stage:
         return arguments
 
     def warmed_up(self) -> None:
-        """Wait until the server has done what comes before the fault."""
+        """Wait until the server has done its steps before the fault."""
         if "half-closed" in self.fault.name:
             assert self.servers[0].half_closed.wait(PATIENCE)
 
@@ -98,15 +98,15 @@ class Stage:
         return sum("connect_tcp.started" in record.getMessage() for record in self.records)
 
     def summary(self, run: Run) -> str:
-        """Say in a few characters what came of it."""
+        """Describe the outcome in a few characters."""
         kind = "ok" if run.error is None else type(run.error).__name__.removesuffix("Error")
         session = "-"
         if run.token is not None:
-            session = "+" if run.token.id == MINTED else "="
+            session = "+" if run.token.id == ISSUED else "="
         return f"{kind.removeprefix('Transport') or 'Transport'} {self.requests}{session}"
 
     def judge(self, run: Run) -> None:
-        """Compare what was seen with what is right."""
+        """Compare the facts with the expectation."""
         expected = self.fault.expects(self.operation)
         self._judge_error(run, expected)
         assert self.requests == expected.requests
@@ -135,14 +135,14 @@ class Stage:
         if self.operation == "logout":
             wanted = None
         elif self.operation in RENEWS and expected.error is None:
-            wanted = MINTED
+            wanted = ISSUED
         for found in (run.token, run.current, run.stored):
             assert (None if found is None else found.id) == wanted
 
 
 @contextlib.contextmanager
-def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Generator[Stage]:
-    """Play a fault for an operation; what is logged and warned is kept."""
+def played(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Generator[Cell]:
+    """Play a fault for an operation; the log and the warnings are kept."""
     caplog.set_level(logging.DEBUG)
     with contextlib.ExitStack() as stack:
         warned = stack.enter_context(warnings.catch_warnings(record=True))
@@ -155,13 +155,13 @@ def staged(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Ge
             other = stack.enter_context(Server([reply()]))
             name = _CERTIFICATES.get(fault.server)
             server = Server(
-                fault.behaviours,
+                fault.behaviors,
                 tls=None if name is None else server_context(name),
                 elsewhere=f"http://localhost:{other.port}",
             )
             servers = (stack.enter_context(server), other)
             base_url = server.url
-        yield Stage(fault, operation, base_url, servers, caplog.records, warned)
+        yield Cell(fault, operation, base_url, servers, caplog.records, warned)
 
 
 @contextlib.contextmanager

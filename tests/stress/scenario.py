@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 
-from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy, Token
+from koyeb_session import AsyncSessionClient, PasswordCredentials, RefreshPolicy, RetryPolicy, Token
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
@@ -25,9 +25,18 @@ LIFE: Final = timedelta(days=1)
 EXCHANGE: Final = "/v1/account/refresh"
 
 
-class Line(httpx.AsyncBaseTransport):
+PHASES: Final = {
+    "fresh": timedelta(0),
+    "soft": LIFE / 2,
+    "hard": LIFE - timedelta(seconds=20),
+    "expired": LIFE + timedelta(seconds=1),
+}
+"""The age of a token in each of the states that decide about it."""
+
+
+class WatchedTransport(httpx.AsyncBaseTransport):
     """
-    A transport that notes what no log of the service shows.
+    A transport that notes the facts that no log of the service shows.
 
     Attributes:
         exchanging: How many refreshes are under way.
@@ -90,15 +99,15 @@ class SlowStore(AsyncMemoryTokenStore):
             await anyio.lowlevel.checkpoint()
 
 
-class Stage:
+class Scenario:
     """A service, a store, a listener, and a session that has been signed in for ``age`` seconds."""
 
     def __init__(self, age: timedelta = timedelta(0), **arguments: Any) -> None:
         self.clock = FakeClock()
         self.fake = FakeKoyeb(clock=self.clock, token_lifetime=LIFE)
-        self.line = Line(self.fake.transport)
+        self.transport = WatchedTransport(self.fake.transport)
         self.store = SlowStore()
-        self.told: list[Token | None] = []
+        self.heard: list[Token | None] = []
         self.arguments = arguments
         self.session = self.connect(token=self.fake.issue_token())
         self.session.on_token_change(self._listen)
@@ -109,7 +118,7 @@ class Stage:
         """Make a client of the service on the same store."""
         return AsyncSessionClient(
             store=self.store,
-            transport=self.line,
+            transport=self.transport,
             clock=self.clock,
             retry_policy=RetryPolicy(delay=0),
             refresh_policy=RefreshPolicy(jitter=0),
@@ -120,11 +129,11 @@ class Stage:
         """Count the requests for one operation."""
         return sum(request.operation == operation for request in self.fake.requests)
 
-    async def quiet(self) -> None:
+    async def settle(self) -> None:
         """Wait until no task is left, and check that nothing else is."""
         await rounds_until(lambda: tasks() <= self.tasks)
         assert not holds_the_lock()
-        assert self.line.exchanging == 0
+        assert self.transport.exchanging == 0
         assert self.fake.transport.open_replies == 0
         with anyio.fail_after(PATIENCE):
             async with self.store.lock():
@@ -132,4 +141,35 @@ class Stage:
 
     async def _listen(self, token: Token | None) -> None:
         await anyio.lowlevel.checkpoint()
-        self.told.append(token)
+        self.heard.append(token)
+
+
+class AgedSession:
+    """A session with credentials, at some age, with its answers and its requests."""
+
+    def __init__(
+        self, client: Callable[..., Any], phase: str, *, keeps: bool, **arguments: Any
+    ) -> None:
+        self.clock = FakeClock()
+        self.fake = FakeKoyeb(
+            clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
+        )
+        arguments.setdefault("credentials", PasswordCredentials(EMAIL, PASSWORD))
+        self.session: Any = client(
+            token=self.fake.issue_token(),
+            transport=self.fake.transport,
+            clock=self.clock,
+            retry_policy=RetryPolicy(delay=0),
+            refresh_policy=RefreshPolicy(jitter=0),
+            **arguments,
+        )
+        self.held: list[str] = [self.session.token.id]
+        self.session.on_token_change(self._note)
+        self.age = PHASES[phase]
+        self.clock.advance(self.age)
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def _note(self, token: Token | None) -> None:
+        if token is not None:
+            self.held.append(token.id)

@@ -1,0 +1,99 @@
+"""Make mistakes, and take down the text that Python prints of them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import ssl
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from koyeb_session import (
+    AsyncSessionClient,
+    SessionClient,
+)
+from koyeb_session.testing import FakeClock, FakeKoyeb
+
+
+@attrs.frozen
+class Setup:
+    """The service, the clock, the file and the log of one mistake."""
+
+    fake: FakeKoyeb
+    clock: FakeClock
+    path: Path
+    """A session file that is not there yet."""
+    patch: pytest.MonkeyPatch
+    log: pytest.LogCaptureFixture
+
+    def client(self, **arguments: Any) -> SessionClient:
+        """Make a blocking client of the fake service."""
+        return SessionClient(transport=self.fake.transport, clock=self.clock, **arguments)
+
+    def async_client(self, **arguments: Any) -> AsyncSessionClient:
+        """Make an asynchronous client of the fake service."""
+        return AsyncSessionClient(transport=self.fake.transport, clock=self.clock, **arguments)
+
+
+def printed(error: BaseException) -> str:
+    """Write the last line of a traceback."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def message(work: Callable[[], object]) -> str:
+    """Do something, and return the last line of its traceback, or its result."""
+    try:
+        return str(work())
+    except Exception as error:  # noqa: BLE001 - any of them
+        return printed(error)
+
+
+def warned(work: Callable[[], object]) -> str:
+    """Run a mistake that Python warns of, and write the warning."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        work()
+        gc.collect()
+    (warning,) = [each for each in found if each.category in {RuntimeWarning, ResourceWarning}]
+    return f"{warning.category.__name__}: {warning.message}"
+
+
+def logged(setup: Setup) -> str:
+    """Write the first warning of the log, in the form that `logging.basicConfig()` has."""
+    return next(
+        f"{each.levelname}:{each.name}:{each.getMessage()}"
+        for each in setup.log.records
+        if each.levelno >= logging.WARNING
+    )
+
+
+@contextmanager
+def answering(reply: bytes | None, context: ssl.SSLContext | None = None) -> Generator[int]:
+    """Serve one reply at a port; `None`: none at all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                if context is not None:
+                    with pytest.raises(ssl.SSLError):
+                        context.wrap_socket(connection, server_side=True)
+                    return
+                while connection.recv(4096):
+                    if reply is not None:
+                        connection.sendall(reply)
+                        return
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()

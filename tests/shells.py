@@ -1,0 +1,203 @@
+"""Run ``python -m koyeb_session`` in this process, in its own process, or on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import io
+import logging
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+
+from koyeb_session import Token
+from koyeb_session.__main__ import main
+from koyeb_session.stores import FileTokenStore
+from koyeb_session.testing import FakeKoyeb
+
+EMAIL, PASSWORD = "me@example.com", "correct horse"
+SHELL = [sys.executable, "-m", "koyeb_session"]
+# Makes its standard input the terminal that it is controlled by, and becomes the shell. A test run
+# in the background of a script ignores SIGINT, and its children would inherit that.
+ON_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "koyeb_session", *sys.argv[1:]])
+"""
+
+
+class Keyboard(io.StringIO):
+    """A standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@attrs.frozen
+class Done:
+    """The outcome of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Shell:
+    """Runs commands on one folder and one service."""
+
+    def __init__(self, folder: Path, fake: FakeKoyeb, url: str, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.fake = fake
+        self._patch = patch
+        for name in [name for name in os.environ if name[:6] == "KOYEB_"]:
+            patch.delenv(name)
+        patch.setenv("KOYEB_URL", url)
+        patch.setenv("XDG_STATE_HOME", str(folder))
+
+    @property
+    def store(self) -> FileTokenStore:
+        """The store that the commands use when they are not told of another."""
+        return FileTokenStore(self.folder / "koyeb-session" / "session.json")
+
+    def run(self, *arguments: str, stdin: str = "", typed: str | None = None) -> Done:
+        """Run a command in this process, without a terminal, or with an answer to its question."""
+        out, err = io.StringIO(), io.StringIO()
+        asked: list[str] = []
+
+        def answer(prompt: str) -> str:
+            asked.append(prompt)
+            assert typed is not None
+            return typed
+
+        root = logging.getLogger()
+        with (
+            self._patch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr(root, "handlers", [])  # the command logs to its standard error
+            patch.setattr(sys, "stdin", io.StringIO(stdin) if typed is None else Keyboard())
+            patch.setattr(getpass, "getpass", answer)
+            try:
+                status: object = main(arguments)
+            except SystemExit as end:
+                status = end.code
+        assert isinstance(status, int)
+        assert bool(asked) is (typed is not None)
+        return Done(status, out.getvalue(), err.getvalue() + "".join(asked))
+
+    def start(
+        self, *arguments: str, stdout: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a process of its own, without a terminal."""
+        return subprocess.run(
+            [*SHELL, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # away from the terminal of the person who runs the tests
+            check=False,
+        )
+
+    def sign_in(self) -> str:
+        """Save a session, and return its token."""
+        token_id = self.fake.issue_token()
+        assert self.run("login", "--api-token", stdin=f"{token_id}\n").returncode == 0
+        return token_id
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """A shell whose service is a fake one."""
+    fake = FakeKoyeb()
+    with fake.serve() as url:
+        yield Shell(tmp_path, fake, url, monkeypatch)
+
+
+class Terminal:
+    """A person's end of a terminal."""
+
+    def __init__(self, descriptor: int, process: subprocess.Popen[bytes]) -> None:
+        self._descriptor = descriptor
+        self._process = process
+        self.shown = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read until something is shown."""
+        while text not in self.shown:
+            chunk = self._read()
+            assert chunk, f"the terminal shows only {self.shown!r}"
+
+    def type(self, text: str) -> None:
+        """Type on the keyboard."""
+        os.write(self._descriptor, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C; once more if it came just before Python began to read, and was not seen."""
+        self.type("\x03")
+        while not select.select([self._descriptor], [], [], 10)[0]:
+            self.type("\x03")
+
+    def end(self) -> int:
+        """Read to the end, and return the exit status."""
+        while self._read():
+            pass
+        return self._process.wait()
+
+    def _read(self) -> str:
+        try:
+            chunk = os.read(self._descriptor, 4096).decode()
+        except OSError:  # Linux says so when the other end is closed
+            return ""
+        self.shown += chunk
+        return chunk
+
+
+@contextlib.contextmanager
+def terminal(*arguments: str) -> Generator[Terminal]:
+    """Run a command on a terminal of its own."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_TERMINAL, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(ours, process)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def make_due(shell: Shell) -> Token:
+    """Make the saved session one that is to be renewed ahead of need, and return its token."""
+    store = shell.store
+    saved = store.load()
+    assert saved is not None
+    now = datetime.now(UTC)
+    due = Token(
+        shell.fake.issue_token(lifetime=timedelta(hours=1)) if saved.renewal is None else saved.id,
+        saved.user_id,
+        saved.organization_id,
+        now + timedelta(hours=1),
+        issued_at=now - timedelta(hours=23),
+        renewal=saved.renewal,
+        provenance=saved.provenance,
+    )
+    store.save(due)
+    return due
