@@ -147,7 +147,7 @@ def test_issuer_is_remembered_when_a_program_starts_anew(
 def test_three_programs_and_the_owner_share_the_token_of_a_vault(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """The service revokes what is refreshed: none of them kills the others' copy, run after run."""
+    """The service revokes a refreshed token: no program kills the others' copy, run after run."""
     held = [fake.issue_token(lifetime=timedelta(minutes=5))]
     programs = [{"store": MemoryTokenStore(), "credentials": lambda: held[-1]} for _ in "123"]
     for minute in range(30):
@@ -316,7 +316,7 @@ def test_rotating_secret_of_a_slow_provider_is_not_lost(
 def test_rotating_secret_of_a_token_that_has_expired_is_not_lost(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, begins: str, *, late: bool
 ) -> None:
-    """A machine that sleeps, or whose clock is ahead, gets no token, but the next secret."""
+    """A machine that sleeps, or has a clock that is ahead, gets no token, but the next secret."""
     asked: list[str | None] = []
     store = None if begins == "alone" else MemoryTokenStore()
 
