@@ -295,12 +295,12 @@ def test_a_failure_of_another_session_is_not_noted(state: SessionState, clock: F
 def test_refusal_is_final_when_a_new_token_was_refused(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """A token refused when it was new is remembered, until there is another (pitfall 9)."""
+    """A token refused when it was new is remembered, until the next sign-in (pitfall 9)."""
     snapshot = commit(state, token(clock))
     assert not state.must_accept_401(snapshot)
     state.mark_rejected(snapshot)
     assert state.must_accept_401(snapshot)
-    assert not state.must_accept_401(commit(state, token(clock)))
+    assert state.must_accept_401(commit(state, token(clock, token_id="renewed when it was due")))
     assert not state.must_accept_401(commit(state, token(clock), begins=True))
     assert state.rejected is None
 
@@ -314,6 +314,8 @@ def test_refusal_is_not_final_when_the_token_was_taken_over(
     state.mark_rejected(snapshot)
     assert not state.must_accept_401(snapshot)
     assert state.rejected is None
+    state.mark_rejected(commit(state, token(clock, token_id="issued here")))
+    assert not state.must_accept_401(snapshot)
 
 
 def test_refusal_is_final_for_a_minute(state: SessionState, clock: FakeClock) -> None:
@@ -340,7 +342,7 @@ def test_refusal_is_final_for_twice_as_long_with_each_token(
             clock.advance(60)
         memories.append((clock.monotonic() - begun) / 60)
     assert memories == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    state.forget_rejections()
+    state.note_accepted()
     snapshot = commit(state, token(clock))
     state.mark_rejected(snapshot)
     clock.advance(60)

@@ -81,7 +81,7 @@ class AsyncSessionAuth(AsyncAuthBase):
 
         if response.status_code != _UNAUTHORIZED:
             if state.rejected is not None and self._origins.trusts(response.request):
-                state.forget_rejections()
+                state.note_accepted(response.status_code)
             return
         if not self._origins.trusts(response.request):
             return

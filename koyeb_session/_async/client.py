@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import httpx
 
-from .._core.errors import AuthenticationError, KoyebSessionError, TransportTimeoutError
+from .._core.errors import KoyebSessionError
 from .._http.tls import read_ahead
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ class AsyncSessionClient:
         change = self._change(None)
         given = engine.unwrap(given)
         held = self._state.snapshot
-        if held is not None and held.token.id == given.id:
+        if held is not None and engine.adds_nothing(given, held.token):
             return held.token
         # With credentials the account stays the same: they renew this token when it is due.
         account = None if self._state.has_credentials else engine.account_of(given)
@@ -432,7 +432,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
         deadline = self._check(timeout)
-        return self._unwrap(await self._signed(engine.operations.new_session, deadline))
+        return self._unwrap(await self._keeper.send(engine.operations.new_session, deadline))
 
     async def switch_organization(
         self, organization_id: str, *, seon_fp: str | None = None, timeout: float | None = None
@@ -541,7 +541,7 @@ class AsyncSessionClient:
         build = engine.operations.with_token(
             engine.operations.create_access_token, organization_id, validity
         )
-        return self._unwrap(await self._signed(build, deadline))
+        return self._unwrap(await self._keeper.send(build, deadline))
 
     async def login_method(self, email: str, *, timeout: float | None = None) -> engine.LoginMethod:
         """
@@ -844,25 +844,8 @@ class AsyncSessionClient:
     ) -> engine.Token:
         """Send an operation that issues a token for this session, and go on with that token."""
         change = self._change(timeout)  # before any wait: a logout meanwhile must win
-        new_token = _issued(self._unwrap(await self._signed(build, change.deadline)), how)
+        new_token = _issued(self._unwrap(await self._keeper.send(build, change.deadline)), how)
         return self._unwrap(await change.begin(new_token, continues=True)).token
-
-    async def _signed(
-        self, build: Callable[[engine.Token], engine.Operation[T]], deadline: engine.Deadline
-    ) -> T | KoyebSessionError:
-        """Send an operation with the current token, and again with a newer one after a 401."""
-        signed = await self._keeper.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
-        if not isinstance(signed, engine.Snapshot):
-            return signed
-        outcome = await self._sender.send(build(signed.token), timeout=deadline.left())
-        if not isinstance(outcome, AuthenticationError):
-            return outcome
-        if deadline.passed and not self._state.must_accept_401(signed):
-            return TransportTimeoutError("the token was refused, and no time is left to renew it")
-        newer = await self._keeper.replace_rejected(signed, deadline.left())
-        if not isinstance(newer, engine.Snapshot):
-            return outcome if newer is None else newer
-        return await self._sender.send(build(newer.token), timeout=deadline.left())
 
 
 def _issued(token: engine.Token, how: str) -> engine.NewToken:

@@ -27,6 +27,7 @@ from .._core.snapshot import Issuer as Issuer
 from .._core.snapshot import NewToken as NewToken
 from .._core.snapshot import Snapshot as Snapshot
 from .._core.state import SessionState as SessionState
+from .._core.tokens import adds_nothing as adds_nothing
 from .._core.validation import access_token_error as access_token_error
 from .._core.validation import async_listener_error as async_listener_error
 from .._core.validation import async_store_error as async_store_error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._concurrency.event_loop.deadlines import async_time_limit
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
@@ -13,10 +13,12 @@ from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
 from .._concurrency.runtime import is_in_step, state_lock
 from .._core.deadline import Deadline
 from .._core.errors import (
+    AuthenticationError,
     KoyebSessionError,
     NotSignedInError,
     StoreError,
     TransportError,
+    TransportTimeoutError,
 )
 from .._core.log import log
 from .._core.results import cannot_wait, renewal_timed_out, safe_copy, with_cause
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .._api.operations import Operation
     from .._concurrency.event_loop.shared_task import AsyncWork
     from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import AsyncPersistence
     from .renewal import AsyncRenewal
     from .token_source import AsyncTokenSource
+
+T = TypeVar("T")
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
 
@@ -174,6 +179,31 @@ class AsyncTokenKeeper:
                 return state.no_token_error(state.observe(), outcome)
         return state.usable
 
+    async def send(
+        self, build: Callable[[Token], Operation[T]], deadline: Deadline
+    ) -> T | KoyebSessionError:
+        """Send an operation with the current token, and again with a newer one after a 401."""
+        state, sender = self.state, self.source.sender
+        signed = await self.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
+        if not isinstance(signed, Snapshot):
+            return signed
+        outcome = await sender.send(build(signed.token), timeout=deadline.left())
+        if not isinstance(outcome, AuthenticationError):
+            if not isinstance(outcome, KoyebSessionError):
+                state.note_accepted()
+            return outcome
+        if deadline.passed and not state.must_accept_401(signed):
+            return TransportTimeoutError("the token was refused, and no time is left to renew it")
+        moved_on = state.snapshot is not signed
+        newer = await self.replace_rejected(signed, deadline.left())
+        if not isinstance(newer, Snapshot):
+            return outcome if newer is None else newer
+        outcome = await sender.send(build(newer.token), timeout=deadline.left())
+        # Had it moved on, the newer token may be some time old. This one is brand-new.
+        if isinstance(outcome, AuthenticationError) and not moved_on:
+            state.mark_rejected(newer)
+        return outcome
+
     # The one renewal
 
     async def renew(
@@ -266,7 +296,13 @@ class AsyncTokenKeeper:
             if task is not None and task.alive and task.need.generation == need.generation:
                 return task
             work = partial(self._run_renewal, need)
-            self.task = task = _SharedRenewal(need, work, self.tell_listeners, self.active_tasks)
+            self.task = task = _SharedRenewal(
+                need,
+                work,
+                self.tell_listeners,
+                seconds=need.seconds * self.source.patience,
+                active_tasks=self.active_tasks,
+            )
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()
         return task
@@ -284,7 +320,7 @@ class AsyncTokenKeeper:
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
-            with async_time_limit(need.seconds):
+            with async_time_limit(need.seconds * self.source.patience):
                 outcome = await self._renewal.run(need)
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
@@ -393,7 +429,9 @@ class _SharedRenewal(AsyncSharedTask[Outcome]):
         need: Need,
         work: AsyncWork[Outcome],
         on_done: AsyncWork[None],
+        *,
+        seconds: float,
         active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
-        super().__init__(work, on_done, seconds=need.seconds, active_tasks=active_tasks)
+        super().__init__(work, on_done, seconds=seconds, active_tasks=active_tasks)
         self.need: Need = need

@@ -10,13 +10,16 @@ from .._core.log import log
 from .._core.results import renewal_timed_out
 from .._core.snapshot import FailedAttempt, Need, NewToken, Phase, Snapshot, Urgency
 from .._core.state import SUPERSEDED
+from .._core.tokens import identity
 from .token_source import is_refusal
 
 if TYPE_CHECKING:
+    from .._core.errors import StoreError
+    from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import AsyncPersistence
     from .store_hold import AsyncStoreHold
-    from .token_source import AsyncTokenSource
+    from .token_source import AsyncTokenSource, Attempt
 
 
 class AsyncRenewal:
@@ -71,15 +74,15 @@ class AsyncRenewal:
             return FailedAttempt(SUPERSEDED, attempted=False)
         if newer is not None:
             return self._commit(newer, need)
-        may_exchange = True
+        held_elsewhere = None
         if problem := hold.not_ready:
             # The holder of the lock may be refreshing the same token, so this one must not.
-            may_exchange = not hold.is_held_elsewhere
+            held_elsewhere = problem if hold.is_held_elsewhere else None
             if not self._may_renew_without_store(need, hold):
                 return FailedAttempt(problem)
             where = "inside the store's lock" if hold.locked else "without the store"
             log.warning("the token is renewed %s: %s", where, problem)
-        outcome = await self._request_new_token(need, deadline, hold, may_exchange=may_exchange)
+        outcome = await self._request_new_token(need, deadline, hold, held_elsewhere)
         # Without any means to renew, the failure of the store is the cause to report.
         if isinstance(outcome, FailedAttempt):
             had_no_way = not outcome.attempted and outcome.error is not SUPERSEDED
@@ -94,8 +97,7 @@ class AsyncRenewal:
         need: Need,
         deadline: Deadline,
         hold: AsyncStoreHold | None = None,
-        *,
-        may_exchange: bool = True,
+        held_elsewhere: StoreError | None = None,
     ) -> Snapshot | FailedAttempt:
         """Refresh, or sign in again if a refresh does not help; commit the new token."""
         old = need.old
@@ -105,7 +107,7 @@ class AsyncRenewal:
             return FailedAttempt(renewal_timed_out(deadline.seconds))
         # A rejected token counts as expired: after any failure the credentials are tried.
         signs_in = need.urgency is Urgency.REJECTED and self._state.has_credentials
-        if old is not None and may_exchange and self._can_refresh(old, signs_in=signs_in):
+        if old is not None and not held_elsewhere and self._can_refresh(old, signs_in=signs_in):
             outcome = await self._source.refresh(old, deadline)
             if isinstance(outcome, NewToken):
                 # At once: this task waits for nothing between the reply and the commit.
@@ -118,35 +120,52 @@ class AsyncRenewal:
                 await hold.read_again(deadline.left() / 2)
             if newer := await self._saved_by_others(old, deadline, hold):
                 return self._commit(newer, need)
-        return await self._sign_in(need, deadline, hold, refused)
+        replaced = await self._newest(need, deadline, hold, held_elsewhere)
+        # The holder of the lock may be using the same secret, and a second use ends the grant.
+        if held_elsewhere and self._source.uses_up(replaced):
+            return FailedAttempt(held_elsewhere)
+        outcome = await self._source.sign_in(old, replaced, deadline)
+        if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
+            outcome = _both(old, refused, outcome)
+        return await self._settle(outcome, need, deadline, hold)
 
-    async def _sign_in(
+    async def _newest(
         self,
         need: Need,
         deadline: Deadline,
         hold: AsyncStoreHold | None,
-        refused: FailedAttempt | None,
+        held_elsewhere: StoreError | None,
+    ) -> Token | None:
+        """Return the newest known token; another process may have saved it, and may use it up."""
+        persistence = self._persistence
+        if hold is None or persistence is None:
+            return None if need.old is None else need.old.token
+        found = hold.found
+        if held_elsewhere:
+            found = await persistence.load_unlocked(deadline.left() / 2)
+        return persistence.latest(found, need.old, hold.known)
+
+    async def _settle(
+        self, outcome: Attempt, need: Need, deadline: Deadline, hold: AsyncStoreHold | None
     ) -> Snapshot | FailedAttempt:
-        """Request a token from the credentials, as no refresh is possible, or it was refused."""
-        old, persistence = need.old, self._persistence
-        # A callable continues from the newest token, which another process may have saved.
-        replaced = None if old is None else old.token
-        if hold is not None and persistence is not None:
-            replaced = persistence.latest(hold.found, old, hold.known)
-        outcome = await self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, FailedAttempt):
-            return outcome if refused is None or old is None else _both(old, refused, outcome)
-        if hold is None or persistence is None or outcome.token.renewal is None:
-            return self._commit(outcome, need)
+        """Commit a token of the credentials; keep its one-time secret even if that fails."""
+        token = outcome.expired if isinstance(outcome, FailedAttempt) else outcome.token
+        secret = token and token.renewal
+        persistence = self._persistence
         # Saved before it is used: the provider no longer accepts the one-time secret before it. A
         # program that ends now must find the new one in the store.
-        await persistence.save_ahead(hold, outcome, need.generation, deadline)
-        committed = self._commit(outcome, need)
-        # The session has moved on, so the store must not keep the token that was saved ahead.
-        if isinstance(committed, FailedAttempt):
+        if token and secret and hold and persistence:
+            await persistence.save_ahead(hold, token, need.generation, deadline)
+        settled = outcome if isinstance(outcome, FailedAttempt) else self._commit(outcome, need)
+        if not secret or isinstance(settled, Snapshot):
+            return settled
+        if need.old is not None:
+            self._state.keep_secret(need.old, secret)
+        # The store holds the token that was saved ahead, and must hold the session's own.
+        if persistence is not None:
             persistence.mark_unsaved()
             await persistence.synchronize(deadline)
-        return committed
+        return settled
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Return whether to try a refresh; in a back-off, credentials are used instead."""
@@ -172,7 +191,9 @@ class AsyncRenewal:
             found = await persistence.load_unlocked(deadline.left() / 2)
             return persistence.newer(found, old, hold.known)
         newer = persistence.newer(hold.found, old, hold.known)
-        is_other = hold.found is not None and (old is None or hold.found.id != old.token.id)
+        is_other = hold.found is not None and (
+            old is None or identity(hold.found) != identity(old.token)
+        )
         if newer is None and is_other:
             await hold.read_again(deadline.left() / 2)
             newer = persistence.newer(hold.found, old, hold.known)
@@ -193,7 +214,8 @@ class AsyncRenewal:
             self._state.log_new_token(new_token, committed)
             return committed
         if committed is not SUPERSEDED:
-            return FailedAttempt(committed)
+            signs_in = new_token.event == "signed_in"
+            return FailedAttempt(committed, signs_in, soon=not new_token.just_issued)
         unused = new_token.token if new_token.just_issued else None
         return FailedAttempt(committed, attempted=False, unused=unused)
 

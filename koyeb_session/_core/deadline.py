@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Final
+
+PATIENCE: Final = 2
+"""The factor of the time for work that must end well, also when nobody waits for it any more."""
 
 
 class Deadline:
@@ -14,6 +18,10 @@ class Deadline:
         self._ends = time.monotonic() + seconds
         self.seconds: float = seconds
         """The whole time that was given."""
+
+    def restart(self) -> None:
+        """Give the whole time once more."""
+        self._ends = time.monotonic() + self.seconds
 
     def left(self) -> float:
         """Return the seconds that are left; never negative."""

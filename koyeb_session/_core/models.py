@@ -148,7 +148,8 @@ with SessionClient(credentials=ask_the_vault) as session:
 
 A callable that takes an argument is given the token that is to be replaced, `None` the first time.
 It runs in a thread of the session; the asynchronous half awaits an ``async def``. It must not use
-the session that asks it: that would wait for itself.
+the session that asks it: that would wait for itself. The token that it replaces may have a one-time
+secret: then its answer counts for twice the client's ``timeout``, and is lost after that.
 """
 
 

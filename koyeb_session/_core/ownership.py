@@ -9,14 +9,14 @@ import attrs
 from .log import log
 from .provenance import Provenance, read_provenance
 from .snapshot import Issuer, NewToken, Snapshot
-from .tokens import jwt_claims
+from .tokens import identity, jwt_claims
 from .validation import parse_token
 
 if TYPE_CHECKING:
     from .models import Clock, Token
 
 UNKNOWN: Final = "?"
-"""Stands for an account without a name, and for the id of a record that was never read."""
+"""Stands for an account without a name, and for the identity of a record that was never read."""
 
 
 class Ownership:
@@ -24,8 +24,9 @@ class Ownership:
     A session's view of the records in its store: its own, a foreign one, or one of others.
 
     Others are the other processes and clients of the same session. Identity decides which token is
-    newer: others have saved a record that is neither this session's token nor ``known``, the id
-    that this session had last read or written. The clocks of two machines are never compared.
+    newer: others have saved a record that is neither this session's token nor ``known``, the
+    identity that this session had last read or written. The clocks of two machines are never
+    compared.
     """
 
     __slots__ = ("_clock", "_origin", "_replaced", "_warned", "account", "bound", "ours")
@@ -41,7 +42,7 @@ class Ownership:
         self.bound: bool = bound
         """Whether records of other accounts are foreign; so after a login, or with credentials."""
         self.ours: set[str] = set()
-        """The ids of records that this session has written, held, or meant to overwrite."""
+        """The identities of records that it has written, held, or meant to overwrite."""
 
     def begin(self, account: str, *, bound: bool) -> None:
         """Record that a session of this account replaces the session before it."""
@@ -66,8 +67,8 @@ class Ownership:
             whose = "another user"
         else:
             return False
-        if self._warned != found.id:
-            self._warned = found.id
+        if self._warned != identity(found):
+            self._warned = identity(found)
             log.warning(
                 "the store holds a session of %s: it is not used; "
                 "give each session a store of its own, as by FileTokenStore(name=...)",
@@ -77,7 +78,7 @@ class Ownership:
 
     def is_kept(self, found: Token, own: Snapshot | None) -> bool:
         """Return whether a sign-out leaves a saved record to somebody else."""
-        return found.id not in self.ours and self.is_foreign(found, own)
+        return identity(found) not in self.ours and self.is_foreign(found, own)
 
     def newer(
         self, found: Token | None, own: Snapshot | None, known: str | None
@@ -88,12 +89,12 @@ class Ownership:
         Args:
             found: The saved token.
             own: The snapshot to replace.
-            known: The id that this session had last read or written, before it read ``found``.
+            known: The identity that it had last read or written, before it read ``found``.
         """
         if found is None or self.is_foreign(found, own):
             return None
         # The session's own token, or a record that it knew before: nothing new.
-        if own is not None and found.id in {own.token.id, known}:
+        if own is not None and identity(found) in {identity(own.token), known}:
             return None
         # Never read before: a record that was issued earlier cannot be newer.
         if own is not None and known == UNKNOWN and (_order(found, own.token) or 0) < 0:
@@ -105,7 +106,7 @@ class Ownership:
         # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
-        self.ours.add(found.id)
+        self.ours.add(identity(found))
         return NewToken(
             token,
             just_issued=False,
@@ -115,13 +116,6 @@ class Ownership:
             from_store=True,
         )
 
-    def latest(self, found: Token | None, own: Snapshot | None, known: str | None) -> Token | None:
-        """Return the newest known token, expired or not; see `newer`."""
-        token = None if own is None else own.token
-        if found is None or self.is_foreign(found, own):
-            return token
-        return found if token is None or found.id not in {token.id, known} else token
-
     def is_others(self, found: Token | None, own: Snapshot | None, known: str | None) -> bool:
         """Return whether others have saved this record since the last read; see `newer`."""
         if found is None:
@@ -129,12 +123,13 @@ class Ownership:
         provenance = read_provenance(found)
         if provenance is not None and self._replaced == provenance.account != self.account:
             return False  # it belongs to the session that this one has replaced
-        if found.id in self.ours:
+        seen = identity(found)
+        if seen in self.ours:
             return False
         if known == UNKNOWN:  # never read before: only the times of issue can tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0
-        return found.id != known and (own is None or found.id != own.token.id)
+        return seen != known and (own is None or seen != identity(own.token))
 
 
 def _order(found: Token, own: Token) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from .errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from .deadline import Deadline
@@ -98,16 +98,38 @@ def frameless(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-def without_frames(error: E) -> E:
-    """Copy an error of this package that the user's code raised, without its frames."""
+def without_frames(error: E, secrets: Iterable[str] = ()) -> E:
+    """Copy an error of this package that the user's code raised, without frames and secrets."""
+    secrets = tuple(secrets)
     cause = error.__cause__
     if isinstance(cause, KoyebSessionError):
-        cause = without_frames(cause)
+        cause = without_frames(cause, secrets)
     elif cause is not None:
-        cause = sanitized_copy(cause, text_of(cause))
+        cause = safe_copy(cause, secrets) if secrets else sanitized_copy(cause, text_of(cause))
     error = copy.copy(error)
     error.__cause__ = cause
+    if secrets:
+        _redact(error, secrets)
     return error
+
+
+def _redact(error: KoyebSessionError, secrets: Iterable[str]) -> None:
+    """Remove secrets from the texts of an error; a text without any stays as it is."""
+    from .redaction import Redactor  # noqa: PLC0415 - only needed after a failure
+
+    redact, shorten = Redactor(secrets), Redactor(())
+    error.__dict__.pop("__notes__", None)
+    for name, value in tuple(vars(error).items()):
+        if isinstance(value, str) and (text := redact(value)) != shorten(value):
+            setattr(error, name, text)
+    error.args = (error.message,)
+
+
+def secrets_of(*tokens: Token | None) -> Iterator[str]:
+    """Yield the secrets of tokens."""
+    for token in tokens:
+        if token is not None:
+            yield from filter(None, (token.id, token.renewal))
 
 
 def unwrap(outcome: T | KoyebSessionError | ValueError | TypeError, mark: object = None) -> T:
@@ -134,27 +156,26 @@ def _marked(error: E, mark: object) -> E:
     return error
 
 
-def store_error(what: str, exc: Exception, token: Token | None = None) -> StoreError:
+def store_error(what: str, exc: Exception, *tokens: Token | None) -> StoreError:
     """
     Make a `StoreError` of a store's exception, as the user's own store may raise anything.
 
-    ``token`` is the token that the store was given, if any: the message must not quote its secrets.
+    ``tokens`` are those that the store may hold: the message must not quote their secrets.
     """
     if isinstance(exc, StoreError):
-        return without_frames(exc)
-    text = redacted_text(exc, token)
+        return without_frames(exc, secrets_of(*tokens))
+    text = redacted_text(exc, *tokens)
     said = f": {text}" if text else ""
     error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
     error.__cause__ = sanitized_copy(exc, text)
     return error
 
 
-def redacted_text(exc: BaseException, token: Token | None = None) -> str:
-    """Return the message of a store's error, without the token and anything that looks like one."""
+def redacted_text(exc: BaseException, *tokens: Token | None) -> str:
+    """Return the message of a store's error, without tokens and anything that looks like one."""
     from .redaction import Redactor  # noqa: PLC0415 - only needed after a failure
 
-    secrets = () if token is None else (token.id, token.renewal or "")
-    text = Redactor(filter(None, secrets))(text_of(exc))
+    text = Redactor(secrets_of(*tokens))(text_of(exc))
     return re.sub(_LIKE_A_TOKEN, "[...]", text)
 
 

@@ -51,7 +51,8 @@ class Snapshot:
     """
     A token with the phases of its life; a session replaces it as a whole, never in part.
 
-    Its identity tells callers whether the session has moved on. Only ``check_at`` ever changes.
+    Its identity tells callers whether the session has moved on. Only ``check_at`` and the token's
+    secret of a provider ever change.
 
     The times are ages, in seconds since ``wall`` and ``mono``. The age is the larger of the two
     clocks' readings: one clock may stop during a suspend, and the other may be set.
@@ -133,6 +134,7 @@ class FailedAttempt(NamedTuple):
         attempted: Whether anything was tried; otherwise the session has no means to renew.
         soon: Whether an early attempt is harmless; wrong passwords lock accounts.
         unused: A token that was issued for a session that has moved on; it is to be revoked.
+        expired: A token that has expired already, but has the next one-time secret.
     """
 
     error: KoyebSessionError
@@ -141,6 +143,7 @@ class FailedAttempt(NamedTuple):
     attempted: bool = True
     soon: bool = False
     unused: Token | None = None
+    expired: Token | None = None
 
 
 class LastFailure(NamedTuple):
@@ -171,11 +174,16 @@ class LastFailure(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A brand-new token that was rejected, and the age up to which a 401 for it is accepted."""
+    """The last rejection of a brand-new token, and the seconds for which it is remembered."""
 
-    snapshot: Snapshot
-    until: float
     in_a_row: int
+    wall: float
+    mono: float
+    wait: float
+
+    def is_remembered(self, clock: Clock) -> bool:
+        """Return whether it is too early to try another token because of a 401."""
+        return max(clock.monotonic() - self.mono, clock.time() - self.wall) < self.wait
 
 
 class Decision(enum.Enum):

@@ -8,6 +8,8 @@ import random
 from types import EllipsisType
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from .._concurrency.runtime import state_lock
 from .errors import KoyebSessionError, NotSignedInError, WireError
 from .log import Duration, fields, format_duration, log, time_from_now
@@ -186,9 +188,15 @@ class SessionState:
                 return WireError("the service handed out the same token with less time left")
             self.generation += begins
             if begins:
-                self.forget_rejections()
+                self.rejected = None
             self._swap(snapshot)
         return snapshot
+
+    def keep_secret(self, old: Snapshot, renewal: str) -> None:
+        """Keep the next one-time secret, with a token that could not be replaced."""
+        with state_lock:
+            if self.snapshot is old:
+                old.token = attrs.evolve(old.token, renewal=renewal)
 
     def clear(self) -> Snapshot | None:
         """Sign out, and return the last snapshot."""
@@ -289,13 +297,15 @@ class SessionState:
         if snapshot.from_store:
             return
         before = 0 if self.rejected is None else self.rejected.in_a_row
-        memory = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
-        until = snapshot.age(self.clock) + memory
-        self.rejected = Rejection(snapshot, until, min(before + 1, 16))
+        wait = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
+        clock = self.clock
+        self.rejected = Rejection(min(before + 1, 16), clock.time(), clock.monotonic(), wait)
 
-    def forget_rejections(self) -> None:
-        """Forget rejections: the service has accepted a token."""
-        self.rejected = None
+    def note_accepted(self, status: int = 200) -> None:
+        """Forget rejections if the status of a reply, other than 401, says that a token is good."""
+        # A gateway that is overloaded or down has not looked at the token.
+        if status < 500 and status != 429:
+            self.rejected = None
 
     def must_accept_401(self, signed: Snapshot) -> bool:
         """
@@ -307,8 +317,9 @@ class SessionState:
             return False
         if not signed.renewable:
             return True
+        # Each new token counts: short-lived ones are replaced often while the pause goes on.
         last = self.rejected
-        return last is not None and last.snapshot is signed and signed.age(self.clock) < last.until
+        return last is not None and not signed.from_store and last.is_remembered(self.clock)
 
     def no_token_error(
         self, seen: Observation, error: KoyebSessionError | None

@@ -17,6 +17,20 @@ TOKEN_LIMIT: Final = 16 << 10
 """The longest id of a token, in characters; common servers accept no longer header."""
 
 
+def identity(token: Token) -> str:
+    """
+    Return a text that is the same for two saved tokens if neither is newer.
+
+    An identity provider may return the same token again with the next one-time secret.
+    """
+    return f"{token.id} {token.renewal or ''}"
+
+
+def adds_nothing(given: Token, held: Token) -> bool:
+    """Return whether a given token is the held one, without another one-time secret."""
+    return given.id == held.id and given.renewal in (None, held.renewal)
+
+
 def is_header_safe(text: str) -> bool:
     """Return whether ``text`` can be sent in a header unchanged."""
     visible = text.isascii() and text.isprintable() and " " not in text

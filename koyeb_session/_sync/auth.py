@@ -83,7 +83,7 @@ class SessionAuth(AuthBase):
 
         if response.status_code != _UNAUTHORIZED:
             if state.rejected is not None and self._origins.trusts(response.request):
-                state.forget_rejections()
+                state.note_accepted(response.status_code)
             return
         if not self._origins.trusts(response.request):
             return

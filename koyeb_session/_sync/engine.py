@@ -29,6 +29,7 @@ from .._core.snapshot import Issuer as Issuer
 from .._core.snapshot import NewToken as NewToken
 from .._core.snapshot import Snapshot as Snapshot
 from .._core.state import SessionState as SessionState
+from .._core.tokens import adds_nothing as adds_nothing
 from .._core.validation import access_token_error as access_token_error
 from .._core.validation import clock_error as clock_error
 from .._core.validation import credentials_error as credentials_error

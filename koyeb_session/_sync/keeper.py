@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._concurrency.runtime import is_in_step, state_lock
 from .._concurrency.threads.deadlines import time_limit
@@ -15,10 +15,12 @@ from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Wakeup, sleep
 from .._core.deadline import Deadline
 from .._core.errors import (
+    AuthenticationError,
     KoyebSessionError,
     NotSignedInError,
     StoreError,
     TransportError,
+    TransportTimeoutError,
 )
 from .._core.log import log
 from .._core.results import cannot_wait, renewal_timed_out, safe_copy, with_cause
@@ -30,12 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .._api.operations import Operation
     from .._concurrency.threads.shared_task import Work
     from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import Persistence
     from .renewal import Renewal
     from .token_source import TokenSource
+
+T = TypeVar("T")
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
 
@@ -174,6 +179,31 @@ class TokenKeeper:
                 return state.no_token_error(state.observe(), outcome)
         return state.usable
 
+    def send(
+        self, build: Callable[[Token], Operation[T]], deadline: Deadline
+    ) -> T | KoyebSessionError:
+        """Send an operation with the current token, and again with a newer one after a 401."""
+        state, sender = self.state, self.source.sender
+        signed = self.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
+        if not isinstance(signed, Snapshot):
+            return signed
+        outcome = sender.send(build(signed.token), timeout=deadline.left())
+        if not isinstance(outcome, AuthenticationError):
+            if not isinstance(outcome, KoyebSessionError):
+                state.note_accepted()
+            return outcome
+        if deadline.passed and not state.must_accept_401(signed):
+            return TransportTimeoutError("the token was refused, and no time is left to renew it")
+        moved_on = state.snapshot is not signed
+        newer = self.replace_rejected(signed, deadline.left())
+        if not isinstance(newer, Snapshot):
+            return outcome if newer is None else newer
+        outcome = sender.send(build(newer.token), timeout=deadline.left())
+        # Had it moved on, the newer token may be some time old. This one is brand-new.
+        if isinstance(outcome, AuthenticationError) and not moved_on:
+            state.mark_rejected(newer)
+        return outcome
+
     # The one renewal
 
     def renew(
@@ -266,7 +296,13 @@ class TokenKeeper:
             if task is not None and task.alive and task.need.generation == need.generation:
                 return task
             work = partial(self._run_renewal, need)
-            self.task = task = _SharedRenewal(need, work, self.tell_listeners, self.active_tasks)
+            self.task = task = _SharedRenewal(
+                need,
+                work,
+                self.tell_listeners,
+                seconds=need.seconds * self.source.patience,
+                active_tasks=self.active_tasks,
+            )
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()
         return task
@@ -284,7 +320,7 @@ class TokenKeeper:
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
-            with time_limit(need.seconds):
+            with time_limit(need.seconds * self.source.patience):
                 outcome = self._renewal.run(need)
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
@@ -393,7 +429,9 @@ class _SharedRenewal(SharedTask[Outcome]):
         need: Need,
         work: Work[Outcome],
         on_done: Work[None],
+        *,
+        seconds: float,
         active_tasks: set[SharedTask[Any]],
     ) -> None:
-        super().__init__(work, on_done, seconds=need.seconds, active_tasks=active_tasks)
+        super().__init__(work, on_done, seconds=seconds, active_tasks=active_tasks)
         self.need: Need = need

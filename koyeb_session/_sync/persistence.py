@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from .._concurrency.runtime import state_lock
 from .._concurrency.threads.shared_task import SharedTask
-from .._core.deadline import Deadline
+from .._core.deadline import PATIENCE, Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
 from .._core.ownership import UNKNOWN, Ownership
 from .._core.results import store_error
 from .._core.snapshot import Issuer, NewToken, Snapshot
+from .._core.tokens import identity
 from .._core.validation import parse_token
 from .store_hold import StoreHold
 
@@ -69,7 +70,7 @@ class Persistence:
         self._hold: StoreHold | None = None
         self._is_retrying = False
         self._known: str | None = UNKNOWN
-        """The id of the saved token, as this session last read or wrote it."""
+        """The identity of the saved token, as this session last read or wrote it."""
         self._problem: StoreError | None = None
         self._timeout = timeout
         self.ownership: Ownership = ownership
@@ -183,7 +184,8 @@ class Persistence:
                 self.store,
                 self._read,
                 self._give_up,
-                seconds=2 * self._timeout,
+                self._error,
+                seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
             )
         hold.start()
@@ -196,8 +198,14 @@ class Persistence:
         return None if self._is_emptying else self.ownership.newer(found, own, known)
 
     def latest(self, found: Token | None, own: Snapshot | None, known: str | None) -> Token | None:
-        """See `Ownership.latest`, and `newer`."""
-        return self.ownership.latest(None if self._is_emptying else found, own, known)
+        """Return the newest known token, expired or not, from which a callable continues."""
+        token = None if own is None else own.token
+        if found is None or self._is_emptying or self.ownership.is_foreign(found, own):
+            return token
+        # A record that this session has seen, but could not use, is newer all the same. It is older
+        # only if the session's own token could not be saved over it.
+        is_older = token is not None and self._unsaved and identity(found) == known
+        return token if is_older else found
 
     @property
     def _is_emptying(self) -> bool:
@@ -210,10 +218,10 @@ class Persistence:
         return loaded[0] if loaded else None
 
     def save_ahead(
-        self, hold: StoreHold, new_token: NewToken, generation: int, deadline: Deadline
+        self, hold: StoreHold, token: Token, generation: int, deadline: Deadline
     ) -> None:
         """
-        Save a token before the session holds it; after a failure `synchronize` saves it.
+        Save credentials' token before the session holds it; after a failure `synchronize` does.
 
         Save nothing if the session has moved on from ``generation``, and will not hold it.
         """
@@ -221,8 +229,8 @@ class Persistence:
         def save() -> None:
             if generation != self.state.generation:
                 return
-            self.ownership.ours.add(new_token.token.id)
-            if problem := self._save(new_token.token, new_token.issuer, hold):
+            self.ownership.ours.add(identity(token))
+            if problem := self._save(token, Issuer.CREDENTIALS, hold):
                 log.debug("%s", problem)
 
         hold.do(save, deadline.left())
@@ -240,11 +248,14 @@ class Persistence:
                 hold.found = self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 if attempt == 2:
-                    hold.problem = store_error("read", exc)
+                    hold.problem = self._error("read", exc)
             else:
                 hold.problem = None
-                # In one step: `hold.known` is the last id before this read.
-                hold.known, self._known = self._known, hold.found.id if hold.found else None
+                known = self._known
+                self._known = None if hold.found is None else identity(hold.found)
+                # A second read of the same record must not make a new record look known.
+                if not hold.is_ready or self._known != known:
+                    hold.known = known
                 return
 
     def _give_up(self, hold: StoreHold) -> None:
@@ -282,10 +293,10 @@ class Persistence:
 
     def _write(self, own: Snapshot, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
-        self.ownership.ours |= {its.id for its in (own.token, hold.found) if its}
+        self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
         problem = self._save(own.token, own.issuer, hold)
         if problem is None:
-            self.ownership.ours = {own.token.id}
+            self.ownership.ours = {identity(own.token)}
         elif what := self._forget(own, hold):
             log.warning("the new token is kept in memory only: %s; %s", problem, what)
             return problem
@@ -296,10 +307,10 @@ class Persistence:
         try:
             self.store.save(self.ownership.bind(token, issuer))
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            return store_error("written", exc, token)
+            return self._error("written", exc)
         # From now on the saved record is this session's own, not another process's.
-        hold.found, hold.known = token, token.id
-        self._known = token.id
+        hold.found = token
+        hold.known = self._known = identity(token)
         return None
 
     def _delete(self, hold: StoreHold) -> StoreError | None:
@@ -309,7 +320,7 @@ class Persistence:
         try:
             self.store.delete()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            return store_error("emptied", exc)
+            return self._error("emptied", exc)
         hold.found = self._known = None
         self.ownership.ours.clear()
         return None
@@ -323,8 +334,8 @@ class Persistence:
         """
         try:
             found = self.store.load()
-            if found is not None and found.id == own.token.id:
-                self._known = found.id
+            if found is not None and identity(found) == identity(own.token):
+                self._known = identity(found)
                 return None
             if self.ownership.is_others(found, own, self._known):
                 return "it holds what somebody else has saved since"
@@ -334,6 +345,14 @@ class Persistence:
         hold.found = self._known = None
         self.ownership.ours.clear()
         return "what it held is deleted"
+
+    def _error(self, what: str, exc: Exception) -> StoreError:
+        """Make the error for a store that failed, without the secrets that it may quote."""
+        own = self.state.snapshot
+        seen = {*self.ownership.ours, self._known or UNKNOWN} - {UNKNOWN}
+        records = (text.partition(" ") for text in seen)
+        tokens = (Token(token_id, renewal=renewal) for token_id, _, renewal in records)
+        return store_error(what, exc, *tokens, None if own is None else own.token)
 
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""

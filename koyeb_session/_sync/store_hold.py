@@ -14,7 +14,6 @@ from .._concurrency.threads.waiting import Event, Wakeup
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.ownership import UNKNOWN
-from .._core.results import store_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +42,7 @@ class StoreHold:
         store: TokenStore,
         read: Callable[[StoreHold], Any],
         give_up: Callable[[StoreHold], Any],
+        error: Callable[[str, Exception], StoreError],
         *,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
@@ -50,7 +50,7 @@ class StoreHold:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
         self.known: str | None = UNKNOWN
-        """The id of the token that the session had last read or written before that."""
+        """The identity of the token that the session had last read or written before that."""
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
@@ -61,6 +61,7 @@ class StoreHold:
         self._jobs: deque[tuple[Work[None], Event]] = deque()
         self._is_over = False
         self._wakeup = Wakeup()
+        self._error = error
         self._give_up = give_up
         self._read = read
         self._ready = Event()
@@ -138,7 +139,7 @@ class StoreHold:
                 self._serve()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             what = "locked" if not self.locked else "unlocked"
-            self.problem = store_error(what, exc)
+            self.problem = self._error(what, exc)
             if self.locked:
                 log.warning("%s", self.problem)
             self._ready.set()
@@ -175,9 +176,14 @@ class StoreHold:
             done.set()
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the store is locked and read."""
+        return self.locked and self._ready.is_set()
+
+    @property
     def not_ready(self) -> StoreError | None:
         """The reason if the store is not both locked and read."""
-        if self.problem is not None or (self.locked and self._ready.is_set()):
+        if self.problem is not None or self.is_ready:
             return self.problem
         what = "read" if self.locked else "locked"
         return StoreError(f"the token store could not be {what} in time")

@@ -10,17 +10,19 @@ import attrs
 
 from .._api import operations
 from .._concurrency.threads.calls import call_blocking
+from .._core.deadline import PATIENCE
 from .._core.errors import (
     ApiError,
     AuthenticationError,
     EndpointGoneError,
     KoyebSessionError,
+    NotFoundError,
     NotSignedInError,
     PermissionDeniedError,
     SessionExpiredError,
 )
 from .._core.models import AccessTokenCredentials, PasswordCredentials, Token
-from .._core.results import safe_copy, text_of, with_cause, without_frames
+from .._core.results import safe_copy, secrets_of, text_of, with_cause, without_frames
 from .._core.snapshot import FailedAttempt, Issuer, NewToken, Snapshot
 from .._core.timestamps import from_epoch
 from .._core.validation import parse_token, takes_token
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 Attempt: TypeAlias = NewToken | FailedAttempt
 
+_REMEDY: Final = "make one in Koyeb's control panel that may act in this organization"
 _PASSING: Final = {408, 425, 429}
 """The 4xx statuses after which another attempt may get a different answer."""
 
@@ -53,10 +56,12 @@ class TokenSource:
     revoke the copy that another program, or the user, is still using.
     """
 
-    __slots__ = ("_clock", "credentials", "sender")
+    __slots__ = ("_clock", "_takes_token", "credentials", "sender")
 
     def __init__(self, sender: Sender, credentials: Credentials | None, clock: Clock) -> None:
         self._clock = clock
+        # Asked once: the signature of the user's callable may run code of the user.
+        self._takes_token = callable(credentials) and takes_token(credentials)
         self.credentials: Credentials | None = credentials
         self.sender: Sender = sender
 
@@ -65,6 +70,19 @@ class TokenSource:
         if old.issuer is Issuer.GIVEN:
             return self.credentials is None or isinstance(self.credentials, PasswordCredentials)
         return old.issuer is Issuer.KOYEB
+
+    def uses_up(self, replaced: Token | None) -> bool:
+        """Return whether the credentials would use up a one-time secret of this token."""
+        return replaced is not None and replaced.renewal is not None and self._takes_token
+
+    @property
+    def patience(self) -> int:
+        """
+        The factor of the time that a renewal may take after its callers have stopped waiting.
+
+        A callable may have used up a one-time secret, and only its answer has the next one.
+        """
+        return PATIENCE if self._takes_token else 1
 
     def refresh(self, old: Snapshot, deadline: Deadline) -> Attempt:
         """
@@ -108,10 +126,13 @@ class TokenSource:
                 outcome = self.sender.send_once(operation, deadline)
                 return self._issued(_explained(outcome), Issuer.CREDENTIALS)
             case source:
-                arguments = (replaced,) if takes_token(source) else ()
+                arguments = (replaced,) if self._takes_token else ()
                 wall = self._clock.time()
                 try:
-                    return _brought(call_blocking(source, *arguments), wall, old)
+                    given = call_blocking(source, *arguments)
+                    if deadline.passed:  # the callers have gone, but the secret must be saved
+                        deadline.restart()
+                    return _brought(given, wall, old)
                 except Exception as exc:
                     if isinstance(exc, TimeoutError) and deadline.passed:
                         raise
@@ -129,14 +150,18 @@ class TokenSource:
 
 
 def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
-    """Say in the error that the API access token is at fault."""
-    if isinstance(outcome, AuthenticationError | PermissionDeniedError):
-        what = "is refused" if isinstance(outcome, AuthenticationError) else "may not do this"
-        outcome.message = (
-            f"{outcome.message}; the API access token {what}: make one in Koyeb's control panel "
-            "that may act in this organization"
-        )
-        outcome.args = (outcome.message,)
+    """Say in the error that the API access token, or the organization, is at fault."""
+    match outcome:
+        case AuthenticationError():
+            advice = f"the API access token is refused: {_REMEDY}"
+        case PermissionDeniedError():
+            advice = f"the API access token may not do this: {_REMEDY}"
+        case NotFoundError():
+            advice = "check the organization's id, and that the user of the token is a member"
+        case _:
+            return outcome
+    outcome.message = f"{outcome.message}; {advice}"
+    outcome.args = (outcome.message,)
     return outcome
 
 
@@ -144,7 +169,10 @@ def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
     """Check the return value of a callable, and make a new token of it."""
     token = parse_token(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
     if isinstance(token, Exception):
-        return FailedAttempt(_unusable(token, old), signs_in=True, soon=True)
+        # At 0.0 no token has expired: any other fault is one of the callable, which is told of it.
+        late = parse_token(given, 0.0) if isinstance(given, Token) else None
+        expired = late if isinstance(late, Token) else None
+        return FailedAttempt(_unusable(token, old), signs_in=True, soon=True, expired=expired)
     # Marks it as renewable: without `issued_at` an opaque token counts as an API token.
     if token.issued_at is None:
         token = attrs.evolve(token, issued_at=from_epoch(wall))
@@ -153,13 +181,13 @@ def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
 
 def _raised(exc: Exception, old: Snapshot | None, replaced: Token | None) -> KoyebSessionError:
     """Make the error for credentials that raised; keep an error of this package as it is."""
+    secrets = tuple(secrets_of(replaced, None if old is None else old.token))
     if isinstance(exc, KoyebSessionError):
-        error = without_frames(exc)
+        error = without_frames(exc, secrets)
         # These come from another session, whose end does not end this one.
         is_another = isinstance(error, NotSignedInError | SessionExpiredError)
         return _unusable(error, old) if is_another else error
-    secrets = () if replaced is None else (replaced.id, replaced.renewal or "")
-    cause = safe_copy(exc, filter(None, secrets))
+    cause = safe_copy(exc, secrets)
     return _unusable(cause, old, type(exc).__name__)
 
 

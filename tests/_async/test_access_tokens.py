@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from datetime import timedelta
+from functools import partial
+from traceback import format_exception
 
+import attrs
 import pytest
 
 from koyeb_session import (
     AccessTokenCredentials,
     AsyncMemoryTokenStore,
     KoyebSessionError,
+    ServerError,
+    StoreError,
     Token,
+    TransportTimeoutError,
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate, assert_no_secret
 
@@ -22,9 +28,10 @@ from ..concurrency import (
     async_gather,
     async_idle,
     async_pass_through,
+    deadlines,
 )
 from ..support import DAY, ME, PASSWORD, count
-from .doubles import Connect, Troubled
+from .doubles import BrokenStore, Connect, Held, Troubled
 
 
 @pytest.fixture
@@ -53,17 +60,33 @@ async def test_access_tokens_are_renewed_by_the_api_token_alone(
     assert {request.bearer for request in issued} == {api_token}
 
 
-async def test_revoked_api_token_is_one_clear_error_and_no_storm(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("revoked", "Token rejected .* the API access token is refused: make one in"),
+        ("not allowed", "may not create .* the API access token may not do this: make one in"),
+        ("no such organization", "not found .* check the organization's id, and that the user"),
+    ],
+)
+async def test_api_token_that_issues_nothing_is_one_clear_error_and_no_storm(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, trouble: str, said: str
 ) -> None:
-    """It says what is refused; an hour of requests asks no more than now and then."""
-    session = connect(credentials=access(fake, api_token))
-    fake.revoke(api_token)
+    """It says what is wrong; an hour of requests asks no more than now and then."""
+    organization = fake.organizations[ME][0]
+    fake = FakeKoyeb(clock=clock, organization_api_tokens_may_issue=False)
+    api_token = fake.issue_api_token(organization_id=organization)
+    if trouble == "revoked":
+        fake.revoke(api_token)
+    if trouble == "no such organization":
+        fake.organizations[ME].remove(organization)
+    session = connect(
+        transport=fake.transport, credentials=AccessTokenCredentials(api_token, organization)
+    )
     for _ in range(120):
-        with pytest.raises(KoyebSessionError, match="API access token is refused"):
+        with pytest.raises(KoyebSessionError, match=said):
             await session.http.get("/v1/apps")
         clock.advance(30)
-    assert count(fake, "create_access_token") <= 70
+    assert count(fake, "create_access_token") <= 8
 
 
 async def test_two_sessions_share_five_minute_tokens_for_an_hour(
@@ -84,6 +107,27 @@ async def test_two_sessions_share_five_minute_tokens_for_an_hour(
     assert count(fake, "create_access_token") <= 26
 
 
+async def test_rejected_five_minute_tokens_are_renewed_when_they_are_due_alone(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
+) -> None:
+    """A deactivated organization refuses each new token, and none is issued because of that."""
+    session = connect(credentials=access(fake, api_token, 5))
+    await session.current_token()
+    fake.deactivated.update(fake.organizations[ME])
+    hours: list[int] = []
+    for _ in range(4):
+        before = count(fake, "create_access_token")
+        for _ in range(240):
+            assert (await session.http.get("/v1/apps")).status_code == 401
+            await async_idle()
+            clock.advance(15)
+        hours.append(count(fake, "create_access_token") - before)
+    assert hours[0] <= 24 + 8
+    assert max(hours[1:]) <= 24 + 3
+    fake.deactivated.clear()
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
 @pytest.mark.pitfall(46)
 async def test_issuer_is_remembered_when_a_program_starts_anew(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, api_token: str
@@ -97,6 +141,25 @@ async def test_issuer_is_remembered_when_a_program_starts_anew(
     await session.current_token()
     await session.refresh()
     assert count(fake, "refresh") == 0
+
+
+@pytest.mark.pitfall(46)
+async def test_three_programs_and_the_owner_share_the_token_of_a_vault(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The service revokes a refreshed token: no program kills the others' copy, run after run."""
+    held = [fake.issue_token(lifetime=timedelta(minutes=5))]
+    programs = [{"store": AsyncMemoryTokenStore(), "credentials": lambda: held[-1]} for _ in "123"]
+    for minute in range(30):
+        for program in programs:
+            session = connect(**program)
+            assert (await session.http.get("/v1/apps")).status_code == 200
+            await session.refresh()
+        assert held[-1] in fake.live_tokens()
+        clock.advance(60)
+        if minute % 2:
+            held.append(fake.issue_token(lifetime=timedelta(minutes=5)))
+    assert {(r.operation, r.status) for r in fake.requests} == {("apps", 200)}
 
 
 async def test_callable_is_told_what_it_replaces(
@@ -140,6 +203,151 @@ async def test_rotating_secret_is_saved_before_its_token_is_used(
     (first, held), *_ = saved
     assert held is None
     assert (first.id, first.renewal) == (used.id, "secret-grant")
+
+
+@pytest.mark.pitfall(46)
+@pytest.mark.parametrize("is_new", [True, False], ids=["a restart", "a session"])
+async def test_rotating_secret_is_not_used_beside_a_held_lock(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, is_new: bool
+) -> None:
+    """Its holder may be using it: a second use ends the sign-in of the whole fleet."""
+    asked: list[Token | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(before)
+        return Token(fake.issue_token())
+
+    store = Held()
+    session = connect(store=store, credentials=grant, timeout=60)
+
+    async def hold(token: Token) -> None:
+        if is_new:
+            await store.save(token)
+        else:
+            await session.use_token(token)
+        clock.advance(DAY)
+
+    await hold(Token(fake.issue_token(), renewal="secret-grant"))
+    with pytest.raises(StoreError) as caught:
+        await session.current_token()
+    assert caught.value.retryable
+    assert asked == []
+    # A provider without such a secret can be asked at any time.
+    await hold(Token(fake.issue_token()))
+    await session.current_token()
+    assert len(asked) == 1
+
+
+async def test_next_secret_of_the_same_token_is_taken_over(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A provider may keep the token and replace its secret; catches a reuse of the old one."""
+    same, store = Token(fake.issue_token(lifetime=DAY * 9)), AsyncMemoryTokenStore()
+    asked: list[str | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        return attrs.evolve(same, renewal=f"secret-grant-{len(asked)}")
+
+    sessions = [connect(store=store, credentials=grant) for _ in range(2)]
+    for session in sessions:
+        await session.current_token()
+    for session in (*sessions, *sessions):
+        await session.refresh()
+    assert asked == [None, *(f"secret-grant-{number}" for number in range(1, len(asked)))]
+    signed_in_again = attrs.evolve(same, renewal="secret-grant-by-hand")
+    assert (await sessions[0].use_token(signed_in_again)).renewal == signed_in_again.renewal
+    assert (await sessions[0].use_token(same)).renewal == signed_in_again.renewal
+    assert (await sessions[1].refresh()).renewal == signed_in_again.renewal
+    await sessions[1].refresh()
+    assert asked[-1] == signed_in_again.renewal
+
+
+@pytest.mark.pitfall(46)
+async def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """The other program's token has expired, too; catches a use of the session's own old secret."""
+    asked: list[str | None] = []
+    fails = [False]
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        if fails[0]:
+            raise ConnectionError
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
+
+    store = AsyncMemoryTokenStore()
+    busy, idle = (connect(store=store, credentials=grant) for _ in range(2))
+    await busy.current_token()
+    await idle.current_token()
+    await busy.refresh()
+    for fails[0] in (True, True, False):  # the provider is away at first
+        clock.advance(DAY)
+        with pytest.raises(KoyebSessionError) if fails[0] else contextlib.nullcontext():
+            await idle.current_token()
+    assert asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
+
+
+async def test_rotating_secret_of_a_slow_provider_is_not_lost(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """It answers after the callers have gone; asked again with the old secret, it smells theft."""
+    given: list[Token] = []
+    for seconds in deadlines(lambda: given):
+        gate, store, asked = Gate(), AsyncMemoryTokenStore(), list[str | None]()
+        grant = partial(_answer_late, fake, gate, asked)
+        session = connect(credentials=grant, store=store, timeout=seconds)
+        await session.use_token(Token(fake.issue_token(), renewal="secret-grant"))
+        clock.advance(DAY)
+        with pytest.raises(TransportTimeoutError):
+            await session.current_token()
+        gate.open()
+        with contextlib.suppress(KoyebSessionError):
+            token = await session.current_token()
+            if asked == ["secret-grant"]:
+                assert (saved := await store.load()) is not None
+                assert saved.renewal == token.renewal == "secret-grant-2"
+                given.append(token)
+
+
+@pytest.mark.parametrize("begins", ["alone", "with a store", "after a restart"])
+@pytest.mark.parametrize("late", [False, True], ids=["expired when it comes", "expires on its way"])
+async def test_rotating_secret_of_a_token_that_has_expired_is_not_lost(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, begins: str, *, late: bool
+) -> None:
+    """A machine that sleeps, or has a clock that is ahead, gets no token, but the next secret."""
+    asked: list[str | None] = []
+    store = None if begins == "alone" else AsyncMemoryTokenStore()
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        lifetime = timedelta(minutes=5 if late or len(asked) > 2 else -5)
+        token = Token(fake.issue_token(lifetime=lifetime), renewal=f"secret-grant-{len(asked) + 1}")
+        if late and len(asked) <= 2:
+            # The first clock is read when the callable has been asked, the second one later.
+            clock.step_wall(301)
+        return token
+
+    session = connect(store=store, credentials=grant)
+    await session.use_token(Token(fake.issue_token(), renewal="secret-grant-1"))
+    for number in range(1, 4):
+        clock.advance(DAY)
+        if begins == "after a restart":
+            session = connect(store=store, credentials=grant)
+        with pytest.raises(KoyebSessionError) if number < 3 else contextlib.nullcontext():
+            await session.current_token()
+    assert asked == ["secret-grant-1", "secret-grant-2", "secret-grant-3"]
+    assert (await session.current_token()).renewal == "secret-grant-4"
+    assert store is None or ((saved := await store.load()) and saved.renewal) == "secret-grant-4"
+
+
+async def _answer_late(
+    fake: FakeKoyeb, gate: Gate, asked: list[str | None], before: Token | None
+) -> Token:
+    asked.append(None if before is None else before.renewal)
+    await async_pass_through(gate)
+    return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked) + 1}")
 
 
 @pytest.mark.parametrize("fails", [0, 1])
@@ -207,26 +415,39 @@ async def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
     assert (stored and stored.id) == (session.token and session.token.id)
 
 
+@pytest.mark.parametrize("kind", [LookupError, ServerError, StoreError])
+@pytest.mark.parametrize("call", ["load", "save", "delete", "lock"])
 async def test_rotating_secret_shows_nowhere(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    call: str,
+    kind: type[Exception],
 ) -> None:
     """Neither a provider nor a store that quotes it brings it into an error, a log or a frame."""
     caplog.set_level(logging.DEBUG)
     secret = "secret-grant-0123456789"
-
-    class Quoting(Troubled):
-        async def save(self, token: Token) -> None:
-            raise OSError(f"cannot write {token.renewal}")
+    store = BrokenStore(error=kind(f"cannot {call} {secret}"))
 
     def grant(before: Token | None) -> Token:
-        if before is not None:
-            raise LookupError(f"{before.renewal} is unknown")
-        return Token(fake.issue_token(), renewal=secret)
+        if before is None or before.renewal != secret:
+            return Token(fake.issue_token(), renewal=secret)
+        error = kind(f"{before.renewal} is unknown")
+        error.add_note(before.renewal)
+        raise error
 
-    session = connect(store=Quoting(), credentials=grant)
+    session = connect(store=store, credentials=grant)
     await session.current_token()
-    with pytest.raises(KoyebSessionError, match="LookupError") as caught:
+    with pytest.raises(KoyebSessionError, match="is unknown") as caught:
         await session.refresh()
-    assert_no_secret(secret, session, session.token, caplog.records)
+    store.broken = {call}
+    shown: list[object] = [caught.value, *vars(caught.value).values()]
+    for act in (session.refresh, session.logout):
+        try:
+            await act()
+        except KoyebSessionError as error:
+            shown += [error, error.__cause__]
+    assert_no_secret(secret, *shown, session, session.token, caplog.records)
     assert_no_secret(secret, caught.value, packages=["koyeb_session"])
+    assert secret not in "".join(format_exception(caught.value))
     assert all(secret not in str(request.headers) for request in fake.requests)

@@ -19,7 +19,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, async_arrived
-from ..support import ME, PASSWORD, log
+from ..support import ME, PASSWORD, PASSWORDS, log
 from .doubles import AsyncUnderWay, Connect
 
 # Refusals
@@ -86,6 +86,39 @@ async def test_a_refusal_is_understood_without_what_the_request_was_marked_with(
     for _ in range(2):
         assert (await session.http.get("/v1/apps")).status_code == 401
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401), ("apps", 401)]
+
+
+async def test_operations_remember_a_refusal_as_requests_do(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Catches a renewal for each call of a loop over an operation that is always refused."""
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS)
+    fake.fail("new_session", Fault(status=401), times=100)
+    for _ in range(5):
+        with pytest.raises(AuthenticationError):
+            await session.new_session()
+    assert log(fake).count(("refresh", 200)) == 1
+    fake.recover("new_session")
+    await session.new_session()
+    fake.fail("new_session", Fault(status=401))
+    await session.new_session()
+    assert log(fake).count(("refresh", 200)) == 2
+
+
+@pytest.mark.parametrize(("status", "renewals"), [(200, 1), (403, 1), (429, 0), (503, 0)])
+async def test_only_a_token_that_is_accepted_ends_the_memory_of_a_refusal(
+    fake: FakeKoyeb, connect: Connect, status: int, renewals: int
+) -> None:
+    """A gateway's outage between two refusals is no acceptance; catches renewals without end."""
+    session = connect(token=fake.issue_token())
+    fake.fail("apps", Fault(status=401), times=2)
+    assert (await session.http.get("/v1/apps")).status_code == 401
+    fake.fail("apps", Fault(status=status))
+    assert (await session.http.get("/v1/apps")).status_code == status
+    fake.requests.clear()
+    fake.fail("apps", Fault(status=401))
+    await session.http.get("/v1/apps")
+    assert log(fake).count(("refresh", 200)) == renewals
 
 
 async def test_the_memory_of_a_refusal_ends_with_the_token(

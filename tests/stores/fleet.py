@@ -12,14 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
 import anyio.to_thread
+import httpx
 
 from koyeb_session import (
+    AccessTokenCredentials,
     AsyncSessionClient,
     KoyebSessionError,
     PasswordCredentials,
@@ -104,13 +107,31 @@ def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:
     return kind(client, key=options.get("key", "fleet"), lease=options.get("lease", LEASE))
 
 
+def credentials_of(told: Any) -> Any:
+    """Make the credentials that the parent asks for."""
+    match told:
+        case {"api_token": api_token, "organization": organization}:
+            return AccessTokenCredentials(api_token, organization, timedelta(minutes=5))
+        case {"provider": url}:
+            return partial(exchange, url)
+        case _:
+            return PasswordCredentials("me@example.com", "correct horse") if told else None
+
+
+def exchange(url: str, replaced: Token | None) -> Token:
+    """Ask an identity provider for the next token, with the rotating one."""
+    assert replaced is not None
+    form = {"grant_type": "refresh_token", "client_id": "me", "refresh_token": replaced.renewal}
+    answer = httpx.post(f"{url}/oauth2/token", data=form).raise_for_status().json()
+    return Token(answer["access_token"], renewal=answer["refresh_token"])
+
+
 def arguments(options: dict[str, Any], *, asynchronous: bool) -> dict[str, Any]:
     """Give the arguments of a session."""
-    credentials = PasswordCredentials("me@example.com", "correct horse")
     return {
         "base_url": options["url"],
         "clock": SharedClock(Path(options["clock"])),
-        "credentials": credentials if options.get("credentials") else None,
+        "credentials": credentials_of(options.get("credentials")),
         "refresh_policy": WITHOUT_JITTER,
         "store": store_of(options, asynchronous=asynchronous),
     }

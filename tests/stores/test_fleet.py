@@ -93,6 +93,31 @@ def test_fleet_on_redis_exchanges_each_token_once(
     record_property("measured", f"redis, {role}: {counts}")
 
 
+@pytest.mark.timeout(120)
+def test_processes_share_five_minute_access_tokens_for_an_hour(
+    tmp_path: Path, fleet_clock: FleetClock
+) -> None:
+    """One token serves both until the next one is due; nothing is refused, and none refreshed."""
+    fake = FakeKoyeb(clock=fleet_clock)
+    api_token = fake.issue_api_token()
+    given = {"api_token": api_token, "organization": fake.organizations["me@example.com"][0]}
+    options = {"role": "blocking", "file": str(tmp_path / "session.json"), "credentials": given}
+    with fake.serve() as url:
+        options |= {"url": url, "clock": str(fleet_clock.path)}
+        with processes(options, 2) as fleet:
+            for _ in range(13):
+                assert all_asked(fleet, 2)[0] == []
+                # 15 seconds are left: in the hard window, where everybody waits for a new one.
+                fleet_clock.advance(285)
+    issued = [r.bearer for r in fake.requests if r.operation == "create_access_token"]
+    assert set(issued) == {api_token}
+    assert len(issued) == 13
+    assert {(r.operation, r.status) for r in fake.requests} == {
+        ("create_access_token", 200),
+        ("apps", 200),
+    }
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("service", ["keeps", "revokes"])
 def test_fleet_outlives_a_faulty_redis(

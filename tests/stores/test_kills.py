@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import SessionExpiredError
-from koyeb_session.testing import FakeKoyeb, Fault, Gate
+from koyeb_session import SessionExpiredError, Token
+from koyeb_session.testing import FakeIdentityProvider, FakeKoyeb, Fault, Gate
 
 from ..soak import SOAK
 from .conftest import PATIENCE, FleetClock, RedisServer, Worker, running
@@ -101,7 +101,7 @@ def test_session_survives_a_kill_at_any_moment_but_one(
         with opened(options) as (first, _):
             first.login("me@example.com", "correct horse")
         (old,) = fake.live_tokens()
-        gate = kill(fake, forker, options)
+        gate = kill(fake, "refresh", forker, options)
         assert lock_left(options) <= SHORT_LEASE
         ends = MOMENTS[moment] and service == "revokes"
         with opened(options) as (next_one, store):
@@ -116,12 +116,48 @@ def test_session_survives_a_kill_at_any_moment_but_one(
     assert [request.operation for request in fake.requests].count("login") == 1 + ends
 
 
-def kill(fake: FakeKoyeb, forker: Worker, options: dict[str, Any]) -> Gate:
+@pytest.mark.pitfall(46)
+@pytest.mark.parametrize(("where", "moment"), dict.fromkeys(case[:2] for case in CASES))
+def test_rotating_secret_survives_a_kill_at_any_moment_but_one(
+    fleet_clock: FleetClock,
+    request: pytest.FixtureRequest,
+    forker: Worker,
+    where: str,
+    moment: str,
+) -> None:
+    """Only between the provider's answer and its save is a one-time secret lost; none is reused."""
+    options = {"clock": str(fleet_clock.path), "lease": SHORT_LEASE, "moment": moment}
+    options |= place_of(where, request)
+    fake = FakeKoyeb(clock=fleet_clock)
+    provider = FakeIdentityProvider(fake)
+    ends = MOMENTS[moment]
+    with fake.serve() as url, provider.serve() as provider_url:
+        options |= {"url": url, "credentials": {"provider": provider_url}}
+        with opened(options) as (first, _):
+            first.use_token(Token(fake.issue_token(), renewal=provider.sign_in()))
+        gate = kill(provider, "token", forker, options)
+        for _ in range(2):
+            expected = pytest.raises(SessionExpiredError) if ends else contextlib.nullcontext()
+            with opened(options) as (session, _), expected:
+                session.current_token()
+                session.refresh()
+                assert session.http.get("/v1/apps").status_code == 200
+        gate.open()  # now that the provider has long seen the connection end
+    assert (provider.reuses > 0) == ends
+    assert [request.operation for request in fake.requests].count("refresh") == 0
+
+
+def kill(
+    fake: FakeKoyeb | FakeIdentityProvider,
+    operation: str,
+    forker: Worker,
+    options: dict[str, Any],
+) -> Gate:
     """Have a process renew the token, and kill it at the moment that the options say."""
     moment = options["moment"]
     gate = Gate()
     if moment in AT_THE_SERVICE:
-        fake.fail("refresh", Fault(gate=gate, hold=AT_THE_SERVICE[moment]))
+        fake.fail(operation, Fault(gate=gate, hold=AT_THE_SERVICE[moment]))
     forker.ask(json.dumps(options))
     child = int(forker.answer())
     if moment in AT_THE_SERVICE:
