@@ -2,8 +2,9 @@
 The checks of the project: ``nox`` runs those that a pull request needs, ``nox -s NAME`` one check.
 
 Each run builds the wheel once. All checks that import the package import that wheel. Nox's own
-Python runs all tests. The other Pythons run the tests whose result may differ between Pythons;
-``nox -s tests-3.13 -- tests`` runs all of them there. ``nox -s soak`` runs the long forms.
+Python runs all tests, and the newest one both halves again. The other Pythons run the tests whose
+result may differ between Pythons; ``nox -s tests-3.13 -- tests`` runs all of them there. ``nox -s
+soak`` runs the long forms.
 """
 
 from __future__ import annotations
@@ -37,16 +38,19 @@ UNMEASURED = (
     *("tests/stores/test_store_examples.py", "tests/test_examples.py"),
     *("tests/test_budgets.py", "tests/test_generate_sync.py"),
 )
-# Tests whose result may differ from one Python to another: both halves, what they run on, and one
-# test of each integration.
+# Tests whose result may differ from one Python to another: threads, event loops, forks and ends of
+# programs, and one test of each integration.
 ELSEWHERE = (
-    *("tests/_async", "tests/_sync", "tests/integrations/test_aiohttp.py"),
+    *("tests/_async/test_closing.py", "tests/_async/test_exchange.py"),
+    *("tests/_async/test_single_flight.py", "tests/_sync/test_closing.py"),
+    *("tests/_sync/test_exchange.py", "tests/_sync/test_single_flight.py"),
+    "tests/integrations/test_aiohttp.py",
     *("tests/integrations/test_fastapi.py", "tests/integrations/test_httpx2.py"),
     "tests/integrations/test_koyeb_sdk.py",
     *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
     *("tests/stores/test_extras.py", "tests/stress/test_abandoned.py"),
-    *("tests/stress/test_exit.py", "tests/stress/test_places.py", "tests/stress/test_signals.py"),
-    "tests/stress/test_signal_frames.py",
+    *("tests/stress/test_exit.py", "tests/stress/test_kept_threads.py"),
+    *("tests/stress/test_places.py", "tests/stress/test_signals.py"),
     *("tests/test_async_callers.py", "tests/test_async_only.py"),
     *("tests/test_async_shared_tasks.py", "tests/test_calls.py"),
     *("tests/test_deadlines.py", "tests/test_frames.py", "tests/test_hanging_stores.py"),
@@ -55,8 +59,16 @@ ELSEWHERE = (
     "tests/test_sync_only.py",
     *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
 )
-# Tests of the extras whose lowest versions are tested.
+# Tests that the newest Python runs as well: the rest of both halves.
+NEWEST = ("tests/_async", "tests/_sync", "tests/stress/test_signal_frames.py")
+# Tests of the dependencies and extras whose lowest versions are tested.
 LOWEST = (
+    *("tests/_async", "tests/_sync/test_exchange.py", "tests/_sync/test_file_store.py"),
+    *("tests/_sync/test_operations.py", "tests/_sync/test_redis_store.py"),
+    *("tests/_sync/test_stores.py", "tests/_sync/test_transport.py", "tests/test_proxies.py"),
+    *("tests/stores/test_environment.py", "tests/stores/test_extras.py", "tests/test_tls.py"),
+    *("tests/integrations/test_aiohttp.py", "tests/integrations/test_fastapi.py"),
+    *("tests/integrations/test_httpx2.py", "tests/integrations/test_koyeb_sdk.py"),
     *("tests/integrations/test_bearer.py", "tests/integrations/test_problems.py"),
     *("tests/integrations/test_whose_fault.py", "tests/stores/test_conformance.py"),
 )
@@ -241,7 +253,9 @@ def tests(session: nox.Session) -> None:
         session.run("coverage", "run", *SPREAD, *without(UNMEASURED), env=WHEEL_ONLY)
         session.run("python", *SPREAD, *UNMEASURED, env=WHEEL_ONLY)
     else:
-        session.run("python", *SPREAD, *(session.posargs or ELSEWHERE), env=WHEEL_ONLY)
+        newest = NEWEST if session.python == INSTALLED[-1] else ()
+        tests = {*ELSEWHERE, *newest}
+        session.run("python", *SPREAD, *(session.posargs or sorted(tests)), env=WHEEL_ONLY)
 
 
 @nox.session(requires=["build"])
@@ -264,7 +278,7 @@ def minimum(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("\n".join(lowest), "utf-8")
     session.install(wheel(), *group("tests"), "--constraint", str(constraints))
-    session.run("python", *SPREAD, *(session.posargs or (*ELSEWHERE, *LOWEST)), env=WHEEL_ONLY)
+    session.run("python", *SPREAD, *(session.posargs or LOWEST), env=WHEEL_ONLY)
 
 
 @nox.session(requires=[f"tests-{OWN}"])
@@ -295,7 +309,7 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def mutation(session: nox.Session) -> None:
     """
-    Run the tests of the engine on mutants of it, and fail if more than a tenth survive.
+    Run the tests of the engine on mutants of its blocking half; fail if more than a tenth survive.
 
     It takes ten minutes; arguments after ``--`` are names of mutants, or patterns of them.
     """
