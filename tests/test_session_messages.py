@@ -171,19 +171,26 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
     assert caught.value.message == "the credentials gave no token: KeyError: VAULT_TOKEN"
 
 
+class BusyError(Exception):
+    """An error that says itself that another attempt may help."""
+
+    retryable = True
+
+
 @pytest.mark.parametrize(
-    ("exc", "text"),
+    ("exc", "text", "retryable"),
     [
-        (RuntimeError(), "RuntimeError"),
-        (RuntimeError("no"), "RuntimeError: no"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "UnicodeDecodeError: 'utf-8' codec"),
-        (OSError(13, "Permission denied"), "PermissionError: [Errno 13] Permission denied"),
+        (RuntimeError(), "RuntimeError; ", False),
+        (RuntimeError("no"), "RuntimeError: no; ", False),
+        (BusyError("busy"), "BusyError: busy; ", True),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "UnicodeDecodeError: 'utf-8'", False),
+        (OSError(13, "Permission denied"), "PermissionError: [Errno 13] Permission denied; ", True),
     ],
 )
 def test_an_error_of_a_callable_is_told_once(
-    fake: FakeKoyeb, clock: FakeClock, exc: Exception, text: str
+    fake: FakeKoyeb, clock: FakeClock, exc: Exception, text: str, *, retryable: bool
 ) -> None:
-    """Some errors have no text, and others cannot be made from a text."""
+    """Some errors have no text, others cannot be made from a text, or say that they may pass."""
 
     def vault() -> str:
         raise exc
@@ -192,7 +199,7 @@ def test_an_error_of_a_callable_is_told_once(
         error = ending(session)
     assert error.message.startswith(f"the credentials gave no token: {text}")
     assert error.message.count(type(exc).__name__) == 1
-    assert error.retryable is isinstance(exc, OSError)
+    assert error.retryable is retryable
 
 
 def test_a_first_sign_in_that_was_refused_says_how_long_ago(
