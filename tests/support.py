@@ -101,7 +101,7 @@ class Inside:
         self.operation_connections: Any = session._operation_connections
         self.listeners: Any = self.keeper.listeners
         self.persistence: Any = self.keeper.persistence
-        self.renewal: Any = self.keeper._renewal
+        self.renewal: Any = self.keeper.renewal
         self.source: Any = self.keeper.source
         self.change: Any = session._change
 

@@ -199,7 +199,7 @@ class Counting:
 
     def __enter__(self) -> None:
         self.taken += 1
-        state_lock.acquire()
+        state_lock.__enter__()
 
     def __exit__(
         self,
@@ -207,7 +207,7 @@ class Counting:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        state_lock.release()
+        state_lock.__exit__(kind, exc, traceback)
 
 
 @pytest.fixture

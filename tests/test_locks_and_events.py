@@ -75,9 +75,9 @@ def test_the_lock_is_free_in_a_forked_child() -> None:
 
     with Background() as background:
         background.start(busy)
-        assert all(in_child(lambda: state_lock.acquire(timeout=1)) for _ in range(5))
+        assert all(in_child(lambda: runtime._lock.acquire(timeout=1)) for _ in range(5))
         stop.set()
-    assert repr(state_lock).startswith("<unlocked ")
+    assert repr(runtime._lock).startswith("<unlocked ")
 
 
 def test_places_do_without_forks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,7 +255,6 @@ class AsyncSessionClient:
         self._state = state
         self._keeper = engine.AsyncTokenKeeper(
             state,
-            engine.AsyncRenewal(state, source, persistence),
             source,
             persistence,
             active_tasks=self._active_tasks,

@@ -45,7 +45,6 @@ from .http.connections import AsyncBorrowedClient as AsyncBorrowedClient
 from .http.connections import AsyncConnections as AsyncConnections
 from .http.sender import AsyncSender as AsyncSender
 from .keeper import AsyncTokenKeeper as AsyncTokenKeeper
-from .renewal import AsyncRenewal as AsyncRenewal
 from .session_change import AsyncSessionChange as AsyncSessionChange
 from .stores.protocol import AsyncTokenStore as AsyncTokenStore
 from .token_source import AsyncTokenSource as AsyncTokenSource

@@ -25,6 +25,7 @@ from .._core.results import cannot_wait, renewal_timed_out, safe_copy, with_caus
 from .._core.snapshot import Decision, FailedAttempt, Need, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
+from .renewal import AsyncRenewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import AsyncPersistence
-    from .renewal import AsyncRenewal
     from .token_source import AsyncTokenSource
 
 T = TypeVar("T")
@@ -54,11 +54,11 @@ class AsyncTokenKeeper:
 
     __slots__ = (
         "__weakref__",
-        "_renewal",
         "_retry_at",
         "_wakeups",
         "active_tasks",
         "listeners",
+        "others_renewal",
         "persistence",
         "source",
         "state",
@@ -68,24 +68,29 @@ class AsyncTokenKeeper:
     def __init__(
         self,
         state: SessionState,
-        renewal: AsyncRenewal,
         source: AsyncTokenSource,
         persistence: AsyncPersistence | None,
         *,
         active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
-        self._renewal = renewal
         self._retry_at: tuple[KoyebSessionError, float] | None = None
         """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._wakeups: tuple[AsyncWakeup, ...] = ()
         self.active_tasks: set[AsyncSharedTask[Any]] = active_tasks
         """Tasks that the client waits for when it closes."""
         self.listeners: AsyncListeners | None = None
+        self.others_renewal: AsyncRenewal | None = None
+        """The renewal of a session that follows another one; see `MirrorClient`."""
         self.persistence: AsyncPersistence | None = persistence
         self.source: AsyncTokenSource = source
         self.state: SessionState = state
         self.task: _SharedRenewal | None = None
         """The current renewal, or the last one."""
+
+    @property
+    def renewal(self) -> AsyncRenewal:
+        """The steps of a renewal; made at each use, as a session of `for_token` has to be small."""
+        return self.others_renewal or AsyncRenewal(self.state, self.source, self.persistence)
 
     @property
     def _timeout(self) -> float:
@@ -256,7 +261,7 @@ class AsyncTokenKeeper:
 
     def refusal(self) -> KoyebSessionError | None:
         """Return the error for a thread that must not wait for this session; `None` if it may."""
-        return self._renewal.refusal()
+        return self.renewal.refusal()
 
     async def _wait_to_retry(
         self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
@@ -321,7 +326,7 @@ class AsyncTokenKeeper:
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             with async_time_limit(need.seconds * self.source.patience):
-                outcome = await self._renewal.run(need)
+                outcome = await self.renewal.run(need)
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook

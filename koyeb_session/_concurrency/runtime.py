@@ -12,14 +12,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-state_lock: Final = threading.RLock()
+_lock = threading.RLock()
+_owner = threading.Condition(_lock)
+
+
+class _StateLock:
+    """
+    A lock that no signal handler can leave locked.
+
+    From Python 3.14 on, a handler may raise after a ``with`` has acquired a plain lock, and before
+    the block that would release it. Here, acquiring and noting it are one step of C code, and so is
+    releasing it.
+    """
+
+    __exit__ = _lock.__exit__
+
+    def __enter__(self) -> None:
+        acquired: list[bool] = []
+        try:
+            acquired.extend(map(_lock.acquire, (True,)))
+        except BaseException:
+            if acquired:
+                _lock.release()
+            raise
+
+
+state_lock: Final = _StateLock()
 """
 The lock around each check-then-set of a session's state, for the whole process.
 
 Re-entrant: a signal handler or a finalizer may use a session while its own thread holds the lock.
 """
 
-_owner = threading.Condition(state_lock)
 _process = object()
 """The identity of this process: each fork gives the child a new one."""
 
@@ -40,15 +64,15 @@ def is_in_step() -> bool:
 def _after_fork_in_child() -> None:
     global _process  # noqa: PLW0603 - the one thing that a fork changes
     _process = object()
-    state_lock.release()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
     # The forking thread holds the lock across the fork. So no other thread is in the middle of a
     # change, and the one thread that survives in the child can release the lock.
     os.register_at_fork(
-        before=state_lock.acquire,
-        after_in_parent=state_lock.release,
+        before=_lock.acquire,
+        after_in_parent=_lock.release,
         after_in_child=_after_fork_in_child,
     )
 

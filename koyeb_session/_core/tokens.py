@@ -57,6 +57,8 @@ def jwt_claims(token_id: str) -> Claims | None:
 
 
 def _jwt_part(part: str) -> dict[str, Any] | None:
+    if "+" in part or "/" in part:  # those of the other alphabet (RFC 4648, section 5)
+        return None
     try:
         value = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (ValueError, RecursionError):

@@ -64,7 +64,7 @@ class MirrorClient(SessionClient):
         """Follow ``leader``, the session of this event loop, until the block ends; then close."""
         store = _LeaderStore(leader)
         self._start_session(self._state.clock, store=store)
-        self._keeper._renewal = _LeaderRenewal(self._state, store, leader)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._keeper.others_renewal = _LeaderRenewal(self._state, store, leader)
         unfollow = leader.on_token_change(self._follow)
         if leader.token is not None:
             self._follow(leader.token)

@@ -257,7 +257,6 @@ class SessionClient:
         self._state = state
         self._keeper = engine.TokenKeeper(
             state,
-            engine.Renewal(state, source, persistence),
             source,
             persistence,
             active_tasks=self._active_tasks,

@@ -47,7 +47,6 @@ from .http.connections import BorrowedClient as BorrowedClient
 from .http.connections import Connections as Connections
 from .http.sender import Sender as Sender
 from .keeper import TokenKeeper as TokenKeeper
-from .renewal import Renewal as Renewal
 from .session_change import SessionChange as SessionChange
 from .stores.protocol import TokenStore as TokenStore
 from .token_source import TokenSource as TokenSource

@@ -27,6 +27,7 @@ from .._core.results import cannot_wait, renewal_timed_out, safe_copy, with_caus
 from .._core.snapshot import Decision, FailedAttempt, Need, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import Listeners
+from .renewal import Renewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import Persistence
-    from .renewal import Renewal
     from .token_source import TokenSource
 
 T = TypeVar("T")
@@ -56,11 +56,11 @@ class TokenKeeper:
 
     __slots__ = (
         "__weakref__",
-        "_renewal",
         "_retry_at",
         "_wakeups",
         "active_tasks",
         "listeners",
+        "others_renewal",
         "persistence",
         "source",
         "state",
@@ -70,24 +70,29 @@ class TokenKeeper:
     def __init__(
         self,
         state: SessionState,
-        renewal: Renewal,
         source: TokenSource,
         persistence: Persistence | None,
         *,
         active_tasks: set[SharedTask[Any]],
     ) -> None:
-        self._renewal = renewal
         self._retry_at: tuple[KoyebSessionError, float] | None = None
         """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._wakeups: tuple[Wakeup, ...] = ()
         self.active_tasks: set[SharedTask[Any]] = active_tasks
         """Tasks that the client waits for when it closes."""
         self.listeners: Listeners | None = None
+        self.others_renewal: Renewal | None = None
+        """The renewal of a session that follows another one; see `MirrorClient`."""
         self.persistence: Persistence | None = persistence
         self.source: TokenSource = source
         self.state: SessionState = state
         self.task: _SharedRenewal | None = None
         """The current renewal, or the last one."""
+
+    @property
+    def renewal(self) -> Renewal:
+        """The steps of a renewal; made at each use, as a session of `for_token` has to be small."""
+        return self.others_renewal or Renewal(self.state, self.source, self.persistence)
 
     @property
     def _timeout(self) -> float:
@@ -256,7 +261,7 @@ class TokenKeeper:
 
     def refusal(self) -> KoyebSessionError | None:
         """Return the error for a thread that must not wait for this session; `None` if it may."""
-        return self._renewal.refusal()
+        return self.renewal.refusal()
 
     def _wait_to_retry(
         self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
@@ -321,7 +326,7 @@ class TokenKeeper:
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             with time_limit(need.seconds * self.source.patience):
-                outcome = self._renewal.run(need)
+                outcome = self.renewal.run(need)
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final, Self
 
 import koyeb_session
-from koyeb_session._concurrency.runtime import state_lock
+from koyeb_session._concurrency.runtime import is_in_step
 
 _PACKAGE: Final = str(Path(koyeb_session.__file__).parent)
 _SERVICE: Final = str(Path(_PACKAGE, "testing"))
@@ -154,8 +154,7 @@ class SignalAtLine(AtLine):
 
 def holds_the_lock() -> bool:
     """Tell whether the calling thread is in a step that others cannot come into."""
-    owned: Callable[[], bool] | None = getattr(state_lock, "_is_owned", None)
-    return owned is not None and owned()
+    return is_in_step()
 
 
 def in_another_thread(work: Callable[[], object]) -> Callable[[], None]:
