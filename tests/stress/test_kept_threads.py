@@ -297,3 +297,25 @@ def test_idle_thread_keeps_no_program_from_its_end(last: str) -> None:
         ended = program(EXIT.replace("LAST", last), url, token)
     assert (ended.returncode, ended.stdout) == (0, "200\n" if last else ""), ended.stderr
     assert fake.exchanges() == (2 if last else 1)
+
+
+LATE: Final = """
+import sys, time
+from koyeb_session._concurrency.threads import launch
+from koyeb_session._concurrency.threads.shared_task import SharedTask
+launch._IDLE = 1000
+class Late:
+    def __init__(self):
+        self.is_finalizing, self.write, self.task = sys.is_finalizing, sys.stdout.write, SharedTask
+    def __del__(self):
+        self.write(f"{self.is_finalizing()} {self.task(int).run(1)}")
+SharedTask(int).run()
+while not launch._idle: time.sleep(0.001)
+late = Late()
+"""
+
+
+def test_finalizer_at_the_end_gives_nothing_to_a_thread_that_no_longer_runs() -> None:
+    """Python drops a program's objects when no other thread runs; catches a wait for one."""
+    ended = program(LATE)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True 0", "")
