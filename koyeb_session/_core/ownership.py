@@ -108,7 +108,8 @@ class Ownership:
         # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
-        self.ours.add(identity(found))
+        # Others have replaced each earlier record.
+        self.ours = {identity(its) for its in (found, own and own.token) if its}
         return NewToken(
             token,
             just_issued=False,
