@@ -29,7 +29,7 @@ from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 from ..concurrency import PATIENCE, idle, in_child, until
-from ..support import inside
+from ..support import inside, raising
 from .lines import SignalAtLine
 
 pytestmark = pytest.mark.blocks_loop
@@ -162,6 +162,19 @@ def test_work_of_a_finalizer_is_not_given_to_the_thread_that_it_has_interrupted(
         own = SharedTask(threading.get_ident).join(PATIENCE)
         until(lambda: bool(results))
     assert results[0] not in {own, None}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_idle_thread_that_fails_is_listed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out; catches work for a thread that has ended."""
+    monkeypatch.setattr(shared_task, "_GRACE", PATIENCE)  # no second thread comes to help
+    with monkeypatch.context() as patched:
+        patched.setattr(launching._IdleThread, "take", raising(MemoryError()))
+        thread = SharedTask(threading.current_thread).run(PATIENCE)
+        assert thread is not None
+        thread.join(PATIENCE)
+    assert not launching._idle
+    assert SharedTask(lambda: 7).run(PATIENCE) == 7
 
 
 class HandlerError(Exception):

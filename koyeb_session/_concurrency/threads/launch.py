@@ -120,8 +120,10 @@ def _wait_for_more() -> list[_Work]:
         return []
     idle = _IdleThread()
     _idle.append(idle)
-    work = idle.take()
-    _idle.remove(idle)
+    try:
+        work = idle.take()
+    finally:  # memory may have run out
+        _idle.remove(idle)
     return [] if work is None else [work]
 
 
