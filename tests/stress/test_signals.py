@@ -155,8 +155,8 @@ class Alarm:
         if not self.armed:
             return
         while frame is not None:
-            path = frame.f_code.co_filename
-            if any(other in path for other in OTHERS) or frame.f_code.co_name == "__del__":
+            path, name = frame.f_code.co_filename, frame.f_code.co_name
+            if any(other in path for other in OTHERS) or name in {"__del__", "gc_callback"}:
                 signal.setitimer(signal.ITIMER_REAL, MOMENT)
                 return
             frame = frame.f_back
