@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
 
@@ -21,9 +23,11 @@ from koyeb_session import (
     PasswordCredentials,
     RetryPolicy,
     SessionClient,
+    Token,
 )
 from koyeb_session._api import wire
-from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
+from koyeb_session.stores import MemoryTokenStore
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
 from .interrupted import EVENTS, POINTS, Interrupting, Point, fail
 from .support import raising
@@ -256,3 +260,29 @@ def test_no_field_shows_a_secret() -> None:
                 assert not {"token", "secret"} & {field.name for field in texts}, kind
                 found.add(kind.__name__)
     assert {"Token", "LoginRequest", "Operation"} <= found
+
+
+class BrokenClock(FakeClock):
+    """Raises where a saved record is compared with the session's own token."""
+
+    def time(self) -> float:
+        """Return the time."""
+        if sys._getframe(1).f_code.co_name == "newer":
+            raise ZeroDivisionError
+        return super().time()
+
+
+def test_no_tool_shows_the_secret_of_a_record_that_the_session_knows() -> None:
+    """Catches an identity in a variable that is the secret itself, where the clock raises."""
+    clock, store = BrokenClock(), MemoryTokenStore()
+    fake = FakeKoyeb(clock=clock)
+    with SessionClient(
+        token=fake.issue_token(), store=store, transport=fake.transport, clock=clock
+    ) as session:
+        held = session.refresh()
+        clock.advance(timedelta(days=2))
+        saved = Token(fake.issue_token())
+        store.save(saved)
+        with pytest.raises(ZeroDivisionError) as caught:
+            session.current_token()
+    assert_no_tool_shows(caught.value, [held.id, saved.id])

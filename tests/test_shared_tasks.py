@@ -276,8 +276,11 @@ def test_shared_task_that_is_started_once_more_after_its_end_is_forgotten_again(
     assert runs == [1]
 
 
-def test_end_of_the_interpreter_waits_for_what_is_under_way() -> None:
+def test_end_of_the_interpreter_waits_for_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is told by `atexit`, and waits until the work should have ended."""
+    monkeypatch.setattr(shared_task, "_ended", None)  # as it is again after the test
     go = threading.Event()
     shared = SharedTask(lambda: go.wait(PATIENCE), seconds=PATIENCE)
     shared.start()

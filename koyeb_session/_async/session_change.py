@@ -74,11 +74,11 @@ class AsyncSessionChange:
             if outcome is SUPERSEDED and new_token.just_issued:
                 await self._source.revoke(new_token.token, self.deadline)
             return outcome
-        self._state.log_new_token(new_token, outcome)
         if persistence is not None:
             if account is not None:
                 persistence.ownership.begin(account, bound=bound)
             persistence.mark_unsaved()
+        self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
             await self._task(self._synchronize).run()
         return outcome

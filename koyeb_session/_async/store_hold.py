@@ -11,7 +11,7 @@ from .._concurrency.event_loop.waiting import AsyncEvent, AsyncWakeup
 from .._concurrency.runtime import state_lock
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.ownership import UNKNOWN
+from .._core.ownership import NEVER_READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .._concurrency.event_loop.shared_task import AsyncWork
     from .._core.deadline import Deadline
     from .._core.models import Token
+    from .._core.tokens import Identity
     from .stores.protocol import AsyncTokenStore
 
 
@@ -47,7 +48,7 @@ class AsyncStoreHold:
     ) -> None:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
-        self.known: str | None = UNKNOWN
+        self.known: Identity | None = NEVER_READ
         """The identity of the token that the session had last read or written before that."""
         self.locked: bool = False
         self.problem: StoreError | None = None

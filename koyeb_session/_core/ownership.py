@@ -9,14 +9,16 @@ import attrs
 from .log import log
 from .provenance import Provenance, read_provenance
 from .snapshot import Issuer, NewToken, Snapshot
-from .tokens import identity, jwt_claims
+from .tokens import Identity, identity, jwt_claims
 from .validation import parse_token
 
 if TYPE_CHECKING:
     from .models import Clock, Token
 
 UNKNOWN: Final = "?"
-"""Stands for an account without a name, and for the identity of a record that was never read."""
+"""Stands for an account without a name."""
+NEVER_READ: Final = Identity("")
+"""Stands for the identity of a record that was never read."""
 
 
 class Ownership:
@@ -36,12 +38,12 @@ class Ownership:
         self._origin = origin
         self._replaced: str | None = None
         """The account of the session that this one has replaced."""
-        self._warned: str | None = None
+        self._warned: Identity | None = None
         self.account: str | None = account
         """See `Provenance.account`; `None`: the account of the saved record."""
         self.bound: bool = bound
         """Whether records of other accounts are foreign; so after a login, or with credentials."""
-        self.ours: set[str] = set()
+        self.ours: set[Identity] = set()
         """The identities of records that it has written, held, or meant to overwrite."""
 
     def begin(self, account: str, *, bound: bool) -> None:
@@ -81,7 +83,7 @@ class Ownership:
         return identity(found) not in self.ours and self.is_foreign(found, own)
 
     def newer(
-        self, found: Token | None, own: Snapshot | None, known: str | None
+        self, found: Token | None, own: Snapshot | None, known: Identity | None
     ) -> NewToken | None:
         """
         Return the saved token if others have saved a newer one than the session's own.
@@ -97,7 +99,7 @@ class Ownership:
         if own is not None and identity(found) in {identity(own.token), known}:
             return None
         # Never read before: a record that was issued earlier cannot be newer.
-        if own is not None and known == UNKNOWN and (_order(found, own.token) or 0) < 0:
+        if own is not None and known == NEVER_READ and (_order(found, own.token) or 0) < 0:
             return None
         token = parse_token(found, self._clock.time())
         if isinstance(token, Exception):
@@ -106,7 +108,8 @@ class Ownership:
         # Without its own account, the session continues that of the record.
         if provenance is not None and not self.bound:
             self.account = provenance.account
-        self.ours.add(identity(found))
+        # Others have replaced each earlier record.
+        self.ours = {identity(its) for its in (found, own and own.token) if its}
         return NewToken(
             token,
             just_issued=False,
@@ -116,7 +119,7 @@ class Ownership:
             from_store=True,
         )
 
-    def is_others(self, found: Token | None, own: Snapshot | None, known: str | None) -> bool:
+    def is_others(self, found: Token | None, own: Snapshot | None, known: Identity | None) -> bool:
         """Return whether others have saved this record since the last read; see `newer`."""
         if found is None:
             return False
@@ -126,7 +129,7 @@ class Ownership:
         seen = identity(found)
         if seen in self.ours:
             return False
-        if known == UNKNOWN:  # never read before: only the times of issue can tell
+        if known == NEVER_READ:  # never read before: only the times of issue can tell
             order = None if own is None else _order(found, own.token)
             return order is not None and order >= 0
         return seen != known and (own is None or seen != identity(own.token))

@@ -17,13 +17,22 @@ TOKEN_LIMIT: Final = 16 << 10
 """The longest id of a token, in characters; common servers accept no longer header."""
 
 
-def identity(token: Token) -> str:
+@attrs.frozen
+class Identity:
     """
-    Return a text that is the same for two saved tokens if neither is newer.
+    The secrets of a saved token: they are the same for two saved tokens if neither is newer.
 
-    An identity provider may return the same token again with the next one-time secret.
+    An identity provider may return the same token again with the next one-time secret. No `repr`
+    shows them, as the user's clock or log may raise in a frame that compares them.
     """
-    return f"{token.id} {token.renewal or ''}"
+
+    id: str = attrs.field(repr=False)
+    renewal: str | None = attrs.field(default=None, repr=False)
+
+
+def identity(token: Token) -> Identity:
+    """Return the identity of a token."""
+    return Identity(token.id, token.renewal or None)
 
 
 def adds_nothing(given: Token, held: Token) -> bool:

@@ -13,10 +13,10 @@ from .._core.deadline import PATIENCE, Deadline
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
-from .._core.ownership import UNKNOWN, Ownership
+from .._core.ownership import NEVER_READ, Ownership
 from .._core.results import store_error
 from .._core.snapshot import Issuer, NewToken, Snapshot
-from .._core.tokens import identity
+from .._core.tokens import Identity, identity
 from .._core.validation import parse_token
 from .store_hold import StoreHold
 
@@ -69,7 +69,7 @@ class Persistence:
         self._written: object = None
         self._hold: StoreHold | None = None
         self._is_retrying = False
-        self._known: str | None = UNKNOWN
+        self._known: Identity | None = NEVER_READ
         """The identity of the saved token, as this session last read or wrote it."""
         self._problem: StoreError | None = None
         self._timeout = timeout
@@ -192,12 +192,14 @@ class Persistence:
         return hold
 
     def newer(
-        self, found: Token | None, own: Snapshot | None, known: str | None
+        self, found: Token | None, own: Snapshot | None, known: Identity | None
     ) -> NewToken | None:
         """See `Ownership.newer`; after a sign-out, the record is about to be deleted."""
         return None if self._is_emptying else self.ownership.newer(found, own, known)
 
-    def latest(self, found: Token | None, own: Snapshot | None, known: str | None) -> Token | None:
+    def latest(
+        self, found: Token | None, own: Snapshot | None, known: Identity | None
+    ) -> Token | None:
         """Return the newest known token, expired or not, from which a callable continues."""
         token = None if own is None else own.token
         if found is None or self._is_emptying or self.ownership.is_foreign(found, own):
@@ -349,9 +351,8 @@ class Persistence:
     def _error(self, what: str, exc: Exception) -> StoreError:
         """Make the error for a store that failed, without the secrets that it may quote."""
         own = self.state.snapshot
-        seen = {*self.ownership.ours, self._known or UNKNOWN} - {UNKNOWN}
-        records = (text.partition(" ") for text in seen)
-        tokens = (Token(token_id, renewal=renewal) for token_id, _, renewal in records)
+        seen = {*self.ownership.ours, self._known or NEVER_READ} - {NEVER_READ}
+        tokens = (Token(its.id, renewal=its.renewal) for its in seen)
         return store_error(what, exc, *tokens, None if own is None else own.token)
 
     def _retry_later(self, problem: StoreError) -> StoreError:

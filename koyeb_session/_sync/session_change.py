@@ -76,11 +76,11 @@ class SessionChange:
             if outcome is SUPERSEDED and new_token.just_issued:
                 self._source.revoke(new_token.token, self.deadline)
             return outcome
-        self._state.log_new_token(new_token, outcome)
         if persistence is not None:
             if account is not None:
                 persistence.ownership.begin(account, bound=bound)
             persistence.mark_unsaved()
+        self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
             self._task(self._synchronize).run()
         return outcome

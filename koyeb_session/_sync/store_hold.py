@@ -13,7 +13,7 @@ from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Event, Wakeup
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.ownership import UNKNOWN
+from .._core.ownership import NEVER_READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .._concurrency.threads.shared_task import Work
     from .._core.deadline import Deadline
     from .._core.models import Token
+    from .._core.tokens import Identity
     from .stores.protocol import TokenStore
 
 
@@ -49,7 +50,7 @@ class StoreHold:
     ) -> None:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
-        self.known: str | None = UNKNOWN
+        self.known: Identity | None = NEVER_READ
         """The identity of the token that the session had last read or written before that."""
         self.locked: bool = False
         self.problem: StoreError | None = None

@@ -10,7 +10,7 @@ from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, PasswordCre
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather, async_idle
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import AsyncUnderWay, BrokenStore, Connect, saved
 
 # The store
@@ -68,6 +68,25 @@ async def test_a_refused_token_is_looked_up_in_the_store_first(
     assert (await second.http.get("/v1/apps")).status_code == 200
     assert fake.exchanges() == 1
     assert held(second) == held(first)
+
+
+async def test_a_session_that_only_takes_over_remembers_no_former_secret(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Another process makes all exchanges; catches a memory that grows with each of them."""
+    store = AsyncMemoryTokenStore()
+    first = connect(store=store)
+    await first.login(ME, PASSWORD)
+    second = connect(store=store)
+    former = (await second.current_token()).id
+    for _ in range(5):
+        clock.advance(1)
+        await first.refresh()
+        assert (await second.http.get("/v1/apps")).status_code == 200
+    persistence = inside(second).persistence
+    assert persistence is not None
+    assert former not in {its.id for its in persistence.ownership.ours}
+    assert held(second) in {its.id for its in persistence.ownership.ours}
 
 
 @pytest.mark.parametrize("seconds", [0, -60])

@@ -12,7 +12,7 @@ from koyeb_session import MemoryTokenStore, PasswordCredentials, SessionClient, 
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import gather, idle
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import BrokenStore, Connect, UnderWay, saved
 
 # The store
@@ -70,6 +70,25 @@ def test_a_refused_token_is_looked_up_in_the_store_first(
     assert (second.http.get("/v1/apps")).status_code == 200
     assert fake.exchanges() == 1
     assert held(second) == held(first)
+
+
+def test_a_session_that_only_takes_over_remembers_no_former_secret(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """Another process makes all exchanges; catches a memory that grows with each of them."""
+    store = MemoryTokenStore()
+    first = connect(store=store)
+    first.login(ME, PASSWORD)
+    second = connect(store=store)
+    former = (second.current_token()).id
+    for _ in range(5):
+        clock.advance(1)
+        first.refresh()
+        assert (second.http.get("/v1/apps")).status_code == 200
+    persistence = inside(second).persistence
+    assert persistence is not None
+    assert former not in {its.id for its in persistence.ownership.ours}
+    assert held(second) in {its.id for its in persistence.ownership.ours}
 
 
 @pytest.mark.parametrize("seconds", [0, -60])

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import KoyebSessionError, MemoryTokenStore, StoreError
+from koyeb_session import KoyebSessionError, MemoryTokenStore, PasswordCredentials, StoreError
 from koyeb_session._core.deadline import Deadline
+from koyeb_session._core.log import log
+from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import idle
-from ..support import DAY, ME, PASSWORD, PASSWORDS, inside
+from ..support import DAY, ME, PASSWORD, PASSWORDS, inside, raising
 from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError
 
 SOON = timedelta(seconds=20)
@@ -159,3 +161,26 @@ def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
             session.current_token()
         assert caught.value.retryable
     assert store.loads == 2  # once more, in case it was a passing failure; then it is left in peace
+
+
+def test_login_is_saved_for_its_own_account_when_the_log_raises(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A filter of the user's is called in the midst of it; catches a record of the last account."""
+    caplog.set_level("INFO", "koyeb_session")
+    store = MemoryTokenStore()
+    session = connect(token=fake.issue_token(), store=store)
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "filter", raising(ZeroDivisionError()))
+        with pytest.raises(ZeroDivisionError):
+            session.login(ME, PASSWORD)
+    session.close()
+    found = store.load()
+    assert found is not None
+    assert found == session.token
+    provenance = read_provenance(found)
+    assert provenance is not None
+    assert provenance.account == account_of(PasswordCredentials(ME, PASSWORD))

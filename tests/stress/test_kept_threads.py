@@ -29,7 +29,7 @@ from koyeb_session.stores import MemoryTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 from ..concurrency import PATIENCE, idle, in_child, until
-from ..support import inside
+from ..support import inside, raising
 from .lines import SignalAtLine
 
 pytestmark = pytest.mark.blocks_loop
@@ -162,6 +162,19 @@ def test_work_of_a_finalizer_is_not_given_to_the_thread_that_it_has_interrupted(
         own = SharedTask(threading.get_ident).join(PATIENCE)
         until(lambda: bool(results))
     assert results[0] not in {own, None}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_idle_thread_that_fails_is_listed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out; catches work for a thread that has ended."""
+    monkeypatch.setattr(shared_task, "_GRACE", PATIENCE)  # no second thread comes to help
+    with monkeypatch.context() as patched:
+        patched.setattr(launching._IdleThread, "take", raising(MemoryError()))
+        thread = SharedTask(threading.current_thread).run(PATIENCE)
+        assert thread is not None
+        thread.join(PATIENCE)
+    assert not launching._idle
+    assert SharedTask(lambda: 7).run(PATIENCE) == 7
 
 
 class HandlerError(Exception):
@@ -297,3 +310,25 @@ def test_idle_thread_keeps_no_program_from_its_end(last: str) -> None:
         ended = program(EXIT.replace("LAST", last), url, token)
     assert (ended.returncode, ended.stdout) == (0, "200\n" if last else ""), ended.stderr
     assert fake.exchanges() == (2 if last else 1)
+
+
+LATE: Final = """
+import sys, time
+from koyeb_session._concurrency.threads import launch
+from koyeb_session._concurrency.threads.shared_task import SharedTask
+launch._IDLE = 1000
+class Late:
+    def __init__(self):
+        self.is_finalizing, self.write, self.task = sys.is_finalizing, sys.stdout.write, SharedTask
+    def __del__(self):
+        self.write(f"{self.is_finalizing()} {self.task(int).run(1)}")
+SharedTask(int).run()
+while not launch._idle: time.sleep(0.001)
+late = Late()
+"""
+
+
+def test_finalizer_at_the_end_gives_nothing_to_a_thread_that_no_longer_runs() -> None:
+    """Python drops a program's objects when no other thread runs; catches a wait for one."""
+    ended = program(LATE)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True 0", "")

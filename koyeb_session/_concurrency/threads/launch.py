@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import sys
 import threading
 from functools import partial
 
@@ -74,6 +75,8 @@ def launch(work: _Work) -> bool:
     handler that raises there leaves a thread that is listed and never begins, or one that begins
     and fails. So the main thread starts a helper in one step of C code, which starts the thread.
     """
+    if sys.is_finalizing():  # no other thread runs any more, and an idle one takes no work
+        return False
     here = threading.get_ident()
     for idle in tuple(_idle):
         # Not the calling thread: a finalizer may have interrupted one that is about to be idle.
@@ -117,8 +120,10 @@ def _wait_for_more() -> list[_Work]:
         return []
     idle = _IdleThread()
     _idle.append(idle)
-    work = idle.take()
-    _idle.remove(idle)
+    try:
+        work = idle.take()
+    finally:  # memory may have run out
+        _idle.remove(idle)
     return [] if work is None else [work]
 
 

@@ -30,6 +30,13 @@ A forked child does not wait for its parent's tasks: see `SharedTask.wait_done`.
 """
 _registered: object = None
 """The process that has registered the hook for its end."""
+_ended: object = None if threading.main_thread().is_alive() else current_process()
+"""
+The process that is ending: its hook has begun, so a task that starts now is waited for at once.
+
+`Thread.is_alive` answers once, here. Before Python 3.13, a signal handler that raises in the midst
+of it has the main thread taken for ended, and the interpreter's end then waits for no thread.
+"""
 
 
 class SharedTask(Generic[T]):
@@ -139,8 +146,8 @@ class SharedTask(Generic[T]):
         self._launched = True
         if self._all_done.is_set():  # it was listed once more after its end
             self._end()
-        elif at_exit and not alone and not threading.main_thread().is_alive():
-            self.at_exit()  # the hook may have run already, so nothing else waits for this task
+        elif at_exit and not alone and _ended is current_process():
+            self.at_exit()  # nothing else waits for this task
 
     def _launch(self) -> bool:
         """Run it in a thread of its own; the second one to begin does nothing."""
@@ -245,7 +252,12 @@ def _finish_in_child() -> None:
 
 def _finish() -> None:
     """Wait for every running task, each until it should have ended."""
+    global _ended  # noqa: PLW0603 - it changes with each fork
+    _ended = current_process()  # first: a task that is listed after the last look sees it
     while _at_exit:
         with contextlib.suppress(KeyError):  # the last one has just ended
             task = _at_exit.pop()
             task.at_exit()
+
+
+atexit.register(_finish)  # a handler that was registered before this one may begin the first task
