@@ -67,7 +67,13 @@ class Server:
             timeout=PATIENCE,
         )
         command = [sys.executable, "-m", "uvicorn", "application:app", "--no-access-log"]
-        environment = {**os.environ, "FAKE": fake, "FILE": str(folder / "session.json")}
+        # No bytecode: a change within a second that leaves the file's size would not be seen in it.
+        environment = {
+            **os.environ,
+            "FAKE": fake,
+            "FILE": str(folder / "session.json"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         self.process = subprocess.Popen(
             [*command, "--port", str(port), *arguments],
             cwd=folder,
