@@ -599,7 +599,7 @@ class AsyncSessionClient:
         raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
-        self._attend()
+        self._list_for_closing()
         await self._keeper.renew_ahead_of_need(
             lambda: not (self._state.closed or self._connections.shut_down)
         )
@@ -624,15 +624,15 @@ class AsyncSessionClient:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
         engine.unwrap(engine.async_listener_error(listener))
-        self._attend()
+        self._list_for_closing()
         return self._keeper.listen(listener)
 
-    def _attend(self) -> None:
+    def _list_for_closing(self) -> None:
         """List this session among those that the closing of the client has to tell."""
         with engine.state_lock:
             self._keepers.add(self._keeper)
 
-    def _attended(self) -> list[engine.AsyncTokenKeeper]:
+    def _listed_keepers(self) -> list[engine.AsyncTokenKeeper]:
         """Return the sessions on these connections that somebody listens to, or keeps current."""
         with engine.state_lock:
             return [*self._keepers]
@@ -755,7 +755,7 @@ class AsyncSessionClient:
         one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
-        for keeper in self._attended():
+        for keeper in self._listed_keepers():
             if keeper.listeners is not None:
                 keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
@@ -777,7 +777,7 @@ class AsyncSessionClient:
                 for task in tuple(self._active_tasks):
                     await task.wait()
                 deadline = engine.Deadline(self._sender.timeout)
-                for keeper in self._attended():
+                for keeper in self._listed_keepers():
                     if keeper is not self._keeper and keeper.listeners is not None:
                         await keeper.listeners.drain(deadline.left())
         finally:  # also if the work is cancelled at the end of an event loop
@@ -786,7 +786,9 @@ class AsyncSessionClient:
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     await connections.shut()
                 self._operation_connections = None
-                for keeper in self._attended():  # each `keep_current` finds the connections closed
+                for (
+                    keeper
+                ) in self._listed_keepers():  # each `keep_current` finds the connections closed
                     keeper.wake()
             if self._http is not None:
                 await self._http.aclose()

@@ -51,8 +51,8 @@ class Snapshot:
     """
     A token with the phases of its life; a session replaces it as a whole, never in part.
 
-    Its identity tells callers whether the session has moved on. Only ``check_at`` and the token's
-    secret of a provider ever change.
+    Its identity tells callers whether the session has moved on. Only ``check_at`` and the
+    one-time secret in its token ever change.
 
     The times are ages, in seconds since ``wall`` and ``mono``. The age is the larger of the two
     clocks' readings: one clock may stop during a suspend, and the other may be set.

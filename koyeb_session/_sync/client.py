@@ -601,7 +601,7 @@ class SessionClient:
         raises nothing: a failure is in the log, and is tried again.
         """
         self._check(None)
-        self._attend()
+        self._list_for_closing()
         self._keeper.renew_ahead_of_need(
             lambda: not (self._state.closed or self._connections.shut_down)
         )
@@ -626,15 +626,15 @@ class SessionClient:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
         engine.unwrap(engine.listener_error(listener))
-        self._attend()
+        self._list_for_closing()
         return self._keeper.listen(listener)
 
-    def _attend(self) -> None:
+    def _list_for_closing(self) -> None:
         """List this session among those that the closing of the client has to tell."""
         with engine.state_lock:
             self._keepers.add(self._keeper)
 
-    def _attended(self) -> list[engine.TokenKeeper]:
+    def _listed_keepers(self) -> list[engine.TokenKeeper]:
         """Return the sessions on these connections that somebody listens to, or keeps current."""
         with engine.state_lock:
             return [*self._keepers]
@@ -757,7 +757,7 @@ class SessionClient:
         one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
-        for keeper in self._attended():
+        for keeper in self._listed_keepers():
             if keeper.listeners is not None:
                 keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
@@ -779,7 +779,7 @@ class SessionClient:
                 for task in tuple(self._active_tasks):
                     task.wait()
                 deadline = engine.Deadline(self._sender.timeout)
-                for keeper in self._attended():
+                for keeper in self._listed_keepers():
                     if keeper is not self._keeper and keeper.listeners is not None:
                         keeper.listeners.drain(deadline.left())
         finally:  # also if the work is cancelled at the end of an event loop
@@ -788,7 +788,9 @@ class SessionClient:
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     connections.shut()
                 self._operation_connections = None
-                for keeper in self._attended():  # each `keep_current` finds the connections closed
+                for (
+                    keeper
+                ) in self._listed_keepers():  # each `keep_current` finds the connections closed
                     keeper.wake()
             if self._http is not None:
                 self._http.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
 _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
-_view: Final[Callable[[bytes], memoryview]] = memoryview  # its repr shows no bytes, either
+_view: Final[Callable[[bytes], memoryview]] = memoryview  # the repr of a view shows no bytes
 
 
 @contextlib.contextmanager
