@@ -163,7 +163,7 @@ class AsyncRenewal:
             self._state.keep_secret(need.old, secret)
         # The store holds the token that was saved ahead, and must hold the session's own.
         if persistence is not None:
-            persistence.mark_unsaved()
+            self._state.mark_unsaved()
             await persistence.synchronize(deadline)
         return settled
 
@@ -201,15 +201,10 @@ class AsyncRenewal:
 
     def _commit(self, new_token: NewToken, need: Need) -> Snapshot | FailedAttempt:
         """Commit a new token; the failure names it if the session has moved on without it."""
-        # Marked before and after the commit: see `AsyncPersistence.mark_unsaved`.
-        persistence = None if new_token.from_store else self._persistence
-        if persistence is not None:
-            persistence.mark_unsaved()
+        unsaved = self._persistence is not None and not new_token.from_store
         committed = self._state.commit(
-            new_token, need.generation, replaces=need.old, unsaved=persistence is not None
+            new_token, need.generation, replaces=need.old, unsaved=unsaved
         )
-        if persistence is not None:
-            persistence.mark_unsaved()
         if isinstance(committed, Snapshot):
             self._state.log_new_token(new_token, committed)
             return committed

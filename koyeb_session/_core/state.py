@@ -42,6 +42,7 @@ class SessionState:
     __slots__ = (
         "_policy",
         "_renew",
+        "change",
         "clock",
         "closed",
         "failure",
@@ -64,6 +65,8 @@ class SessionState:
     ) -> None:
         self._policy = policy
         self._renew = renew
+        self.change: object = None
+        """The identity of the last change that is to be saved; read it under `state_lock`."""
         self.clock: Clock = clock
         self.closed: bool = False
         self.generation: int = 0
@@ -164,7 +167,7 @@ class SessionState:
             generation: The generation in which the renewal began; `None`: any.
             replaces: The snapshot that it should replace; omitted if that does not matter.
             begins: Whether this begins a session, rather than continuing one.
-            unsaved: Whether the token is still to be saved; a later request checks that it was.
+            unsaved: Whether the token is to be saved; a later request checks that it was.
 
         Returns:
             The new snapshot, or an error: :data:`SUPERSEDED` if the session has moved on.
@@ -189,7 +192,7 @@ class SessionState:
             self.generation += begins
             if begins:
                 self.rejected = None
-            self._swap(snapshot)
+            self._swap(snapshot, unsaved=unsaved)
         return snapshot
 
     def keep_secret(self, old: Snapshot, renewal: str) -> None:
@@ -198,13 +201,17 @@ class SessionState:
             if self.snapshot is old:
                 old.token = attrs.evolve(old.token, renewal=renewal)
 
-    def clear(self) -> Snapshot | None:
-        """Sign out, and return the last snapshot."""
+    def clear(self, *, unsaved: bool = False) -> Snapshot | None:
+        """Sign out, and return the last snapshot; ``unsaved``: its record is to be deleted."""
         with state_lock:
             old = self.snapshot
             self.generation += 1
-            self._swap(None)
+            self._swap(None, unsaved=unsaved)
         return old
+
+    def mark_unsaved(self) -> None:
+        """Have the store written once more, even if the session has not changed."""
+        self.change = object()
 
     def defer_check(self, snapshot: Snapshot) -> None:
         """Schedule a check by a later request that the token has been saved."""
@@ -329,8 +336,10 @@ class SessionState:
 
         return no_token(seen, error)
 
-    def _swap(self, snapshot: Snapshot | None) -> None:
+    def _swap(self, snapshot: Snapshot | None, *, unsaved: bool) -> None:
         """Replace the snapshot; the caller holds `state_lock`."""
+        if unsaved:
+            self.mark_unsaved()  # first: a signal handler may raise before the next line
         if snapshot is not None and self.closed:  # a renewal was still running at `close`
             snapshot.check_at = -math.inf
         self.snapshot = snapshot

@@ -42,7 +42,6 @@ class Persistence:
 
     __slots__ = (
         "_active_tasks",
-        "_change",
         "_hold",
         "_is_retrying",
         "_known",
@@ -64,34 +63,29 @@ class Persistence:
         active_tasks: set[SharedTask[Any]],
     ) -> None:
         self._active_tasks = active_tasks
-        self._change: object = None
-        """The identity of the last change of the session, and of the last one that is saved."""
-        self._written: object = None
         self._hold: StoreHold | None = None
         self._is_retrying = False
         self._known: Identity | None = NEVER_READ
         """The identity of the saved token, as this session last read or wrote it."""
         self._problem: StoreError | None = None
         self._timeout = timeout
+        self._written: object = state.change
+        """The last change of the session that is in the store."""
         self.ownership: Ownership = ownership
         self.state: SessionState = state
         self.store: TokenStore = store
 
     # For changes of the session
 
-    def mark_unsaved(self) -> None:
-        """
-        Mark the session as changed since the last save.
-
-        Call this before the change and again after it. Before: a signal handler may raise right
-        after the change. After: a running hold may have written the old state in between.
-        """
-        self._change = object()
+    def begin(self, account: str, *, bound: bool) -> None:
+        """Bind the session, which has just begun, to an account; see `Ownership.begin`."""
+        self.ownership.begin(account, bound=bound)
+        self.state.mark_unsaved()  # a running hold may have saved it for the account before
 
     @property
     def _unsaved(self) -> bool:
         """Whether the session has changed, and no write of that change has ended."""
-        return self._change is not self._written
+        return self.state.change is not self._written
 
     def synchronize(self, deadline: Deadline) -> StoreError | None:
         """
@@ -144,7 +138,7 @@ class Persistence:
             if is_kept or self._unlocked(self.store.delete, deadline.left() / 2):
                 problem = None
             if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
-                self.mark_unsaved()
+                self.state.mark_unsaved()
                 self._retry_later(StoreError("the token was deleted by a sign-out before it"))
         if found is None or self.ownership.is_foreign(found, old):
             return None, problem
@@ -269,19 +263,20 @@ class Persistence:
     def _write_changes(self, hold: StoreHold) -> None:
         """Write the current token, or delete, until the session no longer changes."""
         while self._unsaved:
-            # Read before the write: a change during the write is another one, and written next.
-            change = self._change
             retrying, self._is_retrying = self._is_retrying, False
-            generation, snapshot = self.state.generation, self.state.snapshot
+            state = self.state
+            # One step, before the write: a change during it is another one, and written next.
+            with state_lock:
+                change, generation, snapshot = state.change, state.generation, state.snapshot
             self._problem = None
-            if snapshot is None and not self.state.signed_out:
+            if snapshot is None and not state.signed_out:
                 self._written = change
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
             if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
                 # Keep it there. With the generation: after another sign-in the commit fails.
                 if snapshot and (newer := self.newer(hold.found, snapshot, hold.known)):
-                    self.state.commit(newer, generation, replaces=snapshot)
+                    state.commit(newer, generation, replaces=snapshot)
             elif snapshot is None:
                 self._problem = self._delete(hold)
             else:
@@ -291,7 +286,7 @@ class Persistence:
                 return
             self._written, self._is_retrying = change, False
             if snapshot is not None:
-                self.state.mark_saved(snapshot)
+                state.mark_saved(snapshot)
 
     def _write(self, own: Snapshot, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""

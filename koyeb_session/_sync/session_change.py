@@ -67,8 +67,6 @@ class SessionChange:
             return refusal
         persistence = self._persistence
         unsaved = persistence is not None
-        if persistence is not None:
-            persistence.mark_unsaved()  # before it: a signal handler may raise after the commit
         generation = self._generation if continues else None
         outcome = self._state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
@@ -76,10 +74,8 @@ class SessionChange:
             if outcome is SUPERSEDED and new_token.just_issued:
                 self._source.revoke(new_token.token, self.deadline)
             return outcome
-        if persistence is not None:
-            if account is not None:
-                persistence.ownership.begin(account, bound=bound)
-            persistence.mark_unsaved()
+        if persistence is not None and account is not None:
+            persistence.begin(account, bound=bound)
         self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
             self._task(self._synchronize).run()
@@ -129,12 +125,9 @@ class SessionChange:
         with state_lock:
             if self._generation != self._state.generation and not self._state.signed_out:
                 return
-            if self._persistence is not None:
-                self._persistence.mark_unsaved()
             # From here on, no renewal that began before can commit its token.
-            self._ended = self._keeper.task, self._state.clear()
-            if self._persistence is not None:
-                self._persistence.mark_unsaved()
+            old = self._state.clear(unsaved=self._persistence is not None)
+            self._ended = self._keeper.task, old
 
     def _end(self) -> KoyebSessionError | None:
         """End the session in the store and at the service, and log it."""

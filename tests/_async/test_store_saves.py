@@ -278,8 +278,7 @@ async def test_nothing_is_written_where_there_is_no_session(connect: Connect) ->
     store = AsyncMemoryTokenStore()
     await store.save(Token("kept"))
     session = connect(store=store)
-    assert inside(session).persistence is not None
-    inside(session).persistence.mark_unsaved()
+    inside(session).state.mark_unsaved()
     await session.aclose()
     assert await store.load() == Token("kept")
 

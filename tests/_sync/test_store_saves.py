@@ -280,8 +280,7 @@ def test_nothing_is_written_where_there_is_no_session(connect: Connect) -> None:
     store = MemoryTokenStore()
     store.save(Token("kept"))
     session = connect(store=store)
-    assert inside(session).persistence is not None
-    inside(session).persistence.mark_unsaved()
+    inside(session).state.mark_unsaved()
     session.close()
     assert store.load() == Token("kept")
 
