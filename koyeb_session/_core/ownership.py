@@ -8,12 +8,13 @@ import attrs
 
 from .log import log
 from .provenance import Provenance, read_provenance
-from .snapshot import Issuer, NewToken, Snapshot
+from .snapshot import Issuer, NewToken, Owner, Snapshot
 from .tokens import Identity, identity, jwt_claims
 from .validation import parse_token
 
 if TYPE_CHECKING:
-    from .models import Clock, Token
+    from .models import Token
+    from .state import SessionState
 
 UNKNOWN: Final = "?"
 """Stands for an account without a name."""
@@ -31,38 +32,28 @@ class Ownership:
     compared.
     """
 
-    __slots__ = ("_clock", "_origin", "_replaced", "_warned", "account", "bound", "ours")
+    __slots__ = ("_origin", "_state", "_warned", "ours")
 
-    def __init__(self, clock: Clock, origin: str, account: str | None, *, bound: bool) -> None:
-        self._clock = clock
+    def __init__(self, state: SessionState, origin: str) -> None:
         self._origin = origin
-        self._replaced: str | None = None
-        """The account of the session that this one has replaced."""
+        self._state = state
         self._warned: Identity | None = None
-        self.account: str | None = account
-        """See `Provenance.account`; `None`: the account of the saved record."""
-        self.bound: bool = bound
-        """Whether records of other accounts are foreign; so after a login, or with credentials."""
         self.ours: set[Identity] = set()
         """The identities of records that it has written, held, or meant to overwrite."""
 
-    def begin(self, account: str, *, bound: bool) -> None:
-        """Record that a session of this account replaces the session before it."""
-        self._replaced, self.account, self.bound = self.account, account, bound
-
     def bind(self, token: Token, issuer: Issuer) -> Token:
         """Return the token with its provenance: service, account and issuer."""
-        provenance = Provenance(self._origin, self.account or UNKNOWN, issuer)
+        provenance = Provenance(self._origin, self._state.owner.account or UNKNOWN, issuer)
         return attrs.evolve(token, provenance=provenance.write())
 
     def is_foreign(self, found: Token, own: Snapshot | None) -> bool:
         """Return whether a saved token belongs to another service or account; log it once."""
-        provenance = read_provenance(found)
+        provenance, owner = read_provenance(found), self._state.owner
         user = None if own is None else own.token.user_id
         if provenance is not None and provenance.origin != self._origin:
             whose = f"the service {provenance.origin}"
-        elif provenance is not None and self.bound and provenance.account != UNKNOWN:
-            if provenance.account == self.account:
+        elif provenance is not None and owner.bound and provenance.account != UNKNOWN:
+            if provenance.account == owner.account:
                 return False
             whose = "another account"
         elif user and found.user_id and user != found.user_id:
@@ -101,13 +92,14 @@ class Ownership:
         # Never read before: a record that was issued earlier cannot be newer.
         if own is not None and known == NEVER_READ and (_order(found, own.token) or 0) < 0:
             return None
-        token = parse_token(found, self._clock.time())
+        token = parse_token(found, self._state.clock.time())
         if isinstance(token, Exception):
             return None
         provenance = read_provenance(found)
         # Without its own account, the session continues that of the record.
-        if provenance is not None and not self.bound:
-            self.account = provenance.account
+        continued = None
+        if provenance is not None and not self._state.owner.bound:
+            continued = Owner(provenance.account)
         # Others have replaced each earlier record.
         self.ours = {identity(its) for its in (found, own and own.token) if its}
         return NewToken(
@@ -117,14 +109,15 @@ class Ownership:
             event="taken_over",
             issuer=Issuer.GIVEN if provenance is None else provenance.issuer,
             from_store=True,
+            owner=continued,
         )
 
     def is_others(self, found: Token | None, own: Snapshot | None, known: Identity | None) -> bool:
         """Return whether others have saved this record since the last read; see `newer`."""
         if found is None:
             return False
-        provenance = read_provenance(found)
-        if provenance is not None and self._replaced == provenance.account != self.account:
+        provenance, owner = read_provenance(found), self._state.owner
+        if provenance is not None and owner.replaced == provenance.account != owner.account:
             return False  # it belongs to the session that this one has replaced
         seen = identity(found)
         if seen in self.ours:

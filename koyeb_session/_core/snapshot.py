@@ -102,6 +102,21 @@ class Snapshot:
         return self.check_at < self.soft and self.age(clock) >= self.check_at
 
 
+class Owner(NamedTuple):
+    """
+    The account of a session.
+
+    Attributes:
+        account: See `Provenance.account`; `None`: the account of the saved record.
+        bound: Whether records of other accounts are foreign; so after a login, or with credentials.
+        replaced: The account of the session that this one has replaced.
+    """
+
+    account: str | None = None
+    bound: bool = False
+    replaced: str | None = None
+
+
 class NewToken(NamedTuple):
     """
     A token that a session is about to take over.
@@ -113,6 +128,7 @@ class NewToken(NamedTuple):
         event: The name of the event in the log's records.
         issuer: The issuer of the token.
         from_store: Whether another process or client had saved it.
+        owner: The account of its session; `None`: the same account as before.
     """
 
     token: Token
@@ -121,6 +137,7 @@ class NewToken(NamedTuple):
     event: Event = "signed_in"
     issuer: Issuer = Issuer.GIVEN
     from_store: bool = False
+    owner: Owner | None = None
 
 
 class FailedAttempt(NamedTuple):

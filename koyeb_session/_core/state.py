@@ -13,7 +13,14 @@ import attrs
 from .._concurrency.runtime import state_lock
 from .errors import KoyebSessionError, NotSignedInError, WireError
 from .log import Duration, fields, format_duration, log, time_from_now
-from .snapshot import FrozenClock, Observation, Rejection, Snapshot, seconds_to_next_check
+from .snapshot import (
+    FrozenClock,
+    Observation,
+    Owner,
+    Rejection,
+    Snapshot,
+    seconds_to_next_check,
+)
 from .tokens import is_api_token
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ SUPERSEDED: Final = NotSignedInError("the session was signed out, or in again, m
 _REJECTION_MEMORY: Final = 60.0
 _LONGEST_REJECTION_MEMORY: Final = 3600.0
 """Seconds for which a rejection is remembered; they double with each rejection in a row."""
+_NOBODY: Final = Owner()
 
 
 class SessionState:
@@ -35,8 +43,9 @@ class SessionState:
     Holds a session's snapshot, and decides whether a new token may replace it.
 
     ``snapshot`` is read without a lock, as it is only ever replaced as a whole. It is replaced
-    under `state_lock`, together with ``failure`` and ``signed_out``. ``generation`` counts sign-ins
-    and sign-outs: a renewal that began in an older generation may not commit its token.
+    under `state_lock`, together with ``owner``, ``failure`` and ``signed_out``. ``generation``
+    counts sign-ins and sign-outs: a renewal that began in an older generation may not commit its
+    token.
     """
 
     __slots__ = (
@@ -50,6 +59,7 @@ class SessionState:
         "has_credentials",
         "mark",
         "on_change",
+        "owner",
         "rejected",
         "signed_out",
         "snapshot",
@@ -74,6 +84,7 @@ class SessionState:
         self.mark: object = object()
         """The identity of this session in the errors that it raises."""
         self.on_change: Callable[[Token | None], None] | None = None
+        self.owner: Owner = _NOBODY
         self.rejected: Rejection | None = None
         self.signed_out: bool = False
         self.snapshot: Snapshot | None = None
@@ -189,10 +200,11 @@ class SessionState:
                 return SUPERSEDED  # the renewal hung, and another one has replaced it
             if new_token.just_issued and _is_shorter(token, self.snapshot):
                 return WireError("the service handed out the same token with less time left")
-            self.generation += begins
-            if begins:
-                self.rejected = None
-            self._swap(snapshot, unsaved=unsaved)
+            last = self.owner
+            owner = new_token.owner or last
+            if owner is not last:
+                owner = owner._replace(replaced=last.account if begins else last.replaced)
+            self._swap(snapshot, owner, begins=begins, unsaved=unsaved)
         return snapshot
 
     def keep_secret(self, old: Snapshot, renewal: str) -> None:
@@ -205,8 +217,7 @@ class SessionState:
         """Sign out, and return the last snapshot; ``unsaved``: its record is to be deleted."""
         with state_lock:
             old = self.snapshot
-            self.generation += 1
-            self._swap(None, unsaved=unsaved)
+            self._swap(None, self.owner, begins=False, unsaved=unsaved)
         return old
 
     def mark_unsaved(self) -> None:
@@ -336,13 +347,21 @@ class SessionState:
 
         return no_token(seen, error)
 
-    def _swap(self, snapshot: Snapshot | None, *, unsaved: bool) -> None:
+    def _swap(
+        self, snapshot: Snapshot | None, owner: Owner, *, begins: bool, unsaved: bool
+    ) -> None:
         """Replace the snapshot; the caller holds `state_lock`."""
         if unsaved:
             self.mark_unsaved()  # first: a signal handler may raise before the next line
         if snapshot is not None and self.closed:  # a renewal was still running at `close`
             snapshot.check_at = -math.inf
+        # Nothing is called in these lines, so that no signal handler comes between them.
+        if begins or snapshot is None:
+            self.generation += 1
+        if begins:
+            self.rejected = None
         self.snapshot = snapshot
+        self.owner = owner
         self.failure = None
         self.signed_out = snapshot is None
         if self.on_change is not None:

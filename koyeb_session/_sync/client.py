@@ -244,13 +244,15 @@ class SessionClient:
         persistence = None
         if store is not None:
             from .._core.ownership import Ownership  # noqa: PLC0415 - only with a store
+            from .._core.snapshot import Owner  # noqa: PLC0415 - only with a store
             from .persistence import Persistence  # noqa: PLC0415 - only with a store
 
-            account = None if beginning is None else engine.account_of(beginning)
+            if beginning is not None:
+                state.owner = Owner(engine.account_of(beginning), bound=True)
             persistence = Persistence(
                 store,
                 state,
-                Ownership(clock, self._origins.service, account, bound=beginning is not None),
+                Ownership(state, self._origins.service),
                 timeout=sender.timeout,
                 active_tasks=self._active_tasks,
             )

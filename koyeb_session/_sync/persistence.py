@@ -77,11 +77,6 @@ class Persistence:
 
     # For changes of the session
 
-    def begin(self, account: str, *, bound: bool) -> None:
-        """Bind the session, which has just begun, to an account; see `Ownership.begin`."""
-        self.ownership.begin(account, bound=bound)
-        self.state.mark_unsaved()  # a running hold may have saved it for the account before
-
     @property
     def _unsaved(self) -> bool:
         """Whether the session has changed, and no write of that change has ended."""
@@ -149,9 +144,9 @@ class Persistence:
         return (checked if isinstance(checked, Token) else None), problem
 
     def pending_save(self) -> SharedTask[StoreError | None] | None:
-        """Return an unstarted task that repeats a failed save; `None` if none is to be repeated."""
+        """Return an unstarted task that saves an unsaved change; `None` if none is to be saved."""
         is_idle = self._hold is None or not self._hold.alive  # a hold completes the save itself
-        if not (self._unsaved and self._is_retrying and is_idle):
+        if not (self._unsaved and is_idle):
             return None
         save = partial(self.synchronize, Deadline(self._timeout))
         return SharedTask(save, seconds=self._timeout, active_tasks=self._active_tasks)

@@ -13,7 +13,7 @@ from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError
 from .._core.log import fields, log
 from .._core.results import cannot_wait, not_signed_out
-from .._core.snapshot import NewToken, Phase, Snapshot
+from .._core.snapshot import NewToken, Owner, Phase, Snapshot
 from .._core.state import SUPERSEDED
 
 if TYPE_CHECKING:
@@ -59,14 +59,15 @@ class SessionChange:
         Args:
             new_token: The token.
             account: The account of the session; `None`: the same account as before.
-            bound: See `Ownership.bound`.
+            bound: See `Owner.bound`.
             continues: Whether it continues the session that was current when this object was made.
                 It then replaces no other session.
         """
         if refusal := self._keeper.refusal():
             return refusal
-        persistence = self._persistence
-        unsaved = persistence is not None
+        if account is not None:
+            new_token = new_token._replace(owner=Owner(account, bound))
+        unsaved = self._persistence is not None
         generation = self._generation if continues else None
         outcome = self._state.commit(new_token, generation, begins=True, unsaved=unsaved)
         if isinstance(outcome, KoyebSessionError):
@@ -74,8 +75,6 @@ class SessionChange:
             if outcome is SUPERSEDED and new_token.just_issued:
                 self._source.revoke(new_token.token, self.deadline)
             return outcome
-        if persistence is not None and account is not None:
-            persistence.begin(account, bound=bound)
         self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
             self._task(self._synchronize).run()

@@ -163,11 +163,12 @@ async def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
 
 async def test_login_is_saved_for_its_own_account_when_the_log_raises(
     fake: FakeKoyeb,
+    clock: FakeClock,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A filter of the user's is called in the midst of it; catches a record of the last account."""
+    """A filter of the user's is called in its midst; a later request saves it, not only `close`."""
     caplog.set_level("INFO", "koyeb_session")
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
@@ -175,7 +176,9 @@ async def test_login_is_saved_for_its_own_account_when_the_log_raises(
         patched.setattr(log, "filter", raising(ZeroDivisionError()))
         with pytest.raises(ZeroDivisionError):
             await session.login(ME, PASSWORD)
-    await session.aclose()
+    clock.advance(5)
+    await session.current_token()
+    await async_idle()
     found = await store.load()
     assert found is not None
     assert found == session.token

@@ -165,11 +165,12 @@ def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
 
 def test_login_is_saved_for_its_own_account_when_the_log_raises(
     fake: FakeKoyeb,
+    clock: FakeClock,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A filter of the user's is called in the midst of it; catches a record of the last account."""
+    """A filter of the user's is called in its midst; a later request saves it, not only `close`."""
     caplog.set_level("INFO", "koyeb_session")
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
@@ -177,7 +178,9 @@ def test_login_is_saved_for_its_own_account_when_the_log_raises(
         patched.setattr(log, "filter", raising(ZeroDivisionError()))
         with pytest.raises(ZeroDivisionError):
             session.login(ME, PASSWORD)
-    session.close()
+    clock.advance(5)
+    session.current_token()
+    idle()
     found = store.load()
     assert found is not None
     assert found == session.token

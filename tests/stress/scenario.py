@@ -12,6 +12,7 @@ import anyio.lowlevel
 import httpx
 
 from koyeb_session import AsyncSessionClient, PasswordCredentials, RefreshPolicy, RetryPolicy, Token
+from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
@@ -32,6 +33,12 @@ PHASES: Final = {
     "expired": LIFE + timedelta(seconds=1),
 }
 """The age of a token in each of the states that decide about it."""
+
+
+def is_saved_for(saved: Token | None, beginning: PasswordCredentials | Token) -> bool:
+    """Tell whether a record is one of the account of these credentials or this first token."""
+    provenance = None if saved is None else read_provenance(saved)
+    return provenance is not None and provenance.account == account_of(beginning)
 
 
 class WatchedTransport(httpx.AsyncBaseTransport):

@@ -16,15 +16,17 @@ import pytest
 from koyeb_session import (
     KoyebSessionError,
     NotSignedInError,
+    PasswordCredentials,
     ServerError,
     SessionClient,
     SessionExpiredError,
 )
-from koyeb_session.testing import Fault
+from koyeb_session.stores import MemoryTokenStore
+from koyeb_session.testing import FakeKoyeb, Fault
 
 from ..soak import SOAK
 from .lines import AtLine, in_another_thread
-from .scenario import EMAIL, LIFE, PASSWORD, PHASES, AgedSession
+from .scenario import EMAIL, LIFE, PASSWORD, PHASES, AgedSession, is_saved_for
 
 pytestmark = [
     pytest.mark.blocks_loop,
@@ -211,4 +213,24 @@ def test_only_a_logout_is_the_error_when_another_thread_signs_out_between_any_tw
         assert scenario.session.token is None, at
         assert not scenario.fake.live_tokens(), at
         scenario.session.close()
+    pytest.fail("it has no end")
+
+
+def test_login_is_saved_for_its_own_account_when_another_one_comes_between_any_two_lines() -> None:
+    """Catches a token of one account that is saved as one of the other's."""
+    first, second = (PasswordCredentials(email, PASSWORD) for email in (EMAIL, "you@example.com"))
+    fake = FakeKoyeb(users={first.email: PASSWORD, second.email: PASSWORD})
+    for at in range(1, MOST):
+        store = MemoryTokenStore()
+        session = SessionClient(store=store, transport=fake.transport)
+        other = in_another_thread(partial(session.login, second.email, PASSWORD))
+        with AtLine(other, at) as line:
+            mine = session.login(first.email, PASSWORD)
+        session.close()
+        assert session.token is not None
+        assert store.load() == session.token, at
+        has_lasted = session.token.user_id == mine.user_id
+        assert is_saved_for(store.load(), first if has_lasted else second), at
+        if not line.reached:
+            return
     pytest.fail("it has no end")

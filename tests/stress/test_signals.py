@@ -20,6 +20,7 @@ import pytest
 
 from koyeb_session import (
     NotSignedInError,
+    PasswordCredentials,
     RefreshPolicy,
     RetryPolicy,
     SessionClient,
@@ -37,13 +38,14 @@ from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
 from ..support import inside, raising
 from .lines import SignalAtLine, holds_the_lock
-from .scenario import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD, is_saved_for
 
 pytestmark = [
     pytest.mark.blocks_loop,
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
+ME: Final = PasswordCredentials(EMAIL, PASSWORD)
 HARD: Final = LIFE - timedelta(seconds=20)
 MOMENT: Final = 0.00002
 """Seconds from one moment at which a signal comes to the next one."""
@@ -74,11 +76,12 @@ class InterruptedSession:
             refresh_policy=RefreshPolicy(jitter=0),
             timeout=timeout,
         )
+        assert self.session.token is not None
         self.given = self.session.token
         self.clock.advance(age)
 
     def check(self, act: str) -> None:
-        """Check that the session works, and that the store holds its token."""
+        """Check that the session works, and that the store holds its token for its account."""
         if act == "close":
             self.session.close()
         elif act == "logout":
@@ -93,6 +96,8 @@ class InterruptedSession:
             saved = self.store.load()
             assert saved is not None
             assert saved.id == self.session.token.id
+            has_begun = act == "login" and inside(self.session).state.generation
+            assert is_saved_for(saved, ME if has_begun else self.given)
             if act in {"refresh", "current_token", "request"}:
                 assert self.fake.live_tokens() == [saved.id]
 
