@@ -168,8 +168,11 @@ def test_back_off_is_what_the_service_asks_when_that_is_longer(
 ) -> None:
     """`Retry-After` is honored up to an hour, and not shortened by chance (pitfall 23)."""
     assert waits(RateLimitedError(retry_after=asked), 1, 0, RefreshPolicy()) == [wait]
+    error = RateLimitedError(retry_after=asked)
     if wait > 1:
-        assert waits(RateLimitedError(retry_after=asked), 1, 1, RefreshPolicy()) == [wait]
+        assert waits(error, 1, 1, RefreshPolicy()) == [wait]
+    short = RefreshPolicy().failure(error, FakeClock(), 0, last=None, left=100)
+    assert short.wait == min(wait, 50)  # half of the token's remaining life
 
 
 def test_trouble_remembers_what_failed_and_when() -> None:

@@ -122,6 +122,21 @@ def test_each_sign_in_is_told_and_each_end(
     ]
 
 
+def test_a_logout_that_the_service_failed_at_says_so(
+    fake: FakeKoyeb, session: SessionClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session has ended here; the token may still work there."""
+    session.login(ME, PASSWORD)
+    fake.fail("logout", Fault(status=500))
+    caplog.set_level(logging.INFO, "koyeb_session")
+    with pytest.raises(ServerError) as caught:
+        session.logout()
+    assert lines(caplog) == [("INFO", f"signed out; at the service: {caught.value}")]
+    assert facts(caplog, "signed_out") == [
+        {"koyeb_event": "signed_out", "koyeb_error": "ServerError"}
+    ]
+
+
 def test_a_second_logout_says_nothing(
     fake: FakeKoyeb, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

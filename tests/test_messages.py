@@ -23,6 +23,7 @@ from koyeb_session import (
     WireError,
 )
 from koyeb_session._api import operations
+from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import Reply
 
 from .error_texts import BASE, LOGIN, ME, PASSWORD, error_for
@@ -206,11 +207,14 @@ def test_a_bad_request_says_what_is_wrong_with_which_field() -> None:
 
 def test_a_forbidden_sign_in_says_what_to_use_instead() -> None:
     """Koyeb refuses passwords more and more."""
-    error = error_for(LOGIN, 403, said("no"), content_type="application/json")
-    assert error.message == (
-        "login: no (POST https://koyeb.example/v1/account/login: status 403); "
-        f"if Koyeb no longer accepts this kind of sign-in, {WAYS}"
-    )
+    for operation in (LOGIN, operations.passwordless_login(ME)):
+        assert isinstance(operation, Operation)
+        error = error_for(operation, 403, said("no"), content_type="application/json")
+        path = f"/v1/account/{operation.name}"
+        assert error.message == (
+            f"{operation.name}: no (POST https://koyeb.example{path}: status 403); "
+            f"if Koyeb no longer accepts this kind of sign-in, {WAYS}"
+        )
 
 
 # No reply

@@ -28,6 +28,11 @@ ALWAYS = {
 }
 
 
+NAMES = set(b"Host Accept Accept-Encoding User-Agent Content-Length Content-Type".split())
+NAMES.update((b"Authorization", b"seon-fp"))
+"""All headers, as they are spelled on the wire."""
+
+
 # Requests
 
 
@@ -44,6 +49,7 @@ def test_request_is_exactly_the_promised_one(case: str) -> None:
     assert str(request.url) == BASE + path
     assert dict(request.headers) == {**ALWAYS, **headers}
     assert len(request.headers.raw) == len(request.headers)
+    assert {name for name, _ in request.headers.raw} <= NAMES
     assert request.content == body
     assert request.extensions == {
         "timeout": dict.fromkeys(("connect", "read", "write", "pool"), 7.5)
@@ -61,10 +67,13 @@ def test_request_goes_below_the_base_url_when_that_has_a_path() -> None:
 
 @pytest.mark.parametrize("case", SENT)
 def test_operation_hides_its_secrets_when_shown(case: str) -> None:
-    """No repr of an operation shows a password or a token."""
-    operation = made(SENT[case][0]())
-    assert_no_secret(operation.secrets or ("nothing to hide",), operation)
+    """No repr of an operation shows a password or a token, and no text that quotes it does."""
+    make, (_, _, headers, *_) = SENT[case]
+    operation = made(make())
+    secrets = [*operation.secrets, *filter(None, [headers.get("seon-fp")])]
+    assert_no_secret(secrets or ("nothing to hide",), operation)
     assert operation.name in repr(operation)
+    assert [operation.redacted(secret) for secret in secrets] == ["[secret]"] * len(secrets)
 
 
 def test_reply_hides_its_body_when_shown() -> None:

@@ -9,6 +9,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -138,16 +139,21 @@ def test_credentials_that_fail_say_when_they_are_asked_again(
         assert not error.retryable
 
 
+@pytest.mark.parametrize("raises", [True, False])
 @pytest.mark.parametrize(
     ("begun", "kind"), [(True, SessionExpiredError), (False, NotSignedInError)]
 )
 def test_a_callable_that_raised_is_quoted_with_its_class(
-    fake: FakeKoyeb, clock: FakeClock, kind: type[KoyebSessionError], *, begun: bool
+    fake: FakeKoyeb, clock: FakeClock, kind: type[KoyebSessionError], *, begun: bool, raises: bool
 ) -> None:
     """An operator finds the vault's error in the session's; it is no end where nothing began."""
+    cause = KeyError if raises else TypeError
+    text = "VAULT_TOKEN" if raises else "the token must be a Token or a str, not NoneType"
+    what = f"{cause.__name__}: {text}"
 
-    def vault() -> str:
-        raise KeyError("VAULT_TOKEN")
+    def vault() -> Any:
+        if raises:
+            raise KeyError("VAULT_TOKEN")
 
     given = {"token": fake.issue_token()} if begun else {}
     with connect_once(fake, clock, credentials=vault, **given) as session:
@@ -155,20 +161,20 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
         error = ending(session)
         assert type(error) is kind
         assert error.message == (
-            "the credentials gave no token: KeyError: VAULT_TOKEN; "
+            f"the credentials gave no token: {what}; "
             "the next try is in 20 s, that of refresh() at once"
         )
-        assert isinstance(error.__cause__, KeyError)
+        assert isinstance(error.__cause__, cause)
         clock.advance(5)
         error = ending(session)
         assert error.message == (
-            "the credentials gave no token: KeyError: VAULT_TOKEN; that was 5 s ago; "
+            f"the credentials gave no token: {what}; that was 5 s ago; "
             "the next try is in 15 s, that of refresh() at once"
         )
-        assert isinstance(error.__cause__, KeyError)
+        assert isinstance(error.__cause__, cause)
         with pytest.raises(kind) as caught:
             session.refresh()
-    assert caught.value.message == "the credentials gave no token: KeyError: VAULT_TOKEN"
+    assert caught.value.message == f"the credentials gave no token: {what}"
 
 
 class BusyError(Exception):

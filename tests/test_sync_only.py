@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from koyeb_session import SessionClient, Token, TransportError
+from koyeb_session._concurrency.runtime import state_lock
 from koyeb_session.testing import FakeKoyeb, Gate
 
 from .concurrency import PATIENCE, Background, arrived, idle
@@ -40,6 +41,16 @@ def test_an_interrupted_listener_leaves_the_rest_to_the_next(fake: FakeKoyeb) ->
         idle()
     assert heard == [first, second]
     assert others == [second]
+
+
+def test_logout_in_the_midst_of_a_change_is_done_after_it(fake: FakeKoyeb) -> None:
+    """A signal handler holds up the change that it has interrupted, and so cannot wait for it."""
+    with SessionClient(transport=fake.transport, token=fake.issue_token()) as session:
+        with state_lock, pytest.raises(TransportError, match=r"^logout: it goes on once"):
+            session.logout()
+        idle()
+        assert session.token is None
+        assert fake.live_tokens() == []
 
 
 @pytest.mark.pitfall(20)

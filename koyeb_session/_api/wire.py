@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 from cattrs import Converter
@@ -38,6 +38,7 @@ FIELD_LIMIT: Final = 50
 """The number of invalid fields that are read from an error; no request has as many fields."""
 
 T = TypeVar("T")
+_Json: TypeAlias = dict[str, Any] | list[Any] | str | float | None
 
 
 class Unfit(Exception):  # noqa: N818 - it never leaves the package; the name says what is wrong
@@ -78,14 +79,14 @@ def decoded(raw: bytes, encoding: str | None) -> bytes | WireError:
 def json_object(body: bytes) -> dict[str, Any] | WireError:
     """Read a body as a JSON object (RFC 8259: in UTF-8)."""
     try:
-        value = json.loads(body.decode())
+        value: _Json = json.loads(body.decode())
     except UnicodeDecodeError:
         return WireError("the reply is not UTF-8")
     except (ValueError, RecursionError):
         return WireError("the reply is not JSON")
     if not isinstance(value, dict):
         return WireError("the reply is not a JSON object")
-    return cast("dict[str, Any]", value)
+    return value
 
 
 # Messages
@@ -158,9 +159,9 @@ def _shown(name: str) -> Any:
     return override(struct_hook=structure)
 
 
-def _expiry(value: object, _: object) -> datetime | None:
+def _expiry(value: Any, _: object) -> datetime | None:
     try:
-        return None if value is None else timestamp(cast("str", value))
+        return None if value is None else timestamp(value)
     except ValueError:
         message = "token.expires_at: not an RFC 3339 timestamp"
         raise Unfit(message) from None
@@ -241,9 +242,9 @@ def _message(value: object, _: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _fields(value: object, _: object) -> dict[str, str]:
+def _fields(value: _Json, _: object) -> dict[str, str]:
     found: dict[str, str] = {}
-    for entry in cast("list[object]", value)[:FIELD_LIMIT] if isinstance(value, list) else ():
+    for entry in value[:FIELD_LIMIT] if isinstance(value, list) else ():
         match entry:
             case {"field": str(name), "description": str(description)}:
                 found[name] = description

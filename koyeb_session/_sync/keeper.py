@@ -120,7 +120,7 @@ class TokenKeeper:
                 case Decision.USE if old is not None:
                     if (
                         old.has_deferred_work(seen.now)
-                        and (late := self._pending_save()) is not None
+                        and (late := self._pending_save(overdue=True)) is not None
                     ):
                         # Marked before it starts, so that the next request starts no second save.
                         state.mark_saved(old)
@@ -405,9 +405,9 @@ class TokenKeeper:
             self.listeners.drain(self._timeout)
         self.wake()
 
-    def _pending_save(self) -> SharedTask[StoreError | None] | None:
+    def _pending_save(self, *, overdue: bool = False) -> SharedTask[StoreError | None] | None:
         """See `Persistence.pending_save`."""
-        return None if self.persistence is None else self.persistence.pending_save()
+        return None if self.persistence is None else self.persistence.pending_save(overdue=overdue)
 
     def wake(self) -> None:
         """Make each `renew_ahead_of_need` check again."""

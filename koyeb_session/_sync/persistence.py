@@ -143,11 +143,16 @@ class Persistence:
         checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that
         return (checked if isinstance(checked, Token) else None), problem
 
-    def pending_save(self) -> SharedTask[StoreError | None] | None:
-        """Return an unstarted task that saves an unsaved change; `None` if none is to be saved."""
+    def pending_save(self, *, overdue: bool = False) -> SharedTask[StoreError | None] | None:
+        """
+        Return an unstarted task that repeats a failed save; `None` if none is to be repeated.
+
+        If it is ``overdue``, it may also have been interrupted before it began.
+        """
         is_idle = self._hold is None or not self._hold.alive  # a hold completes the save itself
-        if not (self._unsaved and is_idle):
+        if not (self._unsaved and (self._is_retrying or overdue) and is_idle):
             return None
+        self._is_retrying = True
         save = partial(self.synchronize, Deadline(self._timeout))
         return SharedTask(save, seconds=self._timeout, active_tasks=self._active_tasks)
 

@@ -28,6 +28,8 @@ from .._core.timestamps import from_epoch
 from .._core.validation import parse_token, takes_token
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .._core.deadline import Deadline
     from .._core.models import Clock, Credentials
     from .http.sender import Sender
@@ -165,12 +167,12 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
     return outcome
 
 
-def _brought(given: object, wall: float, old: Snapshot | None) -> Attempt:
+def _brought(given: Any, wall: float, old: Snapshot | None) -> Attempt:
     """Check the return value of a callable, and make a new token of it."""
-    token = parse_token(given, wall, "the token")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - checked there
+    token = parse_token(given, wall, "the token")
     if isinstance(token, Exception):
         # At 0.0 no token has expired: any other fault is one of the callable, which is told of it.
-        late = parse_token(given, 0.0) if isinstance(given, Token) else None
+        late = parse_token(given, 0.0)
         expired = late if isinstance(late, Token) else None
         return FailedAttempt(_unusable(token, old), signs_in=True, soon=True, expired=expired)
     # Marks it as renewable: without `issued_at` an opaque token counts as an API token.

@@ -16,6 +16,7 @@ from koyeb_session import (
     AsyncMemoryTokenStore,
     KoyebSessionError,
     ServerError,
+    SessionExpiredError,
     StoreError,
     Token,
     TransportTimeoutError,
@@ -112,7 +113,9 @@ async def test_rejected_five_minute_tokens_are_renewed_when_they_are_due_alone(
 ) -> None:
     """A deactivated organization refuses each new token, and none is issued because of that."""
     session = connect(credentials=access(fake, api_token, 5))
-    await session.current_token()
+    expires = (await session.current_token()).expires_at
+    assert expires is not None
+    assert expires.timestamp() == clock.time() + 300
     fake.deactivated.update(fake.organizations[ME])
     hours: list[int] = []
     for _ in range(4):
@@ -140,6 +143,14 @@ async def test_issuer_is_remembered_when_a_program_starts_anew(
     session = connect(store=store, credentials=given)
     await session.current_token()
     await session.refresh()
+    # Nor does a program that has no credentials, also if a callable has brought the token.
+    tokens = AsyncMemoryTokenStore()
+    await connect(store=tokens, credentials=fake.issue_token).current_token()
+    for kept in (store, tokens):
+        session = connect(store=kept)
+        await session.current_token()
+        with pytest.raises(SessionExpiredError, match="came from credentials, which this session"):
+            await session.refresh()
     assert count(fake, "refresh") == 0
 
 
@@ -267,25 +278,33 @@ async def test_next_secret_of_the_same_token_is_taken_over(
 async def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """The other program's token has expired, too; catches a use of the session's own old secret."""
+    """
+    The other program's token has expired, too; catches a use of the session's own old secret.
+
+    No error shows either of them.
+    """
     asked: list[str | None] = []
     fails = [False]
 
     def grant(before: Token | None) -> Token:
         asked.append(None if before is None else before.renewal)
         if fails[0]:
-            raise ConnectionError
+            own = resting.token
+            raise ConnectionError([own and (own.id, own.renewal), asked])
         return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
 
     store = AsyncMemoryTokenStore()
-    busy, idle = (connect(store=store, credentials=grant) for _ in range(2))
+    busy, resting = (connect(store=store, credentials=grant) for _ in range(2))
     await busy.current_token()
-    await idle.current_token()
+    await resting.current_token()
     await busy.refresh()
     for fails[0] in (True, True, False):  # the provider is away at first
         clock.advance(DAY)
-        with pytest.raises(KoyebSessionError) if fails[0] else contextlib.nullcontext():
-            await idle.current_token()
+        with pytest.raises(KoyebSessionError) if fails[0] else contextlib.nullcontext() as caught:
+            await resting.current_token()
+        if caught is not None:
+            assert str(caught.value).count("[secret]") >= 3
+            assert_no_secret(["secret-grant-1", "secret-grant-2"], str(caught.value))
     assert asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
 
 

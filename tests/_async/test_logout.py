@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,18 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
+from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_idle, async_until, deadlines
+from ..concurrency import (
+    PATIENCE,
+    AsyncBackground,
+    async_arrived,
+    async_idle,
+    async_until,
+    deadlines,
+)
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import (
     AsyncUnderWay,
@@ -128,12 +137,16 @@ async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
 
 
 async def test_a_logout_leaves_a_service_that_fails_behind(
-    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The session ends here with any answer of the service; then its error is raised."""
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         await stored.logout()
+    assert caplog.messages == []
     assert stored.token is None
     assert await store.load() is None
     assert log(fake) == [("login", 200), ("logout", 500)]
@@ -318,31 +331,81 @@ async def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         await stored.logout()
-    assert "the token may still be in the store: the token store could not be" in caplog.text
+    assert caplog.messages[-1].startswith(
+        "the token may still be in the store: the token store could not be emptied: "
+    )
 
 
 async def test_a_token_that_is_no_good_begins_no_session(
-    clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
     outcome = await inside(session).change(None).begin(NewToken(expired, just_issued=True))
     assert isinstance(outcome, WireError)
+    assert fake.requests == []
 
 
 async def test_a_logout_that_runs_out_of_time_is_told(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A store that meets the deadline is as good as one that hangs."""
+    """A store has half of the time; one that meets the deadline is as good as one that hangs."""
     session = connect(store=AsyncMemoryTokenStore(), token=fake.issue_token())
+    given: list[float] = []
 
-    async def late(*_: object) -> None:
+    def whole(deadline: Deadline) -> float:
+        return deadline.seconds
+
+    async def late(*arguments: Any) -> None:
+        given.append(arguments[-1].seconds)
         raise TimeoutError
 
     monkeypatch.setattr(inside(session).persistence.__class__, "sign_out", late)
-    with pytest.raises(TransportTimeoutError, match="logout: not done"):
-        await session.logout()
+    monkeypatch.setattr(Deadline, "left", whole)
+    with pytest.raises(TransportTimeoutError, match="logout: not done within 60 s"):
+        await session.logout(timeout=60)
+    assert given == [30]
+    assert caplog.messages == []
+
+
+async def test_a_logout_that_starts_too_late_ends_the_session_all_the_same(
+    fake: FakeKoyeb, session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine was busy: nothing is sent any more, and the caller is told."""
+
+    def passed(_: object) -> float:
+        return -PATIENCE
+
+    monkeypatch.setattr(Deadline, "left", passed)
+    with pytest.raises(TransportTimeoutError):
+        await session.logout(timeout=60)
+    assert session.token is None
+    assert fake.requests == []
+
+
+async def test_a_logout_ends_no_session_that_has_begun_since(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """A signal handler may sign in before a logout goes on; catches the end of its session."""
+    leaving = inside(session).change(None)
+    token = await session.login(ME, PASSWORD)
+    assert await leaving.end() is None
+    assert session.token is token
+    assert token.id in fake.live_tokens()
+
+
+async def test_a_login_replaces_a_session_that_has_begun_meanwhile(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """The last sign-in to end is the one that holds."""
+    async with AsyncUnderWay(fake, "login", lambda: session.login(ME, PASSWORD)) as background:
+        await session.use_token(fake.issue_token())
+        background.gate.open()
+        assert await background.job.result() is session.token
 
 
 # How long each step may take

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import attrs
 import pytest
 
-from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, PasswordCredentials, Token
+from koyeb_session import (
+    AsyncMemoryTokenStore,
+    AsyncSessionClient,
+    PasswordCredentials,
+    StoreError,
+    Token,
+)
+from koyeb_session._core.provenance import Provenance
+from koyeb_session._core.snapshot import Issuer
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather, async_idle
+from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import AsyncUnderWay, BrokenStore, Connect, saved
 
@@ -227,21 +237,109 @@ async def test_record_of_another_is_left_alone(
     assert safe_copy not in {request.bearer for request in ours.requests[before:]}
     await session.logout()
     assert safe_copy in theirs.live_tokens()
-    assert "the store holds a session of" in caplog.text
-    assert "FileTokenStore(name=" in caplog.text
+    whose = "another account" if what == "account" else f"the service {theirs.base_url}"
+    (message,) = caplog.messages
+    assert message == (
+        f"the store holds a session of {whose}: it is not used; "
+        "give each session a store of its own, as by FileTokenStore(name=...)"
+    )
 
 
-async def test_another_users_record_is_left_alone(
+@pytest.mark.parametrize(("who", "broken"), [("account", False), ("account", True), ("user", True)])
+async def test_record_of_somebody_else_is_left_alone(
     fake: FakeKoyeb,
     store: BrokenStore,
     stored: AsyncSessionClient,
     caplog: pytest.LogCaptureFixture,
+    who: str,
+    *,
+    broken: bool,
 ) -> None:
-    """Earlier versions noted no account, but the user is known."""
-    await store.save(Token(fake.issue_token(), "somebody-else"))
+    """
+    A login, too, binds the session to its account; earlier versions noted a user at most.
+
+    A logout leaves the record where it is, with the store's lock and without it.
+    """
+    noted = Provenance(fake.base_url, "their-account", Issuer.KOYEB).write()
+    theirs = Token(fake.issue_token(), "somebody-else")
+    if who == "account":
+        theirs = Token(fake.issue_token(), provenance=noted)
+    await store.save(theirs)
     token = await stored.refresh()
+    assert token.id != theirs.id
     assert await store.load() == token
-    assert "a session of another user" in caplog.text
+    assert f"a session of another {who}: it is not used" in caplog.text
+    theirs = attrs.evolve(theirs, id=fake.issue_token())
+    await store.save(theirs)
+    if broken:
+        store.broken = {"lock"}
+    await stored.logout()
+    assert await store.load() is theirs
+    assert fake.live_tokens()[-1] == theirs.id
+
+
+async def test_given_tokens_make_one_session_in_one_store(
+    fake: FakeKoyeb, store: BrokenStore, connect: Connect
+) -> None:
+    """Two programs were given two tokens; catches tokens that count as accounts."""
+    first, second = connect(store=store), connect(store=store)
+    await first.use_token(fake.issue_token())
+    token = await second.use_token(fake.issue_token())
+    assert (await first.refresh()).id == token.id
+    assert fake.requests == []
+
+
+async def test_session_goes_on_as_the_account_of_its_record(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient, connect: Connect
+) -> None:
+    """A program without credentials notes the account that it has found, and not an unknown one."""
+    before = await store.load()
+    session = connect(store=store)
+    await session.current_token()
+    await session.refresh()
+    after = await store.load()
+    assert before is not None
+    assert after is not None
+    assert after.id == held(session) != before.id
+    assert after.provenance == before.provenance is not None
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("iat", "exp"), ("exp", "iat"), ("iat", None)])
+async def test_record_is_taken_over_unless_it_is_known_to_be_older(
+    clock: FakeClock, connect: Connect, store: BrokenStore, theirs: str, ours: str | None
+) -> None:
+    """A session that begins has only the tokens to compare, and not all JWTs say their age."""
+    claims = {"exp": {"exp": int(clock.time()) + 900}, "iat": {"iat": int(clock.time()) - 900}}
+    found = Token(jwt({**claims["exp"], **claims[theirs]}))
+    await store.save(found)
+    token = "opaque" if ours is None else jwt({**claims["exp"], **claims[ours], "sub": "me"})
+    session = connect(token=token, store=store)
+    assert (await session.refresh()).id == found.id
+
+
+@pytest.mark.parametrize("between", ["nothing", "a first look", "another's save"])
+async def test_logout_that_its_store_failed_is_done_when_the_client_closes(
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    between: str,
+) -> None:
+    """The record is deleted then, unless somebody else has saved another one since."""
+    session = connect(token=fake.issue_token(), store=store)
+    await store.save(Token(fake.issue_token()))
+    store.broken = {"load", "delete"} if between == "nothing" else {"delete"}
+    with pytest.raises(StoreError):
+        await session.logout()
+    store.broken.clear()
+    caplog.clear()
+    theirs = None
+    if between == "another's save":
+        theirs = Token(fake.issue_token())
+        await store.save(theirs)
+    await session.aclose()
+    assert await store.load() is theirs
+    assert caplog.messages == []
 
 
 async def test_a_logout_leaves_another_services_record(

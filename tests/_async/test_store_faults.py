@@ -161,14 +161,21 @@ async def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
     assert store.loads == 2  # once more, in case it was a passing failure; then it is left in peace
 
 
+@pytest.mark.parametrize("closes", [False, True])
 async def test_login_is_saved_for_its_own_account_when_the_log_raises(
     fake: FakeKoyeb,
     clock: FakeClock,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    closes: bool,
 ) -> None:
-    """A filter of the user's is called in its midst; a later request saves it, not only `close`."""
+    """
+    A filter of the user's is called in the midst of it; catches a record of the last account.
+
+    It is a later request that saves the token, or the end of the client.
+    """
     caplog.set_level("INFO", "koyeb_session")
     store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
@@ -176,9 +183,12 @@ async def test_login_is_saved_for_its_own_account_when_the_log_raises(
         patched.setattr(log, "filter", raising(ZeroDivisionError()))
         with pytest.raises(ZeroDivisionError):
             await session.login(ME, PASSWORD)
-    clock.advance(5)
-    await session.current_token()
-    await async_idle()
+    if closes:
+        await session.aclose()
+    else:
+        clock.advance(60)
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        await async_idle()
     found = await store.load()
     assert found is not None
     assert found == session.token

@@ -20,13 +20,15 @@ from koyeb_session import (
     RetryPolicy,
     ServerError,
     SessionClient,
+    SessionExpiredError,
     Token,
 )
 from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
+from ..jwts import jwt
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, raising
 from .doubles import Connect
 
 # Signing in again
@@ -58,7 +60,7 @@ def test_credentials_sign_in_after_expiry(
 
 
 @pytest.mark.pitfall(25)
-@pytest.mark.parametrize("status", [401, 403, 404, 405, 410, 501])
+@pytest.mark.parametrize("status", [300, 401, 403, 404, 405, 410, 501])
 def test_credentials_sign_in_when_a_refresh_is_refused(
     fake: FakeKoyeb, connect: Connect, status: int
 ) -> None:
@@ -164,6 +166,7 @@ def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
     [
         ("", ValueError),
         ("a b", ValueError),
+        (jwt({"exp": 1_000_000_000}), ValueError),
         (None, TypeError),
         (7, TypeError),
         (Token("t", expires_at=datetime(2020, 1, 1, tzinfo=UTC)), ValueError),
@@ -214,13 +217,31 @@ def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Connect) -
     assert caught.value.retry_after == 7
 
 
-def test_credentials_that_were_changed_to_nonsense_are_told(connect: Connect) -> None:
-    """A password that cannot be sent is found before it is."""
+def test_credentials_that_were_changed_to_nonsense_are_told(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A password that cannot be sent is found before it is, and counts as a failed sign-in."""
     credentials = PasswordCredentials(ME, PASSWORD)
     session = connect(credentials=credentials)
     object.__setattr__(credentials, "password", "")
-    with pytest.raises(NotSignedInError, match="password must not be empty"):
+    with pytest.raises(NotSignedInError, match="password must not be empty; the next try is in"):
         session.current_token()
+    session.use_token(fake.issue_token())
+    clock.advance(DAY)
+    with pytest.raises(SessionExpiredError, match="password must not be empty; the next try is in"):
+        session.current_token()
+    assert fake.requests == []
+
+
+def test_token_of_a_refresh_is_refreshed_again_beside_a_callable(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Its issuer is Koyeb, which renews it; catches a callable that is asked for the next one."""
+    session = connect(credentials=raising(AssertionError("not to be asked")))
+    session.login(ME, PASSWORD)
+    for _ in range(3):
+        session.refresh()
+    assert [operation for operation, _ in log(fake)] == ["login", *["refresh"] * 3]
 
 
 def test_credentials_rest_after_a_logout(fake: FakeKoyeb, connect: Connect) -> None:

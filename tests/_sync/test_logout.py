@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,18 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
+from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, deadlines, idle, until
+from ..concurrency import (
+    PATIENCE,
+    Background,
+    arrived,
+    deadlines,
+    idle,
+    until,
+)
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import (
     Away,
@@ -126,12 +135,16 @@ def test_a_logout_revokes_although_the_wall_clock_is_ahead(
 
 
 def test_a_logout_leaves_a_service_that_fails_behind(
-    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: SessionClient,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The session ends here with any answer of the service; then its error is raised."""
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         stored.logout()
+    assert caplog.messages == []
     assert stored.token is None
     assert store.load() is None
     assert log(fake) == [("login", 200), ("logout", 500)]
@@ -314,29 +327,81 @@ def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         stored.logout()
-    assert "the token may still be in the store: the token store could not be" in caplog.text
+    assert caplog.messages[-1].startswith(
+        "the token may still be in the store: the token store could not be emptied: "
+    )
 
 
-def test_a_token_that_is_no_good_begins_no_session(clock: FakeClock, connect: Connect) -> None:
+def test_a_token_that_is_no_good_begins_no_session(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
     """Nothing is revoked, as nothing is good."""
     session = connect()
     expired = Token("t", expires_at=datetime.fromtimestamp(clock.time() - 1, UTC))
     outcome = inside(session).change(None).begin(NewToken(expired, just_issued=True))
     assert isinstance(outcome, WireError)
+    assert fake.requests == []
 
 
 def test_a_logout_that_runs_out_of_time_is_told(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A store that meets the deadline is as good as one that hangs."""
+    """A store has half of the time; one that meets the deadline is as good as one that hangs."""
     session = connect(store=MemoryTokenStore(), token=fake.issue_token())
+    given: list[float] = []
 
-    def late(*_: object) -> None:
+    def whole(deadline: Deadline) -> float:
+        return deadline.seconds
+
+    def late(*arguments: Any) -> None:
+        given.append(arguments[-1].seconds)
         raise TimeoutError
 
     monkeypatch.setattr(inside(session).persistence.__class__, "sign_out", late)
-    with pytest.raises(TransportTimeoutError, match="logout: not done"):
-        session.logout()
+    monkeypatch.setattr(Deadline, "left", whole)
+    with pytest.raises(TransportTimeoutError, match="logout: not done within 60 s"):
+        session.logout(timeout=60)
+    assert given == [30]
+    assert caplog.messages == []
+
+
+def test_a_logout_that_starts_too_late_ends_the_session_all_the_same(
+    fake: FakeKoyeb, session: SessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine was busy: nothing is sent any more, and the caller is told."""
+
+    def passed(_: object) -> float:
+        return -PATIENCE
+
+    monkeypatch.setattr(Deadline, "left", passed)
+    with pytest.raises(TransportTimeoutError):
+        session.logout(timeout=60)
+    assert session.token is None
+    assert fake.requests == []
+
+
+def test_a_logout_ends_no_session_that_has_begun_since(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
+    """A signal handler may sign in before a logout goes on; catches the end of its session."""
+    leaving = inside(session).change(None)
+    token = session.login(ME, PASSWORD)
+    assert leaving.end() is None
+    assert session.token is token
+    assert token.id in fake.live_tokens()
+
+
+def test_a_login_replaces_a_session_that_has_begun_meanwhile(
+    fake: FakeKoyeb, session: SessionClient
+) -> None:
+    """The last sign-in to end is the one that holds."""
+    with UnderWay(fake, "login", lambda: session.login(ME, PASSWORD)) as background:
+        session.use_token(fake.issue_token())
+        background.gate.open()
+        assert background.job.result() is session.token
 
 
 # How long each step may take

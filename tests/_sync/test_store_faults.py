@@ -163,14 +163,21 @@ def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
     assert store.loads == 2  # once more, in case it was a passing failure; then it is left in peace
 
 
+@pytest.mark.parametrize("closes", [False, True])
 def test_login_is_saved_for_its_own_account_when_the_log_raises(
     fake: FakeKoyeb,
     clock: FakeClock,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    closes: bool,
 ) -> None:
-    """A filter of the user's is called in its midst; a later request saves it, not only `close`."""
+    """
+    A filter of the user's is called in the midst of it; catches a record of the last account.
+
+    It is a later request that saves the token, or the end of the client.
+    """
     caplog.set_level("INFO", "koyeb_session")
     store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
@@ -178,9 +185,12 @@ def test_login_is_saved_for_its_own_account_when_the_log_raises(
         patched.setattr(log, "filter", raising(ZeroDivisionError()))
         with pytest.raises(ZeroDivisionError):
             session.login(ME, PASSWORD)
-    clock.advance(5)
-    session.current_token()
-    idle()
+    if closes:
+        session.close()
+    else:
+        clock.advance(60)
+        assert (session.http.get("/v1/apps")).status_code == 200
+        idle()
     found = store.load()
     assert found is not None
     assert found == session.token
