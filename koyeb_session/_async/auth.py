@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from .._core.snapshot import Snapshot
 
 _HEADER: Final = "Authorization"
-_SIGNED: Final = "koyeb_session.signed"
-"""The request extension that holds the snapshot whose token signed the request."""
 _UNAUTHORIZED: Final = 401
 
 
@@ -85,7 +83,6 @@ class AsyncSessionAuth(AsyncAuthBase):
             return
         if not self._origins.trusts(response.request):
             return
-        signed = response.request.extensions.get(_SIGNED, signed)
         if response.request.headers.get(_HEADER) is None:
             return  # redirected elsewhere and back, it was sent without the token
         moved_on = state.snapshot is not signed
@@ -101,11 +98,10 @@ class AsyncSessionAuth(AsyncAuthBase):
 
         # Had it moved on, the newer token may be some time old. This one is brand-new.
         if response.status_code == _UNAUTHORIZED and not moved_on:
-            state.mark_rejected(response.request.extensions.get(_SIGNED, newer))
+            state.mark_rejected(newer)
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[_HEADER] = f"Bearer {signed.token.id}"
-        request.extensions[_SIGNED] = signed
         request.extensions[RAISED_BY] = self._state.mark
 
     def __reduce__(self) -> str:

@@ -145,19 +145,10 @@ class AsyncTokenKeeper:
             if state.closed:
                 seen = state.observe()
                 return seen.usable or state.no_token_error(seen, None)
-            if self._is_enough(outcome, old):
+            # Due or not: where a clock is far ahead, another new token would be no better.
+            if outcome is not old and not outcome.from_store and state.usable is outcome:
                 return outcome
-            # The session has changed again during the wait: decide anew.
-
-    def _is_enough(self, new: Snapshot, old: Snapshot | None) -> bool:
-        """Return whether a caller who has waited for a renewal need not wait for another one."""
-        state = self.state
-        if new is not state.snapshot:
-            return False
-        if not new.is_due(state.clock):
-            return True
-        # A clock that is far ahead makes each new token due: another one would be no better.
-        return new is not old and not new.from_store and state.usable is new
+            # The session has changed again, or has taken a token over: decide anew.
 
     async def replace_rejected(
         self, signed: Snapshot, timeout: float | None = None
@@ -276,10 +267,10 @@ class AsyncTokenKeeper:
             return False
         if urgency < Urgency.REJECTED and self.state.usable is not None:
             return False
-        wait = self._retry_at[1] - time.monotonic()
+        wait = max(self._retry_at[1] - time.monotonic(), 0.0)
         if attempt >= self.source.sender.retry.attempts or wait >= deadline.left():
             return False
-        await async_sleep(max(wait, 0.0))
+        await async_sleep(wait)
         return True
 
     def _join_or_start(self, need: Need) -> _SharedRenewal | None:

@@ -49,7 +49,7 @@ class AsyncStoreHold:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
         self.known: Identity | None = NEVER_READ
-        """The identity of the token that the session had last read or written before that."""
+        """The identity of the token that the session had last judged or written before that."""
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""

@@ -28,7 +28,7 @@ class Ownership:
 
     Others are the other processes and clients of the same session. Identity decides which token is
     newer: others have saved a record that is neither this session's token nor ``known``, the
-    identity that this session had last read or written. The clocks of two machines are never
+    identity that this session had last judged or written. The clocks of two machines are never
     compared.
     """
 
@@ -82,7 +82,7 @@ class Ownership:
         Args:
             found: The saved token.
             own: The snapshot to replace.
-            known: The identity that it had last read or written, before it read ``found``.
+            known: The identity that it had last judged or written, before it read ``found``.
         """
         if found is None or self.is_foreign(found, own):
             return None

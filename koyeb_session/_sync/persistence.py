@@ -66,7 +66,7 @@ class Persistence:
         self._hold: StoreHold | None = None
         self._is_retrying = False
         self._known: Identity | None = NEVER_READ
-        """The identity of the saved token, as this session last read or wrote it."""
+        """The identity of the saved token, as this session last judged or wrote it."""
         self._problem: StoreError | None = None
         self._timeout = timeout
         self._written: object = state.change
@@ -182,8 +182,23 @@ class Persistence:
                 seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
             )
+            hold.known = self._known
         hold.start()
         return hold
+
+    def judge(self, hold: StoreHold, own: Snapshot | None) -> NewToken | None:
+        """Return the record that a hold has read, if it is newer; it is known from then on."""
+        self._mark_known(hold)
+        return self.newer(hold.found, own, hold.known)
+
+    def _mark_known(self, hold: StoreHold) -> None:
+        """
+        Count the record that a hold has read as known to this session.
+
+        The read itself does not: its caller may be gone by then, and nobody would take it over.
+        """
+        if hold.not_ready is None:
+            self._known = _identity(hold.found)
 
     def newer(
         self, found: Token | None, own: Snapshot | None, known: Identity | None
@@ -241,17 +256,15 @@ class Persistence:
         """
         for attempt in (1, 2):
             try:
-                hold.found = self.store.load()
+                before, hold.found = hold.found, self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 if attempt == 2:
                     hold.problem = self._error("read", exc)
             else:
                 hold.problem = None
-                known = self._known
-                self._known = None if hold.found is None else identity(hold.found)
                 # A second read of the same record must not make a new record look known.
-                if not hold.is_ready or self._known != known:
-                    hold.known = known
+                if not hold.is_ready or _identity(hold.found) != _identity(before):
+                    hold.known = self._known
                 return
 
     def _give_up(self, hold: StoreHold) -> None:
@@ -275,7 +288,7 @@ class Persistence:
             # A retry comes late: another process may have saved its token in the meantime.
             if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
                 # Keep it there. With the generation: after another sign-in the commit fails.
-                if snapshot and (newer := self.newer(hold.found, snapshot, hold.known)):
+                if snapshot and (newer := self.judge(hold, snapshot)):
                     state.commit(newer, generation, replaces=snapshot)
             elif snapshot is None:
                 self._problem = self._delete(hold)
@@ -290,6 +303,7 @@ class Persistence:
 
     def _write(self, own: Snapshot, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
+        self._mark_known(hold)
         self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
         problem = self._save(own.token, own.issuer, hold)
         if problem is None:
@@ -348,7 +362,8 @@ class Persistence:
         own = self.state.snapshot
         seen = {*self.ownership.ours, self._known or NEVER_READ} - {NEVER_READ}
         tokens = (Token(its.id, renewal=its.renewal) for its in seen)
-        return store_error(what, exc, *tokens, None if own is None else own.token)
+        found = None if self._hold is None else self._hold.found
+        return store_error(what, exc, *tokens, found, None if own is None else own.token)
 
     def _retry_later(self, problem: StoreError) -> StoreError:
         """Leave the save to a later request, or to the closing of the client."""
@@ -370,3 +385,8 @@ class Persistence:
 
         # In a shared task, so that the caller can stop waiting for a store that hangs.
         return SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(seconds)
+
+
+def _identity(token: Token | None) -> Identity | None:
+    """Return a token's identity; `None` stands for that of an empty store."""
+    return None if token is None else identity(token)

@@ -73,13 +73,13 @@ class Renewal:
     ) -> Snapshot | FailedAttempt:
         newer = self._saved_by_others(need.old, deadline, hold)
         if need.generation != self._state.generation:  # signed out, or in again, in the meantime
-            return FailedAttempt(SUPERSEDED, attempted=False)
+            return FailedAttempt(SUPERSEDED)
         if newer is not None:
             return self._commit(newer, need)
-        held_elsewhere = None
-        if problem := hold.not_ready:
-            # The holder of the lock may be refreshing the same token, so this one must not.
-            held_elsewhere = problem if hold.is_held_elsewhere else None
+        problem = hold.not_ready
+        # The holder of the lock may be refreshing the same token, so this one must not.
+        held_elsewhere = problem if hold.is_held_elsewhere else None
+        if problem:
             if not self._may_renew_without_store(need, hold):
                 return FailedAttempt(problem)
             where = "inside the store's lock" if hold.locked else "without the store"
@@ -87,8 +87,7 @@ class Renewal:
         outcome = self._request_new_token(need, deadline, hold, held_elsewhere)
         # Without any means to renew, the failure of the store is the cause to report.
         if isinstance(outcome, FailedAttempt):
-            had_no_way = not outcome.attempted and outcome.error is not SUPERSEDED
-            return FailedAttempt(problem) if problem and had_no_way else outcome
+            return FailedAttempt(problem) if problem and not outcome.attempted else outcome
         # Still in the hold: the next process that gets the lock must not find the old token.
         if self._persistence is not None:
             self._persistence.synchronize(deadline)
@@ -192,13 +191,13 @@ class Renewal:
         if not hold.locked:
             found = persistence.load_unlocked(deadline.left() / 2)
             return persistence.newer(found, old, hold.known)
-        newer = persistence.newer(hold.found, old, hold.known)
+        newer = persistence.judge(hold, old)
         is_other = hold.found is not None and (
             old is None or identity(hold.found) != identity(old.token)
         )
         if newer is None and is_other:
             hold.read_again(deadline.left() / 2)
-            newer = persistence.newer(hold.found, old, hold.known)
+            newer = persistence.judge(hold, old)
         return newer
 
     def _commit(self, new_token: NewToken, need: Need) -> Snapshot | FailedAttempt:
@@ -211,10 +210,9 @@ class Renewal:
             self._state.log_new_token(new_token, committed)
             return committed
         if committed is not SUPERSEDED:
-            signs_in = new_token.event == "signed_in"
-            return FailedAttempt(committed, signs_in, soon=not new_token.just_issued)
+            return FailedAttempt(committed, signs_in=new_token.event == "signed_in")
         unused = new_token.token if new_token.just_issued else None
-        return FailedAttempt(committed, attempted=False, unused=unused)
+        return FailedAttempt(committed, unused=unused)
 
     def _may_renew_without_store(self, need: Need, hold: StoreHold) -> bool:
         """

@@ -42,7 +42,7 @@ class Stopwatch(httpx.AsyncBaseTransport):
 # How long each step may take
 
 
-@pytest.mark.parametrize("operation", ["login", "refresh", "logout"])
+@pytest.mark.parametrize("operation", ["login", "refresh", "logout", "new_session"])
 async def test_a_timeout_of_the_caller_is_that_of_each_operation(
     fake: FakeKoyeb, connect: Connect, operation: str
 ) -> None:
@@ -56,9 +56,12 @@ async def test_a_timeout_of_the_caller_is_that_of_each_operation(
     if operation == "logout":
         await store.save(Token(fake.issue_token()))  # somebody else's: revoked as well
         await session.logout(timeout=60)
+    elif operation == "new_session":
+        fake.fail("new_session", Fault(status=401))  # renewed, and sent again
+        await session.new_session(timeout=60)
     else:
         await session.refresh(timeout=60)
-    assert len(stopwatch.allowed) == (2 if operation == "logout" else 1)
+    assert len(stopwatch.allowed) == {"logout": 2, "new_session": 3}.get(operation, 1)
     assert all(55 < seconds <= 60 for seconds in stopwatch.allowed)
 
 

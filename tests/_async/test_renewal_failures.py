@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from koyeb_session import (
     PermissionDeniedError,
     RateLimitedError,
     RefreshPolicy,
+    RetryPolicy,
     ServerError,
     SessionExpiredError,
     TransportError,
@@ -22,7 +24,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import async_gather, async_idle
-from ..support import DAY, ME, PASSWORDS, count, held, log
+from ..support import DAY, ME, PASSWORDS, count, held, inside, log
 from .doubles import AsyncBuggy, Connect
 
 FAILURES = [
@@ -164,6 +166,28 @@ async def test_a_session_whose_token_was_lost_signs_in_again(
     ]
 
 
+@pytest.mark.parametrize("attempts", [1, 3, 4])
+async def test_a_busy_service_is_asked_so_many_times_and_later_and_later(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    """The policy says how often; the wait doubles with each attempt, and none follows the last."""
+    slept: list[int] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds / 1000))
+
+    policy = RetryPolicy(attempts=attempts, delay=1000, delay_max=10_000)
+    session = connect(token=fake.issue_token(), retry_policy=policy, timeout=100_000)
+    keeper = sys.modules[inside(session).keeper.__class__.__module__]
+    monkeypatch.setattr(keeper, "async_sleep", sleep)
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    fake.fail("refresh", Fault(status=503), times=9)
+    with pytest.raises(ServerError):
+        await session.refresh()
+    assert log(fake) == [("refresh", 503)] * attempts
+    assert slept == [1, 2, 4][: attempts - 1]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_busy_service_is_asked_again_when_callers_wait(
     fake: FakeKoyeb, session: AsyncSessionClient, status: int
@@ -276,6 +300,29 @@ async def test_the_log_tells_of_a_bad_night(
     assert signed_in == "signed in with the credentials; the token is good for 1 d 0 h"
     assert signed_out == "signed out"
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO", "INFO"]
+
+
+@pytest.mark.parametrize(("act", "level"), [("ahead of need", "WARNING"), ("refused", "DEBUG")])
+async def test_the_log_spares_operators_a_failure_that_callers_try_again(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    session: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    act: str,
+    level: str,
+) -> None:
+    """They wait for a token; a renewal ahead of need has nobody who would repeat it."""
+    caplog.set_level(logging.DEBUG, "koyeb_session")
+    fake.fail("refresh", Fault(status=429))
+    if act == "refused":
+        fake.fail("apps", Fault(status=401))
+    if act == "ahead of need":
+        clock.advance(DAY / 2)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    await async_idle()
+    failed = [it for it in caplog.records if vars(it)["koyeb_event"] == "renewal_failed"]
+    assert [it.levelname for it in failed] == [level]
 
 
 async def test_the_log_tells_when_no_token_is_left(
@@ -398,10 +445,16 @@ async def test_nobody_waits_longer_than_there_is_time_to_try_again(
     assert len(fake.requests) == 1
 
 
-async def test_a_mistake_of_a_transport_reaches_the_caller(connect: Connect) -> None:
-    """It is neither wrapped nor taken for an outage."""
+async def test_a_mistake_of_a_transport_reaches_the_caller(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """It is neither wrapped nor taken for an outage, unless there is a token to go on with."""
     with pytest.raises(LookupError, match="a bug"):
         await connect(transport=AsyncBuggy(), credentials=PASSWORDS).current_token()
+    session = connect(transport=AsyncBuggy(), token=fake.issue_token())
+    with pytest.raises(TransportError, match=r"^the token was not renewed: LookupError$") as caught:
+        await session.refresh()
+    assert isinstance(caught.value.__cause__, LookupError)
 
 
 @pytest.mark.pitfall(7)

@@ -21,18 +21,19 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 from ..concurrency import async_gather, async_idle
 from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import AsyncUnderWay, BrokenStore, Connect, saved
+from .doubles import AsyncUnderWay, BrokenStore, Connect, Troubled, saved
 
 # The store
 
 
 async def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connect) -> None:
     """The token that another process has saved is taken over without an exchange."""
-    store = AsyncMemoryTokenStore()
+    store = Troubled()
     await store.save(Token(fake.issue_token()))
     session = connect(store=store, credentials=PASSWORDS)
     assert (await session.http.get("/v1/apps")).status_code == 200
     assert log(fake) == [("apps", 200)]
+    assert store.calls == ["save", "lock", "load"]
 
 
 async def test_a_token_that_is_taken_over_is_not_saved_again(

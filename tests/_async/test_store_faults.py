@@ -16,7 +16,7 @@ from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import async_idle
-from ..support import DAY, ME, PASSWORD, PASSWORDS, inside, raising
+from ..support import DAY, ME, PASSWORD, PASSWORDS, inside, operations, raising
 from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError
 
 SOON = timedelta(seconds=20)
@@ -25,32 +25,49 @@ SOON = timedelta(seconds=20)
 # The store
 
 
-@pytest.mark.parametrize("broken", ["load", "lock"])
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        ("load", "inside the store's lock: the token store could not be read: OSError: disk full"),
+        ("lock", "without the store: the token store could not be locked: OSError: disk full"),
+    ],
+)
 async def test_a_store_that_cannot_be_read_does_not_keep_callers_waiting(
     fake: FakeKoyeb,
     clock: FakeClock,
     connect: Connect,
-    broken: str,
     caplog: pytest.LogCaptureFixture,
+    *,
+    broken: str,
+    text: str,
 ) -> None:
     """When callers need a token, it is renewed without the store, and that is in the log."""
     session = connect(token=fake.issue_token(), store=BrokenStore(broken))
     clock.advance(DAY - timedelta(seconds=30))
     await session.current_token()
     assert fake.exchanges() == 1
-    assert "the token store could not be" in caplog.text
+    assert f"the token is renewed {text}" in caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("call", "sent"), [("current_token", []), ("new_session", ["new_session"])]
+)
 async def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    call: str,
+    sent: list[str],
 ) -> None:
     """In the soft window others may be renewing the token: no exchange without the store."""
     store = BrokenStore("lock")
     session = connect(token=fake.issue_token(), store=store)
     clock.advance(DAY / 2)
-    await session.current_token()
+    await getattr(session, call)()
     await async_idle()
-    assert fake.requests == []
+    assert operations(fake) == sent
     assert "renewal failed: the token store could not be locked: OSError" in caplog.text
     store.broken.clear()
     clock.advance(5)

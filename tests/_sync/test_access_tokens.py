@@ -308,6 +308,24 @@ def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
     assert asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
 
 
+def test_rotating_secret_that_could_not_be_saved_is_the_next_one_to_use(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The store still holds the one before it; catches a use of that, which smells of theft."""
+    store, asked = BrokenStore(), list[str | None]()
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
+
+    session = connect(store=store, credentials=grant)
+    session.current_token()
+    store.broken = {"save", "delete"}
+    for _ in range(2):
+        session.refresh()
+    assert asked == [None, "secret-grant-1", "secret-grant-2"]
+
+
 def test_rotating_secret_of_a_slow_provider_is_not_lost(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:

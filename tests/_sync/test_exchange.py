@@ -44,7 +44,7 @@ class Stopwatch(httpx.BaseTransport):
 # How long each step may take
 
 
-@pytest.mark.parametrize("operation", ["login", "refresh", "logout"])
+@pytest.mark.parametrize("operation", ["login", "refresh", "logout", "new_session"])
 def test_a_timeout_of_the_caller_is_that_of_each_operation(
     fake: FakeKoyeb, connect: Connect, operation: str
 ) -> None:
@@ -58,9 +58,12 @@ def test_a_timeout_of_the_caller_is_that_of_each_operation(
     if operation == "logout":
         store.save(Token(fake.issue_token()))  # somebody else's: revoked as well
         session.logout(timeout=60)
+    elif operation == "new_session":
+        fake.fail("new_session", Fault(status=401))  # renewed, and sent again
+        session.new_session(timeout=60)
     else:
         session.refresh(timeout=60)
-    assert len(stopwatch.allowed) == (2 if operation == "logout" else 1)
+    assert len(stopwatch.allowed) == {"logout": 2, "new_session": 3}.get(operation, 1)
     assert all(55 < seconds <= 60 for seconds in stopwatch.allowed)
 
 

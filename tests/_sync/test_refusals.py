@@ -75,16 +75,21 @@ def test_a_permanent_401_costs_two_requests_and_one_renewal(
 def test_a_refusal_is_understood_without_what_the_request_was_marked_with(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """An event hook may put other extensions in the place of those that say who signed it."""
+    """An event hook, which runs once it is signed, may put other extensions in their place."""
 
     def unmark(request: httpx.Request) -> None:
         request.extensions = {"timeout": request.extensions["timeout"]}
 
     session = connect(token=fake.issue_token())
-    session.http.event_hooks = {"request": [unmark]}
     fake.fail("apps", Fault(status=401), times=3)
-    for _ in range(2):
-        assert (session.http.get("/v1/apps")).status_code == 401
+    with httpx.Client(
+        transport=fake.transport,
+        base_url=fake.base_url,
+        auth=session.auth,
+        event_hooks={"request": [unmark]},
+    ) as client:
+        for _ in range(2):
+            assert (client.get("/v1/apps")).status_code == 401
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 401), ("apps", 401)]
 
 
@@ -98,21 +103,38 @@ def test_operations_remember_a_refusal_as_requests_do(fake: FakeKoyeb, connect: 
     assert log(fake).count(("refresh", 200)) == 1
     fake.recover("new_session")
     session.new_session()
-    fake.fail("new_session", Fault(status=401))
-    session.new_session()
-    assert log(fake).count(("refresh", 200)) == 2
+    for renewals in (2, 3):  # the tokens after them were accepted
+        fake.fail("new_session", Fault(status=401))
+        session.new_session()
+        assert log(fake).count(("refresh", 200)) == renewals
 
 
-@pytest.mark.parametrize(("status", "renewals"), [(200, 1), (403, 1), (429, 0), (503, 0)])
+ELSEWHERE = Fault(status=302, headers={"location": "https://elsewhere.example/v1/apps"})
+
+
+@pytest.mark.parametrize(
+    ("faults", "status", "renewals"),
+    [
+        *[([], status, renewals) for status, renewals in ((200, 1), (403, 1), (429, 0), (503, 0))],
+        ([ELSEWHERE], 200, 0),
+    ],
+)
 def test_only_a_token_that_is_accepted_ends_the_memory_of_a_refusal(
-    fake: FakeKoyeb, connect: Connect, status: int, renewals: int
+    fake: FakeKoyeb,
+    session: SessionClient,
+    client: httpx.Client,
+    *,
+    faults: list[Fault],
+    status: int,
+    renewals: int,
 ) -> None:
     """A gateway's outage between two refusals is no acceptance; catches renewals without end."""
-    session = connect(token=fake.issue_token())
     fake.fail("apps", Fault(status=401), times=2)
     assert (session.http.get("/v1/apps")).status_code == 401
-    fake.fail("apps", Fault(status=status))
-    assert (session.http.get("/v1/apps")).status_code == status
+    for fault in (*faults, Fault(status=status)):
+        fake.fail("apps", fault)
+    reply = client.get("/v1/apps", auth=session.auth, follow_redirects=True)
+    assert reply.status_code == status
     fake.requests.clear()
     fake.fail("apps", Fault(status=401))
     session.http.get("/v1/apps")
@@ -131,21 +153,32 @@ def test_the_memory_of_a_refusal_ends_with_the_token(
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
 
 
+@pytest.mark.parametrize("operation", ["apps", "new_session"])
 def test_a_token_issued_by_others_and_refused_is_not_remembered(
-    fake: FakeKoyeb, session: SessionClient
+    fake: FakeKoyeb, session: SessionClient, operation: str
 ) -> None:
     """Only a token that this very flow had issued says that another one will not help."""
+
+    def ask() -> int:
+        if operation == "apps":
+            return (session.http.get("/v1/apps")).status_code
+        try:
+            session.new_session()
+        except AuthenticationError as error:
+            return error.status
+        return 200
+
     gate = Gate()
-    fake.fail("apps", Fault(gate=gate, status=401))
-    fake.fail("apps", Fault(status=401), times=2)
+    fake.fail(operation, Fault(gate=gate, status=401))
+    fake.fail(operation, Fault(status=401), times=2)
     with Background() as background:
-        job = background.start(lambda: session.http.get("/v1/apps"))
+        job = background.start(ask)
         arrived(gate)
         session.refresh()
         gate.open()
-        assert (job.result()).status_code == 401
+        assert job.result() == 401
     assert fake.exchanges() == 1
-    assert (session.http.get("/v1/apps")).status_code == 200
+    assert ask() == 200
     assert fake.exchanges() == 2
 
 
@@ -310,9 +343,9 @@ def test_a_body_that_cannot_be_sent_twice_joins_a_renewal_under_way(
 def test_a_body_that_cannot_be_sent_twice_goes_out_when_the_renewal_fails(
     fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
-    """A renewal that was only ahead of need keeps nobody from working."""
-    fake.fail("refresh", Fault(status=500))
+    """A renewal that was only ahead of need keeps nobody from working, and is not repeated."""
+    fake.fail("refresh", Fault(status=503))
     clock.advance(timedelta(hours=12))
     response = session.http.post("/v1/apps", content=stream())
     assert response.status_code == 200
-    assert log(fake) == [("refresh", 500), ("apps", 200)]
+    assert log(fake) == [("refresh", 503), ("apps", 200)]

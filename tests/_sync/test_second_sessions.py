@@ -241,10 +241,11 @@ def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
     assert operations(fake) == ["login", "new_session", "refresh"]
 
 
+@pytest.mark.parametrize("renewable", [True, False])
 def test_new_session_has_no_time_to_renew_what_is_refused_late(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, connect: Connect, *, renewable: bool
 ) -> None:
-    """The session has not ended: its caller was in a hurry."""
+    """The session has not ended: its caller was in a hurry. An API token's refusal stays one."""
 
     class Slow(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -253,8 +254,14 @@ def test_new_session_has_no_time_to_renew_what_is_refused_late(
                 pass
             return httpx.Response(401)
 
-    session = connect(token=fake.issue_token(), transport=Slow())
-    with pytest.raises(TransportTimeoutError):
+    token = fake.issue_token() if renewable else fake.issue_api_token()
+    session = connect(token=token, transport=Slow())
+    late = "^the token was refused, and no time is left to renew it$"
+    with (
+        pytest.raises(TransportTimeoutError, match=late)
+        if renewable
+        else pytest.raises(AuthenticationError)
+    ):
         session.new_session(timeout=0.01)
     assert session.token is not None
     assert (session.current_token()).id == session.token.id

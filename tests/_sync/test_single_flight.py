@@ -15,6 +15,7 @@ from koyeb_session import (
     KoyebSessionError,
     ServerError,
     SessionClient,
+    SessionExpiredError,
     StoreError,
     Token,
     TransportTimeoutError,
@@ -169,15 +170,16 @@ def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) 
     assert fake.exchanges() == 1
 
 
+@pytest.mark.parametrize("age", [timedelta(hours=13), DAY - timedelta(seconds=30)])
 @pytest.mark.parametrize("operation", ["new_session", "switch_organization"])
 def test_a_timeout_is_for_the_renewal_too(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str, age: timedelta
 ) -> None:
     """A caller with little time does not wait for a renewal that comes first; that goes on."""
     session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
-    clock.advance(timedelta(hours=13))
+    clock.advance(age)
     arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
     with Background() as background:
         renewal = background.start(session.refresh)
@@ -230,6 +232,78 @@ def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
         session.refresh()
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_caller_whose_time_ends_in_a_second_round_gets_no_result_of_another_renewal(
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    """A failure in the first round says more than the timeout; a token there is an older one."""
+    state = inside(session).state
+    need = Need(None, 0, Urgency.AHEAD, 5)  # of an earlier token
+    rounds = [ServerError("down") if fails else state.snapshot, None]
+
+    def join(_: float) -> object:
+        return rounds.pop(0)
+
+    def begin(*_: object) -> Any:
+        return SimpleNamespace(join=join, need=need, alive=True)
+
+    monkeypatch.setattr(inside(session).keeper.__class__, "_join_or_start", begin)
+    with pytest.raises(ServerError if fails else TransportTimeoutError):
+        session.refresh()
+    assert rounds == []
+
+
+def test_a_caller_without_time_starts_no_second_attempt(
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure came at the very end of its time, and the service may be asked at once."""
+    keeper, error = inside(session).keeper, ServerError("busy")
+    keeper._retry_at = error, 0.0
+    old = inside(session).state.snapshot
+    rounds = [error, None]
+
+    def join(_: float) -> object:
+        return rounds.pop(0)
+
+    def begin(*_: object) -> Any:
+        return SimpleNamespace(join=join, need=Need(old, 0, Urgency.REQUESTED, 5), alive=True)
+
+    monkeypatch.setattr(keeper.__class__, "_join_or_start", begin)
+    assert keeper.renew(old, 0.0) is error
+    assert rounds == [None]
+
+
+@pytest.mark.parametrize("expired", [True, False])
+def test_a_token_that_is_replaced_or_expires_at_once_is_not_handed_out(
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    session: SessionClient,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    expired: bool,
+) -> None:
+    """Others may sign in, or close the session, before a waiter for the renewal goes on."""
+    keeper, state = inside(session).keeper.__class__, inside(session).state
+    renew = keeper.renew
+
+    def overtaken(*args: Any) -> Any:
+        outcome = renew(*args)
+        if expired:
+            clock.advance(DAY)
+            state.close()
+        else:
+            session.use_token(fake.issue_token())
+        return outcome
+
+    monkeypatch.setattr(keeper, "renew", overtaken)
+    clock.advance(DAY - timedelta(seconds=30))
+    if expired:
+        with pytest.raises(SessionExpiredError):
+            session.current_token()
+    else:
+        assert session.current_token() == session.token
+
+
 def test_a_renewal_that_is_cut_off_is_told(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +337,7 @@ def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, session: SessionC
     need = Need(None, 0, Urgency.NEEDED, 5)
     renewed = inside(session).renewal._request_new_token(need, over)
     assert isinstance(renewed, FailedAttempt)
+    assert str(renewed.error) == "the token was not renewed within 0 s"
     held = session.token
     assert held is not None
     sent = inside(session).sender.send_once(operations.refresh(held), over)
