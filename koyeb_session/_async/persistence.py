@@ -109,8 +109,8 @@ class AsyncPersistence:
             await hold.leave(deadline)
         if done:
             return self._problem
-        retrying = StoreError("the token store could not be written in time")
-        problem = self._retry_later(hold.problem or retrying)
+        self._retry_later()
+        problem = hold.problem or StoreError("the token store could not be written in time")
         left = f"; {hold.left}" if hold.left else ""
         log.warning("the new token is kept in memory only: %s%s", problem, left)
         return problem
@@ -130,7 +130,7 @@ class AsyncPersistence:
         try:
             await hold.ready(deadline.left() / 2)
             found = hold.found
-            done = await hold.do(partial(self._write_changes, hold), deadline.left() / 2)
+            done = await hold.do(partial(self._write_changes, hold, old), deadline.left() / 2)
         finally:
             await hold.leave(Deadline(deadline.left() / 2))
         problem = self._problem
@@ -143,7 +143,7 @@ class AsyncPersistence:
                 problem = None
             if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
                 self.mark_unsaved()
-                self._retry_later(StoreError("the token was deleted by a sign-out before it"))
+                self._retry_later()
         if found is None or self.ownership.is_foreign(found, old):
             return None, problem
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
@@ -183,6 +183,7 @@ class AsyncPersistence:
                 self._read,
                 self._give_up,
                 self._error,
+                known=self._known,
                 seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
             )
@@ -243,19 +244,15 @@ class AsyncPersistence:
 
         A refresh without the saved token may cost the session: that token may be the newer one.
         """
-        for attempt in (1, 2):
+        for _ in range(2):
             try:
                 hold.found = await self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-                if attempt == 2:
-                    hold.problem = self._error("read", exc)
+                hold.problem = self._error("read", exc)
             else:
                 hold.problem = None
-                known = self._known
+                # `hold.known` stays: a second read must not make a new record look known.
                 self._known = None if hold.found is None else identity(hold.found)
-                # A second read of the same record must not make a new record look known.
-                if not hold.is_ready or self._known != known:
-                    hold.known = known
                 return
 
     async def _give_up(self, hold: AsyncStoreHold) -> None:
@@ -264,28 +261,31 @@ class AsyncPersistence:
         if own is not None and self._unsaved:
             hold.left = await self._forget(own, hold)
 
-    async def _write_changes(self, hold: AsyncStoreHold) -> None:
-        """Write the current token, or delete, until the session no longer changes."""
+    async def _write_changes(self, hold: AsyncStoreHold, old: Snapshot | None = None) -> None:
+        """
+        Write the current token, or delete, until the session no longer changes.
+
+        After a sign-out, ``old`` is the snapshot that it has ended.
+        """
         while self._unsaved:
             # Read before the write: a change during the write is another one, and written next.
             change = self._change
-            retrying, self._is_retrying = self._is_retrying, False
-            generation, snapshot = self.state.generation, self.state.snapshot
+            snapshot = self.state.snapshot
             self._problem = None
             if snapshot is None and not self.state.signed_out:
                 self._written = change
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
-            if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
-                # Keep it there. With the generation: after another sign-in the commit fails.
+            if self._is_retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
+                # Keep it there. After another sign-in, the commit fails: it names the snapshot.
                 if snapshot and (newer := self.newer(hold.found, snapshot, hold.known)):
-                    self.state.commit(newer, generation, replaces=snapshot)
+                    self.state.commit(newer, replaces=snapshot)
             elif snapshot is None:
-                self._problem = await self._delete(hold)
+                self._problem = await self._delete(hold, old)
             else:
                 self._problem = await self._write(snapshot, hold)
             if self._problem is not None:
-                self._retry_later(self._problem)
+                self._retry_later()
                 return
             self._written, self._is_retrying = change, False
             if snapshot is not None:
@@ -294,6 +294,7 @@ class AsyncPersistence:
     async def _write(self, own: Snapshot, hold: AsyncStoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
         self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
+        hold.known = self._known  # the record is older than the token, also after a failed save
         problem = await self._save(own.token, own.issuer, hold)
         if problem is None:
             self.ownership.ours = {identity(own.token)}
@@ -313,9 +314,9 @@ class AsyncPersistence:
         hold.known = self._known = identity(token)
         return None
 
-    async def _delete(self, hold: AsyncStoreHold) -> StoreError | None:
+    async def _delete(self, hold: AsyncStoreHold, old: Snapshot | None) -> StoreError | None:
         """Delete the saved token, unless it is foreign; return the error if that fails."""
-        if hold.found is not None and self.ownership.is_kept(hold.found, None):
+        if hold.found is not None and self.ownership.is_kept(hold.found, old):
             return None
         try:
             await self.store.delete()
@@ -353,14 +354,13 @@ class AsyncPersistence:
         tokens = (Token(its.id, renewal=its.renewal) for its in seen)
         return store_error(what, exc, *tokens, None if own is None else own.token)
 
-    def _retry_later(self, problem: StoreError) -> StoreError:
+    def _retry_later(self) -> None:
         """Leave the save to a later request, or to the closing of the client."""
         self._is_retrying = True
         # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:
             self.state.defer_check(snapshot)
-        return problem
 
     async def _unlocked(self, work: AsyncWork[Any], seconds: float) -> tuple[Any] | None:
         """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
