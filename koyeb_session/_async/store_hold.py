@@ -11,7 +11,6 @@ from .._concurrency.event_loop.waiting import AsyncEvent, AsyncWakeup
 from .._concurrency.runtime import state_lock
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.ownership import NEVER_READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +42,14 @@ class AsyncStoreHold:
         give_up: Callable[[AsyncStoreHold], Any],
         error: Callable[[str, Exception], StoreError],
         *,
+        known: Identity | None,
         seconds: float,
         active_tasks: set[AsyncSharedTask[Any]],
     ) -> None:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
-        self.known: Identity | None = NEVER_READ
-        """The identity of the token that the session had last judged or written before that."""
+        self.known: Identity | None = known
+        """The identity of the token that the session had last judged or written before this."""
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""

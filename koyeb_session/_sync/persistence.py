@@ -45,6 +45,7 @@ class Persistence:
         "_hold",
         "_is_retrying",
         "_known",
+        "_last_read",
         "_problem",
         "_timeout",
         "_written",
@@ -67,6 +68,8 @@ class Persistence:
         self._is_retrying = False
         self._known: Identity | None = NEVER_READ
         """The identity of the saved token, as this session last judged or wrote it."""
+        self._last_read: Token | None = None
+        """The saved token as any hold has last read it: a store's errors may quote it."""
         self._problem: StoreError | None = None
         self._timeout = timeout
         self._written: object = state.change
@@ -100,8 +103,8 @@ class Persistence:
             hold.leave(deadline)
         if done:
             return self._problem
-        retrying = StoreError("the token store could not be written in time")
-        problem = self._retry_later(hold.problem or retrying)
+        self._retry_later()
+        problem = hold.problem or StoreError("the token store could not be written in time")
         left = f"; {hold.left}" if hold.left else ""
         log.warning("the new token is kept in memory only: %s%s", problem, left)
         return problem
@@ -121,7 +124,7 @@ class Persistence:
         try:
             hold.ready(deadline.left() / 2)
             found = hold.found
-            done = hold.do(partial(self._write_changes, hold), deadline.left() / 2)
+            done = hold.do(partial(self._write_changes, hold, old), deadline.left() / 2)
         finally:
             hold.leave(Deadline(deadline.left() / 2))
         problem = self._problem
@@ -134,7 +137,7 @@ class Persistence:
                 problem = None
             if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
                 self.state.mark_unsaved()
-                self._retry_later(StoreError("the token was deleted by a sign-out before it"))
+                self._retry_later()
         if found is None or self.ownership.is_foreign(found, old):
             return None, problem
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
@@ -179,10 +182,10 @@ class Persistence:
                 self._read,
                 self._give_up,
                 self._error,
+                known=self._known,
                 seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
             )
-            hold.known = self._known
         hold.start()
         return hold
 
@@ -254,17 +257,14 @@ class Persistence:
 
         A refresh without the saved token may cost the session: that token may be the newer one.
         """
-        for attempt in (1, 2):
+        for _ in range(2):
             try:
-                before, hold.found = hold.found, self.store.load()
+                hold.found = self._last_read = self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-                if attempt == 2:
-                    hold.problem = self._error("read", exc)
+                hold.problem = self._error("read", exc)
             else:
                 hold.problem = None
-                # A second read of the same record must not make a new record look known.
-                if not hold.is_ready or _identity(hold.found) != _identity(before):
-                    hold.known = self._known
+                # `hold.known` stays: a second read must not make a new record look known.
                 return
 
     def _give_up(self, hold: StoreHold) -> None:
@@ -273,29 +273,36 @@ class Persistence:
         if own is not None and self._unsaved:
             hold.left = self._forget(own, hold)
 
-    def _write_changes(self, hold: StoreHold) -> None:
-        """Write the current token, or delete, until the session no longer changes."""
+    def _write_changes(self, hold: StoreHold, old: Snapshot | None = None) -> None:
+        """
+        Write the current token, or delete, until the session no longer changes.
+
+        After a sign-out, ``old`` is the snapshot that it has ended.
+        """
         while self._unsaved:
-            retrying, self._is_retrying = self._is_retrying, False
             state = self.state
             # One step, before the write: a change during it is another one, and written next.
             with state_lock:
-                change, generation, snapshot = state.change, state.generation, state.snapshot
+                change, snapshot = state.change, state.snapshot
             self._problem = None
             if snapshot is None and not state.signed_out:
                 self._written = change
                 continue  # nothing to write and nothing to delete
             # A retry comes late: another process may have saved its token in the meantime.
-            if retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
-                # Keep it there. With the generation: after another sign-in the commit fails.
+            if self._is_retrying and self.ownership.is_others(hold.found, snapshot, hold.known):
+                # Keep it there. After another sign-in, the commit fails: it names the snapshot.
                 if snapshot and (newer := self.judge(hold, snapshot)):
-                    state.commit(newer, generation, replaces=snapshot)
-            elif snapshot is None:
-                self._problem = self._delete(hold)
+                    state.commit(newer, replaces=snapshot)
             else:
-                self._problem = self._write(snapshot, hold)
+                # The record that is replaced is older, also if replacing it fails.
+                self._mark_known(hold)
+                hold.known = self._known
+                if snapshot is None:
+                    self._problem = self._delete(hold, old)
+                else:
+                    self._problem = self._write(snapshot, hold)
             if self._problem is not None:
-                self._retry_later(self._problem)
+                self._retry_later()
                 return
             self._written, self._is_retrying = change, False
             if snapshot is not None:
@@ -303,7 +310,6 @@ class Persistence:
 
     def _write(self, own: Snapshot, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
-        self._mark_known(hold)
         self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
         problem = self._save(own.token, own.issuer, hold)
         if problem is None:
@@ -324,9 +330,9 @@ class Persistence:
         hold.known = self._known = identity(token)
         return None
 
-    def _delete(self, hold: StoreHold) -> StoreError | None:
+    def _delete(self, hold: StoreHold, old: Snapshot | None) -> StoreError | None:
         """Delete the saved token, unless it is foreign; return the error if that fails."""
-        if hold.found is not None and self.ownership.is_kept(hold.found, None):
+        if hold.found is not None and self.ownership.is_kept(hold.found, old):
             return None
         try:
             self.store.delete()
@@ -362,17 +368,16 @@ class Persistence:
         own = self.state.snapshot
         seen = {*self.ownership.ours, self._known or NEVER_READ} - {NEVER_READ}
         tokens = (Token(its.id, renewal=its.renewal) for its in seen)
-        found = None if self._hold is None else self._hold.found
-        return store_error(what, exc, *tokens, found, None if own is None else own.token)
+        held = None if own is None else own.token
+        return store_error(what, exc, *tokens, self._last_read, held)
 
-    def _retry_later(self, problem: StoreError) -> StoreError:
+    def _retry_later(self) -> None:
         """Leave the save to a later request, or to the closing of the client."""
         self._is_retrying = True
         # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:
             self.state.defer_check(snapshot)
-        return problem
 
     def _unlocked(self, work: Work[Any], seconds: float) -> tuple[Any] | None:
         """Call the store without its lock, for at most ``seconds``; return `None` on failure."""

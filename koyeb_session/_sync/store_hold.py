@@ -13,7 +13,6 @@ from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Event, Wakeup
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.ownership import NEVER_READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,13 +44,14 @@ class StoreHold:
         give_up: Callable[[StoreHold], Any],
         error: Callable[[str, Exception], StoreError],
         *,
+        known: Identity | None,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
     ) -> None:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
-        self.known: Identity | None = NEVER_READ
-        """The identity of the token that the session had last judged or written before that."""
+        self.known: Identity | None = known
+        """The identity of the token that the session had last judged or written before this."""
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""

@@ -111,11 +111,14 @@ async def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
             await background.job.result()
 
 
-async def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
+@pytest.mark.parametrize("broken", ["", "lock"])
+async def test_a_logout_revokes_the_stores_token_too(
+    fake: FakeKoyeb, store: BrokenStore, connect: Connect, broken: str
+) -> None:
     """The token that another process has renewed meanwhile is revoked as well."""
-    store = AsyncMemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     await store.save(Token(fake.issue_token()))
+    store.broken.add(broken)
     await session.logout()
     assert fake.live_tokens() == []
     assert await store.load() is None
@@ -136,20 +139,23 @@ async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     assert fake.live_tokens() == []
 
 
+@pytest.mark.parametrize("broken", ["", "lock"])
 async def test_a_logout_leaves_a_service_that_fails_behind(
     fake: FakeKoyeb,
     store: BrokenStore,
     stored: AsyncSessionClient,
     caplog: pytest.LogCaptureFixture,
+    broken: str,
 ) -> None:
     """The session ends here with any answer of the service; then its error is raised."""
+    store.broken.add(broken)
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         await stored.logout()
-    assert caplog.messages == []
     assert stored.token is None
     assert await store.load() is None
     assert log(fake) == [("login", 200), ("logout", 500)]
+    assert caplog.messages == []  # the store, at least, is empty
 
 
 async def test_a_logout_is_tried_again_where_that_is_safe(
@@ -486,3 +492,32 @@ async def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Conne
         await leaving.result()
     await session.aclose()
     assert await saved(store) == held(session)
+
+
+async def test_each_step_of_a_logout_leaves_time_for_the_next_one(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is late with each of them: it gets a share of the time, and then the blame."""
+    steps: list[tuple[str, float]] = []
+
+    class Standing(Deadline):
+        def left(self) -> float:
+            return self.seconds
+
+    def note(owner: object, name: str) -> None:
+        async def late(_self: object, *arguments: Any) -> None:
+            steps.append((name, getattr(arguments[-1], "seconds", arguments[-1])))
+
+        monkeypatch.setattr(owner.__class__, name, late)
+
+    persistence = inside(connect(store=AsyncMemoryTokenStore())).persistence
+    hold = persistence.hold()
+    for name in ("ready", "do", "leave"):
+        note(hold, name)
+    note(persistence, "_unlocked")
+    found, problem = await persistence.sign_out(None, Standing(32))
+    monkeypatch.undo()
+    for _ in range(2):  # this test, and the logout
+        await hold.leave(Deadline(PATIENCE))
+    assert steps == [("ready", 16), ("do", 16), ("leave", 16), ("_unlocked", 8), ("_unlocked", 16)]
+    assert (found, str(problem)) == (None, "the token store could not be emptied in time")

@@ -23,6 +23,12 @@ from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import AsyncUnderWay, BrokenStore, Connect, Troubled, saved
 
+THEIRS = (
+    Token("theirs", provenance="koyeb-session/1 https://elsewhere.example account koyeb"),
+    Token("theirs", "somebody-else"),
+)
+"""The records of another service, and of another user in an earlier version's store."""
+
 # The store
 
 
@@ -343,12 +349,47 @@ async def test_logout_that_its_store_failed_is_done_when_the_client_closes(
     assert caplog.messages == []
 
 
-async def test_a_logout_leaves_another_services_record(
-    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+@pytest.mark.parametrize("theirs", THEIRS)
+@pytest.mark.parametrize("broken", ["", "lock"])
+async def test_a_logout_leaves_anothers_record(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient, broken: str, theirs: Token
 ) -> None:
-    """It is neither deleted nor revoked."""
-    provenance = "koyeb-session/1 https://elsewhere.example account koyeb"
-    await store.save(Token("theirs", provenance=provenance))
+    """It is neither deleted nor revoked, with the store's lock and without it."""
+    await store.save(theirs)
+    store.broken.add(broken)
     await stored.logout()
-    assert await store.load() == Token("theirs")
+    assert await store.load() == theirs
     assert fake.live_tokens() == []
+    assert [operation for operation, _ in log(fake)] == ["login", "logout"]
+
+
+@pytest.mark.parametrize("theirs", THEIRS)
+async def test_callable_is_not_told_of_anothers_token(
+    store: BrokenStore, connect: Connect, theirs: Token
+) -> None:
+    """It continues from the session's own token; catches the use of a stranger's secret."""
+    asked: list[Token | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(before)
+        return Token(f"own-{len(asked)}", "me")
+
+    await store.save(THEIRS[0])
+    session = connect(store=store, credentials=grant)
+    await session.current_token()
+    await store.save(theirs)
+    await session.refresh()
+    assert [before and before.id for before in asked] == [None, "own-1"]
+
+
+async def test_record_of_another_user_stays_when_a_save_is_made_up_for(
+    store: BrokenStore, stored: AsyncSessionClient
+) -> None:
+    """A late save takes nobody's place, and the session goes on with its own token."""
+    store.broken.add("save")
+    token = await stored.refresh()
+    store.broken.clear()
+    await store.save(THEIRS[1])
+    await stored.aclose()
+    assert await store.load() == THEIRS[1]
+    assert stored.token == token

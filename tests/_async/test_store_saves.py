@@ -248,6 +248,7 @@ async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     clock.advance(90)
     await session.aclose()
     assert await saved(store) == held(other) == held(session)
+    assert inside(session).persistence.pending_save() is None
 
 
 @pytest.mark.pitfall(28)
@@ -451,20 +452,18 @@ async def test_nothing_is_deleted_beside_a_lock_that_somebody_holds(
 
 @pytest.mark.pitfall(28)
 async def test_logout_deletes_what_the_users_before_have_left(
-    clock: FakeClock, connect: Connect
+    clock: FakeClock, store: BrokenStore, connect: Connect
 ) -> None:
     """Their record is this session's own, though it is of another account."""
     fake = FakeKoyeb(users={"ann@example.com": "a", "bob@example.com": "b"}, clock=clock)
-    store = AsyncOdd()
     session = connect(store=store, transport=fake.transport)
     await session.login("ann@example.com", "a")
-    store.deletes = False
-    store.fails = lambda _: None
-    await session.login("bob@example.com", "b")
-    assert await store.load() is not None  # ann's: neither the save nor the deletion worked
-    store.deletes = True
+    for store.broken in ({"save", "delete"}, {"load", "save", "delete"}):
+        await session.login("bob@example.com", "b")
+        assert await saved(store) is not None  # ann's: neither the save nor the deletion worked
+    store.broken.clear()
     await session.logout()
-    assert await store.load() is None
+    assert await saved(store) is None
 
 
 async def test_token_that_comes_while_anothers_is_taken_over_stays(

@@ -197,7 +197,7 @@ def test_callable_is_told_what_it_replaces(
 
 
 def test_rotating_secret_is_saved_before_its_token_is_used(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program that is killed at once finds the new secret: the provider has forgotten the old."""
     saved: list[tuple[Token, Token | None]] = []
@@ -214,6 +214,7 @@ def test_rotating_secret_is_saved_before_its_token_is_used(
     (first, held), *_ = saved
     assert held is None
     assert (first.id, first.renewal) == (used.id, "secret-grant")
+    assert caplog.messages == []
 
 
 @pytest.mark.pitfall(46)

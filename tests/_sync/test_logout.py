@@ -109,11 +109,14 @@ def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
             background.job.result()
 
 
-def test_a_logout_revokes_the_stores_token_too(fake: FakeKoyeb, connect: Connect) -> None:
+@pytest.mark.parametrize("broken", ["", "lock"])
+def test_a_logout_revokes_the_stores_token_too(
+    fake: FakeKoyeb, store: BrokenStore, connect: Connect, broken: str
+) -> None:
     """The token that another process has renewed meanwhile is revoked as well."""
-    store = MemoryTokenStore()
     session = connect(token=fake.issue_token(), store=store)
     store.save(Token(fake.issue_token()))
+    store.broken.add(broken)
     session.logout()
     assert fake.live_tokens() == []
     assert store.load() is None
@@ -134,20 +137,23 @@ def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     assert fake.live_tokens() == []
 
 
+@pytest.mark.parametrize("broken", ["", "lock"])
 def test_a_logout_leaves_a_service_that_fails_behind(
     fake: FakeKoyeb,
     store: BrokenStore,
     stored: SessionClient,
     caplog: pytest.LogCaptureFixture,
+    broken: str,
 ) -> None:
     """The session ends here with any answer of the service; then its error is raised."""
+    store.broken.add(broken)
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         stored.logout()
-    assert caplog.messages == []
     assert stored.token is None
     assert store.load() is None
     assert log(fake) == [("login", 200), ("logout", 500)]
+    assert caplog.messages == []  # the store, at least, is empty
 
 
 def test_a_logout_is_tried_again_where_that_is_safe(
@@ -482,3 +488,32 @@ def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) ->
         leaving.result()
     session.close()
     assert saved(store) == held(session)
+
+
+def test_each_step_of_a_logout_leaves_time_for_the_next_one(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is late with each of them: it gets a share of the time, and then the blame."""
+    steps: list[tuple[str, float]] = []
+
+    class Standing(Deadline):
+        def left(self) -> float:
+            return self.seconds
+
+    def note(owner: object, name: str) -> None:
+        def late(_self: object, *arguments: Any) -> None:
+            steps.append((name, getattr(arguments[-1], "seconds", arguments[-1])))
+
+        monkeypatch.setattr(owner.__class__, name, late)
+
+    persistence = inside(connect(store=MemoryTokenStore())).persistence
+    hold = persistence.hold()
+    for name in ("ready", "do", "leave"):
+        note(hold, name)
+    note(persistence, "_unlocked")
+    found, problem = persistence.sign_out(None, Standing(32))
+    monkeypatch.undo()
+    for _ in range(2):  # this test, and the logout
+        hold.leave(Deadline(PATIENCE))
+    assert steps == [("ready", 16), ("do", 16), ("leave", 16), ("_unlocked", 8), ("_unlocked", 16)]
+    assert (found, str(problem)) == (None, "the token store could not be emptied in time")

@@ -11,15 +11,22 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import KoyebSessionError, MemoryTokenStore, PasswordCredentials, StoreError
+from koyeb_session import (
+    KoyebSessionError,
+    MemoryTokenStore,
+    PasswordCredentials,
+    StoreError,
+    Token,
+)
+from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.log import log
 from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from ..concurrency import idle
-from ..support import DAY, ME, PASSWORD, PASSWORDS, inside, operations, raising
-from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError
+from ..concurrency import PATIENCE, Background, arrived, idle
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
+from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError, saved
 
 SOON = timedelta(seconds=20)
 
@@ -65,12 +72,15 @@ def test_a_store_that_cannot_be_read_is_waited_for_while_there_is_time(
 ) -> None:
     """In the soft window others may be renewing the token: no exchange without the store."""
     store = BrokenStore("lock")
+    store.save(older := Token(fake.issue_token()))
+    clock.advance(1)
     session = connect(token=fake.issue_token(), store=store)
     clock.advance(DAY / 2)
     getattr(session, call)()
     idle()
     assert operations(fake) == sent
     assert "renewal failed: the token store could not be locked: OSError" in caplog.text
+    assert store.load() == older  # there was nothing to write in its place
     store.broken.clear()
     clock.advance(5)
     session.current_token()
@@ -108,6 +118,78 @@ def test_a_renewed_token_survives_an_error_that_cannot_be_told(
     assert store.load() == token
 
 
+@pytest.mark.parametrize(
+    ("fails", "left"),
+    [
+        ({"save": 1}, "what it held is deleted"),
+        ({"save": 1, "delete": 1}, "what it holds could not be deleted"),
+        ({"load": 2, "save": 1}, "it holds what somebody else has saved since"),
+    ],
+)
+def test_log_tells_what_a_store_that_fails_is_left_with(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    fails: dict[str, int],
+    left: str,
+) -> None:
+    """A record that was not read before may be newer, and stays."""
+    store = Troubled()
+    store.save(Token(fake.issue_token()))
+    store.fails |= fails
+    connect(store=store).login(ME, PASSWORD)
+    reason = "the token store could not be written: OSError: save failed"
+    assert caplog.messages == [f"the new token is kept in memory only: {reason}; {left}"]
+    assert (saved(store) is None) == (left == "what it held is deleted")
+
+
+def test_error_of_a_store_quotes_no_token(connect: Connect) -> None:
+    """Neither the session's own, nor another one that it has seen, however short they are."""
+    store = BrokenStore()
+    store.save(Token("another-id"))
+    session = connect(token="the-own-id", store=store)
+    problems: list[StoreError | None] = []
+    for text in ("", "the-own-id unknown", "another-id unknown"):
+        store.broken, store.error = {"load"} if text else set(), OSError(text)
+        hold = inside(session).persistence.hold()
+        hold.ready(PATIENCE)
+        problems.append(hold.problem)
+        hold.leave(Deadline(PATIENCE))
+    quoted = "the token store could not be read: OSError: [secret] unknown"
+    assert list(map(str, problems)) == ["None", quoted, quoted]
+
+
+@pytest.mark.parametrize("reads", ["in one hold", "in the next hold", "without the lock"])
+def test_record_that_could_not_be_replaced_is_not_gone_back_to(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture, reads: str
+) -> None:
+    """The session's own token is newer: catches the use of one that the provider has forgotten."""
+    caplog.set_level("DEBUG", "koyeb_session")
+    asked: list[str | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked) + 1}")
+
+    store = BrokenStore()
+    store.save(Token(older := fake.issue_token(), renewal="secret-grant-0"))
+    session = connect(store=store, credentials=grant)
+    persistence = inside(session).persistence
+    store.broken = {"save", "delete"}
+    hold = persistence.hold() if reads == "in one hold" else None
+    session.use_token(Token(fake.issue_token(), renewal="secret-grant-1"))
+    if reads == "without the lock":
+        store.broken.add("lock")
+    for _ in range(2):
+        session.refresh()
+    if hold is not None:
+        hold.leave(Deadline(PATIENCE))
+    assert asked == ["secret-grant-1", "secret-grant-2"]
+    assert saved(store) == older
+    ahead = "the token store could not be written: OSError: disk full"  # saved ahead of its use
+    assert caplog.messages.count(ahead) == (0 if "lock" in store.broken else 2)
+
+
 # Everything has an end
 
 
@@ -137,7 +219,10 @@ def test_session_goes_on_when_its_store_hangs(
 
 
 def test_a_store_that_cannot_be_used_keeps_nobody(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No thread can be had for it, as at the end of the interpreter: the session goes on."""
     session = connect(store=MemoryTokenStore(), token=fake.issue_token())
@@ -156,8 +241,59 @@ def test_a_store_that_cannot_be_used_keeps_nobody(
     monkeypatch.setattr(turn.__class__, "alive", False)
     token = session.refresh()
     assert session.token is token
+    reason = "no thread can be had to use the token store"
+    assert caplog.messages == [
+        f"the token is renewed without the store: {reason}",
+        f"the new token is kept in memory only: {reason}",
+    ]
     session.close()  # nobody waits for a turn that never began
     monkeypatch.undo()
+
+
+def test_save_that_is_not_done_in_time_is_left_to_its_task(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells of it; no second save begins beside it, and none is left when it is done."""
+    store = Troubled()
+    session = connect(store=store)
+    persistence = inside(session).persistence
+    gate = store.gates["save"] = Gate()
+    with Background() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        arrived(gate)
+        problem = persistence.synchronize(Deadline(0))
+        text = "the token store could not be written in time"
+        assert str(problem) == text
+        assert caplog.messages == [f"the new token is kept in memory only: {text}"]
+        assert persistence.pending_save() is None
+        gate.open()
+        job.result()
+    idle()
+    assert saved(store) == held(session)
+    assert persistence.pending_save() is None
+
+
+def test_client_knows_each_task_at_its_store(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a time limit, and the client waits for it when it closes."""
+    made: list[dict[str, Any]] = []
+    init: Any = SharedTask.__init__
+
+    def note(self: Any, *args: Any, **options: Any) -> None:
+        made.append(options)
+        init(self, *args, **options)
+
+    session = connect(token="own-id", store=BrokenStore("save"), timeout=60)
+    persistence = inside(session).persistence
+    with monkeypatch.context() as patched:
+        patched.setattr(SharedTask, "__init__", note)
+        persistence.load_unlocked(7)
+        inside(session).state.mark_unsaved()
+        persistence.synchronize(Deadline(PATIENCE))
+        assert persistence.pending_save() is not None
+    assert [options["seconds"] for options in made] == [7, 120, 60]
+    assert all(it["active_tasks"] is inside(session).keeper.active_tasks for it in made)
 
 
 # How long each step may take

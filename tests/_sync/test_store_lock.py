@@ -25,10 +25,18 @@ from koyeb_session import (
     TransportError,
     TransportTimeoutError,
 )
+from koyeb_session._core.deadline import Deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, Background, arrived, deadlines, pass_through
-from ..support import DAY, ME, PASSWORDS, count, held, inside
+from ..concurrency import (
+    PATIENCE,
+    Background,
+    arrived,
+    deadlines,
+    pass_through,
+    until,
+)
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside
 from .doubles import Connect, Held, Troubled, UnderWay, saved
 
 # The store
@@ -256,7 +264,7 @@ class Unlockable(MemoryTokenStore):
 
 
 def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The service has answered, or its reply is lost, and then the store fails."""
     session = connect(token=fake.issue_token(), store=Unlockable())
@@ -267,6 +275,61 @@ def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
     with pytest.raises(InvalidCredentialsError):
         connect(credentials=wrong, store=Unlockable()).current_token()
     assert [request.operation for request in fake.requests] == ["refresh", "login"]
+    assert caplog.messages[::2] == ["the token store could not be unlocked: OSError: gone"] * 2
+
+
+class Slow(MemoryTokenStore):
+    """A store that notes when it is locked and released; its release stands at a gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+        self.events: list[str] = []
+
+    @contextlib.contextmanager
+    def lock(self) -> Generator[None]:
+        """Hold the lock, until the gate is open."""
+        with super().lock():
+            self.events.append("lock")
+            yield
+            self.events.append("release")
+            pass_through(self.gate)
+
+
+def test_store_stays_locked_until_the_last_of_its_users_has_left(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """A login beside a renewal is saved in its hold; catches an exchange without the lock."""
+    gate = Gate()
+    gate.open()
+    store = Slow(gate)
+    session = connect(token=fake.issue_token(), store=store)
+    with UnderWay(fake, "refresh", session.refresh) as background:
+        session.login(ME, PASSWORD)
+        background.settled()
+        assert saved(store) == held(session)
+        assert store.events == ["lock"]
+        background.gate.open()
+        background.job.result()
+    assert store.events == ["lock", "release"]
+
+
+def test_new_hold_begins_while_the_last_one_releases_the_lock(connect: Connect) -> None:
+    """Nobody waits longer than asked; catches a save that is queued where nobody does it."""
+    store = Slow(gate := Gate())
+    session = connect(store=store)
+    last = inside(session).persistence.hold()
+    last.ready(PATIENCE)
+    last.leave(Deadline(0))
+    arrived(gate)
+    assert last.alive
+    with Background() as background:
+        job = background.start(partial(session.login, ME, PASSWORD))
+        until(lambda: session.token is not None)
+        background.settled()
+        gate.open()
+        job.result()
+    assert saved(store) == held(session)
 
 
 @pytest.mark.parametrize("expired", [False, True])
