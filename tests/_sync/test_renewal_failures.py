@@ -168,18 +168,26 @@ def test_a_session_whose_token_was_lost_signs_in_again(
     ]
 
 
-@pytest.mark.parametrize("attempts", [1, 3, 4])
+@pytest.mark.parametrize(("attempts", "waits"), [(1, []), (3, [1, 2]), (4, [1, 2, 4])])
+@pytest.mark.parametrize("is_api_token", [False, True])
 def test_a_busy_service_is_asked_so_many_times_and_later_and_later(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch, attempts: int
+    fake: FakeKoyeb,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    attempts: int,
+    waits: list[int],
+    is_api_token: bool,
 ) -> None:
-    """The policy says how often; the wait doubles with each attempt, and none follows the last."""
+    """The wait doubles with each attempt of the policy; no failure is kept about an API token."""
     slept: list[int] = []
 
     def sleep(seconds: float) -> None:
         slept.append(round(seconds / 1000))
 
     policy = RetryPolicy(attempts=attempts, delay=1000, delay_max=10_000)
-    session = connect(token=fake.issue_token(), retry_policy=policy, timeout=100_000)
+    token = fake.issue_api_token() if is_api_token else fake.issue_token()
+    session = connect(token=token, retry_policy=policy, timeout=100_000)
     keeper = sys.modules[inside(session).keeper.__class__.__module__]
     monkeypatch.setattr(keeper, "sleep", sleep)
     monkeypatch.setattr("random.random", lambda: 1.0)
@@ -187,7 +195,7 @@ def test_a_busy_service_is_asked_so_many_times_and_later_and_later(
     with pytest.raises(ServerError):
         session.refresh()
     assert log(fake) == [("refresh", 503)] * attempts
-    assert slept == [1, 2, 4][: attempts - 1]
+    assert slept == ([1] * len(waits) if is_api_token else waits)
 
 
 @pytest.mark.parametrize("status", [429, 503])
