@@ -41,9 +41,9 @@ class Ownership:
         self.ours: set[Identity] = set()
         """The identities of records that it has written, held, or meant to overwrite."""
 
-    def bind(self, token: Token, issuer: Issuer) -> Token:
+    def bind(self, token: Token, issuer: Issuer, owner: Owner) -> Token:
         """Return the token with its provenance: service, account and issuer."""
-        provenance = Provenance(self._origin, self._state.owner.account or UNKNOWN, issuer)
+        provenance = Provenance(self._origin, owner.account or UNKNOWN, issuer)
         return attrs.evolve(token, provenance=provenance.write())
 
     def is_foreign(self, found: Token, own: Snapshot | None) -> bool:

@@ -15,7 +15,7 @@ from .._core.log import log
 from .._core.models import Token
 from .._core.ownership import NEVER_READ, Ownership
 from .._core.results import store_error
-from .._core.snapshot import Issuer, NewToken, Snapshot
+from .._core.snapshot import Issuer, NewToken, Owner, Snapshot
 from .._core.tokens import Identity, identity
 from .._core.validation import parse_token
 from .store_hold import StoreHold
@@ -206,8 +206,10 @@ class Persistence:
     def newer(
         self, found: Token | None, own: Snapshot | None, known: Identity | None
     ) -> NewToken | None:
-        """See `Ownership.newer`; after a sign-out, the record is about to be deleted."""
-        return None if self._is_emptying else self.ownership.newer(found, own, known)
+        """See `Ownership.newer`; a record that is about to be deleted or replaced is not newer."""
+        if self._is_emptying or (own is not None and self._is_replaced(found)):
+            return None
+        return self.ownership.newer(found, own, known)
 
     def latest(
         self, found: Token | None, own: Snapshot | None, known: Identity | None
@@ -218,8 +220,12 @@ class Persistence:
             return token
         # A record that this session has seen, but could not use, is newer all the same. It is older
         # only if the session's own token could not be saved over it.
-        is_older = token is not None and self._unsaved and identity(found) == known
-        return token if is_older else found
+        is_older = self._is_replaced(found) or (self._unsaved and identity(found) == known)
+        return token if token is not None and is_older else found
+
+    def _is_replaced(self, found: Token | None) -> bool:
+        """Return whether the session's own token is newer, but could not be saved over a record."""
+        return found is not None and self._unsaved and identity(found) in self.ownership.ours
 
     @property
     def _is_emptying(self) -> bool:
@@ -241,10 +247,11 @@ class Persistence:
         """
 
         def save() -> None:
+            owner = self.state.owner  # first: it changes after the generation
             if generation != self.state.generation:
                 return
             self.ownership.ours.add(identity(token))
-            if problem := self._save(token, Issuer.CREDENTIALS, hold):
+            if problem := self._save(token, Issuer.CREDENTIALS, owner, hold):
                 log.debug("%s", problem)
 
         hold.do(save, deadline.left())
@@ -283,7 +290,7 @@ class Persistence:
             state = self.state
             # One step, before the write: a change during it is another one, and written next.
             with state_lock:
-                change, snapshot = state.change, state.snapshot
+                change, snapshot, owner = state.change, state.snapshot, state.owner
             self._problem = None
             if snapshot is None and not state.signed_out:
                 self._written = change
@@ -300,7 +307,7 @@ class Persistence:
                 if snapshot is None:
                     self._problem = self._delete(hold, old)
                 else:
-                    self._problem = self._write(snapshot, hold)
+                    self._problem = self._write(snapshot, owner, hold)
             if self._problem is not None:
                 self._retry_later()
                 return
@@ -308,10 +315,10 @@ class Persistence:
             if snapshot is not None:
                 state.mark_saved(snapshot)
 
-    def _write(self, own: Snapshot, hold: StoreHold) -> StoreError | None:
+    def _write(self, own: Snapshot, owner: Owner, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
         self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
-        problem = self._save(own.token, own.issuer, hold)
+        problem = self._save(own.token, own.issuer, owner, hold)
         if problem is None:
             self.ownership.ours = {identity(own.token)}
         elif what := self._forget(own, hold):
@@ -319,10 +326,12 @@ class Persistence:
             return problem
         return None  # also if the save has succeeded despite its error
 
-    def _save(self, token: Token, issuer: Issuer, hold: StoreHold) -> StoreError | None:
+    def _save(
+        self, token: Token, issuer: Issuer, owner: Owner, hold: StoreHold
+    ) -> StoreError | None:
         """Save a token; return the error if that fails."""
         try:
-            self.store.save(self.ownership.bind(token, issuer))
+            self.store.save(self.ownership.bind(token, issuer, owner))
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             return self._error("written", exc)
         # From now on the saved record is this session's own, not another process's.

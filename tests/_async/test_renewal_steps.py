@@ -18,7 +18,9 @@ from koyeb_session import (
 )
 from koyeb_session._concurrency.runtime import state_lock
 from koyeb_session._core.deadline import Deadline
-from koyeb_session._core.snapshot import FailedAttempt, Need, Urgency
+from koyeb_session._core.ownership import Ownership
+from koyeb_session._core.provenance import read_provenance
+from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Owner, Urgency
 from koyeb_session._core.state import SUPERSEDED
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -99,6 +101,50 @@ async def test_record_that_could_not_be_replaced_is_not_taken_over_beside_a_held
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
+async def test_record_whose_save_failed_on_its_way_back_is_not_gone_back_to(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """The store went away with its reply; catches a second use of the secret in the record."""
+
+    class Lossy(BrokenStore):
+        async def save(self, token: Token) -> None:
+            await super().save(token)
+            if "reply" in self.broken:
+                self.broken |= {"lock", "load"}
+            self.fail("reply")
+
+    store, asked = Lossy(), list[str | None]()
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
+
+    session = connect(store=store, credentials=grant)
+    for broken in ({"reply"}, {"lock", "load"}, set[str]()):
+        await session.refresh()
+        store.broken = broken
+    await session.refresh()
+    assert asked == [None, *(f"secret-grant-{number}" for number in (1, 2, 3))]
+
+
+async def test_record_that_was_taken_over_without_the_lock_is_not_gone_back_to(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """It was refreshed, but could not be replaced: the service has revoked it."""
+    store = BrokenStore()
+    first, second = connect(store=store), connect(store=store)
+    await first.login(ME, PASSWORD)
+    await second.current_token()
+    newer = await first.refresh()
+    store.broken = {"lock", "delete"}
+    assert await second.refresh() == newer
+    await second.refresh()
+    store.broken.clear()
+    token = await second.refresh()
+    assert fake.live_tokens() == [token.id]
+    assert fake.exchanges() == 3
+
+
 async def test_record_that_was_read_too_late_is_taken_over_by_the_next_renewal(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
@@ -138,6 +184,42 @@ async def test_record_that_cannot_be_used_is_read_once_more(
     assert (await session.refresh()).id == newer.id
     assert store.calls == ["save", "lock", "load", "load"]
     assert fake.requests == []
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+async def test_record_names_the_account_of_its_own_token(
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch, *, ahead: bool
+) -> None:
+    """A login comes right before the save; catches a token that is saved for another account."""
+    saves: list[tuple[str, str]] = []
+
+    class Noting(AsyncMemoryTokenStore):
+        async def save(self, token: Token) -> None:
+            provenance = read_provenance(token)
+            assert provenance is not None
+            saves.append((token.id, provenance.account))
+            await super().save(token)
+
+    def grant() -> Token:
+        return Token(fake.issue_token(), renewal="secret-grant")
+
+    session = connect(store=Noting(), credentials=grant if ahead else PASSWORDS)
+    bind, other = (
+        Ownership.bind,
+        NewToken(Token("other"), just_issued=False, owner=Owner("another")),
+    )
+
+    def bind_late(*arguments: Any) -> Token:
+        if session.token != other.token:
+            inside(session).state.commit(other, begins=True, unsaved=True)
+        return bind(*arguments)
+
+    monkeypatch.setattr(Ownership, "bind", bind_late)
+    assert await session.current_token() == other.token
+    assert [(its == "other", whose == "another") for its, whose in saves] == [
+        (False, False),
+        (True, True),
+    ]
 
 
 async def test_save_that_was_interrupted_is_made_up_for_by_a_later_request(
