@@ -276,7 +276,7 @@ async def test_client_knows_each_task_at_its_store(
 ) -> None:
     """Each has a time limit, and the client waits for it when it closes."""
     made: list[dict[str, Any]] = []
-    init: Any = AsyncSharedTask.__init__
+    init = vars(AsyncSharedTask)["__init__"]
 
     def note(self: Any, *args: Any, **options: Any) -> None:
         made.append(options)
