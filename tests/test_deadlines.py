@@ -28,7 +28,7 @@ from koyeb_session import (
 from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
 from koyeb_session._concurrency.event_loop.waiting import async_sleep
 from koyeb_session._concurrency.threads.deadlines import ends, read_raw, time_limit
-from koyeb_session._concurrency.threads.launch import end_idle_threads, launch
+from koyeb_session._concurrency.threads.launch import launch
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event, Lock, sleep
 from koyeb_session._http import deadline_network
@@ -37,7 +37,7 @@ from koyeb_session._http.threads import http_transport
 from koyeb_session._http.tls import certificates
 from koyeb_session.testing import FakeKoyeb, Fault
 
-from .concurrency import PATIENCE, Background, deadlines
+from .concurrency import PATIENCE, Background, deadlines, idle
 
 
 class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -303,7 +303,7 @@ def test_runtime_error_of_a_handler_is_raised_when_it_comes_while_a_thread_start
     def handler(*_: object) -> None:
         raise RuntimeError("from a handler")
 
-    end_idle_threads()
+    idle()
     monkeypatch.setattr("_thread.start_new_thread", handler)
     with pytest.raises(RuntimeError, match="from a handler"):
         launch(int)
@@ -317,7 +317,7 @@ def test_thread_that_cannot_have_another_one_does_the_work_itself(
     def start(_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    end_idle_threads()
+    idle()
     monkeypatch.setattr(threading.Thread, "start", start)
     done: Queue[int] = Queue()
     assert launch(lambda: done.put(threading.get_ident()))
@@ -334,7 +334,7 @@ def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Then its caller does the work, or not."""
-    end_idle_threads()
+    idle()
     monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", no_thread)
     with Background() as background:
         job = background.start(lambda: launch(int))
@@ -343,7 +343,7 @@ def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
 
 def test_main_thread_says_that_it_can_have_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many threads, or too little memory."""
-    end_idle_threads()
+    idle()
     context = contextvars.copy_context()  # which raises that error when it is entered twice
     monkeypatch.setattr("_thread.start_new_thread", context.run)
     assert context.run(launch, int) is False
