@@ -119,28 +119,26 @@ class AsyncRenewal:
                 await hold.read_again(deadline.left() / 2)
             if newer := await self._saved_by_others(old, deadline, hold):
                 return self._commit(newer, need)
-        replaced = await self._newest(need, deadline, hold, held_elsewhere)
+        replaced = await self._newest(need, deadline, hold)
         # The holder of the lock may be using the same secret, and a second use ends the grant.
         if held_elsewhere and self._source.uses_up(replaced):
             return FailedAttempt(held_elsewhere)
         outcome = await self._source.sign_in(old, replaced, deadline)
+        if isinstance(outcome, NewToken) and replaced is not None and self._persistence is not None:
+            self._persistence.ownership.ours.add(identity(replaced))  # its secret is used up
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
         return await self._settle(outcome, need, deadline, hold)
 
     async def _newest(
-        self,
-        need: Need,
-        deadline: Deadline,
-        hold: AsyncStoreHold | None,
-        held_elsewhere: StoreError | None,
+        self, need: Need, deadline: Deadline, hold: AsyncStoreHold | None
     ) -> Token | None:
         """Return the newest known token; another process may have saved it, and may use it up."""
         persistence = self._persistence
         if hold is None or persistence is None:
             return None if need.old is None else need.old.token
         found = hold.found
-        if held_elsewhere:
+        if not hold.locked:
             found = await persistence.load_unlocked(deadline.left() / 2)
         return persistence.latest(found, need.old, hold.known)
 

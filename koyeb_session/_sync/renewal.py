@@ -121,28 +121,24 @@ class Renewal:
                 hold.read_again(deadline.left() / 2)
             if newer := self._saved_by_others(old, deadline, hold):
                 return self._commit(newer, need)
-        replaced = self._newest(need, deadline, hold, held_elsewhere)
+        replaced = self._newest(need, deadline, hold)
         # The holder of the lock may be using the same secret, and a second use ends the grant.
         if held_elsewhere and self._source.uses_up(replaced):
             return FailedAttempt(held_elsewhere)
         outcome = self._source.sign_in(old, replaced, deadline)
+        if isinstance(outcome, NewToken) and replaced is not None and self._persistence is not None:
+            self._persistence.ownership.ours.add(identity(replaced))  # its secret is used up
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
         return self._settle(outcome, need, deadline, hold)
 
-    def _newest(
-        self,
-        need: Need,
-        deadline: Deadline,
-        hold: StoreHold | None,
-        held_elsewhere: StoreError | None,
-    ) -> Token | None:
+    def _newest(self, need: Need, deadline: Deadline, hold: StoreHold | None) -> Token | None:
         """Return the newest known token; another process may have saved it, and may use it up."""
         persistence = self._persistence
         if hold is None or persistence is None:
             return None if need.old is None else need.old.token
         found = hold.found
-        if held_elsewhere:
+        if not hold.locked:
             found = persistence.load_unlocked(deadline.left() / 2)
         return persistence.latest(found, need.old, hold.known)
 

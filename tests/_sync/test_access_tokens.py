@@ -276,8 +276,9 @@ def test_next_secret_of_the_same_token_is_taken_over(
 
 
 @pytest.mark.pitfall(46)
+@pytest.mark.parametrize("broken", ["", "lock"])
 def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, broken: str
 ) -> None:
     """
     The other program's token has expired, too; catches a use of the session's own old secret.
@@ -294,11 +295,12 @@ def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
             raise ConnectionError([own and (own.id, own.renewal), asked])
         return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
 
-    store = MemoryTokenStore()
+    store = BrokenStore()
     busy, resting = (connect(store=store, credentials=grant) for _ in range(2))
     busy.current_token()
     resting.current_token()
     busy.refresh()
+    store.broken.add(broken)
     for fails[0] in (True, True, False):  # the provider is away at first
         clock.advance(DAY)
         with pytest.raises(KoyebSessionError) if fails[0] else contextlib.nullcontext() as caught:
@@ -307,6 +309,9 @@ def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
             assert str(caught.value).count("[secret]") >= 3
             assert_no_secret(["secret-grant-1", "secret-grant-2"], str(caught.value))
     assert asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
+    # The record whose secret is used up is replaced, or deleted where there is no lock.
+    record = store.load()
+    assert (record and record.renewal) == (None if broken else "secret-grant-5")
 
 
 def test_rotating_secret_that_could_not_be_saved_is_the_next_one_to_use(
