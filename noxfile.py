@@ -311,7 +311,7 @@ def mutation(session: nox.Session) -> None:
     """
     Run the tests of the engine on mutants of its blocking half; fail if more than a tenth survive.
 
-    It takes an hour on two cores; arguments after ``--`` are names of mutants, or patterns of them.
+    It takes half an hour; arguments after ``--`` are names of mutants, or patterns of them.
     """
     session.install("-e", ".", *group("tests"), "mutmut>=3.8")
     place = Path(session.create_tmp())

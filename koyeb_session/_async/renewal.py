@@ -124,11 +124,9 @@ class AsyncRenewal:
         if held_elsewhere and self._source.uses_up(replaced):
             return FailedAttempt(held_elsewhere)
         outcome = await self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, NewToken) and replaced is not None and self._persistence is not None:
-            self._persistence.ownership.ours.add(identity(replaced))  # its secret is used up
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        return await self._settle(outcome, need, deadline, hold)
+        return await self._settle(outcome, need, replaced, deadline, hold)
 
     async def _newest(
         self, need: Need, deadline: Deadline, hold: AsyncStoreHold | None
@@ -143,12 +141,19 @@ class AsyncRenewal:
         return persistence.latest(found, need.old, hold.known)
 
     async def _settle(
-        self, outcome: Attempt, need: Need, deadline: Deadline, hold: AsyncStoreHold | None
+        self,
+        outcome: Attempt,
+        need: Need,
+        replaced: Token | None,
+        deadline: Deadline,
+        hold: AsyncStoreHold | None,
     ) -> Snapshot | FailedAttempt:
         """Commit a token of the credentials; keep its one-time secret even if that fails."""
         token = outcome.expired if isinstance(outcome, FailedAttempt) else outcome.token
         secret = token and token.renewal
         persistence = self._persistence
+        if token and replaced and persistence:
+            persistence.mark_replaced(replaced)
         # Saved before it is used: the provider no longer accepts the one-time secret before it. A
         # program that ends now must find the new one in the store.
         if token and secret and hold and persistence:

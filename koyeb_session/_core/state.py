@@ -76,7 +76,7 @@ class SessionState:
         self._policy = policy
         self._renew = renew
         self.change: object = None
-        """The identity of the last change that is to be saved; read it under `state_lock`."""
+        """The identity of the last change that is to be saved, as `state_lock` guards it."""
         self.clock: Clock = clock
         self.closed: bool = False
         self.generation: int = 0

@@ -790,9 +790,8 @@ class SessionClient:
                 for connections in dict.fromkeys((self._operation_connections, self._connections)):
                     connections.shut()
                 self._operation_connections = None
-                for (
-                    keeper
-                ) in self._listed_keepers():  # each `keep_current` finds the connections closed
+                # Each `keep_current` finds the connections closed.
+                for keeper in self._listed_keepers():
                     keeper.wake()
             if self._http is not None:
                 self._http.close()

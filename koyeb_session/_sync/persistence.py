@@ -155,7 +155,7 @@ class Persistence:
         is_idle = self._hold is None or not self._hold.alive  # a hold completes the save itself
         if not (self._unsaved and (self._is_retrying or overdue) and is_idle):
             return None
-        self._is_retrying = True
+        self._is_retrying = True  # late: another process may have saved its token in the meantime
         save = partial(self.synchronize, Deadline(self._timeout))
         return SharedTask(save, seconds=self._timeout, active_tasks=self._active_tasks)
 
@@ -201,7 +201,7 @@ class Persistence:
         The read itself does not: its caller may be gone by then, and nobody would take it over.
         """
         if hold.not_ready is None:
-            self._known = _identity(hold.found)
+            self._known = None if hold.found is None else identity(hold.found)
 
     def newer(
         self, found: Token | None, own: Snapshot | None, known: Identity | None
@@ -222,6 +222,10 @@ class Persistence:
         # only if the session's own token could not be saved over it.
         is_older = self._is_replaced(found) or (self._unsaved and identity(found) == known)
         return token if token is not None and is_older else found
+
+    def mark_replaced(self, record: Token) -> None:
+        """Count a record as older than the token that has followed it: its secret is used up."""
+        self.ownership.ours.add(identity(record))
 
     def _is_replaced(self, found: Token | None) -> bool:
         """Return whether the session's own token is newer, but could not be saved over a record."""
@@ -286,8 +290,8 @@ class Persistence:
 
         After a sign-out, ``old`` is the snapshot that it has ended.
         """
+        state = self.state
         while self._unsaved:
-            state = self.state
             # One step, before the write: a change during it is another one, and written next.
             with state_lock:
                 change, snapshot, owner = state.change, state.snapshot, state.owner
@@ -399,8 +403,3 @@ class Persistence:
 
         # In a shared task, so that the caller can stop waiting for a store that hangs.
         return SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(seconds)
-
-
-def _identity(token: Token | None) -> Identity | None:
-    """Return a token's identity; `None` stands for that of an empty store."""
-    return None if token is None else identity(token)

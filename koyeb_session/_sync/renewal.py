@@ -126,11 +126,9 @@ class Renewal:
         if held_elsewhere and self._source.uses_up(replaced):
             return FailedAttempt(held_elsewhere)
         outcome = self._source.sign_in(old, replaced, deadline)
-        if isinstance(outcome, NewToken) and replaced is not None and self._persistence is not None:
-            self._persistence.ownership.ours.add(identity(replaced))  # its secret is used up
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)
-        return self._settle(outcome, need, deadline, hold)
+        return self._settle(outcome, need, replaced, deadline, hold)
 
     def _newest(self, need: Need, deadline: Deadline, hold: StoreHold | None) -> Token | None:
         """Return the newest known token; another process may have saved it, and may use it up."""
@@ -143,12 +141,19 @@ class Renewal:
         return persistence.latest(found, need.old, hold.known)
 
     def _settle(
-        self, outcome: Attempt, need: Need, deadline: Deadline, hold: StoreHold | None
+        self,
+        outcome: Attempt,
+        need: Need,
+        replaced: Token | None,
+        deadline: Deadline,
+        hold: StoreHold | None,
     ) -> Snapshot | FailedAttempt:
         """Commit a token of the credentials; keep its one-time secret even if that fails."""
         token = outcome.expired if isinstance(outcome, FailedAttempt) else outcome.token
         secret = token and token.renewal
         persistence = self._persistence
+        if token and replaced and persistence:
+            persistence.mark_replaced(replaced)
         # Saved before it is used: the provider no longer accepts the one-time secret before it. A
         # program that ends now must find the new one in the store.
         if token and secret and hold and persistence:

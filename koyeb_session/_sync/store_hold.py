@@ -51,7 +51,7 @@ class StoreHold:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
         self.known: Identity | None = known
-        """The identity of the token that the session had last judged or written before this."""
+        """The identity of the token that the session last judged or wrote before this hold."""
         self.locked: bool = False
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""

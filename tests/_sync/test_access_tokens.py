@@ -314,10 +314,34 @@ def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
     assert (record and record.renewal) == (None if broken else "secret-grant-5")
 
 
+def test_record_is_deleted_when_its_secret_has_brought_a_token_that_has_expired(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """No lock is there to replace it; catches a second use of the secret by the next program."""
+    asked: list[str | None] = []
+
+    def grant(before: Token | None) -> Token:
+        asked.append(None if before is None else before.renewal)
+        lifetime = timedelta(minutes=5 if len(asked) < 3 else -5)
+        return Token(fake.issue_token(lifetime=lifetime), renewal=f"secret-grant-{len(asked)}")
+
+    store = BrokenStore()
+    busy, resting = (connect(store=store, credentials=grant) for _ in range(2))
+    busy.current_token()
+    resting.current_token()
+    busy.refresh()
+    store.broken.add("lock")
+    clock.advance(DAY)
+    with pytest.raises(KoyebSessionError):
+        resting.current_token()
+    assert asked == [None, "secret-grant-1", "secret-grant-2"]
+    assert store.load() is None
+
+
 def test_rotating_secret_that_could_not_be_saved_is_the_next_one_to_use(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """The store still holds the one before it; catches a use of that, which smells of theft."""
+    """The store still holds the one before it; catches a use of that, which looks like theft."""
     store, asked = BrokenStore(), list[str | None]()
 
     def grant(before: Token | None) -> Token:
@@ -335,7 +359,7 @@ def test_rotating_secret_that_could_not_be_saved_is_the_next_one_to_use(
 def test_rotating_secret_of_a_slow_provider_is_not_lost(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """It answers after the callers have gone; asked again with the old secret, it smells theft."""
+    """It answers after the callers have gone; asked again with the old secret, it sees a theft."""
     given: list[Token] = []
     for seconds in deadlines(lambda: given):
         gate, store, asked = Gate(), MemoryTokenStore(), list[str | None]()

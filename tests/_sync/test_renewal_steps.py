@@ -206,10 +206,8 @@ def test_record_names_the_account_of_its_own_token(
         return Token(fake.issue_token(), renewal="secret-grant")
 
     session = connect(store=Noting(), credentials=grant if ahead else PASSWORDS)
-    bind, other = (
-        Ownership.bind,
-        NewToken(Token("other"), just_issued=False, owner=Owner("another")),
-    )
+    bind = Ownership.bind
+    other = NewToken(Token("other"), just_issued=False, owner=Owner("another"))
 
     def bind_late(*arguments: Any) -> Token:
         if session.token != other.token:
@@ -311,7 +309,7 @@ def test_refused_token_is_not_used_when_signing_in_fails_too(
     assert log(fake) == [("refresh", 401), ("login", 500)]
 
 
-def test_failure_is_not_the_next_session_s_when_somebody_signs_out_meanwhile(
+def test_failure_is_not_kept_for_the_next_session_when_somebody_signs_out_meanwhile(
     fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread, or a signal handler, may do so between any two lines."""
