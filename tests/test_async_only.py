@@ -341,6 +341,23 @@ async def test_a_cancelled_block_releases_the_lock_of_a_file(
         pass
 
 
+async def test_a_body_given_up_while_cancelled_leaves_no_connection_open(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Catches a service that goes on sending, as nobody has closed the connection."""
+    with fake.serve() as url:
+        async with AsyncSessionClient(
+            base_url=url, token=fake.issue_token(), clock=clock
+        ) as session:
+            request = session.http.build_request("GET", "/v1/apps")
+            response = await session.http.send(request, stream=True)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await response.aclose()
+            ((transport,),) = (opened._idle for opened in inside(session).opened.values())
+            assert transport._pool.connection.is_closed()
+
+
 @pytest.mark.pitfall(39)
 @pytest.mark.blocks_loop
 def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import httpx
 
+from ..._concurrency.event_loop.deadlines import async_shield
 from ..._concurrency.event_loop.tickets import AsyncTicket
-from ..._http.event_loop import async_http_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -100,7 +100,9 @@ class AsyncQueuedTransport(httpx.AsyncBaseTransport):
 
     async def _new(self, route: Route) -> httpx.AsyncBaseTransport:
         """Make a transport, and close idle ones beyond the limit."""
-        transport = async_http_transport(route[0], self._certificates)
+        from .connection import async_single_transport  # noqa: PLC0415 - imports httpcore, on first use
+
+        transport = async_single_transport(route[0], self._certificates)
         self._made.add(transport)  # counted before it connects
         try:
             for oldest in list(self._idle):
@@ -226,6 +228,7 @@ class _AsyncReleasingStream(httpx.AsyncByteStream):
         except IndexError:
             return
         try:
-            await self._stream.aclose()
+            with async_shield():
+                await self._stream.aclose()
         finally:
             await then()

@@ -18,6 +18,11 @@ def async_time_limit(seconds: float) -> AbstractContextManager[anyio.CancelScope
     return anyio.fail_after(seconds)
 
 
+def async_shield() -> AbstractContextManager[anyio.CancelScope]:
+    """Run the block to its end, even if the task is cancelled."""
+    return anyio.CancelScope(shield=True)
+
+
 def async_remaining(timeout: float) -> float:
     """Shorten a timeout to the time left before the deadline; both in seconds."""
     return min(timeout, anyio.current_effective_deadline() - anyio.current_time())

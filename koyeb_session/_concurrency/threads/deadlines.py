@@ -39,6 +39,11 @@ def time_limit(seconds: float) -> Generator[None]:
         ends.reset(reset)
 
 
+def shield() -> contextlib.AbstractContextManager[None]:
+    """Do nothing: unlike its twin's task, a thread is not cancelled."""
+    return contextlib.nullcontext()
+
+
 def read_raw(stream: httpx.SyncByteStream, limit: int) -> bytes:
     """
     Read a body without decoding it; stop once there are more than ``limit`` bytes.

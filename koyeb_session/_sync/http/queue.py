@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import httpx
 
+from ..._concurrency.threads.deadlines import shield
 from ..._concurrency.threads.tickets import Ticket
-from ..._http.threads import http_transport
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -102,7 +102,9 @@ class QueuedTransport(httpx.BaseTransport):
 
     def _new(self, route: Route) -> httpx.BaseTransport:
         """Make a transport, and close idle ones beyond the limit."""
-        transport = http_transport(route[0], self._certificates)
+        from .connection import single_transport  # noqa: PLC0415 - imports httpcore, on first use
+
+        transport = single_transport(route[0], self._certificates)
         self._made.add(transport)  # counted before it connects
         try:
             for oldest in list(self._idle):
@@ -228,6 +230,7 @@ class _ReleasingStream(httpx.SyncByteStream):
         except IndexError:
             return
         try:
-            self._stream.close()
+            with shield():
+                self._stream.close()
         finally:
             then()
