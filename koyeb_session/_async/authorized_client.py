@@ -73,8 +73,8 @@ class _AsyncSigner:
 
     def __init__(self, auth: AsyncSessionAuth, request: httpx.Request) -> None:
         _keeper, origins = auth.shared
-        if origins.trusts(request):
-            request.headers.pop(_HEADER, None)  # the auth sets its own
+        if _HEADER in request.headers and origins.trusts(request):
+            del request.headers[_HEADER]  # the auth sets its own
         self._auth: AsyncSessionAuth | None = auth
         self._origin = _origin(request.url)
         self.refused: list[httpx.Response] = []
