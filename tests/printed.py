@@ -17,11 +17,11 @@ from typing import Any
 import attrs
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    SessionClient,
-)
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+from .support import ME as EMAIL
+from .support import PASSWORD
 
 
 @attrs.frozen
@@ -37,7 +37,15 @@ class Setup:
 
     def client(self, **arguments: Any) -> SessionClient:
         """Make a blocking client of the fake service."""
-        return SessionClient(transport=self.fake.transport, clock=self.clock, **arguments)
+        arguments = {"transport": self.fake.transport, "clock": self.clock, **arguments}
+        return SessionClient(**arguments)
+
+    def sign_in(self, fault: Fault | None = None, **arguments: Any) -> None:
+        """Make a client, and sign in by a password; it may meet with a fault."""
+        if fault:
+            self.fake.fail("login", fault)
+        with self.client(**arguments) as session:
+            session.login(EMAIL, PASSWORD)
 
     def async_client(self, **arguments: Any) -> AsyncSessionClient:
         """Make an asynchronous client of the fake service."""
