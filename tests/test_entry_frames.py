@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 import attrs
@@ -35,7 +35,8 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
 from .interrupted import EVENTS, POINTS, Interrupting, Point
-from .walkers import assert_no_tool_shows
+from .support import raising
+from .walkers import assert_no_tool_shows, error_of
 
 EMAIL: Final = "me@example.com"
 PASSWORD: Final = "canary-password-3e5d81"
@@ -45,20 +46,6 @@ OUTCOMES: Final = [*EVENTS, "refusal"]
 LATE: Final = timedelta(days=2)
 """After so long a token has expired."""
 USES: Final = ["status", "token", "logout"]
-
-
-def typed(_: str) -> str:
-    """Stand for a person who is asked."""
-    return PASSWORD
-
-
-def error_of(work: Callable[[], object]) -> BaseException | None:
-    """Catch the error of a call."""
-    try:
-        work()
-    except BaseException as exc:  # noqa: BLE001 - any error
-        return exc
-    return None
 
 
 def seen(fake: FakeKoyeb | None, error: BaseException | None, *things: object) -> None:
@@ -97,7 +84,7 @@ class Shell:
             retry_policy=RetryPolicy(attempts=1),
         )
         patch.setattr(shell, "SessionClient", client)
-        patch.setattr("getpass.getpass", typed)
+        patch.setattr("getpass.getpass", lambda _: PASSWORD)
 
     def run(self, command: str) -> int:
         """Run a command, below the part that prints its errors for a person."""
@@ -225,11 +212,6 @@ def test_no_tool_shows_what_is_wrong_with_the_environment(
     seen(None, error, error)
 
 
-def interrupt(*_: object, **__: object) -> NoReturn:
-    """Raise, as a signal handler may at any line."""
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)
 @pytest.mark.parametrize(
     "where", ["yaml.safe_load", "os.fstat", "koyeb_session._environment.id_error"]
@@ -242,7 +224,7 @@ def test_no_tool_shows_a_file_whose_reading_is_interrupted(
 ) -> None:
     """A signal handler may raise while the file of the CLI is read."""
     environment(ENVIRONMENTS["file"] | {"KOYEB_ORGANIZATION": "o"})
-    monkeypatch.setattr(where, interrupt)
+    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
     error = error_of(make)
     monkeypatch.undo()
     assert isinstance(error, KeyboardInterrupt)
@@ -279,17 +261,10 @@ def test_no_tool_shows_a_secret_of_a_bridge(
         caplog.clear()
 
 
-def by_httpx(session: SessionClient) -> None:
+def send(library: Any, auth: object) -> None:
     """Send a request on a user's own client."""
-    reply = httpx.MockTransport(lambda _: httpx.Response(200))
-    with httpx.Client(transport=reply, auth=session.auth) as client:
-        client.post("https://app.koyeb.com/v1/apps", json={})
-
-
-def by_httpx2(session: SessionClient) -> None:
-    """Send a request on a client of httpx2's."""
-    reply = httpx2.MockTransport(lambda _: httpx2.Response(200))
-    with httpx2.Client(transport=reply, auth=auth_for(session)) as client:
+    reply = library.MockTransport(lambda _: library.Response(200))
+    with library.Client(transport=reply, auth=auth) as client:
         client.post("https://app.koyeb.com/v1/apps", json={})
 
 
@@ -303,7 +278,11 @@ def by_sdk(session: SessionClient) -> None:
     configuration.refresh_api_key_hook(configuration)
 
 
-BRIDGES: Final = {"httpx": by_httpx, "httpx2": by_httpx2, "koyeb-sdk": by_sdk}
+BRIDGES: Final[dict[str, Callable[[SessionClient], None]]] = {
+    "httpx": lambda session: send(httpx, session.auth),
+    "httpx2": lambda session: send(httpx2, auth_for(session)),
+    "koyeb-sdk": by_sdk,
+}
 
 
 @pytest.mark.parametrize("event", ["cancellation", "deadline"])
