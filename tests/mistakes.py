@@ -330,7 +330,8 @@ def the_service_does_not_answer_in_time(setup: Setup) -> str:
         url = f"http://127.0.0.1:{port}"
         texts: list[str] = []
         for seconds in deadlines(lambda: texts[-1].endswith(": timed out")):
-            texts += [message(partial(sign_in_at, url, timeout=seconds))]
+            sign_in = partial(sign_in_at, url, timeout=seconds)
+            texts.append(message(sign_in))
     return texts[-1].replace(url, "https://app.koyeb.com")
 
 

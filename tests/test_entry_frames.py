@@ -48,6 +48,11 @@ LATE: Final = timedelta(days=2)
 USES: Final = ["status", "token", "logout"]
 
 
+def typed(_: str) -> str:
+    """Stand for a person who is asked."""
+    return PASSWORD
+
+
 def seen(fake: FakeKoyeb | None, error: BaseException | None, *things: object) -> None:
     """Fail if a tool shows a secret in a frame of the package's, or a thing does."""
     secrets = [PASSWORD, TOKEN]
@@ -84,7 +89,7 @@ class Shell:
             retry_policy=RetryPolicy(attempts=1),
         )
         patch.setattr(shell, "SessionClient", client)
-        patch.setattr("getpass.getpass", lambda _: PASSWORD)
+        patch.setattr("getpass.getpass", typed)
 
     def run(self, command: str) -> int:
         """Run a command, below the part that prints its errors for a person."""
@@ -263,8 +268,11 @@ def test_no_tool_shows_a_secret_of_a_bridge(
 
 def send(library: Any, auth: object) -> None:
     """Send a request on a user's own client."""
-    reply = library.MockTransport(lambda _: library.Response(200))
-    with library.Client(transport=reply, auth=auth) as client:
+
+    def reply(_: object) -> Any:
+        return library.Response(200)
+
+    with library.Client(transport=library.MockTransport(reply), auth=auth) as client:
         client.post("https://app.koyeb.com/v1/apps", json={})
 
 
