@@ -14,20 +14,10 @@ from .snapshots import clock_after, failed, held, usable, verdict
 
 AGES = {Phase.FRESH: 5.0, Phase.SOFT: 15.0, Phase.HARD: 25.0, Phase.EXPIRED: 35.0}
 Verdicts = tuple[Decision, Decision, Decision, Decision]
-
-
 OUTAGE = failed(ServerError(), wait=1000)
-
-
 REFUSAL = failed(AuthenticationError(), wait=1000, refused=True)
-
-
 SIGN_IN = failed(ServerError(), wait=1000, signs_in=True)
-
-
 REFUSED_CREDENTIALS = failed(AuthenticationError(), wait=1000, signs_in=True, refused=True)
-
-
 OVER = failed(AuthenticationError(), wait=0, signs_in=True, refused=True)
 
 
@@ -37,8 +27,6 @@ USE, RENEW, WAIT, FAIL = (
     Decision.RENEW_FIRST,
     Decision.FAIL,
 )
-
-
 VERDICTS: dict[str, tuple[LastFailure | None, bool, Verdicts, Verdicts]] = {
     # failure, renewable: fresh, soft, hard, expired; the same with credentials
     "all is well": (None, True, (USE, RENEW, WAIT, WAIT), (USE, RENEW, WAIT, WAIT)),

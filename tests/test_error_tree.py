@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import pickle
 import re
 
@@ -34,8 +33,6 @@ from koyeb_session._core import errors
 from koyeb_session._core.results import sanitized_copy, unwrap, with_cause
 
 FIELDS = {"email": "is not an address", "password": "is too short"}
-
-
 TREE: dict[type[KoyebSessionError], type[Exception]] = {
     KoyebSessionError: Exception,
     TransportError: KoyebSessionError,
@@ -73,11 +70,6 @@ def test_tree_is_complete_and_as_drawn() -> None:
     assert drawn == {kind.__name__: base.__name__ for kind, base in TREE.items()}
     defined = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, Exception)}
     assert defined == set(TREE)
-
-
-def said(message: str, code: str | int | None = "some_code") -> bytes:
-    """Write an error body with this message."""
-    return json.dumps({"status": 0, "code": code, "message": message}).encode()
 
 
 RETRYABLE = {
