@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import math
@@ -43,9 +42,8 @@ from .concurrency import PATIENCE, Background, deadlines, idle
 class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
     """A body of so many pieces, which counts those that were taken."""
 
-    def __init__(self, pieces: int, *, gives_way: bool = True) -> None:
+    def __init__(self, pieces: int) -> None:
         self.pieces = pieces
-        self.gives_way = gives_way
         self.taken = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -56,45 +54,25 @@ class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the pieces, as a connection does."""
-        for _ in range(self.pieces):
-            if self.gives_way:
-                await anyio.lowlevel.checkpoint()
+        for piece in [b"piece"] * self.pieces:
+            await anyio.lowlevel.checkpoint()
             self.taken += 1
-            yield b"piece"
+            yield piece
 
 
 # Reading
 
 
+@pytest.mark.parametrize("half", ["asynchronous", "blocking"])
 @pytest.mark.parametrize(
     ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
 )
-async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
+async def test_reading_stops_beyond_the_limit(
+    pieces: int, read: int, taken: int, half: str
+) -> None:
     """As soon as there is too much, no more is read."""
     stream = Chunks(pieces)
-    body = await async_read_raw(stream, 10)
-    assert body == (b"piece" * pieces)[:read]
-    assert stream.taken == taken
-
-
-def test_async_read_raw_stops_where_nothing_gives_way() -> None:
-    """A transport that never awaits cannot be cancelled, but is left soon."""
-
-    async def main() -> tuple[int, int]:
-        stream = Chunks(100, gives_way=False)
-        body = await async_read_raw(stream, 10)
-        return len(body), stream.taken
-
-    assert asyncio.run(main()) == (15, 4)
-
-
-@pytest.mark.parametrize(
-    ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
-)
-def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
-    """As soon as there is too much, no more is read."""
-    stream = Chunks(pieces)
-    body = read_raw(stream, 10)
+    body = read_raw(stream, 10) if half == "blocking" else await async_read_raw(stream, 10)
     assert body == (b"piece" * pieces)[:read]
     assert stream.taken == taken
 
@@ -164,10 +142,9 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     assert names == ["connect", "tls host", "read", "write b'y'", "read", "read", "close"]
     host, port, connect, local, options = recorder.calls[0][1]
     assert (host, port, local, options) == ("host", 443, "local", [])
-    for timeout in (connect, recorder.calls[1][1], recorder.calls[2][1], recorder.calls[3][1]):
-        assert 9 < timeout <= 10
-    assert recorder.calls[4][1] == 5.0
-    assert 9 < recorder.calls[5][1] <= 10
+    timeouts = [timeout for _, timeout in recorder.calls[1:6]]
+    assert timeouts.pop(3) == 5.0
+    assert all(9 < timeout <= 10 for timeout in (connect, *timeouts))
 
 
 def test_without_a_deadline_timeouts_are_what_they_are() -> None:
