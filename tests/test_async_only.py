@@ -73,21 +73,6 @@ async def test_a_cancelled_login_is_saved_once_the_token_was_there(
     assert await store.load() == session.token
 
 
-async def test_keep_current_ends_when_it_is_cancelled(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """It runs in the user's own task group, and ends with it."""
-    async with connected(fake, clock, token=fake.issue_token()) as session:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.keep_current)
-            clock.advance(DAY / 2)
-            await async_idle()
-            tasks.cancel_scope.cancel()
-        assert fake.exchanges() == 1
-        clock.advance(DAY / 2)
-        inside(session).keeper.wake()
-        await async_idle()
-        assert fake.exchanges() == 1
-
-
 async def test_a_cancelled_listener_leaves_the_rest_to_the_next(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:

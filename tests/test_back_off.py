@@ -14,20 +14,17 @@ from koyeb_session import (
     SessionExpiredError,
     TransportError,
 )
-from koyeb_session._core.snapshot import Decision, LastFailure, Phase
+from koyeb_session._core.snapshot import LastFailure
 from koyeb_session.testing import FakeClock
 
 from .snapshots import (
-    DAY,
     HOUR,
     PLAIN,
     REFUSALS,
     clock_after,
     failed,
     held,
-    issued,
     usable,
-    verdict,
 )
 
 # The clocks
@@ -139,16 +136,8 @@ def test_back_off_is_short_when_the_end_of_a_session_was_an_outage() -> None:
 @pytest.mark.parametrize(
     ("asked", "wait"),
     [
-        (None, 1),
-        (0.0, 1),
-        (0.5, 1),
-        (1.0, 1),
-        (1.5, 1.5),
-        (60.5, 60.5),
-        (3599.0, 3599),
-        (3600.0, 3600),
-        (3601.0, 3600),
-        (31_536_000.0, 3600),
+        *((None, 1), (0.0, 1), (0.5, 1), (1.0, 1), (1.5, 1.5), (60.5, 60.5)),
+        *((3599.0, 3599), (3600.0, 3600), (3601.0, 3600), (31_536_000.0, 3600)),
     ],
 )
 def test_back_off_is_what_the_service_asks_when_that_is_longer(
@@ -171,25 +160,3 @@ def test_trouble_remembers_what_failed_and_when() -> None:
     first = PLAIN.failure(error, clock, 0, last=None)
     assert first == LastFailure(error, 1, clock.time(), clock.monotonic(), 1)
     assert PLAIN.failure(error, clock, 0, last=first).failures == 2
-
-
-# Sums
-
-
-@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_attempts_are_bounded_when_the_service_is_down_for_half_a_day(chance: float) -> None:
-    """From the soft window to the expiry a token is used, and tried for twice a minute at most."""
-    clock = FakeClock()
-    snapshot = issued(DAY, clock=clock)
-    clock.advance(12 * HOUR)
-    trouble: LastFailure | None = None
-    attempts = 0
-    while snapshot.phase(clock) is not Phase.EXPIRED:
-        if verdict(snapshot, trouble, clock) is Decision.USE:
-            assert usable(snapshot, trouble, clock)
-        else:
-            attempts += 1
-            trouble = PLAIN.failure(TransportError(), clock, chance, last=trouble)
-        clock.advance(1)
-    assert 12 * 60 <= attempts <= 12 * 60 * 2 + 8
-    assert verdict(snapshot, trouble, clock) is Decision.FAIL

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Coroutine, Iterator
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -198,13 +197,8 @@ class Counting:
         self.taken += 1
         state_lock.__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        state_lock.__exit__(kind, exc, traceback)
+    def __exit__(self, *_: object) -> None:
+        state_lock.__exit__(None, None, None)
 
 
 @pytest.fixture

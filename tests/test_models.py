@@ -12,7 +12,6 @@ import pytest
 
 from koyeb_session import (
     Clock,
-    LoginMethod,
     LoginReply,
     LoginRequest,
     PasswordCredentials,
@@ -82,20 +81,6 @@ def test_token_is_equal_when_it_was_issued_at_another_time() -> None:
         assert attrs.evolve(TOKEN, **change) != TOKEN
     restored: Token = pickle.loads(pickle.dumps(TOKEN))  # noqa: S301 - our own
     assert restored.issued_at == AT
-
-
-def test_organization_is_none_when_it_is_left_out() -> None:
-    """The account's default organization needs no id."""
-    assert LoginRequest("a", "b").organization_id is None
-    assert PasswordCredentials("a", "b").organization_id is None
-
-
-def test_login_method_has_the_wires_words() -> None:
-    """The values of the members are those on the wire."""
-    assert {method.name: method.value for method in LoginMethod} == {
-        "KOYEB": "KOYEB",
-        "WORKOS": "WORKOS",
-    }
 
 
 def test_clock_is_fulfilled_by_the_time_module() -> None:
