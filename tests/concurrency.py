@@ -125,13 +125,8 @@ class Background:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None:
+    def __exit__(self, *raised: object) -> None:
+        if not any(raised):
             _join(self._threads)
 
     def start(self, work: Work[T]) -> Job[T]:

@@ -32,7 +32,7 @@ from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ._async.doubles import Troubled
-from .concurrency import PATIENCE, async_arrived, async_idle, async_until
+from .concurrency import PATIENCE, AsyncBackground, AsyncJob, async_arrived, async_idle, async_until
 from .support import DAY, ME, PASSWORD, connected, inside
 
 
@@ -227,27 +227,6 @@ async def test_a_cancelled_request_releases_its_turn(
         assert len(fake.requests) == 2
 
 
-async def test_a_request_cancelled_as_its_turn_comes_releases_it() -> None:
-    """The slot goes to the next request in the queue."""
-    turns = queue.AsyncRequestQueue(1)
-    await turns.acquire(None)
-    scope = anyio.CancelScope()
-
-    async def first() -> None:
-        with scope:
-            await turns.acquire(None)
-            turns.release()
-
-    with anyio.fail_after(PATIENCE):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(first)
-            await async_idle()
-            tasks.start_soon(turns.acquire, None)
-            await async_idle()
-            turns.release()
-            scope.cancel()
-
-
 async def test_a_cancelled_block_releases_the_lock_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,23 +290,18 @@ async def test_a_cancelled_leader_loses_nothing(
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold=hold))
     store = AsyncMemoryTokenStore()
-    tokens: list[Token] = []
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
-
-        async def follow() -> None:
-            tokens.append(await session.refresh())
-
-        async with anyio.create_task_group() as followers:
+        followers: list[AsyncJob[Token]] = []
+        async with AsyncBackground() as background:
             async with anyio.create_task_group() as leaders:
                 leaders.start_soon(session.refresh)
                 await async_arrived(gate)
-                followers.start_soon(follow)
-                followers.start_soon(follow)
+                followers += [background.start(session.refresh) for _ in range(2)]
                 await async_idle()
                 leaders.cancel_scope.cancel()
             assert not gate.is_open  # the leader has returned, the exchange has not
             gate.open()
-        assert tokens == [session.token] * 2
+        assert [await job.result() for job in followers] == [session.token] * 2
         assert fake.live_tokens() == [session.token.id]
         assert await store.load() == session.token
     assert fake.exchanges() == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ import trio
 from koyeb_session._concurrency.event_loop import shared_task as async_shared_task
 from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 
-from .concurrency import PATIENCE
+from .concurrency import PATIENCE, AsyncBackground, async_gather
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -32,38 +33,11 @@ async def test_async_shared_task_is_shared_by_all_who_wait() -> None:
     variable.set("copied")
     shared = AsyncSharedTask(work)
     assert (shared.outcome, shared.alive) == (None, True)
-    results: list[str | None] = []
-
-    async def follow() -> None:
-        results.append(await shared.join(PATIENCE))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow)
-        tasks.start_soon(follow)
-        results.append(await shared.run())
-    assert results == ["done"] * 3
+    follow = partial(shared.join, PATIENCE)
+    assert await async_gather(follow, follow, shared.run) == ["done"] * 3
     assert runs == ["copied"]
     assert not shared.alive
     assert shared.outcome == "done"
-
-
-async def test_async_shared_task_goes_on_when_those_who_wait_give_up() -> None:
-    """Neither the leader's cancellation nor a follower's stops the work."""
-    go = anyio.Event()
-
-    async def work() -> int:
-        await go.wait()
-        return 7
-
-    shared = AsyncSharedTask(work)
-    with anyio.move_on_after(0) as scope:
-        await shared.run()
-    assert scope.cancelled_caught
-    assert shared.alive
-    assert await shared.join(0) is None
-    assert shared.alive
-    go.set()
-    assert await shared.join(PATIENCE) == 7
 
 
 async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time() -> None:
@@ -76,20 +50,14 @@ async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time()
 
     shared = AsyncSharedTask(work, seconds=0.001)
     shared.start()
-    results: list[int | None] = []
-
-    async def follow(timeout: float) -> None:
-        results.append(await shared.join(timeout))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow, PATIENCE)
-        await follow(0.002)
-        assert results == [None]
+    async with AsyncBackground() as background:
+        first = background.start(partial(shared.join, PATIENCE))
+        assert await shared.join(0.002) is None
         assert shared.alive
-        tasks.start_soon(follow, PATIENCE)  # which comes when it is overdue
+        late = background.start(partial(shared.join, PATIENCE))  # when it is overdue
         await anyio.lowlevel.checkpoint()
         go.set()
-    assert results == [None, 7, 7]
+    assert [await first.result(), await late.result()] == [7, 7]
 
 
 def test_those_who_wait_for_an_async_shared_task_share_one_timer(

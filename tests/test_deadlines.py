@@ -24,7 +24,7 @@ from koyeb_session import (
     Token,
     TransportTimeoutError,
 )
-from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
+from koyeb_session._concurrency.event_loop.deadlines import async_read_raw
 from koyeb_session._concurrency.event_loop.waiting import async_sleep
 from koyeb_session._concurrency.threads.deadlines import ends, read_raw, time_limit
 from koyeb_session._concurrency.threads.launch import launch
@@ -166,12 +166,6 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
     assert 1 < second <= 2
     assert 4 < third <= 5
     assert ends.get() == math.inf
-
-
-async def test_async_deadline_raises_when_it_is_over() -> None:
-    """The async half bounds each awaitable."""
-    with pytest.raises(TimeoutError), async_time_limit(0.001):
-        await anyio.sleep_forever()
 
 
 def test_transports_share_one_tls_context() -> None:
