@@ -186,13 +186,9 @@ ARGUMENTS = (
 class Vault:
     """Something that brings tokens, in more than one way."""
 
-    def __init__(self) -> None:
-        self.replaced: Token | None = None
-
     def __call__(self, old: Token | None) -> str:
         """Bring a token in place of another one."""
-        self.replaced = old
-        return "t"
+        return "t" if old is None else old.id
 
     def without(self) -> str:
         """Bring a token."""
