@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,6 @@ from typing import Any, Final
 import fastapi
 import httpx
 import pytest
-import trustme
 
 from koyeb_session import (
     AccessTokenCredentials,
@@ -32,8 +30,10 @@ from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTok
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from .concurrency import deadlines
+from .faults.certificates import server_context
+from .faults.server import Exchange, Server
 from .keyrings import Ring, machine_keyring
-from .printed import Setup, answering, logged, message, printed, warned
+from .printed import Setup, logged, message, printed, warned
 from .support import ME as EMAIL
 from .support import PASSWORD, PASSWORDS, raising
 
@@ -295,14 +295,11 @@ def nothing_listens_there(setup: Setup) -> str:
 @mistake
 def the_certificate_is_not_trusted(setup: Setup) -> str:
     """The certificate is not trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate = trustme.CA().issue_cert("127.0.0.1")
-    with certificate.private_key_and_cert_chain_pem.tempfile() as path:
-        context.load_cert_chain(path)
-    with answering(b"", context) as port:
-        url = f"https://127.0.0.1:{port}"
-        text = message(lambda: sign_in_at(url))
-    return re.sub(r"_ssl\.c:\d+", "_ssl.c:1006", text.replace(url, "https://app.koyeb.com"))
+    with Server([], tls=server_context()) as service:
+        text = message(lambda: sign_in_at(service.url)).replace(
+            service.url, "https://app.koyeb.com"
+        )
+    return re.sub(r"_ssl\.c:\d+", "_ssl.c:1006", text)
 
 
 @mistake
@@ -316,8 +313,8 @@ def the_proxy_has_a_scheme_that_is_none(setup: Setup) -> None:
 def the_proxy_wants_a_password(setup: Setup) -> None:
     """The proxy wants a password."""
     reply = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
-    with answering(reply) as port:
-        setup.patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    with Server([lambda it: it.send(reply)]) as proxy:
+        setup.patch.setenv("HTTPS_PROXY", proxy.url)
         setup.patch.delenv("NO_PROXY", raising=False)
         setup.patch.delenv("no_proxy", raising=False)
         sign_in_at("https://app.koyeb.com")
@@ -326,13 +323,12 @@ def the_proxy_wants_a_password(setup: Setup) -> None:
 @mistake
 def the_service_does_not_answer_in_time(setup: Setup) -> str:
     """The service does not answer in time."""
-    with answering(None) as port:
-        url = f"http://127.0.0.1:{port}"
-        texts: list[str] = []
+    texts: list[str] = []
+    with Server([Exchange.hang]) as service:
         for seconds in deadlines(lambda: texts[-1].endswith(": timed out")):
-            sign_in = partial(sign_in_at, url, timeout=seconds)
+            sign_in = partial(sign_in_at, service.url, timeout=seconds)
             texts.append(message(sign_in))
-    return texts[-1].replace(url, "https://app.koyeb.com")
+        return texts[-1].replace(service.url, "https://app.koyeb.com")
 
 
 # Stores

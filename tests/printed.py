@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import socket
-import ssl
-import threading
 import traceback
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,26 +78,3 @@ def logged(setup: Setup) -> str:
         for each in setup.log.records
         if each.levelno >= logging.WARNING
     )
-
-
-@contextmanager
-def answering(reply: bytes | None, context: ssl.SSLContext | None = None) -> Generator[int]:
-    """Serve one reply at a port; `None`: none at all."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                if context is not None:
-                    with pytest.raises(ssl.SSLError):
-                        context.wrap_socket(connection, server_side=True)
-                    return
-                while connection.recv(4096):
-                    if reply is not None:
-                        connection.sendall(reply)
-                        return
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        yield server.getsockname()[1]
-        thread.join()

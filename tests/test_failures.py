@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import socket
-import socketserver
-import ssl
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -25,6 +20,7 @@ from koyeb_session import (
 from koyeb_session._http.failures import transport_error
 
 from .faults.certificates import server_context
+from .faults.server import Server
 from .support import ME, PASSWORD, raising
 
 POLICY = RetryPolicy(delay=0)
@@ -36,27 +32,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.upper(), raising=False)
-
-
-@contextmanager
-def listening(answer: Callable[[socket.socket], None]) -> Generator[tuple[int, list[None]]]:
-    """Answer each connection to a port in the same way; give the port, and a tally of them."""
-    tally: list[None] = []
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            tally.append(None)
-            with suppress(OSError):
-                answer(self.request)
-
-    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield server.server_address[1], tally
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def failure(half: str, **arguments: Any) -> TransportError:
@@ -93,15 +68,11 @@ def test_a_refusal_of_the_proxy_is_final_and_one_of_the_moment_is_not(
     monkeypatch: pytest.MonkeyPatch, half: str, status: str, text: str, *, retryable: bool
 ) -> None:
     """A wrong password is not shown three times; the message says what to set."""
-
-    def refuse(connection: socket.socket) -> None:
-        connection.recv(65_536)
-        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
-
-    with listening(refuse) as (port, tally):
-        monkeypatch.setenv("HTTPS_PROXY", f"http://me:wrong@127.0.0.1:{port}")
+    reply = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    with Server([lambda exchange: exchange.send(reply)]) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:wrong@127.0.0.1:{proxy.port}")
         error = failure(half)
-    assert len(tally) == (3 if retryable else 1)
+    assert len(proxy.requests) == (3 if retryable else 1)
     assert text in str(error)
     assert status in str(error)
     assert error.retryable is retryable
@@ -127,15 +98,9 @@ def test_a_proxy_that_is_away_is_named_without_its_password(
 @HALVES
 def test_a_certificate_that_is_not_trusted_is_final(half: str) -> None:
     """The message names the variable to set."""
-    context = server_context("localhost")
-
-    def shake(connection: socket.socket) -> None:
-        with suppress(ssl.SSLError), context.wrap_socket(connection, server_side=True):
-            """The client breaks it off."""
-
-    with listening(shake) as (port, tally):
-        error = failure(half, base_url=f"https://localhost:{port}")
-    assert len(tally) == 1
+    with Server([], tls=server_context()) as service:
+        error = failure(half, base_url=service.url)
+    assert len(service._connections) == 1
     assert "set SSL_CERT_FILE" in str(error)
     assert not error.retryable
 
