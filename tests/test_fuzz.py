@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import zlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -309,29 +309,6 @@ def test_login_is_an_operation_or_a_clear_mistake(
         url = method.request("https://app.koyeb.com", 1).url
         assert dict(url.params) == {"email": email}
         assert url.path == "/v1/account/login_method"
-
-
-@fuzzed
-@given(
-    life=st.timedeltas(timedelta(days=-1), timedelta(days=60)),
-    age=st.none() | st.timedeltas(timedelta(days=-1), timedelta(days=60)),
-    offset=st.timezones(),
-)
-def test_adopted_token_is_alive_and_in_utc(
-    life: timedelta, age: timedelta | None, offset: object
-) -> None:
-    """A token in any zone is adopted if, and only if, it has not expired."""
-    zone = offset if isinstance(offset, type(UTC)) else UTC
-    issued_at = None if age is None else NOW - age
-    found = parse_token(
-        Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL
-    )
-    if life > timedelta(0):
-        assert isinstance(found, Token)
-        assert found.expires_at == NOW + life
-        assert found.issued_at == (NOW if issued_at is None else issued_at)
-    else:
-        assert type(found) is ValueError
 
 
 # Records and files of others

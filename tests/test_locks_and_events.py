@@ -242,24 +242,6 @@ async def test_async_lock_is_held_by_one_at_a_time() -> None:
     await hold(3)
 
 
-def test_async_lock_is_free_when_a_dead_loop_held_it() -> None:
-    """A holder whose event loop has ended no longer holds it."""
-    lock = AsyncLock()
-    block = lock.held()
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(block.__aenter__())
-    loop.close()
-
-    async def take() -> str:
-        with anyio.fail_after(PATIENCE):
-            async with lock.held():
-                return "taken"
-
-    assert asyncio.run(take()) == "taken"
-    assert trio.run(take) == "taken"
-    assert asyncio.run(take()) == "taken"
-
-
 def _hold(lock: Lock) -> str:
     with lock.held():
         return "held"
