@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
@@ -162,11 +163,11 @@ WRONG: Final[dict[str, dict[str, Any]]] = {
     "own credentials": {"credentials": PasswordCredentials("", PASSWORD)},
 }
 ODD: Final[dict[str, dict[str, str]]] = {
-    "token": {"KOYEB_TOKEN": f"{TOKEN} {PASSWORD}"},
-    "organization": {"KOYEB_TOKEN": TOKEN, "KOYEB_ORGANIZATION": "a/b"},
-    "service": {"KOYEB_TOKEN": TOKEN, "KOYEB_URL": "http://koyeb.example"},
-    "half": {"KOYEB_PASSWORD": PASSWORD},
-    "file": {"KOYEB_CONFIG": "~/odd.yaml"},
+    "odd token": {"KOYEB_TOKEN": f"{TOKEN} {PASSWORD}"},
+    "odd organization": {"KOYEB_TOKEN": TOKEN, "KOYEB_ORGANIZATION": "a/b"},
+    "odd service": {"KOYEB_TOKEN": TOKEN, "KOYEB_URL": "http://koyeb.example"},
+    "half of a password": {"KOYEB_PASSWORD": PASSWORD},
+    "odd file": {"KOYEB_CONFIG": "~/odd.yaml"},
 }
 MAKERS: Final = [SessionClient.from_env, AsyncSessionClient.from_env, KoyebSessions.from_env]
 
@@ -189,32 +190,22 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("variables", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    ("variables", "wrong"), [*product(ENVIRONMENTS, WRONG), *product(ODD, ["nothing"])]
+)
 def test_no_tool_shows_what_is_read_of_the_environment(
-    environment: Environment,
-    variables: str,
-    wrong: str,
-    make: Callable[..., object],
+    environment: Environment, variables: str, wrong: str, make: Callable[..., object]
 ) -> None:
-    """Neither of a client that is made, nor beside an argument that is refused."""
-    environment(ENVIRONMENTS[variables])
+    """Neither of a client that is made, nor beside an argument or a value that is refused."""
+    environment({**ENVIRONMENTS, **ODD}[variables])
     made: list[object] = []
     error = error_of(lambda: made.append(make(**WRONG[wrong])))
-    assert (error is None) == (wrong == "nothing") == bool(made)
+    if variables in ODD:
+        assert isinstance(error, KoyebSessionError | ValueError)
+        made.append(error)
+    else:
+        assert (error is None) == (wrong == "nothing") == bool(made)
     seen(None, error, *made)
-
-
-@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)
-@pytest.mark.parametrize("variables", ODD)
-def test_no_tool_shows_what_is_wrong_with_the_environment(
-    environment: Environment, variables: str, make: Callable[..., object]
-) -> None:
-    """An impossible value is told without the value, and without its neighbors."""
-    environment(ODD[variables])
-    error = error_of(make)
-    assert isinstance(error, KoyebSessionError | ValueError)
-    seen(None, error, error)
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)

@@ -133,23 +133,6 @@ def answer(
     return error
 
 
-def check_error(name: str, status: int, body: str) -> None:
-    """Check all that there is to know of an error."""
-    error = answer(OPERATIONS[name], status, BODIES[body])
-    assert type(error) is usual_or_exception(name, status, body)
-    assert error.status == status
-    assert error.code == CODES[body]
-    assert error.request_id is None
-    assert error.retry_after is None
-    assert error.retryable is (status in {429, 500, 502, 503, 504, 599})
-    if isinstance(error, BadRequestError):
-        assert error.fields == (FIELDS if body == "ErrorWithFields" else {})
-    made = OPERATIONS[name]
-    what, advice = advice_of(error, name, body)
-    request = f"{made.method} {made.path}: status {status}"
-    assert error.message == "; ".join((f"{name}: {what} ({request})", *advice))
-
-
 def advice_of(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
     """Return the expected description of an error, and its advice."""
     is_koyebs = CODES[body] is not None
@@ -178,8 +161,20 @@ def advice_of(error: ApiError, name: str, body: str) -> tuple[str, list[str]]:
 @pytest.mark.parametrize("body", BODIES)
 def test_class_of_reply_is_the_tables(body: str, name: str) -> None:
     """Each status and body means one class for each operation, and says what the body says."""
+    made = OPERATIONS[name]
     for status in USUAL:
-        check_error(name, status, body)
+        error = answer(made, status, BODIES[body])
+        assert type(error) is usual_or_exception(name, status, body)
+        assert error.status == status
+        assert error.code == CODES[body]
+        assert error.request_id is None
+        assert error.retry_after is None
+        assert error.retryable is (status in {429, 500, 502, 503, 504, 599})
+        if isinstance(error, BadRequestError):
+            assert error.fields == (FIELDS if body == "ErrorWithFields" else {})
+        what, advice = advice_of(error, name, body)
+        request = f"{made.method} {made.path}: status {status}"
+        assert error.message == "; ".join((f"{name}: {what} ({request})", *advice))
 
 
 def test_table_has_all_operations() -> None:
