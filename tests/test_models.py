@@ -29,18 +29,18 @@ VALUES = [
     PasswordlessLoginRequest("me@example.com"),
     PasswordCredentials("me@example.com", "canary", "o"),
 ]
-KINDS = [type(value).__name__ for value in VALUES]
+EACH = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 
 
 @pytest.mark.pitfall(14)
-@pytest.mark.parametrize("value", VALUES, ids=KINDS)
+@EACH
 def test_value_hides_its_secret_when_shown(value: object) -> None:
     """No repr, str or format shows a token's id or a password."""
     assert_no_secret("canary", value)
     assert type(value).__name__ in repr(value)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=KINDS)
+@EACH
 def test_value_is_the_same_when_pickled_or_copied(value: object) -> None:
     """Values can be passed to other processes, with their secrets."""
     pickled: object = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own
@@ -50,7 +50,7 @@ def test_value_is_the_same_when_pickled_or_copied(value: object) -> None:
         assert type(twin) is type(value)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=KINDS)
+@EACH
 def test_value_is_frozen(value: attrs.AttrsInstance) -> None:
     """A value that threads share never changes, and has no room for more."""
     name = attrs.fields(type(value))[0].name
