@@ -26,6 +26,7 @@ from koyeb_session._concurrency.threads.deadlines import time_limit
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import PATIENCE, async_until
+from .support import raising
 
 
 async def plus(number: int) -> int:
@@ -64,12 +65,8 @@ def test_call_blocking_calls_in_a_thread_and_waits_until_the_deadline() -> None:
     assert call_blocking(threading.get_ident) != threading.get_ident()
     assert call_blocking(plain, 2) == 3
     error = KeyError("theirs")
-
-    def fail() -> None:
-        raise error
-
     with pytest.raises(KeyError) as caught:
-        call_blocking(fail)
+        call_blocking(raising(error))
     assert caught.value is error
     go = threading.Event()
     with time_limit(0), pytest.raises(TimeoutError):

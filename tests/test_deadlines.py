@@ -18,7 +18,6 @@ import httpx
 import pytest
 
 from koyeb_session import (
-    MemoryTokenStore,
     RateLimitedError,
     SessionClient,
     Token,
@@ -34,8 +33,9 @@ from koyeb_session._http import deadline_network
 from koyeb_session._http.event_loop import async_http_transport
 from koyeb_session._http.threads import http_transport
 from koyeb_session._http.tls import certificates
-from koyeb_session.testing import FakeKoyeb, Fault
+from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
+from ._sync.doubles import Troubled
 from .concurrency import PATIENCE, Background, deadlines, idle
 
 
@@ -185,26 +185,20 @@ def test_transports_share_one_tls_context() -> None:
 
 def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
     """It never answers, and its thread cannot be stopped: the refresh has its half of the time."""
-    go = threading.Event()
-
-    class Hanging(MemoryTokenStore):
-        def load(self) -> Token | None:
-            assert go.wait(PATIENCE)
-            return super().load()
-
+    store = Troubled()
     renewed: list[Token] = []
     for seconds in deadlines(lambda: renewed):
         fake = FakeKoyeb()  # an exchange whose reply came too late is not the next one's
+        gate = store.gates["load"] = Gate()
         with SessionClient(
-            transport=fake.transport, token=fake.issue_token(), store=Hanging(), timeout=seconds
+            transport=fake.transport, token=fake.issue_token(), store=store, timeout=seconds
         ) as session:
             with contextlib.suppress(TransportTimeoutError):
                 renewed.append(session.refresh())
                 assert renewed == [session.token]
                 assert session.http.get("/v1/apps").status_code == 200
                 assert fake.exchanges() == 1
-            go.set()
-        go.clear()
+            gate.open()
 
 
 def test_an_operation_with_no_time_left_is_not_slept_for() -> None:

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import zlib
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import httpx
@@ -68,7 +68,6 @@ from .strategies import (
 )
 
 WALL = 1_800_000_000.0
-NOW = datetime.fromtimestamp(WALL, UTC)
 
 # Password and token are unlike anything that the strategies make up by themselves.
 PASSWORD = 'canary "pässword" \\ /'

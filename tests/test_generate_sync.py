@@ -129,11 +129,6 @@ def snapshot(tree: Path) -> dict[str, bytes | None]:
     }
 
 
-def append(path: Path, text: str) -> None:
-    """Add a line to the end of a file."""
-    path.write_text(path.read_text("utf-8") + text, "utf-8")
-
-
 def test_generate_writes_both_trees(tree: Path) -> None:
     """Code, docstrings, comments and strings become those of the blocking half, formatted."""
     assert {name: (tree / name).read_text("utf-8") for name in GENERATED} == GENERATED
@@ -239,7 +234,8 @@ def test_check_names_async_leftovers(generator: ModuleType, line: str, names: li
 
 def test_check_fails_on_leftover(tree: Path, refused: Refused) -> None:
     """A name that no rule turned is told with its place, beside the change itself."""
-    append(tree / ASYNC_CLIENT, "\n\nimport anyio\n")
+    with (tree / ASYNC_CLIENT).open("a") as source:
+        source.write("\n\nimport anyio\n")
     assert refused() == [
         f"{ASYNC_CLIENT}:22: left over: anyio",
         f"{SYNC_CLIENT}: changed; run .ci/generate_sync.py",
