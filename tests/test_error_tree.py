@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -32,10 +33,8 @@ from koyeb_session._core import errors
 from koyeb_session._core.results import sanitized_copy, unwrap, with_cause
 
 FIELDS = {"email": "is not an address", "password": "is too short"}
-ERRORS = [
-    kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, KoyebSessionError)
+ERRORS: list[type[Any]] = [
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
 ]
 
 

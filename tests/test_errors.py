@@ -83,31 +83,23 @@ BODIES: dict[str, bytes] = {
     "HTML": b"<!DOCTYPE html><html><body><h1>Oops</h1></body></html>",
     "empty": b"",
 }
-CODES: dict[str, str | int | None] = dict(
-    zip(BODIES, ("some_code", "some_code", 5, None, None), strict=True)
-)
+CODES: dict[str, str | int | None] = {
+    "Error": "some_code",
+    "ErrorWithFields": "some_code",
+    "google.rpc.Status": 5,
+    "HTML": None,
+    "empty": None,
+}
 
 # The class of each status, for every operation and every body, but for two exceptions.
 USUAL: dict[int, type[ApiError]] = {
-    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308), ApiError),
+    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308, 402, 408, 409, 422, 499), ApiError),
     400: BadRequestError,
     401: AuthenticationError,
-    402: ApiError,
     403: PermissionDeniedError,
-    404: EndpointGoneError,
-    405: EndpointGoneError,
-    408: ApiError,
-    409: ApiError,
-    410: EndpointGoneError,
-    422: ApiError,
+    **dict.fromkeys((404, 405, 410, 501), EndpointGoneError),
     429: RateLimitedError,
-    499: ApiError,
-    500: ServerError,
-    501: EndpointGoneError,
-    502: ServerError,
-    503: ServerError,
-    504: ServerError,
-    599: ServerError,
+    **dict.fromkeys((500, 502, 503, 504, 599), ServerError),
 }
 
 
