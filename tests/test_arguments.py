@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from koyeb_session import AccessTokenCredentials, PasswordCredentials, RefreshPolicy, Token
-from koyeb_session._core.results import unwrap
 from koyeb_session._core.validation import (
     TIMEOUT_LIMIT,
     credentials_error,
@@ -44,15 +43,6 @@ def text(error: object, kind: type[Exception]) -> str:
     assert type(error) is kind
     assert "canary" not in str(error)
     return str(error)
-
-
-@pytest.mark.parametrize("error", [ValueError("v"), TypeError("t")], ids=repr)
-def test_unwrap_raises_what_is_wrong(error: ValueError | TypeError) -> None:
-    """A copy is raised; catches a cycle of the error and the frames that hold it as a value."""
-    with pytest.raises((ValueError, TypeError)) as info:
-        unwrap(error)
-    assert (type(info.value), info.value.args) == (type(error), error.args)
-    assert error.__traceback__ is None
 
 
 # Tokens

@@ -97,13 +97,9 @@ def test_error_keeps_its_attributes_when_pickled_or_copied(kind: type[KoyebSessi
 DEFAULT_STATUS: dict[type[ApiError], int] = {
     ApiError: 0,
     BadRequestError: 400,
-    AuthenticationError: 401,
-    InvalidCredentialsError: 401,
-    SessionExpiredError: 401,
-    PermissionDeniedError: 403,
-    AccountLockedError: 403,
-    NotFoundError: 404,
-    EndpointGoneError: 404,
+    **dict.fromkeys((AuthenticationError, InvalidCredentialsError, SessionExpiredError), 401),
+    **dict.fromkeys((PermissionDeniedError, AccountLockedError), 403),
+    **dict.fromkeys((NotFoundError, EndpointGoneError), 404),
     RateLimitedError: 429,
     ServerError: 500,
 }
@@ -167,17 +163,29 @@ def test_unwrap_returns_what_is_no_error() -> None:
     assert unwrap(value) is value
 
 
-def test_unwrap_raises_a_copy_when_it_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        with_cause(ServerError("down", status=503, retry_after=2.0), ValueError("why")),
+        ValueError("v"),
+        TypeError("t"),
+    ],
+    ids=repr,
+)
+def test_unwrap_raises_a_copy_when_it_is_an_error(
+    outcome: KoyebSessionError | ValueError | TypeError,
+) -> None:
     """Each caller gets an error of its own, with the same cause; the shared one stays clean."""
-    outcome = with_cause(ServerError("down", status=503, retry_after=2.0), ValueError("why"))
-    raised: list[ServerError] = []
+    raised: list[BaseException] = []
     for _ in range(2):
-        with pytest.raises(ServerError) as info:
+        with pytest.raises(type(outcome)) as info:
             unwrap(outcome)
         raised.append(info.value)
     first, second = raised
     assert first is not outcome
     assert first is not second
+    assert type(first) is type(second) is type(outcome)
+    assert first.args == second.args == outcome.args
     assert vars(first) == vars(second) == vars(outcome)
     assert first.__cause__ is outcome.__cause__
     assert outcome.__traceback__ is None
