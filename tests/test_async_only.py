@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,26 +283,34 @@ def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(
 
 
 @pytest.mark.pitfall(3)
+@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
 @pytest.mark.parametrize("hold", ["request", "reply"])
-async def test_a_cancelled_leader_loses_nothing(
-    fake: FakeKoyeb, clock: FakeClock, hold: Any
+async def test_a_cancelled_caller_loses_nothing(
+    fake: FakeKoyeb, clock: FakeClock, hold: Any, *, leads: bool
 ) -> None:
-    """Catches a refresh in the caller's own task: cancelling it loses a token that was issued."""
+    """Catches a refresh in the caller's own task, and a waiter that cancels the task for all."""
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold=hold))
     store = AsyncMemoryTokenStore()
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
-        followers: list[AsyncJob[Token]] = []
+        others: list[AsyncJob[Token]] = []
+
+        def start_other() -> None:
+            others.append(background.start(session.refresh))
+
         async with AsyncBackground() as background:
-            async with anyio.create_task_group() as leaders:
-                leaders.start_soon(session.refresh)
+            async with anyio.create_task_group() as tasks:
+                cancelled = partial(tasks.start_soon, session.refresh)
+                starts: list[Callable[[], object]] = [cancelled, start_other, start_other]
+                for start in starts if leads else reversed(starts):
+                    start()
+                    await async_idle()
                 await async_arrived(gate)
-                followers += [background.start(session.refresh) for _ in range(2)]
-                await async_idle()
-                leaders.cancel_scope.cancel()
-            assert not gate.is_open  # the leader has returned, the exchange has not
+                tasks.cancel_scope.cancel()
+            await async_idle()
+            assert not any(job.done for job in others)  # the exchange goes on
             gate.open()
-        assert [await job.result() for job in followers] == [session.token] * 2
+        assert [await job.result() for job in others] == [session.token] * 2
         assert fake.live_tokens() == [session.token.id]
         assert await store.load() == session.token
     assert fake.exchanges() == 1
