@@ -8,8 +8,9 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -30,66 +31,58 @@ _WAITING = {"wait", "held"}
 """The functions in which a thread waits: `Condition.wait`, `Event.wait` or `Lock.held`."""
 
 
-class AsyncJob(Generic[T]):
-    """A piece of work in the background, and its result."""
+class _Outcome(Generic[T]):
+    """The result of a piece of work, or its error."""
 
-    def __init__(self, work: AsyncWork[T]) -> None:
-        self._work = work
-        self._done = anyio.Event()
-        self._result: T | None = None
-        self._error: Exception | None = None
+    def __init__(self) -> None:
+        self._future: Future[T] = Future()
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
-        return self._done.is_set()
+        """Whether the work has ended."""
+        return self._future.done()
+
+
+class AsyncJob(_Outcome[T]):
+    """A piece of work in the background, and its result."""
+
+    def __init__(self, work: AsyncWork[T]) -> None:
+        super().__init__()
+        self._work = work
+        self._done = anyio.Event()
 
     async def run(self) -> None:
         """Do the work, and keep its result or its error."""
         try:
-            self._result = await self._work()
+            self._future.set_result(await self._work())
         except Exception as exc:  # noqa: BLE001 - raised again by `result`
-            self._error = exc
+            self._future.set_exception(exc)
         self._done.set()
 
     async def result(self) -> T:
         """Wait for the result, or raise the error of the work."""
         with anyio.fail_after(PATIENCE):
             await self._done.wait()
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._result)
+        return self._future.result()
 
 
-class Job(Generic[T]):
+class Job(_Outcome[T]):
     """The blocking twin of `AsyncJob`."""
 
     def __init__(self, work: Work[T]) -> None:
+        super().__init__()
         self._work = work
-        self._done = threading.Event()
-        self._result: T | None = None
-        self._error: Exception | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended."""
-        return self._done.is_set()
 
     def run(self) -> None:
         """Do the work, and keep its result or its error."""
         try:
-            self._result = self._work()
+            self._future.set_result(self._work())
         except Exception as exc:  # noqa: BLE001 - raised again by `result`
-            self._error = exc
-        self._done.set()
+            self._future.set_exception(exc)
 
     def result(self) -> T:
         """Wait for the result, or raise the error of the work."""
-        if not self._done.wait(PATIENCE):
-            raise TimeoutError
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._result)
+        return self._future.result(PATIENCE)
 
 
 class AsyncBackground:
@@ -132,13 +125,8 @@ class Background:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None:
+    def __exit__(self, *raised: object) -> None:
+        if not any(raised):
             _join(self._threads)
 
     def start(self, work: Work[T]) -> Job[T]:
@@ -322,7 +310,5 @@ def _join(threads: list[threading.Thread]) -> None:
     for thread in threads:
         if thread.ident is not None:  # one whose start was interrupted never begins
             thread.join(PATIENCE)
-    stuck: Any = [thread.name for thread in threads if thread.is_alive()]
-    if stuck:
-        message = f"threads that did not end: {stuck}"
-        raise TimeoutError(message)
+    if stuck := [thread.name for thread in threads if thread.is_alive()]:
+        raise TimeoutError(f"threads that did not end: {stuck}")

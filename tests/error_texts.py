@@ -15,8 +15,6 @@ BASE = "https://koyeb.example"
 
 
 ME, PASSWORD = "me@example.com", "correct horse"
-
-
 LOGIN = operations.login(ME, PASSWORD)
 
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,6 @@ from typing import Any, Final
 import fastapi
 import httpx
 import pytest
-import trustme
 
 from koyeb_session import (
     AccessTokenCredentials,
@@ -32,28 +30,40 @@ from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTok
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from .concurrency import deadlines
+from .faults.certificates import server_context
+from .faults.server import Exchange, Server
 from .keyrings import Ring, machine_keyring
-from .printed import Setup, answering, logged, message, printed, warned
-from .support import raising
+from .printed import Setup, logged, message, printed, warned
+from .support import ME as EMAIL
+from .support import PASSWORD, PASSWORDS, raising
 
-EMAIL: Final = "me@example.com"
-PASSWORD: Final = "correct horse"
-ME: Final = PasswordCredentials(EMAIL, PASSWORD)
 ONCE: Final = RetryPolicy(attempts=1)
 PAGE: Final = Fault(
     status=404, body="<!doctype html>", headers={"content-type": "text/html; charset=utf-8"}
 )
 
-
 Mistake = Callable[[Setup], object]
 MISTAKES: Final[dict[str, Mistake]] = {}
-"""By the headings of their sections, which are their docstrings."""
+"""By the headings of their sections; each raises the printed error, or returns the printed text."""
 
 
 def mistake(make: Mistake) -> Mistake:
-    """Put a mistake into the list; it raises the printed error, or returns the printed text."""
+    """Put a mistake into the list; its docstring is the heading."""
     MISTAKES[(make.__doc__ or "").rstrip(".")] = make
     return make
+
+
+def ask(setup: Setup, credentials: Any) -> None:
+    """Get a token by such credentials; the wait after a failure is not shortened by chance."""
+    setup.patch.setattr("random.random", lambda: 0.0)
+    with setup.client(credentials=credentials) as session:
+        session.current_token()
+
+
+def sign_in_at(base_url: str, **arguments: Any) -> None:
+    """Sign in over a real network, once."""
+    with SessionClient(base_url=base_url, retry_policy=ONCE, **arguments) as session:
+        session.login(EMAIL, PASSWORD)
 
 
 # Signing in
@@ -74,47 +84,17 @@ def the_environment_says_nothing(setup: Setup) -> None:
     SessionClient.from_env()
 
 
-@mistake
-def the_password_is_wrong(setup: Setup) -> None:
-    """The password is wrong."""
-    with setup.client() as session:
-        session.login(EMAIL, "wrong")
-
-
-@mistake
-def koyeb_answers_a_login_with_403(setup: Setup) -> None:
-    """Koyeb answers a login with 403."""
-    setup.fake.fail("login", Fault(status=403))
-    with setup.client() as session:
-        session.login(EMAIL, PASSWORD)
-
-
-@mistake
-def koyeb_has_dropped_an_operation(setup: Setup) -> None:
-    """Koyeb has dropped an operation."""
-    fake = FakeKoyeb(withdrawn={"login"})
-    with SessionClient(transport=fake.transport) as session:
-        session.login(EMAIL, PASSWORD)
-
-
-@mistake
-def too_many_requests(setup: Setup) -> None:
-    """Too many requests."""
-    setup.fake.fail("login", Fault(status=429, headers={"retry-after": "90"}))
-    with setup.client() as session:
-        session.login(EMAIL, PASSWORD)
-
-
-@mistake
-def the_vault_raises(setup: Setup) -> None:
-    """The vault raises."""
-
-    def ask_the_vault() -> str:
-        return os.environ["VAULT_TOKEN"]
-
-    with setup.client(credentials=ask_the_vault) as session:
-        setup.patch.setattr("random.random", lambda: 0.0)
-        session.current_token()
+MISTAKES["The password is wrong"] = lambda it: it.sign_in(
+    transport=FakeKoyeb(users={EMAIL: "another"}).transport
+)
+MISTAKES["Koyeb answers a login with 403"] = lambda it: it.sign_in(Fault(status=403))
+MISTAKES["Koyeb has dropped an operation"] = lambda it: it.sign_in(
+    transport=FakeKoyeb(withdrawn={"login"}).transport
+)
+MISTAKES["Too many requests"] = lambda it: it.sign_in(
+    Fault(status=429, headers={"retry-after": "90"})
+)
+MISTAKES["The vault raises"] = lambda it: ask(it, lambda: os.environ["VAULT_TOKEN"])
 
 
 # Tokens
@@ -144,16 +124,12 @@ def a_new_token_has_expired_already(setup: Setup) -> None:
         session.use_token(setup.fake.issue_token())
 
 
-@mistake
-def the_token_has_a_word_too_many(setup: Setup) -> None:
-    """The token has a word too many."""
-    SessionClient(token="Bearer eyJhbGciOiJIUzI1NiJ9.e30.sig")
-
-
-@mistake
-def a_time_has_no_time_zone(setup: Setup) -> None:
-    """A time has no time zone."""
-    SessionClient(token=Token("a-token", expires_at=datetime(2030, 1, 1)))  # noqa: DTZ001 - the mistake
+MISTAKES["The token has a word too many"] = lambda _: SessionClient(
+    token="Bearer eyJhbGciOiJIUzI1NiJ9.e30.sig"
+)
+MISTAKES["A time has no time zone"] = lambda _: SessionClient(
+    token=Token("a-token", expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - the mistake
+)
 
 
 @mistake
@@ -163,13 +139,9 @@ def an_api_access_token_is_refreshed(setup: Setup) -> None:
         session.refresh()
 
 
-@mistake
-def the_api_access_token_was_revoked(setup: Setup) -> None:
-    """The API access token was revoked."""
-    credentials = AccessTokenCredentials("x" * 64, "an-organization")
-    with setup.client(credentials=credentials) as session:
-        setup.patch.setattr("random.random", lambda: 0.0)
-        session.current_token()
+MISTAKES["The API access token was revoked"] = lambda it: ask(
+    it, AccessTokenCredentials("x" * 64, "an-organization")
+)
 
 
 # Two halves, loops, threads and processes
@@ -180,7 +152,7 @@ def await_is_missing(setup: Setup) -> str:
     """`await` is missing."""
 
     async def main() -> None:
-        async with setup.async_client(credentials=ME) as session:
+        async with setup.async_client(credentials=PASSWORDS) as session:
             session.login(EMAIL, PASSWORD)  # type: ignore[unused-coroutine] # pyright: ignore[reportUnusedCoroutine] - the mistake
 
     return warned(lambda: asyncio.run(main()))
@@ -191,7 +163,7 @@ def await_is_missing_before_a_reply_is_used(setup: Setup) -> None:
     """`await` is missing before a reply is used."""
 
     async def main() -> None:
-        async with setup.async_client(credentials=ME) as session:
+        async with setup.async_client(credentials=PASSWORDS) as session:
             reply: Any = session.http.get("/v1/apps")
             try:
                 reply.json()
@@ -204,15 +176,14 @@ def await_is_missing_before_a_reply_is_used(setup: Setup) -> None:
 @mistake
 def the_auth_is_of_the_other_half(setup: Setup) -> None:
     """The auth is of the other half."""
-    session = setup.async_client(credentials=ME)
+    session = setup.async_client(credentials=PASSWORDS)
     with httpx.Client(auth=session.auth, transport=setup.fake.transport) as client:
         client.get("https://app.koyeb.com/v1/apps")
 
 
-@mistake
-def the_store_is_of_the_other_half(setup: Setup) -> None:
-    """The store is of the other half."""
-    SessionClient(store=AsyncFileTokenStore(setup.path))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
+MISTAKES["The store is of the other half"] = lambda it: SessionClient(
+    store=AsyncFileTokenStore(it.path)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
+)
 
 
 @mistake
@@ -249,10 +220,7 @@ def the_client_was_not_closed(setup: Setup) -> str:
         return warned(main).replace(url, "https://app.koyeb.com")
 
 
-@mistake
-def a_process_pool_pickles_the_client(setup: Setup) -> None:
-    """A process pool pickles the client."""
-    pickle.dumps(SessionClient())
+MISTAKES["A process pool pickles the client"] = lambda _: pickle.dumps(SessionClient())
 
 
 @mistake
@@ -290,7 +258,7 @@ def several_processes_renew_one_token(setup: Setup) -> None:
 @mistake
 def a_body_cannot_be_sent_twice(setup: Setup) -> None:
     """A body cannot be sent twice."""
-    with setup.client(credentials=ME) as session:
+    with setup.client(credentials=PASSWORDS) as session:
         session.current_token()
         setup.fake.revoke_all()
         session.http.post("/v1/apps", content=iter([b"{}"])).raise_for_status()
@@ -299,24 +267,13 @@ def a_body_cannot_be_sent_twice(setup: Setup) -> None:
 # The way to the service
 
 
-@mistake
-def base_url_ends_with_v1(setup: Setup) -> None:
-    """`base_url` ends with `/v1`."""
-    SessionClient(base_url="https://app.koyeb.com/v1")
-
-
-@mistake
-def base_url_is_not_https(setup: Setup) -> None:
-    """`base_url` is not https."""
-    SessionClient(base_url="http://koyeb:8080")
-
-
-@mistake
-def base_url_is_a_web_site(setup: Setup) -> None:
-    """`base_url` is that of a web site."""
-    setup.fake.fail("login", PAGE)
-    with setup.client(base_url="https://www.koyeb.com") as session:
-        session.login(EMAIL, PASSWORD)
+MISTAKES["`base_url` ends with `/v1`"] = lambda _: SessionClient(
+    base_url="https://app.koyeb.com/v1"
+)
+MISTAKES["`base_url` is not https"] = lambda _: SessionClient(base_url="http://koyeb:8080")
+MISTAKES["`base_url` is that of a web site"] = lambda it: it.sign_in(
+    PAGE, base_url="https://www.koyeb.com"
+)
 
 
 @mistake
@@ -325,29 +282,24 @@ def the_name_cannot_be_resolved(setup: Setup) -> None:
     setup.patch.setattr(
         socket, "getaddrinfo", raising(socket.gaierror(-2, "Name or service not known"))
     )
-    with SessionClient(base_url="https://app.koyeb.example", retry_policy=ONCE) as session:
-        session.login(EMAIL, PASSWORD)
+    sign_in_at("https://app.koyeb.example")
 
 
 @mistake
 def nothing_listens_there(setup: Setup) -> str:
     """Nothing listens there."""
-    with SessionClient(base_url="http://127.0.0.1:1", retry_policy=ONCE) as session:
-        return re.sub(r"Errno \d+", "Errno 111", message(lambda: session.login(EMAIL, PASSWORD)))
+    text = message(lambda: sign_in_at("http://127.0.0.1:1"))
+    return re.sub(r"Errno \d+", "Errno 111", text)
 
 
 @mistake
 def the_certificate_is_not_trusted(setup: Setup) -> str:
     """The certificate is not trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate = trustme.CA().issue_cert("127.0.0.1")
-    with certificate.private_key_and_cert_chain_pem.tempfile() as path:
-        context.load_cert_chain(path)
-    with answering(b"", context) as port:
-        url = f"https://127.0.0.1:{port}"
-        with SessionClient(base_url=url, retry_policy=ONCE) as session:
-            text = message(lambda: session.login(EMAIL, PASSWORD))
-    return re.sub(r"_ssl\.c:\d+", "_ssl.c:1006", text.replace(url, "https://app.koyeb.com"))
+    with Server([], tls=server_context()) as service:
+        text = message(lambda: sign_in_at(service.url)).replace(
+            service.url, "https://app.koyeb.com"
+        )
+    return re.sub(r"_ssl\.c:\d+", "_ssl.c:1006", text)
 
 
 @mistake
@@ -361,24 +313,22 @@ def the_proxy_has_a_scheme_that_is_none(setup: Setup) -> None:
 def the_proxy_wants_a_password(setup: Setup) -> None:
     """The proxy wants a password."""
     reply = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
-    with answering(reply) as port:
-        setup.patch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    with Server([lambda it: it.send(reply)]) as proxy:
+        setup.patch.setenv("HTTPS_PROXY", proxy.url)
         setup.patch.delenv("NO_PROXY", raising=False)
         setup.patch.delenv("no_proxy", raising=False)
-        with SessionClient(retry_policy=ONCE) as session:
-            session.login(EMAIL, PASSWORD)
+        sign_in_at("https://app.koyeb.com")
 
 
 @mistake
 def the_service_does_not_answer_in_time(setup: Setup) -> str:
     """The service does not answer in time."""
-    with answering(None) as port:
-        url = f"http://127.0.0.1:{port}"
-        texts: list[str] = []
+    texts: list[str] = []
+    with Server([Exchange.hang]) as service:
         for seconds in deadlines(lambda: texts[-1].endswith(": timed out")):
-            with SessionClient(base_url=url, timeout=seconds, retry_policy=ONCE) as session:
-                texts.append(message(partial(session.login, EMAIL, PASSWORD)))
-    return texts[-1].replace(url, "https://app.koyeb.com")
+            sign_in = partial(sign_in_at, service.url, timeout=seconds)
+            texts.append(message(sign_in))
+        return texts[-1].replace(service.url, "https://app.koyeb.com")
 
 
 # Stores
@@ -391,18 +341,16 @@ def an_extra_is_missing(setup: Setup) -> None:
     FileTokenStore()
 
 
-@mistake
-def a_path_is_given_as_a_store(setup: Setup) -> None:
-    """A path is given in place of a store."""
-    SessionClient(store="session.json")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
+MISTAKES["A path is given in place of a store"] = lambda _: SessionClient(
+    store="session.json"  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
+)
 
 
 @mistake
 def the_store_is_of_another_account(setup: Setup) -> str:
     """The saved session is of another account."""
     store = FileTokenStore(setup.path)
-    with setup.client(store=store) as session:
-        session.login(EMAIL, PASSWORD)
+    setup.sign_in(store=store)
     organization = setup.fake.organizations[EMAIL][1]
     other = AccessTokenCredentials(setup.fake.issue_api_token(), organization)
     with setup.client(store=store, credentials=other) as session:
@@ -439,8 +387,7 @@ class ShortKeyring(Ring):
 def the_session_file_is_a_symlink(setup: Setup) -> str:
     """The session file is a symbolic link."""
     setup.path.symlink_to(setup.path.with_name("elsewhere.json"))
-    with setup.client(store=FileTokenStore(setup.path)) as session:
-        session.login(EMAIL, PASSWORD)
+    setup.sign_in(store=FileTokenStore(setup.path))
     return logged(setup)
 
 

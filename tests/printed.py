@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import gc
 import logging
-import socket
-import ssl
-import threading
 import traceback
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    SessionClient,
-)
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+
+from .support import ME as EMAIL
+from .support import PASSWORD
 
 
 @attrs.frozen
@@ -37,7 +33,15 @@ class Setup:
 
     def client(self, **arguments: Any) -> SessionClient:
         """Make a blocking client of the fake service."""
-        return SessionClient(transport=self.fake.transport, clock=self.clock, **arguments)
+        arguments = {"transport": self.fake.transport, "clock": self.clock, **arguments}
+        return SessionClient(**arguments)
+
+    def sign_in(self, fault: Fault | None = None, **arguments: Any) -> None:
+        """Make a client, and sign in by a password; it may meet with a fault."""
+        if fault:
+            self.fake.fail("login", fault)
+        with self.client(**arguments) as session:
+            session.login(EMAIL, PASSWORD)
 
     def async_client(self, **arguments: Any) -> AsyncSessionClient:
         """Make an asynchronous client of the fake service."""
@@ -74,26 +78,3 @@ def logged(setup: Setup) -> str:
         for each in setup.log.records
         if each.levelno >= logging.WARNING
     )
-
-
-@contextmanager
-def answering(reply: bytes | None, context: ssl.SSLContext | None = None) -> Generator[int]:
-    """Serve one reply at a port; `None`: none at all."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            connection, _ = server.accept()
-            with connection:
-                if context is not None:
-                    with pytest.raises(ssl.SSLError):
-                        context.wrap_socket(connection, server_side=True)
-                    return
-                while connection.recv(4096):
-                    if reply is not None:
-                        connection.sendall(reply)
-                        return
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        yield server.getsockname()[1]
-        thread.join()

@@ -1,4 +1,4 @@
-"""Cases that only the async half has: cancelled callers, and async functions of users."""
+"""Cases that only the async half has: cancelled callers, and functions of users on the loop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import filelock
+import httpx
 import pytest
 
 from koyeb_session import (
@@ -28,7 +32,8 @@ from koyeb_session._concurrency.event_loop import shared_task
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from .concurrency import PATIENCE, async_arrived, async_idle
+from ._async.doubles import Troubled
+from .concurrency import PATIENCE, AsyncBackground, AsyncJob, async_arrived, async_idle, async_until
 from .support import DAY, ME, PASSWORD, connected, inside
 
 
@@ -59,39 +64,14 @@ async def test_a_cancelled_login_is_saved_once_the_token_was_there(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """The store holds the session's token, even if a caller is cancelled during the save."""
-    saving, go = anyio.Event(), anyio.Event()
-
-    class Slow(AsyncMemoryTokenStore):
-        async def save(self, token: Token) -> None:
-            saving.set()
-            await go.wait()
-            await super().save(token)
-
-    store = Slow()
+    store = Troubled()
+    gate = store.gates["save"] = Gate()
     async with connected(fake, clock, store=store) as session:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.login, ME, PASSWORD)
-            await saving.wait()
-            tasks.cancel_scope.cancel()
+        await cancelled_at(gate, lambda: session.login(ME, PASSWORD))
         assert session.token is not None
         assert await store.load() is None
-        go.set()
+        gate.open()
     assert await store.load() == session.token
-
-
-async def test_keep_current_ends_when_it_is_cancelled(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """It runs in the user's own task group, and ends with it."""
-    async with connected(fake, clock, token=fake.issue_token()) as session:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.keep_current)
-            clock.advance(DAY / 2)
-            await async_idle()
-            tasks.cancel_scope.cancel()
-        assert fake.exchanges() == 1
-        clock.advance(DAY / 2)
-        inside(session).keeper.wake()
-        await async_idle()
-        assert fake.exchanges() == 1
 
 
 async def test_a_cancelled_listener_leaves_the_rest_to_the_next(
@@ -157,7 +137,7 @@ def leave() -> str:
     sys.exit("no vault")
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "blocking"])
 @pytest.mark.parametrize(
     ("credentials", "cause"),
     [
@@ -170,32 +150,25 @@ def test_credentials_that_end_more_than_themselves_give_no_token(
     credentials: Callable[[], Any], cause: str, backend: str
 ) -> None:
     """The renewal fails with an error of this package, no caller hangs, and the loop goes on."""
-    if credentials is restart and backend == "trio":
+    if credentials is restart and backend != "asyncio":
         pytest.skip("a task of asyncio's")
+    fake, clock = FakeKoyeb(), FakeClock()
 
     async def main() -> None:
-        clock = FakeClock()
-        async with connected(FakeKoyeb(clock=clock), clock, credentials=credentials) as session:
+        async with connected(fake, clock, credentials=credentials) as session:
             for ask in (session.current_token, session.refresh):
                 with pytest.raises(NotSignedInError, match="gave no token") as caught:
                     await ask()
                 assert str(caught.value.__cause__) == cause
 
-    anyio.run(main, backend=backend)
-
-
-def test_the_other_half_s_credentials_that_end_more_than_themselves_give_no_token() -> None:
-    """They run in their own thread, whose end would hide the cause."""
-    fake = FakeKoyeb()
-    for credentials, cause in (
-        (restart_in_thread, "it raised CancelledError"),
-        (leave, "it raised SystemExit"),
-    ):
+    if backend == "blocking":
         with SessionClient(transport=fake.transport, credentials=credentials) as session:
             for ask in (session.current_token, session.refresh):
                 with pytest.raises(NotSignedInError, match="gave no token") as caught:
                     ask()
                 assert str(caught.value.__cause__) == cause
+    else:
+        anyio.run(main, backend=backend)
 
 
 async def test_async_credentials_are_awaited_here(fake: FakeKoyeb, clock: FakeClock) -> None:
@@ -205,55 +178,8 @@ async def test_async_credentials_are_awaited_here(fake: FakeKoyeb, clock: FakeCl
         await anyio.lowlevel.checkpoint()
         return fake.issue_token()
 
-    credentials: list[Callable[[], Any]] = [provider, lambda: provider()]  # noqa: PLW0108 - a plain one
-    for given in credentials:
-        async with connected(fake, clock, credentials=given) as session:
-            assert (await session.http.get("/v1/apps")).status_code == 200
-
-
-async def test_an_async_provider_that_raises_is_the_cause(
-    fake: FakeKoyeb, clock: FakeClock
-) -> None:
-    """It is told as a plain one is."""
-
-    async def provider() -> str:
-        await anyio.lowlevel.checkpoint()
-        message = "the vault is sealed"
-        raise PermissionError(message)
-
     async with connected(fake, clock, credentials=provider) as session:
-        with pytest.raises(NotSignedInError) as caught:
-            await session.current_token()
-    assert isinstance(caught.value.__cause__, PermissionError)
-
-
-def test_the_other_half_refuses_an_async_provider() -> None:
-    """A `SessionClient` cannot await: the error says that a plain function is needed."""
-    fake = FakeKoyeb()
-
-    async def provider() -> str:
-        return fake.issue_token()
-
-    with (
-        SessionClient(transport=fake.transport, credentials=provider) as session,
-        pytest.raises(NotSignedInError) as caught,
-    ):
-        session.current_token()
-    assert isinstance(caught.value.__cause__, TypeError)
-    assert "give it a plain one" in str(caught.value.__cause__)
-
-
-def test_the_other_half_logs_an_async_listener(caplog: pytest.LogCaptureFixture) -> None:
-    """A listener that cannot be awaited is told of in the log; the login is there."""
-    fake = FakeKoyeb()
-
-    async def listener(token: Token | None) -> None:
-        raise AssertionError
-
-    with SessionClient(transport=fake.transport) as session:
-        session.on_token_change(lambda token: listener(token))  # noqa: PLW0108 - its look says nothing
-        assert session.login(ME, PASSWORD) is session.token
-    assert "give it a plain one" in caplog.text
+        assert (await session.http.get("/v1/apps")).status_code == 200
 
 
 def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
@@ -278,11 +204,11 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
     asyncio.run(main())
 
 
-async def test_a_cancelled_request_releases_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_request_releases_its_turn(
+    fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both while the service holds it and while it is queued."""
     monkeypatch.setattr(queue, "MAX_CONNECTIONS", 1)
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
     gate = Gate()
     with fake.serve() as url:
         async with AsyncSessionClient(
@@ -300,27 +226,6 @@ async def test_a_cancelled_request_releases_its_turn(monkeypatch: pytest.MonkeyP
                 tasks.cancel_scope.cancel()
             assert (await session.http.get("/v1/apps")).status_code == 200
         assert len(fake.requests) == 2
-
-
-async def test_a_request_cancelled_as_its_turn_comes_releases_it() -> None:
-    """The slot goes to the next request in the queue."""
-    turns = queue.AsyncRequestQueue(1)
-    await turns.acquire(None)
-    scope = anyio.CancelScope()
-
-    async def first() -> None:
-        with scope:
-            await turns.acquire(None)
-            turns.release()
-
-    with anyio.fail_after(PATIENCE):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(first)
-            await async_idle()
-            tasks.start_soon(turns.acquire, None)
-            await async_idle()
-            turns.release()
-            scope.cancel()
 
 
 async def test_a_cancelled_block_releases_the_lock_of_a_file(
@@ -389,3 +294,131 @@ def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(
         assert not go.is_set()
     finally:
         go.set()
+
+
+# Callers that share an exchange
+
+
+@pytest.mark.pitfall(3)
+@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
+@pytest.mark.parametrize("hold", ["request", "reply"])
+async def test_a_cancelled_caller_loses_nothing(
+    fake: FakeKoyeb, clock: FakeClock, hold: Any, *, leads: bool
+) -> None:
+    """Catches a refresh in the caller's own task, and a waiter that cancels the task for all."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold=hold))
+    store = AsyncMemoryTokenStore()
+    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
+        others: list[AsyncJob[Token]] = []
+
+        def start_other() -> None:
+            others.append(background.start(session.refresh))
+
+        async with AsyncBackground() as background:
+            async with anyio.create_task_group() as tasks:
+                cancelled = partial(tasks.start_soon, session.refresh)
+                starts: list[Callable[[], object]] = [cancelled, start_other, start_other]
+                for start in starts if leads else reversed(starts):
+                    start()
+                    await async_idle()
+                await async_arrived(gate)
+                tasks.cancel_scope.cancel()
+            await async_idle()
+            assert not any(job.done for job in others)  # the exchange goes on
+            gate.open()
+        assert [await job.result() for job in others] == [session.token] * 2
+        assert fake.live_tokens() == [session.token.id]
+        assert await store.load() == session.token
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.pitfall(19)
+async def test_a_provider_that_blocks_does_not_block_the_loop(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Catches ``token = credentials()`` on the loop: everybody stands still with the vault."""
+    go = threading.Event()
+    calls: list[None] = []
+
+    def provider() -> str:
+        calls.append(None)
+        assert go.wait(PATIENCE)
+        return fake.issue_token()
+
+    async with connected(fake, clock, credentials=provider) as session:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(session.current_token)
+            await async_until(lambda: bool(calls))
+            go.set()
+        assert session.token is not None
+    assert calls == [None]
+    assert fake.requests == []
+
+
+@pytest.mark.pitfall(19)
+async def test_waiters_cost_no_threads(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """Catches a thread for each waiter: 1,000 callers starve the pool."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate))
+    before = threading.active_count()
+    async with connected(fake, clock, token=fake.issue_token()) as session:
+        clock.advance(DAY - timedelta(seconds=1))
+        async with anyio.create_task_group() as tasks:
+            for _ in range(1000):
+                tasks.start_soon(session.current_token)
+            await async_arrived(gate)
+            assert threading.active_count() <= before
+            gate.open()
+    assert fake.exchanges() == 1
+
+
+@pytest.mark.pitfall(37)
+@pytest.mark.blocks_loop
+def test_a_store_that_two_event_loops_share_has_one_lock() -> None:
+    """Two loops in two threads; catches a lock of each loop, which excludes nobody."""
+    store = AsyncMemoryTokenStore()
+    go = threading.Event()
+    held = threading.Event()
+
+    async def hold() -> None:
+        async with store.lock():
+            held.set()
+            await anyio.to_thread.run_sync(go.wait, PATIENCE)
+
+    async def want() -> bool:
+        with anyio.move_on_after(0.05):
+            async with store.lock():
+                return True
+        go.set()
+        with anyio.fail_after(PATIENCE):
+            async with store.lock():
+                return False
+
+    other = threading.Thread(target=anyio.run, args=[hold])
+    other.start()
+    assert held.wait(PATIENCE)
+    try:
+        assert anyio.run(want) is False
+    finally:
+        go.set()
+        other.join(PATIENCE)
+
+
+@pytest.mark.pitfall(3)
+async def test_an_exchange_has_a_total_deadline() -> None:
+    """Catches an exchange that is bounded for each read only: cancelled by all, it runs on."""
+
+    async def never(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    transport = httpx.MockTransport(never)
+    async with AsyncSessionClient(token="t", transport=transport, timeout=0.05) as session:
+        with anyio.move_on_after(0) as scope:
+            await session.refresh()
+        assert scope.cancelled_caught
+        shared = inside(session).task
+        assert isinstance(await shared.join(PATIENCE), TransportError)
+        assert not shared.alive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ import trio
 from koyeb_session._concurrency.event_loop import shared_task as async_shared_task
 from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 
-from .concurrency import PATIENCE
+from .concurrency import PATIENCE, AsyncBackground, async_gather
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -32,38 +33,11 @@ async def test_async_shared_task_is_shared_by_all_who_wait() -> None:
     variable.set("copied")
     shared = AsyncSharedTask(work)
     assert (shared.outcome, shared.alive) == (None, True)
-    results: list[str | None] = []
-
-    async def follow() -> None:
-        results.append(await shared.join(PATIENCE))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow)
-        tasks.start_soon(follow)
-        results.append(await shared.run())
-    assert results == ["done"] * 3
+    follow = partial(shared.join, PATIENCE)
+    assert await async_gather(follow, follow, shared.run) == ["done"] * 3
     assert runs == ["copied"]
     assert not shared.alive
     assert shared.outcome == "done"
-
-
-async def test_async_shared_task_goes_on_when_those_who_wait_give_up() -> None:
-    """Neither the leader's cancellation nor a follower's stops the work."""
-    go = anyio.Event()
-
-    async def work() -> int:
-        await go.wait()
-        return 7
-
-    shared = AsyncSharedTask(work)
-    with anyio.move_on_after(0) as scope:
-        await shared.run()
-    assert scope.cancelled_caught
-    assert shared.alive
-    assert await shared.join(0) is None
-    assert shared.alive
-    go.set()
-    assert await shared.join(PATIENCE) == 7
 
 
 async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time() -> None:
@@ -76,25 +50,18 @@ async def test_async_shared_task_that_is_overdue_is_waited_for_by_who_has_time()
 
     shared = AsyncSharedTask(work, seconds=0.001)
     shared.start()
-    results: list[int | None] = []
-
-    async def follow(timeout: float) -> None:
-        results.append(await shared.join(timeout))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(follow, PATIENCE)
-        await follow(0.002)
-        assert results == [None]
+    async with AsyncBackground() as background:
+        first = background.start(partial(shared.join, PATIENCE))
+        assert await shared.join(0.002) is None
         assert shared.alive
-        tasks.start_soon(follow, PATIENCE)  # which comes when it is overdue
+        late = background.start(partial(shared.join, PATIENCE))  # when it is overdue
         await anyio.lowlevel.checkpoint()
         go.set()
-    assert results == [None, 7, 7]
+    assert [await first.result(), await late.result()] == [7, 7]
 
 
-@pytest.mark.parametrize("followers", [1, 1000])
 def test_those_who_wait_for_an_async_shared_task_share_one_timer(
-    followers: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The number of callers does not matter; one with a shorter timeout has its own timer."""
     timers: list[object] = []
@@ -111,7 +78,7 @@ def test_those_who_wait_for_an_async_shared_task_share_one_timer(
         go = anyio.Event()
         shared = AsyncSharedTask(go.wait, seconds=PATIENCE)
         shared.start()
-        waiting = [asyncio.create_task(shared.join(PATIENCE)) for _ in range(followers)]
+        waiting = [asyncio.create_task(shared.join(PATIENCE)) for _ in range(1000)]
         await anyio.lowlevel.checkpoint()
         go.set()
         await asyncio.gather(*waiting)
@@ -144,39 +111,31 @@ async def test_async_shared_task_lets_those_who_wait_go_before_what_comes_then()
         await done.wait()
 
 
-async def test_async_shared_task_starts_by_itself() -> None:
-    """Nobody need wait for it."""
-    done = anyio.Event()
-
-    async def work() -> None:
-        done.set()
-
-    AsyncSharedTask(work).start()
-    with anyio.fail_after(PATIENCE):
-        await done.wait()
-
-
-def test_async_shared_task_of_an_ended_loop_is_dead() -> None:
-    """A shared task belongs to its event loop; in another one it counts as dead."""
-    shared: AsyncSharedTask[None] | None = None
+def test_async_shared_task_of_an_ended_loop_is_dead_and_keeps_nobody() -> None:
+    """Closing a client in a later loop does not wait for tasks that died with an earlier one."""
+    shared_tasks: list[AsyncSharedTask[None]] = []
 
     async def begin() -> None:
-        nonlocal shared
-        shared = AsyncSharedTask(anyio.sleep_forever)
-        shared.start()
+        shared_tasks.append(AsyncSharedTask(anyio.sleep_forever, seconds=60))
+        shared_tasks[0].start()
         await anyio.lowlevel.checkpoint()
-        assert shared.alive
+        assert shared_tasks[0].alive
 
-    async def seen() -> bool:
-        assert shared is not None
-        return shared.alive
+    async def wait() -> None:
+        assert not shared_tasks[0].alive
+        with anyio.fail_after(PATIENCE):
+            await shared_tasks[0].wait()
+            await shared_tasks[0].wait_done(60)
+            await shared_tasks[0].join()
 
-    asyncio.run(begin())
-    assert not asyncio.run(seen())
-    assert not trio.run(seen)
-    trio.run(begin)
-    assert not trio.run(seen)
-    assert not asyncio.run(seen())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    asyncio.run(wait())
+    trio.run(wait)
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 def test_async_shared_task_is_held_until_it_ends() -> None:
@@ -224,23 +183,6 @@ def test_async_shared_task_that_is_cancelled_before_it_begins_lets_all_go() -> N
     asyncio.run(main())
 
 
-def test_async_shared_task_that_is_cut_off_lets_all_go() -> None:
-    """The task is cancelled from outside; catches callers that wait forever."""
-    before = set(async_shared_task._tasks)
-
-    async def main() -> None:
-        shared: AsyncSharedTask[None] = AsyncSharedTask(anyio.sleep_forever)
-        shared.start()
-        await anyio.lowlevel.checkpoint()
-        for task in async_shared_task._tasks - before:
-            task.cancel()
-        await shared.join(PATIENCE)
-        assert shared.outcome is None
-        assert not shared.alive
-
-    asyncio.run(main())
-
-
 async def test_async_shared_task_raises_what_its_work_raises_to_all_who_wait() -> None:
     """An exception of the user's transport reaches every caller unchanged."""
     error = KeyError("theirs")
@@ -266,28 +208,3 @@ async def test_async_shared_task_that_hangs_keeps_its_leader_no_longer_than_aske
     with anyio.fail_after(PATIENCE):
         await shared.run(0.01)
     assert shared.alive
-
-
-def test_async_shared_task_of_an_ended_loop_keeps_nobody() -> None:
-    """Closing a client in a later loop does not wait for tasks that died with an earlier one."""
-    shared_tasks: list[AsyncSharedTask[None]] = []
-
-    async def begin() -> None:
-        shared_tasks.append(AsyncSharedTask(anyio.sleep_forever, seconds=60))
-        shared_tasks[0].start()
-        await anyio.lowlevel.checkpoint()
-
-    async def wait() -> None:
-        with anyio.fail_after(PATIENCE):
-            await shared_tasks[0].wait()
-            await shared_tasks[0].wait_done(60)
-            await shared_tasks[0].join()
-
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(begin())
-    asyncio.run(wait())
-    trio.run(wait)
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()

@@ -8,18 +8,16 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from types import TracebackType
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, SessionClient, Token
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session._concurrency.runtime import state_lock
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeKoyeb
+
+from .concurrency import async_advance
 
 SYNC = """
 from koyeb_session import SessionClient
@@ -115,7 +113,7 @@ def test_import_of_the_root_brings_in_no_httpx() -> None:
     assert len(names - loaded("import httpx")) <= 6
 
 
-@pytest.mark.parametrize("half", ["sync", "async"])
+@pytest.mark.parametrize("half", CLIENTS)
 def test_import_of_a_client_costs_little_more_than_that_of_httpx(half: str) -> None:
     """The libraries of a client, such as attrs and cattrs, come with the first client."""
     names = loaded(f"from koyeb_session import {CLIENTS[half]}")
@@ -125,13 +123,13 @@ def test_import_of_a_client_costs_little_more_than_that_of_httpx(half: str) -> N
     assert len(new) <= 12
 
 
-@pytest.mark.parametrize("half", ["sync", "async"])
+@pytest.mark.parametrize("half", CLIENTS)
 def test_import_starts_no_thread_and_reads_no_environment(half: str) -> None:
     """Nothing happens before there is a client, also where a tool reads the hints."""
     assert printed(IMPORT.format(client=CLIENTS[half])) == "done"
 
 
-@pytest.mark.parametrize("half", ["sync", "async"])
+@pytest.mark.parametrize("half", CLIENTS)
 @pytest.mark.parametrize("call", ["()", ".from_env(token='t')"])
 def test_first_client_is_imported_while_certificates_are_read(half: str, call: str) -> None:
     """Their thread has begun by the time that the import of the engine begins, or of attrs."""
@@ -139,18 +137,16 @@ def test_first_client_is_imported_while_certificates_are_read(half: str, call: s
     assert begun == "koyeb-session-tls without engine"
 
 
-@pytest.mark.parametrize("half", ["sync", "async"])
+@pytest.mark.parametrize("half", CLIENTS)
 def test_first_client_brings_in_its_half(half: str) -> None:
     """Nothing of the other half, of the connections, or of an event loop."""
     client = CLIENTS[half]
     names = loaded(f"from koyeb_session import {client}; {client}(base_url='http://127.0.0.1')")
     names -= loaded("import ssl, threading, httpx; httpx.create_ssl_context()")
     assert foreign(names) <= (OURS if half == "sync" else OURS | ANYIO)
-    assert (
-        below("koyeb_session._sync" if half == "async" else "koyeb_session._async", names) == set()
-    )
-    assert below("httpcore", names) == below("anyio._backends", names) == set()
-    assert below("asyncio", names) == set()
+    other = "sync" if half == "async" else "async"
+    for name in (f"koyeb_session._{other}", "httpcore", "anyio._backends", "asyncio"):
+        assert below(name, names) == set()
     assert len(below("koyeb_session", names)) <= 55
 
 
@@ -175,8 +171,7 @@ def test_end_of_a_program_is_not_put_off() -> None:
 
     Letting go of httpx and its types that late, object by object, takes milliseconds.
     """
-    done = subprocess.run([sys.executable, "-c", HOOKS], capture_output=True, text=True, check=True)
-    held = set(done.stdout.split())
+    held = set(printed(HOOKS).split())
     assert "threading" in held
     held.discard("itself")
     assert held <= sys.stdlib_module_names - {"typing"}  # typing's caches hold types of httpx
@@ -202,13 +197,8 @@ class Counting:
         self.taken += 1
         state_lock.__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        state_lock.__exit__(kind, exc, traceback)
+    def __exit__(self, *_: object) -> None:
+        state_lock.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -230,14 +220,6 @@ def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return done.value.value
 
 
-async def step(flow: Any, response: httpx.Response | None = None) -> Any:
-    """Drive an asynchronous flow by one step; `None` at its end."""
-    try:
-        return await flow.asend(response)
-    except StopAsyncIteration:
-        return None
-
-
 @pytest.mark.pitfall(19)
 def test_async_hook_on_a_fresh_token_waits_for_nothing(lock: Counting) -> None:
     """No event loop runs here, so any real await would fail; no lock is taken."""
@@ -246,10 +228,10 @@ def test_async_hook_on_a_fresh_token_waits_for_nothing(lock: Counting) -> None:
     assert lock.taken == 1  # the token's own
     request = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
     flow = session.auth.async_auth_flow(request)
-    assert at_once(step(flow)) is request
+    assert at_once(async_advance(flow)) is request
     assert session.token is not None
     assert request.headers["Authorization"] == f"Bearer {session.token.id}"
-    assert at_once(step(flow, httpx.Response(200, request=request))) is None
+    assert at_once(async_advance(flow, httpx.Response(200, request=request))) is None
     assert at_once(session.current_token()) is session.token
     assert lock.taken == 1
 
@@ -296,28 +278,3 @@ def test_a_session_for_another_token_is_small(client: type[Any]) -> None:
     grown = len(gc.get_objects()) - objects
     assert (after - before) / len(held) < 1024
     assert grown / len(held) < 7.1
-
-
-# Stampedes
-
-
-async def test_an_async_stampede_makes_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """Three hundred requests meet an expiring token: one of them renews it for all."""
-    token = Token(fake.issue_token())
-    async with AsyncSessionClient(transport=fake.transport, clock=clock, token=token) as session:
-        clock.advance(timedelta(hours=24) - timedelta(seconds=10))
-        async with anyio.create_task_group() as tasks:
-            for _ in range(300):
-                tasks.start_soon(session.http.get, "/v1/apps")
-    assert fake.exchanges() == 1
-    assert [it.status for it in fake.requests if it.operation != "refresh"] == [200] * 300
-
-
-def test_a_stampede_of_threads_makes_one_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """The same, from sixteen threads."""
-    with SessionClient(transport=fake.transport, clock=clock, token=fake.issue_token()) as session:
-        clock.advance(timedelta(hours=24) - timedelta(seconds=10))
-        with ThreadPoolExecutor(16) as threads:
-            replies = [threads.submit(session.http.get, "/v1/apps") for _ in range(160)]
-        assert {reply.result().status_code for reply in replies} == {200}
-    assert fake.exchanges() == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import math
@@ -19,13 +18,12 @@ import httpx
 import pytest
 
 from koyeb_session import (
-    MemoryTokenStore,
     RateLimitedError,
     SessionClient,
     Token,
     TransportTimeoutError,
 )
-from koyeb_session._concurrency.event_loop.deadlines import async_read_raw, async_time_limit
+from koyeb_session._concurrency.event_loop.deadlines import async_read_raw
 from koyeb_session._concurrency.event_loop.waiting import async_sleep
 from koyeb_session._concurrency.threads.deadlines import ends, read_raw, time_limit
 from koyeb_session._concurrency.threads.launch import launch
@@ -35,17 +33,17 @@ from koyeb_session._http import deadline_network
 from koyeb_session._http.event_loop import async_http_transport
 from koyeb_session._http.threads import http_transport
 from koyeb_session._http.tls import certificates
-from koyeb_session.testing import FakeKoyeb, Fault
+from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
+from ._sync.doubles import Troubled
 from .concurrency import PATIENCE, Background, deadlines, idle
 
 
 class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
     """A body of so many pieces, which counts those that were taken."""
 
-    def __init__(self, pieces: int, *, gives_way: bool = True) -> None:
+    def __init__(self, pieces: int) -> None:
         self.pieces = pieces
-        self.gives_way = gives_way
         self.taken = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -56,45 +54,25 @@ class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the pieces, as a connection does."""
-        for _ in range(self.pieces):
-            if self.gives_way:
-                await anyio.lowlevel.checkpoint()
+        for piece in [b"piece"] * self.pieces:
+            await anyio.lowlevel.checkpoint()
             self.taken += 1
-            yield b"piece"
+            yield piece
 
 
 # Reading
 
 
+@pytest.mark.parametrize("half", ["asynchronous", "blocking"])
 @pytest.mark.parametrize(
     ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
 )
-async def test_async_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
+async def test_reading_stops_beyond_the_limit(
+    pieces: int, read: int, taken: int, half: str
+) -> None:
     """As soon as there is too much, no more is read."""
     stream = Chunks(pieces)
-    body = await async_read_raw(stream, 10)
-    assert body == (b"piece" * pieces)[:read]
-    assert stream.taken == taken
-
-
-def test_async_read_raw_stops_where_nothing_gives_way() -> None:
-    """A transport that never awaits cannot be cancelled, but is left soon."""
-
-    async def main() -> tuple[int, int]:
-        stream = Chunks(100, gives_way=False)
-        body = await async_read_raw(stream, 10)
-        return len(body), stream.taken
-
-    assert asyncio.run(main()) == (15, 4)
-
-
-@pytest.mark.parametrize(
-    ("pieces", "read", "taken"), [(0, 0, 0), (2, 10, 2), (3, 15, 3), (9, 15, 3)]
-)
-def test_read_raw_stops_beyond_the_limit(pieces: int, read: int, taken: int) -> None:
-    """As soon as there is too much, no more is read."""
-    stream = Chunks(pieces)
-    body = read_raw(stream, 10)
+    body = read_raw(stream, 10) if half == "blocking" else await async_read_raw(stream, 10)
     assert body == (b"piece" * pieces)[:read]
     assert stream.taken == taken
 
@@ -109,38 +87,20 @@ def test_read_raw_ends_with_the_deadline() -> None:
         assert len(read_raw(Chunks(9), 100)) == 45
 
 
-class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
-    """A backend and its stream, which note the timeouts that they are given."""
+class Recorder:
+    """A backend and its stream, which note the arguments of each call."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
-    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
-        """Note host, port, timeout and options."""
-        self.calls.append(("connect", (*args, *kwargs.values())))
-        return self
+    def __getattr__(self, name: str) -> Any:
+        def note(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append((name, *args, *kwargs.values()))
+            return self
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Note the timeout."""
-        self.calls.append(("read", timeout))
-        return b"x" * max_bytes
+        return note
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Note the timeout."""
-        self.calls.append((f"write {buffer!r}", timeout))
-
-    def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        """Note the timeout."""
-        self.calls.append((f"tls {server_hostname}", timeout))
-        return self
-
-    def close(self) -> None:
-        """Note it."""
-        self.calls.append(("close", None))
-
-    def get_extra_info(self, info: str) -> Any:
+    def get_extra_info(self, info: str) -> str:
         """Return the argument."""
         return info
 
@@ -150,50 +110,50 @@ class Recorder(httpcore.NetworkBackend, httpcore.NetworkStream):
 
 def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     """Connecting, TLS, reading and writing may each take only the remaining time."""
-    recorder = Recorder()
+    recorder: Any = Recorder()
+    context = ssl.create_default_context()
     with time_limit(10):
         stream = deadline_network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
-        stream = stream.start_tls(ssl.create_default_context(), "host", 60.0)
-        assert stream.read(3, 60.0) == b"xxx"
+        stream = stream.start_tls(context, "host", 60.0)
+        assert stream.read(3, 60.0) == recorder
         stream.write(b"y", 60.0)
         stream.read(1, 5.0)
         stream.read(1, None)
     assert stream.get_extra_info("socket") == "socket"
     stream.close()
-    names = [name for name, _ in recorder.calls]
-    assert names == ["connect", "tls host", "read", "write b'y'", "read", "read", "close"]
-    host, port, connect, local, options = recorder.calls[0][1]
-    assert (host, port, local, options) == ("host", 443, "local", [])
-    for timeout in (connect, recorder.calls[1][1], recorder.calls[2][1], recorder.calls[3][1]):
-        assert 9 < timeout <= 10
-    assert recorder.calls[4][1] == 5.0
-    assert 9 < recorder.calls[5][1] <= 10
+    (_, *place, connect, local, options), *others, close = recorder.calls
+    assert (place, local, options, close) == (["host", 443], "local", [], ("close",))
+    calls = [("start_tls", context, "host"), ("read", 3), ("write", b"y"), ("read", 1), ("read", 1)]
+    assert [call[:-1] for call in others] == calls
+    timeouts = [timeout for *_, timeout in others]
+    assert timeouts.pop(3) == 5.0
+    assert all(9 < timeout <= 10 for timeout in (connect, *timeouts))
 
 
 def test_without_a_deadline_timeouts_are_what_they_are() -> None:
     """A block that sets none changes nothing, and one that has ended has ended."""
-    recorder = Recorder()
+    recorder: Any = Recorder()
     stream = deadline_network._Backend(recorder).connect_tcp("host", 80)
-    assert recorder.calls == [("connect", ("host", 80, None, None, None))]
+    assert recorder.calls == [("connect_tcp", "host", 80, None, None, None)]
     with pytest.raises(KeyError), time_limit(1):
         raise KeyError
     stream.read(1, 7.0)
     stream.read(1)
-    assert recorder.calls[1:] == [("read", 7.0), ("read", None)]
+    assert recorder.calls[1:] == [("read", 1, 7.0), ("read", 1, None)]
 
 
 def test_a_passed_deadline_leaves_a_moment() -> None:
     """Nothing is left, but 0 would make the socket non-blocking."""
-    recorder = Recorder()
+    recorder: Any = Recorder()
     stream = deadline_network._Stream(recorder)
     with time_limit(-5):
         stream.read(1, 7.0)
-    assert recorder.calls == [("read", 1e-6)]
+    assert recorder.calls == [("read", 1, 1e-6)]
 
 
 def test_a_deadline_within_another_cannot_be_later() -> None:
     """The outer one holds; an inner one may be sooner."""
-    recorder = Recorder()
+    recorder: Any = Recorder()
     stream = deadline_network._Stream(recorder)
     with time_limit(5):
         with time_limit(60):
@@ -201,17 +161,11 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
         with time_limit(2):
             stream.read(1)
         stream.read(1)
-    first, second, third = (timeout for _, timeout in recorder.calls)
+    first, second, third = (timeout for *_, timeout in recorder.calls)
     assert 4 < first <= 5
     assert 1 < second <= 2
     assert 4 < third <= 5
     assert ends.get() == math.inf
-
-
-async def test_async_deadline_raises_when_it_is_over() -> None:
-    """The async half bounds each awaitable."""
-    with pytest.raises(TimeoutError), async_time_limit(0.001):
-        await anyio.sleep_forever()
 
 
 def test_transports_share_one_tls_context() -> None:
@@ -231,26 +185,20 @@ def test_transports_share_one_tls_context() -> None:
 
 def test_a_store_that_cannot_be_stopped_leaves_time_for_the_exchange() -> None:
     """It never answers, and its thread cannot be stopped: the refresh has its half of the time."""
-    go = threading.Event()
-
-    class Hanging(MemoryTokenStore):
-        def load(self) -> Token | None:
-            assert go.wait(PATIENCE)
-            return super().load()
-
+    store = Troubled()
     renewed: list[Token] = []
     for seconds in deadlines(lambda: renewed):
         fake = FakeKoyeb()  # an exchange whose reply came too late is not the next one's
+        gate = store.gates["load"] = Gate()
         with SessionClient(
-            transport=fake.transport, token=fake.issue_token(), store=Hanging(), timeout=seconds
+            transport=fake.transport, token=fake.issue_token(), store=store, timeout=seconds
         ) as session:
             with contextlib.suppress(TransportTimeoutError):
                 renewed.append(session.refresh())
                 assert renewed == [session.token]
                 assert session.http.get("/v1/apps").status_code == 200
                 assert fake.exchanges() == 1
-            go.set()
-        go.clear()
+            gate.open()
 
 
 def test_an_operation_with_no_time_left_is_not_slept_for() -> None:

@@ -7,27 +7,23 @@ import math
 import pytest
 
 from koyeb_session import AuthenticationError, ServerError
-from koyeb_session._core.snapshot import Decision, LastFailure, Phase, seconds_to_next_check
+from koyeb_session._core.snapshot import (
+    Decision,
+    LastFailure,
+    Phase,
+    Snapshot,
+    seconds_to_next_check,
+)
 from koyeb_session.testing import FakeClock
 
 from .snapshots import clock_after, failed, held, usable, verdict
 
 AGES = {Phase.FRESH: 5.0, Phase.SOFT: 15.0, Phase.HARD: 25.0, Phase.EXPIRED: 35.0}
 Verdicts = tuple[Decision, Decision, Decision, Decision]
-
-
 OUTAGE = failed(ServerError(), wait=1000)
-
-
 REFUSAL = failed(AuthenticationError(), wait=1000, refused=True)
-
-
 SIGN_IN = failed(ServerError(), wait=1000, signs_in=True)
-
-
 REFUSED_CREDENTIALS = failed(AuthenticationError(), wait=1000, signs_in=True, refused=True)
-
-
 OVER = failed(AuthenticationError(), wait=0, signs_in=True, refused=True)
 
 
@@ -37,8 +33,6 @@ USE, RENEW, WAIT, FAIL = (
     Decision.RENEW_FIRST,
     Decision.FAIL,
 )
-
-
 VERDICTS: dict[str, tuple[LastFailure | None, bool, Verdicts, Verdicts]] = {
     # failure, renewable: fresh, soft, hard, expired; the same with credentials
     "all is well": (None, True, (USE, RENEW, WAIT, WAIT), (USE, RENEW, WAIT, WAIT)),
@@ -109,44 +103,39 @@ def test_token_is_usable_until_it_expires_or_is_refused() -> None:
 # When to look again
 
 
-@pytest.mark.parametrize(
-    ("age", "seconds"),
-    [(0, 60), (39.9, 60), (40, 60), (50, 50), (99, 1), (99.95, 0.05), (99.99, 0.05), (100, 0.05)],
-)
-def test_next_look_is_when_the_soft_window_begins(age: float, seconds: float) -> None:
-    """A minute at most, as a suspend stops the timer, and 50 ms at least."""
-    assert seconds_to_next_check(held(100, 200, 300), None, clock_after(age)) == pytest.approx(
-        seconds
-    )
+WINDOWS = held(100, 200, 300)
 
 
 @pytest.mark.parametrize(
-    ("age", "seconds"), [(150, 0.05), (250, 0.05), (299, 0.05), (300, 60), (999, 60)]
+    ("snapshot", "age", "seconds"),
+    [
+        # a minute at most, as a suspend stops the timer, and 50 ms at least
+        *((WINDOWS, age, 60) for age in (0, 39.9, 40)),
+        *((WINDOWS, 50, 50), (WINDOWS, 99, 1)),
+        *((WINDOWS, age, 0.05) for age in (99.95, 99.99, 100)),
+        # in the windows a renewal is due; after the expiry only the last failure counts
+        *((WINDOWS, age, 0.05) for age in (150, 250, 299)),
+        *((WINDOWS, 300, 60), (WINDOWS, 999, 60)),
+        # a token that may not be renewed yet is looked at when it may be
+        *((held(5, 200, 300, floor=30), 10, 20), (held(30, 200, 300, floor=5), 10, 20)),
+        # nobody is signed in, or the expiry is unknown
+        *((None, 0, 60), (held(math.inf, math.inf, math.inf), 5, 60)),
+    ],
 )
-def test_next_look_is_at_once_when_a_renewal_is_due(age: float, seconds: float) -> None:
-    """In the windows a renewal is due; after the expiry only the last failure counts."""
-    assert seconds_to_next_check(held(100, 200, 300), None, clock_after(age)) == seconds
-
-
-def test_next_look_waits_for_the_floor_when_that_is_later() -> None:
-    """A token that may not be renewed yet is looked at when it may be."""
-    assert seconds_to_next_check(held(5, 200, 300, floor=30), None, clock_after(10)) == 20
-    assert seconds_to_next_check(held(30, 200, 300, floor=5), None, clock_after(10)) == 20
-
-
-def test_next_look_is_in_a_minute_when_there_is_nothing_to_renew() -> None:
-    """Nobody is signed in, or the expiry is unknown."""
-    assert seconds_to_next_check(None, None, FakeClock()) == 60
-    assert seconds_to_next_check(held(math.inf, math.inf, math.inf), None, clock_after(5)) == 60
+def test_next_look_is_when_the_soft_window_begins(
+    snapshot: Snapshot | None, age: float, seconds: float
+) -> None:
+    """Or at once, if a renewal is due already, or in a minute, if there is nothing to renew."""
+    found = seconds_to_next_check(snapshot, None, clock_after(age))
+    assert found == pytest.approx(seconds)
 
 
 def test_next_look_waits_for_the_back_off_when_there_is_trouble() -> None:
     """A renewal that has to wait is tried when the wait is over."""
+    trouble = failed(ServerError(), 30)
     soft = held(1, 200, 300)
-    assert seconds_to_next_check(soft, failed(ServerError(), 30), clock_after(10)) == 20
-    assert seconds_to_next_check(soft, failed(ServerError(), 30), clock_after(30)) == 0.05
+    assert seconds_to_next_check(soft, trouble, clock_after(10)) == 20
+    assert seconds_to_next_check(soft, trouble, clock_after(30)) == 0.05
     assert seconds_to_next_check(soft, failed(ServerError(), 9999), clock_after(10)) == 60
-    assert (
-        seconds_to_next_check(held(50, 200, 300), failed(ServerError(), 30), clock_after(10)) == 40
-    )
-    assert seconds_to_next_check(None, failed(ServerError(), 30), clock_after(10)) == 60
+    assert seconds_to_next_check(held(50, 200, 300), trouble, clock_after(10)) == 40
+    assert seconds_to_next_check(None, trouble, clock_after(10)) == 60

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 import attrs
@@ -35,7 +36,8 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
 from .interrupted import EVENTS, POINTS, Interrupting, Point
-from .walkers import assert_no_tool_shows
+from .support import raising
+from .walkers import assert_no_tool_shows, error_of
 
 EMAIL: Final = "me@example.com"
 PASSWORD: Final = "canary-password-3e5d81"
@@ -50,15 +52,6 @@ USES: Final = ["status", "token", "logout"]
 def typed(_: str) -> str:
     """Stand for a person who is asked."""
     return PASSWORD
-
-
-def error_of(work: Callable[[], object]) -> BaseException | None:
-    """Catch the error of a call."""
-    try:
-        work()
-    except BaseException as exc:  # noqa: BLE001 - any error
-        return exc
-    return None
 
 
 def seen(fake: FakeKoyeb | None, error: BaseException | None, *things: object) -> None:
@@ -170,11 +163,11 @@ WRONG: Final[dict[str, dict[str, Any]]] = {
     "own credentials": {"credentials": PasswordCredentials("", PASSWORD)},
 }
 ODD: Final[dict[str, dict[str, str]]] = {
-    "token": {"KOYEB_TOKEN": f"{TOKEN} {PASSWORD}"},
-    "organization": {"KOYEB_TOKEN": TOKEN, "KOYEB_ORGANIZATION": "a/b"},
-    "service": {"KOYEB_TOKEN": TOKEN, "KOYEB_URL": "http://koyeb.example"},
-    "half": {"KOYEB_PASSWORD": PASSWORD},
-    "file": {"KOYEB_CONFIG": "~/odd.yaml"},
+    "odd token": {"KOYEB_TOKEN": f"{TOKEN} {PASSWORD}"},
+    "odd organization": {"KOYEB_TOKEN": TOKEN, "KOYEB_ORGANIZATION": "a/b"},
+    "odd service": {"KOYEB_TOKEN": TOKEN, "KOYEB_URL": "http://koyeb.example"},
+    "half of a password": {"KOYEB_PASSWORD": PASSWORD},
+    "odd file": {"KOYEB_CONFIG": "~/odd.yaml"},
 }
 MAKERS: Final = [SessionClient.from_env, AsyncSessionClient.from_env, KoyebSessions.from_env]
 
@@ -197,37 +190,22 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("variables", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    ("variables", "wrong"), [*product(ENVIRONMENTS, WRONG), *product(ODD, ["nothing"])]
+)
 def test_no_tool_shows_what_is_read_of_the_environment(
-    environment: Environment,
-    variables: str,
-    wrong: str,
-    make: Callable[..., object],
+    environment: Environment, variables: str, wrong: str, make: Callable[..., object]
 ) -> None:
-    """Neither of a client that is made, nor beside an argument that is refused."""
-    environment(ENVIRONMENTS[variables])
+    """Neither of a client that is made, nor beside an argument or a value that is refused."""
+    environment({**ENVIRONMENTS, **ODD}[variables])
     made: list[object] = []
     error = error_of(lambda: made.append(make(**WRONG[wrong])))
-    assert (error is None) == (wrong == "nothing") == bool(made)
+    if variables in ODD:
+        assert isinstance(error, KoyebSessionError | ValueError)
+        made.append(error)
+    else:
+        assert (error is None) == (wrong == "nothing") == bool(made)
     seen(None, error, *made)
-
-
-@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)
-@pytest.mark.parametrize("variables", ODD)
-def test_no_tool_shows_what_is_wrong_with_the_environment(
-    environment: Environment, variables: str, make: Callable[..., object]
-) -> None:
-    """An impossible value is told without the value, and without its neighbors."""
-    environment(ODD[variables])
-    error = error_of(make)
-    assert isinstance(error, KoyebSessionError | ValueError)
-    seen(None, error, error)
-
-
-def interrupt(*_: object, **__: object) -> NoReturn:
-    """Raise, as a signal handler may at any line."""
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__self__.__name__)
@@ -242,7 +220,7 @@ def test_no_tool_shows_a_file_whose_reading_is_interrupted(
 ) -> None:
     """A signal handler may raise while the file of the CLI is read."""
     environment(ENVIRONMENTS["file"] | {"KOYEB_ORGANIZATION": "o"})
-    monkeypatch.setattr(where, interrupt)
+    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
     error = error_of(make)
     monkeypatch.undo()
     assert isinstance(error, KeyboardInterrupt)
@@ -279,17 +257,13 @@ def test_no_tool_shows_a_secret_of_a_bridge(
         caplog.clear()
 
 
-def by_httpx(session: SessionClient) -> None:
+def send(library: Any, auth: object) -> None:
     """Send a request on a user's own client."""
-    reply = httpx.MockTransport(lambda _: httpx.Response(200))
-    with httpx.Client(transport=reply, auth=session.auth) as client:
-        client.post("https://app.koyeb.com/v1/apps", json={})
 
+    def reply(_: object) -> Any:
+        return library.Response(200)
 
-def by_httpx2(session: SessionClient) -> None:
-    """Send a request on a client of httpx2's."""
-    reply = httpx2.MockTransport(lambda _: httpx2.Response(200))
-    with httpx2.Client(transport=reply, auth=auth_for(session)) as client:
+    with library.Client(transport=library.MockTransport(reply), auth=auth) as client:
         client.post("https://app.koyeb.com/v1/apps", json={})
 
 
@@ -303,7 +277,11 @@ def by_sdk(session: SessionClient) -> None:
     configuration.refresh_api_key_hook(configuration)
 
 
-BRIDGES: Final = {"httpx": by_httpx, "httpx2": by_httpx2, "koyeb-sdk": by_sdk}
+BRIDGES: Final[dict[str, Callable[[SessionClient], None]]] = {
+    "httpx": lambda session: send(httpx, session.auth),
+    "httpx2": lambda session: send(httpx2, auth_for(session)),
+    "koyeb-sdk": by_sdk,
+}
 
 
 @pytest.mark.parametrize("event", ["cancellation", "deadline"])

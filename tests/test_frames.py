@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
 
@@ -31,7 +32,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
 from .interrupted import EVENTS, POINTS, Interrupting, Point, fail
 from .support import raising
-from .walkers import assert_no_tool_shows
+from .walkers import assert_no_tool_shows, error_of
 
 EMAIL: Final = "me@example.com"
 PASSWORD: Final = "canary-password-3e5d81"
@@ -123,11 +124,7 @@ def test_no_tool_shows_a_secret(name: str, event: str, caplog: pytest.LogCapture
     for point in POINTS:
         scene = Scene(point, EVENTS[event])
         session = scene.session(SessionClient)
-        error: BaseException | None = None
-        try:
-            ENTRIES[name](session)
-        except BaseException as exc:  # noqa: BLE001 - any error
-            error = exc
+        error = error_of(partial(ENTRIES[name], session))
         scene.seen(error, caplog.records, repr(session), error if event == "success" else None)
         session.close()
         caplog.clear()
@@ -140,14 +137,12 @@ def test_no_tool_shows_a_reply_whose_reading_is_interrupted(
     """Ctrl-C may come while a reply is read; catches the body among the variables of a frame."""
     scene = Scene()
     session = scene.session(SessionClient)
-
-    monkeypatch.setattr(
-        wire, "json", SimpleNamespace(loads=raising(KeyboardInterrupt()), dumps=json.dumps)
-    )
-    with pytest.raises(KeyboardInterrupt) as interrupted:
-        ENTRIES[name](session)
+    broken = SimpleNamespace(loads=raising(KeyboardInterrupt()), dumps=json.dumps)
+    monkeypatch.setattr(wire, "json", broken)
+    error = error_of(lambda: ENTRIES[name](session))
     monkeypatch.undo()
-    scene.seen(interrupted.value)
+    assert isinstance(error, KeyboardInterrupt)
+    scene.seen(error)
     session.close()
 
 
@@ -205,11 +200,8 @@ def test_no_tool_shows_a_secret_of_a_refused_operation(name: str, status: int) -
     scene = Scene()
     scene.fake.fail(name, Fault(status=status), times=3)
     with scene.session(SessionClient) as session:
-        error: BaseException | None = None
-        try:
-            ENTRIES[name](session)
-        except KoyebSessionError as exc:
-            error = exc
+        error = error_of(lambda: ENTRIES[name](session))
+        assert error is None or isinstance(error, KoyebSessionError)
         scene.seen(error, error)
 
 

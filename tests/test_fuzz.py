@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import zlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any
 
 import httpx
@@ -35,7 +35,6 @@ from koyeb_session._api.wire import (
     read_error,
     read_nothing,
 )
-from koyeb_session._core.errors import error_class
 from koyeb_session._core.origins import Origins, origins
 from koyeb_session._core.provenance import read_provenance
 from koyeb_session._core.redaction import MARK, TEXT_LIMIT, Redactor, printable, spellings
@@ -69,7 +68,6 @@ from .strategies import (
 )
 
 WALL = 1_800_000_000.0
-NOW = datetime.fromtimestamp(WALL, UTC)
 
 # Password and token are unlike anything that the strategies make up by themselves.
 PASSWORD = 'canary "pässword" \\ /'
@@ -132,16 +130,13 @@ def test_reading_gives_a_value_or_a_wire_error(body: bytes) -> None:
 def test_reading_never_quotes_the_reply_when_it_refuses(token: dict[str, JSON]) -> None:
     """An error about a token's field is one of a few sentences."""
     reply = read(json.dumps({"token": token}).encode(), LoginReply)
+    fields = ("id", "user_id", "organization_id", "expires_at", "expires")
     if isinstance(reply, WireError):
         assert reply.message in {
             "the reply is not JSON",
-            "token.id: not a string",
             "token.id: empty, or not fit for a header",
-            "token.user_id: not a string",
-            "token.organization_id: not a string",
-            "token.expires_at: not a string",
-            "token.expires: not a string",
             "token.expires_at: not an RFC 3339 timestamp",
+            *(f"token.{field}: not a string" for field in fields),
         }
 
 
@@ -185,13 +180,14 @@ def test_claims_are_read_or_not_whatever_the_token_is(
 
 @fuzzed
 @pytest.mark.parametrize("name", OPERATIONS)
-@given(status=st.integers(100, 599), body=bodies, headers=headers, encoding=encodings)
+@given(status=st.integers(100, 999), body=bodies, headers=headers, encoding=encodings)
 def test_outcome_is_a_result_or_a_documented_error(
     name: str, status: int, body: bytes, headers: dict[str, str], encoding: str | None
 ) -> None:
     """Nothing that a service sends makes an operation raise."""
     operation = OPERATIONS[name]
-    reply = Reply(status, httpx.Headers(latin(headers)), decoded(body, encoding))
+    sent = [(name.encode(), text.encode("latin-1", "replace")) for name, text in headers.items()]
+    reply = Reply(status, httpx.Headers(sent), decoded(body, encoding))
     outcome = operation.outcome(reply, WALL)
     if 200 <= status < 300:
         assert outcome is None or isinstance(outcome, Token | LoginMethod | WireError)
@@ -206,11 +202,6 @@ def test_outcome_is_a_result_or_a_documented_error(
         assert len(outcome.message) < 900
         assert outcome.__cause__ is None
         str(outcome).encode()  # it can be printed
-
-
-def latin(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    """Write headers as they come over the wire."""
-    return [(name.encode(), text.encode("latin-1", "replace")) for name, text in headers.items()]
 
 
 SECRETS = [name for name, operation in OPERATIONS.items() if operation.secrets]
@@ -254,23 +245,6 @@ def test_secret_does_not_come_back_when_the_service_echoes_it(
 
 
 @fuzzed
-@given(password=st.text(min_size=1).filter(str.strip), text=texts)
-def test_secret_does_not_come_back_whatever_the_password_is(password: str, text: str) -> None:
-    """Any password is taken out of an echo, however JSON spells it."""
-    operation = operations.login("me@example.com", password)
-    if not isinstance(operation, Operation):
-        return  # half a character
-    body = json.dumps({"message": f"{text}{password}{json.dumps(password)}"}).encode()
-    error = operation.outcome(Reply(500, {}, body), WALL)
-    assert isinstance(error, ApiError)
-    rest = error.message.removeprefix("login: ").removesuffix(
-        " (POST /v1/account/login: status 500)"
-    )
-    assert rest.isprintable()
-    assert all(password not in part for part in rest.split(MARK))
-
-
-@fuzzed
 @given(password=st.text(min_size=1), before=texts, after=texts, spelled=st.integers(0))
 def test_spelled_secret_does_not_come_back(
     password: str, before: str, after: str, spelled: int
@@ -295,14 +269,6 @@ def test_text_stays_when_it_holds_no_secret(secrets: list[str], text: str) -> No
 
 
 # Arguments of users
-
-
-@fuzzed
-@given(status=st.integers(300, 999), code=st.none() | texts | st.integers(), message=texts)
-def test_error_class_is_one_of_the_tree(status: int, code: str | int | None, message: str) -> None:
-    """Every status has a class, for both kinds of operations."""
-    for signs_in in (True, False):
-        assert issubclass(error_class(status, code, message, signs_in=signs_in), ApiError)
 
 
 @fuzzed
@@ -342,29 +308,6 @@ def test_login_is_an_operation_or_a_clear_mistake(
         url = method.request("https://app.koyeb.com", 1).url
         assert dict(url.params) == {"email": email}
         assert url.path == "/v1/account/login_method"
-
-
-@fuzzed
-@given(
-    life=st.timedeltas(timedelta(days=-1), timedelta(days=60)),
-    age=st.none() | st.timedeltas(timedelta(days=-1), timedelta(days=60)),
-    offset=st.timezones(),
-)
-def test_adopted_token_is_alive_and_in_utc(
-    life: timedelta, age: timedelta | None, offset: object
-) -> None:
-    """A token in any zone is adopted if, and only if, it has not expired."""
-    zone = offset if isinstance(offset, type(UTC)) else UTC
-    issued_at = None if age is None else NOW - age
-    found = parse_token(
-        Token("t", expires_at=(NOW + life).astimezone(zone), issued_at=issued_at), WALL
-    )
-    if life > timedelta(0):
-        assert isinstance(found, Token)
-        assert found.expires_at == NOW + life
-        assert found.issued_at == (NOW if issued_at is None else issued_at)
-    else:
-        assert type(found) is ValueError
 
 
 # Records and files of others

@@ -129,68 +129,48 @@ def snapshot(tree: Path) -> dict[str, bytes | None]:
     }
 
 
-def append(path: Path, text: str) -> None:
-    """Add a line to the end of a file."""
-    path.write_text(path.read_text("utf-8") + text, "utf-8")
-
-
 def test_generate_writes_both_trees(tree: Path) -> None:
     """Code, docstrings, comments and strings become those of the blocking half, formatted."""
     assert {name: (tree / name).read_text("utf-8") for name in GENERATED} == GENERATED
 
 
-def test_generate_again_writes_nothing(
+def test_tree_that_is_up_to_date_is_left_alone(
     tree: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A second run finds nothing to do."""
-    before = snapshot(tree)
-    assert run() == 0
-    assert snapshot(tree) == before
-    assert capsys.readouterr() == ("", "")
-
-
-def test_check_passes_when_up_to_date(
-    tree: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The check accepts the generated files, and pays no heed to Python's caches."""
+    """Neither a second run nor the check finds anything; Python's caches count as nothing."""
     for half in ("_async", "_sync"):
         cache = tree / "koyeb_session" / half / "__pycache__" / "client.cpython-311.pyc"
         cache.parent.mkdir()
         cache.write_bytes(b"\0")
-    assert run("--check") == 0
-    assert capsys.readouterr() == ("", "")
+    before = snapshot(tree)
+    for arguments in ([], ["--check"]):
+        assert run(*arguments) == 0
+        assert snapshot(tree) == before
+        assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("name", "old", "new"),
     [
-        ("return self", "return None"),
-        ("        sleep(1)\n", ""),
-        ("        sleep(1)\n", "        sleep(1)\n        sleep(1)\n"),
-        ("# Generated", "# Written"),
-        ("  # unlike Lock", ""),
-        ("\n", "\r\n"),
+        (SYNC_CLIENT, "return self", "return None"),
+        (SYNC_CLIENT, "        sleep(1)\n", ""),
+        (SYNC_CLIENT, "        sleep(1)\n", "        sleep(1)\n        sleep(1)\n"),
+        (SYNC_CLIENT, "# Generated", "# Written"),
+        (SYNC_CLIENT, "  # unlike Lock", ""),
+        (SYNC_CLIENT, "\n", "\r\n"),
+        (ASYNC_CLIENT, "        await async_sleep(1)\n", ""),
     ],
-    ids=["changed", "missing", "added", "header", "comment", "line ends"],
+    ids=["changed", "missing", "added", "header", "comment", "line ends", "orphaned"],
 )
-def test_check_fails_on_line_of_generated_file(
-    tree: Path, refused: Refused, run: Run, old: str, new: str
+def test_check_fails_on_line_of_either_file(
+    tree: Path, refused: Refused, run: Run, *, name: str, old: str, new: str
 ) -> None:
-    """A line that was edited by hand is found, and the next run puts it right."""
-    path = tree / SYNC_CLIENT
-    good = path.read_bytes()
-    path.write_bytes(good.replace(old.encode(), new.encode(), 1))
+    """A line that only one half has is found, and the next run puts it right."""
+    path = tree / name
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode(), 1))
     assert refused() == [f"{SYNC_CLIENT}: changed; run .ci/generate_sync.py"]
     assert run() == 0
-    assert path.read_bytes() == good
-
-
-def test_check_fails_on_orphaned_line(tree: Path, refused: Refused) -> None:
-    """A line that went from the async half and stayed in the other is found."""
-    path = tree / ASYNC_CLIENT
-    path.write_text(path.read_text("utf-8").replace("        await async_sleep(1)\n", ""), "utf-8")
-    append(path, "\n\nawake = async_sleep\n")
-    assert refused() == [f"{SYNC_CLIENT}: changed; run .ci/generate_sync.py"]
+    assert run("--check") == 0
 
 
 def test_check_fails_on_missing_file(tree: Path, refused: Refused) -> None:
@@ -254,7 +234,8 @@ def test_check_names_async_leftovers(generator: ModuleType, line: str, names: li
 
 def test_check_fails_on_leftover(tree: Path, refused: Refused) -> None:
     """A name that no rule turned is told with its place, beside the change itself."""
-    append(tree / ASYNC_CLIENT, "\n\nimport anyio\n")
+    with (tree / ASYNC_CLIENT).open("a") as source:
+        source.write("\n\nimport anyio\n")
     assert refused() == [
         f"{ASYNC_CLIENT}:22: left over: anyio",
         f"{SYNC_CLIENT}: changed; run .ci/generate_sync.py",

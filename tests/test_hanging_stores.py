@@ -4,66 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 
-from koyeb_session import (
-    AsyncMemoryTokenStore,
-    StoreError,
-    Token,
-    TransportTimeoutError,
-)
+from koyeb_session import StoreError, Token, TransportTimeoutError
 from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session._concurrency.event_loop.waiting import AsyncEvent
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
+from ._async.doubles import Troubled
 from .concurrency import PATIENCE, async_idle, deadlines
 from .support import ME, PASSWORD, connected
 
 
-class Hanging(AsyncMemoryTokenStore):
-    """
-    A store on a disk that does not answer until it is mended.
-
-    Attributes:
-        hangs: Which of its methods do not.
-        mended: Set once they do.
-    """
-
-    def __init__(self, *hangs: str) -> None:
-        super().__init__()
-        self.hangs = hangs
-        self.mended = anyio.Event()
-
-    async def load(self) -> Token | None:
-        """Load the token."""
-        await self._answer("load")
-        return await super().load()
-
-    async def save(self, token: Token) -> None:
-        """Save a token."""
-        await self._answer("save")
-        await super().save(token)
-
-    async def delete(self) -> None:
-        """Forget the token."""
-        await self._answer("delete")
-        await super().delete()
-
-    @asynccontextmanager
-    async def lock(self) -> AsyncGenerator[None]:
-        """Hold the lock."""
-        await self._answer("lock")
-        async with super().lock():
-            yield
-
-    async def _answer(self, method: str) -> None:
-        if method in self.hangs:
-            await self.mended.wait()
+def hanging(*calls: str) -> tuple[Troubled, Gate]:
+    """Make a store whose calls of some kinds do not return until the gate opens."""
+    store, mended = Troubled(), Gate()
+    store.gates = dict.fromkeys(calls, mended)
+    return store, mended
 
 
 @pytest.fixture
@@ -92,24 +52,24 @@ async def test_a_login_does_not_wait_for_a_store_that_hangs(
 ) -> None:
     """The session goes on in memory; once the store answers, it has the token after all."""
     clock = FakeClock()
-    store = Hanging(hangs)
+    store, mended = hanging(hangs)
     async with connected(FakeKoyeb(clock=clock), clock, store=store) as session:
         token = await session.login(ME, PASSWORD)
         assert session.token == token
         assert caplog.messages[-1].startswith("the new token is kept in memory only: ")
-        store.mended.set()
+        mended.open()
     assert await store.load() == token
 
 
 async def test_a_login_waits_no_longer_than_asked_for_a_store_that_hangs() -> None:
     """Its own timeout is for the store, too; the client's, of a minute, is not waited for."""
     clock = FakeClock()
-    store = Hanging("save")
+    store, mended = hanging("save")
     async with connected(FakeKoyeb(clock=clock), clock, timeout=60, store=store) as session:
         for seconds in deadlines(lambda: session.token is not None):
             with anyio.fail_after(PATIENCE), contextlib.suppress(TransportTimeoutError):
                 assert await session.login(ME, PASSWORD, timeout=seconds) == session.token
-        store.mended.set()  # closing waits for the work under way
+        mended.open()  # closing waits for the work under way
     assert await store.load() == session.token is not None
 
 
@@ -121,7 +81,7 @@ async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
     fake: FakeKoyeb, clock: FakeClock, hangs: tuple[str, ...]
 ) -> None:
     """Neither its lock nor its deletion takes all of the time; the log says what may be left."""
-    store = Hanging(*hangs)
+    store, mended = hanging(*hangs)
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
         if "delete" not in hangs:  # it is emptied without the lock
             await session.logout()
@@ -130,7 +90,7 @@ async def test_a_store_that_hangs_does_not_keep_a_logout_from_the_service(
                 await session.logout()
         assert session.token is None
         assert fake.live_tokens() == []
-        store.mended.set()
+        mended.open()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -140,12 +100,12 @@ async def test_a_store_that_hangs_leaves_time_for_the_exchange(
 ) -> None:
     """No other process holds its lock, so the token is refreshed without it."""
     old = fake.issue_token()
-    store = Hanging(hangs)
+    store, mended = hanging(hangs)
     async with connected(fake, clock, token=old, store=store) as session:
         assert (await session.refresh()).id != old
         assert fake.live_tokens() == [session.token.id]
         assert (await session.http.get("/v1/apps")).status_code == 200
-        store.mended.set()
+        mended.open()
     assert await store.load() == session.token
 
 
@@ -154,20 +114,20 @@ async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """The holder of the lock may refresh the same token, and two refreshes may cost the session."""
-    store = Hanging("lock")
+    store, mended = hanging("lock")
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
         with pytest.raises(StoreError, match="could not be locked in time"):
             await session.refresh()
         assert fake.requests == []
         assert (await session.http.get("/v1/apps")).status_code == 200
-        store.mended.set()
+        mended.open()
 
 
 async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waited_for(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """At the end of its time, not the news that nothing was renewed."""
-    store = Hanging("save")
+    store, mended = hanging("save")
     async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
         old = session.token
         renewed: list[Token] = []
@@ -175,4 +135,4 @@ async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waite
             with contextlib.suppress(TransportTimeoutError):
                 renewed.append(await session.refresh(timeout=seconds))
         assert renewed == [session.token] != [old]
-        store.mended.set()
+        mended.open()

@@ -8,6 +8,7 @@ import runpy
 import sys
 import threading
 import time
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -22,32 +23,25 @@ from koyeb_session._concurrency.event_loop.waiting import AsyncEvent, AsyncLock,
 from koyeb_session._concurrency.runtime import current_loop, current_process, state_lock
 from koyeb_session._concurrency.threads.waiting import Event, Lock, Wakeup
 
-from .concurrency import PATIENCE, Background, async_until, in_child
+from .concurrency import PATIENCE, AsyncBackground, Background, async_gather, async_until, in_child
 from .support import raising
 
 # Places and the lock
 
 
+async def look() -> object:
+    """Give the running event loop."""
+    return current_loop()
+
+
 async def test_async_place_is_the_running_loop() -> None:
     """All tasks of a loop are in one place."""
     here = current_loop()
-    assert here is current_loop()
-    places: list[object] = []
-
-    async def other() -> None:
-        places.append(current_loop())
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(other)
-    assert places == [here]
+    assert all(place is here for place in await async_gather(look, look))
 
 
 def test_async_place_is_another_one_in_another_loop() -> None:
     """Loops are told apart, asyncio's and trio's; without one there is no place."""
-
-    async def look() -> object:
-        return current_loop()
-
     seen = [asyncio.run(look()), asyncio.run(look()), trio.run(look), trio.run(look)]
     assert len({id(loop) for loop in seen}) == 4
     with pytest.raises(RuntimeError, match="no running event loop"):
@@ -148,20 +142,14 @@ async def test_async_event_wakes_all_who_wait() -> None:
     event = AsyncEvent()
     assert not event.is_set()
     assert await event.wait(0) is False
-    seen: list[bool] = []
-
-    async def wait() -> None:
-        seen.append(await event.wait())
-
-    with anyio.fail_after(PATIENCE):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wait)
-            tasks.start_soon(wait)
-            await anyio.lowlevel.checkpoint()
-            event.set()
-            event.set()
-        assert await event.wait() is True
-    assert seen == [True, True]
+    async with AsyncBackground() as background:
+        jobs = [background.start(event.wait) for _ in range(2)]
+        await background.settled()
+        assert not any(job.done for job in jobs)
+        event.set()
+        event.set()
+        assert [await job.result() for job in jobs] == [True, True]
+    assert await event.wait() is True
     assert event.is_set()
 
 
@@ -246,32 +234,12 @@ async def test_async_lock_is_held_by_one_at_a_time() -> None:
             await anyio.lowlevel.checkpoint()
             order.append(number)
 
-    async with anyio.create_task_group() as tasks:
-        for number in range(3):
-            tasks.start_soon(hold, number)
+    await async_gather(*(partial(hold, number) for number in range(3)))
     assert order[::2] == order[1::2]
     with pytest.raises(KeyError):
         async with lock.held():
             raise KeyError
     await hold(3)
-
-
-def test_async_lock_is_free_when_a_dead_loop_held_it() -> None:
-    """A holder whose event loop has ended no longer holds it."""
-    lock = AsyncLock()
-    block = lock.held()
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(block.__aenter__())
-    loop.close()
-
-    async def take() -> str:
-        with anyio.fail_after(PATIENCE):
-            async with lock.held():
-                return "taken"
-
-    assert asyncio.run(take()) == "taken"
-    assert trio.run(take) == "taken"
-    assert asyncio.run(take()) == "taken"
 
 
 def _hold(lock: Lock) -> str:

@@ -1,45 +1,34 @@
-"""Messages about a wrong address, a refusal, and a missing reply."""
-
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+"""Messages about a wrong address, and about a service that asks to come back later."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 from koyeb_session import (
     ApiError,
-    BadRequestError,
     EndpointGoneError,
+    KoyebSessionError,
     PermissionDeniedError,
     RateLimitedError,
-    RetryPolicy,
     ServerError,
     SessionClient,
     Token,
-    TransportError,
     WireError,
 )
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
 from koyeb_session._api.wire import Reply
 
-from .error_texts import BASE, LOGIN, ME, PASSWORD, error_for
+from .error_texts import BASE, LOGIN, ME, error_for
 
 PAGE = b"<!doctype html><title>Welcome</title>"
 REFRESH = operations.refresh(Token("canary"))
-HTML = {"content-type": "text/html; charset=utf-8"}
-
-
-@pytest.fixture(autouse=True)
-def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let waits be as long as they can be."""
-    monkeypatch.setattr("random.random", lambda: 0.0)
-
-
-# A wrong base_url
+HTML = {"content_type": "text/html; charset=utf-8"}
+JSON = {"content_type": "application/json"}
+NO = b'{"status": 0, "code": "some_code", "message": "no"}'
+AT_LOGIN = f"POST {BASE}/v1/account/login"
+AT_REFRESH = f"PUT {BASE}/v1/account/refresh"
+NOT_KOYEBS = "this is no reply of Koyeb's API: base_url may be wrong"
 
 
 @pytest.mark.parametrize("base_url", [f"{BASE}/v1", f"{BASE}/v1/", f"{BASE}/api/v1"])
@@ -50,36 +39,64 @@ def test_base_url_is_refused_when_it_ends_with_v1(base_url: str) -> None:
     assert str(caught.value) == "base_url must not end with /v1: each operation adds it"
 
 
-WAYS = (
-    "use an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
-    "callable that brings tokens (credentials=...)"
+GONE = (
+    "; base_url may be wrong; if it is right, the service no longer has this operation; use an API "
+    "access token (token=...), AccessTokenCredentials(api_token, organization_id), or a callable "
+    "that brings tokens (credentials=...)"
 )
+REPLIES: dict[str, tuple[object, int, bytes, dict[str, str], type[KoyebSessionError], str]] = {
+    # a web server's 404 is no word of the service's about its operation
+    "a page in place of an operation": (
+        *(LOGIN, 404, PAGE, HTML, EndpointGoneError),
+        f"login: there is no such operation at this URL ({AT_LOGIN}: status 404, text/html){GONE}",
+    ),
+    # a web site answers any path with its front page
+    "a page with success": (
+        *(LOGIN, 200, PAGE, HTML, WireError),
+        f"login: the reply is not JSON ({AT_LOGIN}: status 200, text/html); {NOT_KOYEBS}",
+    ),
+    # it is the service that has changed
+    "JSON without what was promised": (
+        *(LOGIN, 200, b"{}", JSON, WireError),
+        f"login: the reply has no token ({AT_LOGIN}: status 200)",
+    ),
+    # some proxy, or another service, has answered
+    "a page that refuses": (
+        *(REFRESH, 403, PAGE, HTML, PermissionDeniedError),
+        f"refresh: no message ({AT_REFRESH}: status 403, text/html); {NOT_KOYEBS}",
+    ),
+    # a proxy before the service answers in HTML when the service does not answer
+    "a page of a service that is down": (
+        *(REFRESH, 502, PAGE, HTML, ServerError),
+        f"refresh: no message ({AT_REFRESH}: status 502, text/html)",
+    ),
+    # the query holds an address: errors go into logs and trackers
+    "an operation with a query": (
+        *(operations.login_method(ME), 403, NO, JSON, PermissionDeniedError),
+        f"login_method: no (GET {BASE}/v1/account/login_method: status 403)",
+    ),
+    "too many requests for a while": (
+        *(LOGIN, 429, b"", {"retry_after": "90"}, RateLimitedError),
+        f"login: too many requests ({AT_LOGIN}: status 429); try again in 1 min 30 s",
+    ),
+    "too many requests until now": (
+        *(LOGIN, 429, b"", {"retry_after": "0"}, RateLimitedError),
+        f"login: too many requests ({AT_LOGIN}: status 429); try again now",
+    ),
+    "maintenance": (
+        *(REFRESH, 503, NO, {"retry_after": "3600"}, ServerError),
+        f"refresh: no ({AT_REFRESH}: status 503); try again in 1 h 0 min",
+    ),
+}
 
 
-def test_a_page_in_place_of_an_operation_says_that_base_url_may_be_wrong() -> None:
-    """A 404 of a web server is no word of the service's about its operation."""
-    error = error_for(LOGIN, 404, PAGE, content_type="text/html; charset=utf-8")
-    assert type(error) is EndpointGoneError
-    assert error.message == (
-        "login: there is no such operation at this URL "
-        "(POST https://koyeb.example/v1/account/login: status 404, text/html); base_url may be "
-        f"wrong; if it is right, the service no longer has this operation; {WAYS}"
-    )
-
-
-def said(message: str, code: str | int = "some_code", **more: object) -> bytes:
-    """Write an error body as the service does."""
-    return json.dumps({"status": 0, "code": code, "message": message, **more}).encode()
-
-
-def test_a_withdrawn_operation_is_one_by_the_services_own_word() -> None:
-    """Koyeb's router answers in the API's form; then base_url is right."""
-    error = error_for(LOGIN, 404, said("Not Found", 5), content_type="application/json")
-    assert type(error) is EndpointGoneError
-    assert error.message == (
-        "login: the service no longer has this operation "
-        f"(POST https://koyeb.example/v1/account/login: status 404); {WAYS}"
-    )
+@pytest.mark.parametrize("case", REPLIES)
+def test_message_names_the_url_and_says_what_to_do(case: str) -> None:
+    """The address is doubted where something else than the API has answered, and only there."""
+    operation, status, body, headers, kind, message = REPLIES[case]
+    error = error_for(operation, status, body, **headers)
+    assert type(error) is kind
+    assert error.message == message
 
 
 @pytest.mark.parametrize(
@@ -93,142 +110,18 @@ def test_a_withdrawn_operation_is_one_by_the_services_own_word() -> None:
 )
 def test_a_redirect_names_the_service_that_it_leads_to(location: str, what: str) -> None:
     """No operation follows one; its path and query stay out, as they may hold anything."""
-    error = error_for(REFRESH, 301, PAGE, location=location, content_type="text/html")
+    error = error_for(REFRESH, 301, PAGE, location=location, **HTML)
     assert type(error) is ApiError
     assert error.message == (
-        f"refresh: {what} (PUT https://koyeb.example/v1/account/refresh: status 301, text/html); "
+        f"refresh: {what} ({AT_REFRESH}: status 301, text/html); "
         "operations follow no redirect: base_url may be wrong"
-    )
-
-
-def test_a_page_that_comes_with_success_says_that_base_url_may_be_wrong() -> None:
-    """A web site answers any path with its front page."""
-    error = error_for(LOGIN, 200, PAGE, content_type="text/html")
-    assert type(error) is WireError
-    assert error.message == (
-        "login: the reply is not JSON "
-        "(POST https://koyeb.example/v1/account/login: status 200, text/html); "
-        "this is no reply of Koyeb's API: base_url may be wrong"
-    )
-
-
-def test_json_that_is_not_what_was_promised_says_nothing_of_base_url() -> None:
-    """It is the service that has changed."""
-    error = error_for(LOGIN, 200, b"{}", content_type="application/json")
-    assert error.message == (
-        "login: the reply has no token (POST https://koyeb.example/v1/account/login: status 200)"
-    )
-
-
-def test_a_page_that_refuses_says_that_base_url_may_be_wrong() -> None:
-    """Some proxy, or another service, has answered."""
-    error = error_for(REFRESH, 403, PAGE, content_type="text/html")
-    assert type(error) is PermissionDeniedError
-    assert error.message == (
-        "refresh: no message (PUT https://koyeb.example/v1/account/refresh: status 403, "
-        "text/html); this is no reply of Koyeb's API: base_url may be wrong"
-    )
-
-
-def test_a_page_of_a_service_that_is_down_says_nothing_of_base_url() -> None:
-    """A proxy before the service answers in HTML when the service does not answer."""
-    error = error_for(REFRESH, 502, PAGE, content_type="text/html")
-    assert error.message == (
-        "refresh: no message (PUT https://koyeb.example/v1/account/refresh: status 502, text/html)"
     )
 
 
 @pytest.mark.parametrize("kind", ["text", "a b/c", "x" * 99 + "/x", "\x1b[31m/x", "é/x"])
 def test_a_content_type_that_is_none_is_not_quoted(kind: str) -> None:
     """A header may hold anything."""
-    reply = Reply(502, {"content-type": kind}, b"")
-    error = REFRESH.outcome(reply, 0.0, BASE)
+    assert isinstance(REFRESH, Operation)
+    error = REFRESH.outcome(Reply(502, {"content-type": kind}, b""), 0.0, BASE)
     assert isinstance(error, ServerError)
-    assert error.message == (
-        "refresh: no message (PUT https://koyeb.example/v1/account/refresh: status 502)"
-    )
-
-
-def test_no_message_shows_whose_login_method_is_asked_for() -> None:
-    """The query holds an address: errors go into logs and trackers."""
-    error = error_for(operations.login_method(ME), 401, said("no"))
-    assert error.message == (
-        "login_method: no (GET https://koyeb.example/v1/account/login_method: status 401)"
-    )
-
-
-# Refusals
-
-
-def test_too_many_requests_say_when_to_try_again() -> None:
-    """The reply has no JSON; its header says when."""
-    error = error_for(LOGIN, 429, retry_after="90")
-    assert type(error) is RateLimitedError
-    assert error.retryable
-    assert error.message == (
-        "login: too many requests (POST https://koyeb.example/v1/account/login: status 429); "
-        "try again in 1 min 30 s"
-    )
-    later = error_for(LOGIN, 429, said("slow down"))
-    assert later.message == (
-        "login: too many requests: slow down "
-        "(POST https://koyeb.example/v1/account/login: status 429); try again later"
-    )
-    now = error_for(LOGIN, 429, retry_after="0")
-    assert now.message.endswith("; try again now")
-
-
-def test_a_service_that_is_down_says_when_it_asks_to_come_back() -> None:
-    """A 503 may name a time as well."""
-    error = error_for(REFRESH, 503, said("maintenance"), retry_after="3600")
-    assert error.message == (
-        "refresh: maintenance (PUT https://koyeb.example/v1/account/refresh: status 503); "
-        "try again in 1 h 0 min"
-    )
-
-
-def test_a_bad_request_says_what_is_wrong_with_which_field() -> None:
-    """The text has all that ``fields`` has, without the password."""
-    fields = [
-        {"field": "email", "description": "is not an address"},
-        {"field": "password", "description": f"{PASSWORD} is too short"},
-    ]
-    error = error_for(LOGIN, 400, said("bad body", fields=fields))
-    assert type(error) is BadRequestError
-    assert error.message == (
-        "login: bad body: email: is not an address, password: [secret] is too short "
-        "(POST https://koyeb.example/v1/account/login: status 400)"
-    )
-    assert error.fields == {
-        "email": "is not an address",
-        "password": "[secret] is too short",
-    }
-
-
-def test_a_forbidden_sign_in_says_what_to_use_instead() -> None:
-    """Koyeb refuses passwords more and more."""
-    for operation in (LOGIN, operations.passwordless_login(ME)):
-        assert isinstance(operation, Operation)
-        error = error_for(operation, 403, said("no"), content_type="application/json")
-        path = f"/v1/account/{operation.name}"
-        assert error.message == (
-            f"{operation.name}: no (POST https://koyeb.example{path}: status 403); "
-            f"if Koyeb no longer accepts this kind of sign-in, {WAYS}"
-        )
-
-
-# No reply
-
-
-def test_no_reply_names_the_request() -> None:
-    """Nothing listens there; that is worth another try."""
-    once = RetryPolicy(attempts=1)
-    with (
-        SessionClient(base_url="http://127.0.0.1:1", retry_policy=once) as session,
-        pytest.raises(TransportError) as caught,
-    ):
-        session.login(ME, PASSWORD)
-    assert caught.value.message.startswith(
-        "login: no reply to POST http://127.0.0.1:1/v1/account/login: "
-    )
-    assert caught.value.retryable
+    assert error.message == f"refresh: no message ({AT_REFRESH}: status 502)"

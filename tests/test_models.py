@@ -12,7 +12,6 @@ import pytest
 
 from koyeb_session import (
     Clock,
-    LoginMethod,
     LoginReply,
     LoginRequest,
     PasswordCredentials,
@@ -30,18 +29,18 @@ VALUES = [
     PasswordlessLoginRequest("me@example.com"),
     PasswordCredentials("me@example.com", "canary", "o"),
 ]
-KINDS = [type(value).__name__ for value in VALUES]
+EACH = pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 
 
 @pytest.mark.pitfall(14)
-@pytest.mark.parametrize("value", VALUES, ids=KINDS)
+@EACH
 def test_value_hides_its_secret_when_shown(value: object) -> None:
     """No repr, str or format shows a token's id or a password."""
     assert_no_secret("canary", value)
     assert type(value).__name__ in repr(value)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=KINDS)
+@EACH
 def test_value_is_the_same_when_pickled_or_copied(value: object) -> None:
     """Values can be passed to other processes, with their secrets."""
     pickled: object = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own
@@ -51,7 +50,7 @@ def test_value_is_the_same_when_pickled_or_copied(value: object) -> None:
         assert type(twin) is type(value)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=KINDS)
+@EACH
 def test_value_is_frozen(value: attrs.AttrsInstance) -> None:
     """A value that threads share never changes, and has no room for more."""
     name = attrs.fields(type(value))[0].name
@@ -82,20 +81,6 @@ def test_token_is_equal_when_it_was_issued_at_another_time() -> None:
         assert attrs.evolve(TOKEN, **change) != TOKEN
     restored: Token = pickle.loads(pickle.dumps(TOKEN))  # noqa: S301 - our own
     assert restored.issued_at == AT
-
-
-def test_organization_is_none_when_it_is_left_out() -> None:
-    """The account's default organization needs no id."""
-    assert LoginRequest("a", "b").organization_id is None
-    assert PasswordCredentials("a", "b").organization_id is None
-
-
-def test_login_method_has_the_wires_words() -> None:
-    """The values of the members are those on the wire."""
-    assert {method.name: method.value for method in LoginMethod} == {
-        "KOYEB": "KOYEB",
-        "WORKOS": "WORKOS",
-    }
 
 
 def test_clock_is_fulfilled_by_the_time_module() -> None:

@@ -96,6 +96,15 @@ def assert_no_tool_shows(error: BaseException, secrets: Iterable[str]) -> None:
             pytest.fail(f"{name} shows a secret: {exc}")
 
 
+def error_of(work: Callable[[], object]) -> BaseException | None:
+    """Catch the error of a call."""
+    try:
+        work()
+    except BaseException as exc:  # noqa: BLE001 - any error
+        return exc
+    return None
+
+
 def is_ours(file: Path) -> bool:
     """Tell whether a frame is one of the package's own."""
     return PACKAGE in file.parents and KIT not in file.parents
