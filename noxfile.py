@@ -75,7 +75,7 @@ LOWEST = (
 # Tests that have a long form.
 LONG = (
     *("tests/integrations/test_servers.py", "tests/faults/test_matrix.py", "tests/stores"),
-    *("tests/stress", "tests/test_fuzz.py", "tests/testing/test_transport.py"),
+    *("tests/stress", "tests/test_fuzz.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than the number of cores, as some tests wait for a socket or a process.
