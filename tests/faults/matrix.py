@@ -26,8 +26,8 @@ from koyeb_session import (
 )
 
 from . import replies
-from .replies import ORGANIZATION, busy, busy_until, error, redirect, reply, to_another, to_itself
-from .server import Behavior
+from .replies import ORGANIZATION, busy, busy_until, error, redirect, reply
+from .server import Behavior, Exchange
 
 EMAIL: Final = "me@example.com"
 PASSWORD_CORE: Final = "canary-password-3e5d81"
@@ -121,11 +121,6 @@ class Fault:
     megabytes: int | None = None
 
     @property
-    def suits_a_given_client(self) -> bool:
-        """Whether a client that knows nothing of the tests' certificates can meet it."""
-        return self.server in {"plain", "nobody"}
-
-    @property
     def attempts(self) -> Iterator[Self]:
         """The fault, and where it is played until a short deadline, again with longer ones."""
         yield self
@@ -195,13 +190,13 @@ FAULTS: Final = (
         everywhere(bad(TransportError, requests=0, connects=TRIES)),
         server="nobody",
     ),
-    _no_reply("reset before the reply", replies.reset),
-    _no_reply("closed before the reply", replies.hang_up),
+    _no_reply("reset before the reply", Exchange.reset),
+    _no_reply("closed before the reply", Exchange.close),
     _no_reply("reset inside the headers", replies.reset_in_headers),
     _no_reply("reset inside the body", replies.reset_in_body),
     _no_reply("chunked body cut off", replies.cut_chunks),
     _no_reply("another protocol", replies.not_http),
-    _late("a hang", replies.hang),
+    _late("a hang", Exchange.hang),
     _late("a hang inside the body", replies.hang_in_body),
     _late("headers that drip for ever", replies.drip_headers),
     _late("a body that drips for ever", replies.drip_body),
@@ -269,10 +264,10 @@ FAULTS: Final = (
     ),
     _busy("429, Retry-After: a past date", busy_until(-60), repeats=True, retry_after=0.0),
     # sent elsewhere
-    _redirected("redirect to the same origin", redirect(307, origin=to_itself, path="/new"), 307),
-    _redirected("redirect in a loop", redirect(308, origin=to_itself), 308),
-    _redirected("redirect to another host", redirect(302, origin=to_another), 302),
-    _redirected("redirect to http", redirect(301, origin=to_another), 301, "trusted"),
+    _redirected("redirect to the same origin", redirect(307, "{0.url}/new"), 307),
+    _redirected("redirect in a loop", redirect(308, "{0.url}{0.request.path}"), 308),
+    _redirected("redirect to another host", redirect(302, "{0.elsewhere}{0.request.path}"), 302),
+    _redirected("redirect to http", redirect(301, "{0.elsewhere}{0.request.path}"), 301, "trusted"),
     # TLS
     Fault("TLS", everywhere(good()), (reply(),), server="trusted"),
     Fault(
@@ -300,5 +295,5 @@ FAULTS: Final = (
         (replies.half_close, reply()),
         warm_ups=1,
     ),
-    _no_reply("keep-alive connection closed on use", reply(), replies.hang_up, warm_ups=1),
+    _no_reply("keep-alive connection closed on use", reply(), Exchange.close, warm_ups=1),
 )

@@ -118,42 +118,16 @@ def busy_until(seconds: float) -> Behavior:
     return behave
 
 
-def redirect(status: int, *, origin: Callable[[Exchange], str], path: str = "") -> Behavior:
-    """Answer with a redirect, to the same path unless another one is named."""
+def redirect(status: int, location: str) -> Behavior:
+    """Answer with a redirect; the exchange fills the gaps of the location."""
 
     def behave(exchange: Exchange) -> None:
-        location = origin(exchange) + (path or exchange.request.path)
-        reply(status, b"", headers=(f"Location: {location}",))(exchange)
+        reply(status, b"", headers=(f"Location: {location.format(exchange)}",))(exchange)
 
     return behave
 
 
-def to_itself(exchange: Exchange) -> str:
-    """Name the server's own origin."""
-    return exchange.url
-
-
-def to_another(exchange: Exchange) -> str:
-    """Name another host."""
-    return exchange.elsewhere
-
-
 # Bad endings
-
-
-def reset(exchange: Exchange) -> None:
-    """Reset the connection instead of an answer."""
-    exchange.reset()
-
-
-def hang_up(exchange: Exchange) -> None:
-    """End the connection in order instead of an answer."""
-    exchange.close()
-
-
-def hang(exchange: Exchange) -> None:
-    """Never answer."""
-    exchange.hang()
 
 
 def not_http(exchange: Exchange) -> None:

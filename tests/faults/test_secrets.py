@@ -75,60 +75,34 @@ def _json_error(status: int) -> Callable[[str], bytes]:
     return shape
 
 
-def _latin(text: str) -> bytes:
-    return text.encode("latin-1", "replace")
+def _head(form: str, encoding: str = "latin-1") -> Callable[[str], bytes]:
+    def shape(text: str) -> bytes:
+        return form.format(text).encode(encoding, "replace")
+
+    return shape
 
 
+_EMPTY: Final = "\r\nContent-Length: 0\r\n\r\n"
 ECHOES: Final[dict[str, Behavior]] = {
     **{
         f"error {status}": _echo(_told, _json_error(status)) for status in (400, 401, 403, 404, 500)
     },
     "error with the raw request": _echo(_raw, _json_error(400)),
-    "request id": _echo(
-        _told,
-        lambda text: (
-            b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "request id in UTF-8": _echo(
-        _told,
-        lambda text: (
-            b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % text.encode()
-        ),
-    ),
-    "retry-after": _echo(
-        _told,
-        lambda text: (
-            b"HTTP/1.1 429 Oh\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "location": _echo(
-        _raw,
-        lambda text: (
-            b"HTTP/1.1 302 Oh\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "reason": _echo(
-        _raw, lambda text: b"HTTP/1.1 500 %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-    ),
-    "broken status line": _echo(_raw, lambda text: b"HTTP/9.9 %s\r\n\r\n" % _latin(text)),
-    "broken header": _echo(_raw, lambda text: b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % _latin(text)),
-    "broken length": _echo(
-        _raw, lambda text: b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % _latin(text)
-    ),
-    "broken chunk": _echo(
-        _raw,
-        lambda text: (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "broken encoding": _echo(
-        _raw,
-        lambda text: (
-            b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
     "login method": _echo(_raw, _json_error(200)),
+    "request id": _echo(_told, _head(f"HTTP/1.1 500 Oh\r\nX-Request-Id: {{}}{_EMPTY}")),
+    "request id in UTF-8": _echo(
+        _told, _head(f"HTTP/1.1 500 Oh\r\nX-Request-Id: {{}}{_EMPTY}", "utf-8")
+    ),
+    "retry-after": _echo(_told, _head(f"HTTP/1.1 429 Oh\r\nRetry-After: {{}}{_EMPTY}")),
+    "location": _echo(_raw, _head(f"HTTP/1.1 302 Oh\r\nLocation: /{{}}{_EMPTY}")),
+    "reason": _echo(_raw, _head(f"HTTP/1.1 500 {{}}{_EMPTY}")),
+    "broken status line": _echo(_raw, _head("HTTP/9.9 {}\r\n\r\n")),
+    "broken header": _echo(_raw, _head("HTTP/1.1 200 OK\r\n{}\r\n\r\n")),
+    "broken length": _echo(_raw, _head("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n")),
+    "broken chunk": _echo(
+        _raw, _head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}\r\n\r\n")
+    ),
+    "broken encoding": _echo(_raw, _head(f"HTTP/1.1 200 OK\r\nContent-Encoding: {{}}{_EMPTY}")),
 }
 
 
