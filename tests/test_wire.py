@@ -7,13 +7,13 @@ import json
 import sys
 import tracemalloc
 import zlib
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
-from koyeb_session import LoginMethod, LoginReply, Token, WireError
+from koyeb_session import LoginReply, Token, WireError
 from koyeb_session._api.messages import (
     CreateAccessTokenReply,
     CreateAccessTokenRequest,
@@ -27,13 +27,9 @@ from koyeb_session._api.wire import (
     decoded,
     json_object,
     read_error,
-    read_nothing,
     write,
 )
 from koyeb_session._api.wire import read as read_reply
-from koyeb_session._core.tokens import (
-    TOKEN_LIMIT,
-)
 from koyeb_session._storage.records import read_record, write_record
 
 from .jwts import jwt
@@ -58,12 +54,6 @@ def read(**fields: object) -> Token:
     result = read_reply(reply(**{"id": "t", **fields}), LoginReply)
     assert isinstance(result, LoginReply)
     return result.token
-
-
-def method_of(body: bytes) -> LoginMethod | WireError:
-    """Read a reply about a login method."""
-    result = read_reply(body, LoginMethodReply)
-    return result if isinstance(result, WireError) else result.method
 
 
 def refused(**fields: object) -> str:
@@ -158,6 +148,7 @@ def test_json_is_an_object_or_a_wire_error() -> None:
         (b'{"code": 5, "message": "m", "details": []}', ErrorReply(5, "m", {})),
         (b'{"code": 0}', ErrorReply(0, None, {})),
         (b'{"code": false, "message": false}', ErrorReply(None, None, {})),
+        (b'{"code": 1.5}', ErrorReply(None, None, {})),
         (b'{"code": null, "message": null, "fields": null}', ErrorReply(None, None, {})),
         (b'{"code": [], "message": {}, "fields": {}}', ErrorReply(None, None, {})),
         (b'{"message": ""}', ErrorReply(None, None, {})),
@@ -271,11 +262,6 @@ def test_field_is_none_when_it_is_missing_null_or_empty(
         ({"expires_at": "", "expires": "2030-01-02T03:04:05Z"}, EXPIRES),
         ({"expires_at": "2030-01-02T03:04:05Z", "expires": "2031-01-01T00:00:00Z"}, EXPIRES),
         ({"expires_at": "2030-01-02T03:04:05Z", "expires": 5}, EXPIRES),
-        ({"expires_at": "2030-01-02T05:04:05+02:00"}, EXPIRES),
-        (
-            {"expires_at": "2030-01-02T03:04:05.123456789Z"},
-            EXPIRES + timedelta(microseconds=123_456),
-        ),
         ({"expires_at": "0001-01-01T00:00:00Z"}, None),
         ({"expires": "0001-01-01T00:00:00Z"}, None),
     ],
@@ -298,23 +284,12 @@ def test_expiry_is_the_jwts_when_the_reply_has_none(missing: dict[str, object]) 
     assert read(id=jwt({}), **missing).expires_at is None
 
 
-def test_expiry_is_the_replys_when_the_jwt_has_another() -> None:
-    """The expiry in the reply takes precedence over that in the JWT."""
-    token_id = jwt({"exp": ISSUED.timestamp()})
-    assert read(id=token_id, expires_at="2030-01-02T03:04:05Z").expires_at == EXPIRES
-
-
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
         ({"id": None}, "token.id: empty, or not fit for a header"),
         ({"id": ""}, "token.id: empty, or not fit for a header"),
-        ({"id": " "}, "token.id: empty, or not fit for a header"),
-        ({"id": "a b"}, "token.id: empty, or not fit for a header"),
         ({"id": "a\r\nX-Evil: 1"}, "token.id: empty, or not fit for a header"),
-        ({"id": "ü"}, "token.id: empty, or not fit for a header"),
-        ({"id": "\x00"}, "token.id: empty, or not fit for a header"),
-        ({"id": "x" * (TOKEN_LIMIT + 1)}, "token.id: empty, or not fit for a header"),
         ({"id": 5}, "token.id: not a string"),
         ({"id": ["t"]}, "token.id: not a string"),
         ({"user_id": 5}, "token.user_id: not a string"),
@@ -332,75 +307,3 @@ def test_token_is_refused_when_a_field_is_not_as_promised(
 ) -> None:
     """The error names the field, and never quotes its value."""
     assert refused(**fields) == problem
-
-
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        (b"{}", "the reply has no token"),
-        (b'{"Token": {"id": "t"}}', "the reply has no token"),
-        (b'{"token": null}', "token: not an object"),
-        (b'{"token": "eyJ"}', "token: not an object"),
-        (b'{"token": [{"id": "t"}]}', "token: not an object"),
-        (b'{"token": {}}', "token.id: empty, or not fit for a header"),
-        (b'[{"token": {"id": "t"}}]', "the reply is not a JSON object"),
-        (b"{", "the reply is not JSON"),
-        (b"\xfe", "the reply is not UTF-8"),
-    ],
-)
-def test_reply_is_refused_when_it_has_no_token(body: bytes, problem: str) -> None:
-    """No body but the promised one becomes a token, and the error is bare of the reply."""
-    error = read_reply(body, LoginReply)
-    assert wire_error(error) == problem
-    assert isinstance(error, WireError)
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    assert error.__traceback__ is None
-
-
-def test_timestamp_in_another_zone_is_utc_when_read() -> None:
-    """All times of a token are aware and in UTC."""
-    token = read(expires_at="2030-01-02T05:04:05+02:00")
-    assert token.expires_at is not None
-    assert token.expires_at.tzinfo is UTC
-    assert token.expires_at == EXPIRES.astimezone(timezone(timedelta(hours=2)))
-
-
-# The other replies
-
-
-@pytest.mark.parametrize(
-    ("body", "method"),
-    [
-        (b'{"method": "KOYEB"}', LoginMethod.KOYEB),
-        (b'{"method": "WORKOS", "more": 1}', LoginMethod.WORKOS),
-        (b"{}", LoginMethod.KOYEB),
-        (b'{"method": null}', LoginMethod.KOYEB),
-        (b'{"method": ""}', LoginMethod.KOYEB),
-    ],
-)
-def test_login_method_is_read_when_it_is_known(body: bytes, method: LoginMethod) -> None:
-    """A missing method is the default of the description."""
-    assert method_of(body) is method
-
-
-@pytest.mark.parametrize("value", ["koyeb", "SAML", 1, True, ["KOYEB"], {"KOYEB": 1}])
-def test_login_method_is_refused_when_it_is_unknown(value: object) -> None:
-    """A method that came after this version is said to be one."""
-    error = wire_error(method_of(json.dumps({"method": value}).encode()))
-    assert error == "method: not a login method that is known here"
-
-
-def test_login_method_is_refused_when_the_reply_is_no_object() -> None:
-    """A page of HTML is no answer."""
-    assert wire_error(method_of(b"")) == "the reply is not JSON"
-    assert wire_error(method_of(b"[]")) == "the reply is not a JSON object"
-
-
-def test_empty_reply_is_accepted_when_it_is_an_object_or_nothing() -> None:
-    """``{}`` is promised; nothing at all says as much."""
-    for body in (b"{}", b"", b" \r\n", b'{"more": []}'):
-        assert read_nothing(body) is None
-    assert wire_error(read_nothing(b"<html>")) == "the reply is not JSON"
-    assert wire_error(read_nothing(b"null")) == "the reply is not a JSON object"
-    assert wire_error(read_nothing(b"\xff")) == "the reply is not UTF-8"
