@@ -102,6 +102,6 @@ def test_reply_hides_its_body_when_shown() -> None:
 )
 def test_argument_is_refused_when_it_is_wrong(wrong: dict[str, Any], error: Exception) -> None:
     """A wrong argument comes back as the error to raise, which names it."""
-    right = {"email": "a@b.c", "password": "pw", "organization_id": None, "seon_fp": None}
-    found = operations.login(**{**right, **wrong})
+    right: dict[str, Any] = dict.fromkeys(("organization_id", "seon_fp"))
+    found = operations.login(**{**right, "email": "a@b.c", "password": "pw", **wrong})
     assert (type(found), str(found)) == (type(error), str(error))

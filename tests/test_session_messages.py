@@ -1,8 +1,5 @@
 """The messages of a session about its end and about itself."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import copy
@@ -24,12 +21,10 @@ from koyeb_session import (
     ServerError,
     SessionClient,
     SessionExpiredError,
-    StoreError,
     Token,
-    TransportError,
 )
 from koyeb_session._core.endings import no_token
-from koyeb_session._core.snapshot import FrozenClock, LastFailure, Observation
+from koyeb_session._core.snapshot import FrozenClock, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from .error_texts import LOGIN, ME, PASSWORD, error_for
@@ -271,17 +266,6 @@ def test_copies_of_an_error_say_the_same() -> None:
     """Each caller is given a copy."""
     error = error_for(LOGIN, 429, retry_after="90")
     assert copy.copy(error).message == str(copy.copy(error)) == error.message
-
-
-def test_an_error_of_something_else_is_told_as_it_is(clock: FakeClock) -> None:
-    """A caller's own deadline, and a store, say nothing of the token or of a sign-in."""
-    now = FrozenClock(clock.time(), clock.monotonic())
-    late = TransportError("the token was not renewed within 1 s")
-    full = StoreError("full")
-    failed = LastFailure(full, 1, now.wall, now.mono, 5.0)
-    assert no_token(Observation(None, None, now), late) is late
-    assert no_token(Observation(None, failed, now), late) is late
-    assert no_token(Observation(None, failed, now), full) is full
 
 
 def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> None:

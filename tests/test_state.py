@@ -1,8 +1,5 @@
 """The state of a session: each change is one swap, and a failure changes nothing else."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import pytest
@@ -74,13 +71,6 @@ def test_commit_counts_from_the_wall_clock_when_the_token_is_not_issued_now(
     assert adopted.expiry == HOUR * 3 / 4
     assert state.generation == 0  # a token that only goes on with the session
     assert commit(state, given).expiry == HOUR
-
-
-def test_commit_makes_no_windows_when_the_session_does_not_renew(clock: FakeClock) -> None:
-    """A session that must not renew leaves its token alone."""
-    snapshot = commit(SessionState(RefreshPolicy(), clock, renew=False), token(clock))
-    assert not snapshot.renewable
-    assert snapshot.soft == HOUR
 
 
 @pytest.mark.parametrize("life", [0, -1, -HOUR])
@@ -247,7 +237,7 @@ def test_requests_look_for_what_is_not_saved_until_it_is(
     """A store that is owed a token is thought of again: 5 s later, then after twice as long."""
     snapshot = commit(state, token(clock))
     assert not snapshot.has_deferred_work(clock)
-    looked = []
+    looked = list[float]()
     state.defer_check(snapshot)
     for _ in range(60):
         if snapshot.is_due(clock):
