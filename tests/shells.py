@@ -70,6 +70,13 @@ class Shell:
         """The store that the commands use when they are not told of another."""
         return FileTokenStore(self.folder / "koyeb-session" / "session.json")
 
+    @property
+    def saved(self) -> Token:
+        """The token in that store."""
+        saved = self.store.load()
+        assert saved is not None
+        return saved
+
     def run(self, *arguments: str, stdin: str = "", typed: str | None = None) -> Done:
         """Run a command in this process, without a terminal, or with an answer to its question."""
         out, err = io.StringIO(), io.StringIO()
@@ -95,6 +102,7 @@ class Shell:
                 status = end.code
         assert isinstance(status, int)
         assert bool(asked) is (typed is not None)
+        assert "Traceback" not in err.getvalue()
         return Done(status, out.getvalue(), err.getvalue() + "".join(asked))
 
     def start(
@@ -111,10 +119,11 @@ class Shell:
             check=False,
         )
 
-    def sign_in(self) -> str:
-        """Save a session, and return its token."""
-        token_id = self.fake.issue_token()
-        assert self.run("login", "--api-token", stdin=f"{token_id}\n").returncode == 0
+    def sign_in(self, token_id: str | None = None, *arguments: str) -> str:
+        """Save a session, of a new token if none is given, and return its token."""
+        token_id = token_id or self.fake.issue_token()
+        done = self.run("login", "--api-token", *arguments, stdin=f"{token_id}\n")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
         return token_id
 
 
@@ -186,18 +195,12 @@ def terminal(*arguments: str) -> Generator[Terminal]:
 
 def make_due(shell: Shell) -> Token:
     """Make the saved session one that is to be renewed ahead of need, and return its token."""
-    store = shell.store
-    saved = store.load()
-    assert saved is not None
-    now = datetime.now(UTC)
-    due = Token(
-        shell.fake.issue_token(lifetime=timedelta(hours=1)) if saved.renewal is None else saved.id,
-        saved.user_id,
-        saved.organization_id,
-        now + timedelta(hours=1),
+    saved, now = shell.saved, datetime.now(UTC)
+    due = attrs.evolve(
+        saved,
+        id=saved.id if saved.renewal else shell.fake.issue_token(lifetime=timedelta(hours=1)),
+        expires_at=now + timedelta(hours=1),
         issued_at=now - timedelta(hours=23),
-        renewal=saved.renewal,
-        provenance=saved.provenance,
     )
-    store.save(due)
+    shell.store.save(due)
     return due
