@@ -57,7 +57,7 @@ ELSEWHERE = (
     *("tests/test_locks_and_events.py", "tests/test_public_surface.py"),
     *("tests/test_shared_tasks.py", "tests/test_shell.py", "tests/test_shell_sign_in.py"),
     "tests/test_sync_only.py",
-    *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
+    *("tests/test_tls.py", "tests/testing/test_server.py"),
 )
 # Tests that the newest Python runs as well: the rest of both halves.
 NEWEST = ("tests/_async", "tests/_sync", "tests/stress/test_signal_frames.py")
