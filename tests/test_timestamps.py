@@ -53,9 +53,8 @@ def microseconds(count: int) -> datetime:
 def test_timestamp_is_read_when_it_is_rfc_3339(text: str, at: datetime) -> None:
     """Each number of fractional digits, each offset and none, in upper and lower case."""
     read = timestamp(text)
-    assert read == at
     assert read is not None
-    assert read.tzinfo is UTC
+    assert (read, read.tzinfo) == (at, UTC)
 
 
 @pytest.mark.parametrize(
@@ -69,22 +68,11 @@ def test_timestamp_is_none_when_it_is_gos_zero_time(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "now",
-        "1767323045",
-        "2026-01-02",
-        "2026-01-02T03:04Z",
-        "2026-01-02T03:04:05.Z",
-        "2026-01-02T03:04:05,5Z",
-        "2026-01-02T03:04:05X",
-        "2026-01-02T03:04:05+02",
-        "2026-01-02T03:04:05+0230",
-        "2026-01-02T03:04:05ZZ",
-        " 2026-01-02T03:04:05Z",
-        "2026-01-02T03:04:05Z\n",
-        "26-01-02T03:04:05Z",
-        "2026-1-2T03:04:05Z",
-        "2026/01/02T03:04:05Z",
+        *("", "now", "1767323045", "2026-01-02", "2026-01-02T03:04Z"),
+        *("2026-01-02T03:04:05.Z", "2026-01-02T03:04:05,5Z", "2026-01-02T03:04:05X"),
+        *("2026-01-02T03:04:05+02", "2026-01-02T03:04:05+0230", "2026-01-02T03:04:05ZZ"),
+        *(" 2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z\n"),
+        *("26-01-02T03:04:05Z", "2026-1-2T03:04:05Z", "2026/01/02T03:04:05Z"),
         "٢٠٢٦-01-02T03:04:05Z",
     ],
 )
@@ -97,13 +85,9 @@ def test_timestamp_is_refused_when_it_is_of_another_form(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "2026-13-02T03:04:05Z",
-        "2026-02-30T03:04:05Z",
-        "2026-01-02T25:04:05Z",
-        "2026-01-02T03:60:05Z",
-        "2026-01-02T03:04:61Z",
+        *("0000-01-01T00:00:00Z", "2026-13-02T03:04:05Z", "2026-02-30T03:04:05Z"),
+        *("2026-01-02T25:04:05Z", "2026-01-02T03:60:05Z", "2026-01-02T03:04:61Z"),
         "2026-01-02T03:04:05+24:00",
-        "0000-01-01T00:00:00Z",
     ],
 )
 def test_timestamp_is_refused_when_there_is_no_such_time(text: str) -> None:
