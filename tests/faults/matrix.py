@@ -163,10 +163,7 @@ def _late(name: str, behavior: Behavior) -> Fault:
 
 
 def _redirected(
-    name: str,
-    behavior: Behavior,
-    status: int,
-    server: Literal["plain", "trusted"] = "plain",
+    name: str, behavior: Behavior, status: int, server: Literal["plain", "trusted"] = "plain"
 ) -> Fault:
     # Another attempt at the refresh would be sent there, too: the password is asked instead.
     refresh = frozenset({"refresh"})
@@ -239,9 +236,7 @@ FAULTS: Final = (
         (error(503), reply()),
     ),
     Fault(
-        "503 cut off",
-        repeated(ServerError, SENT_AGAIN_UNDONE, status=503),
-        (replies.cut_error,),
+        "503 cut off", repeated(ServerError, SENT_AGAIN_UNDONE, status=503), (replies.cut_error,)
     ),
     Fault(
         "500 with 100 MiB",
@@ -264,10 +259,14 @@ FAULTS: Final = (
     ),
     _busy("429, Retry-After: a past date", busy_until(-60), repeats=True, retry_after=0.0),
     # sent elsewhere
-    _redirected("redirect to the same origin", redirect(307, "{0.url}/new"), 307),
-    _redirected("redirect in a loop", redirect(308, "{0.url}{0.request.path}"), 308),
-    _redirected("redirect to another host", redirect(302, "{0.elsewhere}{0.request.path}"), 302),
-    _redirected("redirect to http", redirect(301, "{0.elsewhere}{0.request.path}"), 301, "trusted"),
+    _redirected("redirect to the same origin", redirect(307, "{0.server.url}/new"), 307),
+    _redirected("redirect in a loop", redirect(308, "{0.server.url}{0.request.path}"), 308),
+    _redirected(
+        "redirect to another host", redirect(302, "{0.server.elsewhere}{0.request.path}"), 302
+    ),
+    _redirected(
+        "redirect to http", redirect(301, "{0.server.elsewhere}{0.request.path}"), 301, "trusted"
+    ),
     # TLS
     Fault("TLS", everywhere(good()), (reply(),), server="trusted"),
     Fault(

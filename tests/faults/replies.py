@@ -173,7 +173,8 @@ def cut_error(exchange: Exchange) -> None:
 def one_byte_at_a_time(exchange: Exchange) -> None:
     """Answer well, in as many pieces as can be."""
     body = good(exchange.request)
-    exchange.send_singly(head(200, *_JSON, f"Content-Length: {len(body)}") + body)
+    for byte in head(200, *_JSON, f"Content-Length: {len(body)}") + body:
+        exchange.send(bytes([byte]))
 
 
 def drip_headers(exchange: Exchange) -> None:

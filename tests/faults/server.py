@@ -47,28 +47,13 @@ class Exchange:
 
     def __init__(self, connection: socket.socket, server: Server, request: Request) -> None:
         self._connection = connection
-        self._server = server
+        self.server = server
         self.request = request
-
-    @property
-    def url(self) -> str:
-        """The server's own origin."""
-        return self._server.url
-
-    @property
-    def elsewhere(self) -> str:
-        """The origin of another host."""
-        return self._server.elsewhere
 
     def send(self, data: bytes) -> None:
         """Send bytes, and count them."""
         self._connection.sendall(data)
-        self._server.sent += len(data)
-
-    def send_singly(self, data: bytes) -> None:
-        """Send each byte by itself."""
-        for byte in data:
-            self.send(bytes([byte]))
+        self.server.sent += len(data)
 
     def drip(self, data: bytes) -> None:
         """Send the same few bytes for ever, slowly, one by one, until the client leaves."""
@@ -92,7 +77,7 @@ class Exchange:
     def half_close(self) -> None:
         """Send no more, but leave the connection standing."""
         socket.socket.shutdown(self._connection, socket.SHUT_WR)
-        self._server.half_closed.set()
+        self.server.half_closed.set()
         self.hang()
 
     def reset(self) -> None:
