@@ -179,10 +179,7 @@ def terminal(*arguments: str) -> Generator[Terminal]:
     """Run a command on a terminal of its own."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", ON_TERMINAL, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        [sys.executable, "-c", ON_TERMINAL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     try:

@@ -13,7 +13,7 @@ import pytest
 from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
-from koyeb_session._api.wire import BODY_LIMIT, Reply, decoded
+from koyeb_session._api.wire import Reply
 from koyeb_session._core.origins import address
 
 from .jwts import jwt
@@ -64,12 +64,8 @@ def test_reply_is_an_error_when_its_status_is_beside_2xx(status: int) -> None:
 @pytest.mark.parametrize(
     ("date", "issued"),
     [
-        ("Fri, 15 Jan 2027 08:00:00 GMT", NOW),  # the very second
-        ("Fri, 15 Jan 2027 08:00:01 GMT", NOW),
         ("Fri, 15 Jan 2027 07:59:59 GMT", NOW),
         ("Fri, 15 Jan 2027 09:00:00 GMT", NOW + timedelta(hours=1, seconds=1)),
-        ("Fri, 15 Jan 2027 07:00:00 GMT", NOW - timedelta(hours=1, seconds=-1)),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", NOW),
         ("yesterday", NOW),
     ],
 )
@@ -185,13 +181,6 @@ def test_body_is_not_read_when_it_could_not_be_decoded(case: str) -> None:
         f"{operation.name}: the reply is larger than 1048576 bytes "
         f"({operation.method} {operation.path}: status 200)"
     )
-
-
-def test_error_is_told_by_its_status_when_its_body_could_not_be_decoded() -> None:
-    """A huge or broken body does not hide that the service said no."""
-    error = outcome(operations.refresh(TOKEN), decoded(b"x" * (BODY_LIMIT + 1), None), 503)
-    assert isinstance(error, ApiError)
-    assert error.message == "refresh: no message (PUT /v1/account/refresh: status 503)"
 
 
 @pytest.mark.parametrize("name", ["logout", "passwordless_login"])

@@ -86,10 +86,7 @@ def test_reply_hides_its_body_when_shown() -> None:
         ({"email": None}, TypeError("email must be a str, not NoneType")),
         ({"password": ""}, ValueError("password must not be empty")),
         ({"password": b"pw"}, TypeError("password must be a str, not bytes")),
-        (
-            {"password": "\ud800"},
-            ValueError("password must be text that can be written as UTF-8"),
-        ),
+        ({"password": "\ud800"}, ValueError("password must be text that can be written as UTF-8")),
         *(({"organization_id": bad}, ValueError(ID_RULE)) for bad in ("", "a/b", "../x")),
         ({"organization_id": 5}, TypeError("organization_id must be a str, not int")),
         *(

@@ -27,8 +27,7 @@ from koyeb_session._core.endings import no_token
 from koyeb_session._core.snapshot import FrozenClock, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from .error_texts import LOGIN, ME, PASSWORD, error_for
-from .support import connect_once
+from .support import ME, PASSWORD, connect_once, raising
 
 
 def ending(session: SessionClient) -> KoyebSessionError:
@@ -262,12 +261,6 @@ def test_a_refused_api_token_of_credentials_says_what_to_make(
     assert "the API access token is refused: make one in Koyeb's control panel" in error.message
 
 
-def test_copies_of_an_error_say_the_same() -> None:
-    """Each caller is given a copy."""
-    error = error_for(LOGIN, 429, retry_after="90")
-    assert copy.copy(error).message == str(copy.copy(error)) == error.message
-
-
 def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> None:
     """Nothing has failed, and there is no token."""
     error = no_token(Observation(None, None, FrozenClock(clock.time(), clock.monotonic())), None)
@@ -276,25 +269,6 @@ def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> No
 
 
 # Representations, copies and replacements
-
-
-def test_repr_says_that_a_session_has_ended(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """Expired or refused, without credentials; signed out; closed."""
-    at = f"<SessionClient {fake.base_url}: "
-    session = connect_once(fake, clock)
-    token = session.login(ME, PASSWORD)
-    who = f"as {token.user_id}"
-    assert repr(session) == f"{at}signed in {who}, token good for 1 d 0 h>"
-    fake.revoke_all()
-    with pytest.raises(SessionExpiredError):
-        session.refresh()
-    assert repr(session) == f"{at}the session {who} has ended: token refused>"
-    clock.advance(timedelta(hours=25))
-    assert repr(session) == f"{at}the session {who} has ended: token expired>"
-    session.logout()
-    assert repr(session) == f"{at}signed out>"
-    session.close()
-    assert repr(session) == f"{at}closed>"
 
 
 def test_repr_says_what_brings_a_session_back(fake: FakeKoyeb, clock: FakeClock) -> None:
@@ -314,31 +288,17 @@ def test_repr_says_what_an_api_token_is(fake: FakeKoyeb, clock: FakeClock) -> No
             assert repr(other).endswith(": signed in, token good for an unknown time>")
 
 
-class Broken:
-    """A clock that works until it does not."""
-
-    def __init__(self) -> None:
-        self.works = True
-
-    def time(self) -> float:
-        """Return the time, or raise if the clock is broken."""
-        if not self.works:
-            message = "the battery is empty"
-            raise RuntimeError(message)
-        return 1_800_000_000.0
-
-    monotonic = time
-
-
 @pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
 def test_repr_and_the_end_raise_nothing_when_the_clock_does(
     half: type[SessionClient | AsyncSessionClient],
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Debuggers, trackers and the interpreter's end look at a session at any time."""
-    clock = Broken()
     token = Token("t", "user-1", expires_at=datetime(2050, 1, 1, tzinfo=UTC))
     session = half(clock=clock, token=token)
-    clock.works = False
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(FakeClock, name, raising(RuntimeError("the battery is empty")))
     assert repr(session) == f"<{half.__name__} https://app.koyeb.com: signed in as user-1>"
     session.__del__()
     with pytest.raises(RuntimeError, match="battery"):

@@ -155,6 +155,7 @@ def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> 
     state.record_failure(FailedAttempt(ServerError()))
     assert state.clear() is snapshot
     assert (state.snapshot, state.failure, state.signed_out) == (None, None, True)
+    assert state.summary == "signed out"
     assert state.clear() is None
     assert heard == [snapshot.token, None, None]
 

@@ -233,6 +233,7 @@ def test_refused_token_is_not_used_until_the_back_off_is_over(
     assert state.usable is snapshot  # the credentials were refused, and not the token
     state.record_failure(FailedAttempt(AuthenticationError("no"), refused=True))
     assert state.usable is None
+    assert state.summary == "the session as user-1 has ended: token refused"
     clock.advance(60)
     assert state.usable is None  # the second failure in a row
     clock.advance(60)

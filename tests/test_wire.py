@@ -22,13 +22,7 @@ from koyeb_session._api.messages import (
     LoginRequest,
     PasswordlessLoginRequest,
 )
-from koyeb_session._api.wire import (
-    BODY_LIMIT,
-    decoded,
-    json_object,
-    read_error,
-    write,
-)
+from koyeb_session._api.wire import BODY_LIMIT, decoded, json_object, read_error, write
 from koyeb_session._api.wire import read as read_reply
 from koyeb_session._storage.records import read_record, write_record
 
