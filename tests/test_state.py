@@ -21,43 +21,22 @@ def state(clock: FakeClock) -> SessionState:
 # Commit
 
 
-def test_state_knows_nothing_when_it_is_new(state: SessionState) -> None:
-    """A new session has no token, and may sign in at once."""
-    assert (state.snapshot, state.failure, state.on_change) == (None, None, None)
-    assert (state.generation, state.closed, state.signed_out) == (0, False, False)
-    assert state.observe().decision is Decision.RENEW_FIRST
-    assert state.usable is None
-    assert state.summary == "not signed in"
-    assert state.observe().blocking_failure is None
-    state.check_open()
-
-
 def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
     state: SessionState, clock: FakeClock
 ) -> None:
-    """The new snapshot is the complete state."""
-    heard: list[Token | None] = []
-    state.on_change = heard.append
+    """The new snapshot is the complete state, and is there when a listener is told of it."""
+    heard: list[tuple[Token | None, Snapshot | None]] = []
+    state.on_change = lambda told: heard.append((told, state.snapshot))
     state.clear()
     state.record_failure(FailedAttempt(ServerError("down")))
     given = token(clock)
     snapshot = commit(state, given)
-    assert state.snapshot is snapshot
     assert snapshot.token is given
     assert (snapshot.expiry, snapshot.soft, snapshot.renewable) == (HOUR, HOUR / 2, True)
     assert (state.failure, state.signed_out, state.generation) == (None, False, 1)
     assert state.usable is snapshot
     assert state.observe().decision is Decision.USE
-    assert heard == [None, given]
-
-
-def test_commit_tells_of_the_change_after_it(state: SessionState, clock: FakeClock) -> None:
-    """A listener that is told of a token finds it in the state."""
-    seen: list[Snapshot | None] = []
-    state.on_change = lambda _: seen.append(state.snapshot)
-    first = commit(state, token(clock))
-    state.clear()
-    assert seen == [first, None]
+    assert heard == [(None, None), (given, snapshot)]
 
 
 def test_commit_counts_from_the_wall_clock_when_the_token_is_not_issued_now(
@@ -190,15 +169,6 @@ def test_close_stays_when_a_renewal_ends_after_it(state: SessionState, clock: Fa
     assert state.snapshot.is_due(clock)
     state.clear()
     assert state.snapshot is None
-
-
-def test_close_is_enough_when_nobody_is_signed_in(state: SessionState) -> None:
-    """A client that was never used can be closed, too."""
-    state.close()
-    state.close()
-    assert state.closed
-    assert state.snapshot is None
-    assert state.summary == "closed"
 
 
 # For a person

@@ -140,15 +140,6 @@ def test_failure_tells_of_the_one_before_when_nothing_was_sent(
     assert second.__cause__ is first
 
 
-def test_failure_is_trouble_when_the_session_ended_by_a_refusal(state: SessionState) -> None:
-    """An ended session may have been refused by the service, which is to be spared."""
-    error = SessionExpiredError("ended")
-    state.record_failure(FailedAttempt(error))
-    blocked = state.observe().blocking_failure
-    assert blocked is not None
-    assert blocked.error is error
-
-
 def test_failure_is_no_trouble_when_the_token_is_an_api_token(
     state: SessionState, caplog: pytest.LogCaptureFixture
 ) -> None:
