@@ -83,53 +83,42 @@ def hint(problem: str) -> str:
     return "" if is_json else "; this is no reply of Koyeb's API: base_url may be wrong"
 
 
+GARBAGE = [
+    *((body, "the reply is not JSON") for body in (b"", b"{", b"<html>")),
+    *((body, "the reply has no token") for body in (b"{}", b'{"Token": {"id": "t"}}')),
+    (b'[{"token": {"id": "t"}}]', "the reply is not a JSON object"),
+    (b"\xff", "the reply is not UTF-8"),
+]
+NO_TOKENS = [
+    *((body, "token: not an object") for body in (b'{"token": null}', b'{"token": "eyJ"}')),
+    (b'{"token": [{"id": "t"}]}', "token: not an object"),
+    (b'{"token": {}}', "token.id: empty, or not fit for a header"),
+]
+NO_ACCESS_TOKENS = [
+    (b'{"token": null}', "the reply has no token that is a string"),
+    (b'{"token": {"id": "t"}}', "the reply has no token that is a string"),
+    (b'{"token": ""}', "token: empty, or not fit for a header"),
+    (b'{"token": "a b"}', "token: empty, or not fit for a header"),
+]
+
+
 @pytest.mark.pitfall(13)
-@pytest.mark.parametrize("name", ISSUING)
 @pytest.mark.parametrize(
-    ("body", "problem"),
+    ("name", "body", "problem"),
     [
-        *((body, "the reply is not JSON") for body in (b"", b"{", b"<html>")),
-        *((body, "the reply has no token") for body in (b"{}", b'{"Token": {"id": "t"}}')),
-        (b'{"token": null}', "token: not an object"),
-        (b'{"token": "eyJ"}', "token: not an object"),
-        (b'{"token": [{"id": "t"}]}', "token: not an object"),
-        (b'{"token": {}}', "token.id: empty, or not fit for a header"),
-        (b'[{"token": {"id": "t"}}]', "the reply is not a JSON object"),
-        (b"\xff", "the reply is not UTF-8"),
+        *((name, *garbage) for name in ISSUING for garbage in (*GARBAGE, *NO_TOKENS)),
+        *(("create_access_token", *garbage) for garbage in (*GARBAGE, *NO_ACCESS_TOKENS)),
     ],
 )
 def test_garbage_is_a_wire_error_when_a_token_was_promised(
     name: str, body: bytes, problem: str
 ) -> None:
     """A 2xx that holds no token never becomes one, and the error says which operation it was."""
-    error = outcome(SENT[name].make(), body)
-    assert type(error) is WireError
-    made_of = made(SENT[name].make())
-    assert error.message == (
-        f"{name}: {problem} ({made_of.method} {made_of.path}: status 200){hint(problem)}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        (b"", "the reply is not JSON"),
-        (b"{}", "the reply has no token"),
-        (b'{"token": null}', "the reply has no token that is a string"),
-        (b'{"token": {"id": "t"}}', "the reply has no token that is a string"),
-        (b'{"token": ""}', "token: empty, or not fit for a header"),
-        (b'{"token": "a b"}', "token: empty, or not fit for a header"),
-    ],
-)
-def test_garbage_is_a_wire_error_when_an_access_token_was_promised(
-    body: bytes, problem: str
-) -> None:
-    """Nothing but a bare string that fits into a header is an access token."""
-    error = outcome(operations.create_access_token(TOKEN, "o"), body)
+    operation = made(SENT[name].make())
+    error = outcome(operation, body)
     assert type(error) is WireError
     assert error.message == (
-        f"create_access_token: {problem} "
-        f"(POST /v1/organizations/o/access_token: status 200){hint(problem)}"
+        f"{name}: {problem} ({operation.method} {operation.path}: status 200){hint(problem)}"
     )
 
 

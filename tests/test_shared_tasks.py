@@ -6,6 +6,7 @@ import contextvars
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -82,13 +83,15 @@ def test_shared_task_is_started_once_whoever_starts_it() -> None:
     assert runs == [1]
 
 
+@pytest.mark.parametrize("wait", [SharedTask.join, SharedTask.wait_done])
 def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, wait: Callable[[SharedTask[int], float], object]
 ) -> None:
     """A signal handler may raise before the thread starts; catches a wait for no thread."""
     monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
     shared = SharedTask(lambda: 7, seconds=PATIENCE)
-    assert shared.join(PATIENCE) == 7
+    wait(shared, PATIENCE)
+    assert shared.outcome == 7
 
 
 @pytest.mark.parametrize("timeout", [0.25, 1.0, 10.0, None])
@@ -253,13 +256,6 @@ def test_shared_task_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.current_process", object)
     shared.start()
     assert not shared._begun
-
-
-def test_shared_task_whose_starter_was_interrupted_is_done_by_who_waits_for_its_end() -> None:
-    """A signal handler raised before it was launched; catches work that is lost at the exit."""
-    shared = SharedTask(lambda: 7)
-    shared.wait_done(PATIENCE)
-    assert shared.outcome == 7
 
 
 def test_shared_task_that_is_started_once_more_after_its_end_is_forgotten_again() -> None:

@@ -36,7 +36,6 @@ PASSWORD: Final = f"{PASSWORD_CORE} ÿ\"'%"
 RETRY: Final = RetryPolicy(delay=0)
 TRIES: Final = RETRY.attempts
 YEAR: Final = 365 * 86_400
-
 Operations: TypeAlias = frozenset[str]
 
 ACTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {

@@ -48,18 +48,14 @@ def test_fault_shows_what_was_given() -> None:
     assert repr(Fault(reset=True, processed=False)) == "Fault(reset=True, processed=False)"
 
 
-def test_unknown_operation_is_refused() -> None:
-    """The names of operations are checked, and the error lists those that there are."""
+def test_impossible_call_is_refused(fake: FakeKoyeb) -> None:
+    """The error lists the names of operations; a fault is played at least once."""
     with pytest.raises(ValueError, match=r"no such operation: refersh; there are .*refresh"):
-        FakeKoyeb().fail("refersh", Fault(status=500))
+        fake.fail("refersh", Fault(status=500))
     with pytest.raises(ValueError, match="no such operation: x"):
-        FakeKoyeb().recover("x")
-
-
-def test_fault_that_never_happens_is_refused() -> None:
-    """A fault is played at least once."""
+        fake.recover("x")
     with pytest.raises(ValueError, match="times"):
-        FakeKoyeb().fail("refresh", Fault(), times=0)
+        fake.fail("refresh", Fault(), times=0)
 
 
 @pytest.mark.parametrize(
