@@ -83,7 +83,7 @@ def test_shared_task_is_started_once_whoever_starts_it() -> None:
     assert runs == [1]
 
 
-@pytest.mark.parametrize("wait", [SharedTask.join, SharedTask.wait_done])
+@pytest.mark.parametrize("wait", [SharedTask[int].join, SharedTask[int].wait_done])
 def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted(
     monkeypatch: pytest.MonkeyPatch, wait: Callable[[SharedTask[int], float], object]
 ) -> None:

@@ -20,7 +20,11 @@ ORGANIZATION: Final = "b3b1c1de-organization"
 MIB: Final = 1 << 20
 
 _JSON: Final = ("Content-Type: application/json",)
-_HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
+# Bodies that are not what was promised
+HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
+ARRAY: Final = json.dumps([ISSUED]).encode()
+TYPES: Final = json.dumps({"token": {"id": 7, "user_id": ISSUED}, "method": [ISSUED]}).encode()
+NOT_UTF8: Final = b'{"token": {"id": "' + ISSUED.encode() + b'\xff"}, "method": "\xff"}'
 
 Content: TypeAlias = bytes | Callable[[Request], bytes]
 """A reply's body, or a function that makes it for a request."""
@@ -47,27 +51,6 @@ def good(request: Request) -> bytes:
 def cut_json(request: Request) -> bytes:
     """Make JSON that ends in the middle, after the token."""
     return good(request)[:-1]
-
-
-def types_error(request: Request) -> bytes:
-    """Make an object whose fields are of other types than promised."""
-    token = {"id": 7, "user_id": ISSUED}
-    return json.dumps({"token": token, "method": [ISSUED]}).encode()
-
-
-def array(request: Request) -> bytes:
-    """Make JSON that is no object."""
-    return json.dumps([ISSUED]).encode()
-
-
-def not_utf8(request: Request) -> bytes:
-    """Make a body that would be right if it were UTF-8."""
-    return b'{"token": {"id": "' + ISSUED.encode() + b'\xff"}, "method": "\xff"}'
-
-
-def html(request: Request) -> bytes:
-    """Make a page of some proxy."""
-    return _HTML
 
 
 @cache
@@ -142,17 +125,20 @@ def reset_in_headers(exchange: Exchange) -> None:
     exchange.reset()
 
 
-def reset_in_body(exchange: Exchange) -> None:
-    """Reset the connection after a part of the body."""
+def _send_all_but_a_byte(exchange: Exchange) -> None:
     body = good(exchange.request)
     exchange.send(head(200, *_JSON, f"Content-Length: {len(body) + 1}") + body)
+
+
+def reset_in_body(exchange: Exchange) -> None:
+    """Reset the connection after a part of the body."""
+    _send_all_but_a_byte(exchange)
     exchange.reset()
 
 
 def hang_in_body(exchange: Exchange) -> None:
     """Send a part of the body, and never the rest."""
-    body = good(exchange.request)
-    exchange.send(head(200, *_JSON, f"Content-Length: {len(body) + 1}") + body)
+    _send_all_but_a_byte(exchange)
     exchange.hang()
 
 
