@@ -33,6 +33,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import assert_no_secret
 
+from .._sync.doubles import BrokenStore
 from .cell import SECRETS, held_token
 from .certificates import client_context, server_context
 from .http2 import http2
@@ -217,36 +218,13 @@ def test_credentials_that_fail_show_no_frames(caplog: pytest.LogCaptureFixture) 
     assert_no_secret([STORED, *SECRETS], caught.value, caplog.records)
 
 
-class _BrokenStore(MemoryTokenStore):
-    """Fails in a way that tells all that it holds."""
-
-    def __init__(self, broken: str) -> None:
-        super().__init__()
-        super().save(Token(STORED))
-        self._broken = broken
-
-    def _fail(self, method: str) -> None:
-        if method == self._broken:
-            text = f"not JSON: {super().load()!r} {STORED}"
-            raise json.JSONDecodeError(text, STORED, 0) if method == "load" else RuntimeError(text)
-
-    def load(self) -> Token | None:
-        self._fail("load")
-        return None
-
-    def save(self, token: Token) -> None:
-        self._fail("save")
-
-    def delete(self) -> None:
-        self._fail("delete")
-
-
 @pytest.mark.parametrize("broken", ["load", "save", "delete"])
 def test_store_that_tells_what_it_holds(broken: str, caplog: pytest.LogCaptureFixture) -> None:
     """The contents that a store's error quotes get into no error and no log line of ours."""
     caplog.set_level(logging.DEBUG)
     errors: list[Exception] = []
-    store = _BrokenStore(broken)
+    error = json.JSONDecodeError(f"not JSON: {STORED}", STORED, 0)
+    store = BrokenStore(broken, error=error if broken == "load" else RuntimeError(STORED))
     with (
         Server([reply()]) as server,
         _session(server.url, token=held_token(), store=store) as session,
