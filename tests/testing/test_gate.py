@@ -10,7 +10,7 @@ import pytest
 
 from koyeb_session.testing import Gate
 
-from ..concurrency import AsyncBackground, Background
+from ..concurrency import AsyncBackground, async_idle
 
 
 def test_open_gate_lets_through() -> None:
@@ -21,17 +21,6 @@ def test_open_gate_lets_through() -> None:
     gate.pass_through()
     assert (gate.is_open, gate.arrived) == (True, 1)
     assert repr(gate) == "<Gate open, 1 arrived>"
-
-
-def test_gate_holds_threads_until_it_opens() -> None:
-    """Threads at a closed gate stay there, and all go on when it opens."""
-    gate = Gate()
-    with Background() as background:
-        jobs = [background.start(gate.pass_through) for _ in range(3)]
-        gate.wait_arrived(3)
-        assert not any(job.done for job in jobs)
-        gate.open()
-    assert all(job.done for job in jobs)
 
 
 def test_closed_gate_ends_patience() -> None:
@@ -55,26 +44,17 @@ async def test_await_arrived_says_how_many_came() -> None:
         await Gate().await_arrived(timeout=0.001)
 
 
-async def test_gate_holds_tasks_until_it_opens() -> None:
-    """Tasks at a closed gate wait without blocking the loop, and all go on when it opens."""
+async def test_gate_holds_threads_and_tasks_until_it_opens() -> None:
+    """A task is told about each arrival, be it in a thread; a thread can open the gate for all."""
     gate = Gate()
     async with AsyncBackground() as background:
-        jobs = [background.start(gate.apass_through) for _ in range(3)]
-        await gate.await_arrived(3)
-        assert not any(job.done for job in jobs)
-        gate.open()
-    assert all(job.done for job in jobs)
-
-
-async def test_threads_and_tasks_share_a_gate() -> None:
-    """A task is told about each arrival in a thread, and a thread can open the gate for tasks."""
-    gate = Gate()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(gate.apass_through)
-        for _ in range(3):
-            tasks.start_soon(anyio.to_thread.run_sync, gate.pass_through, None)
+        calls = [gate.apass_through, lambda: anyio.to_thread.run_sync(gate.pass_through)]
+        jobs = [background.start(call) for call in calls * 2]
         await gate.await_arrived(4)
+        await async_idle()
+        assert not any(job.done for job in jobs)
         await anyio.to_thread.run_sync(gate.open)
+    assert all(job.done for job in jobs)
 
 
 async def test_cancelled_task_leaves_the_gate() -> None:

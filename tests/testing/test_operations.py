@@ -98,15 +98,6 @@ def test_user_without_organization_signs_in(fake: FakeKoyeb, connect: Connect) -
     assert client.get("/v1/account/organizations").json()["organizations"] == []
 
 
-def test_logout_revokes_the_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """A logout ends this one token, and only once."""
-    kept, token = fake.issue_token(), fake.issue_token()
-    client = connect(fake, token)
-    assert client.delete("/v1/account/logout").json() == {}
-    assert fake.live_tokens() == [kept]
-    assert client.delete("/v1/account/logout").status_code == 401
-
-
 def test_passwordless_login_mails_a_token(fake: FakeKoyeb, connect: Connect) -> None:
     """The link in the mail carries a live token; an unknown address learns nothing."""
     client = connect(fake)
