@@ -15,11 +15,8 @@ from ..concurrency import Background
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"status": 99}, "200 to 599"),
-        ({"status": 600}, "200 to 599"),
-        ({"latency": -1.0}, "latency"),
-        ({"latency": float("nan")}, "latency"),
-        ({"latency": float("inf")}, "latency"),
+        *(({"status": status}, "200 to 599") for status in (99, 600)),
+        *(({"latency": latency}, "latency") for latency in (-1.0, float("nan"), float("inf"))),
         ({"truncate": -1}, "truncate"),
         ({"hold": "both"}, "'reply' or 'request'"),
         ({"hold": "request"}, "needs a gate or a latency"),

@@ -66,16 +66,13 @@ def test_parts_do_not_matter(cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"hello\r\n\r\n", 400),
-        (b"GET  / HTTP/1.1\r\n\r\n", 400),
+        *((sent, 400) for sent in (b"hello\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n")),
         (b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost\r\n : a\r\nfolded: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (CHUNKED + b"x\r\n", 400),
-        (CHUNKED + b"-1\r\n", 400),
-        (CHUNKED + b"1\r\nab\r\n", 400),
+        *((CHUNKED + body, 400) for body in (b"x\r\n", b"-1\r\n", b"1\r\nab\r\n")),
         (b"G" * 70_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 12_000, 431),
     ],
