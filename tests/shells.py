@@ -14,6 +14,7 @@ import sys
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 EMAIL, PASSWORD = "me@example.com", "correct horse"
-SHELL = [sys.executable, "-m", "koyeb_session"]
+Done: TypeAlias = "subprocess.CompletedProcess[str]"
 # Makes its standard input the terminal that it is controlled by, and becomes the shell. A test run
 # in the background of a script ignores SIGINT, and its children would inherit that.
 ON_TERMINAL = """
@@ -42,15 +43,6 @@ class Keyboard(io.StringIO):
     def isatty(self) -> bool:
         """Say so."""
         return True
-
-
-@attrs.frozen
-class Done:
-    """The outcome of a command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 class Shell:
@@ -103,14 +95,13 @@ class Shell:
         assert isinstance(status, int)
         assert bool(asked) is (typed is not None)
         assert "Traceback" not in err.getvalue()
-        return Done(status, out.getvalue(), err.getvalue() + "".join(asked))
+        shown = err.getvalue() + "".join(asked)
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), shown)
 
-    def start(
-        self, *arguments: str, stdout: int = subprocess.PIPE
-    ) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str, stdout: int = subprocess.PIPE) -> Done:
         """Run a command in a process of its own, without a terminal."""
         return subprocess.run(
-            [*SHELL, *arguments],
+            [sys.executable, "-m", "koyeb_session", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,

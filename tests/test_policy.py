@@ -32,9 +32,6 @@ NO_SPANS = (("60", True, False, [60]), (-1, -1e-9, MINUS, 10**309, *NO_NUMBERS))
 NO_SHARES = (("1", True, None, timedelta(0)), (-0.001, 1.001, *NO_NUMBERS))
 
 
-# Arguments that policies refuse
-
-
 @pytest.mark.parametrize(
     ("policy", "name", "wanted", "kinds", "values"),
     [
@@ -97,9 +94,6 @@ def repeatable(error: KoyebSessionError) -> KoyebSessionError:
     """Mark an error as the sender does where sending again is safe."""
     error._repeatable = True
     return error
-
-
-# Sending again
 
 
 @pytest.mark.parametrize("kind", REFUSALS)

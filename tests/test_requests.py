@@ -30,9 +30,6 @@ NAMES.update((b"Authorization", b"seon-fp"))
 """All headers, as they are spelled on the wire."""
 
 
-# Requests
-
-
 @pytest.mark.parametrize("case", SENT)
 def test_request_is_exactly_the_promised_one(case: str) -> None:
     """Each operation sends its method, path, headers and body, and nothing else."""
@@ -73,9 +70,6 @@ def test_operation_hides_its_secrets_when_shown(case: str) -> None:
 def test_reply_hides_its_body_when_shown() -> None:
     """A reply's body and headers may hold a token."""
     assert_no_secret("canary", Reply(200, {"set-cookie": "canary"}, b"canary"))
-
-
-# Mistakes before anything is sent
 
 
 @pytest.mark.parametrize(

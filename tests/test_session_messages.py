@@ -43,9 +43,6 @@ def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.random", lambda: 0.0)
 
 
-# The end of a session
-
-
 def test_an_expired_token_says_since_when(fake: FakeKoyeb, clock: FakeClock) -> None:
     """No renewal has failed: the session was not used in time."""
     with connect_once(fake, clock, token=fake.issue_token()) as session:
@@ -266,9 +263,6 @@ def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> No
     error = no_token(Observation(None, None, FrozenClock(clock.time(), clock.monotonic())), None)
     assert type(error) is NotSignedInError
     assert error.message == "signed out: call login()"
-
-
-# Representations, copies and replacements
 
 
 def test_repr_says_what_brings_a_session_back(fake: FakeKoyeb, clock: FakeClock) -> None:

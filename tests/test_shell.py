@@ -24,9 +24,6 @@ from .shells import EMAIL, PASSWORD, Done, Shell, make_due, shell, terminal
 __all__ = ["shell"]  # a fixture
 
 
-# Using the session
-
-
 @pytest.mark.parametrize("run", [Shell.run, Shell.start])
 def test_token_is_printed_alone(shell: Shell, run: Callable[[Shell, str], Done]) -> None:
     """Standard output is the token and a line feed: made for ``$(...)``."""
@@ -94,9 +91,6 @@ def test_service_that_is_away_is_worth_another_try(shell: Shell) -> None:
     assert done.returncode == 3
 
 
-# Signing out
-
-
 def test_logout_ends_the_session(shell: Shell) -> None:
     """The token is revoked and the file is empty; a second logout has nothing to do."""
     shell.sign_in()
@@ -116,9 +110,6 @@ def test_logout_leaves_an_api_token_to_others(shell: Shell) -> None:
     assert "still valid" in done.stderr
     assert token_id in shell.fake.live_tokens()
     assert shell.store.load() is None
-
-
-# The rim
 
 
 @pytest.mark.parametrize("option", [("--name", "ci"), ("--file", "other.json")])

@@ -18,9 +18,6 @@ def state(clock: FakeClock) -> SessionState:
     return SessionState(RefreshPolicy(jitter=0), clock)
 
 
-# Commit
-
-
 def test_commit_swaps_the_snapshot_in_when_the_token_is_good(
     state: SessionState, clock: FakeClock
 ) -> None:
@@ -94,9 +91,6 @@ def test_commit_accepts_an_earlier_end_when_the_token_is_another(
         assert commit(state, token(clock, life, token_id)) is state.snapshot
 
 
-# The generation
-
-
 def test_commit_is_superseded_when_the_fence_has_moved(
     state: SessionState, clock: FakeClock
 ) -> None:
@@ -139,9 +133,6 @@ def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> 
     assert heard == [snapshot.token, None, None]
 
 
-# Closing
-
-
 def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock) -> None:
     """After the end the last token can still be seen, and the hot path does not use it."""
     snapshot = commit(state, token(clock))
@@ -171,9 +162,6 @@ def test_close_stays_when_a_renewal_ends_after_it(state: SessionState, clock: Fa
     assert state.snapshot is None
 
 
-# For a person
-
-
 @pytest.mark.parametrize(
     ("life", "user", "age", "summary"),
     [
@@ -197,9 +185,6 @@ def test_summary_says_who_and_for_how_long(  # noqa: PLR0917 - fixtures and a ta
     commit(state, Token("canary", user, None, given.expires_at, issued_at=given.issued_at))
     clock.advance(age)
     assert state.summary == summary
-
-
-# Failures
 
 
 def test_requests_look_for_what_is_not_saved_until_it_is(

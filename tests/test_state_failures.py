@@ -49,9 +49,6 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"{record.levelname}: {record.getMessage()}" for record in caplog.records]
 
 
-# Failures
-
-
 @pytest.mark.usefixtures("no_chance")
 def test_failure_is_a_warning_when_the_token_is_still_good(
     state: SessionState, clock: FakeClock, caplog: pytest.LogCaptureFixture
@@ -243,9 +240,6 @@ def test_a_failure_of_another_session_is_not_noted(state: SessionState, clock: F
     assert state.failure.about is state.snapshot
 
 
-# Refusals
-
-
 def test_refusal_is_final_when_a_new_token_was_refused(
     state: SessionState, clock: FakeClock
 ) -> None:
@@ -323,9 +317,6 @@ def test_refusal_is_not_final_when_there_is_another_token(
     state.mark_rejected(rejected)
     commit(state, token(clock, token_id="newer"))
     assert not state.must_accept_401(rejected)
-
-
-# Errors of callers without a token
 
 
 def fail(state: SessionState, error: KoyebSessionError) -> Observation:

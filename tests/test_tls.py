@@ -229,9 +229,6 @@ def test_a_file_that_holds_no_certificates_is_told_to_the_connection(
     assert not caught.value.retryable
 
 
-# Deadlines
-
-
 def test_an_httpx_with_other_names_inside_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend of its pool has no public name; without it, each read has its own timeout."""
 
@@ -244,9 +241,6 @@ def test_an_httpx_with_other_names_inside_is_used_as_it_is(monkeypatch: pytest.M
     monkeypatch.setattr(httpx, "HTTPTransport", Plain)
     found: object = http_transport(None, tls.certificates())
     assert type(found) is Plain
-
-
-# Forks
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

@@ -23,9 +23,6 @@ EXPIRES = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 ISSUED = datetime(2030, 1, 1, 3, 4, 5, tzinfo=UTC)
 
 
-# Header-safe
-
-
 def test_character_is_header_safe_when_it_is_visible_ascii() -> None:
     """Nothing but ``!`` to ``~`` goes into a header, wherever in the token it stands."""
     for code in (*range(0x100), 0x20AC, 0xD800, 0xFF21, 0x1F600):
@@ -40,9 +37,6 @@ def test_token_is_header_safe_when_it_is_no_longer_than_the_limit() -> None:
     assert not is_header_safe("")
     assert is_header_safe("x" * TOKEN_LIMIT)
     assert not is_header_safe("x" * (TOKEN_LIMIT + 1))
-
-
-# JWTs
 
 
 def test_claims_are_read_when_the_token_is_a_jwt() -> None:

@@ -56,9 +56,6 @@ LIVES: dict[str, tuple[float, RefreshPolicy, tuple[float, float, float]]] = {
 }
 
 
-# The windows
-
-
 @pytest.mark.pitfall(8)
 @pytest.mark.parametrize("case", LIVES)
 def test_windows_are_cut_to_the_lifetime(case: str) -> None:
@@ -159,9 +156,6 @@ def test_token_is_fresh_to_its_end_when_it_is_not_renewable() -> None:
     assert verdict(snapshot, None, clock) is Decision.FAIL
 
 
-# Jitter
-
-
 @pytest.mark.parametrize("token_id", ["token-1", "token-2", "t"])
 def test_jitter_shortens_the_soft_window_by_the_tokens_share(token_id: str) -> None:
     """
@@ -181,9 +175,6 @@ def test_jitter_never_goes_beyond_the_hard_window() -> None:
     policy = RefreshPolicy(jitter=1, soft_window=100)
     for number in range(100):
         assert issued(DAY, policy, token_id=str(number)).soft <= DAY - 60
-
-
-# The clocks
 
 
 def test_phase_changes_at_each_boundary() -> None:

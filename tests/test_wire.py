@@ -55,9 +55,6 @@ def refused(**fields: object) -> str:
     return wire_error(read_reply(reply(**{"id": "t", **fields}), LoginReply))
 
 
-# Bodies
-
-
 def test_body_is_taken_when_it_is_within_the_limit() -> None:
     """1 MiB is read, a byte more is not."""
     assert BODY_LIMIT == 1_048_576
@@ -129,9 +126,6 @@ def test_json_is_an_object_or_a_wire_error() -> None:
         assert wire_error(json_object(body)) == "the reply is not a JSON object"
 
 
-# Errors
-
-
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -163,9 +157,6 @@ def test_error_body_is_read_when_it_has_one_of_the_three_forms(
 ) -> None:
     """The fields of an error are read if they have the promised type, and ignored otherwise."""
     assert read_error(body) == expected
-
-
-# Requests
 
 
 def test_request_leaves_out_what_is_none_when_it_is_written() -> None:
@@ -218,9 +209,6 @@ def test_cattrs_is_asked_nothing_when_a_message_comes() -> None:
         sys.setprofile(before)
     assert not [it for it in replies if isinstance(it, Exception)]
     assert not entered
-
-
-# Tokens
 
 
 def test_token_is_read_when_the_reply_is_as_promised() -> None:

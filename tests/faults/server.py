@@ -14,7 +14,6 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Generator, Sequence
-from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 import attrs
@@ -146,12 +145,7 @@ class Server:
         self._threads[0].start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping = True
         with contextlib.suppress(OSError):  # wakes the thread that accepts
             socket.create_connection((HOST, self.port), timeout=PATIENCE).close()
