@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import SessionClient, TransportTimeoutError
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.deadlines import remaining, time_limit
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock
 
-from .concurrency import PATIENCE, Background, deadlines, idle, in_child, until
+from .concurrency import PATIENCE, Background, idle, in_child, until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -214,28 +213,6 @@ def test_shared_task_of_the_parent_is_dead_in_a_forked_child() -> None:
     assert shared.alive
     go.set()
     assert shared.join(PATIENCE) is True
-
-
-def test_an_exchange_that_all_share_is_not_cut_by_the_deadline_of_one() -> None:
-    """A session may be another one's credentials, which has less time."""
-    fake = FakeKoyeb()
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with SessionClient(transport=fake.transport, token=fake.issue_token()) as theirs:
-        old = theirs.token
-        for seconds in deadlines(lambda: gate.arrived):
-            with (
-                SessionClient(
-                    transport=fake.transport, credentials=theirs.refresh, timeout=seconds
-                ) as session,
-                pytest.raises(TransportTimeoutError),
-            ):
-                session.current_token()
-        assert theirs.token is old
-        gate.open()
-        until(lambda: theirs.token is not old)
-        assert theirs.token is not None
-        assert fake.live_tokens() == [theirs.token.id]
 
 
 def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,10 @@ def reply(
     return behave
 
 
-def error(status: int, *headers: str) -> Behavior:
+def error(status: int) -> Behavior:
     """Answer with an error in the API's own form."""
     body = {"status": status, "code": "some_code", "message": "some message"}
-    return reply(status, json.dumps(body).encode(), headers=(*_JSON, *headers))
+    return reply(status, json.dumps(body).encode())
 
 
 def busy(retry_after: str | None = None) -> Behavior:

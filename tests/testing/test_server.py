@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import httpx
@@ -54,16 +51,6 @@ def test_server_keeps_connections(fake: FakeKoyeb, client: httpx.Client) -> None
         assert client.get("/v1/apps").status_code == 200
     assert len(connections) == 1
     assert {request.json["name"] for request in fake.requests if request.json} == {"web"}
-
-
-def test_standard_librarys_client_is_served(url: str, fake: FakeKoyeb) -> None:
-    """A client of another make, that sends head and body apart, is served as well."""
-    with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)) as connection:
-        body = json.dumps({"email": "me@example.com", "password": "correct horse"})
-        for _ in range(2):
-            connection.request("POST", "/v1/account/login", body)
-            assert connection.getresponse().read().startswith(b'{"token": ')
-    assert len(fake.live_tokens()) == 2
 
 
 def test_client_may_end_the_connection(url: str) -> None:
