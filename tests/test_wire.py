@@ -55,14 +55,6 @@ def refused(**fields: object) -> str:
     return wire_error(read_reply(reply(**{"id": "t", **fields}), LoginReply))
 
 
-def test_body_is_taken_when_it_is_within_the_limit() -> None:
-    """1 MiB is read, a byte more is not."""
-    assert BODY_LIMIT == 1_048_576
-    assert decoded(b"x" * BODY_LIMIT, None) == b"x" * BODY_LIMIT
-    message = wire_error(decoded(b"x" * (BODY_LIMIT + 1), None))
-    assert message == "the reply is larger than 1048576 bytes"
-
-
 @pytest.mark.parametrize("encoding", [None, "", " ", "identity", "Identity ", " IDENTITY"])
 def test_body_is_taken_as_it_is_when_it_is_not_encoded(encoding: str | None) -> None:
     """No encoding, and ``identity``, mean the bytes themselves."""

@@ -8,8 +8,8 @@ logout there is no session, with any answer of the service.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Literal, Self, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 import pytest
@@ -102,13 +102,6 @@ class Fault:
     timeout: float = 5.0
     warm_ups: int = 0
     megabytes: int | None = None
-
-    @property
-    def attempts(self) -> Iterator[Self]:
-        """The fault, and where it is played until a short deadline, again with longer ones."""
-        yield self
-        for seconds in (1.0, 10.0) if self.timeout == SHORT else ():
-            yield attrs.evolve(self, timeout=seconds)
 
     def expects(self, operation: str) -> Expected:
         """Find the outcome of an operation."""

@@ -59,13 +59,8 @@ def test_account_can_be_locked_at_once(fake: FakeKoyeb, client: httpx.Client) ->
 @pytest.mark.parametrize(
     ("content", "fields"),
     [
-        (b"", {"body"}),
-        (b"{", {"body"}),
-        (b"[]", {"body"}),
-        (b"[" * 100_000, {"body"}),
-        (b'"\xff"', {"body"}),
-        (b"9" * 5_000, {"body"}),
-        (b'{"email": NaN}', {"body"}),
+        *((content, {"body"}) for content in (b"", b"{", b"[]", b'"\xff"', b'{"email": NaN}')),
+        *((content, {"body"}) for content in (b"[" * 100_000, b"9" * 5_000)),
         (b"{}", {"email", "password"}),
         (b'{"email": "", "password": ""}', {"email", "password"}),
         (b'{"email": "a", "password": 3}', {"password"}),
@@ -113,15 +108,10 @@ def test_passwordless_login_mails_a_token(fake: FakeKoyeb, connect: Connect) -> 
     [
         ("PUT", "/v1/account/refresh"),
         ("DELETE", "/v1/account/logout"),
-        ("POST", "/v1/account/session"),
-        ("POST", "/v1/organizations/x/switch"),
-        ("POST", "/v1/organizations/x/access_token"),
-        ("POST", "/v1/unscope_organization_token"),
-        ("GET", "/v1/account/profile"),
-        ("GET", "/v1/account/organization"),
-        ("GET", "/v1/account/organizations"),
-        ("GET", "/v1/apps"),
-        ("POST", "/v1/apps"),
+        *(("POST", f"/v1/organizations/x/{name}") for name in ("switch", "access_token")),
+        *(("POST", f"/v1/{path}") for path in ("account/session", "unscope_organization_token")),
+        *(("GET", f"/v1/account/{name}") for name in ("profile", "organization", "organizations")),
+        *((method, "/v1/apps") for method in ("GET", "POST")),
     ],
 )
 def test_operation_needs_a_bearer(
