@@ -21,7 +21,6 @@ from koyeb_session._core.snapshot import (
     Decision,
     FailedAttempt,
     FrozenClock,
-    LastFailure,
     NewToken,
     Observation,
     Snapshot,
@@ -349,14 +348,13 @@ def test_ended_is_the_error_itself_when_it_says_so(
     assert state.no_token_error(state.observe(), mine) is mine
 
 
-def test_ended_is_the_error_itself_when_the_failure_is_past() -> None:
+def test_ended_is_the_error_itself_when_the_failure_is_past(
+    state: SessionState, clock: FakeClock
+) -> None:
     """A failure of an earlier token says nothing about the current one."""
-    clock = FakeClock()
-    state = SessionState(RefreshPolicy(jitter=0), clock)
     commit(state, token(clock))
     error = ServerError("down")
     past = fail(state, error).failure
-    assert isinstance(past, LastFailure)
     commit(state, token(clock, token_id="new"))
     state.failure = past
     assert state.no_token_error(state.observe(), error) is error

@@ -44,6 +44,13 @@ class Shown:
         return SECRET if self.way == "format" else "shown"
 
 
+class Hidden:
+    """Shows nothing by its own `repr`."""
+
+    def __repr__(self) -> str:
+        return "<Hidden>"
+
+
 class PickledError(Exception):
     """Hides a value everywhere but in its pickle."""
 
@@ -90,14 +97,11 @@ class HiddenData:
     field: object = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass
-class OwnRepr:
+@dataclasses.dataclass(repr=False)
+class OwnRepr(Hidden):
     """Hides its field by its class, which is enough for a dataclass."""
 
     field: object
-
-    def __repr__(self) -> str:
-        return "<OwnRepr>"
 
 
 class Pair(NamedTuple):
@@ -109,18 +113,12 @@ class Pair(NamedTuple):
         return "<Pair>"
 
 
-class HiddenDict(UserDict[str, object]):
+class HiddenDict(Hidden, UserDict[str, object]):
     """Hides its items from `repr`, but not from those who ask for them."""
 
-    def __repr__(self) -> str:
-        return "<HiddenDict>"
 
-
-class HiddenList(list[object]):
+class HiddenList(Hidden, list[object]):
     """Hides its items from `repr`, but not from those who ask for them."""
-
-    def __repr__(self) -> str:
-        return "<HiddenList>"
 
 
 @attrs.define
