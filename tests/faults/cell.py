@@ -67,7 +67,7 @@ def bounded_memory(megabytes: int | None) -> Generator[None]:
 
 @attrs.define
 class Cell:
-    """A cell: a fault, an operation, servers that play the fault, and what one half has seen."""
+    """A cell: a fault, an operation, servers that play the fault, and the facts of one half."""
 
     fault: Fault
     operation: str
@@ -109,7 +109,7 @@ class Cell:
         self.seconds = time.monotonic() - begun
 
     def look_at(self, session: AsyncSessionClient | SessionClient) -> None:
-        """Keep what a session shows."""
+        """Keep the token of a session, and its representations."""
         self.token = session.token
         self.shown = (repr(session), str(session), f"{session}")
 

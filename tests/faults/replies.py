@@ -20,7 +20,7 @@ ORGANIZATION: Final = "b3b1c1de-organization"
 MIB: Final = 1 << 20
 
 _JSON: Final = ("Content-Type: application/json",)
-# Bodies that are not what was promised
+# Bodies other than the promised one
 HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
 ARRAY: Final = json.dumps([ISSUED]).encode()
 TYPES: Final = json.dumps({"token": {"id": 7, "user_id": ISSUED}, "method": [ISSUED]}).encode()
