@@ -10,6 +10,7 @@ import pytest
 from koyeb_session import __version__
 from koyeb_session._api import operations
 from koyeb_session._api.wire import Reply
+from koyeb_session._core.validation import switch_error
 from koyeb_session.testing import assert_no_secret
 
 from .sent import BASE, SENT, TOKEN, made
@@ -96,3 +97,20 @@ def test_argument_is_refused_when_it_is_wrong(wrong: dict[str, Any], error: Exce
     right: dict[str, Any] = dict.fromkeys(("organization_id", "seon_fp"))
     found = operations.login(**{**right, "email": "a@b.c", "password": "pw", **wrong})
     assert (type(found), str(found)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (operations.passwordless_login(""), "email must not be empty"),
+        (operations.login_method(""), "email must not be empty"),
+        (switch_error("", None), ID_RULE),
+        (switch_error("a", "ü"), "seon_fp must be visible ASCII"),
+    ],
+)
+def test_argument_of_another_operation_is_named_in_the_same_words(
+    error: object, message: str
+) -> None:
+    """The rules are those of a login."""
+    assert type(error) is ValueError
+    assert str(error) == message

@@ -125,7 +125,7 @@ def test_json_is_an_object_or_a_wire_error() -> None:
         *((body, ErrorReply()) for body in (b'{"code": 1.5}', b'{"fields": "email"}')),
         (b'{"code": false, "message": false}', ErrorReply()),
         (b'{"code": null, "message": null, "fields": null}', ErrorReply()),
-        (b'{"code": [], "message": {}, "fields": {}}', ErrorReply()),
+        (b'{"code": [], "message": [5], "fields": {}}', ErrorReply()),
         (b'{"status": 404, "code": "not_found", "message": "m"}', ErrorReply("not_found", "m", {})),
         (b'{"code": 5, "message": "m", "details": []}', ErrorReply(5, "m", {})),
         (b'{"code": 0}', ErrorReply(0, None, {})),
