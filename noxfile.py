@@ -56,7 +56,7 @@ ELSEWHERE = (
     *("tests/test_locks_and_events.py", "tests/test_public_surface.py"),
     *("tests/test_shared_tasks.py", "tests/test_shell.py", "tests/test_shell_sign_in.py"),
     "tests/test_sync_only.py",
-    *("tests/test_tls.py", "tests/test_type_hints.py", "tests/testing/test_server.py"),
+    *("tests/test_tls.py", "tests/testing/test_server.py"),
 )
 # Tests that the newest Python runs as well: the rest of both halves.
 NEWEST = ("tests/_async", "tests/_sync", "tests/stress/test_signal_frames.py")
@@ -74,7 +74,7 @@ LOWEST = (
 # Tests that have a long form.
 LONG = (
     *("tests/integrations/test_servers.py", "tests/faults/test_matrix.py", "tests/stores"),
-    *("tests/stress", "tests/test_fuzz.py", "tests/testing/test_transport.py"),
+    *("tests/stress", "tests/test_fuzz.py"),
     *("tests/_async/test_redis_faults.py", "tests/_sync/test_redis_faults.py"),
 )
 # One more than the number of cores, as some tests wait for a socket or a process.
@@ -259,10 +259,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def faults(session: nox.Session) -> None:
-    """Run only the fault matrix, and print it as a table."""
+    """Run only the fault matrix, with all of its cells."""
     session.install(wheel(), *group("tests"))
     session.run(
-        *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs),
+        *("pytest", "--quiet", "tests/faults", *session.posargs),
         env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"},
     )
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb
 
 EMAIL, PASSWORD = "me@example.com", "correct horse"
-SHELL = [sys.executable, "-m", "koyeb_session"]
+Done: TypeAlias = "subprocess.CompletedProcess[str]"
 # Makes its standard input the terminal that it is controlled by, and becomes the shell. A test run
 # in the background of a script ignores SIGINT, and its children would inherit that.
 ON_TERMINAL = """
@@ -44,15 +45,6 @@ class Keyboard(io.StringIO):
         return True
 
 
-@attrs.frozen
-class Done:
-    """The outcome of a command."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 class Shell:
     """Runs commands on one folder and one service."""
 
@@ -69,6 +61,13 @@ class Shell:
     def store(self) -> FileTokenStore:
         """The store that the commands use when they are not told of another."""
         return FileTokenStore(self.folder / "koyeb-session" / "session.json")
+
+    @property
+    def saved(self) -> Token:
+        """The token in that store."""
+        saved = self.store.load()
+        assert saved is not None
+        return saved
 
     def run(self, *arguments: str, stdin: str = "", typed: str | None = None) -> Done:
         """Run a command in this process, without a terminal, or with an answer to its question."""
@@ -95,14 +94,14 @@ class Shell:
                 status = end.code
         assert isinstance(status, int)
         assert bool(asked) is (typed is not None)
-        return Done(status, out.getvalue(), err.getvalue() + "".join(asked))
+        assert "Traceback" not in err.getvalue()
+        shown = err.getvalue() + "".join(asked)
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), shown)
 
-    def start(
-        self, *arguments: str, stdout: int = subprocess.PIPE
-    ) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str, stdout: int = subprocess.PIPE) -> Done:
         """Run a command in a process of its own, without a terminal."""
         return subprocess.run(
-            [*SHELL, *arguments],
+            [sys.executable, "-m", "koyeb_session", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -111,10 +110,11 @@ class Shell:
             check=False,
         )
 
-    def sign_in(self) -> str:
-        """Save a session, and return its token."""
-        token_id = self.fake.issue_token()
-        assert self.run("login", "--api-token", stdin=f"{token_id}\n").returncode == 0
+    def sign_in(self, token_id: str | None = None, *arguments: str) -> str:
+        """Save a session, of a new token if none is given, and return its token."""
+        token_id = token_id or self.fake.issue_token()
+        done = self.run("login", "--api-token", *arguments, stdin=f"{token_id}\n")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
         return token_id
 
 
@@ -170,10 +170,7 @@ def terminal(*arguments: str) -> Generator[Terminal]:
     """Run a command on a terminal of its own."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", ON_TERMINAL, *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        [sys.executable, "-c", ON_TERMINAL, *arguments], stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     try:
@@ -186,18 +183,12 @@ def terminal(*arguments: str) -> Generator[Terminal]:
 
 def make_due(shell: Shell) -> Token:
     """Make the saved session one that is to be renewed ahead of need, and return its token."""
-    store = shell.store
-    saved = store.load()
-    assert saved is not None
-    now = datetime.now(UTC)
-    due = Token(
-        shell.fake.issue_token(lifetime=timedelta(hours=1)) if saved.renewal is None else saved.id,
-        saved.user_id,
-        saved.organization_id,
-        now + timedelta(hours=1),
+    saved, now = shell.saved, datetime.now(UTC)
+    due = attrs.evolve(
+        saved,
+        id=saved.id if saved.renewal else shell.fake.issue_token(lifetime=timedelta(hours=1)),
+        expires_at=now + timedelta(hours=1),
         issued_at=now - timedelta(hours=23),
-        renewal=saved.renewal,
-        provenance=saved.provenance,
     )
-    store.save(due)
+    shell.store.save(due)
     return due

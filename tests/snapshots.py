@@ -29,11 +29,7 @@ from koyeb_session._core.snapshot import Decision, FrozenClock, LastFailure, Obs
 from koyeb_session.testing import FakeClock
 
 HOUR = 3600.0
-
-
 DAY = 24 * HOUR
-
-
 PLAIN = RefreshPolicy(jitter=0)
 
 

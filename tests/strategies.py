@@ -8,9 +8,7 @@ from typing import TypeAlias
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from koyeb_session import (
-    WireError,
-)
+from koyeb_session import WireError
 
 from .soak import SOAK
 

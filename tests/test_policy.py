@@ -20,90 +20,64 @@ from koyeb_session import (
 
 from .snapshots import REFUSALS
 
-SPANS = ["soft_window", "hard_window", "min_interval", "backoff", "backoff_max"]
-Policies = type[RefreshPolicy | RetryPolicy]
-RETRY_SPANS = ["delay", "delay_max", "retry_after_max"]
-
-
-FIELDS: list[tuple[Policies, str]] = [
-    *((RefreshPolicy, name) for name in SPANS),
-    *((RetryPolicy, name) for name in RETRY_SPANS),
+FIELDS: list[tuple[Any, str]] = [
+    *((RefreshPolicy, name) for name in ("soft_window", "hard_window", "min_interval")),
+    *((RefreshPolicy, name) for name in ("backoff", "backoff_max")),
+    *((RetryPolicy, name) for name in ("delay", "delay_max", "retry_after_max")),
 ]
+NO_NUMBERS = (math.nan, math.inf, -math.inf)
+MINUS = timedelta(seconds=-1)
+SPAN = "seconds or a timedelta, finite and not negative"
+NO_SPANS = (("60", True, False, [60]), (-1, -1e-9, MINUS, 10**309, *NO_NUMBERS))
+NO_SHARES = (("1", True, None, timedelta(0)), (-0.001, 1.001, *NO_NUMBERS))
 
 
-# Arguments that policies refuse
-
-
-@pytest.mark.parametrize(("policy", "name"), FIELDS)
-def test_policy_refuses_a_span_when_it_is_no_time(policy: Policies, name: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "name", "wanted", "kinds", "values"),
+    [
+        *((policy, name, SPAN, *NO_SPANS) for policy, name in FIELDS),
+        (RefreshPolicy, "jitter", "a number from 0 to 1", *NO_SHARES),
+        (RetryPolicy, "attempts", "a whole number, 1 at least", (1.5, "3", None, True), (0, -1)),
+    ],
+)
+def test_policy_refuses_what_is_of_another_kind_or_out_of_range(
+    policy: Any, name: str, wanted: str, kinds: tuple[object, ...], values: tuple[object, ...]
+) -> None:
     """The message names the attribute and says what it may be."""
-    make: type[Any] = policy
-    wanted = f"{name} must be seconds or a timedelta, finite and not negative, not"
-    for value in ("60", True, False, [60]):
-        with pytest.raises(TypeError) as type_error:
-            make(**{name: value})
-        assert str(type_error.value) == f"{wanted} {type(value).__name__}"
-    for number in (-1, -1e-9, math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match=r"finite") as value_error:
-            make(**{name: number})
-        assert str(value_error.value) == f"{wanted} {number}"
-    with pytest.raises(ValueError, match=r"not negative, not -1\.0$"):
-        make(**{name: timedelta(seconds=-1)})
-    with pytest.raises(ValueError, match=r"finite"):  # the largest float is about 1e308
-        make(**{name: 10**309})
+    for value in kinds:
+        with pytest.raises(TypeError) as wrong_kind:
+            policy(**{name: value})
+        assert str(wrong_kind.value) == f"{name} must be {wanted}, not {type(value).__name__}"
+    for value in values:
+        with pytest.raises(ValueError, match=wanted) as wrong_value:
+            policy(**{name: value})
+        shown = -1.0 if value is MINUS else value  # 10**309 is larger than any float
+        assert str(wrong_value.value) == f"{name} must be {wanted}, not {shown}"
 
 
 @pytest.mark.parametrize(("policy", "name"), FIELDS)
-def test_policy_takes_a_span_in_seconds_or_as_a_timedelta(policy: Policies, name: str) -> None:
+def test_policy_takes_a_span_in_seconds_or_as_a_timedelta(policy: Any, name: str) -> None:
     """Both units mean the same, and zero is a value."""
-    make: type[Any] = policy
     half = timedelta(seconds=0.5)
     for span, kept in ((0, 0), (0.0, 0), (timedelta(0), 0), (1, 1), (half, 0.5)):
-        assert getattr(make(**{name: span}), name) == kept
+        assert getattr(policy(**{name: span}), name) == kept
+
+
+def test_policy_takes_the_least_and_the_most_of_a_share_or_a_count() -> None:
+    """Their ends are values: all of the jitter, none of it, and a single attempt."""
+    for share in (0, 0.0, 0.5, 1, 1.0):
+        assert RefreshPolicy(jitter=share).jitter == share
+    assert RetryPolicy(attempts=1).attempts == 1
 
 
 @pytest.mark.parametrize(("policy", "name"), FIELDS)
-def test_policy_takes_none_for_the_windows_only(policy: Policies, name: str) -> None:
+def test_policy_takes_none_for_the_windows_only(policy: Any, name: str) -> None:
     """`None` has a meaning of its own there, and is a mistake elsewhere."""
-    make: type[Any] = policy
     if name in {"soft_window", "hard_window"}:
-        assert getattr(make(**{name: None}), name) is None
+        assert getattr(policy(**{name: None}), name) is None
     else:
-        with pytest.raises(
-            TypeError, match=rf"^{name} must be seconds or a timedelta, .* not NoneType$"
-        ):
-            make(**{name: None})
-
-
-def test_policy_refuses_a_jitter_when_it_is_no_share() -> None:
-    """A share is a number from 0 to 1, and no span of time."""
-    for share in (0, 0.0, 0.5, 1, 1.0):
-        assert RefreshPolicy(jitter=share).jitter == share
-    for number in (-0.001, 1.001, math.nan, math.inf, -math.inf):
-        with pytest.raises(
-            ValueError, match=r"^jitter must be a number from 0 to 1, not "
-        ) as wrong:
-            RefreshPolicy(jitter=number)
-        assert str(wrong.value).endswith(f", not {number}")
-    for value in ("1", True, None, timedelta(0)):
-        with pytest.raises(TypeError) as type_error:
-            RefreshPolicy(jitter=value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
-        name = type(value).__name__
-        assert str(type_error.value) == f"jitter must be a number from 0 to 1, not {name}"
-
-
-def test_policy_refuses_attempts_when_they_are_no_count() -> None:
-    """One attempt is the least there is."""
-    assert RetryPolicy(attempts=1).attempts == 1
-    for count in (0, -1):
-        with pytest.raises(ValueError, match="attempts") as wrong:
-            RetryPolicy(attempts=count)
-        assert str(wrong.value) == f"attempts must be a whole number, 1 at least, not {count}"
-    for value in (1.5, "3", None, True):
-        with pytest.raises(TypeError) as type_error:
-            RetryPolicy(attempts=value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - on purpose
-        name = type(value).__name__
-        assert str(type_error.value) == f"attempts must be a whole number, 1 at least, not {name}"
+        with pytest.raises(TypeError, match=rf"^{name} must be seconds .* not NoneType$"):
+            policy(**{name: None})
 
 
 @pytest.mark.parametrize("policy", [RefreshPolicy, RetryPolicy])
@@ -120,9 +94,6 @@ def repeatable(error: KoyebSessionError) -> KoyebSessionError:
     """Mark an error as the sender does where sending again is safe."""
     error._repeatable = True
     return error
-
-
-# Sending again
 
 
 @pytest.mark.parametrize("kind", REFUSALS)

@@ -57,21 +57,17 @@ TRUSTS_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.mark.parametrize("setting", range(len(SETTINGS)))
-def test_proxies_are_those_of_httpx(monkeypatch: pytest.MonkeyPatch, setting: int) -> None:
+@pytest.mark.parametrize("exceptions", EXCEPTIONS)
+def test_proxies_are_those_of_httpx(
+    monkeypatch: pytest.MonkeyPatch, setting: int, exceptions: str
+) -> None:
     """
     The same for each URL, except that clear text for this machine does not leave it.
 
     A setting that httpx cannot read is refused, as in httpx.
     """
-    for variable, value in SETTINGS[setting].items():
+    for variable, value in {**SETTINGS[setting], "NO_PROXY": exceptions}.items():
         monkeypatch.setenv(variable, value)
-    for exceptions in EXCEPTIONS:
-        monkeypatch.setenv("NO_PROXY", exceptions)
-        compare_with_httpx()
-
-
-def compare_with_httpx() -> None:
-    """Compare the routes for all URLs."""
     proxies = environment_proxies()
     try:
         client = httpx.Client(verify=TRUSTS_NOBODY)

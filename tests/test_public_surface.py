@@ -8,6 +8,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,9 +43,8 @@ def members(module: ModuleType) -> Iterator[tuple[str, object]]:
 def methods(cls: type) -> Iterator[tuple[str, object]]:
     """Yield the public methods and properties that a class itself defines."""
     for name, value in vars(cls).items():
-        if not name.startswith("_") and (
-            callable(value) or isinstance(value, property | classmethod)
-        ):
+        is_one = callable(value) or isinstance(value, property | classmethod)
+        if is_one and not name.startswith("_"):
             yield name, value
 
 
@@ -119,3 +119,15 @@ def test_core_needs_no_extra() -> None:
         "koyeb_session.SessionClient().close()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.pitfall(49)
+@pytest.mark.parametrize("module_name", PUBLIC)
+def test_public_hints_resolve(module_name: str) -> None:
+    """No name in a public signature is imported for type checkers alone: injectors read them."""
+    for _, value in members(importlib.import_module(module_name)):
+        if inspect.isclass(value) or inspect.isfunction(value):
+            typing.get_type_hints(value)
+        if inspect.isclass(value):
+            for method in (value.__init__, *(it for _, it in methods(value))):
+                typing.get_type_hints(getattr(method, "__func__", getattr(method, "fget", method)))

@@ -45,9 +45,6 @@ def answer(operation: Operation[Token], body: dict[str, object], **headers: str)
     return error
 
 
-# Secrets
-
-
 SPELLED = {
     "plain": PASSWORD,
     "JSON": IN_JSON,
@@ -172,9 +169,6 @@ def test_spellings_of_a_token_are_few() -> None:
     assert len(spellings(TOKEN.id)) < 10
 
 
-# Characters
-
-
 def test_text_is_as_it_was_when_it_can_be_printed() -> None:
     """Letters of all languages are no danger."""
     assert printable("Straße, 東京, מפתח, 🎉") == "Straße, 東京, מפתח, 🎉"
@@ -220,9 +214,6 @@ def test_poisoned_provenance_cannot_forge_lines_of_a_log(caplog: pytest.LogCaptu
         session.current_token()
     assert "the store holds a session of the service https://a" in caplog.text
     assert all(message.isprintable() for message in caplog.messages)
-
-
-# Work
 
 
 class Long(str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 from datetime import UTC, datetime, timedelta
@@ -14,9 +13,10 @@ import pytest
 from koyeb_session import ApiError, BadRequestError, LoginMethod, Token, WireError
 from koyeb_session._api import operations
 from koyeb_session._api.operations import Operation
-from koyeb_session._api.wire import BODY_LIMIT, Reply, decoded
+from koyeb_session._api.wire import Reply
 from koyeb_session._core.origins import address
 
+from .jwts import jwt
 from .sent import BASE, SENT, TOKEN, made
 
 WALL = 1_800_000_000.0
@@ -33,8 +33,7 @@ def outcome(
 
 
 ISSUING = [
-    *("login", "refresh", "new_session"),
-    *("switch_organization", "unscope_organization_token"),
+    *("login", "refresh", "new_session", "switch_organization", "unscope_organization_token")
 ]
 
 
@@ -44,7 +43,7 @@ ISSUING = [
 @pytest.mark.parametrize("name", ISSUING)
 def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
     """These operations answer with a token, which is young from its arrival."""
-    token = outcome(SENT[name][0](), REPLY.encode())
+    token = outcome(SENT[name].make(), REPLY.encode())
     assert token == Token("new", "u", None, EXPIRES)
     assert isinstance(token, Token)
     assert token.issued_at == NOW
@@ -53,30 +52,26 @@ def test_token_is_read_when_an_operation_mints_one(name: str) -> None:
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_reply_is_a_success_when_its_status_is_2xx(status: int) -> None:
     """Any 2xx is success; the body decides the result."""
-    assert isinstance(outcome(SENT["login"][0](), REPLY.encode(), status), Token)
+    assert isinstance(outcome(SENT["login"].make(), REPLY.encode(), status), Token)
 
 
 @pytest.mark.parametrize("status", [199, 300, 304])
 def test_reply_is_an_error_when_its_status_is_beside_2xx(status: int) -> None:
     """No redirect is followed, and nothing else is success either."""
-    assert type(outcome(SENT["login"][0](), REPLY.encode(), status)) is ApiError
+    assert type(outcome(SENT["login"].make(), REPLY.encode(), status)) is ApiError
 
 
 @pytest.mark.parametrize(
     ("date", "issued"),
     [
-        ("Fri, 15 Jan 2027 08:00:00 GMT", NOW),  # the very second
-        ("Fri, 15 Jan 2027 08:00:01 GMT", NOW),
         ("Fri, 15 Jan 2027 07:59:59 GMT", NOW),
         ("Fri, 15 Jan 2027 09:00:00 GMT", NOW + timedelta(hours=1, seconds=1)),
-        ("Fri, 15 Jan 2027 07:00:00 GMT", NOW - timedelta(hours=1, seconds=-1)),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", NOW),
         ("yesterday", NOW),
     ],
 )
 def test_token_is_dated_by_the_service_when_it_says_its_time(date: str, issued: datetime) -> None:
     """A wall clock that is wrong here does not make a new token's life longer or shorter."""
-    token = outcome(SENT["refresh"][0](), REPLY.encode(), date=date)
+    token = outcome(SENT["refresh"].make(), REPLY.encode(), date=date)
     assert isinstance(token, Token)
     assert token.issued_at == issued
 
@@ -88,52 +83,42 @@ def hint(problem: str) -> str:
     return "" if is_json else "; this is no reply of Koyeb's API: base_url may be wrong"
 
 
+GARBAGE = [
+    *((body, "the reply is not JSON") for body in (b"", b"{", b"<html>")),
+    *((body, "the reply has no token") for body in (b"{}", b'{"Token": {"id": "t"}}')),
+    (b'[{"token": {"id": "t"}}]', "the reply is not a JSON object"),
+    (b"\xff", "the reply is not UTF-8"),
+]
+NO_TOKENS = [
+    *((body, "token: not an object") for body in (b'{"token": null}', b'{"token": "eyJ"}')),
+    (b'{"token": [{"id": "t"}]}', "token: not an object"),
+    (b'{"token": {}}', "token.id: empty, or not fit for a header"),
+]
+NO_ACCESS_TOKENS = [
+    (b'{"token": null}', "the reply has no token that is a string"),
+    (b'{"token": {"id": "t"}}', "the reply has no token that is a string"),
+    (b'{"token": ""}', "token: empty, or not fit for a header"),
+    (b'{"token": "a b"}', "token: empty, or not fit for a header"),
+]
+
+
 @pytest.mark.pitfall(13)
-@pytest.mark.parametrize("name", ISSUING)
 @pytest.mark.parametrize(
-    ("body", "problem"),
+    ("name", "body", "problem"),
     [
-        (b"", "the reply is not JSON"),
-        (b"{}", "the reply has no token"),
-        (b'{"token": null}', "token: not an object"),
-        (b'{"token": {}}', "token.id: empty, or not fit for a header"),
-        (b"<html>", "the reply is not JSON"),
-        (b"[]", "the reply is not a JSON object"),
-        (b"\xff", "the reply is not UTF-8"),
+        *((name, *garbage) for name in ISSUING for garbage in (*GARBAGE, *NO_TOKENS)),
+        *(("create_access_token", *garbage) for garbage in (*GARBAGE, *NO_ACCESS_TOKENS)),
     ],
 )
 def test_garbage_is_a_wire_error_when_a_token_was_promised(
     name: str, body: bytes, problem: str
 ) -> None:
     """A 2xx that holds no token never becomes one, and the error says which operation it was."""
-    error = outcome(SENT[name][0](), body)
-    assert type(error) is WireError
-    made_of = made(SENT[name][0]())
-    assert error.message == (
-        f"{name}: {problem} ({made_of.method} {made_of.path}: status 200){hint(problem)}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        (b"", "the reply is not JSON"),
-        (b"{}", "the reply has no token"),
-        (b'{"token": null}', "the reply has no token that is a string"),
-        (b'{"token": {"id": "t"}}', "the reply has no token that is a string"),
-        (b'{"token": ""}', "token: empty, or not fit for a header"),
-        (b'{"token": "a b"}', "token: empty, or not fit for a header"),
-    ],
-)
-def test_garbage_is_a_wire_error_when_an_access_token_was_promised(
-    body: bytes, problem: str
-) -> None:
-    """Nothing but a bare string that fits into a header is an access token."""
-    error = outcome(operations.create_access_token(TOKEN, "o"), body)
+    operation = made(SENT[name].make())
+    error = outcome(operation, body)
     assert type(error) is WireError
     assert error.message == (
-        f"create_access_token: {problem} "
-        f"(POST /v1/organizations/o/access_token: status 200){hint(problem)}"
+        f"{name}: {problem} ({operation.method} {operation.path}: status 200){hint(problem)}"
     )
 
 
@@ -152,22 +137,16 @@ def test_access_token_expires_by_the_services_clock(
     assert token.issued_at == now
 
 
-def jwt(**claims: float) -> str:
-    """Write a JWT with these claims."""
-    parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({}, claims))
-    return ".".join([*(part.decode().rstrip("=") for part in parts), "sig"])
-
-
 def test_access_token_expires_as_it_says_itself() -> None:
     """The service may issue a token with a shorter life than requested, as its JWT shows."""
     operation = operations.create_access_token(TOKEN, "o", timedelta(hours=24))
-    token = outcome(operation, json.dumps({"token": jwt(exp=WALL + 60)}).encode())
+    token = outcome(operation, json.dumps({"token": jwt({"exp": WALL + 60})}).encode())
     assert isinstance(token, Token)
     assert token.expires_at == NOW + timedelta(minutes=1)
-    expired = outcome(operation, json.dumps({"token": jwt(exp=WALL)}).encode())
+    expired = outcome(operation, json.dumps({"token": jwt({"exp": WALL})}).encode())
     assert isinstance(expired, WireError)
     assert "has expired" in expired.message
-    endless = outcome(operation, json.dumps({"token": jwt()}).encode())
+    endless = outcome(operation, json.dumps({"token": jwt({})}).encode())
     assert isinstance(endless, Token)
     assert endless.expires_at == NOW + timedelta(hours=24)
 
@@ -184,7 +163,7 @@ def test_access_token_has_no_known_expiry_when_the_calendar_ends() -> None:
 @pytest.mark.parametrize("case", SENT)
 def test_body_is_not_read_when_it_could_not_be_decoded(case: str) -> None:
     """A failed transfer of a successful reply is reported as such."""
-    operation = made(SENT[case][0]())
+    operation = made(SENT[case].make())
     error = outcome(operation, WireError("the reply is larger than 1048576 bytes"))
     assert type(error) is WireError
     assert error.message == (
@@ -193,26 +172,23 @@ def test_body_is_not_read_when_it_could_not_be_decoded(case: str) -> None:
     )
 
 
-def test_error_is_told_by_its_status_when_its_body_could_not_be_decoded() -> None:
-    """A huge or broken body does not hide that the service said no."""
-    error = outcome(operations.refresh(TOKEN), decoded(b"x" * (BODY_LIMIT + 1), None), 503)
-    assert isinstance(error, ApiError)
-    assert error.message == "refresh: no message (PUT /v1/account/refresh: status 503)"
-
-
 @pytest.mark.parametrize("name", ["logout", "passwordless_login"])
 def test_nothing_is_promised_when_an_operation_only_acts(name: str) -> None:
     """Logout and passwordless login take ``{}`` and an empty body, and no page of HTML."""
-    operation = made(SENT[name][0]())
-    for body in (b"{}", b"", b" \n", b'{"more": 1}'):
+    operation = made(SENT[name].make())
+    for body in (b"{}", b"", b" \r\n", b'{"more": []}'):
         assert outcome(operation, body) is None
     assert outcome(operation, b"", 204) is None
-    error = outcome(operation, b"<html>")
-    assert type(error) is WireError
-    assert error.message == (
-        f"{name}: the reply is not JSON ({operation.method} {operation.path}: status 200)"
-        f"{hint('the reply is not JSON')}"
-    )
+    for body, problem in (
+        (b"<html>", "the reply is not JSON"),
+        (b"null", "the reply is not a JSON object"),
+        (b"\xff", "the reply is not UTF-8"),
+    ):
+        error = outcome(operation, body)
+        assert type(error) is WireError
+        assert error.message == (
+            f"{name}: {problem} ({operation.method} {operation.path}: status 200){hint(problem)}"
+        )
 
 
 def test_no_url_is_kept_that_says_who_signs_in() -> None:
@@ -225,13 +201,26 @@ def test_no_url_is_kept_that_says_who_signs_in() -> None:
     assert address.cache_info().currsize == 1
 
 
-def test_login_method_is_read_when_the_service_names_it() -> None:
-    """The two methods that there are, and the default."""
-    operation = operations.login_method("me@example.com")
-    assert outcome(operation, b'{"method": "KOYEB"}') is LoginMethod.KOYEB
-    assert outcome(operation, b'{"method": "WORKOS"}') is LoginMethod.WORKOS
-    assert outcome(operation, b"{}") is LoginMethod.KOYEB
-    error = outcome(operation, b'{"method": "canary"}')
+@pytest.mark.parametrize(
+    ("body", "method"),
+    [
+        (b'{"method": "KOYEB"}', LoginMethod.KOYEB),
+        (b'{"method": "WORKOS", "more": 1}', LoginMethod.WORKOS),
+        (b"{}", LoginMethod.KOYEB),
+        (b'{"method": null}', LoginMethod.KOYEB),
+        (b'{"method": ""}', LoginMethod.KOYEB),
+    ],
+)
+def test_login_method_is_read_when_the_service_names_it(body: bytes, method: LoginMethod) -> None:
+    """The two methods that there are; a missing one is the default of the description."""
+    assert outcome(SENT["login_method"].make(), body) is method
+
+
+@pytest.mark.parametrize("value", ["koyeb", "SAML", 1, True, ["KOYEB"], {"KOYEB": 1}])
+def test_login_method_is_refused_when_it_is_unknown(value: object) -> None:
+    """A method that came after this version is said to be one."""
+    body = json.dumps({"method": value}).encode()
+    error = outcome(operations.login_method("me@example.com"), body)
     assert type(error) is WireError
     assert error.message == (
         "login_method: method: not a login method that is known here "
@@ -268,25 +257,12 @@ def test_secret_is_out_when_the_cut_would_go_through_it() -> None:
     assert error.message == f"refresh: {'m' * 495}[secr (PUT /v1/account/refresh: status 500)"
 
 
-def test_text_can_be_printed_when_json_spells_half_a_character() -> None:
-    """A lone surrogate would break the log that it is written to."""
-    body = b'{"message": "a\\ud800b", "code": "\\udfff", "fields": []}'
-    error = outcome(operations.refresh(TOKEN), body, 400)
-    assert isinstance(error, ApiError)
-    assert error.message == "refresh: a\\ud800b (PUT /v1/account/refresh: status 400)"
-    assert error.code == "\\udfff"
-
-
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
         (b'{"code": 16, "message": "m"}', 16, "m"),
         (b'{"code": "", "message": "m"}', "", "m"),
-        (b'{"code": true, "message": "m"}', None, "m"),
-        (b'{"code": 1.5, "message": "m"}', None, "m"),
         (b'{"code": "c", "message": ""}', "c", "no message"),
-        (b'{"code": "c", "message": 5}', "c", "no message"),
-        (b'{"message": null}', None, "no message"),
         (b'["message"]', None, "no message"),
         (gzip.compress(b'{"message": "m"}', mtime=0), None, "no message"),
     ],

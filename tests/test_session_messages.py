@@ -1,8 +1,5 @@
 """The messages of a session about its end and about itself."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import copy
@@ -24,16 +21,13 @@ from koyeb_session import (
     ServerError,
     SessionClient,
     SessionExpiredError,
-    StoreError,
     Token,
-    TransportError,
 )
 from koyeb_session._core.endings import no_token
-from koyeb_session._core.snapshot import FrozenClock, LastFailure, Observation
+from koyeb_session._core.snapshot import FrozenClock, Observation
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from .error_texts import LOGIN, ME, PASSWORD, error_for
-from .support import connect_once
+from .support import ME, PASSWORD, connect_once, raising
 
 
 def ending(session: SessionClient) -> KoyebSessionError:
@@ -47,9 +41,6 @@ def ending(session: SessionClient) -> KoyebSessionError:
 def no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits be as long as they can be."""
     monkeypatch.setattr("random.random", lambda: 0.0)
-
-
-# The end of a session
 
 
 def test_an_expired_token_says_since_when(fake: FakeKoyeb, clock: FakeClock) -> None:
@@ -267,50 +258,11 @@ def test_a_refused_api_token_of_credentials_says_what_to_make(
     assert "the API access token is refused: make one in Koyeb's control panel" in error.message
 
 
-def test_copies_of_an_error_say_the_same() -> None:
-    """Each caller is given a copy."""
-    error = error_for(LOGIN, 429, retry_after="90")
-    assert copy.copy(error).message == str(copy.copy(error)) == error.message
-
-
-def test_an_error_of_something_else_is_told_as_it_is(clock: FakeClock) -> None:
-    """A caller's own deadline, and a store, say nothing of the token or of a sign-in."""
-    now = FrozenClock(clock.time(), clock.monotonic())
-    late = TransportError("the token was not renewed within 1 s")
-    full = StoreError("full")
-    failed = LastFailure(full, 1, now.wall, now.mono, 5.0)
-    assert no_token(Observation(None, None, now), late) is late
-    assert no_token(Observation(None, failed, now), late) is late
-    assert no_token(Observation(None, failed, now), full) is full
-
-
 def test_a_session_that_was_signed_out_meanwhile_says_so(clock: FakeClock) -> None:
     """Nothing has failed, and there is no token."""
     error = no_token(Observation(None, None, FrozenClock(clock.time(), clock.monotonic())), None)
     assert type(error) is NotSignedInError
     assert error.message == "signed out: call login()"
-
-
-# Representations, copies and replacements
-
-
-def test_repr_says_that_a_session_has_ended(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """Expired or refused, without credentials; signed out; closed."""
-    at = f"<SessionClient {fake.base_url}: "
-    session = connect_once(fake, clock)
-    token = session.login(ME, PASSWORD)
-    who = f"as {token.user_id}"
-    assert repr(session) == f"{at}signed in {who}, token good for 1 d 0 h>"
-    fake.revoke_all()
-    with pytest.raises(SessionExpiredError):
-        session.refresh()
-    assert repr(session) == f"{at}the session {who} has ended: token refused>"
-    clock.advance(timedelta(hours=25))
-    assert repr(session) == f"{at}the session {who} has ended: token expired>"
-    session.logout()
-    assert repr(session) == f"{at}signed out>"
-    session.close()
-    assert repr(session) == f"{at}closed>"
 
 
 def test_repr_says_what_brings_a_session_back(fake: FakeKoyeb, clock: FakeClock) -> None:
@@ -330,31 +282,17 @@ def test_repr_says_what_an_api_token_is(fake: FakeKoyeb, clock: FakeClock) -> No
             assert repr(other).endswith(": signed in, token good for an unknown time>")
 
 
-class Broken:
-    """A clock that works until it does not."""
-
-    def __init__(self) -> None:
-        self.works = True
-
-    def time(self) -> float:
-        """Return the time, or raise if the clock is broken."""
-        if not self.works:
-            message = "the battery is empty"
-            raise RuntimeError(message)
-        return 1_800_000_000.0
-
-    monotonic = time
-
-
 @pytest.mark.parametrize("half", [SessionClient, AsyncSessionClient])
 def test_repr_and_the_end_raise_nothing_when_the_clock_does(
     half: type[SessionClient | AsyncSessionClient],
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Debuggers, trackers and the interpreter's end look at a session at any time."""
-    clock = Broken()
     token = Token("t", "user-1", expires_at=datetime(2050, 1, 1, tzinfo=UTC))
     session = half(clock=clock, token=token)
-    clock.works = False
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(FakeClock, name, raising(RuntimeError("the battery is empty")))
     assert repr(session) == f"<{half.__name__} https://app.koyeb.com: signed in as user-1>"
     session.__del__()
     with pytest.raises(RuntimeError, match="battery"):

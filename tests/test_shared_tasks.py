@@ -6,18 +6,18 @@ import contextvars
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from koyeb_session import SessionClient, TransportTimeoutError
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session._concurrency.threads.deadlines import remaining, time_limit
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock
 
-from .concurrency import PATIENCE, Background, deadlines, idle, in_child, until
+from .concurrency import PATIENCE, Background, idle, in_child, until
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -82,13 +82,15 @@ def test_shared_task_is_started_once_whoever_starts_it() -> None:
     assert runs == [1]
 
 
+@pytest.mark.parametrize("wait", [SharedTask[int].join, SharedTask[int].wait_done])
 def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, wait: Callable[[SharedTask[int], float], object]
 ) -> None:
     """A signal handler may raise before the thread starts; catches a wait for no thread."""
     monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
     shared = SharedTask(lambda: 7, seconds=PATIENCE)
-    assert shared.join(PATIENCE) == 7
+    wait(shared, PATIENCE)
+    assert shared.outcome == 7
 
 
 @pytest.mark.parametrize("timeout", [0.25, 1.0, 10.0, None])
@@ -213,28 +215,6 @@ def test_shared_task_of_the_parent_is_dead_in_a_forked_child() -> None:
     assert shared.join(PATIENCE) is True
 
 
-def test_an_exchange_that_all_share_is_not_cut_by_the_deadline_of_one() -> None:
-    """A session may be another one's credentials, which has less time."""
-    fake = FakeKoyeb()
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with SessionClient(transport=fake.transport, token=fake.issue_token()) as theirs:
-        old = theirs.token
-        for seconds in deadlines(lambda: gate.arrived):
-            with (
-                SessionClient(
-                    transport=fake.transport, credentials=theirs.refresh, timeout=seconds
-                ) as session,
-                pytest.raises(TransportTimeoutError),
-            ):
-                session.current_token()
-        assert theirs.token is old
-        gate.open()
-        until(lambda: theirs.token is not old)
-        assert theirs.token is not None
-        assert fake.live_tokens() == [theirs.token.id]
-
-
 def test_a_thread_that_comes_late_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another task has replaced it: its work would be done twice."""
     done: list[str] = []
@@ -253,13 +233,6 @@ def test_shared_task_of_another_process_is_not_begun(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("koyeb_session._concurrency.threads.shared_task.current_process", object)
     shared.start()
     assert not shared._begun
-
-
-def test_shared_task_whose_starter_was_interrupted_is_done_by_who_waits_for_its_end() -> None:
-    """A signal handler raised before it was launched; catches work that is lost at the exit."""
-    shared = SharedTask(lambda: 7)
-    shared.wait_done(PATIENCE)
-    assert shared.outcome == 7
 
 
 def test_shared_task_that_is_started_once_more_after_its_end_is_forgotten_again() -> None:

@@ -27,15 +27,11 @@ def microseconds(count: int) -> datetime:
 @pytest.mark.parametrize(
     ("text", "at"),
     [
-        ("2026-01-02T03:04:05Z", AT),
-        ("2026-01-02t03:04:05z", AT),
-        ("2026-01-02 03:04:05Z", AT),
+        *((text, AT) for text in ("2026-01-02T03:04:05Z", "2026-01-02t03:04:05z")),
+        *((text, AT) for text in ("2026-01-02 03:04:05Z", "2026-01-02T03:04:05.0Z")),
         ("2026-01-02T03:04:05", AT),  # no offset: UTC
-        ("2026-01-02T03:04:05+00:00", AT),
-        ("2026-01-02T03:04:05-00:00", AT),
-        ("2026-01-02T05:34:05+02:30", AT),
-        ("2026-01-01T22:04:05-05:00", AT),
-        ("2026-01-02T03:04:05.0Z", AT),
+        *((text, AT) for text in ("2026-01-02T03:04:05+00:00", "2026-01-02T03:04:05-00:00")),
+        *((text, AT) for text in ("2026-01-02T05:34:05+02:30", "2026-01-01T22:04:05-05:00")),
         ("2026-01-02T03:04:05.1Z", microseconds(100_000)),
         ("2026-01-02T03:04:05.123Z", microseconds(123_000)),
         ("2026-01-02T03:04:05.000001Z", microseconds(1)),
@@ -53,9 +49,8 @@ def microseconds(count: int) -> datetime:
 def test_timestamp_is_read_when_it_is_rfc_3339(text: str, at: datetime) -> None:
     """Each number of fractional digits, each offset and none, in upper and lower case."""
     read = timestamp(text)
-    assert read == at
     assert read is not None
-    assert read.tzinfo is UTC
+    assert (read, read.tzinfo) == (at, UTC)
 
 
 @pytest.mark.parametrize(
@@ -69,22 +64,11 @@ def test_timestamp_is_none_when_it_is_gos_zero_time(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "now",
-        "1767323045",
-        "2026-01-02",
-        "2026-01-02T03:04Z",
-        "2026-01-02T03:04:05.Z",
-        "2026-01-02T03:04:05,5Z",
-        "2026-01-02T03:04:05X",
-        "2026-01-02T03:04:05+02",
-        "2026-01-02T03:04:05+0230",
-        "2026-01-02T03:04:05ZZ",
-        " 2026-01-02T03:04:05Z",
-        "2026-01-02T03:04:05Z\n",
-        "26-01-02T03:04:05Z",
-        "2026-1-2T03:04:05Z",
-        "2026/01/02T03:04:05Z",
+        *("", "now", "1767323045", "2026-01-02", "2026-01-02T03:04Z"),
+        *("2026-01-02T03:04:05.Z", "2026-01-02T03:04:05,5Z", "2026-01-02T03:04:05X"),
+        *("2026-01-02T03:04:05+02", "2026-01-02T03:04:05+0230", "2026-01-02T03:04:05ZZ"),
+        *(" 2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z\n"),
+        *("26-01-02T03:04:05Z", "2026-1-2T03:04:05Z", "2026/01/02T03:04:05Z"),
         "٢٠٢٦-01-02T03:04:05Z",
     ],
 )
@@ -97,13 +81,9 @@ def test_timestamp_is_refused_when_it_is_of_another_form(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "2026-13-02T03:04:05Z",
-        "2026-02-30T03:04:05Z",
-        "2026-01-02T25:04:05Z",
-        "2026-01-02T03:60:05Z",
-        "2026-01-02T03:04:61Z",
+        *("0000-01-01T00:00:00Z", "2026-13-02T03:04:05Z", "2026-02-30T03:04:05Z"),
+        *("2026-01-02T25:04:05Z", "2026-01-02T03:60:05Z", "2026-01-02T03:04:61Z"),
         "2026-01-02T03:04:05+24:00",
-        "0000-01-01T00:00:00Z",
     ],
 )
 def test_timestamp_is_refused_when_there_is_no_such_time(text: str) -> None:
@@ -129,17 +109,9 @@ def test_timestamp_is_refused_when_utc_would_be_past_the_last_year(text: str) ->
         (-1, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
         (1_767_323_045, AT),
         (253_402_300_799, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
-        (253_402_300_800, None),
-        (1_767_323_045_000, None),  # milliseconds
-        (-62_135_596_801, None),
-        (float("nan"), None),
-        (float("inf"), None),
-        (10**400, None),
-        (True, None),
-        (False, None),
-        ("1767323045", None),
-        (None, None),
-        ([], None),
+        *((later, None) for later in (253_402_300_800, 1_767_323_045_000)),  # milliseconds
+        *((number, None) for number in (-62_135_596_801, float("nan"), float("inf"), 10**400)),
+        *((thing, None) for thing in (True, False, "1767323045", None, ["0"])),
     ],
     ids=str,
 )
@@ -159,17 +131,11 @@ def test_epoch_is_read_when_it_is_a_number_of_seconds(seconds: object, at: datet
         ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777.0),  # RFC 850
         ("Sun Nov  6 08:49:37 1994", 784_111_777.0),  # asctime, without a zone
         ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799.0),
-        ("Fri, 99 Dec 2026 23:59:59 GMT", None),
-        ("Sun, 06 Nov 1994 08:49:3x GMT", None),
-        ("Sun, 06 Foo 1994 08:49:37 GMT", None),
-        ("Sun, 06 Nov 1994 0034.074 GMT", None),
-        ("Sun, 06 NovZ1994 08:49:37 GMT", None),
         ("Sun, 06 Nov 0094 08:49:37 GMT", 784_111_777.0),  # as of any two digits
+        *((text, None) for text in ("soon", "", "-5", "NaN", "Fri, 99 Dec 2026 23:59:59 GMT")),
+        *((f"Sun, 06 {end}", None) for end in ("Nov 1994 08:49:3x GMT", "Foo 1994 08:49:37 GMT")),
+        *((f"Sun, 06 {end}", None) for end in ("Nov 1994 0034.074 GMT", "NovZ1994 08:49:37 GMT")),
         ("Mon, 01 Jan 2026 00:00:00 +99999999999999", None),
-        ("soon", None),
-        ("", None),
-        ("-5", None),
-        ("NaN", None),
     ],
 )
 def test_http_date_is_read_when_it_is_one(text: str, seconds: float | None) -> None:
@@ -187,19 +153,10 @@ def test_http_date_is_read_when_it_is_one(text: str, seconds: float | None) -> N
         ("2.5", 2.5),
         (" 5 ", 5.0),
         ("999999999", 999_999_999.0),
-        ("9999999999", None),
         ("0.123456789", 0.123_456_789),
-        ("0.1234567891", None),
         ("31536000", 31_536_000.0),  # a year: it is for the policies to cap
-        ("-5", None),
-        ("+5", None),
-        ("NaN", None),
-        ("inf", None),
-        ("1e3", None),
-        ("5s", None),
-        ("", None),
-        (".5", None),
-        ("5.", None),
+        *((text, None) for text in ("9999999999", "0.1234567891", "-5", "+5", "NaN", "inf")),
+        *((text, None) for text in ("1e3", "5s", "", ".5", "5.")),
         ("٥", None),  # noqa: RUF001 - a digit that is not ASCII
         ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
         (" Thu, 01 Jan 1970 00:01:40 GMT ", 40.0),

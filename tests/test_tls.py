@@ -24,6 +24,7 @@ from koyeb_session._http.threads import http_transport, tls_ready
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import async_idle
+from .support import raising
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +38,10 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 class Certificates:
     """Counts how often they are read, and waits for leave to go on."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.threads: list[threading.Thread] = []
         self.go = threading.Event()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        monkeypatch.setattr(httpx, "create_ssl_context", self.read)
 
     def read(self) -> ssl.SSLContext:
         """Stand for httpx's own function."""
@@ -50,14 +50,21 @@ class Certificates:
         return self.context
 
 
+@pytest.fixture
+def certificates(monkeypatch: pytest.MonkeyPatch) -> Certificates:
+    """Put these in the place of the machine's."""
+    certificates = Certificates()
+    monkeypatch.setattr(httpx, "create_ssl_context", certificates.read)
+    return certificates
+
+
 def read() -> ssl.SSLContext:
     """Return the certificates that a new client trusts."""
     return tls.certificates().context()
 
 
-def test_clients_have_the_certificates_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_have_the_certificates_read_once(certificates: Certificates) -> None:
     """The first client begins, in a thread; a connection waits for it and reads nothing."""
-    certificates = Certificates(monkeypatch)
     for _ in range(3):
         SessionClient()
     found = tls.certificates()
@@ -74,10 +81,9 @@ def test_clients_have_the_certificates_read_once(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_event_loop_goes_on_while_the_certificates_are_read(
-    monkeypatch: pytest.MonkeyPatch,
+    certificates: Certificates,
 ) -> None:
     """A first request waits for them, and other tasks run in the meantime."""
-    certificates = Certificates(monkeypatch)
     async with AsyncSessionClient(base_url="http://127.0.0.1:1", timeout=30) as session:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(refused, session)
@@ -92,9 +98,8 @@ async def refused(session: AsyncSessionClient) -> None:
         await session.login_method("me@example.com")
 
 
-def test_a_given_transport_needs_no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_transport_needs_no_certificates(certificates: Certificates) -> None:
     """Only the operations' own connections would use them, and there are none."""
-    certificates = Certificates(monkeypatch)
     SessionClient(transport=FakeKoyeb().transport)
     with httpx.Client(transport=FakeKoyeb().transport) as client:
         SessionClient(http_client=client)
@@ -103,17 +108,12 @@ def test_a_given_transport_needs_no_certificates(monkeypatch: pytest.MonkeyPatch
 
 
 def test_certificates_are_read_in_the_calling_thread_where_there_is_no_other(
-    monkeypatch: pytest.MonkeyPatch,
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that can start no thread, or is ending, can still sign in."""
-    certificates = Certificates(monkeypatch)
     certificates.go.set()
-
-    def refuse(_: threading.Thread) -> None:
-        message = "can't start new thread"
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    no_thread = raising(RuntimeError("can't start new thread"))
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
     SessionClient()
     assert read() is certificates.context
     assert certificates.threads == [threading.current_thread()]
@@ -123,13 +123,8 @@ def test_certificates_that_cannot_be_read_are_told_to_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The thread says nothing; the error is final, and the next client reads again."""
-
-    def fail() -> ssl.SSLContext:
-        message = "too many open files"
-        raise OSError(message)
-
     with monkeypatch.context() as broken:
-        broken.setattr(httpx, "create_ssl_context", fail)
+        broken.setattr(httpx, "create_ssl_context", raising(OSError("too many open files")))
         with SessionClient(token="a" * 64) as session:
             for ask in (session.login_method, session.http.get):
                 with pytest.raises(
@@ -234,12 +229,7 @@ def test_a_file_that_holds_no_certificates_is_told_to_the_connection(
     assert not caught.value.retryable
 
 
-# Deadlines
-
-
-def test_an_httpx_with_other_names_inside_is_used_as_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_httpx_with_other_names_inside_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend of its pool has no public name; without it, each read has its own timeout."""
 
     class Plain:
@@ -251,9 +241,6 @@ def test_an_httpx_with_other_names_inside_is_used_as_it_is(
     monkeypatch.setattr(httpx, "HTTPTransport", Plain)
     found: object = http_transport(None, tls.certificates())
     assert type(found) is Plain
-
-
-# Forks
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

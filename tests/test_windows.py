@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import zlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -14,18 +12,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from koyeb_session import RefreshPolicy, RetryPolicy, Token
+from koyeb_session import RefreshPolicy, Token
 from koyeb_session._core.snapshot import Decision, Phase, seconds_to_next_check
 from koyeb_session._core.tokens import with_issue_time
 from koyeb_session.testing import FakeClock
 
+from .jwts import jwt
 from .snapshots import DAY, HOUR, PLAIN, clock_after, held, issued, moment, verdict
 
 spans = st.floats(0, 60 * DAY) | st.sampled_from([0.0, 60.0, 12 * HOUR])
 lives = st.floats(0, 30 * DAY) | st.integers(0, 600).map(float)
 
 
-def steady(**windows: float | timedelta | None) -> RefreshPolicy:
+def steady(**windows: float | None) -> RefreshPolicy:
     """Make a policy without jitter."""
     make: type[Any] = RefreshPolicy
     policy: RefreshPolicy = make(jitter=0, **windows)
@@ -44,46 +43,17 @@ LIVES: dict[str, tuple[float, RefreshPolicy, tuple[float, float, float]]] = {
     "ten seconds": (10, PLAIN, (5, 9, 0.5)),
     "no time at all": (0, PLAIN, (0, 0, 0)),
     "soft by number": (DAY, steady(soft_window=HOUR), (23 * HOUR, DAY - 60, 10)),
-    "soft by timedelta": (
-        DAY,
-        steady(soft_window=timedelta(hours=1)),
-        (23 * HOUR, DAY - 60, 10),
-    ),
     "soft None": (4 * DAY, steady(soft_window=None), (2 * DAY, 4 * DAY - 60, 10)),
     "soft 0": (DAY, steady(soft_window=0), (DAY - 60, DAY - 60, 10)),
-    "soft 0.0": (DAY, steady(soft_window=0.0), (DAY - 60, DAY - 60, 10)),
-    "soft timedelta(0)": (
-        DAY,
-        steady(soft_window=timedelta(0)),
-        (DAY - 60, DAY - 60, 10),
-    ),
     "hard None": (DAY, steady(hard_window=None), (DAY / 2, DAY * 0.9, 10)),
     "hard 0": (DAY, steady(hard_window=0), (DAY / 2, DAY, 10)),
-    "hard 0.0": (DAY, steady(hard_window=0.0), (DAY / 2, DAY, 10)),
-    "hard timedelta(0)": (DAY, steady(hard_window=timedelta(0)), (DAY / 2, DAY, 10)),
     "hard beyond a tenth": (DAY, steady(hard_window=DAY), (DAY / 2, DAY * 0.9, 10)),
     "both 0": (DAY, steady(soft_window=0, hard_window=0), (DAY, DAY, 10)),
-    "both None": (
-        DAY,
-        steady(soft_window=None, hard_window=None),
-        (DAY / 2, DAY * 0.9, 10),
-    ),
-    "soft shorter than hard": (
-        1000,
-        steady(soft_window=1, hard_window=None),
-        (900, 900, 10),
-    ),
+    "soft shorter than hard": (1000, steady(soft_window=1, hard_window=None), (900, 900, 10)),
     "soft beyond the whole life": (300, steady(soft_window=DAY), (150, 270, 10)),
     "no floor": (DAY, steady(min_interval=0), (DAY / 2, DAY - 60, 0)),
-    "a long floor": (
-        DAY,
-        steady(min_interval=timedelta(days=1)),
-        (DAY / 2, DAY - 60, DAY / 20),
-    ),
+    "a long floor": (DAY, steady(min_interval=DAY), (DAY / 2, DAY - 60, DAY / 20)),
 }
-
-
-# The windows
 
 
 @pytest.mark.pitfall(8)
@@ -97,24 +67,6 @@ def test_windows_are_cut_to_the_lifetime(case: str) -> None:
     assert snapshot.expiry == life
     assert snapshot.floor == pytest.approx(floor, abs=1e-9)
     assert snapshot.renewable
-
-
-def test_defaults_are_the_documented_ones() -> None:
-    """Twelve hours, a minute, ten seconds, a tenth, and back-offs from one second to sixty."""
-    assert attrs.asdict(RefreshPolicy()) == {
-        "soft_window": 43_200.0,
-        "hard_window": 60.0,
-        "min_interval": 10.0,
-        "jitter": 0.1,
-        "backoff": 1.0,
-        "backoff_max": 60.0,
-    }
-    assert attrs.asdict(RetryPolicy()) == {
-        "attempts": 3,
-        "delay": 0.2,
-        "delay_max": 2.0,
-        "retry_after_max": 5.0,
-    }
 
 
 def test_life_is_whole_when_the_service_issued_the_token_on_another_clock() -> None:
@@ -175,12 +127,6 @@ def test_token_is_fresh_for_ever_when_its_expiry_is_unknown(was_issued: bool) ->
     assert snapshot.phase(clock) is Phase.FRESH
 
 
-JWT = ".".join(
-    base64.urlsafe_b64encode(json.dumps(part).encode()).decode()
-    for part in ({"a": 1}, {"b": 2}, [3])
-)
-
-
 def test_token_is_renewable_unless_it_is_an_api_token_or_another_owners() -> None:
     """An API token, and another user's token, are never renewed automatically."""
     clock = FakeClock()
@@ -189,10 +135,10 @@ def test_token_is_renewable_unless_it_is_an_api_token_or_another_owners() -> Non
         return PLAIN.snapshot(token, clock, just_issued=False, renew=renew).renewable
 
     assert not renewable(Token("x" * 64))
-    assert renewable(Token(JWT))
+    assert renewable(Token(jwt({})))
     assert renewable(Token("x", issued_at=moment(clock)))
     assert renewable(Token("x", expires_at=moment(clock, 60)))
-    assert not renewable(Token(JWT), renew=False)
+    assert not renewable(Token(jwt({})), renew=False)
     assert not renewable(Token("x", expires_at=moment(clock, 60)), renew=False)
 
 
@@ -210,25 +156,15 @@ def test_token_is_fresh_to_its_end_when_it_is_not_renewable() -> None:
     assert verdict(snapshot, None, clock) is Decision.FAIL
 
 
-# Jitter
+@pytest.mark.parametrize("token_id", ["token-1", "token-2", "t"])
+def test_jitter_shortens_the_soft_window_by_the_tokens_share(token_id: str) -> None:
+    """
+    The checksum of the id says how much of the jitter; the hard window stays.
 
-
-def test_jitter_comes_from_the_token_when_processes_share_it() -> None:
-    """All who hold one token start to renew it at the same moment, and others at another."""
-    policy = RefreshPolicy(jitter=0.5)
-    starts = {issued(DAY, policy, token_id=f"token-{n}").soft for n in range(200)}
-    assert len(starts) == 200
-    assert all(DAY / 2 <= start <= DAY * 0.75 for start in starts)
-    assert min(starts) < DAY * 0.52
-    assert max(starts) > DAY * 0.73
-    again = {issued(DAY, RefreshPolicy(jitter=0.5), token_id=f"token-{n}").soft for n in range(200)}
-    assert again == starts
-
-
-def test_jitter_shortens_the_soft_window_by_the_tokens_share() -> None:
-    """The checksum of the id says how much of the jitter; the hard window stays."""
-    share = zlib.crc32(b"token-1") / (2**32 - 1)
-    snapshot = issued(DAY, RefreshPolicy(jitter=0.25), token_id="token-1")
+    All who hold one token start to renew it at the same moment, and others at another.
+    """
+    share = zlib.crc32(token_id.encode()) / (2**32 - 1)
+    snapshot = issued(DAY, RefreshPolicy(jitter=0.25), token_id=token_id)
     assert snapshot.soft == pytest.approx(DAY - 12 * HOUR * (1 - 0.25 * share), abs=1e-6)
     assert snapshot.hard == DAY - 60
     assert snapshot.expiry == DAY
@@ -239,9 +175,6 @@ def test_jitter_never_goes_beyond_the_hard_window() -> None:
     policy = RefreshPolicy(jitter=1, soft_window=100)
     for number in range(100):
         assert issued(DAY, policy, token_id=str(number)).soft <= DAY - 60
-
-
-# The clocks
 
 
 def test_phase_changes_at_each_boundary() -> None:
@@ -275,34 +208,13 @@ def test_age_is_the_larger_one_when_the_clocks_disagree() -> None:
     assert snapshot.age(slow) == 50
 
 
-@pytest.mark.pitfall(22)
-def test_token_expires_when_the_machine_was_suspended() -> None:
-    """After a night in suspend the token of last evening is not sent."""
-    clock = FakeClock()
-    snapshot = issued(300, clock=clock)
-    clock.step_wall(301)
-    assert snapshot.phase(clock) is Phase.EXPIRED
-    clock.step_wall(-301 - HOUR)
-    assert snapshot.phase(clock) is Phase.FRESH
-    clock.advance(300)
-    assert snapshot.phase(clock) is Phase.EXPIRED
-
-
-# Sums
-
-
 def test_token_is_dated_when_the_service_mints_it() -> None:
     """The birth is noted, in UTC, and all else that the service says stays."""
     said = ["id", "user_id", "organization_id", "expires_at"]
     fields: dict[str, Any] = {name: object() for name in said}
     at = datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
     dated = with_issue_time(Token(**fields), 1.5)
-    assert attrs.asdict(dated) == {
-        **fields,
-        "issued_at": at,
-        "renewal": None,
-        "provenance": None,
-    }
+    assert attrs.asdict(dated) == {**fields, "issued_at": at, "renewal": None, "provenance": None}
 
 
 policies = st.builds(

@@ -1,12 +1,13 @@
-"""The part of the runners that both halves share: servers, client arguments, verdict."""
+"""The part of the matrix that both halves share: servers, client arguments, verdict."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import tracemalloc
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,11 +15,18 @@ import attrs
 import httpx
 import pytest
 
-from koyeb_session import KoyebSessionError, PasswordCredentials, Token, TransportError
+from koyeb_session import (
+    AsyncSessionClient,
+    KoyebSessionError,
+    PasswordCredentials,
+    SessionClient,
+    Token,
+    TransportError,
+)
 from koyeb_session.testing import assert_no_secret
 
 from .certificates import client_context, server_context
-from .matrix import EMAIL, PASSWORD, PASSWORD_CORE, RENEWS, RETRY, Expected, Fault
+from .matrix import EMAIL, PASSWORD, PASSWORD_CORE, RENEWS, RETRY, SHORT, Expected, Fault
 from .replies import ISSUED, MIB, reply
 from .server import HOST, Server, nobody
 
@@ -41,21 +49,25 @@ def held_token() -> Token:
     return Token(HELD, "a-user", None, datetime.now(UTC) + timedelta(hours=2))
 
 
-@attrs.define
-class Run:
-    """The facts that one half has seen in a cell."""
-
-    error: KoyebSessionError | None = None
-    seconds: float = 0.0
-    token: Token | None = None
-    current: Token | None = None
-    stored: Token | None = None
-    shown: tuple[str, ...] = ()
+@contextlib.contextmanager
+def bounded_memory(megabytes: int | None) -> Generator[None]:
+    """Fail if the block uses more memory at once than that."""
+    if megabytes is None:
+        yield
+        return
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < megabytes * MIB
 
 
 @attrs.define
 class Cell:
-    """A cell: a fault, an operation, and servers that play the fault."""
+    """A cell: a fault, an operation, servers that play the fault, and the facts of one half."""
 
     fault: Fault
     operation: str
@@ -63,6 +75,12 @@ class Cell:
     servers: tuple[Server, ...]
     records: list[logging.LogRecord]
     warned: list[warnings.WarningMessage]
+    error: KoyebSessionError | None = None
+    seconds: float = 0.0
+    token: Token | None = None
+    current: Token | None = None
+    stored: Token | None = None
+    shown: tuple[str, ...] = ()
 
     def arguments(self, transport: type[Any]) -> dict[str, Any]:
         """Make the client's arguments; ``transport`` is httpx's class of the half."""
@@ -77,10 +95,23 @@ class Cell:
             arguments["transport"] = transport(verify=client_context())
         return arguments
 
-    def warmed_up(self) -> None:
-        """Wait until the server has done its steps before the fault."""
+    @contextlib.contextmanager
+    def met(self) -> Generator[None]:
+        """Wait until the server has done its steps before the fault; measure the block."""
         if "half-closed" in self.fault.name:
             assert self.servers[0].half_closed.wait(PATIENCE)
+        begun = time.monotonic()
+        with bounded_memory(self.fault.megabytes):
+            try:
+                yield
+            except KoyebSessionError as exc:
+                self.error = exc
+        self.seconds = time.monotonic() - begun
+
+    def look_at(self, session: AsyncSessionClient | SessionClient) -> None:
+        """Keep the token of a session, and its representations."""
+        self.token = session.token
+        self.shown = (repr(session), str(session), f"{session}")
 
     @property
     def requests(self) -> int:
@@ -97,46 +128,37 @@ class Cell:
         """How often a connection was tried, as httpcore logs it."""
         return sum("connect_tcp.started" in record.getMessage() for record in self.records)
 
-    def summary(self, run: Run) -> str:
-        """Describe the outcome in a few characters."""
-        kind = "ok" if run.error is None else type(run.error).__name__.removesuffix("Error")
-        session = "-"
-        if run.token is not None:
-            session = "+" if run.token.id == ISSUED else "="
-        return f"{kind.removeprefix('Transport') or 'Transport'} {self.requests}{session}"
-
-    def judge(self, run: Run) -> None:
+    def judge(self) -> None:
         """Compare the facts with the expectation."""
         expected = self.fault.expects(self.operation)
-        self._judge_error(run, expected)
+        self._judge_error(expected)
         assert self.requests == expected.requests
         if expected.connects is not None:
             assert self.connects == expected.connects
-        self._judge_session(run, expected)
-        assert run.seconds < self.fault.timeout + MARGIN
+        self._judge_session(expected)
+        assert self.seconds < self.fault.timeout + MARGIN
         if self.fault.megabytes is not None:
             assert sum(server.sent for server in self.servers) < (
                 expected.requests * self.fault.megabytes * MIB
             )
         assert not self.warned
-        things = (run.error, self.records, self.warned, run.shown)
-        assert_no_secret(SECRETS, *things)
+        assert_no_secret(SECRETS, self.error, self.records, self.warned, self.shown)
 
-    def _judge_error(self, run: Run, expected: Expected) -> None:
-        assert type(run.error) is (expected.error or type(None)), run.error
+    def _judge_error(self, expected: Expected) -> None:
+        assert type(self.error) is (expected.error or type(None)), self.error
         for name, value in expected.shows.items():
-            assert getattr(run.error, name) == value
-        if isinstance(run.error, TransportError):
-            assert isinstance(run.error.__cause__, httpx.TransportError | TimeoutError | None)
+            assert getattr(self.error, name) == value
+        if isinstance(self.error, TransportError):
+            assert isinstance(self.error.__cause__, httpx.TransportError | TimeoutError | None)
 
-    def _judge_session(self, run: Run, expected: Expected) -> None:
+    def _judge_session(self, expected: Expected) -> None:
         """A renewal that succeeds replaces the token, a logout ends it, and all else keeps it."""
         wanted: str | None = HELD
         if self.operation == "logout":
             wanted = None
         elif self.operation in RENEWS and expected.error is None:
             wanted = ISSUED
-        for found in (run.token, run.current, run.stored):
+        for found in (self.token, self.current, self.stored):
             assert (None if found is None else found.id) == wanted
 
 
@@ -164,17 +186,10 @@ def played(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Ge
         yield Cell(fault, operation, base_url, servers, caplog.records, warned)
 
 
-@contextlib.contextmanager
-def bounded_memory(megabytes: int | None) -> Generator[None]:
-    """Fail if the block uses more memory at once than that."""
-    if megabytes is None:
-        yield
-        return
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        yield
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak - before < megabytes * MIB
+def attempts(fault: Fault, operation: str, caplog: pytest.LogCaptureFixture) -> Iterator[Cell]:
+    """Play a fault; where a short deadline came too soon for it, again with longer ones."""
+    for seconds in (SHORT, 1.0, 10.0) if fault.timeout == SHORT else (fault.timeout,):
+        with played(attrs.evolve(fault, timeout=seconds), operation, caplog) as cell:
+            yield cell
+        if cell.is_played:
+            break

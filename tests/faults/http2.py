@@ -17,7 +17,7 @@ def http2(connection: socket.socket, server: Server) -> None:
     """Answer well, on one connection, until the client leaves."""
     state = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
     state.initiate_connection()
-    heads: dict[int, list[tuple[bytes, bytes]]] = {}
+    heads: dict[int, Any] = {}
     bodies: dict[int, bytes] = {}
     while True:
         connection.sendall(state.data_to_send())
@@ -26,7 +26,7 @@ def http2(connection: socket.socket, server: Server) -> None:
             raise GoneError
         for event in state.receive_data(data):
             if isinstance(event, h2.events.RequestReceived):
-                heads[event.stream_id] = _pairs(event.headers)
+                heads[event.stream_id] = event.headers
             elif isinstance(event, h2.events.DataReceived):
                 bodies[event.stream_id] = bodies.get(event.stream_id, b"") + event.data
             elif isinstance(event, h2.events.StreamEnded):
@@ -37,11 +37,7 @@ def http2(connection: socket.socket, server: Server) -> None:
                 state.send_data(stream, good(request), end_stream=True)
 
 
-def _pairs(headers: Any) -> list[tuple[bytes, bytes]]:
-    return [(bytes(name), bytes(value)) for name, value in headers]
-
-
-def _request(headers: list[tuple[bytes, bytes]], body: bytes) -> Request:
-    fields = {name.decode(): value.decode() for name, value in headers}
+def _request(headers: Any, body: bytes) -> Request:
+    fields = {bytes(name).decode(): bytes(value).decode() for name, value in headers}
     head = "\r\n".join(f"{name}: {value}" for name, value in fields.items())
     return Request(fields[":method"], fields[":path"], head, body)

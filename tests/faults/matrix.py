@@ -8,8 +8,8 @@ logout there is no session, with any answer of the service.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Literal, Self, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 import pytest
@@ -26,8 +26,8 @@ from koyeb_session import (
 )
 
 from . import replies
-from .replies import ORGANIZATION, busy, busy_until, error, redirect, reply, to_another, to_itself
-from .server import Behavior
+from .replies import ORGANIZATION, busy, busy_until, error, redirect, reply
+from .server import Behavior, Exchange
 
 EMAIL: Final = "me@example.com"
 PASSWORD_CORE: Final = "canary-password-3e5d81"
@@ -36,7 +36,6 @@ PASSWORD: Final = f"{PASSWORD_CORE} ÿ\"'%"
 RETRY: Final = RetryPolicy(delay=0)
 TRIES: Final = RETRY.attempts
 YEAR: Final = 365 * 86_400
-
 Operations: TypeAlias = frozenset[str]
 
 ACTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
@@ -82,22 +81,6 @@ class Expected:
     connects: int | None = None
 
 
-def good(requests: int = 1) -> Expected:
-    """Expect success."""
-    return Expected(None, requests)
-
-
-def bad(
-    kind: type[KoyebSessionError],
-    requests: int = 1,
-    shows: Mapping[str, object] | None = None,
-    *,
-    connects: int | None = None,
-) -> Expected:
-    """Expect an error."""
-    return Expected(kind, requests, shows or {}, connects)
-
-
 @attrs.frozen
 class Fault:
     """
@@ -120,39 +103,32 @@ class Fault:
     warm_ups: int = 0
     megabytes: int | None = None
 
-    @property
-    def suits_a_given_client(self) -> bool:
-        """Whether a client that knows nothing of the tests' certificates can meet it."""
-        return self.server in {"plain", "nobody"}
-
-    @property
-    def attempts(self) -> Iterator[Self]:
-        """The fault, and where it is played until a short deadline, again with longer ones."""
-        yield self
-        for seconds in (1.0, 10.0) if self.timeout == SHORT else ():
-            yield attrs.evolve(self, timeout=seconds)
-
     def expects(self, operation: str) -> Expected:
         """Find the outcome of an operation."""
         (expected,) = (e for operations, e in self.expected.items() if operation in operations)
         return expected
 
 
-def everywhere(expected: Expected) -> Mapping[Operations, Expected]:
+def everywhere(
+    error: type[KoyebSessionError] | None = None,
+    requests: int = 1,
+    connects: int | None = None,
+    **shows: object,
+) -> Mapping[Operations, Expected]:
     """Expect the same of all operations."""
-    return {ALL: expected}
+    return {ALL: Expected(error, requests, shows, connects)}
 
 
 def needs_a_reply(kind: type[KoyebSessionError]) -> Mapping[Operations, Expected]:
     """Expect success of those that want nothing of the reply's body, and an error of all others."""
-    return {ALL - PROMISES_NOTHING: bad(kind), PROMISES_NOTHING: good()}
+    return {ALL - PROMISES_NOTHING: Expected(kind), PROMISES_NOTHING: Expected()}
 
 
 def repeated(
     kind: type[KoyebSessionError], by: Operations, **shows: object
 ) -> Mapping[Operations, Expected]:
     """Expect an error, after all tries for some operations and at once for the others."""
-    return {by: bad(kind, TRIES, shows), ALL - by: bad(kind, 1, shows)}
+    return {by: Expected(kind, TRIES, shows), ALL - by: Expected(kind, 1, shows)}
 
 
 SHORT: Final = 0.15
@@ -160,24 +136,21 @@ SHORT: Final = 0.15
 
 
 def _no_reply(name: str, *behaviors: Behavior, warm_ups: int = 0) -> Fault:
-    return Fault(name, everywhere(bad(TransportError)), behaviors, warm_ups=warm_ups)
+    return Fault(name, everywhere(TransportError), behaviors, warm_ups=warm_ups)
 
 
 def _late(name: str, behavior: Behavior) -> Fault:
-    return Fault(name, everywhere(bad(TransportTimeoutError)), (behavior,), timeout=SHORT)
+    return Fault(name, everywhere(TransportTimeoutError), (behavior,), timeout=SHORT)
 
 
 def _redirected(
-    name: str,
-    behavior: Behavior,
-    status: int,
-    server: Literal["plain", "trusted"] = "plain",
+    name: str, behavior: Behavior, status: int, server: Literal["plain", "trusted"] = "plain"
 ) -> Fault:
     # Another attempt at the refresh would be sent there, too: the password is asked instead.
     refresh = frozenset({"refresh"})
     expected = {
-        refresh: bad(ApiError, 2, {"status": status}),
-        ALL - refresh: bad(ApiError, 1, {"status": status}),
+        refresh: Expected(ApiError, 2, {"status": status}),
+        ALL - refresh: Expected(ApiError, 1, {"status": status}),
     }
     return Fault(name, expected, (behavior,), server=server)
 
@@ -192,67 +165,60 @@ FAULTS: Final = (
     # nobody there, or nobody who answers
     Fault(
         "connection refused",
-        everywhere(bad(TransportError, requests=0, connects=TRIES)),
+        everywhere(TransportError, requests=0, connects=TRIES),
         server="nobody",
     ),
-    _no_reply("reset before the reply", replies.reset),
-    _no_reply("closed before the reply", replies.hang_up),
+    _no_reply("reset before the reply", Exchange.reset),
+    _no_reply("closed before the reply", Exchange.close),
     _no_reply("reset inside the headers", replies.reset_in_headers),
     _no_reply("reset inside the body", replies.reset_in_body),
     _no_reply("chunked body cut off", replies.cut_chunks),
     _no_reply("another protocol", replies.not_http),
-    _late("a hang", replies.hang),
+    _late("a hang", Exchange.hang),
     _late("a hang inside the body", replies.hang_in_body),
     _late("headers that drip for ever", replies.drip_headers),
     _late("a body that drips for ever", replies.drip_body),
-    Fault("one byte at a time", everywhere(good()), (replies.one_byte_at_a_time,)),
+    Fault("one byte at a time", everywhere(), (replies.one_byte_at_a_time,)),
     # a reply, but not the one that was promised
-    Fault("JSON cut off", everywhere(bad(WireError)), (reply(content=replies.cut_json),)),
-    Fault("JSON array", everywhere(bad(WireError)), (reply(content=replies.array),)),
-    Fault("JSON of wrong types", needs_a_reply(WireError), (reply(content=replies.types_error),)),
-    Fault("invalid UTF-8", everywhere(bad(WireError)), (reply(content=replies.not_utf8),)),
-    Fault("HTML with 200", everywhere(bad(WireError)), (reply(content=replies.html),)),
+    Fault("JSON cut off", everywhere(WireError), (reply(content=replies.cut_json),)),
+    Fault("JSON array", everywhere(WireError), (reply(content=replies.ARRAY),)),
+    Fault("JSON of wrong types", needs_a_reply(WireError), (reply(content=replies.TYPES),)),
+    Fault("invalid UTF-8", everywhere(WireError), (reply(content=replies.NOT_UTF8),)),
+    Fault("HTML with 200", everywhere(WireError), (reply(content=replies.HTML),)),
     Fault("empty 200", needs_a_reply(WireError), (reply(content=b""),)),
     Fault("204", needs_a_reply(WireError), (reply(204, b""),)),
     Fault(
-        "gzip that is none",
-        everywhere(bad(WireError)),
-        (reply(headers=("Content-Encoding: gzip",)),),
+        "gzip that is none", everywhere(WireError), (reply(headers=("Content-Encoding: gzip",)),)
     ),
     Fault(
         "gzip bomb",
-        everywhere(bad(WireError)),
+        everywhere(WireError),
         (reply(content=lambda _: replies.bomb(), headers=("Content-Encoding: gzip",)),),
         megabytes=8,
     ),
-    Fault("100 MiB", everywhere(bad(WireError)), (replies.huge(200),), megabytes=12),
+    Fault("100 MiB", everywhere(WireError), (replies.huge(200),), megabytes=12),
     # errors
     Fault(
         "HTML with 502",
         repeated(ServerError, SENT_AGAIN, status=502),
-        (reply(502, replies.html, headers=("Content-Type: text/html",)),),
+        (reply(502, replies.HTML, headers=("Content-Type: text/html",)),),
     ),
-    Fault("500", everywhere(bad(ServerError, 1, {"status": 500})), (error(500),)),
+    Fault("500", everywhere(ServerError, status=500), (error(500),)),
     Fault("503", repeated(ServerError, SENT_AGAIN_UNDONE, status=503), (error(503),)),
     Fault("504", repeated(ServerError, SENT_AGAIN, status=504), (error(504),)),
     Fault(
         "503 once",
         {
-            SENT_AGAIN_UNDONE: good(requests=2),
-            ALL - SENT_AGAIN_UNDONE: bad(ServerError, 1, {"status": 503}),
+            SENT_AGAIN_UNDONE: Expected(requests=2),
+            ALL - SENT_AGAIN_UNDONE: Expected(ServerError, 1, {"status": 503}),
         },
         (error(503), reply()),
     ),
     Fault(
-        "503 cut off",
-        repeated(ServerError, SENT_AGAIN_UNDONE, status=503),
-        (replies.cut_error,),
+        "503 cut off", repeated(ServerError, SENT_AGAIN_UNDONE, status=503), (replies.cut_error,)
     ),
     Fault(
-        "500 with 100 MiB",
-        everywhere(bad(ServerError, 1, {"status": 500})),
-        (replies.huge(500),),
-        megabytes=12,
+        "500 with 100 MiB", everywhere(ServerError, status=500), (replies.huge(500),), megabytes=12
     ),
     # asked to wait
     _busy("429", busy(), repeats=True, retry_after=None),
@@ -269,36 +235,37 @@ FAULTS: Final = (
     ),
     _busy("429, Retry-After: a past date", busy_until(-60), repeats=True, retry_after=0.0),
     # sent elsewhere
-    _redirected("redirect to the same origin", redirect(307, origin=to_itself, path="/new"), 307),
-    _redirected("redirect in a loop", redirect(308, origin=to_itself), 308),
-    _redirected("redirect to another host", redirect(302, origin=to_another), 302),
-    _redirected("redirect to http", redirect(301, origin=to_another), 301, "trusted"),
+    _redirected("redirect to the same origin", redirect(307, "{0.server.url}/new"), 307),
+    _redirected("redirect in a loop", redirect(308, "{0.server.url}{0.request.path}"), 308),
+    _redirected(
+        "redirect to another host", redirect(302, "{0.server.elsewhere}{0.request.path}"), 302
+    ),
+    _redirected(
+        "redirect to http", redirect(301, "{0.server.elsewhere}{0.request.path}"), 301, "trusted"
+    ),
     # TLS
-    Fault("TLS", everywhere(good()), (reply(),), server="trusted"),
+    Fault("TLS", everywhere(), (reply(),), server="trusted"),
     Fault(
         "certificate of another name",
-        everywhere(bad(TransportError, requests=0)),
+        everywhere(TransportError, requests=0),
         (reply(),),
         server="other name",
     ),
     Fault(
         "certificate of an unknown issuer",
-        everywhere(bad(TransportError, requests=0)),
+        everywhere(TransportError, requests=0),
         (reply(),),
         server="other issuer",
     ),
     # the end of a connection
     Fault(
         "Connection: close on every reply",
-        everywhere(good()),
+        everywhere(),
         (reply(headers=("Content-Type: application/json", "Connection: close")),),
         warm_ups=2,
     ),
     Fault(
-        "half-closed keep-alive connection",
-        everywhere(good()),
-        (replies.half_close, reply()),
-        warm_ups=1,
+        "half-closed keep-alive connection", everywhere(), (replies.half_close, reply()), warm_ups=1
     ),
-    _no_reply("keep-alive connection closed on use", reply(), replies.hang_up, warm_ups=1),
+    _no_reply("keep-alive connection closed on use", reply(), Exchange.close, warm_ups=1),
 )

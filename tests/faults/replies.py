@@ -20,7 +20,11 @@ ORGANIZATION: Final = "b3b1c1de-organization"
 MIB: Final = 1 << 20
 
 _JSON: Final = ("Content-Type: application/json",)
-_HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
+# Bodies other than the promised one
+HTML: Final = f"<html><body><h1>Bad Gateway</h1><!-- {ISSUED} --></body></html>".encode()
+ARRAY: Final = json.dumps([ISSUED]).encode()
+TYPES: Final = json.dumps({"token": {"id": 7, "user_id": ISSUED}, "method": [ISSUED]}).encode()
+NOT_UTF8: Final = b'{"token": {"id": "' + ISSUED.encode() + b'\xff"}, "method": "\xff"}'
 
 Content: TypeAlias = bytes | Callable[[Request], bytes]
 """A reply's body, or a function that makes it for a request."""
@@ -47,27 +51,6 @@ def good(request: Request) -> bytes:
 def cut_json(request: Request) -> bytes:
     """Make JSON that ends in the middle, after the token."""
     return good(request)[:-1]
-
-
-def types_error(request: Request) -> bytes:
-    """Make an object whose fields are of other types than promised."""
-    token = {"id": 7, "user_id": ISSUED}
-    return json.dumps({"token": token, "method": [ISSUED]}).encode()
-
-
-def array(request: Request) -> bytes:
-    """Make JSON that is no object."""
-    return json.dumps([ISSUED]).encode()
-
-
-def not_utf8(request: Request) -> bytes:
-    """Make a body that would be right if it were UTF-8."""
-    return b'{"token": {"id": "' + ISSUED.encode() + b'\xff"}, "method": "\xff"}'
-
-
-def html(request: Request) -> bytes:
-    """Make a page of some proxy."""
-    return _HTML
 
 
 @cache
@@ -97,10 +80,10 @@ def reply(
     return behave
 
 
-def error(status: int, *headers: str) -> Behavior:
+def error(status: int) -> Behavior:
     """Answer with an error in the API's own form."""
     body = {"status": status, "code": "some_code", "message": "some message"}
-    return reply(status, json.dumps(body).encode(), headers=(*_JSON, *headers))
+    return reply(status, json.dumps(body).encode())
 
 
 def busy(retry_after: str | None = None) -> Behavior:
@@ -118,42 +101,16 @@ def busy_until(seconds: float) -> Behavior:
     return behave
 
 
-def redirect(status: int, *, origin: Callable[[Exchange], str], path: str = "") -> Behavior:
-    """Answer with a redirect, to the same path unless another one is named."""
+def redirect(status: int, location: str) -> Behavior:
+    """Answer with a redirect; the exchange fills the gaps of the location."""
 
     def behave(exchange: Exchange) -> None:
-        location = origin(exchange) + (path or exchange.request.path)
-        reply(status, b"", headers=(f"Location: {location}",))(exchange)
+        reply(status, b"", headers=(f"Location: {location.format(exchange)}",))(exchange)
 
     return behave
 
 
-def to_itself(exchange: Exchange) -> str:
-    """Name the server's own origin."""
-    return exchange.url
-
-
-def to_another(exchange: Exchange) -> str:
-    """Name another host."""
-    return exchange.elsewhere
-
-
 # Bad endings
-
-
-def reset(exchange: Exchange) -> None:
-    """Reset the connection instead of an answer."""
-    exchange.reset()
-
-
-def hang_up(exchange: Exchange) -> None:
-    """End the connection in order instead of an answer."""
-    exchange.close()
-
-
-def hang(exchange: Exchange) -> None:
-    """Never answer."""
-    exchange.hang()
 
 
 def not_http(exchange: Exchange) -> None:
@@ -168,17 +125,20 @@ def reset_in_headers(exchange: Exchange) -> None:
     exchange.reset()
 
 
-def reset_in_body(exchange: Exchange) -> None:
-    """Reset the connection after a part of the body."""
+def _send_all_but_a_byte(exchange: Exchange) -> None:
     body = good(exchange.request)
     exchange.send(head(200, *_JSON, f"Content-Length: {len(body) + 1}") + body)
+
+
+def reset_in_body(exchange: Exchange) -> None:
+    """Reset the connection after a part of the body."""
+    _send_all_but_a_byte(exchange)
     exchange.reset()
 
 
 def hang_in_body(exchange: Exchange) -> None:
     """Send a part of the body, and never the rest."""
-    body = good(exchange.request)
-    exchange.send(head(200, *_JSON, f"Content-Length: {len(body) + 1}") + body)
+    _send_all_but_a_byte(exchange)
     exchange.hang()
 
 
@@ -199,7 +159,8 @@ def cut_error(exchange: Exchange) -> None:
 def one_byte_at_a_time(exchange: Exchange) -> None:
     """Answer well, in as many pieces as can be."""
     body = good(exchange.request)
-    exchange.send_singly(head(200, *_JSON, f"Content-Length: {len(body)}") + body)
+    for byte in head(200, *_JSON, f"Content-Length: {len(body)}") + body:
+        exchange.send(bytes([byte]))
 
 
 def drip_headers(exchange: Exchange) -> None:

@@ -14,7 +14,6 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Generator, Sequence
-from types import TracebackType
 from typing import Final, Self, TypeAlias
 
 import attrs
@@ -47,28 +46,13 @@ class Exchange:
 
     def __init__(self, connection: socket.socket, server: Server, request: Request) -> None:
         self._connection = connection
-        self._server = server
+        self.server = server
         self.request = request
-
-    @property
-    def url(self) -> str:
-        """The server's own origin."""
-        return self._server.url
-
-    @property
-    def elsewhere(self) -> str:
-        """The origin of another host."""
-        return self._server.elsewhere
 
     def send(self, data: bytes) -> None:
         """Send bytes, and count them."""
         self._connection.sendall(data)
-        self._server.sent += len(data)
-
-    def send_singly(self, data: bytes) -> None:
-        """Send each byte by itself."""
-        for byte in data:
-            self.send(bytes([byte]))
+        self.server.sent += len(data)
 
     def drip(self, data: bytes) -> None:
         """Send the same few bytes for ever, slowly, one by one, until the client leaves."""
@@ -92,7 +76,7 @@ class Exchange:
     def half_close(self) -> None:
         """Send no more, but leave the connection standing."""
         socket.socket.shutdown(self._connection, socket.SHUT_WR)
-        self._server.half_closed.set()
+        self.server.half_closed.set()
         self.hang()
 
     def reset(self) -> None:
@@ -161,12 +145,7 @@ class Server:
         self._threads[0].start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping = True
         with contextlib.suppress(OSError):  # wakes the thread that accepts
             socket.create_connection((HOST, self.port), timeout=PATIENCE).close()

@@ -33,6 +33,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import assert_no_secret
 
+from .._sync.doubles import BrokenStore
 from .cell import SECRETS, held_token
 from .certificates import client_context, server_context
 from .http2 import http2
@@ -75,60 +76,34 @@ def _json_error(status: int) -> Callable[[str], bytes]:
     return shape
 
 
-def _latin(text: str) -> bytes:
-    return text.encode("latin-1", "replace")
+def _head(form: str, encoding: str = "latin-1") -> Callable[[str], bytes]:
+    def shape(text: str) -> bytes:
+        return form.format(text).encode(encoding, "replace")
+
+    return shape
 
 
+_EMPTY: Final = "\r\nContent-Length: 0\r\n\r\n"
 ECHOES: Final[dict[str, Behavior]] = {
     **{
         f"error {status}": _echo(_told, _json_error(status)) for status in (400, 401, 403, 404, 500)
     },
     "error with the raw request": _echo(_raw, _json_error(400)),
-    "request id": _echo(
-        _told,
-        lambda text: (
-            b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "request id in UTF-8": _echo(
-        _told,
-        lambda text: (
-            b"HTTP/1.1 500 Oh\r\nX-Request-Id: %s\r\nContent-Length: 0\r\n\r\n" % text.encode()
-        ),
-    ),
-    "retry-after": _echo(
-        _told,
-        lambda text: (
-            b"HTTP/1.1 429 Oh\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "location": _echo(
-        _raw,
-        lambda text: (
-            b"HTTP/1.1 302 Oh\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "reason": _echo(
-        _raw, lambda text: b"HTTP/1.1 500 %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-    ),
-    "broken status line": _echo(_raw, lambda text: b"HTTP/9.9 %s\r\n\r\n" % _latin(text)),
-    "broken header": _echo(_raw, lambda text: b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % _latin(text)),
-    "broken length": _echo(
-        _raw, lambda text: b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % _latin(text)
-    ),
-    "broken chunk": _echo(
-        _raw,
-        lambda text: (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n\r\n" % _latin(text)
-        ),
-    ),
-    "broken encoding": _echo(
-        _raw,
-        lambda text: (
-            b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: 0\r\n\r\n" % _latin(text)
-        ),
-    ),
     "login method": _echo(_raw, _json_error(200)),
+    "request id": _echo(_told, _head(f"HTTP/1.1 500 Oh\r\nX-Request-Id: {{}}{_EMPTY}")),
+    "request id in UTF-8": _echo(
+        _told, _head(f"HTTP/1.1 500 Oh\r\nX-Request-Id: {{}}{_EMPTY}", "utf-8")
+    ),
+    "retry-after": _echo(_told, _head(f"HTTP/1.1 429 Oh\r\nRetry-After: {{}}{_EMPTY}")),
+    "location": _echo(_raw, _head(f"HTTP/1.1 302 Oh\r\nLocation: /{{}}{_EMPTY}")),
+    "reason": _echo(_raw, _head(f"HTTP/1.1 500 {{}}{_EMPTY}")),
+    "broken status line": _echo(_raw, _head("HTTP/9.9 {}\r\n\r\n")),
+    "broken header": _echo(_raw, _head("HTTP/1.1 200 OK\r\n{}\r\n\r\n")),
+    "broken length": _echo(_raw, _head("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n")),
+    "broken chunk": _echo(
+        _raw, _head("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}\r\n\r\n")
+    ),
+    "broken encoding": _echo(_raw, _head(f"HTTP/1.1 200 OK\r\nContent-Encoding: {{}}{_EMPTY}")),
 }
 
 
@@ -174,15 +149,9 @@ def test_public_objects_show_no_secret() -> None:
     credentials = PasswordCredentials(EMAIL, PASSWORD)
     with SessionClient(token=token, store=store, credentials=credentials) as session:
         other = AsyncSessionClient(token=token, store=async_store, credentials=credentials)
-        models: list[Any] = [
-            token,
-            credentials,
-            AccessTokenCredentials(STORED, "an-organization"),
-            LoginRequest(EMAIL, PASSWORD),
-            LoginReply(token),
-            PasswordlessLoginRequest(EMAIL),
-        ]
-        holders: list[Any] = [
+        things: list[Any] = [
+            *(token, credentials, AccessTokenCredentials(STORED, "an-organization")),
+            *(LoginRequest(EMAIL, PASSWORD), LoginReply(token), PasswordlessLoginRequest(EMAIL)),
             *(store, async_store),
             *(session, session.auth, session.http),
             *(session.for_token(token), session.token),
@@ -190,22 +159,13 @@ def test_public_objects_show_no_secret() -> None:
         ]
         signed = httpx.Request("GET", "https://app.koyeb.com/v1/apps")
         next(session.auth.sync_auth_flow(signed))
-        assert_no_secret([STORED, *SECRETS], models, holders, signed, session.http.__dict__)
-    shown = {type(thing).__name__ for thing in [*models, *holders]}
-    classes = {
-        name
-        for name in koyeb_session.__all__
-        if isinstance(getattr(koyeb_session, name), type) and not name.endswith("Error")
+        assert_no_secret([STORED, *SECRETS], things, signed, session.http.__dict__)
+    shown = {type(thing).__name__ for thing in things}
+    public = [name for name in koyeb_session.__all__ if not name.endswith("Error")]
+    classes = {name for name in public if isinstance(getattr(koyeb_session, name), type)}
+    assert classes - shown <= {
+        *("AsyncTokenStore", "Clock", "LoginMethod", "RefreshPolicy", "RetryPolicy", "TokenStore")
     }
-    without = {
-        "Clock",
-        "LoginMethod",
-        "RefreshPolicy",
-        "RetryPolicy",
-        "AsyncTokenStore",
-        "TokenStore",
-    }
-    assert classes - shown <= without
 
 
 def test_refused_request_shows_no_secret(caplog: pytest.LogCaptureFixture) -> None:
@@ -258,36 +218,13 @@ def test_credentials_that_fail_show_no_frames(caplog: pytest.LogCaptureFixture) 
     assert_no_secret([STORED, *SECRETS], caught.value, caplog.records)
 
 
-class _BrokenStore(MemoryTokenStore):
-    """Fails in a way that tells all that it holds."""
-
-    def __init__(self, broken: str) -> None:
-        super().__init__()
-        super().save(Token(STORED))
-        self._broken = broken
-
-    def _fail(self, method: str) -> None:
-        if method == self._broken:
-            text = f"not JSON: {super().load()!r} {STORED}"
-            raise json.JSONDecodeError(text, STORED, 0) if method == "load" else RuntimeError(text)
-
-    def load(self) -> Token | None:
-        self._fail("load")
-        return None
-
-    def save(self, token: Token) -> None:
-        self._fail("save")
-
-    def delete(self) -> None:
-        self._fail("delete")
-
-
 @pytest.mark.parametrize("broken", ["load", "save", "delete"])
 def test_store_that_tells_what_it_holds(broken: str, caplog: pytest.LogCaptureFixture) -> None:
     """The contents that a store's error quotes get into no error and no log line of ours."""
     caplog.set_level(logging.DEBUG)
     errors: list[Exception] = []
-    store = _BrokenStore(broken)
+    error = json.JSONDecodeError(f"not JSON: {STORED}", STORED, 0)
+    store = BrokenStore(broken, error=error if broken == "load" else RuntimeError(STORED))
     with (
         Server([reply()]) as server,
         _session(server.url, token=held_token(), store=store) as session,

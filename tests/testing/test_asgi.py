@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -10,13 +11,14 @@ import pytest
 from koyeb_session.testing import FakeKoyeb, Fault
 
 
-def connect(fake: FakeKoyeb) -> httpx.AsyncClient:
+@pytest.fixture
+async def client(fake: FakeKoyeb) -> AsyncIterator[httpx.AsyncClient]:
     """Connect to the application, signed in."""
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(fake.app),
-        base_url="http://testserver",
-        headers={"Authorization": f"Bearer {fake.issue_token()}"},
-    )
+    headers = {"Authorization": f"Bearer {fake.issue_token()}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(fake.app), base_url="http://testserver", headers=headers
+    ) as client:
+        yield client
 
 
 async def call(fake: FakeKoyeb, scope: dict[str, Any], *messages: dict[str, Any]) -> list[Any]:
@@ -33,25 +35,20 @@ async def call(fake: FakeKoyeb, scope: dict[str, Any], *messages: dict[str, Any]
     return sent
 
 
-async def test_application_serves_operations() -> None:
+async def test_application_serves_operations(fake: FakeKoyeb, client: httpx.AsyncClient) -> None:
     """Over ASGI the service acts as over its transport, query and body included."""
-    fake = FakeKoyeb()
-    async with connect(fake) as client:
-        assert (await client.post("/v1/apps", json={"name": "web"})).status_code == 200
-        page = (await client.get("/v1/apps", params={"offset": 1})).json()
+    assert (await client.post("/v1/apps", json={"name": "web"})).status_code == 200
+    page = (await client.get("/v1/apps", params={"offset": 1})).json()
     assert (page["apps"], page["count"]) == ([], 1)
     assert [request.status for request in fake.requests] == [200, 200]
 
 
-async def test_broken_connection_is_raised() -> None:
+async def test_broken_connection_is_raised(fake: FakeKoyeb, client: httpx.AsyncClient) -> None:
     """Through httpx's own transport, a reset and a truncation are the errors that they are."""
-    fake = FakeKoyeb()
     fake.fail("apps", Fault(reset=True))
     fake.fail("apps", Fault(truncate=3))
-    async with connect(fake) as client:
-        with pytest.raises(httpx.ReadError):
-            await client.get("/v1/apps")
-        with pytest.raises(httpx.RemoteProtocolError):
+    for error in (httpx.ReadError, httpx.RemoteProtocolError):
+        with pytest.raises(error):
             await client.get("/v1/apps")
 
 
@@ -64,9 +61,8 @@ async def test_broken_connection_is_raised() -> None:
         {"path": "/v1/apps", "raw_path": b"/v1/apps", "root_path": "/mnt"},
     ],
 )
-async def test_path_is_found_where_mounted(place: dict[str, Any]) -> None:
+async def test_path_is_found_where_mounted(fake: FakeKoyeb, place: dict[str, Any]) -> None:
     """The application finds its paths wherever a server or a framework mounts it."""
-    fake = FakeKoyeb()
     scope: dict[str, Any] = {"type": "http", "method": "GET", **place}
     scope |= {"query_string": b"", "headers": []}
     start, body = await call(fake, scope, {"type": "http.request"})
@@ -74,9 +70,8 @@ async def test_path_is_found_where_mounted(place: dict[str, Any]) -> None:
     assert fake.requests[0].path == "/v1/apps"
 
 
-async def test_disconnected_client_is_not_answered() -> None:
+async def test_disconnected_client_is_not_answered(fake: FakeKoyeb) -> None:
     """A client that goes away while it sends leaves nothing behind."""
-    fake = FakeKoyeb()
     scope = {"type": "http", "method": "POST", "path": "/v1/apps"}
     part = {"type": "http.request", "body": b"{", "more_body": True}
     assert await call(fake, scope, part, {"type": "http.disconnect"}) == []

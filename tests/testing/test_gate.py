@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from koyeb_session.testing import Gate
+
+from ..concurrency import AsyncBackground, async_idle
 
 
 def test_open_gate_lets_through() -> None:
@@ -20,25 +21,6 @@ def test_open_gate_lets_through() -> None:
     gate.pass_through()
     assert (gate.is_open, gate.arrived) == (True, 1)
     assert repr(gate) == "<Gate open, 1 arrived>"
-
-
-def test_gate_holds_threads_until_it_opens() -> None:
-    """Threads at a closed gate stay there, and all go on when it opens."""
-    gate, passed = Gate(), threading.Semaphore(0)
-
-    def pass_through() -> None:
-        gate.pass_through()
-        passed.release()
-
-    threads = [threading.Thread(target=pass_through) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    gate.wait_arrived(3)
-    assert not passed.acquire(blocking=False)
-    gate.open()
-    for thread in threads:
-        thread.join()
-    assert all(passed.acquire(blocking=False) for _ in threads)
 
 
 def test_closed_gate_ends_patience() -> None:
@@ -62,42 +44,17 @@ async def test_await_arrived_says_how_many_came() -> None:
         await Gate().await_arrived(timeout=0.001)
 
 
-async def test_gate_holds_tasks_until_it_opens() -> None:
-    """Tasks at a closed gate wait without blocking the loop, and all go on when it opens."""
-    gate, passed = Gate(), 0
-
-    async def pass_through() -> None:
-        nonlocal passed
-        await gate.apass_through()
-        passed += 1
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(3):
-            tasks.start_soon(pass_through)
-        await gate.await_arrived(3)
-        assert passed == 0
-        gate.open()
-    assert passed == 3
-
-
-async def test_gate_is_opened_from_another_thread() -> None:
-    """A thread can open the gate for tasks of a running loop."""
+async def test_gate_holds_threads_and_tasks_until_it_opens() -> None:
+    """A task is told about each arrival, be it in a thread; a thread can open the gate for all."""
     gate = Gate()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(gate.apass_through)
-        await gate.await_arrived()
+    async with AsyncBackground() as background:
+        calls = [gate.apass_through, lambda: anyio.to_thread.run_sync(gate.pass_through)]
+        jobs = [background.start(call) for call in calls * 2]
+        await gate.await_arrived(4)
+        await async_idle()
+        assert not any(job.done for job in jobs)
         await anyio.to_thread.run_sync(gate.open)
-    assert gate.is_open
-
-
-async def test_await_arrived_sees_arrivals_from_another_thread() -> None:
-    """A task is told about arrivals in threads, each of them."""
-    gate = Gate()
-    async with anyio.create_task_group() as tasks:
-        for _ in range(3):
-            tasks.start_soon(anyio.to_thread.run_sync, gate.pass_through, None)
-        await gate.await_arrived(3)
-        gate.open()
+    assert all(job.done for job in jobs)
 
 
 async def test_cancelled_task_leaves_the_gate() -> None:

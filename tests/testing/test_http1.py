@@ -53,18 +53,10 @@ def test_target_may_name_the_origin() -> None:
     assert read(b"GET http://a:1/v1/apps?x HTTP/1.1\r\nHost: a\r\n\r\n")[0].target == "/v1/apps?x"
 
 
-def test_body_in_chunks_is_put_together() -> None:
-    """Chunks with extensions and trailers make one body, and the next request follows."""
-    body = b"3;x=y\r\nabc\r\n0A \r\n0123456789\r\n0\r\nX: y\r\n\r\n"
-    first, second = read(CHUNKED + body + GET)
-    assert first.body.content == b"abc0123456789"
-    assert second.target == "/v1/apps"
-
-
-@given(st.lists(st.integers(0, 160), max_size=8))
+@given(st.lists(st.integers(0, 180), max_size=8))
 def test_parts_do_not_matter(cuts: list[int]) -> None:
     """However the bytes are cut on their way, the same requests come out."""
-    sent = GET + CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + GET
+    sent = GET + CHUNKED + b"3;x=y\r\nabc\r\n0\r\nX: y\r\n\r\n" + GET
     edges = [0, *sorted(cuts), len(sent)]
     parts = [sent[a:b] for a, b in pairwise(edges)]
     bodies = [(request.target, request.body.content) for request in read(*parts)]
@@ -74,16 +66,13 @@ def test_parts_do_not_matter(cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        (b"hello\r\n\r\n", 400),
-        (b"GET  / HTTP/1.1\r\n\r\n", 400),
+        *((sent, 400) for sent in (b"hello\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n")),
         (b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost\r\n : a\r\nfolded: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (CHUNKED + b"x\r\n", 400),
-        (CHUNKED + b"-1\r\n", 400),
-        (CHUNKED + b"1\r\nab\r\n", 400),
+        *((CHUNKED + body, 400) for body in (b"x\r\n", b"-1\r\n", b"1\r\nab\r\n")),
         (b"G" * 70_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 12_000, 431),
     ],

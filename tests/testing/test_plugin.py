@@ -6,7 +6,6 @@ import doctest
 import subprocess
 import sys
 
-import httpx
 import pytest
 
 import koyeb_session.testing
@@ -19,13 +18,6 @@ def test_fixtures_share_a_clock(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -
     assert fake_koyeb.live_tokens() == [token]
     koyeb_clock.advance(24 * 3_600)
     assert fake_koyeb.live_tokens() == []
-
-
-def test_each_test_has_its_own_service(fake_koyeb: FakeKoyeb) -> None:
-    """Nothing of another test is left in the service."""
-    assert fake_koyeb.requests == []
-    with httpx.Client(transport=fake_koyeb.transport, base_url=fake_koyeb.base_url) as client:
-        assert client.get("/v1/apps").status_code == 401
 
 
 def run(program: str) -> set[str]:

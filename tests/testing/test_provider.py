@@ -16,12 +16,6 @@ Connect = Callable[..., httpx.Client]
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Give a clock that stands still."""
-    return FakeClock()
-
-
-@pytest.fixture
 def koyeb(clock: FakeClock) -> FakeKoyeb:
     """Give the service that the tokens are for."""
     return FakeKoyeb(users={"me@example.com": "a", "you@example.com": "b"}, clock=clock)

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
 
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-ME, PASSWORD = "me@example.com", "correct horse"
-Connect = Callable[..., httpx.Client]
-
-
-def sign_in(client: httpx.Client, **changes: object) -> httpx.Response:
-    """Send a login, right unless it is changed."""
-    return client.post("/v1/account/login", json={"email": ME, "password": PASSWORD, **changes})
-
-
-def test_expiry_has_the_digits_that_go_prints(connect: Connect) -> None:
-    """Fractions of a second show, up to nine digits and no zeros at their end."""
-    clock = FakeClock()
-    clock.advance(0.25)
-    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(minutes=5))
-    assert sign_in(connect(fake)).json()["token"]["expires_at"] == "2026-01-01T00:05:00.25Z"
+from ..support import ME, PASSWORD
+from .conftest import Connect, claims, sign_in
 
 
 @pytest.mark.parametrize(
     ("lifetime", "expires_at"),
     [
+        (timedelta(minutes=5, seconds=0.25), "2026-01-01T00:05:00.25Z"),  # as Go prints it
         (timedelta.max, "9999-12-31T23:59:59Z"),
         (timedelta(0), "2026-01-01T00:00:00Z"),
         (timedelta(days=-99_999), "1970-01-01T00:00:00Z"),
@@ -44,16 +28,6 @@ def test_any_lifetime_can_be_printed(
     """Even an absurd lifetime gives a time that can be read, so that clients meet absurd times."""
     fake = FakeKoyeb(clock=FakeClock(), token_lifetime=lifetime)
     assert sign_in(connect(fake)).json()["token"]["expires_at"] == expires_at
-
-
-def test_refresh_revokes_the_old_token(connect: Connect) -> None:
-    """With ``revokes``, only the new token is good after a refresh, in the same organization."""
-    fake = FakeKoyeb()
-    old = fake.issue_token()
-    new = connect(fake, old).put("/v1/account/refresh").json()["token"]
-    assert fake.live_tokens() == [new["id"]]
-    assert new["organization_id"] == fake.organizations[ME][0]
-    assert fake.exchanges() == 1
 
 
 def test_refresh_keeps_the_old_token(connect: Connect) -> None:
@@ -69,11 +43,9 @@ def test_refresh_keeps_the_old_token(connect: Connect) -> None:
     assert len(fake.live_tokens()) == 2
 
 
-def test_reuse_ends_the_family(connect: Connect) -> None:
+def test_reuse_ends_the_family(fake: FakeKoyeb, client: httpx.Client, connect: Connect) -> None:
     """A refresh with an exchanged token again ends the descendants of that sign-in, no more."""
-    fake = FakeKoyeb()
     other = fake.issue_token()
-    client = connect(fake, fake.issue_token())
     new = client.put("/v1/account/refresh").json()["token"]["id"]
     organization = fake.organizations[ME][1]
     switch = f"/v1/organizations/{organization}/switch"
@@ -82,15 +54,6 @@ def test_reuse_ends_the_family(connect: Connect) -> None:
     assert client.put("/v1/account/refresh").status_code == 401
     assert fake.live_tokens() == [other]
     assert fake.exchanges() == 1
-
-
-def test_plain_use_of_an_exchanged_token_is_no_reuse(connect: Connect) -> None:
-    """A request that was on its way with the old token is refused, and costs nothing else."""
-    fake = FakeKoyeb()
-    client = connect(fake, fake.issue_token())
-    client.put("/v1/account/refresh")
-    assert client.get("/v1/apps").status_code == 401
-    assert len(fake.live_tokens()) == 1
 
 
 def test_expired_exchanged_token_is_no_reuse(connect: Connect) -> None:
@@ -103,20 +66,8 @@ def test_expired_exchanged_token_is_no_reuse(connect: Connect) -> None:
     assert len(fake.live_tokens()) == 1
 
 
-def test_token_expires_with_the_clock(connect: Connect) -> None:
-    """A token is good until the very moment of its expiry."""
-    fake = FakeKoyeb(clock=(clock := FakeClock()))
-    client = connect(fake, fake.issue_token(lifetime=timedelta(seconds=30)))
-    clock.advance(29.999)
-    assert client.get("/v1/apps").status_code == 200
-    clock.advance(0.001)
-    assert client.get("/v1/apps").status_code == 401
-    assert fake.live_tokens() == []
-
-
-def test_new_session_is_for_no_organization(connect: Connect) -> None:
+def test_new_session_is_for_no_organization(fake: FakeKoyeb, connect: Connect) -> None:
     """A new session is a second sign-in without an organization: both tokens are good."""
-    fake = FakeKoyeb()
     client = connect(fake, token := fake.issue_token())
     new = client.post("/v1/account/session").json()["token"]
     assert "organization_id" not in new
@@ -143,9 +94,8 @@ def test_switch_organization_checks_membership(connect: Connect) -> None:
     assert client.post(f"/v1/organizations/{mine}/switch").status_code == 400
 
 
-def test_unscope_gives_a_token_of_no_organization(connect: Connect) -> None:
+def test_unscope_gives_a_token_of_no_organization(fake: FakeKoyeb, connect: Connect) -> None:
     """The session goes on without an organization; an API token has no session to go on with."""
-    fake = FakeKoyeb()
     client = connect(fake, token := fake.issue_token())
     new = client.post("/v1/unscope_organization_token", json={}).json()["token"]
     assert "organization_id" not in new
@@ -191,20 +141,13 @@ def test_access_token_is_good_for_its_validity(
 @pytest.mark.parametrize(
     "validity", ["", "0s", "0.0s", "-1s", "3600", "1h", "86401s", "86400.000001s", 5, ["5s"]]
 )
-def test_access_token_for_an_impossible_validity(connect: Connect, validity: object) -> None:
+def test_access_token_for_an_impossible_validity(
+    fake: FakeKoyeb, client: httpx.Client, validity: object
+) -> None:
     """A value that is no duration, or one beyond a day, is a validation error."""
-    fake = FakeKoyeb()
-    client = connect(fake, fake.issue_token())
     reply = access_token(client, fake.organizations[ME][0], {"validity": validity})
     assert reply.status_code == 400
     assert reply.json()["fields"][0]["field"] == "validity"
-
-
-def claims(token_id: str) -> dict[str, Any]:
-    """Read the claims of a JWT, as a client does: without verifying."""
-    payload = token_id.split(".")[1]
-    read: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    return read
 
 
 def test_access_token_is_a_jwt_by_default(connect: Connect) -> None:
@@ -279,9 +222,8 @@ def test_api_token_is_opaque_and_lasts(connect: Connect) -> None:
     assert client.get("/v1/apps").status_code == 200
 
 
-def test_tokens_are_revoked_by_the_test() -> None:
+def test_tokens_are_revoked_by_the_test(fake: FakeKoyeb) -> None:
     """A test revokes one token or all of them; a token of another service is an error."""
-    fake = FakeKoyeb()
     first, second, third = (fake.issue_token() for _ in range(3))
     fake.revoke(second)
     assert fake.live_tokens() == [first, third]
