@@ -1,4 +1,4 @@
-"""Stores and transports with faults, and calls that stand at a gate."""
+"""Stores, transports and credentials with faults, and calls that stand at a gate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import httpx
@@ -149,6 +150,24 @@ class AsyncBuggy(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raise."""
         raise LookupError("a bug")
+
+
+class Grants:
+    """Credentials whose tokens have a secret that brings the next one; it notes those that came."""
+
+    def __init__(self, fake: FakeKoyeb) -> None:
+        self._fake = fake
+        self.asked: list[str | None] = []
+        self.lifetime: timedelta | None = None
+        self.quotes: list[object] = []
+
+    def __call__(self, before: Token | None) -> Token:
+        """Bring a token, or fail with what is to be quoted."""
+        self.asked.append(None if before is None else before.renewal)
+        if self.quotes:
+            raise ConnectionError(self.quotes + self.asked)
+        token = self._fake.issue_token(lifetime=self.lifetime)
+        return Token(token, renewal=f"secret-grant-{len(self.asked)}")
 
 
 class UnspeakableError(OSError):

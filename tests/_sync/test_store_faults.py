@@ -26,7 +26,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
-from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError, saved
+from .doubles import Away, BrokenStore, Connect, Grants, Troubled, UnspeakableError, saved
 
 SOON = timedelta(seconds=20)
 
@@ -161,31 +161,28 @@ def test_error_of_a_store_quotes_no_token(connect: Connect) -> None:
 
 @pytest.mark.parametrize("reads", ["in one hold", "in the next hold", "without the lock"])
 def test_record_that_could_not_be_replaced_is_not_gone_back_to(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture, reads: str
+    store: BrokenStore,
+    connect: Connect,
+    grants: Grants,
+    caplog: pytest.LogCaptureFixture,
+    reads: str,
 ) -> None:
     """The session's own token is newer: catches the use of one that the provider has forgotten."""
     caplog.set_level("DEBUG", "koyeb_session")
-    asked: list[str | None] = []
-
-    def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked) + 1}")
-
-    store = BrokenStore()
-    store.save(Token(older := fake.issue_token(), renewal="secret-grant-0"))
-    session = connect(store=store, credentials=grant)
-    persistence = inside(session).persistence
+    older = Token("older", renewal="secret-of-the-older")
+    store.save(older)
+    session = connect(store=store, credentials=grants)
     store.broken = {"save", "delete"}
-    hold = persistence.hold() if reads == "in one hold" else None
-    session.use_token(Token(fake.issue_token(), renewal="secret-grant-1"))
+    hold = inside(session).persistence.hold() if reads == "in one hold" else None
+    session.use_token(Token("newer", renewal="secret-grant-0"))
     if reads == "without the lock":
         store.broken.add("lock")
     for _ in range(2):
         session.refresh()
     if hold is not None:
         hold.leave(Deadline(PATIENCE))
-    assert asked == ["secret-grant-1", "secret-grant-2"]
-    assert saved(store) == older
+    assert grants.asked == ["secret-grant-0", "secret-grant-1"]
+    assert store.load() is older
     ahead = "the token store could not be written: OSError: disk full"  # saved ahead of its use
     assert caplog.messages.count(ahead) == (0 if "lock" in store.broken else 2)
 
