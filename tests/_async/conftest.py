@@ -12,7 +12,7 @@ from koyeb_session import AsyncSessionClient, RefreshPolicy, RetryPolicy
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD
-from .doubles import BrokenStore, Connect
+from .doubles import BrokenStore, Connect, Grants
 
 
 @pytest.fixture
@@ -68,6 +68,22 @@ async def stored(store: BrokenStore, connect: Connect) -> AsyncSessionClient:
     session = connect(store=store)
     await session.login(ME, PASSWORD)
     return session
+
+
+@pytest.fixture
+async def second(
+    store: BrokenStore, stored: AsyncSessionClient, connect: Connect
+) -> AsyncSessionClient:
+    """Make another session on ``store``, which has taken over the token of ``stored``."""
+    session = connect(store=store)
+    await session.current_token()
+    return session
+
+
+@pytest.fixture
+def grants(fake: FakeKoyeb) -> Grants:
+    """Make credentials whose secret can be used once."""
+    return Grants(fake)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stores and transports with faults, and calls that stand at a gate."""
+"""Stores, transports and credentials with faults, and calls that stand at a gate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from datetime import timedelta
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 import httpx
 
@@ -14,10 +15,23 @@ from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground, AsyncJob, AsyncWork, async_arrived, async_pass_through
+from ..support import ME, PASSWORD
 
 Connect: TypeAlias = Callable[..., AsyncSessionClient]
 """A function that makes clients of the fake service."""
 T = TypeVar("T")
+CALLS: Final[dict[str, tuple[Any, ...]]] = {
+    "login": (ME, PASSWORD),
+    "passwordless_login": (ME,),
+    "refresh": (),
+    "logout": (),
+    "new_session": (),
+    "switch_organization": ("a",),
+    "unscope_organization_token": (),
+    "create_access_token": ("a",),
+    "login_method": (ME,),
+}
+"""The methods that send an operation, and arguments for them."""
 
 
 class AsyncUnderWay(AsyncBackground, Generic[T]):
@@ -25,13 +39,7 @@ class AsyncUnderWay(AsyncBackground, Generic[T]):
 
     job: AsyncJob[T]
 
-    def __init__(
-        self,
-        fake: FakeKoyeb,
-        operation: str,
-        call: AsyncWork[T],
-        **fault: Any,
-    ) -> None:
+    def __init__(self, fake: FakeKoyeb, operation: str, call: AsyncWork[T], **fault: Any) -> None:
         super().__init__()
         self._call = call
         self.gate = Gate()
@@ -131,24 +139,30 @@ class Troubled(AsyncMemoryTokenStore):
             yield
 
 
-class Away(AsyncMemoryTokenStore):
-    """A store that cannot be read."""
-
-    loads = 0
-
-    async def load(self) -> Token | None:
-        """Raise."""
-        self.loads += 1
-        message = "no such host"
-        raise OSError(message)
-
-
 class AsyncBuggy(httpx.AsyncBaseTransport):
     """A transport with a mistake."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raise."""
         raise LookupError("a bug")
+
+
+class Grants:
+    """Credentials whose tokens have a secret that brings the next one; it notes those that came."""
+
+    def __init__(self, fake: FakeKoyeb) -> None:
+        self._fake = fake
+        self.asked: list[str | None] = []
+        self.lifetime: timedelta | None = None
+        self.quotes: list[object] = []
+
+    def __call__(self, before: Token | None) -> Token:
+        """Bring a token, or fail with what is to be quoted."""
+        self.asked.append(None if before is None else before.renewal)
+        if self.quotes:
+            raise ConnectionError(self.quotes + self.asked)
+        token = self._fake.issue_token(lifetime=self.lifetime)
+        return Token(token, renewal=f"secret-grant-{len(self.asked)}")
 
 
 class UnspeakableError(OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from datetime import timedelta
-from functools import partial
 from traceback import format_exception
 
 import attrs
@@ -14,6 +13,7 @@ import pytest
 from koyeb_session import (
     AccessTokenCredentials,
     AsyncMemoryTokenStore,
+    AsyncSessionClient,
     KoyebSessionError,
     ServerError,
     SessionExpiredError,
@@ -32,7 +32,7 @@ from ..concurrency import (
     deadlines,
 )
 from ..support import DAY, ME, PASSWORD, count
-from .doubles import BrokenStore, Connect, Held, Troubled
+from .doubles import BrokenStore, Connect, Grants, Held, Troubled
 
 
 @pytest.fixture
@@ -174,87 +174,70 @@ async def test_three_programs_and_the_owner_share_the_token_of_a_vault(
 
 
 async def test_callable_is_told_what_it_replaces(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, grants: Grants
 ) -> None:
     """`None` first, then each token before, also the expired one of the run before."""
     store = AsyncMemoryTokenStore()
-    asked: list[Token | None] = []
-
-    def grant(before: Token | None) -> Token:
-        asked.append(before)
-        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
-
-    session = connect(store=store, credentials=grant)
+    session = connect(store=store, credentials=grants)
     await session.current_token()
     await session.refresh()
     clock.advance(DAY * 2)
-    again = connect(store=store, credentials=grant)
+    again = connect(store=store, credentials=grants)
     await again.current_token()
-    assert asked[0] is None
-    assert [token and token.renewal for token in asked[1:]] == ["secret-grant-1", "secret-grant-2"]
+    assert grants.asked == [None, "secret-grant-1", "secret-grant-2"]
     assert count(fake, "refresh") == 0
-    assert "secret-grant" not in f"{again!r} {again.token!r} {asked!r}"
+    assert "secret-grant" not in f"{again!r} {again.token!r}"
 
 
 async def test_rotating_secret_is_saved_before_its_token_is_used(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, grants: Grants, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program that is killed at once finds the new secret: the provider has forgotten the old."""
     saved: list[tuple[Token, Token | None]] = []
 
-    class Watching(Troubled):
+    class Watching(AsyncMemoryTokenStore):
         async def save(self, token: Token) -> None:
             saved.append((token, session.token))
             await super().save(token)
 
-    session = connect(
-        store=Watching(), credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
-    )
+    session = connect(store=Watching(), credentials=grants)
     used = await session.current_token()
     (first, held), *_ = saved
     assert held is None
-    assert (first.id, first.renewal) == (used.id, "secret-grant")
+    assert (first.id, first.renewal) == (used.id, "secret-grant-1")
     assert caplog.messages == []
 
 
 @pytest.mark.pitfall(46)
 @pytest.mark.parametrize("is_new", [True, False], ids=["a restart", "a session"])
 async def test_rotating_secret_is_not_used_beside_a_held_lock(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, is_new: bool
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, grants: Grants, *, is_new: bool
 ) -> None:
     """Its holder may be using it: a second use ends the sign-in of the whole fleet."""
-    asked: list[Token | None] = []
-
-    def grant(before: Token | None) -> Token:
-        asked.append(before)
-        return Token(fake.issue_token())
-
     store = Held()
-    session = connect(store=store, credentials=grant, timeout=60)
+    session = connect(store=store, credentials=grants, timeout=60)
 
     async def hold(token: Token) -> None:
-        if is_new:
-            await store.save(token)
-        else:
-            await session.use_token(token)
+        begin = store.save if is_new else session.use_token
+        await begin(token)
         clock.advance(DAY)
 
     await hold(Token(fake.issue_token(), renewal="secret-grant"))
     with pytest.raises(StoreError) as caught:
         await session.current_token()
     assert caught.value.retryable
-    assert asked == []
+    assert grants.asked == []
     # A provider without such a secret can be asked at any time.
     await hold(Token(fake.issue_token()))
     await session.current_token()
-    assert len(asked) == 1
+    assert grants.asked == [None]
 
 
 async def test_next_secret_of_the_same_token_is_taken_over(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, connect: Connect, store: BrokenStore
 ) -> None:
     """A provider may keep the token and replace its secret; catches a reuse of the old one."""
-    same, store = Token(fake.issue_token(lifetime=DAY * 9)), AsyncMemoryTokenStore()
+    same = Token(fake.issue_token(lifetime=DAY * 9))
     asked: list[str | None] = []
 
     def grant(before: Token | None) -> Token:
@@ -268,92 +251,74 @@ async def test_next_secret_of_the_same_token_is_taken_over(
         await session.refresh()
     assert asked == [None, *(f"secret-grant-{number}" for number in range(1, len(asked)))]
     signed_in_again = attrs.evolve(same, renewal="secret-grant-by-hand")
-    assert (await sessions[0].use_token(signed_in_again)).renewal == signed_in_again.renewal
-    assert (await sessions[0].use_token(same)).renewal == signed_in_again.renewal
+    for given in (signed_in_again, same):
+        assert (await sessions[0].use_token(given)).renewal == signed_in_again.renewal
     assert (await sessions[1].refresh()).renewal == signed_in_again.renewal
     await sessions[1].refresh()
     assert asked[-1] == signed_in_again.renewal
 
 
+@pytest.fixture
+async def resting(store: BrokenStore, connect: Connect, grants: Grants) -> AsyncSessionClient:
+    """Make a session on ``store`` whose token and secret another one has replaced since."""
+    busy, resting = (connect(store=store, credentials=grants) for _ in range(2))
+    await busy.current_token()
+    await resting.current_token()
+    await busy.refresh()
+    return resting
+
+
 @pytest.mark.pitfall(46)
 @pytest.mark.parametrize("broken", ["", "lock"])
 async def test_rotating_secret_is_the_one_in_the_store_after_idle_hours(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, broken: str
+    clock: FakeClock, store: BrokenStore, grants: Grants, resting: AsyncSessionClient, broken: str
 ) -> None:
     """
     The other program's token has expired, too; catches a use of the session's own old secret.
 
     No error shows either of them.
     """
-    asked: list[str | None] = []
-    fails = [False]
-
-    def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        if fails[0]:
-            own = resting.token
-            raise ConnectionError([own and (own.id, own.renewal), asked])
-        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
-
-    store = BrokenStore()
-    busy, resting = (connect(store=store, credentials=grant) for _ in range(2))
-    await busy.current_token()
-    await resting.current_token()
-    await busy.refresh()
     store.broken.add(broken)
-    for fails[0] in (True, True, False):  # the provider is away at first
+    assert resting.token is not None
+    grants.quotes = [resting.token.id, resting.token.renewal]  # the provider is away at first
+    for _ in range(2):
         clock.advance(DAY)
-        with pytest.raises(KoyebSessionError) if fails[0] else contextlib.nullcontext() as caught:
+        with pytest.raises(KoyebSessionError) as caught:
             await resting.current_token()
-        if caught is not None:
-            assert str(caught.value).count("[secret]") >= 3
-            assert_no_secret(["secret-grant-1", "secret-grant-2"], str(caught.value))
-    assert asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
+        assert str(caught.value).count("[secret]") >= 3
+        assert_no_secret(["secret-grant-1", "secret-grant-2"], str(caught.value))
+    grants.quotes.clear()
+    clock.advance(DAY)
+    await resting.current_token()
+    assert grants.asked == [None, "secret-grant-1", *["secret-grant-2"] * 3]
     # The record whose secret is used up is replaced, or deleted where there is no lock.
     record = await store.load()
     assert (record and record.renewal) == (None if broken else "secret-grant-5")
 
 
 async def test_record_is_deleted_when_its_secret_has_brought_a_token_that_has_expired(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, store: BrokenStore, grants: Grants, resting: AsyncSessionClient
 ) -> None:
     """No lock is there to replace it; catches a second use of the secret by the next program."""
-    asked: list[str | None] = []
-
-    def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        lifetime = timedelta(minutes=5 if len(asked) < 3 else -5)
-        return Token(fake.issue_token(lifetime=lifetime), renewal=f"secret-grant-{len(asked)}")
-
-    store = BrokenStore()
-    busy, resting = (connect(store=store, credentials=grant) for _ in range(2))
-    await busy.current_token()
-    await resting.current_token()
-    await busy.refresh()
     store.broken.add("lock")
+    grants.lifetime = timedelta(minutes=-5)
     clock.advance(DAY)
     with pytest.raises(KoyebSessionError):
         await resting.current_token()
-    assert asked == [None, "secret-grant-1", "secret-grant-2"]
+    assert grants.asked == [None, "secret-grant-1", "secret-grant-2"]
     assert await store.load() is None
 
 
 async def test_rotating_secret_that_could_not_be_saved_is_the_next_one_to_use(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, connect: Connect, grants: Grants
 ) -> None:
     """The store still holds the one before it; catches a use of that, which looks like theft."""
-    store, asked = BrokenStore(), list[str | None]()
-
-    def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
-
-    session = connect(store=store, credentials=grant)
+    session = connect(store=store, credentials=grants)
     await session.current_token()
     store.broken = {"save", "delete"}
     for _ in range(2):
         await session.refresh()
-    assert asked == [None, "secret-grant-1", "secret-grant-2"]
+    assert grants.asked == [None, "secret-grant-1", "secret-grant-2"]
 
 
 async def test_rotating_secret_of_a_slow_provider_is_not_lost(
@@ -362,9 +327,14 @@ async def test_rotating_secret_of_a_slow_provider_is_not_lost(
     """It answers after the callers have gone; asked again with the old secret, it sees a theft."""
     given: list[Token] = []
     for seconds in deadlines(lambda: given):
-        gate, store, asked = Gate(), AsyncMemoryTokenStore(), list[str | None]()
-        grant = partial(_answer_late, fake, gate, asked)
-        session = connect(credentials=grant, store=store, timeout=seconds)
+        gate, store, grants = Gate(), AsyncMemoryTokenStore(), Grants(fake)
+
+        async def late(before: Token | None, gate: Gate = gate, grants: Grants = grants) -> Token:
+            token = grants(before)
+            await async_pass_through(gate)
+            return token
+
+        session = connect(credentials=late, store=store, timeout=seconds)
         await session.use_token(Token(fake.issue_token(), renewal="secret-grant"))
         clock.advance(DAY)
         with pytest.raises(TransportTimeoutError):
@@ -372,62 +342,51 @@ async def test_rotating_secret_of_a_slow_provider_is_not_lost(
         gate.open()
         with contextlib.suppress(KoyebSessionError):
             token = await session.current_token()
-            if asked == ["secret-grant"]:
+            if grants.asked == ["secret-grant"]:
                 assert (saved := await store.load()) is not None
-                assert saved.renewal == token.renewal == "secret-grant-2"
+                assert saved.renewal == token.renewal == "secret-grant-1"
                 given.append(token)
 
 
 @pytest.mark.parametrize("begins", ["alone", "with a store", "after a restart"])
 @pytest.mark.parametrize("late", [False, True], ids=["expired when it comes", "expires on its way"])
 async def test_rotating_secret_of_a_token_that_has_expired_is_not_lost(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, begins: str, *, late: bool
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, grants: Grants, begins: str, *, late: bool
 ) -> None:
     """A machine that sleeps, or has a clock that is ahead, gets no token, but the next secret."""
-    asked: list[str | None] = []
     store = None if begins == "alone" else AsyncMemoryTokenStore()
 
     def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        lifetime = timedelta(minutes=5 if late or len(asked) > 2 else -5)
-        token = Token(fake.issue_token(lifetime=lifetime), renewal=f"secret-grant-{len(asked) + 1}")
-        if late and len(asked) <= 2:
+        is_last = len(grants.asked) == 2
+        grants.lifetime = timedelta(minutes=5 if late or is_last else -5)
+        token = grants(before)
+        if late and not is_last:
             # The first clock is read when the callable has been asked, the second one later.
             clock.step_wall(301)
         return token
 
     session = connect(store=store, credentials=grant)
-    await session.use_token(Token(fake.issue_token(), renewal="secret-grant-1"))
+    await session.use_token(Token(fake.issue_token(), renewal="secret-grant-0"))
     for number in range(1, 4):
         clock.advance(DAY)
         if begins == "after a restart":
             session = connect(store=store, credentials=grant)
         with pytest.raises(KoyebSessionError) if number < 3 else contextlib.nullcontext():
             await session.current_token()
-    assert asked == ["secret-grant-1", "secret-grant-2", "secret-grant-3"]
-    assert (await session.current_token()).renewal == "secret-grant-4"
-    assert store is None or ((saved := await store.load()) and saved.renewal) == "secret-grant-4"
-
-
-async def _answer_late(
-    fake: FakeKoyeb, gate: Gate, asked: list[str | None], before: Token | None
-) -> Token:
-    asked.append(None if before is None else before.renewal)
-    await async_pass_through(gate)
-    return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked) + 1}")
+    assert grants.asked == ["secret-grant-0", "secret-grant-1", "secret-grant-2"]
+    assert (await session.current_token()).renewal == "secret-grant-3"
+    assert store is None or ((saved := await store.load()) and saved.renewal) == "secret-grant-3"
 
 
 @pytest.mark.parametrize("fails", [0, 1])
 async def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
-    fake: FakeKoyeb, connect: Connect, fails: int
+    connect: Connect, grants: Grants, fails: int
 ) -> None:
     """No store keeps a token that a logout has overtaken, saved ahead of need or not."""
     store = Troubled()
     gate = store.gates["save"] = Gate()
-    session = connect(
-        store=store, credentials=lambda: Token(fake.issue_token(), renewal="secret-grant")
-    )
     store.fails["save"] = fails
+    session = connect(store=store, credentials=grants)
     async with AsyncBackground() as background:
         asking = background.start(session.current_token)
         await async_arrived(gate)
@@ -443,7 +402,7 @@ async def test_rotating_secret_is_forgotten_when_the_session_ends_meanwhile(
 
 @pytest.mark.parametrize("act", ["login", "logout"])
 async def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, act: str
+    clock: FakeClock, connect: Connect, grants: Grants, act: str
 ) -> None:
     """Not even for a moment: a program that ends then would leave it to the next run."""
     secrets: list[str | None] = []
@@ -453,9 +412,9 @@ async def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
             secrets.append(token.renewal)
             await super().save(token)
 
-    async def grant() -> Token:
+    async def grant(before: Token | None) -> Token:
         await async_pass_through(gate)
-        return Token(fake.issue_token(), renewal="secret-grant")
+        return grants(before)
 
     gate = Gate()
     gate.open()
@@ -464,7 +423,6 @@ async def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
     await session.current_token()
     clock.advance(DAY / 2)
     gate = Gate()
-    secrets.clear()
     async with AsyncBackground() as background:
         renewal = background.start(session.refresh)
         await async_arrived(gate)
@@ -477,7 +435,8 @@ async def test_rotating_secret_is_not_saved_once_the_session_has_moved_on(
         with contextlib.suppress(KoyebSessionError):
             await renewal.result()
     await session.aclose()
-    assert "secret-grant" not in secrets
+    assert grants.asked == [None, "secret-grant-1"]
+    assert "secret-grant-2" not in secrets
     stored = await store.load()
     assert (stored and stored.id) == (session.token and session.token.id)
 

@@ -61,10 +61,7 @@ async def test_a_path_that_is_no_file_is_refused(
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV])
 async def test_file_that_is_a_mount_is_written_in_place(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    code: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     """A container's single file can be neither replaced nor removed: it is filled and emptied."""
     path = tmp_path / "session.json"
@@ -183,15 +180,3 @@ async def test_symlink_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="symlink"):
         await store.save(Token("a"))
     assert target.read_text() == "untouched"
-
-
-async def test_folder_that_is_a_file_is_a_store_error(tmp_path: Path) -> None:
-    """Where no folder can be, nothing can be read, written, removed or locked."""
-    (tmp_path / "file").touch()
-    store = AsyncFileTokenStore(tmp_path / "file" / "session.json")
-    for use in (store.load, store.delete, lambda: store.save(Token("a"))):
-        with pytest.raises(StoreError):
-            await use()
-    with pytest.raises(StoreError, match="locked"):
-        async with store.lock():
-            raise AssertionError

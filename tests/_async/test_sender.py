@@ -1,15 +1,12 @@
-"""Sending: the requests that are sent again, their deadlines, and the limits of a reply."""
-
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
+"""Sending: what is sent again, deadlines, the limits of a reply, and the user's own client."""
 
 from __future__ import annotations
 
 import gzip
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 import pytest
@@ -19,23 +16,24 @@ from koyeb_session import (
     AsyncSessionClient,
     AuthenticationError,
     BadRequestError,
+    EndpointGoneError,
     InvalidCredentialsError,
     LoginMethod,
     RateLimitedError,
     RetryPolicy,
     ServerError,
-    Token,
     TransportError,
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
+from koyeb_session.testing import FakeKoyeb, Fault, Gate, assert_no_secret
 
 from ..concurrency import async_read, deadlines
-from ..support import ME, PASSWORD
-from .doubles import Connect
+from ..support import ME, PASSWORD, operations
+from .doubles import CALLS, Connect
 
 LIMIT = 1 << 20
+SWITCHES = ("switch_organization", "unscope_organization_token")
 
 
 @pytest.fixture(autouse=True)
@@ -90,28 +88,16 @@ async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Con
     assert len(fake.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "login",
-        "passwordless_login",
-        "new_session",
-        "switch_organization",
-        "unscope_organization_token",
-    ],
-)
+@pytest.mark.parametrize("name", [*("login", "passwordless_login", "new_session"), *SWITCHES])
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_an_operation_that_must_not_be_done_twice_is_sent_once(
-    fake: FakeKoyeb, connect: Connect, name: str, status: int
+    fake: FakeKoyeb, session: AsyncSessionClient, name: str, status: int
 ) -> None:
     """Accounts lock, and sessions are issued: these are never repeated."""
-    calls: dict[str, tuple[str, ...]] = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}
-    calls["switch_organization"] = ("organization",)
     fake.fail(name, Fault(status=status))
-    session = connect(token=fake.issue_token())
     with pytest.raises((RateLimitedError, ServerError)):
-        await getattr(session, name)(*calls.get(name, ()))
-    assert [request.operation for request in fake.requests] == [name]
+        await getattr(session, name)(*CALLS[name])
+    assert operations(fake) == [name]
 
 
 @pytest.mark.parametrize("seconds", ["6", "86400", "31536000"])
@@ -150,33 +136,34 @@ async def test_a_wait_beyond_the_deadline_is_not_begun(fake: FakeKoyeb, connect:
 async def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Connect) -> None:
     """An operation ends with its deadline, and tells where nobody answered."""
     fake.fail("login", Fault(gate=Gate()))
+    told: list[str] = []
     for timeout in deadlines(lambda: fake.requests):
         with pytest.raises(TransportTimeoutError) as caught:
             await connect(timeout=timeout).login(ME, PASSWORD)
-    assert "login: no reply to POST https://app.koyeb.com/v1" in str(caught.value)
+        told.append(str(caught.value))
+    assert "login: no reply to POST https://app.koyeb.com/v1" in told[-1]
     assert len(fake.requests) == 1
 
 
-async def test_each_phase_may_take_the_whole_timeout(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_each_phase_may_take_the_whole_timeout(
+    connect: Connect, client: httpx.AsyncClient
+) -> None:
     """Connecting, sending and reading are bounded by the operation's own timeout."""
     seen: list[dict[str, float]] = []
 
     async def note(request: httpx.Request) -> None:
         seen.append(request.extensions["timeout"])
 
-    hooks = {"request": [note]}
-    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks, timeout=10) as client:
-        session = connect(http_client=client, timeout=70)
-        await session.login_method(ME)
-        await session.login_method(ME, timeout=90)
-        await session.login(ME, PASSWORD)
-        await session.refresh(timeout=110)
-        await session.logout(timeout=130)
-    phases = ("connect", "read", "write", "pool")
-    wanted = (70.0, 90.0, 70.0, 110.0, 130.0)
-    assert len(seen) == len(wanted)
-    for timeouts, seconds in zip(seen, wanted, strict=True):
-        assert set(timeouts) == set(phases)
+    client.event_hooks = {"request": [note]}
+    session = connect(http_client=client, timeout=70)
+    await session.login_method(ME)
+    await session.login_method(ME, timeout=90)
+    await session.login(ME, PASSWORD)
+    await session.login(ME, PASSWORD, timeout=30)
+    await session.refresh(timeout=110)
+    await session.logout(timeout=130)
+    for timeouts, seconds in zip(seen, (70, 90, 70, 30, 110, 130), strict=True):
+        assert set(timeouts) == {"connect", "read", "write", "pool"}
         assert all(math.isclose(value, seconds, abs_tol=9) for value in timeouts.values())
 
 
@@ -262,112 +249,134 @@ async def test_an_error_larger_than_any_is_told_by_its_status(
 # The user's own client
 
 
+@pytest.mark.parametrize(
+    ("reads", "told"), [(True, "password is incorrect"), (False, "no message")]
+)
 async def test_a_hook_that_raises_for_status_does_not_hide_the_error(
-    fake: FakeKoyeb, connect: Connect
+    connect: Connect, client: httpx.AsyncClient, *, reads: bool, told: str
 ) -> None:
-    """A common hook of users keeps the error class of the operation."""
+    """A hook that many have keeps the class of the error, and the message if it has read it."""
 
     async def raise_for_status(response: httpx.Response) -> None:
-        await async_read(response)
+        if reads:
+            await async_read(response)
         response.raise_for_status()
 
-    async with httpx.AsyncClient(
-        transport=fake.transport, event_hooks={"response": [raise_for_status]}
-    ) as client:
-        session = connect(http_client=client)
-        with pytest.raises(InvalidCredentialsError, match="password is incorrect"):
-            await session.login(ME, "wrong")
+    client.event_hooks = {"response": [raise_for_status]}
+    with pytest.raises(InvalidCredentialsError, match=told):
+        await connect(http_client=client).login(ME, "wrong")
 
 
-async def test_a_hook_that_raises_before_reading_leaves_the_status(
-    fake: FakeKoyeb, connect: Connect
+async def test_a_reply_to_a_hook_is_no_reply(
+    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
 ) -> None:
-    """The part that the hook did not read is gone; the status tells enough."""
-
-    async def raise_for_status(response: httpx.Response) -> None:
-        response.raise_for_status()
-
-    async with httpx.AsyncClient(
-        transport=fake.transport, event_hooks={"response": [raise_for_status]}
-    ) as client:
-        session = connect(http_client=client)
-        with pytest.raises(InvalidCredentialsError, match="no message"):
-            await session.login(ME, "wrong")
-
-
-async def test_a_reply_to_a_hook_is_no_reply(fake: FakeKoyeb, connect: Connect) -> None:
     """A hook that reports to another server, and is refused there, has not been refused here."""
 
     async def report(_: object) -> None:
         elsewhere = httpx.Request("POST", "https://reports.example")
         httpx.Response(401, request=elsewhere).raise_for_status()
 
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [report]}
-    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks) as client:
-        session = connect(http_client=client, token=fake.issue_token())
+    client.event_hooks = {"request": [report]}
+    session = connect(http_client=client, token=fake.issue_token())
+    for call in (partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(TransportError, match=r"reports\.example"):
-            await session.login(ME, PASSWORD)
-        with pytest.raises(TransportError, match=r"reports\.example"):
-            await session.logout()
+            await call()
     assert fake.requests == []
 
 
 @pytest.mark.parametrize("kind", ["request", "response"])
 async def test_an_error_of_a_hook_reaches_the_caller(
-    fake: FakeKoyeb, connect: Connect, kind: str
+    connect: Connect, client: httpx.AsyncClient, kind: str
 ) -> None:
     """An error of the user's own code is not taken for one of the network."""
 
     async def hook(_: object) -> None:
-        message = "a bug"
-        raise LookupError(message)
+        raise LookupError("a bug")
 
-    hooks: dict[str, list[Callable[..., Any]]] = {kind: [hook]}
-    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks) as client:
-        with pytest.raises(LookupError, match="a bug") as caught:
-            await connect(http_client=client).login(ME, PASSWORD)
+    client.event_hooks = {kind: [hook]}
+    with pytest.raises(LookupError, match="a bug") as caught:
+        await connect(http_client=client).login(ME, PASSWORD)
     assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])
 
 
-async def test_an_error_shows_neither_token_nor_password(fake: FakeKoyeb, connect: Connect) -> None:
-    """A service that quotes its request does not make us tell it."""
-    token = fake.issue_token()
-    session = connect(token=token)
-    message = f"token {token} and password {PASSWORD}"
-    body: dict[str, Any] = {"code": token, "message": message, "fields": []}
-    for name in ("login", "new_session", "logout"):
-        fake.fail(name, Fault(status=400, body=body, headers={"x-request-id": "id-1"}))
-    with pytest.raises(BadRequestError, match=r"password \[secret\]") as caught:
-        await session.login(ME, PASSWORD)
-    assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])
-    assert caught.value.request_id == "id-1"
-    for call in (session.new_session, session.logout):
-        with pytest.raises(BadRequestError, match=r"token \[secret\]") as caught:
-            await call()
-        assert_no_secret(token, caught.value, packages=["koyeb_session"])
-
-
-async def test_the_time_of_a_token_comes_from_the_services_clock(
-    clock: FakeClock, connect: Connect
+async def test_http_client_sends_the_operations_through_its_event_hooks(
+    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
 ) -> None:
-    """A service whose clock is an hour off hands out tokens with their whole life before them."""
-    theirs = FakeClock()
-    theirs.step_wall(-3600)
-    fake = FakeKoyeb(clock=theirs)
-    session = connect(transport=fake.transport)
-    token: Token = await session.login(ME, PASSWORD)
-    assert token.expires_at is not None
-    assert token.issued_at is not None
-    assert 86_398 <= (token.expires_at - token.issued_at).total_seconds() <= 86_400
-    clock.advance(43_198)
-    await session.current_token()
-    assert fake.exchanges() == 0
+    """Every operation passes the hooks of the user's client, whole reply included."""
+    seen: list[str] = []
+
+    async def on_request(request: httpx.Request) -> None:
+        seen.append(f"{request.method} {request.url.path}")
+
+    async def on_response(response: httpx.Response) -> None:
+        await async_read(response)
+        seen.append(str(response.status_code))
+
+    client.event_hooks = {"request": [on_request], "response": [on_response]}
+    session = connect(http_client=client)
+    await session.login(ME, PASSWORD)
+    await session.passwordless_login(ME)
+    await session.refresh()
+    await session.new_session()
+    await session.switch_organization(fake.organizations[ME][0])
+    await session.login_method(ME)
+    await session.logout()
+    assert seen == [
+        *("POST /v1/account/login", "200"),
+        *("POST /v1/account/passwordless_login", "200"),
+        *("PUT /v1/account/refresh", "200"),
+        *("POST /v1/account/session", "200"),
+        *(f"POST /v1/organizations/{fake.organizations[ME][0]}/switch", "200"),
+        *("GET /v1/account/login_method", "200"),
+        *("DELETE /v1/account/logout", "200"),
+    ]
+
+
+async def test_http_clients_auth_and_redirects_are_not_used(
+    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
+) -> None:
+    """An operation carries the headers that it must and no others, and follows no redirect."""
+    location = {"location": "https://app.koyeb.com/v1/account/login_method?email=me"}
+    fake.fail("login", Fault(status=307, headers=location))
+    client.auth, client.follow_redirects = ("user", "pw"), True
+    with pytest.raises(ApiError) as caught:
+        await connect(http_client=client).login(ME, PASSWORD)
+    assert caught.value.status == 307
+    (request,) = fake.requests
+    assert "authorization" not in request.headers
+
+
+async def test_http_is_not_the_users_client(connect: Connect, client: httpx.AsyncClient) -> None:
+    """`session.http` is always the session's own, with its own base URL and timeout."""
+    session = connect(http_client=client, timeout=7)
+    assert session.http is not client
+    assert session.http.base_url == "https://app.koyeb.com"
+    assert session.http.timeout == httpx.Timeout(7)
+    assert session.http.auth is session.auth
+    assert session.auth is session.auth
+
+
+async def test_client_refuses_both_http_client_and_transport(
+    fake: FakeKoyeb, client: httpx.AsyncClient
+) -> None:
+    """Two ways to send are one too many."""
+    with pytest.raises(ValueError, match="not both"):
+        AsyncSessionClient(http_client=client, transport=fake.transport)
+
+
+async def test_base_url_may_have_a_path(fake: FakeKoyeb, connect: Connect) -> None:
+    """A service behind a prefix is asked below it."""
+    session = connect(base_url="https://gateway.example/koyeb/", transport=fake.transport)
+    with pytest.raises(EndpointGoneError):
+        await session.login(ME, PASSWORD)
+    assert fake.requests[-1].path == "/koyeb/v1/account/login"
+    assert fake.requests[-1].headers["host"] == "gateway.example"
 
 
 async def test_a_refused_operation_keeps_what_the_service_said(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Status, code, message and request id are attributes of the error."""
+    """Status, code, message and request id are its attributes; an API token is not renewed."""
     session = connect(token=fake.issue_api_token())
     body = {"status": 401, "code": "authorization_error", "message": "Token rejected"}
     fake.fail("new_session", Fault(status=401, body=body, headers={"x-request-id": "r-7"}))
@@ -378,6 +387,7 @@ async def test_a_refused_operation_keeps_what_the_service_said(
     assert error.message == (
         f"new_session: Token rejected (POST {fake.base_url}/v1/account/session: status 401)"
     )
+    assert operations(fake) == ["new_session"]
 
 
 @pytest.mark.pitfall(15)

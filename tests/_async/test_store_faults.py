@@ -22,14 +22,11 @@ from koyeb_session._core.log import log
 from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
-from .doubles import Away, BrokenStore, Connect, Troubled, UnspeakableError, saved
+from .doubles import BrokenStore, Connect, Grants, Troubled, UnspeakableError, saved
 
 SOON = timedelta(seconds=20)
-
-
-# The store
 
 
 @pytest.mark.parametrize(
@@ -99,23 +96,6 @@ async def test_a_renewal_survives_an_error_that_cannot_be_told(
     assert await store.load() == token
 
 
-@pytest.mark.parametrize("kind", [ValueError, TimeoutError])
-async def test_a_renewed_token_survives_an_error_that_cannot_be_told(
-    fake: FakeKoyeb, connect: Connect, kind: type[Exception], caplog: pytest.LogCaptureFixture
-) -> None:
-    """The new token stays, and is saved later, after any error of a save."""
-    store = BrokenStore("save", error=UnspeakableError(kind))
-    session = connect(token=fake.issue_token(), store=store)
-    token = await session.refresh()
-    assert session.token is token
-    assert fake.live_tokens() == [token.id]
-    (message,) = caplog.messages
-    assert message.startswith("the new token is kept in memory only: the token store could not be")
-    store.broken.clear()
-    await session.aclose()
-    assert await store.load() == token
-
-
 @pytest.mark.parametrize(
     ("fails", "left"),
     [
@@ -159,36 +139,30 @@ async def test_error_of_a_store_quotes_no_token(connect: Connect) -> None:
 
 @pytest.mark.parametrize("reads", ["in one hold", "in the next hold", "without the lock"])
 async def test_record_that_could_not_be_replaced_is_not_gone_back_to(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture, reads: str
+    store: BrokenStore,
+    connect: Connect,
+    grants: Grants,
+    caplog: pytest.LogCaptureFixture,
+    reads: str,
 ) -> None:
     """The session's own token is newer: catches the use of one that the provider has forgotten."""
     caplog.set_level("DEBUG", "koyeb_session")
-    asked: list[str | None] = []
-
-    def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked) + 1}")
-
-    store = BrokenStore()
-    await store.save(Token(older := fake.issue_token(), renewal="secret-grant-0"))
-    session = connect(store=store, credentials=grant)
-    persistence = inside(session).persistence
+    older = Token("older", renewal="secret-of-the-older")
+    await store.save(older)
+    session = connect(store=store, credentials=grants)
     store.broken = {"save", "delete"}
-    hold = persistence.hold() if reads == "in one hold" else None
-    await session.use_token(Token(fake.issue_token(), renewal="secret-grant-1"))
+    hold = inside(session).persistence.hold() if reads == "in one hold" else None
+    await session.use_token(Token("newer", renewal="secret-grant-0"))
     if reads == "without the lock":
         store.broken.add("lock")
     for _ in range(2):
         await session.refresh()
     if hold is not None:
         await hold.leave(Deadline(PATIENCE))
-    assert asked == ["secret-grant-1", "secret-grant-2"]
-    assert await saved(store) == older
+    assert grants.asked == ["secret-grant-0", "secret-grant-1"]
+    assert await store.load() is older
     ahead = "the token store could not be written: OSError: disk full"  # saved ahead of its use
     assert caplog.messages.count(ahead) == (0 if "lock" in store.broken else 2)
-
-
-# Everything has an end
 
 
 @pytest.mark.pitfall(39)
@@ -294,24 +268,22 @@ async def test_client_knows_each_task_at_its_store(
     assert all(it["active_tasks"] is inside(session).keeper.active_tasks for it in made)
 
 
-# How long each step may take
-
-
 @pytest.mark.parametrize("expired", [False, True])
 async def test_a_store_that_cannot_be_read_is_not_a_session_that_has_ended(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, expired: bool
 ) -> None:
     """It may have the token; it is asked again after a wait."""
-    store = Away()
+    store = Troubled()
+    store.fails["load"] = 9
     session = connect(token=fake.issue_token() if expired else None, store=store)
     clock.advance(DAY)
+    wanted = "the token store could not be read: OSError"
     for _ in range(2):
-        with pytest.raises(
-            StoreError, match="the token store could not be read: OSError"
-        ) as caught:
+        with pytest.raises(StoreError, match=wanted) as caught:
             await session.current_token()
         assert caught.value.retryable
-    assert store.loads == 2  # once more, in case it was a passing failure; then it is left in peace
+    # Once more, in case it was a passing failure; then it is left in peace.
+    assert store.calls.count("load") == 2
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -348,3 +320,29 @@ async def test_login_is_saved_for_its_own_account_when_the_log_raises(
     provenance = read_provenance(found)
     assert provenance is not None
     assert provenance.account == account_of(PasswordCredentials(ME, PASSWORD))
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, fails_first: bool
+) -> None:
+    """A renewal ahead of need that its store has stopped is neither joined nor waited out."""
+    store = Troubled()
+    session = connect(store=store, credentials=PASSWORDS)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    store.gates["lock"] = gate = Gate()
+    store.fails["lock"] = 9
+    clock.advance(timedelta(hours=13))
+    assert (await session.http.get("/v1/apps")).status_code == 200  # and begins a renewal
+    await async_arrived(gate)
+    fake.revoke_all()  # another process has renewed the session
+    async with AsyncBackground() as background:
+        if fails_first:
+            gate.open()
+            await async_until(lambda: inside(session).state.failure is not None)
+        request = background.start(lambda: session.http.get("/v1/apps"))
+        if not fails_first:
+            await async_until(lambda: fake.requests[-1].status == 401)
+            gate.open()
+        assert (await request.result()).status_code == 200
+    assert operations(fake) == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]

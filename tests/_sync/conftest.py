@@ -14,7 +14,7 @@ from koyeb_session import RefreshPolicy, RetryPolicy, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD
-from .doubles import BrokenStore, Connect
+from .doubles import BrokenStore, Connect, Grants
 
 
 @pytest.fixture
@@ -70,6 +70,20 @@ def stored(store: BrokenStore, connect: Connect) -> SessionClient:
     session = connect(store=store)
     session.login(ME, PASSWORD)
     return session
+
+
+@pytest.fixture
+def second(store: BrokenStore, stored: SessionClient, connect: Connect) -> SessionClient:
+    """Make another session on ``store``, which has taken over the token of ``stored``."""
+    session = connect(store=store)
+    session.current_token()
+    return session
+
+
+@pytest.fixture
+def grants(fake: FakeKoyeb) -> Grants:
+    """Make credentials whose secret can be used once."""
+    return Grants(fake)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from koyeb_session import (
     KoyebSessionError,
     MemoryTokenStore,
+    SessionClient,
     StoreError,
     Token,
     TransportError,
@@ -28,7 +29,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import arrived, idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, log, raising
-from .doubles import BrokenStore, Connect, Held, Troubled
+from .doubles import BrokenStore, Connect, Grants, Held, Troubled
 
 
 class Still(Deadline):
@@ -37,9 +38,6 @@ class Still(Deadline):
     def left(self) -> float:
         """Return all of the time."""
         return self.seconds
-
-
-# The time
 
 
 @pytest.mark.parametrize(
@@ -84,27 +82,22 @@ def test_each_wait_for_the_store_has_half_of_the_time_that_is_left(
     assert waits == steps
 
 
-# The records
-
-
 def test_record_that_could_not_be_replaced_is_not_taken_over_beside_a_held_lock(
-    connect: Connect,
+    store: BrokenStore, stored: SessionClient
 ) -> None:
     """It is the token before, which the service has revoked."""
-    store = BrokenStore(error=TimeoutError("somebody else has it"))
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
+    store.error = TimeoutError("somebody else has it")
     store.broken = {"save", "delete"}
-    token = session.refresh()
+    token = stored.refresh()
     store.broken = {"lock"}
     with pytest.raises(StoreError, match="somebody else has it"):
-        session.refresh()
-    assert session.token == token
-    assert (session.http.get("/v1/apps")).status_code == 200
+        stored.refresh()
+    assert stored.token == token
+    assert (stored.http.get("/v1/apps")).status_code == 200
 
 
 def test_record_whose_save_failed_on_its_way_back_is_not_gone_back_to(
-    fake: FakeKoyeb, connect: Connect
+    connect: Connect, grants: Grants
 ) -> None:
     """The store went away with its reply; catches a second use of the secret in the record."""
 
@@ -115,29 +108,20 @@ def test_record_whose_save_failed_on_its_way_back_is_not_gone_back_to(
                 self.broken |= {"lock", "load"}
             self.fail("reply")
 
-    store, asked = Lossy(), list[str | None]()
-
-    def grant(before: Token | None) -> Token:
-        asked.append(None if before is None else before.renewal)
-        return Token(fake.issue_token(), renewal=f"secret-grant-{len(asked)}")
-
-    session = connect(store=store, credentials=grant)
+    store = Lossy()
+    session = connect(store=store, credentials=grants)
     for broken in ({"reply"}, {"lock", "load"}, set[str]()):
         session.refresh()
         store.broken = broken
     session.refresh()
-    assert asked == [None, *(f"secret-grant-{number}" for number in (1, 2, 3))]
+    assert grants.asked == [None, *(f"secret-grant-{number}" for number in (1, 2, 3))]
 
 
 def test_record_that_was_taken_over_without_the_lock_is_not_gone_back_to(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient, second: SessionClient
 ) -> None:
     """It was refreshed, but could not be replaced: the service has revoked it."""
-    store = BrokenStore()
-    first, second = connect(store=store), connect(store=store)
-    first.login(ME, PASSWORD)
-    second.current_token()
-    newer = first.refresh()
+    newer = stored.refresh()
     store.broken = {"lock", "delete"}
     assert second.refresh() == newer
     second.refresh()
@@ -223,25 +207,24 @@ def test_record_names_the_account_of_its_own_token(
 
 
 def test_save_that_was_interrupted_is_made_up_for_by_a_later_request(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    clock: FakeClock,
+    store: BrokenStore,
+    stored: SessionClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One had failed before: catches a token that nothing saves until the next one comes."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    session.refresh()
+    store.broken = {"save"}
+    stored.refresh()
     store.broken.clear()
     with monkeypatch.context() as patched:
-        persistence = inside(session).persistence.__class__
+        persistence = inside(stored).persistence.__class__
         patched.setattr(persistence, "synchronize", raising(LookupError()))
-        token = session.refresh()
+        token = stored.refresh()
     assert store.load() is None
     clock.advance(6)
-    assert (session.http.get("/v1/apps")).status_code == 200
+    assert (stored.http.get("/v1/apps")).status_code == 200
     idle()
     assert store.load() == token
-
-
-# A result that is of no use
 
 
 @pytest.mark.parametrize("issued", [True, False], ids=["refreshed", "given"])
@@ -277,21 +260,21 @@ def test_renewal_that_begins_too_late_sends_nothing(fake: FakeKoyeb, connect: Co
 
 
 def test_token_that_expires_on_its_way_is_asked_for_once_in_a_back_off(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    clock: FakeClock, connect: Connect, grants: Grants
 ) -> None:
     """It counts as a failed sign-in: catches credentials that each request asks anew."""
-    asked: list[str] = []
+    grants.lifetime = timedelta(minutes=5)
 
-    def grant() -> str:
-        asked.append(fake.issue_token(lifetime=timedelta(minutes=5)))
+    def grant() -> Token:
+        token = grants(None)
         clock.step_wall(301)
-        return asked[-1]
+        return token
 
     session = connect(credentials=grant)
     for _ in range(2):
         with pytest.raises(WireError, match="has expired"):
             session.current_token()
-    assert len(asked) == 1
+    assert grants.asked == [None]
 
 
 def test_refused_token_is_not_used_when_signing_in_fails_too(
