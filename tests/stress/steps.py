@@ -30,13 +30,16 @@ class CancelBy(enum.Enum):
     """By `asyncio.Task.cancel`: the future that it awaits is cancelled."""
     LATE = "late"
     """By `asyncio.Task.cancel` when the future that it awaits is done, but it does not know yet."""
+    ROUND = "round"
+    """By its cancel scope, from another task, in a round of the event loop."""
 
 
 class Caller:
     """
-    One caller, cancelled when it gives way for the ``at``-th time.
+    One caller, cancelled when it gives way for the ``at``-th time, or in that round.
 
     Attributes:
+        round: The round in which the test has to cancel it, if any.
         steps: How often it gave way.
         reached: Whether it has been cancelled.
         after: How often it gave way once the cancellation had come.
@@ -53,8 +56,8 @@ class Caller:
         by: CancelBy = CancelBy.SCOPE,
     ) -> None:
         self._work = work
-        self._at = at
         self._by = by
+        self._at, self.round = (None, at) if by is CancelBy.ROUND else (at, None)
         self._scope = anyio.CancelScope()
         self._struck = False
         self.steps = 0
@@ -77,7 +80,7 @@ class Caller:
         except Exception as exc:  # noqa: BLE001 - the test looks at it
             self.error = exc
         except asyncio.CancelledError:  # of the task, and not of the scope
-            if not self.reached or self._by is CancelBy.SCOPE:
+            if not self.reached or self._by in {CancelBy.SCOPE, CancelBy.ROUND}:
                 raise
             cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
         finally:
@@ -222,11 +225,3 @@ async def rounds_until(happened: Callable[[], bool]) -> int:
         await anyio.lowlevel.checkpoint()
     message = f"it has not happened within {LONGEST} rounds of the event loop"
     raise TimeoutError(message)
-
-
-async def swallowed(work: Callable[[], Awaitable[object]], errors: list[Exception]) -> None:
-    """Do some work, and keep the error that it raises."""
-    try:
-        await work()
-    except Exception as exc:  # noqa: BLE001 - the test looks at it
-        errors.append(exc)

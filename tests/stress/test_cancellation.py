@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from datetime import timedelta
 from functools import partial
@@ -13,8 +14,9 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, NotSignedInError, Token
-from koyeb_session.testing import FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeKoyeb
 
+from ..concurrency import async_gather
 from .scenario import EMAIL, LIFE, PASSWORD, Scenario
 from .steps import LONGEST, Caller, CancelBy, in_trio, rounds, rounds_until
 
@@ -98,7 +100,7 @@ CALLS: Final = {
 
 def cancellations() -> list[CancelBy]:
     """Tell how a task of this event loop can be cancelled."""
-    return [CancelBy.SCOPE] if in_trio() else list(CancelBy)
+    return [CancelBy.SCOPE, CancelBy.ROUND] if in_trio() else list(CancelBy)
 
 
 class SharedToken(Scenario):
@@ -109,7 +111,6 @@ class SharedToken(Scenario):
         self.call = call
         self.errors: list[Exception] = []
         self.statuses: list[int] = []
-        self.tokens: list[Token] = []
         if call.refused:
             self.transport.refuses = self.session.token
 
@@ -121,32 +122,29 @@ class SharedToken(Scenario):
         """Need the token, in three ways at once."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._request)
-            tasks.start_soon(self._token, self.session.current_token)
-            tasks.start_soon(self._token, self.session.refresh)
+            tasks.start_soon(self.run_beside, AsyncSessionClient.current_token)
+            tasks.start_soon(self.run_beside, AsyncSessionClient.refresh)
 
-    async def run(self, caller: Caller, *, leads: bool, after: int | None = None) -> None:
-        """
-        Make the call with its followers.
-
-        Args:
-            caller: The one that is cancelled.
-            leads: Whether it comes before its followers.
-            after: In which round of the event loop it is cancelled, unless it knows itself.
-        """
+    async def run(self, caller: Caller, *, leads: bool) -> None:
+        """Make the call with its followers, before them if it leads."""
         async with anyio.create_task_group() as tasks:
             for work in (caller.run, self.follow) if leads else (self.follow, caller.run):
                 tasks.start_soon(work)
                 await rounds(1)
-            if after is not None:
-                await rounds(after)
-                caller.cancel()
-                assert await rounds_until(lambda: caller.done) <= DELAY
+            await self.cancel(caller)
             if not self.call.ends:
                 await rounds(LONGEST)
                 if not caller.done:
                     caller.cancel()
                     caller.reached = False
         await self.settle()
+
+    async def cancel(self, caller: Caller) -> None:
+        """Cancel a caller in its round, if it has one; it has to be back at once."""
+        if caller.round is not None:
+            await rounds(caller.round)
+            caller.cancel()
+            assert await rounds_until(lambda: caller.done) <= DELAY
 
     async def check(self, caller: Caller) -> None:
         """Check that nobody but the cancelled caller has noticed anything."""
@@ -166,51 +164,38 @@ class SharedToken(Scenario):
         assert self.heard[-1] is held
         await self.session.aclose()
 
-    async def _request(self) -> None:
-        self.statuses.append((await get(self.session)).status_code)
-
-    async def _token(self, ask: Callable[[], Coroutine[Any, Any, Token]]) -> None:
+    async def run_beside(self, work: Work) -> None:
+        """Do something else meanwhile."""
         try:
-            self.tokens.append(await ask())
+            await work(self.session)
         except Exception as exc:  # noqa: BLE001 - looked at in the end
             self.errors.append(exc)
 
+    async def _request(self) -> None:
+        self.statuses.append((await get(self.session)).status_code)
+
 
 @pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
 @pytest.mark.parametrize("name", CALLS)
-async def test_session_survives_when_a_caller_is_cancelled_at_any_await(
+async def test_session_survives_when_a_caller_is_cancelled_at_any_moment(
     name: str, *, leads: bool
 ) -> None:
-    """Pitfall 3, each await of the caller; catches a refresh that lives in its caller's task."""
+    """
+    Pitfall 3, each await of the caller and each step of the exchange.
+
+    Catches a refresh that lives in its caller's task, a commit after the caller's await, and a
+    shield that keeps a cancelled caller until the service answers.
+    """
+    call = CALLS[name]
     for by in cancellations():
-        at = 0
-        while True:
-            at += 1
-            scenario = SharedToken(CALLS[name])
+        for at in itertools.count(by is not CancelBy.ROUND):
+            scenario = SharedToken(call)
             caller = scenario.new_caller(at, by)
             await scenario.run(caller, leads=leads)
             await scenario.check(caller)
-            if not caller.reached:
+            if not caller.reached or (not call.ends and at > LONGEST_EXCHANGE):
+                assert at > (call.points if leads and by is not CancelBy.ROUND else 0)
                 break
-        assert at > CALLS[name].points or not leads
-
-
-@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
-@pytest.mark.parametrize("name", CALLS)
-async def test_session_survives_when_a_caller_is_cancelled_in_any_round(
-    name: str, *, leads: bool
-) -> None:
-    """Pitfall 3, each step of the exchange; catches a commit after the caller's await."""
-    last = 0
-    while True:
-        scenario = SharedToken(CALLS[name])
-        caller = scenario.new_caller()
-        await scenario.run(caller, leads=leads, after=last)
-        await scenario.check(caller)
-        if not caller.reached or (not CALLS[name].ends and last > LONGEST_EXCHANGE):
-            break
-        last += 1
-    assert last > 0
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -230,48 +215,26 @@ async def test_session_survives_when_all_callers_are_cancelled_in_any_round(name
         await scenario.check(scenario.new_caller())
 
 
-@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.age is HARD])
-async def test_cancelled_caller_returns_when_the_service_is_silent(name: str) -> None:
-    """A caller is let go at once, and the token comes later; catches an inline shield."""
-    scenario, gate = SharedToken(CALLS[name]), Gate()
-    scenario.fake.fail("refresh", Fault(gate=gate))
-    caller = scenario.new_caller()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(caller.run)
-        tasks.start_soon(scenario.follow)
-        await gate.await_arrived()
-        caller.cancel()
-        assert await rounds_until(lambda: caller.done) <= DELAY
-        assert scenario.statuses == []
-        gate.open()
-    await scenario.settle()
-    await scenario.check(caller)
-    assert scenario.fake.exchanges() == 1
-
-
 class Leaving(SharedToken):
     """A session that is signed out, or closed, while others need it."""
 
     def __init__(self, work: Work, age: timedelta) -> None:
         super().__init__(Call(work, age))
 
-    async def leave(self, caller: Caller, *others: Work, after: int | None = None) -> None:
-        """Start the others, then the caller."""
+    async def leave(self, caller: Caller, *others: Work) -> None:
+        """Start the others, then the caller; when it is cancelled, two more come at once."""
         async with anyio.create_task_group() as tasks:
             for other in others:
                 tasks.start_soon(self.run_beside, other)
             await rounds(1)
             tasks.start_soon(caller.run)
             await rounds(1)
-            if after is not None:
-                await rounds(after)
-                caller.cancel()
-                assert await rounds_until(lambda: caller.done) <= DELAY
+            await self.cancel(caller)
             await rounds_until(lambda: caller.done)
             assert caller.error is None
             assert caller.after == 0, "a cancelled caller goes on"
             if caller.reached:
-                await self.call.work(self.session)
+                await async_gather(*[partial(self.call.work, self.session)] * 2)
         await self.settle()
 
     async def check_signed_out(self) -> None:
@@ -290,7 +253,7 @@ class Leaving(SharedToken):
     async def check_closed(self) -> None:
         """Check that all is closed, and that the next caller goes on with the newest token."""
         assert self.errors == []
-        assert self.transport.closed
+        assert self.transport.closed == 1
         held = self.session.token
         assert held is not None
         assert held.id in self.fake.live_tokens()
@@ -300,13 +263,6 @@ class Leaving(SharedToken):
             assert (await get(other)).status_code == 200
             assert other.token == held
         assert self.count("login") == logins
-
-    async def run_beside(self, work: Work) -> None:
-        """Do something else meanwhile."""
-        try:
-            await work(self.session)
-        except Exception as exc:  # noqa: BLE001 - looked at in the end
-            self.errors.append(exc)
 
 
 @attrs.frozen
@@ -344,46 +300,25 @@ DEPARTURES: Final = {
 }
 
 
+@pytest.mark.pitfall(41)
 @pytest.mark.parametrize("name", DEPARTURES)
-async def test_end_is_carried_out_when_it_is_cancelled_at_any_await(name: str) -> None:
+async def test_end_is_carried_out_when_it_is_cancelled_at_any_moment(name: str) -> None:
     """
-    Pitfalls 3 and 17, each await.
+    Pitfalls 3 and 17, each await and each step.
 
-    Catches a logout that waits first and forgets afterwards, a second close that does nothing, and
-    a close that aborts.
+    Catches a logout that waits first and forgets afterwards, a second close that does nothing or
+    closes again, a close that aborts, and an exchange that brings the session back.
     """
     end = DEPARTURES[name]
     for by in cancellations():
-        at = 0
-        while True:
-            at += 1
+        for at in itertools.count(by is not CancelBy.ROUND):
             scenario = Leaving(end.work, end.age)
             caller = scenario.new_caller(at, by)
             await scenario.leave(caller, *end.others)
             await end.check(scenario)
             if not caller.reached:
+                assert at > (end.rounds if by is CancelBy.ROUND else 1)
                 break
-        assert at > 1
-
-
-@pytest.mark.parametrize("name", DEPARTURES)
-async def test_end_is_carried_out_when_it_is_cancelled_in_any_round(name: str) -> None:
-    """
-    Pitfalls 3 and 17, each step.
-
-    Catches an exchange that brings the session back, and a close that takes the exchange along.
-    """
-    end = DEPARTURES[name]
-    last = 0
-    while True:
-        scenario = Leaving(end.work, end.age)
-        caller = scenario.new_caller()
-        await scenario.leave(caller, *end.others, after=last)
-        await end.check(scenario)
-        if not caller.reached:
-            break
-        last += 1
-    assert last > end.rounds
 
 
 async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -12,9 +11,8 @@ import pytest
 from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, async_arrived, async_gather, async_until
-from .scenario import Scenario
-from .steps import LONGEST, Caller, rounds
+from ..concurrency import PATIENCE, async_arrived, async_until
+from .steps import rounds
 
 
 def sockets() -> int:
@@ -24,26 +22,6 @@ def sockets() -> int:
         with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
             names.append(str(path.readlink()))
     return sum("socket" in name for name in names)
-
-
-@pytest.mark.pitfall(41)
-@pytest.mark.parametrize("busy", [False, True])
-async def test_transport_is_closed_once_when_a_close_is_cancelled_at_any_await(
-    *, busy: bool
-) -> None:
-    """The closing goes on without its caller, and a second caller waits for the same one."""
-    for at in range(1, LONGEST):
-        scenario = Scenario(timedelta(hours=12) if busy else timedelta(0))
-        if busy:
-            await scenario.session.current_token()
-        caller = Caller(scenario.session.aclose, at=at)
-        await caller.run()
-        await async_gather(scenario.session.aclose, scenario.session.aclose)
-        assert scenario.transport.closed == 1, at
-        await scenario.settle()
-        if not caller.reached:
-            return
-    pytest.fail("it has no end")
 
 
 async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() -> None:
