@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
+from itertools import product
 from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 import httpx
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, RefreshPolicy, RetryPolicy, Token
+from koyeb_session import (
+    AsyncSessionClient,
+    PasswordCredentials,
+    RefreshPolicy,
+    RetryPolicy,
+    SessionClient,
+    Token,
+)
 from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.stores import AsyncMemoryTokenStore
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import PATIENCE
 from .lines import holds_the_lock
@@ -152,7 +160,15 @@ class Scenario:
 
 
 class AgedSession:
-    """A session with credentials, at some age, with its answers and its requests."""
+    """
+    A session of either half, with credentials, at some age, and one call of it.
+
+    Attributes:
+        held: The ids of the tokens that it has held.
+        result: The status that the call was answered with, or the id of its token.
+        error: The error that the call raised.
+        after: The status of a request after it.
+    """
 
     def __init__(
         self, client: Callable[..., Any], phase: str, *, keeps: bool, **arguments: Any
@@ -172,11 +188,79 @@ class AgedSession:
         )
         self.held: list[str] = [self.session.token.id]
         self.session.on_token_change(self._note)
-        self.age = PHASES[phase]
-        self.clock.advance(self.age)
+        self.phase = phase
+        self.clock.advance(PHASES[phase])
+        self._started = self.clock.time()
         self.result: Any = None
         self.error: Exception | None = None
+        self.after = 0
+
+    def keep(self, result: Token | httpx.Response) -> None:
+        """Keep the result of the call; a token that comes is good."""
+        if isinstance(result, Token):
+            assert result.expires_at is not None
+            assert result.expires_at.timestamp() > self._started, "an expired token was handed out"
+            self.result = result.id
+        else:
+            self.result = result.status_code
+
+    def check(self, call: str, act: str, at: int) -> None:
+        """Check that no expired token was handed out or sent, and that nothing failed."""
+        where = f"{call}, {self.phase}, {act} at {at}"
+        assert self.error is None, (where, self.error)
+        if act == "expire" and self.result == 401:
+            # Signed before it expired and sent after it, with no other one to be sent.
+            assert call == "streamed_request" or (call, self.phase) == ("replay", "fresh"), where
+        elif call == "current_token":
+            assert self.result in self.held, where
+        elif call != "new_session":
+            assert self.result == 200, where
+        assert self.after == 200, where
+        assert self.session.token.id in self.fake.live_tokens(), where
 
     def _note(self, token: Token | None) -> None:
         if token is not None:
             self.held.append(token.id)
+
+
+Work = Callable[[AgedSession], Any]
+"""A call of either half."""
+
+
+def streamed_request(scenario: AgedSession) -> Any:
+    """Send a request whose body cannot be sent again."""
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"{}"
+
+    is_blocking = isinstance(scenario.session, SessionClient)
+    content = iter([b"{}"]) if is_blocking else body()
+    return scenario.session.http.post("/v1/apps", content=content)
+
+
+def replay(scenario: AgedSession) -> Any:
+    """Send a request that is refused once."""
+    scenario.fake.fail("apps", Fault(status=401))
+    return scenario.session.http.get("/v1/apps")
+
+
+def expire(scenario: AgedSession) -> None:
+    """Let the token expire that the session began with."""
+    scenario.clock.advance(max(PHASES["expired"] - PHASES[scenario.phase], timedelta(0)))
+
+
+CALLS: Final[dict[str, Work]] = {
+    "current_token": lambda scenario: scenario.session.current_token(),
+    "request": lambda scenario: scenario.session.http.get("/v1/apps"),
+    "streamed_request": streamed_request,
+    "replay": replay,
+    "new_session": lambda scenario: scenario.session.new_session(),
+}
+"""Calls that ask for a token."""
+ACTS: Final[dict[str, Work]] = {
+    "renew": lambda scenario: scenario.session.refresh(),
+    "sign_in": lambda scenario: scenario.session.login(EMAIL, PASSWORD),
+    "expire": expire,
+}
+"""The acts of others in the middle of a call."""
+CASES: Final = list(product(CALLS, PHASES, ACTS))

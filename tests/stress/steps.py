@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import inspect
 import itertools
 import sys
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -140,7 +141,7 @@ class AtAwait:
         reached: Whether it has acted.
     """
 
-    def __init__(self, act: Callable[[], Awaitable[object]], at: int) -> None:
+    def __init__(self, act: Callable[[], Any], at: int) -> None:
         self._act = act
         self._at = at
         self.reached = False
@@ -166,7 +167,8 @@ class AtAwait:
 
         async def act() -> None:
             try:
-                await self._act()
+                if inspect.isawaitable(happening := self._act()):
+                    await happening
             finally:
                 done.set()
 
