@@ -20,12 +20,12 @@ from koyeb_session import (
     SessionClient,
     Token,
 )
+from koyeb_session._concurrency.runtime import is_in_step
 from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import PATIENCE
-from .lines import holds_the_lock
 from .steps import rounds_until, tasks
 
 EMAIL: Final = "me@example.com"
@@ -147,7 +147,7 @@ class Scenario:
     async def settle(self) -> None:
         """Wait until no task is left, and check that nothing else is."""
         await rounds_until(lambda: tasks() <= self.tasks)
-        assert not holds_the_lock()
+        assert not is_in_step()
         assert self.transport.exchanging == 0
         assert self.fake.transport.open_replies == 0
         with anyio.fail_after(PATIENCE):

@@ -1,12 +1,10 @@
 """Threads that are kept for more work: the objects that they refer to, and their ends."""
 
-# pyright: reportPossiblyUnboundVariable=false
-# A loop over lines runs at least once.
-
 from __future__ import annotations
 
 import contextvars
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -30,11 +28,10 @@ from koyeb_session.testing import FakeKoyeb
 
 from ..concurrency import PATIENCE, idle, in_child, until
 from ..support import inside, raising
-from .lines import SignalAtLine
+from .lines import limit
 
 pytestmark = pytest.mark.blocks_loop
 
-LINES: Final = 500
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
@@ -177,42 +174,28 @@ def test_idle_thread_that_fails_is_listed_no_more(monkeypatch: pytest.MonkeyPatc
     assert SharedTask(lambda: 7).run(PATIENCE) == 7
 
 
-class HandlerError(Exception):
-    """The error of a signal handler."""
-
-
-def interrupt() -> None:
-    """Raise as a signal handler does."""
-    raise HandlerError
-
-
 @pytest.mark.parametrize("keeps", [True, False])
 def test_nothing_is_lost_when_a_handler_raises_at_any_line_of_a_launch(
     monkeypatch: pytest.MonkeyPatch, *, keeps: bool
 ) -> None:
     """Work is given as a whole or not; catches an idle thread that nothing reaches any more."""
     monkeypatch.setattr(launching, "_IDLE", 0.02)  # so late may given work be
-    for at in range(1, LINES):
+    for at in itertools.count(1):
         if keeps:
             SharedTask(int).run(PATIENCE)
         else:
             end_idle_threads()
         done: list[int] = []
-        caught = False
-        try:
-            with SignalAtLine(interrupt, at) as line:
-                launch(partial(done.append, at))
-        except HandlerError:
-            caught = True
-        if not caught:
+        line, error = limit(partial(launch, partial(done.append, at)), at)
+        if error is None:
             until(lambda: done == [at])  # noqa: B023 - waits within this round
+        del error  # with its frames
         assert SharedTask(lambda: 7).run(PATIENCE) == 7
         idle()
         assert done in ([at], []), at
         assert not launching._idle
         if not line.reached:
             return
-    pytest.fail("it has no end")
 
 
 def program(source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
