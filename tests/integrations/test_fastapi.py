@@ -2,9 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
-import builtins
 import contextlib
-import importlib
 import os
 import socket
 import subprocess
@@ -13,7 +11,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import anyio.lowlevel
@@ -435,18 +433,3 @@ def test_two_workers_each_have_a_session(tmp_path: Path) -> None:
             server.terminate()
             server.wait(20)
     assert list(seen.values()) == [200, 200]
-
-
-def test_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without FastAPI the error says what to install."""
-    real = builtins.__import__
-
-    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("fastapi"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "koyeb_session.fastapi")
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ImportError, match=r"koyeb-session\[fastapi\]"):
-        importlib.import_module("koyeb_session.fastapi")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import importlib
-import sys
 from datetime import timedelta
 from typing import Any
 
@@ -185,18 +183,3 @@ def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
             configuration.auth_settings()
         with pytest.raises(TypeError, match="session"):
             bind(configuration, configuration)
-
-
-def test_missing_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the SDK the error says what to install."""
-    real = builtins.__import__
-
-    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "koyeb":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "koyeb_session.koyeb_sdk", raising=False)
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ImportError, match=r"koyeb-session\[koyeb-sdk\]"):
-        importlib.import_module("koyeb_session.koyeb_sdk")

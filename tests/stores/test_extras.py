@@ -1,4 +1,4 @@
-"""The error of a store whose extra is missing, and the keyring store."""
+"""The errors where an extra is missing, and the keyring store."""
 
 from __future__ import annotations
 
@@ -163,6 +163,20 @@ def test_store_without_its_extra_says_what_to_install(
         store()
     assert f'pip install "koyeb-session[{extra}]"' in str(caught.value)
     assert caught.value.name == module
+
+
+@pytest.mark.parametrize(
+    ("module", "library"), [("fastapi", "fastapi"), ("httpx2", "httpx2"), ("koyeb_sdk", "koyeb")]
+)
+def test_integration_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str, library: str
+) -> None:
+    """The error of the import is the command, too."""
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"koyeb_session.{module}", raising=False)
+    extra = module.replace("_", "-")
+    with pytest.raises(ImportError, match=rf'pip install "koyeb-session\[{extra}\]"'):
+        import_module(f"koyeb_session.{module}")
 
 
 def test_command_to_install_is_quoted_for_every_shell() -> None:
