@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 import pytest
 
 import koyeb_session
-from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import (
     AsyncFileTokenStore,
     AsyncKeyringTokenStore,
     FileTokenStore,
     KeyringTokenStore,
 )
-from koyeb_session.testing import FakeKoyeb, assert_no_secret, async_check_store, check_store
+from koyeb_session.testing import assert_no_secret, async_check_store, check_store
 
 from ..keyrings import Ring, machine_keyring
 from ..support import raising
@@ -54,17 +54,6 @@ async def test_async_keyring_store_does_what_a_store_has_to_do(ring_on_disk: Pat
     """The async store passes it, too."""
     store = AsyncKeyringTokenStore()
     await async_check_store(lambda: store)
-
-
-def test_session_in_the_keyring_goes_on_in_the_next_run(ring_on_disk: Path) -> None:
-    """After one sign-in on a machine, no further login is sent."""
-    fake = FakeKoyeb()
-    for _ in range(2):
-        with SessionClient(transport=fake.transport, store=KeyringTokenStore()) as session:
-            if not fake.requests:
-                session.login("me@example.com", "correct horse")
-            assert session.http.get("/v1/apps").status_code == 200
-    assert [request.operation for request in fake.requests] == ["login", "apps", "apps"]
 
 
 def test_sessions_have_entries_of_their_own(ring: Ring) -> None:
