@@ -8,7 +8,6 @@ import textwrap
 from typing import Annotated, Any, get_args
 
 import fastapi
-import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
@@ -16,6 +15,8 @@ import koyeb_session
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeKoyeb
+
+from .application import asking
 
 fake = FakeKoyeb()
 sessions = KoyebSessions(transport=fake.transport, token=fake.issue_api_token())
@@ -58,11 +59,7 @@ app.include_router(router)
 async def statuses(app: FastAPI, *paths: str) -> list[str]:
     """Ask as a caller with a good bearer."""
     headers = {"Authorization": f"Bearer {fake.issue_token()}"}
-    transport = httpx.ASGITransport(app)
-    async with (
-        sessions.lifespan(),
-        httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
-    ):
+    async with sessions.lifespan(), asking(app, headers) as client:
         return [(await client.get(path)).text for path in paths]
 
 

@@ -10,11 +10,13 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import Depends, HTTPException, Request, Response, WebSocket
 
 from koyeb_session import AsyncSessionClient, ServerError
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
+
+from .application import serve_all
 
 A = b"authorization"
 CANARY = "CANARYtokenCANARYtoken0123456789"
@@ -28,20 +30,12 @@ class Application:
         self.sessions = sessions = KoyebSessions(
             transport=fake.transport, token="service", clock=clock
         )
-        self.app = app = FastAPI(lifespan=sessions.lifespan)
+        self.app = app = serve_all(sessions)
         self.rejected: list[tuple[Exception, TracebackType | None]] = []
 
         @app.get("/")
         async def who(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> str:
             return "" if session.token is None else session.token.id
-
-        @app.get("/new")
-        async def new(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
-            await session.new_session()
-
-        @app.get("/cookie")
-        async def cookie(request: Request) -> None:
-            await sessions.for_token(request, request.cookies["token"]).new_session()
 
         @app.websocket("/")
         async def stream(
@@ -183,7 +177,7 @@ async def test_bearer_shows_in_no_frame_of_the_package(
     fake_koyeb.fail("new_session", Fault(status=500), times=9)
     bearer = b"Bearer " + CANARY.encode()
     for headers, path in (
-        ([(A, bearer)], "/new"),
+        ([(A, bearer)], "/caller/new"),
         ([(b"cookie", b"token=" + bearer[7:])], "/cookie"),
     ):
         with pytest.raises(ServerError) as caught:

@@ -13,15 +13,16 @@ import anyio.from_thread
 import anyio.lowlevel
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import Depends, HTTPException, Request, Response, WebSocket
 from fastapi import WebSocketException as SocketRejected
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy, SessionClient
+from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
 
 from ..interrupted import EVENTS, POINTS, Interrupting, Point
 from ..walkers import assert_no_tool_shows
+from .application import serve_all
 
 EMAIL = "me@example.com"
 PASSWORD = "canary-password-3e5d81"
@@ -29,9 +30,9 @@ FINGERPRINT = "canary-fingerprint-77ab02"
 ODD = "canary odd 51aa0e"
 """A bearer that is malformed."""
 OUTCOMES = ["success", "error", "timeout", "deadline", "cancellation", "refusal"]
-UNBOUNDED = {"/caller/http", "/service/http", "/sync"}
+UNBOUNDED = {"/caller/post", "/service/post", "/sync/refresh", "/sync/post"}
 """The endpoints whose own transport is not bounded, as its httpx.Client is not."""
-ENDPOINTS = ["/caller", "/caller/http", "/cookie", "/guest", "/service", "/service/http", "/sync"]
+ENDPOINTS = ["/caller/new", "/cookie", "/guest", "/service/refresh", *sorted(UNBOUNDED)]
 
 
 class Application:
@@ -48,27 +49,8 @@ class Application:
             timeout=0.05 if event is anyio.sleep_forever else 10.0,
         )
         self.raised: list[tuple[BaseException, TracebackType | None]] = []
-        self.app = FastAPI()
-        self._serve_callers()
-        self._serve_service()
-        self._keep_rejections()
-
-    def _serve_callers(self) -> None:
-        app, sessions = self.app, self.sessions
-
-        @app.get("/caller")
-        async def caller(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
-            await session.new_session()
-
-        @app.get("/caller/http")
-        async def caller_http(
-            session: Annotated[AsyncSessionClient, Depends(sessions.caller)],
-        ) -> None:
-            (await session.http.post("/v1/apps", json={"name": "a"})).raise_for_status()
-
-        @app.get("/cookie")
-        async def cookie(request: Request) -> None:
-            await sessions.for_token(request, request.cookies["token"]).new_session()
+        self.app = app = serve_all(self.sessions)
+        sessions = self.sessions
 
         @app.get("/guest")
         async def guest(session: Annotated[AsyncSessionClient, Depends(sessions.guest)]) -> None:
@@ -81,37 +63,16 @@ class Application:
             await websocket.accept(subprotocol="Bearer")
             await session.new_session()
 
-    def _serve_service(self) -> None:
-        app, sessions = self.app, self.sessions
-
-        @app.get("/service")
-        async def service(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-        ) -> None:
-            await session.refresh()
-
-        @app.get("/service/http")
-        async def service_http(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-        ) -> None:
-            (await session.http.post("/v1/apps", json={"name": "a"})).raise_for_status()
-
-        @app.get("/sync")
-        def sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> None:
-            session.refresh()
-            session.http.post("/v1/apps", json={"name": "a"}).raise_for_status()
-
         @app.get("/elsewhere")
         async def elsewhere() -> None:
             raise httpx.ConnectError("of a request to another service")
 
-    def _keep_rejections(self) -> None:
-        @self.app.exception_handler(HTTPException)
+        @app.exception_handler(HTTPException)
         async def keep(_: Request, error: HTTPException) -> Response:
             self.raised.append((error, error.__traceback__))  # which is not there any more later
             return Response(status_code=error.status_code)
 
-        @self.app.exception_handler(SocketRejected)
+        @app.exception_handler(SocketRejected)
         async def keep_too(websocket: WebSocket, error: SocketRejected) -> None:
             self.raised.append((error, error.__traceback__))
             await websocket.close(error.code)
@@ -195,7 +156,7 @@ async def test_no_tool_shows_a_bearer_of_an_application_that_is_not_running(path
     application.search()
 
 
-@pytest.mark.parametrize("path", ["/caller", "/cookie", "/stream"])
+@pytest.mark.parametrize("path", ["/caller/new", "/cookie", "/stream"])
 async def test_no_tool_shows_a_bearer_that_is_refused(path: str) -> None:
     """Nor one that is malformed."""
     application = Application()
