@@ -2,9 +2,11 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Annotated, Any, Final
 
+import anyio
+import anyio.lowlevel
 import httpx
 from fastapi import Depends, FastAPI, Request
 
@@ -64,3 +66,26 @@ def asking(
     """Make a client of an application in this event loop."""
     transport = httpx.ASGITransport(app, **options)
     return httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers)
+
+
+async def ask_raw(
+    app: FastAPI,
+    path: str,
+    headers: list[tuple[bytes, bytes]],
+    subprotocols: list[str] | None = None,
+    send: Callable[..., Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Call an application as a server does, for a WebSocket too; return what it sends."""
+    sent: list[dict[str, Any]] = []
+    kind = "http" if subprotocols is None else "websocket"
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request" if kind == "http" else "websocket.connect"}
+
+    async def keep(message: MutableMapping[str, Any]) -> None:
+        await anyio.lowlevel.checkpoint()
+        sent.append({**message})
+
+    scope: dict[str, Any] = {"type": kind, "method": "GET", "path": path, "query_string": b""}
+    await app(scope | {"headers": headers, "subprotocols": subprotocols}, receive, send or keep)
+    return sent

@@ -5,6 +5,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, MutableMapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -18,11 +19,11 @@ from fastapi import WebSocketException as SocketRejected
 
 from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy
 from koyeb_session.fastapi import KoyebSessions
-from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
 from ..interrupted import EVENTS, POINTS, Interrupting, Point
 from ..walkers import assert_no_tool_shows
-from .application import serve_all
+from .application import ask_raw, serve_all
 
 EMAIL = "me@example.com"
 PASSWORD = "canary-password-3e5d81"
@@ -39,12 +40,14 @@ class Application:
     """Uses the sessions in each way, and keeps the errors."""
 
     def __init__(self, point: Point = "request", event: Callable[[], Any] = lambda: None) -> None:
-        self.fake = FakeKoyeb(users={EMAIL: PASSWORD})
+        self.clock = FakeClock()
+        self.fake = FakeKoyeb(users={EMAIL: PASSWORD}, clock=self.clock)
         self.bearer = self.fake.issue_token(EMAIL)
         self.sessions = KoyebSessions(
             token=self.fake.issue_token(EMAIL),
             credentials=PasswordCredentials(EMAIL, PASSWORD),
             transport=Interrupting(self.fake, point, event),
+            clock=self.clock,
             retry_policy=RetryPolicy(attempts=1),
             timeout=0.05 if event is anyio.sleep_forever else 10.0,
         )
@@ -79,21 +82,14 @@ class Application:
 
     async def call(self, path: str, bearer: str, send: Callable[..., Any] | None = None) -> None:
         """Call the application as a server does."""
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "websocket.connect" if path == "/stream" else "http.request"}
-
-        async def sent(_: MutableMapping[str, Any]) -> None:
-            await anyio.lowlevel.checkpoint()
-
-        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "query_string": b""}
-        scope["headers"] = [(b"authorization", f"Bearer {bearer}".encode())]
+        headers = [(b"authorization", f"Bearer {bearer}".encode())]
         if path == "/cookie":
-            scope["headers"] = [(b"cookie", f"token={bearer}".encode())]
+            headers = [(b"cookie", f"token={bearer}".encode())]
         if path == "/stream":
-            scope |= {"type": "websocket", "headers": [], "subprotocols": ["Bearer", bearer]}
+            headers = []
+        subprotocols = ["Bearer", bearer] if path == "/stream" else None
         try:
-            await self.app(scope, receive, send or sent)
+            await ask_raw(self.app, path, headers, subprotocols, send)
         except BaseException as exc:
             self.raised.append((exc, exc.__traceback__))
             raise
@@ -156,13 +152,17 @@ async def test_no_tool_shows_a_bearer_of_an_application_that_is_not_running(path
     application.search()
 
 
+@pytest.mark.parametrize("expired", [False, True], ids=["malformed", "expired"])
 @pytest.mark.parametrize("path", ["/caller/new", "/cookie", "/stream"])
-async def test_no_tool_shows_a_bearer_that_is_refused(path: str) -> None:
-    """Nor one that is malformed."""
+async def test_no_tool_shows_a_bearer_that_is_refused(path: str, *, expired: bool) -> None:
+    """Nor one that is malformed, or too old."""
     application = Application()
+    old = application.fake.issue_token(EMAIL, lifetime=timedelta(seconds=10))
+    application.clock.advance(20)
     async with application.sessions.lifespan():
-        await application.call(path, ODD)
-    assert application.raised
+        await application.call(path, old if expired else ODD)
+    ((error, _),) = application.raised
+    assert error.__context__ is None
     application.search()
 
 

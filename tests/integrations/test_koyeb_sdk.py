@@ -7,7 +7,6 @@ import importlib
 from datetime import timedelta
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
@@ -81,34 +80,6 @@ def test_sync_sdk_waits_for_renewal_ahead_of_need(
             fake_koyeb.fail("refresh", Fault(status=503), times=9)
             koyeb_clock.advance(timedelta(hours=20))
             assert sdk.AppsApi(client).list_apps().count == 0
-
-
-async def test_async_sdk_carries_what_keep_current_renews(
-    bind: Any, async_sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
-) -> None:
-    """Beside `keep_current()` a due token is renewed, and the SDK sends the new one."""
-    configuration: Any = async_sdk.Configuration(host=koyeb)
-    async with (
-        AsyncSessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
-        async_sdk.ApiClient(configuration) as client,
-    ):
-        bind(session, configuration)
-        old = await session.current_token()
-        koyeb_clock.advance(timedelta(hours=20))
-        renewed = anyio.Event()
-        session.on_token_change(lambda _: renewed.set())
-        async with anyio.create_task_group() as tasks:
-            assert (await async_sdk.AppsApi(client).list_apps()).count == 0
-            assert fake_koyeb.requests[-1].headers["authorization"] == f"Bearer {old.id}"
-            tasks.start_soon(session.keep_current)
-            with anyio.fail_after(30):
-                await renewed.wait()
-            assert (await async_sdk.AppsApi(client).list_apps()).count == 0
-            tasks.cancel_scope.cancel()
-        assert session.token is not None
-        assert session.token != old
-        assert fake_koyeb.requests[-1].headers["authorization"] == f"Bearer {session.token.id}"
-    assert {request.status for request in fake_koyeb.requests} == {200}
 
 
 async def test_async_sdk_sends_what_the_session_holds(

@@ -27,7 +27,7 @@ from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import PASSWORDS
-from .application import asking, serve_all
+from .application import ask_raw, asking, serve_all
 from .conftest import Serve
 
 GENERIC = "Koyeb could not be asked, or gave no useful answer."
@@ -360,11 +360,7 @@ async def test_websocket_that_is_lost_meanwhile_is_left() -> None:
         error = InvalidCredentialsError("no")
         raise error
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
     async def send(message: object) -> None:
         raise OSError
 
-    scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
-    await app(scope, receive, send)
+    await ask_raw(app, "/", [], [], send)

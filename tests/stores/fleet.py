@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +21,6 @@ import anyio.to_thread
 import httpx
 
 from koyeb_session import (
-    AccessTokenCredentials,
     AsyncSessionClient,
     KoyebSessionError,
     PasswordCredentials,
@@ -109,13 +107,9 @@ def store_of(options: dict[str, Any], *, asynchronous: bool) -> Any:
 
 def credentials_of(told: Any) -> Any:
     """Make the credentials that the parent asks for."""
-    match told:
-        case {"api_token": api_token, "organization": organization}:
-            return AccessTokenCredentials(api_token, organization, timedelta(minutes=5))
-        case {"provider": url}:
-            return partial(exchange, url)
-        case _:
-            return PasswordCredentials("me@example.com", "correct horse") if told else None
+    if isinstance(told, dict):
+        return partial(exchange, told["provider"])
+    return PasswordCredentials("me@example.com", "correct horse") if told else None
 
 
 def exchange(url: str, replaced: Token | None) -> Token:
@@ -155,12 +149,10 @@ def tell(line: str) -> None:
     sys.stdout.flush()
 
 
-def rounds(sessions: list[Any], ask: Callable[[int], list[str]]) -> None:
-    """Make as many requests as the parent says; report the errors, and the first expiry."""
+def rounds(ask: Callable[[int], list[str]]) -> None:
+    """Make as many requests as the parent says, and report the errors."""
     for line in sys.stdin:
-        problems = ask(int(line))
-        ends = [session.token.expires_at.timestamp() for session in sessions if session.token]
-        tell(json.dumps([problems, min(ends, default=0)]))
+        tell(json.dumps(ask(int(line))))
 
 
 def blocking(options: dict[str, Any]) -> None:
@@ -177,7 +169,7 @@ def blocking(options: dict[str, Any]) -> None:
                     problems.append(repr(exc))
             return problems
 
-        rounds([session], ask)
+        rounds(ask)
 
 
 def two_loops(options: dict[str, Any]) -> None:
@@ -207,7 +199,7 @@ def two_loops(options: dict[str, Any]) -> None:
         ]
         return [problem for future in futures for problem in future.result(30)]
 
-    rounds(sessions, ask)
+    rounds(ask)
 
 
 def renewing(options: dict[str, Any]) -> None:
