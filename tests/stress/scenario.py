@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 from itertools import product
-from typing import Any, Final
+from operator import methodcaller
+from typing import Any, Final, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -32,7 +33,8 @@ EMAIL: Final = "me@example.com"
 PASSWORD: Final = "correct horse"
 LIFE: Final = timedelta(days=1)
 EXCHANGE: Final = "/v1/account/refresh"
-
+SHARED: Final = FakeKoyeb().organizations[EMAIL][1]
+"""The organization that everybody belongs to."""
 
 PHASES: Final = {
     "fresh": timedelta(0),
@@ -41,6 +43,14 @@ PHASES: Final = {
     "expired": LIFE + timedelta(seconds=1),
 }
 """The age of a token in each of the states that decide about it."""
+
+
+def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
+    """Return the arguments of a client of either half, which tries again at once."""
+    if "token" not in others:
+        others["token"] = fake.issue_token()
+    policies = {"retry_policy": RetryPolicy(delay=0), "refresh_policy": RefreshPolicy(jitter=0)}
+    return {"clock": clock, **policies, **others}
 
 
 def is_saved_for(saved: Token | None, beginning: PasswordCredentials | Token) -> bool:
@@ -117,28 +127,21 @@ class SlowStore(AsyncMemoryTokenStore):
 class Scenario:
     """A service, a store, a listener, and a session that has been signed in for ``age`` seconds."""
 
-    def __init__(self, age: timedelta = timedelta(0), **arguments: Any) -> None:
+    def __init__(self, age: timedelta = timedelta(0)) -> None:
         self.clock = FakeClock()
         self.fake = FakeKoyeb(clock=self.clock, token_lifetime=LIFE)
         self.transport = WatchedTransport(self.fake.transport)
         self.store = SlowStore()
         self.heard: list[Token | None] = []
-        self.arguments = arguments
         self.session = self.connect(token=self.fake.issue_token())
         self.session.on_token_change(self._listen)
         self.clock.advance(age)
         self.tasks = tasks()
 
-    def connect(self, **arguments: Any) -> AsyncSessionClient:
+    def connect(self, **overrides: Any) -> AsyncSessionClient:
         """Make a client of the service on the same store."""
-        return AsyncSessionClient(
-            store=self.store,
-            transport=self.transport,
-            clock=self.clock,
-            retry_policy=RetryPolicy(delay=0),
-            refresh_policy=RefreshPolicy(jitter=0),
-            **{**self.arguments, **arguments},
-        )
+        given = {"store": self.store, "transport": self.transport, **overrides}
+        return AsyncSessionClient(**arguments(self.fake, self.clock, **given))
 
     def count(self, operation: str) -> int:
         """Count the requests for one operation."""
@@ -171,21 +174,15 @@ class AgedSession:
     """
 
     def __init__(
-        self, client: Callable[..., Any], phase: str, *, keeps: bool, **arguments: Any
+        self, client: Callable[..., Any], phase: str, *, keeps: bool, **others: Any
     ) -> None:
         self.clock = FakeClock()
         self.fake = FakeKoyeb(
             clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
         )
-        arguments.setdefault("credentials", PasswordCredentials(EMAIL, PASSWORD))
-        self.session: Any = client(
-            token=self.fake.issue_token(),
-            transport=self.fake.transport,
-            clock=self.clock,
-            retry_policy=RetryPolicy(delay=0),
-            refresh_policy=RefreshPolicy(jitter=0),
-            **arguments,
-        )
+        others.setdefault("credentials", PasswordCredentials(EMAIL, PASSWORD))
+        others["transport"] = self.fake.transport
+        self.session: Any = client(**arguments(self.fake, self.clock, **others))
         self.held: list[str] = [self.session.token.id]
         self.session.on_token_change(self._note)
         self.phase = phase
@@ -223,25 +220,35 @@ class AgedSession:
             self.held.append(token.id)
 
 
-Work = Callable[[AgedSession], Any]
-"""A call of either half."""
+Work: TypeAlias = Callable[[Any], Any]
+"""A call of a client, or of an aged session, of either half."""
+login: Final[Work] = methodcaller("login", EMAIL, PASSWORD)
+refresh: Final[Work] = methodcaller("refresh")
+switch: Final[Work] = methodcaller("switch_organization", SHARED)
+current_token: Final[Work] = methodcaller("current_token")
+logout: Final[Work] = methodcaller("logout")
+keep_current: Final[Work] = methodcaller("keep_current")
 
 
-def streamed_request(scenario: AgedSession) -> Any:
+def get(session: Any) -> Any:
+    """Send a request."""
+    return session.http.get("/v1/apps")
+
+
+def post(session: Any) -> Any:
     """Send a request whose body cannot be sent again."""
 
     async def body() -> AsyncGenerator[bytes]:
         yield b"{}"
 
-    is_blocking = isinstance(scenario.session, SessionClient)
-    content = iter([b"{}"]) if is_blocking else body()
-    return scenario.session.http.post("/v1/apps", content=content)
+    content = iter([b"{}"]) if isinstance(session, SessionClient) else body()
+    return session.http.post("/v1/apps", content=content)
 
 
 def replay(scenario: AgedSession) -> Any:
     """Send a request that is refused once."""
     scenario.fake.fail("apps", Fault(status=401))
-    return scenario.session.http.get("/v1/apps")
+    return get(scenario.session)
 
 
 def expire(scenario: AgedSession) -> None:
@@ -251,8 +258,8 @@ def expire(scenario: AgedSession) -> None:
 
 CALLS: Final[dict[str, Work]] = {
     "current_token": lambda scenario: scenario.session.current_token(),
-    "request": lambda scenario: scenario.session.http.get("/v1/apps"),
-    "streamed_request": streamed_request,
+    "request": lambda scenario: get(scenario.session),
+    "streamed_request": lambda scenario: post(scenario.session),
     "replay": replay,
     "new_session": lambda scenario: scenario.session.new_session(),
 }

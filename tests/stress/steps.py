@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import inspect
-import itertools
 import sys
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -58,7 +57,8 @@ class Caller:
     ) -> None:
         self._work = work
         self._by = by
-        self._at, self.round = (None, at) if by is CancelBy.ROUND else (at, None)
+        self._at: int | None = None if by is CancelBy.ROUND else at
+        self.round: int | None = at if by is CancelBy.ROUND else None
         self._scope = anyio.CancelScope()
         self._struck = False
         self.steps = 0
@@ -109,13 +109,18 @@ class Caller:
         self._struck = True
 
 
+async def _nothing() -> None:
+    """Give no way."""
+
+
 @types.coroutine
 def _drive(
     coroutine: Coroutine[Any, Any, T],
-    gives_way: Callable[[object], None],
-    is_struck: Callable[[], None],
+    gives_way: Callable[[object], None] = lambda _: None,
+    is_struck: Callable[[], None] = lambda: None,
+    goes_on: Callable[[], Coroutine[Any, Any, None]] = _nothing,
 ) -> Generator[Any, Any, T]:
-    """Stand between a coroutine and its event loop."""
+    """Stand between a coroutine and its event loop, and see it give way, be cancelled and go on."""
     step: Callable[[Any], Any] = coroutine.send
     value: Any = None
     while True:
@@ -131,6 +136,8 @@ def _drive(
             if isinstance(exc, anyio.get_cancelled_exc_class()):
                 is_struck()
             step, value = coroutine.throw, exc
+        else:
+            yield from goes_on().__await__()
 
 
 class AtAwait:
@@ -143,7 +150,7 @@ class AtAwait:
 
     def __init__(self, act: Callable[[], Any], at: int) -> None:
         self._act = act
-        self._at = at
+        self._left = at
         self.reached = False
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -152,15 +159,16 @@ class AtAwait:
         result: Any = None
         async with anyio.create_task_group() as tasks:
             try:
-                result = await _interleave(work(), partial(self._wait_for_act, tasks))
+                result = await _drive(work(), goes_on=partial(self._wait_for_act, tasks))
             except Exception as exc:  # noqa: BLE001 - raised below: a task group would wrap it
                 error = exc
         if error is not None:
             raise error
         return cast("T", result)
 
-    async def _wait_for_act(self, tasks: anyio.abc.TaskGroup, step: int) -> None:
-        if step != self._at:
+    async def _wait_for_act(self, tasks: anyio.abc.TaskGroup) -> None:
+        self._left -= 1
+        if self._left:
             return
         self.reached = True
         done = anyio.Event()
@@ -174,28 +182,6 @@ class AtAwait:
 
         tasks.start_soon(act)
         await done.wait()
-
-
-@types.coroutine
-def _interleave(
-    coroutine: Coroutine[Any, Any, T], between: Callable[[int], Coroutine[Any, Any, None]]
-) -> Generator[Any, Any, T]:
-    """Stand between a coroutine and its event loop, and do something between any two steps."""
-    step: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    for at in itertools.count(1):
-        try:
-            waits_for = step(value)
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        try:
-            value = yield waits_for
-            step = coroutine.send
-        except BaseException as exc:  # noqa: BLE001 - handed on
-            step, value = coroutine.throw, exc
-        else:
-            yield from between(at).__await__()
-    raise AssertionError
 
 
 def in_trio() -> bool:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import anyio
 import attrs
-import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, NotSignedInError, Token
-from koyeb_session.testing import FakeKoyeb
+from koyeb_session import AsyncSessionClient, NotSignedInError
 
 from ..concurrency import async_gather
-from .scenario import EMAIL, LIFE, PASSWORD, Scenario
+from .scenario import (
+    LIFE,
+    Scenario,
+    Work,
+    current_token,
+    get,
+    keep_current,
+    login,
+    logout,
+    post,
+    refresh,
+    switch,
+)
 from .steps import LONGEST, Caller, CancelBy, in_trio, rounds, rounds_until
 
-Work: TypeAlias = Callable[[AsyncSessionClient], Coroutine[Any, Any, object]]
-
-SHARED: Final = FakeKoyeb().organizations[EMAIL][1]
-"""The organization that everybody belongs to."""
 DELAY: Final = 4
 """
 Rounds of the event loop in which a cancelled caller is back, without giving way any more.
@@ -35,30 +41,6 @@ SOFT: Final = timedelta(hours=20)
 LONGEST_EXCHANGE: Final = 25
 """Rounds of the event loop that an exchange takes at most, with its store and its listener."""
 HARD: Final = LIFE - timedelta(seconds=30)
-
-
-async def login(session: AsyncSessionClient) -> Token:
-    """Sign in again."""
-    return await session.login(EMAIL, PASSWORD)
-
-
-async def switch(session: AsyncSessionClient) -> Token:
-    """Go over to another organization."""
-    return await session.switch_organization(SHARED)
-
-
-async def get(session: AsyncSessionClient) -> httpx.Response:
-    """Send a request."""
-    return await session.http.get("/v1/apps")
-
-
-async def post(session: AsyncSessionClient) -> httpx.Response:
-    """Send a request that cannot be sent twice."""
-
-    async def body() -> AsyncGenerator[bytes]:
-        yield b"{}"
-
-    return await session.http.post("/v1/apps", content=body())
 
 
 @attrs.frozen
@@ -83,17 +65,17 @@ class Call:
 
 CALLS: Final = {
     "login": Call(login, points=3),
-    "refresh": Call(AsyncSessionClient.refresh),
+    "refresh": Call(refresh),
     "switch": Call(switch, points=3),
     "switch, late": Call(switch, HARD, points=4),
     "new_session": Call(AsyncSessionClient.new_session, HARD, points=3),
-    "current_token": Call(AsyncSessionClient.current_token, HARD),
+    "current_token": Call(current_token, HARD),
     "hook, fresh": Call(get, points=2),
     "hook, soft": Call(get, SOFT, points=2),
     "hook, soft, once": Call(post, SOFT, points=3),
     "hook, hard": Call(get, HARD, points=3),
     "hook, refused": Call(get, refused=True, points=4),
-    "keep_current": Call(AsyncSessionClient.keep_current, SOFT, points=2, ends=False),
+    "keep_current": Call(keep_current, SOFT, points=2, ends=False),
 }
 """Calls that leave the session signed in."""
 
@@ -122,8 +104,8 @@ class SharedToken(Scenario):
         """Need the token, in three ways at once."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._request)
-            tasks.start_soon(self.run_beside, AsyncSessionClient.current_token)
-            tasks.start_soon(self.run_beside, AsyncSessionClient.refresh)
+            tasks.start_soon(self.run_beside, current_token)
+            tasks.start_soon(self.run_beside, refresh)
 
     async def run(self, caller: Caller, *, leads: bool) -> None:
         """Make the call with its followers, before them if it leads."""
@@ -285,17 +267,17 @@ class Departure:
     others: tuple[Work, ...] = ()
 
 
-LOGOUT: Final = partial(Departure, AsyncSessionClient.logout, Leaving.check_signed_out, 5)
+LOGOUT: Final = partial(Departure, logout, Leaving.check_signed_out, 5)
 CLOSE: Final = partial(Departure, AsyncSessionClient.aclose, Leaving.check_closed, 0)
 DEPARTURES: Final = {
     "logout alone": LOGOUT(),
     "logout with a request": LOGOUT(others=(get,)),
-    "logout with an exchange": LOGOUT(others=(AsyncSessionClient.refresh,)),
-    "logout with both": LOGOUT(HARD, (get, AsyncSessionClient.refresh)),
+    "logout with an exchange": LOGOUT(others=(refresh,)),
+    "logout with both": LOGOUT(HARD, (get, refresh)),
     "logout with a switch": LOGOUT(others=(switch,)),
     "close alone": CLOSE(),
-    "close with an exchange": CLOSE(others=(AsyncSessionClient.refresh,)),
-    "close with keep_current": CLOSE(SOFT, (AsyncSessionClient.keep_current,)),
+    "close with an exchange": CLOSE(others=(refresh,)),
+    "close with keep_current": CLOSE(SOFT, (keep_current,)),
     "close with a login": CLOSE(others=(login,)),
 }
 
@@ -324,9 +306,9 @@ async def test_end_is_carried_out_when_it_is_cancelled_at_any_moment(name: str) 
 async def test_logout_at_any_step_of_an_exchange_leaves_no_token() -> None:
     """Pitfall 17, a schedule sweep; catches an exchange that commits in each case."""
     for start in range(LONGEST_EXCHANGE):
-        scenario = Leaving(AsyncSessionClient.logout, FRESH)
+        scenario = Leaving(logout, FRESH)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(scenario.run_beside, AsyncSessionClient.refresh)
+            tasks.start_soon(scenario.run_beside, refresh)
             await rounds(start)
             await scenario.session.logout()
         await scenario.settle()

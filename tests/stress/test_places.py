@@ -23,8 +23,6 @@ import trio
 from koyeb_session import (
     AsyncSessionClient,
     PasswordCredentials,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
 )
 from koyeb_session._async.http import queue
@@ -34,7 +32,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 from ..concurrency import Background, arrived, async_gather
 from ..soak import SOAK
 from ..support import count
-from .scenario import EMAIL, LIFE, PASSWORD
+from .scenario import EMAIL, LIFE, PASSWORD, arguments
 
 pytestmark = [
     # A loop that has ended takes its connections along; nobody is left who could close them.
@@ -60,17 +58,6 @@ def nothing_is_left() -> Iterator[None]:
     """Have the connections that died in a test go before the next one."""
     yield
     gc.collect()
-
-
-def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
-    """Return the arguments of a client, in both halves."""
-    return {
-        "token": fake.issue_token(),
-        "clock": clock,
-        "retry_policy": RetryPolicy(delay=0),
-        "refresh_policy": RefreshPolicy(jitter=0),
-        **others,
-    }
 
 
 # Event loops
@@ -105,11 +92,6 @@ def end_closed(main: Work) -> None:
     loop.close()
 
 
-def end_run(main: Work) -> None:
-    """Let `asyncio.run` end, which cancels the rest."""
-    asyncio.run(main())
-
-
 def end_interrupted(main: Work) -> None:
     """Interrupt a loop, and leave it for dead."""
     loop = asyncio.new_event_loop()
@@ -123,12 +105,13 @@ def end_interrupted(main: Work) -> None:
     loop.close()
 
 
-def end_trio(main: Work) -> None:
-    """Let `trio.run` end, which cancels its system tasks."""
-    trio.run(main)
+def end_run(main: Work) -> None:
+    """Let `asyncio.run` end, which cancels the rest."""
+    asyncio.run(main())
 
 
-ENDS: Final = [end_closed, end_run, end_interrupted, end_trio]
+ENDS: Final = [end_closed, end_run, end_interrupted, trio.run]
+"""Ends of a loop; `trio.run` cancels its system tasks."""
 
 
 @pytest.mark.pitfall(18)
@@ -246,25 +229,6 @@ def keeping(clock: FakeClock) -> FakeKoyeb:
     return FakeKoyeb(clock=clock, token_lifetime=LIFE, refresh="keeps")
 
 
-def test_forked_children_have_connections_of_their_own(
-    keeping: FakeKoyeb, clock: FakeClock
-) -> None:
-    """Children send, and the parent goes on; catches a pool that a fork shares."""
-    with (
-        keeping.serve() as url,
-        SessionClient(**arguments(keeping, clock, base_url=url)) as session,
-    ):
-        with Background() as background:  # a pool of several connections
-            for job in [background.start(lambda: send(session)) for _ in range(4)]:
-                job.result()
-        children = [forked(lambda: send(session)) for _ in range(CHILDREN)]
-        send(session)
-        reap(children)
-        send(session)
-    assert keeping.exchanges() >= CHILDREN
-    assert {request.status for request in keeping.requests} == {200}
-
-
 @pytest.mark.pitfall(20)
 def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
     keeping: FakeKoyeb, clock: FakeClock
@@ -291,7 +255,7 @@ def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
 
 
 def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) -> None:
-    """Forks at any moment; catches a lock that is not taken over the fork."""
+    """Forks at any moment; catches a lock that is not taken over the fork, and a shared pool."""
     done = threading.Event()
     with (
         keeping.serve() as url,
@@ -300,7 +264,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
 
         def work() -> None:
             while not done.is_set():
-                session.refresh()
+                send(session)
                 session.on_token_change(print)()
 
         with Background() as background:
@@ -312,6 +276,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
                 done.set()
             for job in jobs:
                 job.result()
+    assert {request.status for request in keeping.requests} == {200}
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in the loop", "between runs"])
@@ -326,7 +291,7 @@ def test_forked_children_have_event_loops_of_their_own(
 
     def fork_all() -> list[ForkProcess]:
         return [
-            forked(partial(anyio.run, async_send, session, backend=backend))
+            forked(partial(anyio.run, partial(async_send, session), backend=backend))
             for backend in itertools.islice(backends, CHILDREN)
         ]
 

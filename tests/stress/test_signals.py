@@ -7,9 +7,10 @@ import gc
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from operator import methodcaller
 from typing import Final
 
 import pytest
@@ -17,8 +18,6 @@ import pytest
 from koyeb_session import (
     NotSignedInError,
     PasswordCredentials,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
     TransportError,
     TransportTimeoutError,
@@ -35,7 +34,19 @@ from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..soak import SOAK
 from ..support import inside, raising
 from .lines import SignalAtLine, TimeIsUpError, limit
-from .scenario import EMAIL, LIFE, PASSWORD, is_saved_for
+from .scenario import (
+    EMAIL,
+    LIFE,
+    PASSWORD,
+    Work,
+    arguments,
+    current_token,
+    get,
+    is_saved_for,
+    login,
+    logout,
+    refresh,
+)
 
 pytestmark = [
     pytest.mark.blocks_loop,
@@ -56,15 +67,8 @@ class InterruptedSession:
             clock=self.clock, token_lifetime=LIFE, refresh="keeps" if keeps else "revokes"
         )
         self.store = MemoryTokenStore()
-        self.session = SessionClient(
-            token=self.fake.issue_token(),
-            store=self.store,
-            transport=self.fake.transport,
-            clock=self.clock,
-            retry_policy=RetryPolicy(delay=0),
-            refresh_policy=RefreshPolicy(jitter=0),
-            timeout=timeout,
-        )
+        given = {"store": self.store, "transport": self.fake.transport, "timeout": timeout}
+        self.session = SessionClient(**arguments(self.fake, self.clock, **given))
         assert self.session.token is not None
         self.given = self.session.token
         self.clock.advance(age)
@@ -91,16 +95,16 @@ class InterruptedSession:
                 assert self.fake.live_tokens() == [saved.id]
 
 
-ACTS: Final[dict[str, Callable[[SessionClient], object]]] = {
-    "login": lambda session: session.login(EMAIL, PASSWORD),
-    "refresh": lambda session: session.refresh(),
-    "logout": lambda session: session.logout(),
-    "current_token": lambda session: session.current_token(),
-    "request": lambda session: session.http.get("/v1/apps"),
-    "new_session": lambda session: session.new_session(),
-    "close": lambda session: session.close(),
+ACTS: Final[dict[str, Work]] = {
+    "login": login,
+    "refresh": refresh,
+    "logout": logout,
+    "current_token": current_token,
+    "request": get,
+    "new_session": methodcaller("new_session"),
+    "close": methodcaller("close"),
 }
-USES: Final = {**ACTS, "show": lambda session: (session.token, repr(session))}
+USES: Final[dict[str, Work]] = {**ACTS, "show": lambda session: (session.token, repr(session))}
 
 
 @pytest.fixture(autouse=True)
