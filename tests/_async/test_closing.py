@@ -325,6 +325,7 @@ async def test_a_listener_may_close_the_client(session: AsyncSessionClient) -> N
     await async_until(lambda: bool(closed))
 
 
+@pytest.mark.pitfall(30)
 async def test_closing_waits_for_a_listener(session: AsyncSessionClient) -> None:
     """It writes the token somewhere, and takes a while."""
     gate = Gate()

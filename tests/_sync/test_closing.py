@@ -319,6 +319,7 @@ def test_a_listener_may_close_the_client(session: SessionClient) -> None:
     until(lambda: bool(closed))
 
 
+@pytest.mark.pitfall(30)
 def test_closing_waits_for_a_listener(session: SessionClient) -> None:
     """It writes the token somewhere, and takes a while."""
     gate = Gate()

@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 
 import anyio
-import pytest
 
 from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
@@ -46,26 +45,6 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
                         scope.cancel()
             gate.open()
         await async_until(lambda: sockets() <= before)
-
-
-@pytest.mark.pitfall(30)
-@pytest.mark.parametrize("closes", [False, True])
-async def test_listener_comes_to_its_end_when_the_client_closes(*, closes: bool) -> None:
-    """The file that it writes is whole; one that closes the client itself waits for nobody."""
-    fake = FakeKoyeb()
-    written: list[Token | None] = []
-    async with AsyncSessionClient(transport=fake.transport, token=fake.issue_token()) as session:
-
-        async def write(token: Token | None) -> None:
-            if closes:
-                await session.aclose()
-            await rounds(10)
-            written.append(token)
-
-        session.on_token_change(write)
-        await session.refresh()
-    await async_until(lambda: bool(written))
-    assert written == [session.token]
 
 
 async def test_close_is_bounded_when_a_listener_hangs() -> None:
