@@ -27,12 +27,15 @@ async def tour(session: AsyncSessionClient, client: httpx.AsyncClient, clock: Fa
     assert session.token != token
 
 
+async def tour_over(transport: AiohttpTransport, url: str, clock: FakeClock) -> None:
+    """Make the tour with a session on a transport."""
+    async with AsyncSessionClient(base_url=url, transport=transport, clock=clock) as session:
+        await tour(session, session.http, clock)
+
+
 async def test_transport_of_the_session(koyeb: str, koyeb_clock: FakeClock) -> None:
     """Everything goes over it."""
-    async with AsyncSessionClient(
-        base_url=koyeb, transport=AiohttpTransport(), clock=koyeb_clock
-    ) as session:
-        await tour(session, session.http, koyeb_clock)
+    await tour_over(AiohttpTransport(), koyeb, koyeb_clock)
 
 
 async def test_transport_of_the_users_own_client(koyeb: str, koyeb_clock: FakeClock) -> None:
@@ -55,22 +58,14 @@ async def test_tls(
 ) -> None:
     """It trusts whom it is told to, and nobody else."""
     with serve(fake_koyeb.app, certificate=tmp_path / "server.pem") as url:
-        async with AsyncSessionClient(
-            base_url=url, transport=AiohttpTransport(verify=trust), clock=koyeb_clock
-        ) as session:
-            await tour(session, session.http, koyeb_clock)
-        async with AsyncSessionClient(base_url=url, transport=AiohttpTransport()) as session:
-            with pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"):
-                await session.login(ME, PASSWORD)
+        await tour_over(AiohttpTransport(verify=trust), url, koyeb_clock)
+        with pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"):
+            await tour_over(AiohttpTransport(), url, koyeb_clock)
 
 
 async def test_proxy(koyeb: str, koyeb_clock: FakeClock, proxy: Proxy) -> None:
     """It goes through the proxy that it is told of."""
-    transport = AiohttpTransport(proxy=httpx.Proxy(proxy.url))
-    async with AsyncSessionClient(
-        base_url=koyeb, transport=transport, clock=koyeb_clock
-    ) as session:
-        await tour(session, session.http, koyeb_clock)
+    await tour_over(AiohttpTransport(proxy=httpx.Proxy(proxy.url)), koyeb, koyeb_clock)
 
 
 async def test_connections_are_used_again(koyeb: str, koyeb_clock: FakeClock) -> None:
@@ -84,10 +79,7 @@ async def test_connections_are_used_again(koyeb: str, koyeb_clock: FakeClock) ->
     trace.on_connection_create_end.append(note)
     trace.on_connection_reuseconn.append(note)
     transport = AiohttpTransport(client=lambda: aiohttp.ClientSession(trace_configs=[trace]))
-    async with AsyncSessionClient(
-        base_url=koyeb, transport=transport, clock=koyeb_clock
-    ) as session:
-        await tour(session, session.http, koyeb_clock)
+    await tour_over(transport, koyeb, koyeb_clock)
     assert traced == ["TraceConnectionCreateEndParams", *["TraceConnectionReuseconnParams"] * 3]
 
 

@@ -3,15 +3,11 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations.
 
 import inspect
-import re
-import textwrap
 from typing import Annotated, Any, get_args
 
-import fastapi
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
-import koyeb_session
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeKoyeb
@@ -85,16 +81,3 @@ async def test_alias_ready_made(name: str) -> None:
     use.__annotations__["session"] = getattr(sessions, name)
     other.get("/")(use)
     assert await statuses(other, "/") == ["200"]
-
-
-def test_example_of_the_docstring() -> None:
-    """The code of the docstring is an application."""
-    text = inspect.getdoc(KoyebSessions) or ""
-    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert found is not None
-    names = {**vars(koyeb_session), **vars(fastapi)}
-    names |= {"KoyebSessions": KoyebSessions, "Annotated": Annotated, "Any": Any}
-    names |= {"AsyncSessionClient": AsyncSessionClient, "SessionClient": SessionClient}
-    names["PasswordCredentials"] = koyeb_session.PasswordCredentials
-    exec(textwrap.dedent(found[1]), names)  # noqa: S102 - our own text
-    assert "/apps" in names["app"].openapi()["paths"]

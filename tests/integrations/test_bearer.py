@@ -5,7 +5,7 @@
 import contextlib
 import traceback
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytest
 from fastapi import Depends, FastAPI, WebSocket
@@ -21,37 +21,24 @@ CANARY = "CANARYtokenCANARYtoken0123456789"
 Headers = list[tuple[bytes, bytes]]
 
 
-class Application:
-    """An application that says who the caller is, called as a server does it."""
-
-    def __init__(self, fake: FakeKoyeb, clock: FakeClock) -> None:
-        self.sessions = sessions = KoyebSessions(
-            transport=fake.transport, token="service", clock=clock
-        )
-        self.app = app = FastAPI(lifespan=sessions.lifespan)
-
-        @app.get("/")
-        async def who(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> str:
-            return "" if session.token is None else session.token.id
-
-        @app.websocket("/")
-        async def stream(
-            websocket: WebSocket, session: Annotated[AsyncSessionClient, Depends(sessions.caller)]
-        ) -> None:
-            await websocket.accept(subprotocol=session.token.id if session.token else None)
-
-    async def call(self, headers: Headers, subprotocols: list[str] | None = None) -> dict[str, Any]:
-        """Send a request with raw headers, or open a WebSocket; return the answer."""
-        sent = await ask_raw(self.app, "/", headers, subprotocols)
-        return sent[0] | {"body": sent[-1].get("body")}
-
-
 @pytest.fixture
-async def application(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -> AsyncIterator[Application]:
-    """Run an application."""
-    made = Application(fake_koyeb, koyeb_clock)
-    async with made.sessions.lifespan():
-        yield made
+async def app(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -> AsyncIterator[FastAPI]:
+    """Run an application that says who the caller is."""
+    sessions = KoyebSessions(transport=fake_koyeb.transport, token="service", clock=koyeb_clock)
+    app = FastAPI(lifespan=sessions.lifespan)
+
+    @app.get("/")
+    async def who(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> str:
+        return "" if session.token is None else session.token.id
+
+    @app.websocket("/")
+    async def stream(
+        websocket: WebSocket, session: Annotated[AsyncSessionClient, Depends(sessions.caller)]
+    ) -> None:
+        await websocket.accept(subprotocol=session.token.id if session.token else None)
+
+    async with sessions.lifespan():
+        yield app
 
 
 @pytest.mark.parametrize(
@@ -64,10 +51,10 @@ async def application(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -> AsyncIte
     ],
     ids=lambda headers: repr(headers[0][1]),
 )
-async def test_one_bearer_is_the_callers(application: Application, headers: Headers) -> None:
+async def test_one_bearer_is_the_callers(app: FastAPI, headers: Headers) -> None:
     """The scheme may be written in any case, and blanks around it are HTTP's own."""
-    answer = await application.call(headers)
-    assert (answer["status"], answer["body"]) == (200, b'"one"')
+    answer, *_, rest = await ask_raw(app, "/", headers)
+    assert (answer["status"], rest["body"]) == (200, b'"one"')
 
 
 @pytest.mark.parametrize(
@@ -108,11 +95,9 @@ async def test_one_bearer_is_the_callers(application: Application, headers: Head
     ],
     ids=lambda headers: repr([value[:32] for _, value in headers]),
 )
-async def test_anything_but_one_bearer_is_refused(
-    application: Application, headers: Headers
-) -> None:
+async def test_anything_but_one_bearer_is_refused(app: FastAPI, headers: Headers) -> None:
     """A check in front of us may look at another token than we do: none is taken."""
-    answer = await application.call(headers)
+    answer, *_ = await ask_raw(app, "/", headers)
     assert answer["status"] == 401
     assert dict(answer["headers"])[b"www-authenticate"].startswith(b"Bearer")
 
@@ -138,10 +123,10 @@ async def test_anything_but_one_bearer_is_refused(
     ids=repr,
 )
 async def test_websocket_has_one_bearer(
-    application: Application, headers: Headers, subprotocols: list[str], taken: str | None
+    app: FastAPI, headers: Headers, subprotocols: list[str], taken: str | None
 ) -> None:
     """A header and a subprotocol are two bearers; a password of another layer is none."""
-    answer = await application.call(headers, subprotocols)
+    answer, *_ = await ask_raw(app, "/", headers, subprotocols)
     assert answer.get("subprotocol") == taken
     if taken is None:
         assert (answer["type"], answer["code"]) == ("websocket.close", 1008)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import PASSWORDS
+from ..support import PASSWORDS, held
 from .conftest import NEARLY
 
 # A slow import is done by the first test of a process that needs it.
@@ -42,44 +43,47 @@ def bind() -> Any:
     return importlib.import_module("koyeb_session.koyeb_sdk").bind
 
 
-def test_sync_sdk_sends_current_token(
-    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
-) -> None:
-    """The SDK's calls are accepted before, at and after each expiry."""
+@pytest.fixture
+def bound(
+    bind: Any, sdk: Any, koyeb: str, koyeb_clock: FakeClock
+) -> Iterator[tuple[SessionClient, Any]]:
+    """Bind a session to the SDK's blocking half, and give its class for apps."""
     configuration: Any = sdk.Configuration(host=koyeb)
     with SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session:
         bind(session, configuration)
         with sdk.ApiClient(configuration) as client:
-            apps = sdk.AppsApi(client)
-            for _ in range(3):
-                assert apps.list_apps().count == 0
-                koyeb_clock.advance(NEARLY)
-            koyeb_clock.advance(timedelta(days=2))
-            assert apps.list_apps().count == 0
+            yield session, sdk.AppsApi(client)
+
+
+def test_sync_sdk_sends_current_token(
+    bound: tuple[SessionClient, Any], fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """The SDK's calls are accepted before, at and after each expiry."""
+    _, apps = bound
+    for _ in range(3):
+        assert apps.list_apps().count == 0
+        koyeb_clock.advance(NEARLY)
+    koyeb_clock.advance(timedelta(days=2))
+    assert apps.list_apps().count == 0
     assert fake_koyeb.exchanges() == 2
     assert {request.status for request in fake_koyeb.requests} == {200}
 
 
 def test_sync_sdk_waits_for_renewal_ahead_of_need(
-    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    bound: tuple[SessionClient, Any], fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """The SDK does not replay: a call does not go out with a token that is being exchanged."""
-    configuration: Any = sdk.Configuration(host=koyeb)
-    with SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session:
-        bind(session, configuration)
-        with sdk.ApiClient(configuration) as client:
-            for day in range(3):
-                old = session.current_token()
-                koyeb_clock.advance(timedelta(hours=20))
-                assert sdk.AppsApi(client).list_apps().count == 0
-                assert fake_koyeb.exchanges() == day + 1
-                assert session.token is not None
-                assert session.token != old
-                sent = fake_koyeb.requests[-1].headers["authorization"]
-                assert sent == f"Bearer {session.token.id}"
-            fake_koyeb.fail("refresh", Fault(status=503), times=9)
-            koyeb_clock.advance(timedelta(hours=20))
-            assert sdk.AppsApi(client).list_apps().count == 0
+    session, apps = bound
+    for day in range(3):
+        old = session.current_token()
+        koyeb_clock.advance(timedelta(hours=20))
+        assert apps.list_apps().count == 0
+        assert fake_koyeb.exchanges() == day + 1
+        assert held(session) != old.id
+        assert fake_koyeb.requests[-1].bearer == held(session)
+    fake_koyeb.fail("refresh", Fault(status=503), times=9)
+    koyeb_clock.advance(timedelta(hours=20))
+    assert apps.list_apps().count == 0
 
 
 async def test_async_sdk_sends_what_the_session_holds(
@@ -134,12 +138,8 @@ async def test_async_sdk_on_the_auth_of_a_session(
 def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
     """A configuration for another host is refused, at once or when it is used."""
     with SessionClient(transport=FakeKoyeb().transport, credentials=PASSWORDS) as session:
-        for host in (
-            "https://app.koyeb.com.evil.example",
-            "http://app.koyeb.com",
-            "nonsense",
-            None,
-        ):
+        hosts = ("https://app.koyeb.com.evil.example", "http://app.koyeb.com", "nonsense", None)
+        for host in hosts:
             configuration: Any = sdk.Configuration()
             configuration.host = host
             with pytest.raises(ValueError, match="trusts"):

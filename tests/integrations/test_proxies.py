@@ -90,7 +90,7 @@ async def test_session_goes_this_way(
 ) -> None:
     """It signs in, and a request is renewed on the way."""
     url, route = request.getfixturevalue(name)
-    kind = httpx.HTTPTransport if half is SessionClient else httpx.AsyncHTTPTransport
+    kind: Any = httpx.HTTPTransport if half is SessionClient else httpx.AsyncHTTPTransport
     async with opened(half(base_url=url, transport=kind(**route), clock=koyeb_clock)) as session:
         token = await use(session.login(ME, PASSWORD))
         koyeb_clock.advance(NEARLY)

@@ -81,7 +81,7 @@ async def test_session_is_traced(
     given: bool,
 ) -> None:
     """Operations and requests have a span each, on its own connections and on a user's client."""
-    client = (httpx.Client if half is SessionClient else httpx.AsyncClient)()
+    client: Any = (httpx.Client if half is SessionClient else httpx.AsyncClient)()
     session = half(base_url=koyeb, clock=koyeb_clock, http_client=client if given else None)
     async with opened(client), opened(session):
         await use(session.login(ME, PASSWORD, seon_fp="fingerprint"))
