@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -72,11 +72,6 @@ def test_entry_that_cannot_be_read_is_passed_over(
     assert "passed over" in caplog.text
 
 
-def failing(message: str) -> Callable[..., NoReturn]:
-    """Make a method of a keyring that fails."""
-    return raising(RuntimeError(message))
-
-
 @pytest.mark.parametrize("method", ["get_password", "set_password", "delete_password"])
 def test_keyring_that_fails_is_a_store_error(
     ring: Ring, monkeypatch: pytest.MonkeyPatch, method: str
@@ -84,7 +79,7 @@ def test_keyring_that_fails_is_a_store_error(
     """A keyring that is locked is a `StoreError` that says what the keyring said."""
     store = KeyringTokenStore()
     store.save(Token("a"))
-    monkeypatch.setattr(ring, method, failing("the collection\nis locked"))
+    monkeypatch.setattr(ring, method, raising(RuntimeError("the collection\nis locked")))
 
     def use() -> None:
         store.load()
@@ -101,7 +96,8 @@ def test_keyring_that_takes_no_long_entry_is_told(
 ) -> None:
     """Windows has a limit that some tokens exceed: the error says so, and quotes no token."""
     secret = "0123456789" * 150
-    monkeypatch.setattr(ring, "set_password", failing(f"(1783, 'CredWrite', '{secret}')"))
+    error = RuntimeError(f"(1783, 'CredWrite', '{secret}')")
+    monkeypatch.setattr(ring, "set_password", raising(error))
     with pytest.raises(StoreError, match="too long for this keyring: use a file") as caught:
         KeyringTokenStore().save(Token(secret))
     assert "1783" in str(caught.value)
@@ -183,6 +179,6 @@ async def test_async_keyring_store_fails_and_passes_over_alike(
     """The async store does the same with an entry of another program, and with a failure."""
     ring.entries["koyeb-session", "default"] = "?"
     assert await AsyncKeyringTokenStore().load() is None
-    monkeypatch.setattr(ring, "get_password", failing("locked"))
+    monkeypatch.setattr(ring, "get_password", raising(RuntimeError("locked")))
     with pytest.raises(StoreError, match="RuntimeError: locked"):
         await AsyncKeyringTokenStore().load()

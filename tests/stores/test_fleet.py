@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from datetime import timedelta
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,24 +18,24 @@ import pytest
 from koyeb_session.testing import FakeKoyeb
 
 from ..soak import SOAK
-from ..support import count as count_of
-from .conftest import FleetClock, RedisServer, Worker
+from ..support import count
+from .conftest import FleetClock, Worker
 from .fleet import opened
 
 PROCESSES = 8 if SOAK else 4
 EXPIRIES = 10 if SOAK else 3
 REQUESTS = 50 if SOAK else 9
 LIFETIME = timedelta(hours=1)
-
-Record = Callable[[str, object], None]
+ALL = [*product(("file", "redis"), ("blocking", "two_loops"))]
+CASES = ALL if SOAK else [("file", "blocking"), ("redis", "two_loops")]
 
 
 @contextlib.contextmanager
-def processes(options: dict[str, Any], count: int = PROCESSES) -> Generator[list[Worker]]:
+def processes(options: dict[str, Any], number: int = PROCESSES) -> Generator[list[Worker]]:
     """Start a fleet, and end it in any case."""
     workers: list[Worker] = []
     try:
-        for _ in range(count):
+        for _ in range(number):
             workers.append(Worker(options))  # noqa: PERF401 - those that have started are ended
         yield workers
     finally:
@@ -43,54 +43,33 @@ def processes(options: dict[str, Any], count: int = PROCESSES) -> Generator[list
             worker.end()
 
 
-def cross_expiries(clock: FleetClock, options: dict[str, Any]) -> str:
-    """Have processes make requests across expiries; say what it took."""
-    failed: list[str] = []
-    fake = FakeKoyeb(clock=clock, token_lifetime=LIFETIME)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("where", "role"), CASES)
+def test_fleet_exchanges_each_token_once(
+    fleet_clock: FleetClock, request: pytest.FixtureRequest, where: str, role: str
+) -> None:
+    """
+    As many exchanges as expiries, however many processes ask, and no failed request.
+
+    Also with two event loops in each process.
+    """
+    place: Any = str(fleet_clock.path.with_name("session.json"))
+    if where == "redis":
+        place = request.getfixturevalue("redis_server").port
+    answers: list[int] = []
+    fake = FakeKoyeb(clock=fleet_clock, token_lifetime=LIFETIME)
     with fake.serve() as url:
-        options |= {"url": url, "clock": str(clock.path)}
+        options = {"role": role, where: place, "url": url, "clock": str(fleet_clock.path)}
         with opened(options) as (first, _):
             first.login("me@example.com", "correct horse")
         with processes(options) as fleet:
             for _ in range(EXPIRIES):
                 # Half a minute is left: in the hard window, where everybody waits for a new one.
-                clock.advance(LIFETIME - timedelta(seconds=30))
-                failed += all_asked(fleet, REQUESTS // EXPIRIES)
-        served = [request.status for request in fake.requests if request.operation == "apps"]
-        logins = count_of(fake, "login")
-        assert failed == []
-        assert fake.exchanges() == EXPIRIES
-        assert served.count(200) == PROCESSES * REQUESTS
-        assert logins == 1
-        return (
-            f"{PROCESSES} processes x {REQUESTS} requests, {EXPIRIES} expiries: "
-            f"{fake.exchanges()} exchanges, {logins} login, {len(failed)} failed requests, "
-            f"{served.count(401)} refused and sent again"
-        )
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("role", ["blocking", "two_loops"] if SOAK else ["blocking"])
-def test_fleet_on_a_file_exchanges_each_token_once(
-    tmp_path: Path, fleet_clock: FleetClock, role: str, record_property: Record
-) -> None:
-    """As many exchanges as expiries, however many processes ask, and no failed request."""
-    counts = cross_expiries(fleet_clock, {"role": role, "file": str(tmp_path / "session.json")})
-    record_property("measured", f"file, {role}: {counts}")
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("role", ["blocking", "two_loops"] if SOAK else ["two_loops"])
-def test_fleet_on_redis_exchanges_each_token_once(
-    fleet_clock: FleetClock, redis_server: RedisServer, role: str, record_property: Record
-) -> None:
-    """The same on Redis, also with two event loops in each process."""
-    counts = cross_expiries(fleet_clock, {"role": role, "redis": redis_server.port})
-    record_property("measured", f"redis, {role}: {counts}")
-
-
-def all_asked(fleet: list[Worker], count: int) -> list[str]:
-    """Have every process make some requests; return the failures."""
-    for worker in fleet:
-        worker.ask(count)
-    return [problem for worker in fleet for problem in json.loads(worker.answer())]
+                fleet_clock.advance(LIFETIME - timedelta(seconds=30))
+                for worker in fleet:
+                    worker.ask(REQUESTS // EXPIRIES)
+                for worker in fleet:
+                    answers += json.loads(worker.answer())
+    assert answers == [200] * (PROCESSES * REQUESTS)
+    assert fake.exchanges() == EXPIRIES
+    assert count(fake, "login") == 1
