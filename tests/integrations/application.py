@@ -75,7 +75,7 @@ async def ask_raw(
     subprotocols: list[str] | None = None,
     send: Callable[..., Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Call an application as a server does, for a WebSocket too; return what it sends."""
+    """Call an application as a server does, for a WebSocket too, and return the messages."""
     sent: list[dict[str, Any]] = []
     kind = "http" if subprotocols is None else "websocket"
 
