@@ -41,16 +41,17 @@ UNMEASURED = (
 # Tests whose result may differ from one Python to another: threads, event loops, forks and ends of
 # programs, and one test of each integration.
 ELSEWHERE = (
-    *("tests/_async/test_closing.py", "tests/_async/test_exchange.py"),
-    *("tests/_async/test_single_flight.py", "tests/_sync/test_closing.py"),
+    *("tests/_async/test_abandoned.py", "tests/_async/test_closing.py"),
+    *("tests/_async/test_exchange.py", "tests/_async/test_single_flight.py"),
+    *("tests/_sync/test_abandoned.py", "tests/_sync/test_closing.py"),
     *("tests/_sync/test_exchange.py", "tests/_sync/test_single_flight.py"),
     "tests/integrations/test_aiohttp.py",
     *("tests/integrations/test_fastapi.py", "tests/integrations/test_httpx2.py"),
     "tests/integrations/test_koyeb_sdk.py",
     *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
-    *("tests/stores/test_extras.py", "tests/stress/test_abandoned.py"),
-    *("tests/stress/test_exit.py", "tests/stress/test_kept_threads.py"),
-    *("tests/stress/test_places.py", "tests/stress/test_signals.py"),
+    *("tests/stores/test_extras.py", "tests/stress/test_exit.py"),
+    *("tests/stress/test_kept_threads.py", "tests/stress/test_places.py"),
+    "tests/stress/test_signals.py",
     *("tests/test_async_only.py", "tests/test_async_shared_tasks.py", "tests/test_calls.py"),
     *("tests/test_deadlines.py", "tests/test_frames.py", "tests/test_hanging_stores.py"),
     *("tests/test_locks_and_events.py", "tests/test_public_surface.py"),

@@ -261,6 +261,16 @@ def advance(flow: Flow, response: httpx.Response | None = None) -> httpx.Request
         return None
 
 
+async def async_throw(flow: AsyncFlow, error: Exception) -> None:
+    """Raise an error at the yield of an auth flow."""
+    await flow.athrow(error)
+
+
+def throw(flow: Flow, error: Exception) -> None:
+    """Raise an error at the yield of an auth flow."""
+    flow.throw(error)
+
+
 def in_child(work: Callable[[], bool]) -> bool:
     """Fork, do the work in the child, and tell whether it returned `True` there."""
     with warnings.catch_warnings():

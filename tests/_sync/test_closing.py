@@ -278,6 +278,7 @@ def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect, *, c
     until(lambda: bool(closed))
 
 
+@pytest.mark.pitfall(30)
 @pytest.mark.parametrize("whose", ["its own", "a child's", "a guest's"])
 def test_closing_waits_for_a_listener(fake: FakeKoyeb, connect: Connect, whose: str) -> None:
     """It writes a token somewhere, which would be lost."""

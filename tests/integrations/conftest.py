@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import inspect
 import socket
+import socketserver
+import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +16,13 @@ from typing import Any, Final, Literal
 
 import httpx
 import pytest
+import trustme
 import uvicorn
 
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.testing import FakeKoyeb
+
+from .. import conftest as root
 
 Serve = Callable[..., AbstractContextManager[str]]
 NEARLY: Final = timedelta(hours=23, minutes=59, seconds=30)
@@ -28,6 +34,29 @@ SANSIO: Final = "websockets-sansio"
 def anyio_backend() -> str:
     """Run async tests on asyncio: the frameworks here know no other loop."""
     return "asyncio"
+
+
+BOTH_LOOPS = root.anyio_backend
+"""Runs async tests on trio as well; a module takes it over as its own ``anyio_backend``."""
+HALVES = pytest.mark.parametrize(
+    "half", [pytest.param(SessionClient, marks=pytest.mark.blocks_loop), AsyncSessionClient]
+)
+
+
+async def use(result: Any) -> Any:
+    """Await a result, where the half of its client has it awaited."""
+    return await result if inspect.isawaitable(result) else result
+
+
+@contextlib.asynccontextmanager
+async def opened(client: Any) -> AsyncGenerator[Any]:
+    """Enter a client of either half for the block."""
+    if hasattr(client, "__aenter__"):
+        async with client:
+            yield client
+    else:
+        with client:
+            yield client
 
 
 @pytest.fixture
@@ -74,28 +103,77 @@ def serve() -> Serve:
     return _serving
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one request as a proxy does; its target is an absolute URL."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    line, _, rest = head.partition(b"\r\n")
-    method, target, version = line.split()
-    url = httpx.URL(target.decode())
-    upstream, out = await asyncio.open_connection(url.host, url.port)
-    out.write(b" ".join([method, url.raw_path, version]) + b"\r\nConnection: close\r\n")
-    out.write(rest.replace(b"Connection: keep-alive\r\n", b""))
-    length = [n for n in rest.lower().split(b"\r\n") if n.startswith(b"content-length:")]
-    if length:
-        out.write(await reader.readexactly(int(length[0].partition(b":")[2])))
-    writer.write(await upstream.read())
-    for stream in (out, writer):
-        stream.close()
-        await stream.wait_closed()
+class Proxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy: it makes tunnels for CONNECT, and forwards other requests, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Relay)
+        self.heads: list[bytes] = []
+        self.relayed = bytearray()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Relay(socketserver.StreamRequestHandler):
+    """One connection of the proxy's."""
+
+    server: Any  # the Proxy
+
+    def handle(self) -> None:
+        """Read a request's head, and let both ends talk from then on."""
+        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        if not head:
+            return
+        self.server.heads.append(head)
+        line, _, rest = head.partition(b"\r\n")
+        method, target, version = line.split()
+        url = httpx.URL(target.decode() if method != b"CONNECT" else f"//{target.decode()}")
+        with socket.create_connection((url.host, url.port or 80)) as upstream:
+            if method == b"CONNECT":
+                self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                lines = [b" ".join([method, url.raw_path, version]), b"Connection: close"]
+                rest = rest.replace(b"Connection: keep-alive\r\n", b"")
+                upstream.sendall(b"\r\n".join([*lines, rest, b""]))
+            there = threading.Thread(target=self._copy, args=[self.rfile.read1, upstream])
+            there.start()
+            self._copy(upstream.recv, self.connection)
+            there.join()
+
+    def _copy(self, read: Callable[[int], bytes], to: socket.socket) -> None:
+        while data := read(65_536):
+            self.server.relayed += data
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[str]:
-    """Run a proxy in this loop."""
-    server = await asyncio.start_server(_forward, "127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
-    await server.wait_closed()
+def proxy() -> Iterator[Proxy]:
+    """Run a proxy."""
+    with Proxy() as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=[0.01])
+        thread.start()
+        yield proxy
+        proxy.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Any:
+    """Make who signs the certificate of `localhost`."""
+    authority: Any = trustme.CA()  # partly typed
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    return authority
+
+
+@pytest.fixture
+def trust(authority: Any) -> ssl.SSLContext:
+    """Trust it."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import anyio
 import httpx
 import pytest
-import trustme
 from httpx_aiohttp import AiohttpTransport
 
 from koyeb_session import AsyncSessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..support import ME, PASSWORD
-from .conftest import NEARLY, Serve
+from .conftest import NEARLY, Proxy, Serve
 
 
 async def tour(session: AsyncSessionClient, client: httpx.AsyncClient, clock: FakeClock) -> None:
@@ -29,12 +27,15 @@ async def tour(session: AsyncSessionClient, client: httpx.AsyncClient, clock: Fa
     assert session.token != token
 
 
+async def tour_over(transport: AiohttpTransport, url: str, clock: FakeClock) -> None:
+    """Make the tour with a session on a transport."""
+    async with AsyncSessionClient(base_url=url, transport=transport, clock=clock) as session:
+        await tour(session, session.http, clock)
+
+
 async def test_transport_of_the_session(koyeb: str, koyeb_clock: FakeClock) -> None:
     """Everything goes over it."""
-    async with AsyncSessionClient(
-        base_url=koyeb, transport=AiohttpTransport(), clock=koyeb_clock
-    ) as session:
-        await tour(session, session.http, koyeb_clock)
+    await tour_over(AiohttpTransport(), koyeb, koyeb_clock)
 
 
 async def test_transport_of_the_users_own_client(koyeb: str, koyeb_clock: FakeClock) -> None:
@@ -49,31 +50,22 @@ async def test_transport_of_the_users_own_client(koyeb: str, koyeb_clock: FakeCl
 
 
 async def test_tls(
-    fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, serve: Serve, tmp_path: Path
+    fake_koyeb: FakeKoyeb,
+    koyeb_clock: FakeClock,
+    serve: Serve,
+    trust: ssl.SSLContext,
+    tmp_path: Path,
 ) -> None:
     """It trusts whom it is told to, and nobody else."""
-    authority: Any = trustme.CA()  # partly typed
-    certificate = tmp_path / "server.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    with serve(fake_koyeb.app, certificate=certificate) as url:
-        async with AsyncSessionClient(
-            base_url=url, transport=AiohttpTransport(verify=context), clock=koyeb_clock
-        ) as session:
-            await tour(session, session.http, koyeb_clock)
-        async with AsyncSessionClient(base_url=url, transport=AiohttpTransport()) as session:
-            with pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"):
-                await session.login(ME, PASSWORD)
+    with serve(fake_koyeb.app, certificate=tmp_path / "server.pem") as url:
+        await tour_over(AiohttpTransport(verify=trust), url, koyeb_clock)
+        with pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"):
+            await tour_over(AiohttpTransport(), url, koyeb_clock)
 
 
-async def test_proxy(koyeb: str, koyeb_clock: FakeClock, proxy: str) -> None:
+async def test_proxy(koyeb: str, koyeb_clock: FakeClock, proxy: Proxy) -> None:
     """It goes through the proxy that it is told of."""
-    transport = AiohttpTransport(proxy=httpx.Proxy(proxy))
-    async with AsyncSessionClient(
-        base_url=koyeb, transport=transport, clock=koyeb_clock
-    ) as session:
-        await tour(session, session.http, koyeb_clock)
+    await tour_over(AiohttpTransport(proxy=httpx.Proxy(proxy.url)), koyeb, koyeb_clock)
 
 
 async def test_connections_are_used_again(koyeb: str, koyeb_clock: FakeClock) -> None:
@@ -87,10 +79,7 @@ async def test_connections_are_used_again(koyeb: str, koyeb_clock: FakeClock) ->
     trace.on_connection_create_end.append(note)
     trace.on_connection_reuseconn.append(note)
     transport = AiohttpTransport(client=lambda: aiohttp.ClientSession(trace_configs=[trace]))
-    async with AsyncSessionClient(
-        base_url=koyeb, transport=transport, clock=koyeb_clock
-    ) as session:
-        await tour(session, session.http, koyeb_clock)
+    await tour_over(transport, koyeb, koyeb_clock)
     assert traced == ["TraceConnectionCreateEndParams", *["TraceConnectionReuseconnParams"] * 3]
 
 

@@ -3,19 +3,16 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations.
 
 import inspect
-import re
-import textwrap
 from typing import Annotated, Any, get_args
 
-import fastapi
-import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
 
-import koyeb_session
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeKoyeb
+
+from .application import asking
 
 fake = FakeKoyeb()
 sessions = KoyebSessions(transport=fake.transport, token=fake.issue_api_token())
@@ -58,11 +55,7 @@ app.include_router(router)
 async def statuses(app: FastAPI, *paths: str) -> list[str]:
     """Ask as a caller with a good bearer."""
     headers = {"Authorization": f"Bearer {fake.issue_token()}"}
-    transport = httpx.ASGITransport(app)
-    async with (
-        sessions.lifespan(),
-        httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
-    ):
+    async with sessions.lifespan(), asking(app, headers) as client:
         return [(await client.get(path)).text for path in paths]
 
 
@@ -88,16 +81,3 @@ async def test_alias_ready_made(name: str) -> None:
     use.__annotations__["session"] = getattr(sessions, name)
     other.get("/")(use)
     assert await statuses(other, "/") == ["200"]
-
-
-def test_example_of_the_docstring() -> None:
-    """The code of the docstring is an application."""
-    text = inspect.getdoc(KoyebSessions) or ""
-    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert found is not None
-    names = {**vars(koyeb_session), **vars(fastapi)}
-    names |= {"KoyebSessions": KoyebSessions, "Annotated": Annotated, "Any": Any}
-    names |= {"AsyncSessionClient": AsyncSessionClient, "SessionClient": SessionClient}
-    names["PasswordCredentials"] = koyeb_session.PasswordCredentials
-    exec(textwrap.dedent(found[1]), names)  # noqa: S102 - our own text
-    assert "/apps" in names["app"].openapi()["paths"]

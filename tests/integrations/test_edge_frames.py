@@ -5,6 +5,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, MutableMapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -13,15 +14,16 @@ import anyio.from_thread
 import anyio.lowlevel
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi import Depends, HTTPException, Request, Response, WebSocket
 from fastapi import WebSocketException as SocketRejected
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy, SessionClient
+from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy
 from koyeb_session.fastapi import KoyebSessions
-from koyeb_session.testing import FakeKoyeb, Fault, assert_no_secret
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, assert_no_secret
 
 from ..interrupted import EVENTS, POINTS, Interrupting, Point
 from ..walkers import assert_no_tool_shows
+from .application import ask_raw, serve_all
 
 EMAIL = "me@example.com"
 PASSWORD = "canary-password-3e5d81"
@@ -29,46 +31,29 @@ FINGERPRINT = "canary-fingerprint-77ab02"
 ODD = "canary odd 51aa0e"
 """A bearer that is malformed."""
 OUTCOMES = ["success", "error", "timeout", "deadline", "cancellation", "refusal"]
-UNBOUNDED = {"/caller/http", "/service/http", "/sync"}
+UNBOUNDED = {"/caller/post", "/service/post", "/sync/refresh", "/sync/post"}
 """The endpoints whose own transport is not bounded, as its httpx.Client is not."""
-ENDPOINTS = ["/caller", "/caller/http", "/cookie", "/guest", "/service", "/service/http", "/sync"]
+ENDPOINTS = ["/caller/new", "/cookie", "/guest", "/service/refresh", *sorted(UNBOUNDED)]
 
 
 class Application:
     """Uses the sessions in each way, and keeps the errors."""
 
     def __init__(self, point: Point = "request", event: Callable[[], Any] = lambda: None) -> None:
-        self.fake = FakeKoyeb(users={EMAIL: PASSWORD})
+        self.clock = FakeClock()
+        self.fake = FakeKoyeb(users={EMAIL: PASSWORD}, clock=self.clock)
         self.bearer = self.fake.issue_token(EMAIL)
         self.sessions = KoyebSessions(
             token=self.fake.issue_token(EMAIL),
             credentials=PasswordCredentials(EMAIL, PASSWORD),
             transport=Interrupting(self.fake, point, event),
+            clock=self.clock,
             retry_policy=RetryPolicy(attempts=1),
             timeout=0.05 if event is anyio.sleep_forever else 10.0,
         )
         self.raised: list[tuple[BaseException, TracebackType | None]] = []
-        self.app = FastAPI()
-        self._serve_callers()
-        self._serve_service()
-        self._keep_rejections()
-
-    def _serve_callers(self) -> None:
-        app, sessions = self.app, self.sessions
-
-        @app.get("/caller")
-        async def caller(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
-            await session.new_session()
-
-        @app.get("/caller/http")
-        async def caller_http(
-            session: Annotated[AsyncSessionClient, Depends(sessions.caller)],
-        ) -> None:
-            (await session.http.post("/v1/apps", json={"name": "a"})).raise_for_status()
-
-        @app.get("/cookie")
-        async def cookie(request: Request) -> None:
-            await sessions.for_token(request, request.cookies["token"]).new_session()
+        self.app = app = serve_all(self.sessions)
+        sessions = self.sessions
 
         @app.get("/guest")
         async def guest(session: Annotated[AsyncSessionClient, Depends(sessions.guest)]) -> None:
@@ -81,58 +66,30 @@ class Application:
             await websocket.accept(subprotocol="Bearer")
             await session.new_session()
 
-    def _serve_service(self) -> None:
-        app, sessions = self.app, self.sessions
-
-        @app.get("/service")
-        async def service(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-        ) -> None:
-            await session.refresh()
-
-        @app.get("/service/http")
-        async def service_http(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-        ) -> None:
-            (await session.http.post("/v1/apps", json={"name": "a"})).raise_for_status()
-
-        @app.get("/sync")
-        def sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> None:
-            session.refresh()
-            session.http.post("/v1/apps", json={"name": "a"}).raise_for_status()
-
         @app.get("/elsewhere")
         async def elsewhere() -> None:
             raise httpx.ConnectError("of a request to another service")
 
-    def _keep_rejections(self) -> None:
-        @self.app.exception_handler(HTTPException)
+        @app.exception_handler(HTTPException)
         async def keep(_: Request, error: HTTPException) -> Response:
             self.raised.append((error, error.__traceback__))  # which is not there any more later
             return Response(status_code=error.status_code)
 
-        @self.app.exception_handler(SocketRejected)
+        @app.exception_handler(SocketRejected)
         async def keep_too(websocket: WebSocket, error: SocketRejected) -> None:
             self.raised.append((error, error.__traceback__))
             await websocket.close(error.code)
 
     async def call(self, path: str, bearer: str, send: Callable[..., Any] | None = None) -> None:
         """Call the application as a server does."""
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "websocket.connect" if path == "/stream" else "http.request"}
-
-        async def sent(_: MutableMapping[str, Any]) -> None:
-            await anyio.lowlevel.checkpoint()
-
-        scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "query_string": b""}
-        scope["headers"] = [(b"authorization", f"Bearer {bearer}".encode())]
+        headers = [(b"authorization", f"Bearer {bearer}".encode())]
         if path == "/cookie":
-            scope["headers"] = [(b"cookie", f"token={bearer}".encode())]
+            headers = [(b"cookie", f"token={bearer}".encode())]
         if path == "/stream":
-            scope |= {"type": "websocket", "headers": [], "subprotocols": ["Bearer", bearer]}
+            headers = []
+        subprotocols = ["Bearer", bearer] if path == "/stream" else None
         try:
-            await self.app(scope, receive, send or sent)
+            await ask_raw(self.app, path, headers, subprotocols, send)
         except BaseException as exc:
             self.raised.append((exc, exc.__traceback__))
             raise
@@ -195,13 +152,17 @@ async def test_no_tool_shows_a_bearer_of_an_application_that_is_not_running(path
     application.search()
 
 
-@pytest.mark.parametrize("path", ["/caller", "/cookie", "/stream"])
-async def test_no_tool_shows_a_bearer_that_is_refused(path: str) -> None:
-    """Nor one that is malformed."""
+@pytest.mark.parametrize("expired", [False, True], ids=["malformed", "expired"])
+@pytest.mark.parametrize("path", ["/caller/new", "/cookie", "/stream"])
+async def test_no_tool_shows_a_bearer_that_is_refused(path: str, *, expired: bool) -> None:
+    """Nor one that is malformed, or too old."""
     application = Application()
+    old = application.fake.issue_token(EMAIL, lifetime=timedelta(seconds=10))
+    application.clock.advance(20)
     async with application.sessions.lifespan():
-        await application.call(path, ODD)
-    assert application.raised
+        await application.call(path, old if expired else ODD)
+    ((error, _),) = application.raised
+    assert error.__context__ is None
     application.search()
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import httpx
 import pytest
 
+from ..test_examples import EXAMPLES, run
 from .conftest import Serve
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "with_koyeb_sdk.py": ["sees 0 apps", "A day later", "renewed 1 time"],
     "websocket_stream.py": ["day 1: running", "day 2: running"],
@@ -23,15 +19,7 @@ SAYS = {
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_says_what_happens(name: str) -> None:
     """A reader who runs an example sees the output that it shows."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("KOYEB_")}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-        check=False,
-    )
+    done = run(str(EXAMPLES / name))
     assert done.returncode == 0, done.stderr
     for line in SAYS[name]:
         assert line in done.stdout

@@ -2,18 +2,12 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
 
-import builtins
 import contextlib
-import importlib
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import anyio.lowlevel
@@ -21,7 +15,7 @@ import anyio.to_thread
 import httpx
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, WebSocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -29,14 +23,14 @@ from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
     NotSignedInError,
-    SessionClient,
     SessionExpiredError,
     StoreError,
 )
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
-from ..support import PASSWORDS, inside
+from ..support import PASSWORDS, inside, operations
+from .application import asking, serve_all
 from .conftest import NEARLY, Serve
 
 
@@ -49,19 +43,9 @@ def sessions(koyeb: str, koyeb_clock: FakeClock) -> KoyebSessions:
 @pytest.fixture
 def app(sessions: KoyebSessions) -> FastAPI:
     """Make an application with an endpoint of each kind."""
-    app = FastAPI(lifespan=sessions.lifespan)
+    app = serve_all(sessions)
     sessions.add_exception_handlers(app)
     router = APIRouter(prefix="/router")
-
-    @app.get("/async")
-    async def use_async(
-        session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-    ) -> int:
-        return (await session.http.get("/v1/apps")).status_code
-
-    @app.get("/sync")
-    def use_sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> int:
-        return session.http.get("/v1/apps").status_code
 
     @router.get("/caller")
     async def use_caller(
@@ -70,17 +54,12 @@ def app(sessions: KoyebSessions) -> FastAPI:
         later.add_task(session.http.get, "/v1/apps/in-background")
         return (await session.http.get("/v1/apps")).status_code
 
-    @app.get("/new")
-    async def new(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> str:
-        return (await session.new_session()).id
-
     @app.websocket("/ws")
     async def stream(
         websocket: WebSocket, session: Annotated[AsyncSessionClient, Depends(sessions.caller)]
     ) -> None:
         await websocket.accept(subprotocol=next(iter(websocket.scope["subprotocols"]), None))
         await websocket.send_text(str((await session.http.get("/v1/apps")).status_code))
-        await session.new_session()
         await websocket.close()
 
     app.include_router(router)
@@ -98,12 +77,12 @@ def test_sixteen_callers_share_one_exchange_at_each_expiry(
     """Sync and async endpoints live on one token, which is exchanged once each time it is due."""
     with serve(app) as url, httpx.Client(base_url=url) as client, ThreadPoolExecutor(16) as pool:
         for expiries in range(4):
-            answers = list(pool.map(client.get, ["/async", "/sync"] * 8))
+            answers = list(pool.map(client.get, ["/service/get", "/sync/get"] * 8))
             assert {(answer.status_code, answer.text) for answer in answers} == {(200, "200")}
             assert fake_koyeb.exchanges() == expiries
             koyeb_clock.advance(NEARLY)
         koyeb_clock.advance(timedelta(days=2))
-        answers = list(pool.map(client.get, ["/sync", "/async"] * 8))
+        answers = list(pool.map(client.get, ["/sync/get", "/service/get"] * 8))
         assert {answer.text for answer in answers} == {"200"}
     assert [request.operation for request in fake_koyeb.requests].count("login") == 2
     assert all(request.status == 200 for request in fake_koyeb.requests)
@@ -114,10 +93,10 @@ def test_revoked_token_is_replaced_in_sync_endpoint(
 ) -> None:
     """A 401 in a `def` endpoint has the event loop's session renew, and is replayed."""
     with serve(app) as url, httpx.Client(base_url=url) as client:
-        assert client.get("/async").text == "200"
+        assert client.get("/service/get").text == "200"
         fake_koyeb.revoke_all()
-        assert client.get("/sync").text == "200"
-        assert client.get("/async").text == "200"
+        assert client.get("/sync/get").text == "200"
+        assert client.get("/service/get").text == "200"
 
 
 def test_caller_is_who_the_bearer_says(
@@ -129,10 +108,10 @@ def test_caller_is_who_the_bearer_says(
     with serve(app) as url, httpx.Client(base_url=url) as client:
         assert client.get("/router/caller", headers=bearer(good)).text == "200"
         assert client.get("/router/caller", headers=bearer("unknown")).text == "401"
-        refused = client.get("/new", headers=bearer("unknown"))
-        missing = client.get("/new")
-        others = [client.get("/new", headers=bearer(token)) for token in (old, "a b")]
-        basic = client.get("/new", headers={"Authorization": "Basic bWU6"})
+        refused = client.get("/caller/new", headers=bearer("unknown"))
+        missing = client.get("/caller/new")
+        others = [client.get("/caller/new", headers=bearer(token)) for token in (old, "a b")]
+        basic = client.get("/caller/new", headers={"Authorization": "Basic bWU6"})
     for answer in (refused, missing, basic, *others):
         assert answer.status_code == answer.json()["status"] == 401
         assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -148,7 +127,7 @@ def test_bearer_shows_in_openapi(app: FastAPI) -> None:
     page = app.openapi()
     assert page["components"]["securitySchemes"]["KoyebToken"]["scheme"] == "bearer"
     assert page["paths"]["/router/caller"]["get"]["security"] == [{"KoyebToken": []}]
-    assert "security" not in page["paths"]["/async"]["get"]
+    assert "security" not in page["paths"]["/service/{use}"]["get"]
 
 
 def test_answers_to_errors_show_in_openapi(sessions: KoyebSessions) -> None:
@@ -183,28 +162,16 @@ def test_websocket_has_caller(app: FastAPI, serve: Serve, fake_koyeb: FakeKoyeb,
         with connect(where, subprotocols=subprotocols) as websocket:
             assert websocket.recv() == "200"
             assert websocket.subprotocol == "Bearer"
-        basic = {"Authorization": "Basic bWU6Y29ycmVjdA=="}  # of a page behind a password
-        with connect(where, subprotocols=subprotocols, additional_headers=basic) as websocket:
-            assert websocket.recv() == "200"
         with pytest.raises(InvalidStatus) as caught:
             connect(where)
         assert caught.value.response.status_code == 403
-        fake_koyeb.revoke_all()
-        with connect(where, additional_headers=bearer(token)) as websocket:
-            assert websocket.recv() == "401"
-            with pytest.raises(ConnectionClosed) as closed:
-                websocket.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1008
 
 
 async def test_session_is_asked_for_before_lifespan(app: FastAPI, sessions: KoyebSessions) -> None:
     """The error of a forgotten lifespan names the line to write."""
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://test"
-    ) as client:
+    async with asking(app) as client:
         with pytest.raises(RuntimeError, match=r"lifespan=sessions\.lifespan"):
-            await client.get("/async")
+            await client.get("/service/get")
     assert repr(sessions) == "<KoyebSessions: not running>"
 
 
@@ -237,21 +204,12 @@ async def test_environment_says_how_to_sign_in(
 
 async def test_password_of_a_guest_goes_to_the_given_transport(fake_koyeb: FakeKoyeb) -> None:
     """A login endpoint of an application under test sends nothing past the fake service."""
-    sessions, app = KoyebSessions(transport=fake_koyeb.transport), FastAPI()
-
-    @app.get("/login")
-    async def login(guest: Annotated[AsyncSessionClient, Depends(sessions.guest)]) -> str:
-        return (await guest.login("me@example.com", "correct horse")).id
-
-    transport = httpx.ASGITransport(app)
-    async with (
-        sessions.lifespan(),
-        httpx.AsyncClient(transport=transport, base_url="http://t") as client,
-    ):
-        tokens = [(await client.get("/login")).json() for _ in range(2)]
+    sessions = KoyebSessions(transport=fake_koyeb.transport)
+    async with sessions.lifespan(), asking(serve_all(sessions)) as client:
+        answers = [await client.get("/login?password=correct%20horse") for _ in range(2)]
         assert (await sessions.service()).token is None
-    assert fake_koyeb.live_tokens() == tokens
-    assert [request.operation for request in fake_koyeb.requests] == ["login"] * 2
+    assert fake_koyeb.live_tokens() == [answer.json() for answer in answers]
+    assert operations(fake_koyeb) == ["login"] * 2
 
 
 async def test_dependency_is_overridden(app: FastAPI, sessions: KoyebSessions) -> None:
@@ -259,8 +217,8 @@ async def test_dependency_is_overridden(app: FastAPI, sessions: KoyebSessions) -
     fake = FakeKoyeb()
     own = AsyncSessionClient(transport=fake.transport, token=fake.issue_token())
     app.dependency_overrides[sessions.service] = lambda: own
-    async with own, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as c:
-        assert (await c.get("/async")).text == "200"
+    async with own, asking(app) as client:
+        assert (await client.get("/service/get")).text == "200"
 
 
 async def test_lifespan_composes(
@@ -288,7 +246,7 @@ async def test_lifespan_composes(
     async with (
         app.router.lifespan_context(app),
         sub.router.lifespan_context(sub),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client,
+        asking(app) as client,
     ):
         assert (await client.get("/sub/both")).text == "true"
         assert "signed in" in repr(sessions)
@@ -393,60 +351,3 @@ async def test_sync_session_in_event_loop_fails(
             blocking.login("me@example.com", "correct horse")
         with pytest.raises(StoreError, match="in an `async def` one use service"):
             blocking.logout()
-
-
-WORKER = """
-import os
-from fastapi import FastAPI
-from koyeb_session import PasswordCredentials
-from koyeb_session.fastapi import KoyebSessions
-
-sessions = KoyebSessions(
-    base_url=os.environ["FAKE"], credentials=PasswordCredentials("me@example.com", "correct horse")
-)
-app = FastAPI(lifespan=sessions.lifespan)
-
-@app.get("/")
-async def pid(session: sessions.Service) -> list[int]:
-    return [os.getpid(), (await session.http.get("/v1/apps")).status_code]
-"""
-
-
-def test_two_workers_each_have_a_session(tmp_path: Path) -> None:
-    """Under uvicorn's workers each process signs in and answers."""
-    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with FakeKoyeb().serve() as url:
-        command = [sys.executable, "-m", "uvicorn", "worker:app", "--workers", "2"]
-        command += ["--port", str(port), "--log-level", "error"]
-        environment = {**os.environ, "FAKE": url}
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment)
-        try:
-            seen: dict[int, int] = {}
-            transport = httpx.HTTPTransport(retries=7)  # until it has started
-            with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
-                for _ in range(400):
-                    pid, status = client.get("/", headers={"connection": "close"}).json()
-                    seen[pid] = status
-                    if len(seen) == 2:
-                        break
-        finally:
-            server.terminate()
-            server.wait(20)
-    assert list(seen.values()) == [200, 200]
-
-
-def test_missing_framework_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without FastAPI the error says what to install."""
-    real = builtins.__import__
-
-    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("fastapi"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "koyeb_session.fastapi")
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ImportError, match=r"koyeb-session\[fastapi\]"):
-        importlib.import_module("koyeb_session.fastapi")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import importlib
-import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
@@ -21,7 +19,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import PASSWORDS
+from ..support import PASSWORDS, held
 from .conftest import NEARLY
 
 # A slow import is done by the first test of a process that needs it.
@@ -45,72 +43,47 @@ def bind() -> Any:
     return importlib.import_module("koyeb_session.koyeb_sdk").bind
 
 
-def test_sync_sdk_sends_current_token(
-    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
-) -> None:
-    """The SDK's calls are accepted before, at and after each expiry."""
+@pytest.fixture
+def bound(
+    bind: Any, sdk: Any, koyeb: str, koyeb_clock: FakeClock
+) -> Iterator[tuple[SessionClient, Any]]:
+    """Bind a session to the SDK's blocking half, and give its class for apps."""
     configuration: Any = sdk.Configuration(host=koyeb)
     with SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session:
         bind(session, configuration)
         with sdk.ApiClient(configuration) as client:
-            apps = sdk.AppsApi(client)
-            for _ in range(3):
-                assert apps.list_apps().count == 0
-                koyeb_clock.advance(NEARLY)
-            koyeb_clock.advance(timedelta(days=2))
-            assert apps.list_apps().count == 0
+            yield session, sdk.AppsApi(client)
+
+
+def test_sync_sdk_sends_current_token(
+    bound: tuple[SessionClient, Any], fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """The SDK's calls are accepted before, at and after each expiry."""
+    _, apps = bound
+    for _ in range(3):
+        assert apps.list_apps().count == 0
+        koyeb_clock.advance(NEARLY)
+    koyeb_clock.advance(timedelta(days=2))
+    assert apps.list_apps().count == 0
     assert fake_koyeb.exchanges() == 2
     assert {request.status for request in fake_koyeb.requests} == {200}
 
 
 def test_sync_sdk_waits_for_renewal_ahead_of_need(
-    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+    bound: tuple[SessionClient, Any], fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """The SDK does not replay: a call does not go out with a token that is being exchanged."""
-    configuration: Any = sdk.Configuration(host=koyeb)
-    with SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session:
-        bind(session, configuration)
-        with sdk.ApiClient(configuration) as client:
-            for day in range(3):
-                old = session.current_token()
-                koyeb_clock.advance(timedelta(hours=20))
-                assert sdk.AppsApi(client).list_apps().count == 0
-                assert fake_koyeb.exchanges() == day + 1
-                assert session.token is not None
-                assert session.token != old
-                sent = fake_koyeb.requests[-1].headers["authorization"]
-                assert sent == f"Bearer {session.token.id}"
-            fake_koyeb.fail("refresh", Fault(status=503), times=9)
-            koyeb_clock.advance(timedelta(hours=20))
-            assert sdk.AppsApi(client).list_apps().count == 0
-
-
-async def test_async_sdk_carries_what_keep_current_renews(
-    bind: Any, async_sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
-) -> None:
-    """Beside `keep_current()` a due token is renewed, and the SDK sends the new one."""
-    configuration: Any = async_sdk.Configuration(host=koyeb)
-    async with (
-        AsyncSessionClient(base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock) as session,
-        async_sdk.ApiClient(configuration) as client,
-    ):
-        bind(session, configuration)
-        old = await session.current_token()
+    session, apps = bound
+    for day in range(3):
+        old = session.current_token()
         koyeb_clock.advance(timedelta(hours=20))
-        renewed = anyio.Event()
-        session.on_token_change(lambda _: renewed.set())
-        async with anyio.create_task_group() as tasks:
-            assert (await async_sdk.AppsApi(client).list_apps()).count == 0
-            assert fake_koyeb.requests[-1].headers["authorization"] == f"Bearer {old.id}"
-            tasks.start_soon(session.keep_current)
-            with anyio.fail_after(30):
-                await renewed.wait()
-            assert (await async_sdk.AppsApi(client).list_apps()).count == 0
-            tasks.cancel_scope.cancel()
-        assert session.token is not None
-        assert session.token != old
-        assert fake_koyeb.requests[-1].headers["authorization"] == f"Bearer {session.token.id}"
-    assert {request.status for request in fake_koyeb.requests} == {200}
+        assert apps.list_apps().count == 0
+        assert fake_koyeb.exchanges() == day + 1
+        assert held(session) != old.id
+        assert fake_koyeb.requests[-1].bearer == held(session)
+    fake_koyeb.fail("refresh", Fault(status=503), times=9)
+    koyeb_clock.advance(timedelta(hours=20))
+    assert apps.list_apps().count == 0
 
 
 async def test_async_sdk_sends_what_the_session_holds(
@@ -165,12 +138,8 @@ async def test_async_sdk_on_the_auth_of_a_session(
 def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
     """A configuration for another host is refused, at once or when it is used."""
     with SessionClient(transport=FakeKoyeb().transport, credentials=PASSWORDS) as session:
-        for host in (
-            "https://app.koyeb.com.evil.example",
-            "http://app.koyeb.com",
-            "nonsense",
-            None,
-        ):
+        hosts = ("https://app.koyeb.com.evil.example", "http://app.koyeb.com", "nonsense", None)
+        for host in hosts:
             configuration: Any = sdk.Configuration()
             configuration.host = host
             with pytest.raises(ValueError, match="trusts"):
@@ -185,18 +154,3 @@ def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
             configuration.auth_settings()
         with pytest.raises(TypeError, match="session"):
             bind(configuration, configuration)
-
-
-def test_missing_sdk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the SDK the error says what to install."""
-    real = builtins.__import__
-
-    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "koyeb":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.delitem(sys.modules, "koyeb_session.koyeb_sdk", raising=False)
-    monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ImportError, match=r"koyeb-session\[koyeb-sdk\]"):
-        importlib.import_module("koyeb_session.koyeb_sdk")

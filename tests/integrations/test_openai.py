@@ -12,12 +12,12 @@ import pytest
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session import SessionClient
 from koyeb_session.httpx2 import auth_for
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import PASSWORDS
-from .conftest import NEARLY, Serve
+from .conftest import HALVES, NEARLY, Serve, opened, use
 
 HELLO: Any = [{"role": "user", "content": "Hello?"}]
 Model = tuple[str, list[int]]
@@ -54,57 +54,41 @@ def model(fake_koyeb: FakeKoyeb, serve: Serve) -> Iterator[Model]:
         yield url, statuses
 
 
-def test_blocking_client(
-    koyeb: str, model: Model, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+async def text_of(stream: Any) -> str:
+    """Read a stream of either half."""
+    chunks = [chunk async for chunk in stream] if hasattr(stream, "__aiter__") else [*stream]
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+
+@HALVES
+async def test_client(
+    half: Any, koyeb: str, model: Model, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
 ) -> None:
     """It is answered across expiries and a revocation, also in a stream."""
     where, statuses = model
-    with (
-        SessionClient(
-            base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock, allowed_origins=[where]
-        ) as session,
-        httpx2.Client(auth=auth_for(session)) as http_client,
-        openai.OpenAI(
-            base_url=f"{where}/v1", api_key="unused", http_client=http_client, max_retries=0
-        ) as client,
-    ):
-        complete = client.chat.completions.create
+    is_blocking = half is SessionClient
+    http: Any = httpx2.Client if is_blocking else httpx2.AsyncClient
+    kind: Any = openai.OpenAI if is_blocking else openai.AsyncOpenAI
+    session = half(
+        base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock, allowed_origins=[where]
+    )
+    client = kind(
+        base_url=f"{where}/v1",
+        api_key="unused",
+        http_client=http(auth=auth_for(session)),
+        max_retries=0,
+    )
+
+    async def complete(**more: Any) -> Any:
+        return await use(client.chat.completions.create(model="m", messages=HELLO, **more))
+
+    async with opened(session), opened(client):
         for _ in range(3):
-            assert complete(model="m", messages=HELLO).choices[0].message.content == "Good day"
+            assert (await complete()).choices[0].message.content == "Good day"
             koyeb_clock.advance(NEARLY)
-        chunks = complete(model="m", messages=HELLO, stream=True)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Good day"
+        assert await text_of(await complete(stream=True)) == "Good day"
         assert fake_koyeb.exchanges() == 3
         assert statuses == [200] * 4
         fake_koyeb.revoke_all()
-        assert complete(model="m", messages=HELLO).choices[0].message.content == "Good day"
-    assert statuses == [200, 200, 200, 200, 401, 200]
-
-
-async def test_async_client(
-    koyeb: str, model: Model, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
-) -> None:
-    """So is the async one."""
-    where, statuses = model
-    async with (
-        AsyncSessionClient(
-            base_url=koyeb, credentials=PASSWORDS, clock=koyeb_clock, allowed_origins=[where]
-        ) as session,
-        httpx2.AsyncClient(auth=auth_for(session)) as http_client,
-        openai.AsyncOpenAI(
-            base_url=f"{where}/v1", api_key="unused", http_client=http_client, max_retries=0
-        ) as client,
-    ):
-        complete = client.chat.completions.create
-        for _ in range(3):
-            answer = await complete(model="m", messages=HELLO)
-            assert answer.choices[0].message.content == "Good day"
-            koyeb_clock.advance(NEARLY)
-        chunks = [chunk async for chunk in await complete(model="m", messages=HELLO, stream=True)]
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Good day"
-        assert fake_koyeb.exchanges() == 3
-        assert statuses == [200] * 4
-        fake_koyeb.revoke_all()
-        answer = await complete(model="m", messages=HELLO)
-        assert answer.choices[0].message.content == "Good day"
+        assert (await complete()).choices[0].message.content == "Good day"
     assert statuses == [200, 200, 200, 200, 401, 200]

@@ -38,6 +38,8 @@ from koyeb_session._core.results import RAISED_BY
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeKoyeb, assert_no_secret
 
+from .application import asking
+
 APPS = "https://app.koyeb.com/v1/apps?secret=hush"
 HUSH = ["hush", "correct horse"]
 GENERIC = "Koyeb could not be asked, or gave no useful answer."
@@ -70,11 +72,7 @@ async def answers(error: Exception, *, own: bool = False, **arguments: Any) -> h
                 error.request.extensions[RAISED_BY] = mark
         raise error
 
-    transport = httpx.ASGITransport(app)
-    async with (
-        sessions.lifespan(),
-        httpx.AsyncClient(transport=transport, base_url="http://t") as client,
-    ):
+    async with sessions.lifespan(), asking(app) as client:
         return await client.get("/")
 
 
@@ -198,7 +196,7 @@ async def test_handler_of_the_users_stays() -> None:
     async def fail() -> None:
         raise refused(404)
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+    async with asking(app) as client:
         assert (await client.get("/")).status_code == 418
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import socketserver
 import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,98 +17,18 @@ import httpx
 import hypercorn.asyncio
 import hypercorn.config
 import pytest
-import trustme
 
-from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session import SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
-from .conftest import NEARLY, Serve
+from ..support import ME, PASSWORD, operations
+from .conftest import BOTH_LOOPS, HALVES, NEARLY, Proxy, Serve, opened, use
 
 Route = tuple[str, dict[str, Any]]
 """The service's URL, and how a transport of httpx's gets there."""
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run each async test on asyncio and on trio."""
-    backend: str = request.param
-    return backend
-
-
-class Proxy(socketserver.ThreadingTCPServer):
-    """An HTTP proxy: it makes tunnels for CONNECT, and forwards other requests, one by one."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Relay)
-        self.heads: list[bytes] = []
-        self.relayed = bytearray()
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Relay(socketserver.StreamRequestHandler):
-    """One connection of the proxy's."""
-
-    server: Any  # the Proxy
-
-    def handle(self) -> None:
-        """Read a request's head, and let both ends talk from then on."""
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
-        if not head:
-            return
-        self.server.heads.append(head)
-        line, _, rest = head.partition(b"\r\n")
-        method, target, version = line.split()
-        url = httpx.URL(target.decode() if method != b"CONNECT" else f"//{target.decode()}")
-        with socket.create_connection((url.host, url.port or 80)) as upstream:
-            if method == b"CONNECT":
-                self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            else:
-                lines = [b" ".join([method, url.raw_path, version]), b"Connection: close"]
-                rest = rest.replace(b"Connection: keep-alive\r\n", b"")
-                upstream.sendall(b"\r\n".join([*lines, rest, b""]))
-            there = threading.Thread(target=self._copy, args=[self.rfile.read1, upstream])
-            there.start()
-            self._copy(upstream.recv, self.connection)
-            there.join()
-
-    def _copy(self, read: Callable[[int], bytes], to: socket.socket) -> None:
-        while data := read(65_536):
-            self.server.relayed += data
-            to.sendall(data)
-        to.shutdown(socket.SHUT_WR)
-
-
-@pytest.fixture
-def proxy() -> Iterator[Proxy]:
-    """Run a proxy."""
-    with Proxy() as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=[0.01])
-        thread.start()
-        yield proxy
-        proxy.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Any:
-    """Make who signs the certificate of `localhost`."""
-    authority: Any = trustme.CA()  # partly typed
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    return authority
-
-
-@pytest.fixture
-def trust(authority: Any) -> ssl.SSLContext:
-    """Trust it."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+anyio_backend = BOTH_LOOPS
 
 
 @pytest.fixture
@@ -160,41 +79,26 @@ def unix(fake_koyeb: FakeKoyeb, serve: Serve, tmp_path: Path) -> Iterator[Route]
         yield url, {"uds": path}
 
 
-WAYS = pytest.mark.parametrize("name", ["http2", "tunnel", "forward", "unix"])
-
-
-@WAYS
-async def test_async_session_goes_this_way(
-    name: str, request: pytest.FixtureRequest, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+@HALVES
+@pytest.mark.parametrize("name", ["http2", "tunnel", "forward", "unix"])
+async def test_session_goes_this_way(
+    name: str,
+    half: Any,
+    request: pytest.FixtureRequest,
+    fake_koyeb: FakeKoyeb,
+    koyeb_clock: FakeClock,
 ) -> None:
     """It signs in, and a request is renewed on the way."""
     url, route = request.getfixturevalue(name)
-    transport = httpx.AsyncHTTPTransport(**route)
-    async with AsyncSessionClient(base_url=url, transport=transport, clock=koyeb_clock) as session:
-        token = await session.login("me@example.com", "correct horse")
+    kind: Any = httpx.HTTPTransport if half is SessionClient else httpx.AsyncHTTPTransport
+    async with opened(half(base_url=url, transport=kind(**route), clock=koyeb_clock)) as session:
+        token = await use(session.login(ME, PASSWORD))
         koyeb_clock.advance(NEARLY)
-        answer = await session.http.get("/v1/apps")
+        answer = await use(session.http.get("/v1/apps"))
         assert answer.status_code == 200
         assert (answer.http_version == "HTTP/2") == (name == "http2")
         assert session.token != token
-    assert [sent.operation for sent in fake_koyeb.requests] == ["login", "refresh", "apps"]
-
-
-@WAYS
-def test_blocking_session_goes_this_way(
-    name: str, request: pytest.FixtureRequest, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
-) -> None:
-    """So does the blocking one."""
-    url, route = request.getfixturevalue(name)
-    transport = httpx.HTTPTransport(**route)
-    with SessionClient(base_url=url, transport=transport, clock=koyeb_clock) as session:
-        token = session.login("me@example.com", "correct horse")
-        koyeb_clock.advance(NEARLY)
-        answer = session.http.get("/v1/apps")
-        assert answer.status_code == 200
-        assert (answer.http_version == "HTTP/2") == (name == "http2")
-        assert session.token != token
-    assert [sent.operation for sent in fake_koyeb.requests] == ["login", "refresh", "apps"]
+    assert operations(fake_koyeb) == ["login", "refresh", "apps"]
 
 
 BEHIND_A_PROXY = """

@@ -1,6 +1,6 @@
 """Applications in the hands of their servers: reloaded, stopped in mid-refresh, and on trio."""
 
-# No `from __future__ import annotations`: FastAPI reads the annotations of local endpoints.
+from __future__ import annotations
 
 import contextlib
 import os
@@ -13,22 +13,22 @@ from collections.abc import Generator, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Any
 
 import anyio
 import httpx
 import hypercorn.config
 import hypercorn.trio
 import pytest
-from fastapi import Depends, FastAPI
 
-from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session import SessionClient
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..soak import SOAK
 from ..support import PASSWORDS
+from .application import serve_all
 
 PATIENCE = 30.0
 APPLICATION = """
@@ -218,16 +218,7 @@ async def test_trio(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, anyio_backend
     """Under hypercorn on trio both kinds of endpoint live on one session, across expiries."""
     with fake_koyeb.serve() as url:
         sessions = KoyebSessions(base_url=url, credentials=PASSWORDS, clock=koyeb_clock)
-        app = FastAPI(lifespan=sessions.lifespan)
-
-        @app.get("/async")
-        async def use(session: Annotated[AsyncSessionClient, Depends(sessions.service)]) -> int:
-            return (await session.http.get("/v1/apps")).status_code
-
-        @app.get("/sync")
-        def use_sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> int:
-            return session.http.get("/v1/apps").status_code
-
+        app = serve_all(sessions)
         config = hypercorn.config.Config()
         listener = socket.create_server(("127.0.0.1", 0))
         where = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -244,7 +235,7 @@ async def test_trio(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, anyio_backend
             tasks.start_soon(partial(serve, app, config, shutdown_trigger=stop.wait))
             for _ in range(3):
                 async with anyio.create_task_group() as callers:
-                    for path in ["/async", "/sync"] * 8:
+                    for path in ["/service/get", "/sync/get"] * 8:
                         callers.start_soon(ask, client, path)
                 koyeb_clock.advance(timedelta(hours=23, minutes=59, seconds=30))
             stop.set()

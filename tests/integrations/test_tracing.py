@@ -16,21 +16,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from koyeb_session import AsyncSessionClient, SessionClient
+from koyeb_session import SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
-from .conftest import NEARLY
+from ..support import ME, PASSWORD
+from .conftest import BOTH_LOOPS, HALVES, NEARLY, opened, use
 
-OPERATIONS = ["/v1/account/login", "/v1/account/refresh"]
+PATHS = ["/v1/account/login", "/v1/account/refresh", "/v1/apps"]
 REDACTED = str(("[REDACTED]",))
 CAPTURE = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS"
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run each async test on asyncio and on trio."""
-    backend: str = request.param
-    return backend
+anyio_backend = BOTH_LOOPS
 
 
 @pytest.fixture(params=["plain", "captured"])
@@ -55,90 +52,51 @@ class Spans:
         self.provider = TracerProvider()
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
-    def check(self, fake: FakeKoyeb, *paths: str) -> None:
-        """Check that it was these requests, and that no secret is in any attribute."""
+    def check(self, fake: FakeKoyeb) -> None:
+        """Check that it was a login, a refresh and a request, and that no attribute is secret."""
         spans = self._exporter.get_finished_spans()
         attributes: list[Any] = [span.attributes or {} for span in spans]
         urls = [str(found.get("http.url") or found["url.full"]) for found in attributes]
-        assert [httpx.URL(url).path for url in urls] == [*paths]
+        assert [httpx.URL(url).path for url in urls] == PATHS
         sent = [request.headers.get("authorization", "") for request in fake.requests]
         tokens = [header.removeprefix("Bearer ") for header in sent if header]
-        assert len(tokens) == len(paths) - 1
+        assert len(tokens) == len(PATHS) - 1
         said = [str(span.to_json()) for span in spans]
-        assert_no_secret(["correct horse", "fingerprint", *tokens], *said)
+        assert_no_secret([PASSWORD, "fingerprint", *tokens], *said)
         captured = [name for found in attributes for name in found if ".header." in name]
         assert bool(captured) == self.captures
         signed = [found.get("http.request.header.authorization") for found in attributes]
         assert [str(value) for value in signed if value] == [REDACTED] * len(tokens) * self.captures
 
 
-async def test_async_session_is_traced(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, spans: Spans
+@HALVES
+@pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
+async def test_session_is_traced(
+    half: Any,
+    koyeb: str,
+    fake_koyeb: FakeKoyeb,
+    koyeb_clock: FakeClock,
+    spans: Spans,
+    *,
+    given: bool,
 ) -> None:
-    """Operations and requests have a span each, on connections of the session's own."""
-    async with AsyncSessionClient(base_url=koyeb, clock=koyeb_clock) as session:
-        await session.login("me@example.com", "correct horse", seon_fp="fingerprint")
+    """Operations and requests have a span each, on its own connections and on a user's client."""
+    client: Any = (httpx.Client if half is SessionClient else httpx.AsyncClient)()
+    session = half(base_url=koyeb, clock=koyeb_clock, http_client=client if given else None)
+    async with opened(client), opened(session):
+        await use(session.login(ME, PASSWORD, seon_fp="fingerprint"))
         koyeb_clock.advance(NEARLY)
-        assert (await session.http.get("/v1/apps")).status_code == 200
-    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
+        assert (await use(session.http.get("/v1/apps"))).status_code == 200
+    spans.check(fake_koyeb)
 
 
-def test_blocking_session_is_traced(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, spans: Spans
-) -> None:
-    """So has the blocking half."""
-    with SessionClient(base_url=koyeb, clock=koyeb_clock) as session:
-        session.login("me@example.com", "correct horse", seon_fp="fingerprint")
-        koyeb_clock.advance(NEARLY)
-        assert session.http.get("/v1/apps").status_code == 200
-    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
-
-
-async def test_given_async_client_is_traced(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, spans: Spans
-) -> None:
-    """So have operations on a client of the user's."""
-    async with (
-        httpx.AsyncClient() as client,
-        AsyncSessionClient(base_url=koyeb, clock=koyeb_clock, http_client=client) as session,
-    ):
-        await session.login("me@example.com", "correct horse", seon_fp="fingerprint")
-        koyeb_clock.advance(NEARLY)
-        assert (await session.http.get("/v1/apps")).status_code == 200
-    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
-
-
-def test_given_client_is_traced(
-    koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, spans: Spans
-) -> None:
-    """So has the blocking half there."""
-    with (
-        httpx.Client() as client,
-        SessionClient(base_url=koyeb, clock=koyeb_clock, http_client=client) as session,
-    ):
-        session.login("me@example.com", "correct horse", seon_fp="fingerprint")
-        koyeb_clock.advance(NEARLY)
-        assert session.http.get("/v1/apps").status_code == 200
-    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
-
-
-async def test_given_async_transport_is_traced(fake_koyeb: FakeKoyeb) -> None:
+@HALVES
+async def test_given_transport_is_traced(half: Any, fake_koyeb: FakeKoyeb) -> None:
     """A transport that is none of httpx's own is wrapped."""
     spans = Spans(captures=False)
-    transport = AsyncOpenTelemetryTransport(fake_koyeb.transport, spans.provider)
-    async with AsyncSessionClient(transport=transport) as session:
-        await session.login("me@example.com", "correct horse")
-        await session.refresh()
-        assert (await session.http.get("/v1/apps")).status_code == 200
-    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
-
-
-def test_given_transport_is_traced(fake_koyeb: FakeKoyeb) -> None:
-    """So is a blocking one."""
-    spans = Spans(captures=False)
-    transport = SyncOpenTelemetryTransport(fake_koyeb.transport, spans.provider)
-    with SessionClient(transport=transport) as session:
-        session.login("me@example.com", "correct horse")
-        session.refresh()
-        assert session.http.get("/v1/apps").status_code == 200
-    spans.check(fake_koyeb, *OPERATIONS, "/v1/apps")
+    wrap: Any = SyncOpenTelemetryTransport if half is SessionClient else AsyncOpenTelemetryTransport
+    async with opened(half(transport=wrap(fake_koyeb.transport, spans.provider))) as session:
+        await use(session.login(ME, PASSWORD))
+        await use(session.refresh())
+        assert (await use(session.http.get("/v1/apps"))).status_code == 200
+    spans.check(fake_koyeb)

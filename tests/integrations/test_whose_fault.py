@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -21,48 +21,25 @@ from koyeb_session import (
     PasswordCredentials,
     RetryPolicy,
     ServerError,
-    SessionClient,
     SessionExpiredError,
 )
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import PASSWORDS
+from .application import ask_raw, asking, serve_all
 from .conftest import Serve
 
 GENERIC = "Koyeb could not be asked, or gave no useful answer."
 
 
 class Application:
-    """An application on a fake Koyeb, whose endpoints use the sessions in each way."""
+    """An application on a fake Koyeb, whose endpoints use the sessions in more ways."""
 
     def __init__(self, **arguments: Any) -> None:
         self.sessions = sessions = KoyebSessions(**arguments)
-        self.app = FastAPI(lifespan=sessions.lifespan)
-        sessions.add_exception_handlers(self.app)
-        self._serve_all()
-        self._serve_callers()
-        self._serve_both()
-
-    def _serve_all(self) -> None:
-        """Add an endpoint that uses the service's own session."""
-        app, sessions = self.app, self.sessions
-
-        @app.get("/service")
-        async def service(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-        ) -> None:
-            (await session.http.get("/v1/apps")).raise_for_status()
-
-        @app.get("/service/new")
-        async def service_new(
-            session: Annotated[AsyncSessionClient, Depends(sessions.service)],
-        ) -> None:
-            await session.new_session()
-
-        @app.get("/sync")
-        def service_sync(session: Annotated[SessionClient, Depends(sessions.service_sync)]) -> None:
-            session.http.get("/v1/apps").raise_for_status()
+        self.app = app = serve_all(sessions)
+        sessions.add_exception_handlers(app)
 
         @app.get("/background")
         async def background(
@@ -71,42 +48,14 @@ class Application:
         ) -> None:
             later.add_task(session.new_session)
 
-    def _serve_callers(self) -> None:
-        """Add an endpoint that uses a caller's session."""
-        app, sessions = self.app, self.sessions
-
-        @app.get("/caller")
-        async def caller(session: Annotated[AsyncSessionClient, Depends(sessions.caller)]) -> None:
-            (await session.http.get("/v1/apps")).raise_for_status()
-
-        @app.get("/caller/new")
-        async def caller_new(
-            session: Annotated[AsyncSessionClient, Depends(sessions.caller)],
-        ) -> None:
-            await session.new_session()
-
-        @app.get("/caller/client")
-        async def caller_client(
+        @app.get("/client")
+        async def client(
             session: Annotated[AsyncSessionClient, Depends(sessions.caller)],
             service: Annotated[AsyncSessionClient, Depends(sessions.service)],
         ) -> None:
             await service.current_token()
             request = service.http.build_request("GET", "/v1/apps")
             (await service.http.send(request, auth=session.auth)).raise_for_status()
-
-        @app.get("/cookie")
-        async def cookie(request: Request) -> None:
-            await sessions.for_token(request, request.cookies.get("token")).new_session()
-
-        @app.get("/login")
-        async def login(
-            guest: Annotated[AsyncSessionClient, Depends(sessions.guest)], password: str
-        ) -> str:
-            return (await guest.login("me@example.com", password)).id
-
-    def _serve_both(self) -> None:
-        """Add an endpoint that uses both."""
-        app, sessions = self.app, self.sessions
 
         @app.get("/both")
         async def both(
@@ -132,9 +81,8 @@ class Application:
         """Ask as a caller with this bearer."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         headers |= {} if cookie is None else {"Cookie": f"token={cookie}"}
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
-            return await client.get(path, headers=headers)
+        async with asking(self.app, headers, raise_app_exceptions=False) as client:
+            return await client.get(path)
 
 
 @pytest.fixture
@@ -146,7 +94,7 @@ async def application(fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock) -> AsyncIte
         yield made
 
 
-@pytest.mark.parametrize("path", ["/caller", "/caller/new", "/caller/client", "/both"])
+@pytest.mark.parametrize("path", ["/caller/get", "/caller/new", "/client", "/both"])
 async def test_refused_bearer_is_the_callers(
     application: Application, fake_koyeb: FakeKoyeb, path: str
 ) -> None:
@@ -157,7 +105,7 @@ async def test_refused_bearer_is_the_callers(
     assert "unknown" not in answer.text
     good = fake_koyeb.issue_token()
     assert (await application.get(path, good)).status_code == 200
-    if path == "/caller":
+    if path == "/caller/get":
         fake_koyeb.fail("apps", Fault(status=404))
         assert (await application.get(path, good)).status_code == 404
 
@@ -187,7 +135,7 @@ async def test_refused_password_is_the_callers(
     assert (busy.status_code, busy.headers["retry-after"]) == (429, "7")
     fake_koyeb.lock_account("me@example.com")
     assert (await application.get("/login?password=correct%20horse")).status_code == 403
-    assert (await application.get("/service")).status_code == 200
+    assert (await application.get("/service/get")).status_code == 200
 
 
 def vault() -> str:
@@ -197,7 +145,7 @@ def vault() -> str:
 
 
 @pytest.mark.pitfall(48)
-@pytest.mark.parametrize("path", ["/service", "/service/new", "/sync", "/both"])
+@pytest.mark.parametrize("path", ["/service/get", "/service/new", "/sync/get", "/both"])
 @pytest.mark.parametrize(
     "credentials",
     [None, PasswordCredentials("me@example.com", "rotated"), vault],
@@ -260,7 +208,7 @@ async def test_outage_of_koyeb_is_no_sign_in(
     async with application.sessions.lifespan():
         koyeb_clock.advance(timedelta(days=2))
         fake_koyeb.fail("login", fault, times=9)
-        answer = await application.get("/service")
+        answer = await application.get("/service/get")
     assert answer.status_code == status
     assert answer.headers.get("retry-after") == wait
     assert "locked" not in answer.text
@@ -311,8 +259,7 @@ async def test_trouble_in_the_background_comes_after_the_answer(
     """A background task changes no answer; the server logs its errors."""
     fake_koyeb.revoke_all()
     assert (await application.get("/background")).status_code == 200
-    transport = httpx.ASGITransport(application.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+    async with asking(application.app) as client:
         with pytest.raises(RuntimeError) as caught:
             await client.get("/background")
     assert isinstance(caught.value.__cause__, SessionExpiredError)
@@ -339,11 +286,7 @@ async def test_every_operation_of_a_caller_is_the_callers() -> None:
         for name, member in vars(AsyncSessionClient).items()
         if inspect.iscoroutinefunction(member) and not name.startswith("_")
     ]
-    transport, headers = httpx.ASGITransport(app), {"Authorization": "Bearer t"}
-    async with (
-        sessions.lifespan(),
-        httpx.AsyncClient(transport=transport, base_url="http://t", headers=headers) as client,
-    ):
+    async with sessions.lifespan(), asking(app, {"Authorization": "Bearer t"}) as client:
         statuses = {
             name: (await client.get(f"/{name}")).status_code
             for name in names
@@ -367,7 +310,7 @@ async def test_second_sessions_are_about_koyeb_too(
 
     async with other.lifespan():
         assert (await application.get("/other", "unknown")).status_code == 401
-    assert (await application.get("/caller", "unknown")).status_code == 401
+    assert (await application.get("/caller/get", "unknown")).status_code == 401
 
 
 @pytest.mark.parametrize("how", ["server", "client", "neither"])
@@ -417,11 +360,7 @@ async def test_websocket_that_is_lost_meanwhile_is_left() -> None:
         error = InvalidCredentialsError("no")
         raise error
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
     async def send(message: object) -> None:
         raise OSError
 
-    scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": [], "query_string": b""}
-    await app(scope, receive, send)
+    await ask_raw(app, "/", [], [], send)

@@ -20,24 +20,7 @@ import pytest
 
 from koyeb_session.testing import FakeClock
 
-from ..soak import SOAK
-
 PATIENCE = 30.0
-_measured: list[str] = []
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keep the figures that a test has measured."""
-    if report.when == "call":
-        _measured.extend(f"{value}" for name, value in report.user_properties if name == "measured")
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print it after the long form."""
-    if SOAK and _measured:
-        terminalreporter.section("measured")
-        for line in _measured:
-            terminalreporter.write_line(line)
 
 
 class Worker:

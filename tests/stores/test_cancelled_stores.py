@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ import pytest
 
 from koyeb_session import Token
 from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, AsyncRedisTokenStore
+from koyeb_session.testing import Gate
 
 from ..concurrency import PATIENCE, async_until
 from .fleet import async_redis_client
@@ -26,26 +26,22 @@ TOKEN = Token(ID, "user", expires_at=datetime(2100, 1, 1, tzinfo=UTC), renewal=R
 USES = ("load", "save", "delete", "lock")
 
 
-class Stuck:
-    """Blocks each thread that comes here until the test lets it go."""
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Hold threads until the end of the test."""
+    gate = Gate()
+    yield gate
+    gate.open()
 
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.go = threading.Event()
 
-    def __call__(self, *_: object) -> NoReturn:
-        """Block, and fail in the end."""
-        self.entered.set()
-        self.go.wait(PATIENCE)
+def stuck(gate: Gate) -> Callable[..., NoReturn]:
+    """Make a function that holds each thread at a gate, and fails in the end."""
+
+    def hold(*_: object) -> NoReturn:
+        gate.pass_through(PATIENCE)
         raise OSError
 
-
-@pytest.fixture
-def stuck() -> Iterator[Stuck]:
-    """Let go at the end of the test."""
-    stuck = Stuck()
-    yield stuck
-    stuck.go.set()
+    return hold
 
 
 async def use(store: Any, what: str) -> None:
@@ -79,23 +75,23 @@ async def cancelled(store: Any, what: str, under_way: Any) -> BaseException:
 
 @pytest.mark.parametrize("what", ["save", "lock"])
 async def test_file_whose_caller_is_cancelled_shows_no_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: Stuck, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate, what: str
 ) -> None:
     """The thread that writes is left to itself."""
-    monkeypatch.setattr(os, "fsync", stuck)
+    monkeypatch.setattr(os, "fsync", stuck(gate))
     store = AsyncFileTokenStore(tmp_path / "session.json")
-    error = await cancelled(store, what, stuck.entered.is_set)
+    error = await cancelled(store, what, lambda: gate.arrived)
     assert_none_shows(error, (ID, RENEWAL), __file__)
 
 
 @pytest.mark.parametrize("what", USES)
 async def test_keyring_whose_caller_is_cancelled_shows_no_token(
-    monkeypatch: pytest.MonkeyPatch, stuck: Stuck, what: str
+    monkeypatch: pytest.MonkeyPatch, gate: Gate, what: str
 ) -> None:
     """A keyring may wait for a person."""
-    monkeypatch.setattr(keyring, "get_password", stuck)
-    monkeypatch.setattr(keyring, "set_password", stuck)
-    error = await cancelled(AsyncKeyringTokenStore(), what, stuck.entered.is_set)
+    monkeypatch.setattr(keyring, "get_password", stuck(gate))
+    monkeypatch.setattr(keyring, "set_password", stuck(gate))
+    error = await cancelled(AsyncKeyringTokenStore(), what, lambda: gate.arrived)
     assert_none_shows(error, (ID, RENEWAL), __file__)
 
 

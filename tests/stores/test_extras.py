@@ -1,4 +1,4 @@
-"""The error of a store whose extra is missing, and the keyring store."""
+"""The errors where an extra is missing, and the keyring store."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 import koyeb_session
-from koyeb_session import SessionClient, StoreError, Token
+from koyeb_session import StoreError, Token
 from koyeb_session.stores import (
     AsyncFileTokenStore,
     AsyncKeyringTokenStore,
     FileTokenStore,
     KeyringTokenStore,
 )
-from koyeb_session.testing import FakeKoyeb, assert_no_secret, async_check_store, check_store
+from koyeb_session.testing import assert_no_secret, async_check_store, check_store
 
 from ..keyrings import Ring, machine_keyring
 from ..support import raising
@@ -56,17 +56,6 @@ async def test_async_keyring_store_does_what_a_store_has_to_do(ring_on_disk: Pat
     await async_check_store(lambda: store)
 
 
-def test_session_in_the_keyring_goes_on_in_the_next_run(ring_on_disk: Path) -> None:
-    """After one sign-in on a machine, no further login is sent."""
-    fake = FakeKoyeb()
-    for _ in range(2):
-        with SessionClient(transport=fake.transport, store=KeyringTokenStore()) as session:
-            if not fake.requests:
-                session.login("me@example.com", "correct horse")
-            assert session.http.get("/v1/apps").status_code == 200
-    assert [request.operation for request in fake.requests] == ["login", "apps", "apps"]
-
-
 def test_sessions_have_entries_of_their_own(ring: Ring) -> None:
     """Two names are two sessions."""
     KeyringTokenStore(name="a").save(Token("one"))
@@ -83,11 +72,6 @@ def test_entry_that_cannot_be_read_is_passed_over(
     assert "passed over" in caplog.text
 
 
-def failing(message: str) -> Callable[..., NoReturn]:
-    """Make a method of a keyring that fails."""
-    return raising(RuntimeError(message))
-
-
 @pytest.mark.parametrize("method", ["get_password", "set_password", "delete_password"])
 def test_keyring_that_fails_is_a_store_error(
     ring: Ring, monkeypatch: pytest.MonkeyPatch, method: str
@@ -95,7 +79,7 @@ def test_keyring_that_fails_is_a_store_error(
     """A keyring that is locked is a `StoreError` that says what the keyring said."""
     store = KeyringTokenStore()
     store.save(Token("a"))
-    monkeypatch.setattr(ring, method, failing("the collection\nis locked"))
+    monkeypatch.setattr(ring, method, raising(RuntimeError("the collection\nis locked")))
 
     def use() -> None:
         store.load()
@@ -112,7 +96,8 @@ def test_keyring_that_takes_no_long_entry_is_told(
 ) -> None:
     """Windows has a limit that some tokens exceed: the error says so, and quotes no token."""
     secret = "0123456789" * 150
-    monkeypatch.setattr(ring, "set_password", failing(f"(1783, 'CredWrite', '{secret}')"))
+    error = RuntimeError(f"(1783, 'CredWrite', '{secret}')")
+    monkeypatch.setattr(ring, "set_password", raising(error))
     with pytest.raises(StoreError, match="too long for this keyring: use a file") as caught:
         KeyringTokenStore().save(Token(secret))
     assert "1783" in str(caught.value)
@@ -165,6 +150,20 @@ def test_store_without_its_extra_says_what_to_install(
     assert caught.value.name == module
 
 
+@pytest.mark.parametrize(
+    ("module", "library"), [("fastapi", "fastapi"), ("httpx2", "httpx2"), ("koyeb_sdk", "koyeb")]
+)
+def test_integration_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, module: str, library: str
+) -> None:
+    """The error of the import is the command, too."""
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"koyeb_session.{module}", raising=False)
+    extra = module.replace("_", "-")
+    with pytest.raises(ImportError, match=rf'pip install "koyeb-session\[{extra}\]"'):
+        import_module(f"koyeb_session.{module}")
+
+
 def test_command_to_install_is_quoted_for_every_shell() -> None:
     """Windows' cmd takes single quotes for a part of the name."""
     package = Path(koyeb_session.__file__).parent
@@ -180,6 +179,6 @@ async def test_async_keyring_store_fails_and_passes_over_alike(
     """The async store does the same with an entry of another program, and with a failure."""
     ring.entries["koyeb-session", "default"] = "?"
     assert await AsyncKeyringTokenStore().load() is None
-    monkeypatch.setattr(ring, "get_password", failing("locked"))
+    monkeypatch.setattr(ring, "get_password", raising(RuntimeError("locked")))
     with pytest.raises(StoreError, match="RuntimeError: locked"):
         await AsyncKeyringTokenStore().load()

@@ -8,7 +8,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ import pytest
 from koyeb_session import SessionExpiredError, Token
 from koyeb_session.testing import FakeIdentityProvider, FakeKoyeb, Fault, Gate
 
+from ..concurrency import arrived
 from ..soak import SOAK
+from ..support import count
 from .conftest import PATIENCE, FleetClock, RedisServer, Worker, running
 from .fleet import opened, redis_client
 from .test_fleet import processes
 
-KILLS = {"file": 200 if SOAK else 2, "redis": 200 if SOAK else 2}
+KILLS = 200 if SOAK else 2
 LEASE = 1.0
 """Seconds; far longer than an exchange takes here."""
 SHORT_LEASE = 0.2
@@ -49,7 +52,8 @@ CASES = [
     for service in (("revokes", "keeps") if ends else ("revokes",))
 ]
 
-Record = Callable[[str, object], None]
+ALL = [*product(("file", "redis"), ("keeps", "credentials"))]
+SURVIVES = ALL if SOAK else [("file", "keeps"), ("redis", "credentials")]
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +117,13 @@ def test_session_survives_a_kill_at_any_moment_but_one(
             assert last.http.get("/v1/apps").status_code == 200
             last.refresh()
         gate.open()  # now that the service has long seen the connection end
-    assert [request.operation for request in fake.requests].count("login") == 1 + ends
+    assert count(fake, "login") == 1 + ends
 
 
 @pytest.mark.pitfall(46)
 @pytest.mark.parametrize(("where", "moment"), dict.fromkeys(case[:2] for case in CASES))
 def test_rotating_secret_survives_a_kill_at_any_moment_but_one(
-    fleet_clock: FleetClock,
-    request: pytest.FixtureRequest,
-    forker: Worker,
-    where: str,
-    moment: str,
+    fleet_clock: FleetClock, request: pytest.FixtureRequest, forker: Worker, where: str, moment: str
 ) -> None:
     """Only between the provider's answer and its save is a one-time secret lost; none is reused."""
     options = {"clock": str(fleet_clock.path), "lease": SHORT_LEASE, "moment": moment}
@@ -144,14 +144,11 @@ def test_rotating_secret_survives_a_kill_at_any_moment_but_one(
                 assert session.http.get("/v1/apps").status_code == 200
         gate.open()  # now that the provider has long seen the connection end
     assert (provider.reuses > 0) == ends
-    assert [request.operation for request in fake.requests].count("refresh") == 0
+    assert count(fake, "refresh") == 0
 
 
 def kill(
-    fake: FakeKoyeb | FakeIdentityProvider,
-    operation: str,
-    forker: Worker,
-    options: dict[str, Any],
+    fake: FakeKoyeb | FakeIdentityProvider, operation: str, forker: Worker, options: dict[str, Any]
 ) -> Gate:
     """Have a process renew the token, and kill it at the moment that the options say."""
     moment = options["moment"]
@@ -161,7 +158,7 @@ def kill(
     forker.ask(json.dumps(options))
     child = int(forker.answer())
     if moment in AT_THE_SERVICE:
-        gate.wait_arrived()
+        arrived(gate)
     else:
         assert forker.answer() == f"{moment}\n"
     os.kill(child, signal.SIGKILL)
@@ -170,20 +167,9 @@ def kill(
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    ("where", "survives"),
-    [
-        ("file", "keeps"),
-        ("redis", "credentials"),
-        *([("file", "credentials"), ("redis", "keeps")] if SOAK else []),
-    ],
-)
+@pytest.mark.parametrize(("where", "survives"), SURVIVES)
 def test_session_survives_kills(
-    fleet_clock: FleetClock,
-    request: pytest.FixtureRequest,
-    record_property: Record,
-    where: str,
-    survives: str,
+    fleet_clock: FleetClock, request: pytest.FixtureRequest, where: str, survives: str
 ) -> None:
     """Kills at random moments, of those who wait for the lock too: the session goes on."""
     options: dict[str, Any] = {
@@ -195,7 +181,6 @@ def test_session_survives_kills(
     }
     fake = FakeKoyeb(clock=fleet_clock, refresh="keeps" if survives == "keeps" else "revokes")
     chance = random.Random(4)  # noqa: S311 - which one to kill, and when
-    longest = 0.0
     with fake.serve() as url:
         options["url"] = url
         with opened(options) as (first, store):
@@ -203,7 +188,7 @@ def test_session_survives_kills(
             with processes(options, 3 if SOAK else 2) as fleet:
                 for worker in fleet:
                     assert worker.answer() == "ready\n"
-                for _ in range(KILLS[where]):
+                for _ in range(KILLS):
                     time.sleep(chance.random() / 50)  # somewhere in an exchange or a save
                     index = chance.randrange(len(fleet))
                     fleet[index].end()
@@ -213,19 +198,10 @@ def test_session_survives_kills(
                         pass  # that it starts slowly is no fault of the lock
                     started, before = time.monotonic(), fake.exchanges()
                     while fake.exchanges() == before:
-                        assert time.monotonic() - started < LEASE + PATIENCE, (
-                            "a dead process holds the lock"
-                        )
+                        held = time.monotonic() - started
+                        assert held < LEASE + PATIENCE, "a dead process holds the lock"
                         time.sleep(0.005)
-                    longest = max(longest, time.monotonic() - started)
         with opened(options) as (last, _):
             assert last.http.get("/v1/apps").status_code == 200
             last.refresh()
-    logins = [request.operation for request in fake.requests].count("login")
-    assert survives == "credentials" or logins == 1
-    record_property(
-        "measured",
-        f"{where}, {survives}: {KILLS[where]} SIGKILLs, {fake.exchanges()} exchanges; "
-        f"the store loaded each time, the next exchange came within {longest:.2f} s (the lease is "
-        f"{LEASE:g} s), and {logins - 1} sign-ins made up for tokens that died unsaved",
-    )
+    assert survives == "credentials" or count(fake, "login") == 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import SessionClient, Token
-from koyeb_session.testing import FakeKoyeb, async_check_store, check_store
+from koyeb_session import Token
+from koyeb_session.testing import async_check_store, check_store
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "own_store_sqlite.py"))
 SqliteTokenStore: Any = EXAMPLE["SqliteTokenStore"]
@@ -39,18 +39,6 @@ def test_store_keeps_all_fields(path: Path) -> None:
     store = SqliteTokenStore(path)
     store.save(Token("a", renewal="b", provenance="c"))
     assert (store.load().renewal, store.load().provenance) == ("b", "c")
-
-
-def test_store_keeps_a_session(path: Path) -> None:
-    """A session in it goes on, renewed, in the next run."""
-    fake = FakeKoyeb()
-    for _ in range(2):
-        with SessionClient(transport=fake.transport, store=SqliteTokenStore(path)) as session:
-            if not fake.requests:
-                session.login("me@example.com", "correct horse")
-            session.current_token()
-            session.refresh()
-    assert [request.operation for request in fake.requests] == ["login", "refresh", "refresh"]
 
 
 def test_lock_of_a_killed_holder_is_free_after_its_lease(path: Path) -> None:

@@ -228,11 +228,7 @@ def test_record_of_the_first_version_is_a_session(place: Place, begins: str) -> 
     times = {"expires_at": at(clock, 24).isoformat(), "issued_at": at(clock, 0).isoformat()}
     record = {"format": "koyeb-session", "version": 1, "token": fields | times}
     place.write(json.dumps(record), token)
-    given: dict[str, Any] = {
-        "store": place.store(),
-        "transport": fake.transport,
-        "clock": clock,
-    }
+    given: dict[str, Any] = {"store": place.store(), "transport": fake.transport, "clock": clock}
     begin: dict[str, Begin] = {"nothing": by_nothing, **BEGINNINGS}
     with begin[begins](fake, ANN, given) as session:
         assert session.http.get("/v1/apps").status_code == 200

@@ -85,7 +85,7 @@ class AtLine:
         is_block = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("with ")
         ends = is_block and line in been
         been.add(line)
-        return ends or (holds_the_lock() and not self._AT_LOCK)
+        return ends or (is_in_step() and not self._AT_LOCK)
 
 
 class _Act:
@@ -152,9 +152,23 @@ class SignalAtLine(AtLine):
         return None
 
 
-def holds_the_lock() -> bool:
-    """Tell whether the calling thread is in a step that others cannot come into."""
-    return is_in_step()
+class TimeIsUpError(Exception):
+    """The error of a job queue in the middle of a job."""
+
+
+def limit(work: Callable[[], object], at: int) -> tuple[SignalAtLine, TimeIsUpError | None]:
+    """Do some work, and have a handler raise before its line ``at``; return the error that came."""
+
+    def time_is_up() -> None:
+        raise TimeIsUpError
+
+    line = SignalAtLine(time_is_up, at)
+    try:
+        with line:
+            work()
+    except TimeIsUpError as exc:
+        return line, exc
+    return line, None
 
 
 def in_another_thread(work: Callable[[], object]) -> Callable[[], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, cast
@@ -23,11 +22,9 @@ from koyeb_session._core.snapshot import Issuer, Phase
 from koyeb_session.testing import Fault, Gate
 
 from ..support import inside
-from .scenario import EMAIL, PASSWORD
-from .simulation import ELSEWHERE, LIFE, SHARED, Simulation, Wire
+from .scenario import Work, current_token, get, login, logout, refresh, switch
+from .simulation import ELSEWHERE, LIFE, Simulation, Wire
 
-Work: TypeAlias = Callable[[Any], Any]
-"""A call of either half's client."""
 Outcome: TypeAlias = object
 """Its return value, or the error that it raised."""
 
@@ -53,41 +50,6 @@ FAULTS: Final = [
     Fault(body={"token": {"id": "a\r\nb"}}, processed=True),
 ]
 FAULTY: Final = ["refresh", "login", "logout", "switch_organization", "apps"]
-
-
-def login(session: Any) -> Any:
-    """Sign in."""
-    return session.login(EMAIL, PASSWORD)
-
-
-def refresh(session: Any) -> Any:
-    """Renew the token."""
-    return session.refresh()
-
-
-def switch(session: Any) -> Any:
-    """Go over to another organization."""
-    return session.switch_organization(SHARED)
-
-
-def current_token(session: Any) -> Any:
-    """Ask for a token."""
-    return session.current_token()
-
-
-def get(session: Any) -> Any:
-    """Send a request."""
-    return session.http.get("/v1/apps")
-
-
-def logout(session: Any) -> Any:
-    """Sign out."""
-    return session.logout()
-
-
-def keep_current(session: Any) -> Any:
-    """Renew until cancelled."""
-    return session.keep_current()
 
 
 class SessionMachine(RuleBasedStateMachine):

@@ -16,16 +16,13 @@ import httpx
 from koyeb_session import Token
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
-from .scenario import EMAIL, EXCHANGE
+from .scenario import EXCHANGE, SHARED
 
 LIFE: Final = timedelta(hours=1)
 
 
 RESOLUTION: Final = 2.0
 """Seconds that two clocks differ without anybody noticing: a `Date` header knows no better."""
-
-
-SHARED: Final = FakeKoyeb().organizations[EMAIL][1]
 
 
 ELSEWHERE: Final = "https://elsewhere.example/v1/apps"
@@ -134,13 +131,15 @@ class Simulation:
                 self.expired.append(f"{request.method} {request.url.path}, {late} s late")
         return None
 
-    def arrived(self, request: httpx.Request, response: httpx.Response) -> None:
-        """Note a token that has come whole."""
+    def arrived(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        """Note a token that has come whole; return the reply as it was read."""
         if request.url.path in ISSUING and response.status_code == 200:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 token_id = json.loads(response.content)["token"]["id"]
                 if self.fake._registry.find(token_id) is not None:
                     self.issued.append(token_id)
+        headers = [(k, v) for k, v in response.headers.items() if k != "content-length"]
+        return httpx.Response(response.status_code, headers=headers, content=response.content)
 
     def _excuse(self, token_id: str, *, logs_out: bool) -> float:
         """Tell how many seconds late our clocks may have us send a token."""
@@ -174,10 +173,7 @@ class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 response.read()
             finally:
                 response.close()
-        self._simulation.arrived(request, response)
-        return httpx.Response(
-            response.status_code, headers=_plain(response), content=response.content
-        )
+        return self._simulation.arrived(request, response)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request of the async half."""
@@ -190,15 +186,8 @@ class Wire(httpx.AsyncBaseTransport, httpx.BaseTransport):
                 await response.aread()
             finally:
                 await response.aclose()
-        self._simulation.arrived(request, response)
-        return httpx.Response(
-            response.status_code, headers=_plain(response), content=response.content
-        )
+        return self._simulation.arrived(request, response)
 
     def _counted(self, request: httpx.Request) -> contextlib.AbstractContextManager[None]:
         is_exchange = request.url.path == EXCHANGE
         return self._simulation.exchange() if is_exchange else contextlib.nullcontext()
-
-
-def _plain(response: httpx.Response) -> list[tuple[str, str]]:
-    return [(k, v) for k, v in response.headers.items() if k != "content-length"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import itertools
+import inspect
 import sys
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -30,13 +30,16 @@ class CancelBy(enum.Enum):
     """By `asyncio.Task.cancel`: the future that it awaits is cancelled."""
     LATE = "late"
     """By `asyncio.Task.cancel` when the future that it awaits is done, but it does not know yet."""
+    ROUND = "round"
+    """By its cancel scope, from another task, in a round of the event loop."""
 
 
 class Caller:
     """
-    One caller, cancelled when it gives way for the ``at``-th time.
+    One caller, cancelled when it gives way for the ``at``-th time, or in that round.
 
     Attributes:
+        round: The round in which the test has to cancel it, if any.
         steps: How often it gave way.
         reached: Whether it has been cancelled.
         after: How often it gave way once the cancellation had come.
@@ -53,8 +56,9 @@ class Caller:
         by: CancelBy = CancelBy.SCOPE,
     ) -> None:
         self._work = work
-        self._at = at
         self._by = by
+        self._at: int | None = None if by is CancelBy.ROUND else at
+        self.round: int | None = at if by is CancelBy.ROUND else None
         self._scope = anyio.CancelScope()
         self._struck = False
         self.steps = 0
@@ -77,7 +81,7 @@ class Caller:
         except Exception as exc:  # noqa: BLE001 - the test looks at it
             self.error = exc
         except asyncio.CancelledError:  # of the task, and not of the scope
-            if not self.reached or self._by is CancelBy.SCOPE:
+            if not self.reached or self._by in {CancelBy.SCOPE, CancelBy.ROUND}:
                 raise
             cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
         finally:
@@ -105,13 +109,18 @@ class Caller:
         self._struck = True
 
 
+async def _nothing() -> None:
+    """Give no way."""
+
+
 @types.coroutine
 def _drive(
     coroutine: Coroutine[Any, Any, T],
-    gives_way: Callable[[object], None],
-    is_struck: Callable[[], None],
+    gives_way: Callable[[object], None] = lambda _: None,
+    is_struck: Callable[[], None] = lambda: None,
+    goes_on: Callable[[], Coroutine[Any, Any, None]] = _nothing,
 ) -> Generator[Any, Any, T]:
-    """Stand between a coroutine and its event loop."""
+    """Stand between a coroutine and its event loop, and see it give way, be cancelled and go on."""
     step: Callable[[Any], Any] = coroutine.send
     value: Any = None
     while True:
@@ -127,6 +136,8 @@ def _drive(
             if isinstance(exc, anyio.get_cancelled_exc_class()):
                 is_struck()
             step, value = coroutine.throw, exc
+        else:
+            yield from goes_on().__await__()
 
 
 class AtAwait:
@@ -137,9 +148,9 @@ class AtAwait:
         reached: Whether it has acted.
     """
 
-    def __init__(self, act: Callable[[], Awaitable[object]], at: int) -> None:
+    def __init__(self, act: Callable[[], Any], at: int) -> None:
         self._act = act
-        self._at = at
+        self._left = at
         self.reached = False
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -148,49 +159,29 @@ class AtAwait:
         result: Any = None
         async with anyio.create_task_group() as tasks:
             try:
-                result = await _interleave(work(), partial(self._wait_for_act, tasks))
+                result = await _drive(work(), goes_on=partial(self._wait_for_act, tasks))
             except Exception as exc:  # noqa: BLE001 - raised below: a task group would wrap it
                 error = exc
         if error is not None:
             raise error
         return cast("T", result)
 
-    async def _wait_for_act(self, tasks: anyio.abc.TaskGroup, step: int) -> None:
-        if step != self._at:
+    async def _wait_for_act(self, tasks: anyio.abc.TaskGroup) -> None:
+        self._left -= 1
+        if self._left:
             return
         self.reached = True
         done = anyio.Event()
 
         async def act() -> None:
             try:
-                await self._act()
+                if inspect.isawaitable(happening := self._act()):
+                    await happening
             finally:
                 done.set()
 
         tasks.start_soon(act)
         await done.wait()
-
-
-@types.coroutine
-def _interleave(
-    coroutine: Coroutine[Any, Any, T], between: Callable[[int], Coroutine[Any, Any, None]]
-) -> Generator[Any, Any, T]:
-    """Stand between a coroutine and its event loop, and do something between any two steps."""
-    step: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    for at in itertools.count(1):
-        try:
-            waits_for = step(value)
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        try:
-            value = yield waits_for
-            step = coroutine.send
-        except BaseException as exc:  # noqa: BLE001 - handed on
-            step, value = coroutine.throw, exc
-        else:
-            yield from between(at).__await__()
-    raise AssertionError
 
 
 def in_trio() -> bool:
@@ -222,11 +213,3 @@ async def rounds_until(happened: Callable[[], bool]) -> int:
         await anyio.lowlevel.checkpoint()
     message = f"it has not happened within {LONGEST} rounds of the event loop"
     raise TimeoutError(message)
-
-
-async def swallowed(work: Callable[[], Awaitable[object]], errors: list[Exception]) -> None:
-    """Do some work, and keep the error that it raises."""
-    try:
-        await work()
-    except Exception as exc:  # noqa: BLE001 - the test looks at it
-        errors.append(exc)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import timedelta
 from pathlib import Path
 
 import anyio
-import pytest
 
 from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, async_arrived, async_gather, async_until
-from .scenario import Scenario
-from .steps import LONGEST, Caller, rounds
+from ..concurrency import PATIENCE, async_arrived, async_until
+from .steps import rounds
 
 
 def sockets() -> int:
@@ -24,26 +21,6 @@ def sockets() -> int:
         with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
             names.append(str(path.readlink()))
     return sum("socket" in name for name in names)
-
-
-@pytest.mark.pitfall(41)
-@pytest.mark.parametrize("busy", [False, True])
-async def test_transport_is_closed_once_when_a_close_is_cancelled_at_any_await(
-    *, busy: bool
-) -> None:
-    """The closing goes on without its caller, and a second caller waits for the same one."""
-    for at in range(1, LONGEST):
-        scenario = Scenario(timedelta(hours=12) if busy else timedelta(0))
-        if busy:
-            await scenario.session.current_token()
-        caller = Caller(scenario.session.aclose, at=at)
-        await caller.run()
-        await async_gather(scenario.session.aclose, scenario.session.aclose)
-        assert scenario.transport.closed == 1, at
-        await scenario.settle()
-        if not caller.reached:
-            return
-    pytest.fail("it has no end")
 
 
 async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() -> None:
@@ -68,26 +45,6 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
                         scope.cancel()
             gate.open()
         await async_until(lambda: sockets() <= before)
-
-
-@pytest.mark.pitfall(30)
-@pytest.mark.parametrize("closes", [False, True])
-async def test_listener_comes_to_its_end_when_the_client_closes(*, closes: bool) -> None:
-    """The file that it writes is whole; one that closes the client itself waits for nobody."""
-    fake = FakeKoyeb()
-    written: list[Token | None] = []
-    async with AsyncSessionClient(transport=fake.transport, token=fake.issue_token()) as session:
-
-        async def write(token: Token | None) -> None:
-            if closes:
-                await session.aclose()
-            await rounds(10)
-            written.append(token)
-
-        session.on_token_change(write)
-        await session.refresh()
-    await async_until(lambda: bool(written))
-    assert written == [session.token]
 
 
 async def test_close_is_bounded_when_a_listener_hangs() -> None:

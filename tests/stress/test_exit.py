@@ -12,20 +12,19 @@ from typing import Final
 
 import pytest
 
-import koyeb_session
 from koyeb_session import Token
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
+from ..concurrency import PATIENCE, arrived
 from ..soak import SOAK
+from .programs import run_python
 
 pytestmark = pytest.mark.blocks_loop
 
 HOUR: Final = timedelta(hours=1)
-PATIENCE: Final = 30
 START: Final = """
 import sys
-sys.path.insert(0, sys.argv[3])
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore
 """
@@ -68,9 +67,9 @@ ASYNC: Final = """
 import asyncio
 async def main():
     session = AsyncSessionClient(base_url=sys.argv[1], store=AsyncFileTokenStore(sys.argv[2]))
-    CLOSED
     print((await session.http.get("/v1/apps")).status_code)
     await asyncio.to_thread(sys.stdin.read)
+    END
 asyncio.run(main())
 """
 
@@ -80,7 +79,8 @@ class Program:
 
     def __init__(self, folder: Path, source: str) -> None:
         self.fake = FakeKoyeb(token_lifetime=HOUR)
-        self.store = FileTokenStore(folder / "session.json")
+        self._path = str(folder / "session.json")
+        self.store = FileTokenStore(self._path)
         now = datetime.now(UTC)
         old = self.fake.issue_token()
         self.store.save(Token(old, issued_at=now - HOUR * 0.7, expires_at=now + HOUR * 0.3))
@@ -88,20 +88,10 @@ class Program:
         self.fake.fail("refresh", Fault(gate=self.gate))
         self._file = folder / "program.py"
         self._file.write_text(START + source)
-        self.folder = folder
 
     def run(self, url: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
-        package = Path(koyeb_session.__file__).parent.parent
-        command = [sys.executable, "-W", "ignore", str(self._file)]
-        return subprocess.run(
-            [*command, url, str(self.folder / "session.json"), str(package)],
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        return run_python("-Wignore", str(self._file), url, self._path, stdin=stdin)
 
     @property
     def is_saved(self) -> bool:
@@ -117,7 +107,7 @@ def test_renewal_under_way_is_saved_when_the_program_ends(tmp_path: Path, end: s
     program = Program(tmp_path, ENDS[end])
     with program.fake.serve() as url, ThreadPoolExecutor(1) as beside:
         job = beside.submit(program.run, url)
-        program.gate.wait_arrived(1, PATIENCE)  # it is about to end, or has told the service so
+        arrived(program.gate)  # it is about to end, or has told the service so
         program.gate.open()
         ended = job.result(PATIENCE)
     assert "200" in ended.stdout, ended.stderr
@@ -129,21 +119,12 @@ def test_renewal_under_way_is_saved_when_the_program_ends(tmp_path: Path, end: s
 def test_loop_that_ends_takes_a_renewal_along_unless_the_client_is_closed(
     tmp_path: Path, *, closed: bool
 ) -> None:
-    """`async with` waits for the work under way; an event loop that just ends cuts it off."""
-    source = ASYNC.replace("CLOSED", "")
-    if closed:
-        source = ASYNC.replace("    CLOSED\n", "").replace(
-            "    session = AsyncSessionClient(", "    async with AsyncSessionClient("
-        )
-        source = source.replace("sys.argv[2]))\n", "sys.argv[2])) as session:\n")
-        source = source.replace("    print(", "        print(").replace(
-            "    await a", "        await a"
-        )
-    program = Program(tmp_path, source)
+    """Closing waits for the work under way; an event loop that just ends cuts it off."""
+    program = Program(tmp_path, ASYNC.replace("END", "await session.aclose()" if closed else ""))
     held, until_it_arrives = os.pipe()
     with program.fake.serve() as url, ThreadPoolExecutor(1) as beside:
         job = beside.submit(program.run, url, held)
-        program.gate.wait_arrived(1, PATIENCE)
+        arrived(program.gate)
         os.close(until_it_arrives)  # now its event loop may end
         if closed:
             program.gate.open()

@@ -1,8 +1,5 @@
 """Workers that are forked with a session: they heal, end in silence, and hold no socket open."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import os
@@ -16,6 +13,11 @@ import pytest
 
 from koyeb_session._concurrency.forks import close_in_children
 from koyeb_session.testing import FakeKoyeb
+
+from ..support import count
+from .programs import run_python
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 def test_a_connection_without_a_socket_is_no_childs_affair() -> None:
@@ -89,7 +91,6 @@ with asyncio.Runner() as runner:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize("program", [WORKERS, ASYNC_WORKERS], ids=["blocking", "asynchronous"])
 @pytest.mark.parametrize("with_store", [False, True])
 @pytest.mark.parametrize("refresh", ["revokes", "keeps"])
@@ -99,27 +100,11 @@ def test_workers_heal_and_are_silent_when_the_session_was_made_before_the_fork(
     """Without a store each may have to sign in again; with one they share the session."""
     fake = FakeKoyeb(refresh=refresh)
     with fake.serve() as url:
-        done = subprocess.run(
-            [
-                *(
-                    sys.executable,
-                    "-W",
-                    "default",
-                    "-W",
-                    "ignore:This process:DeprecationWarning",
-                    "-c",
-                    program,
-                ),
-                *(url, str(tmp_path / "session.json") if with_store else ""),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        path = str(tmp_path / "session.json") if with_store else ""
+        filters = ["-Wdefault", "-Wignore:This process:DeprecationWarning"]
+        done = run_python(*filters, "-c", program, url, path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    sign_ins = sum(it.operation == "login" for it in fake.requests)
-    assert 1 <= sign_ins <= (1 if with_store or refresh == "keeps" else 5)
+    assert 1 <= count(fake, "login") <= (1 if with_store or refresh == "keeps" else 5)
 
 
 CHILD = """
@@ -137,13 +122,11 @@ sys.exit(7)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_normal_end_of_a_child_is_silent() -> None:
     """Transports of event loops, its own and its parent's, are dropped without a warning."""
     fake = FakeKoyeb()
     with fake.serve() as url:
-        command = [sys.executable, "-W", "default", "-c", CHILD, url, fake.issue_token()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = run_python("-Wdefault", "-c", CHILD, url, fake.issue_token())
     assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
 
 
@@ -164,7 +147,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_connection_is_over_when_its_parent_closes_it() -> None:
     """A child that lives on holds none of the service's sockets open."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,15 +1,11 @@
 """Threads that are kept for more work: the objects that they refer to, and their ends."""
 
-# pyright: reportPossiblyUnboundVariable=false
-# A loop over lines runs at least once.
-
 from __future__ import annotations
 
 import contextvars
 import gc
+import itertools
 import os
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -19,7 +15,6 @@ from typing import Final
 
 import pytest
 
-import koyeb_session
 from koyeb_session import SessionClient
 from koyeb_session._concurrency.threads import launch as launching
 from koyeb_session._concurrency.threads import shared_task
@@ -30,11 +25,11 @@ from koyeb_session.testing import FakeKoyeb
 
 from ..concurrency import PATIENCE, idle, in_child, until
 from ..support import inside, raising
-from .lines import SignalAtLine
+from .lines import limit
+from .programs import run_python
 
 pytestmark = pytest.mark.blocks_loop
 
-LINES: Final = 500
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
@@ -177,55 +172,28 @@ def test_idle_thread_that_fails_is_listed_no_more(monkeypatch: pytest.MonkeyPatc
     assert SharedTask(lambda: 7).run(PATIENCE) == 7
 
 
-class HandlerError(Exception):
-    """The error of a signal handler."""
-
-
-def interrupt() -> None:
-    """Raise as a signal handler does."""
-    raise HandlerError
-
-
 @pytest.mark.parametrize("keeps", [True, False])
 def test_nothing_is_lost_when_a_handler_raises_at_any_line_of_a_launch(
     monkeypatch: pytest.MonkeyPatch, *, keeps: bool
 ) -> None:
     """Work is given as a whole or not; catches an idle thread that nothing reaches any more."""
     monkeypatch.setattr(launching, "_IDLE", 0.02)  # so late may given work be
-    for at in range(1, LINES):
+    for at in itertools.count(1):
         if keeps:
             SharedTask(int).run(PATIENCE)
         else:
             end_idle_threads()
         done: list[int] = []
-        caught = False
-        try:
-            with SignalAtLine(interrupt, at) as line:
-                launch(partial(done.append, at))
-        except HandlerError:
-            caught = True
-        if not caught:
+        line, error = limit(partial(launch, partial(done.append, at)), at)
+        if error is None:
             until(lambda: done == [at])  # noqa: B023 - waits within this round
+        del error  # with its frames
         assert SharedTask(lambda: 7).run(PATIENCE) == 7
         idle()
         assert done in ([at], []), at
         assert not launching._idle
         if not line.reached:
             return
-    pytest.fail("it has no end")
-
-
-def program(source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, in which a warning is an error."""
-    package = str(Path(koyeb_session.__file__).parent.parent)
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", source, *arguments],
-        env={**os.environ, "PYTHONPATH": package},
-        capture_output=True,
-        text=True,
-        timeout=2 * PATIENCE,
-        check=False,
-    )
 
 
 FORKS: Final = """
@@ -256,7 +224,7 @@ def test_fork_finds_no_idle_thread() -> None:
     """From Python 3.12 on a fork of a process with several threads is a warning."""
     fake = FakeKoyeb(refresh="keeps")
     with fake.serve() as url:
-        ended = program(FORKS, url)
+        ended = run_python("-Werror", "-c", FORKS, url)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -307,7 +275,7 @@ def test_idle_thread_keeps_no_program_from_its_end(last: str) -> None:
     fake = FakeKoyeb()
     with fake.serve() as url:
         token = fake.issue_token()
-        ended = program(EXIT.replace("LAST", last), url, token)
+        ended = run_python("-Werror", "-c", EXIT.replace("LAST", last), url, token)
     assert (ended.returncode, ended.stdout) == (0, "200\n" if last else ""), ended.stderr
     assert fake.exchanges() == (2 if last else 1)
 
@@ -330,5 +298,5 @@ late = Late()
 
 def test_finalizer_at_the_end_gives_nothing_to_a_thread_that_no_longer_runs() -> None:
     """Python drops a program's objects when no other thread runs; catches a wait for one."""
-    ended = program(LATE)
+    ended = run_python("-Werror", "-c", LATE)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True 0", "")

@@ -22,21 +22,19 @@ from koyeb_session import (
 )
 from koyeb_session.testing import Gate
 
-from ..concurrency import AsyncBackground, Background, arrived, async_arrived, idle
+from ..concurrency import (
+    AsyncBackground,
+    Background,
+    arrived,
+    async_arrived,
+    async_gather,
+    gather,
+    idle,
+)
 from ..soak import SOAK
 from ..support import inside
-from .machine import (
-    Outcome,
-    SessionMachine,
-    Work,
-    current_token,
-    get,
-    keep_current,
-    login,
-    logout,
-    refresh,
-    switch,
-)
+from .machine import Outcome, SessionMachine
+from .scenario import Work, current_token, get, keep_current, login, logout, refresh, switch
 from .steps import Caller, rounds, rounds_until, tasks
 
 
@@ -50,17 +48,8 @@ class BlockingMachine(SessionMachine):
 
     def do(self, *works: Work) -> list[Outcome]:
         """Do all at once, and wait for the session's own threads."""
-        outcomes: list[Outcome] = [None] * len(works)
-
-        def run(n: int) -> None:
-            outcomes[n] = self._outcome(works[n])
-
-        if len(works) == 1:
-            run(0)
-        else:
-            with Background() as background:
-                for n in range(len(works)):
-                    background.start(functools.partial(run, n))
+        calls = [functools.partial(self._outcome, work) for work in works]
+        outcomes = gather(*calls) if len(calls) > 1 else [calls[0]()]
         idle()
         return outcomes
 
@@ -132,9 +121,8 @@ class AsyncMachine(SessionMachine):
         self._exit.close()
 
     async def _do(self, works: tuple[Work, ...]) -> list[Outcome]:
-        async with self._settled(), AsyncBackground() as background:
-            jobs = [background.start(functools.partial(self._outcome, work)) for work in works]
-        return [await job.result() for job in jobs]
+        async with self._settled():
+            return await async_gather(*[functools.partial(self._outcome, it) for it in works])
 
     async def _amid(self, gate: Gate, work: Work) -> tuple[Outcome, Outcome]:
         async with self._settled(), AsyncBackground() as background:

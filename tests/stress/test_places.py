@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import gc
 import itertools
 import os
 import signal
-import sys
 import threading
-import time
-import traceback
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import timedelta
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from typing import Any, Final
 
 import anyio
@@ -26,18 +23,16 @@ import trio
 from koyeb_session import (
     AsyncSessionClient,
     PasswordCredentials,
-    RefreshPolicy,
-    RetryPolicy,
     SessionClient,
 )
 from koyeb_session._async.http import queue
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived
+from ..concurrency import Background, arrived, async_gather
 from ..soak import SOAK
-from .scenario import EMAIL, LIFE, PASSWORD
-from .steps import rounds
+from ..support import count
+from .scenario import EMAIL, LIFE, PASSWORD, arguments
 
 pytestmark = [
     # A loop that has ended takes its connections along; nobody is left who could close them.
@@ -52,7 +47,7 @@ pytestmark = [
 CHILDREN: Final = 8 if SOAK else 3
 REQUESTS: Final = 15
 WATCHDOG: Final = 60
-"""Seconds after which a program that hangs is ended."""
+"""Seconds after which a child that hangs is ended."""
 HARD: Final = LIFE - timedelta(seconds=20)
 
 Work = Callable[[], Coroutine[Any, Any, object]]
@@ -65,53 +60,21 @@ def nothing_is_left() -> Iterator[None]:
     gc.collect()
 
 
-def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any]:
-    """Return the arguments of a client, in both halves."""
-    return {
-        "token": fake.issue_token(),
-        "clock": clock,
-        "retry_policy": RetryPolicy(delay=0),
-        "refresh_policy": RefreshPolicy(jitter=0),
-        **others,
-    }
-
-
 # Event loops
 
 
-@contextlib.contextmanager
-def served(fake: FakeKoyeb, *, sockets: bool) -> Generator[dict[str, Any]]:
-    """Return the arguments that reach the service, over sockets or without."""
-    if sockets:
-        with fake.serve() as url:
-            yield {"base_url": url}
-    else:
-        yield {"transport": fake.transport}
-
-
 @pytest.mark.pitfall(18)
-@pytest.mark.parametrize("sockets", [False, True], ids=["transport", "sockets"])
-def test_client_works_in_one_loop_after_another(
-    fake: FakeKoyeb, clock: FakeClock, *, sockets: bool
-) -> None:
+def test_client_works_in_one_loop_after_another(fake: FakeKoyeb, clock: FakeClock) -> None:
     """`asyncio.run` twice, trio, asyncio; catches a lock or a connection of the first loop."""
-    with served(fake, sockets=sockets) as reached:
-        session = AsyncSessionClient(
-            store=AsyncMemoryTokenStore(), **arguments(fake, clock, **reached)
-        )
+    with fake.serve() as url:
+        store = AsyncMemoryTokenStore()
+        session = AsyncSessionClient(store=store, **arguments(fake, clock, base_url=url))
 
         async def use() -> None:
             clock.advance(HARD)
-            answers: list[int] = []
-
-            async def one() -> None:
-                answers.append((await session.http.get("/v1/apps")).status_code)
-
-            async with anyio.create_task_group() as tasks:
-                for _ in range(5):
-                    tasks.start_soon(one)
+            ask = partial(session.http.get, "/v1/apps")
+            assert [answer.status_code for answer in await async_gather(*[ask] * 5)] == [200] * 5
             await session.refresh()
-            assert answers == [200] * 5
 
         asyncio.run(use())
         asyncio.run(use())
@@ -129,11 +92,6 @@ def end_closed(main: Work) -> None:
     loop.close()
 
 
-def end_run(main: Work) -> None:
-    """Let `asyncio.run` end, which cancels the rest."""
-    asyncio.run(main())
-
-
 def end_interrupted(main: Work) -> None:
     """Interrupt a loop, and leave it for dead."""
     loop = asyncio.new_event_loop()
@@ -147,12 +105,13 @@ def end_interrupted(main: Work) -> None:
     loop.close()
 
 
-def end_trio(main: Work) -> None:
-    """Let `trio.run` end, which cancels its system tasks."""
-    trio.run(main)
+def end_run(main: Work) -> None:
+    """Let `asyncio.run` end, which cancels the rest."""
+    asyncio.run(main())
 
 
-ENDS: Final = [end_closed, end_run, end_interrupted, end_trio]
+ENDS: Final = [end_closed, end_run, end_interrupted, trio.run]
+"""Ends of a loop; `trio.run` cancels its system tasks."""
 
 
 @pytest.mark.pitfall(18)
@@ -187,8 +146,7 @@ def test_client_works_after_a_loop_that_died_in_mid_flight(
     asyncio.run(use())
     # A token that the service had not seen yet is exchanged again; of a lost reply, only a new
     # sign-in helps.
-    logins = sum(request.operation == "login" for request in fake.requests)
-    assert logins == (hold == "reply")
+    assert count(fake, "login") == (hold == "reply")
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -213,62 +171,23 @@ def test_client_works_after_a_loop_that_died_with_all_turns(
         asyncio.run(use())
 
 
-async def test_shared_task_goes_on_when_its_starter_ends(fake: FakeKoyeb, clock: FakeClock) -> None:
-    """A task that began the exchange may end before it; catches a flight in the caller's task."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncSessionClient(**arguments(fake, clock, transport=fake.transport)) as session:
-        clock.advance(timedelta(hours=20))
-        old = session.token
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.current_token)
-            await gate.await_arrived()
-        gate.open()
-        await rounds(20)
-        assert session.token is not old
-
-
 # Forks
 
 
-def run_child(work: Callable[[], object]) -> None:
-    """Do the child's work, and leave without the parent's clean-up."""
-    status = 1
-    try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(2 * WATCHDOG)  # in case that nobody waits for it
-        work()
-        status = 0
-    except BaseException:  # noqa: BLE001 - the status tells the parent
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
+def forked(work: Callable[[], object]) -> ForkProcess:
+    """Fork a child that does some work, and ends with this process at the latest."""
+    child = get_context("fork").Process(target=work, daemon=True)
+    child.start()
+    return child
 
 
-def forked(work: Callable[[], object]) -> int:
-    """Fork a child that does some work, and return its process id."""
-    pid = os.fork()
-    if pid == 0:
-        run_child(work)
-    return pid
-
-
-def reap(children: list[int]) -> None:
+def reap(children: list[ForkProcess]) -> None:
     """Wait for the children; each has to have done all of its work."""
-    ends = time.monotonic() + WATCHDOG
-    assert [ended(pid, ends) for pid in children] == [0] * len(children)
-
-
-def ended(pid: int, ends: float) -> int:
-    """Wait for a child, and return its exit code."""
-    process = os.pidfd_open(pid)
-    try:
-        if not wait([process], max(0, ends - time.monotonic())):
-            os.kill(pid, signal.SIGABRT)  # it says where it hangs: pytest enables `faulthandler`
-    finally:
-        os.close(process)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for child in children:
+        child.join(WATCHDOG)
+        if child.is_alive() and child.pid:
+            os.kill(child.pid, signal.SIGABRT)  # it says where it hangs: pytest has `faulthandler`
+    assert [child.exitcode for child in children] == [0] * len(children)
 
 
 def check(response: httpx.Response, name: str) -> None:
@@ -310,25 +229,6 @@ def keeping(clock: FakeClock) -> FakeKoyeb:
     return FakeKoyeb(clock=clock, token_lifetime=LIFE, refresh="keeps")
 
 
-def test_forked_children_have_connections_of_their_own(
-    keeping: FakeKoyeb, clock: FakeClock
-) -> None:
-    """Children send, and the parent goes on; catches a pool that a fork shares."""
-    with (
-        keeping.serve() as url,
-        SessionClient(**arguments(keeping, clock, base_url=url)) as session,
-    ):
-        with Background() as background:  # a pool of several connections
-            for job in [background.start(lambda: send(session)) for _ in range(4)]:
-                job.result()
-        children = [forked(lambda: send(session)) for _ in range(CHILDREN)]
-        send(session)
-        reap(children)
-        send(session)
-    assert keeping.exchanges() >= CHILDREN
-    assert {request.status for request in keeping.requests} == {200}
-
-
 @pytest.mark.pitfall(20)
 def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
     keeping: FakeKoyeb, clock: FakeClock
@@ -355,7 +255,7 @@ def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
 
 
 def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) -> None:
-    """Forks at any moment; catches a lock that is not taken over the fork."""
+    """Forks at any moment; catches a lock that is not taken over the fork, and a shared pool."""
     done = threading.Event()
     with (
         keeping.serve() as url,
@@ -364,7 +264,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
 
         def work() -> None:
             while not done.is_set():
-                session.refresh()
+                send(session)
                 session.on_token_change(print)()
 
         with Background() as background:
@@ -376,11 +276,7 @@ def test_forks_amid_the_work_of_threads(keeping: FakeKoyeb, clock: FakeClock) ->
                 done.set()
             for job in jobs:
                 job.result()
-
-
-def run_in(backend: str, session: AsyncSessionClient) -> None:
-    """Send requests from a separate event loop."""
-    anyio.run(async_send, session, backend=backend)
+    assert {request.status for request in keeping.requests} == {200}
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in the loop", "between runs"])
@@ -390,12 +286,12 @@ def test_forked_children_have_event_loops_of_their_own(
     """Children of a parent with a loop; catches connections that belong to the parent's."""
     backends = itertools.cycle(["asyncio"] if inside else ["asyncio", "trio"])
 
-    async def fork() -> list[int]:
+    async def fork() -> list[ForkProcess]:
         return fork_all()
 
-    def fork_all() -> list[int]:
+    def fork_all() -> list[ForkProcess]:
         return [
-            forked(functools.partial(run_in, backend, session))
+            forked(partial(anyio.run, partial(async_send, session), backend=backend))
             for backend in itertools.islice(backends, CHILDREN)
         ]
 
