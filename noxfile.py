@@ -260,10 +260,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(requires=["build"])
 def faults(session: nox.Session) -> None:
-    """Run only the fault matrix, with all of its cells."""
+    """Run only the fault matrix, and print it as a table."""
     session.install(wheel(), *group("tests"))
     session.run(
-        *("pytest", "--quiet", "tests/faults", *session.posargs),
+        *("pytest", "--quiet", "--fault-table", "tests/faults", *session.posargs),
         env={**WHEEL_ONLY, "KOYEB_SESSION_SOAK": "1"},
     )
 

@@ -128,6 +128,15 @@ class Cell:
         """How often a connection was tried, as httpcore logs it."""
         return sum("connect_tcp.started" in record.getMessage() for record in self.records)
 
+    @property
+    def summary(self) -> str:
+        """The outcome in a few characters."""
+        kind = "ok" if self.error is None else type(self.error).__name__.removesuffix("Error")
+        session = "-"
+        if self.token is not None:
+            session = "+" if self.token.id == ISSUED else "="
+        return f"{kind.removeprefix('Transport') or 'Transport'} {self.requests}{session}"
+
     def judge(self) -> None:
         """Compare the facts with the expectation."""
         expected = self.fault.expects(self.operation)

@@ -10,7 +10,7 @@ In the long form, which ``nox -s faults`` runs too, on all three.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import httpx
@@ -58,21 +58,31 @@ def big_things_are_made() -> None:
 
 @pytest.mark.parametrize(("fault", "operation", "anyio_backend"), [*cells(*BACKENDS)])
 async def test_async_half_meets_a_fault(
-    fault: Fault, operation: str, anyio_backend: str, caplog: pytest.LogCaptureFixture
+    fault: Fault,
+    operation: str,
+    anyio_backend: str,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """An awaited operation has the outcome of the matrix, the session too, and no secret shows."""
     for cell in attempts(fault, operation, caplog):
         await _run_async(cell)
+    record_property("cell", (fault.name, operation, anyio_backend, cell.summary))
     cell.judge()
 
 
 @pytest.mark.parametrize(("fault", "operation", "half"), [*cells("thread")])
 def test_blocking_half_meets_a_fault(
-    fault: Fault, operation: str, half: str, caplog: pytest.LogCaptureFixture
+    fault: Fault,
+    operation: str,
+    half: str,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """A blocking operation has the outcome of the matrix, the session too, and no secret shows."""
     for cell in attempts(fault, operation, caplog):
         _run_blocking(cell)
+    record_property("cell", (fault.name, operation, half, cell.summary))
     cell.judge()
 
 
