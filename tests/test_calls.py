@@ -7,6 +7,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
@@ -22,7 +23,7 @@ from koyeb_session._concurrency.event_loop.calls import (
     async_in_thread,
 )
 from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
-from koyeb_session._concurrency.threads.deadlines import time_limit
+from koyeb_session._concurrency.threads.deadlines import within
 from koyeb_session.testing import FakeKoyeb
 
 from .concurrency import PATIENCE, async_until
@@ -69,8 +70,8 @@ def test_call_blocking_calls_in_a_thread_and_waits_until_the_deadline() -> None:
         call_blocking(raising(error))
     assert caught.value is error
     go = threading.Event()
-    with time_limit(0), pytest.raises(TimeoutError):
-        call_blocking(go.wait, PATIENCE)
+    with pytest.raises(TimeoutError):
+        within(0, partial(call_blocking, go.wait, PATIENCE))
     go.set()
 
 

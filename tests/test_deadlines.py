@@ -8,6 +8,7 @@ import math
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from queue import Queue
 from typing import Any
 
@@ -25,7 +26,7 @@ from koyeb_session import (
 )
 from koyeb_session._concurrency.event_loop.deadlines import async_read_raw
 from koyeb_session._concurrency.event_loop.waiting import async_sleep
-from koyeb_session._concurrency.threads.deadlines import ends, read_raw, time_limit
+from koyeb_session._concurrency.threads.deadlines import ends, read_raw, within
 from koyeb_session._concurrency.threads.launch import launch
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event, Lock, sleep
@@ -37,6 +38,7 @@ from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ._sync.doubles import Troubled
 from .concurrency import PATIENCE, Background, deadlines, idle
+from .support import raising
 
 
 class Chunks(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -80,11 +82,10 @@ async def test_reading_stops_beyond_the_limit(
 def test_read_raw_ends_with_the_deadline() -> None:
     """A body that drips in on the user's own connections is read once more, and then left."""
     stream = Chunks(9)
-    with time_limit(0), pytest.raises(httpx.ReadTimeout, match="too long"):
-        read_raw(stream, 100)
+    with pytest.raises(httpx.ReadTimeout, match="too long"):
+        within(0, partial(read_raw, stream, 100))
     assert stream.taken == 2
-    with time_limit(60):
-        assert len(read_raw(Chunks(9), 100)) == 45
+    assert len(within(60, partial(read_raw, Chunks(9), 100))) == 45
 
 
 class Recorder:
@@ -112,13 +113,17 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
     """Connecting, TLS, reading and writing may each take only the remaining time."""
     recorder: Any = Recorder()
     context = ssl.create_default_context()
-    with time_limit(10):
+
+    def use() -> httpcore.NetworkStream:
         stream = deadline_network._Backend(recorder).connect_tcp("host", 443, 60.0, "local", [])
         stream = stream.start_tls(context, "host", 60.0)
         assert stream.read(3, 60.0) == recorder
         stream.write(b"y", 60.0)
         stream.read(1, 5.0)
         stream.read(1, None)
+        return stream
+
+    stream = within(10, use)
     assert stream.get_extra_info("socket") == "socket"
     stream.close()
     (_, *place, connect, local, options), *others, close = recorder.calls
@@ -131,12 +136,12 @@ def test_each_phase_may_take_what_is_left_of_the_deadline() -> None:
 
 
 def test_without_a_deadline_timeouts_are_what_they_are() -> None:
-    """A block that sets none changes nothing, and one that has ended has ended."""
+    """Work without one has no limit, even after work that had one."""
     recorder: Any = Recorder()
     stream = deadline_network._Backend(recorder).connect_tcp("host", 80)
     assert recorder.calls == [("connect_tcp", "host", 80, None, None, None)]
-    with pytest.raises(KeyError), time_limit(1):
-        raise KeyError
+    with pytest.raises(KeyError):
+        within(1, raising(KeyError()))
     stream.read(1, 7.0)
     stream.read(1)
     assert recorder.calls[1:] == [("read", 1, 7.0), ("read", 1, None)]
@@ -146,8 +151,7 @@ def test_a_passed_deadline_leaves_a_moment() -> None:
     """Nothing is left, but 0 would make the socket non-blocking."""
     recorder: Any = Recorder()
     stream = deadline_network._Stream(recorder)
-    with time_limit(-5):
-        stream.read(1, 7.0)
+    within(-5, partial(stream.read, 1, 7.0))
     assert recorder.calls == [("read", 1, 1e-6)]
 
 
@@ -155,12 +159,13 @@ def test_a_deadline_within_another_cannot_be_later() -> None:
     """The outer one holds; an inner one may be sooner."""
     recorder: Any = Recorder()
     stream = deadline_network._Stream(recorder)
-    with time_limit(5):
-        with time_limit(60):
-            stream.read(1)
-        with time_limit(2):
-            stream.read(1)
+
+    def outer() -> None:
+        within(60, partial(stream.read, 1))
+        within(2, partial(stream.read, 1))
         stream.read(1)
+
+    within(5, outer)
     first, second, third = (timeout for *_, timeout in recorder.calls)
     assert 4 < first <= 5
     assert 1 < second <= 2
@@ -206,8 +211,8 @@ def test_an_operation_with_no_time_left_is_not_slept_for() -> None:
     fake = FakeKoyeb()
     fake.fail("login_method", Fault(status=429, headers={"Retry-After": "2"}))
     session = SessionClient(transport=fake.transport)
-    with time_limit(0.05), pytest.raises(RateLimitedError):
-        session.login_method("me@example.com")
+    with pytest.raises(RateLimitedError):
+        within(0.05, partial(session.login_method, "me@example.com"))
     session.close()
 
 
@@ -220,14 +225,14 @@ def test_a_reply_that_is_complete_at_the_deadline_counts() -> None:
             yield b"whole"
             yield b""  # the last frame of HTTP/2 may be an empty one
 
-    with time_limit(60):
-        assert read_raw(Late(), 100) == b"whole"
+    assert within(60, partial(read_raw, Late(), 100)) == b"whole"
 
 
 def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
     """Those of the other half are cancelled there."""
     lock = Lock()
-    with time_limit(0), lock.held():
+
+    def late() -> None:
         with pytest.raises(TimeoutError):
             sleep(PATIENCE)
         with pytest.raises(TimeoutError), lock.held():
@@ -237,6 +242,9 @@ def test_the_waits_of_the_blocking_half_end_at_the_deadline() -> None:
         assert shared.join(PATIENCE) is None
         assert Event().wait(PATIENCE) is False
         go.set()
+
+    with lock.held():
+        within(0, late)
     with lock.held():
         pass
     sleep(0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from koyeb_session._concurrency.threads import shared_task
-from koyeb_session._concurrency.threads.deadlines import remaining, time_limit
+from koyeb_session._concurrency.threads.deadlines import remaining, within
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._concurrency.threads.waiting import Event
 from koyeb_session.testing import FakeClock
@@ -127,10 +127,13 @@ def test_shared_task_is_waited_for_no_longer_than_asked(
 
 def test_shared_task_has_a_deadline_of_its_own() -> None:
     """Work that all share is not cut by the time that its starter had left."""
-    with time_limit(0):
+
+    def started() -> SharedTask[float]:
         shared = SharedTask(lambda: remaining(100), seconds=PATIENCE)
         shared.start()
-    assert shared.join(PATIENCE) == 100
+        return shared
+
+    assert within(0, started).join(PATIENCE) == 100
 
 
 def test_shared_task_runs_in_a_daemon_thread_when_started() -> None:

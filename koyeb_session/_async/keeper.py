@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from .._concurrency.event_loop.deadlines import async_time_limit
+from .._concurrency.event_loop.deadlines import async_within
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
 from .._concurrency.runtime import is_in_step, state_lock
@@ -316,8 +316,8 @@ class AsyncTokenKeeper:
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
-            with async_time_limit(need.seconds * self.source.patience):
-                outcome = await self.renewal.run(need)
+            seconds = need.seconds * self.source.patience
+            outcome = await async_within(seconds, partial(self.renewal.run, need))
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from .._concurrency.event_loop.deadlines import async_time_limit
+from .._concurrency.event_loop.deadlines import async_within
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.runtime import is_in_step, state_lock
 from .._core.deadline import Deadline
@@ -39,6 +40,8 @@ class AsyncSessionChange:
         self.deadline: Deadline = deadline
         self._ended: tuple[AsyncSharedTask[Any] | None, Snapshot | None] | None = None
         """The renewal and the snapshot of the session that this has ended."""
+        self._store_problem: KoyebSessionError | None = None
+        self._service_problem: KoyebSessionError | None = None
 
     async def begin(
         self,
@@ -131,25 +134,11 @@ class AsyncSessionChange:
         if self._ended is None:  # another session has begun
             return None
         renewal, old = self._ended
-        problem: KoyebSessionError | None = None
-        forgotten: KoyebSessionError | None = None
-        deadline = self.deadline
         try:
-            with async_time_limit(deadline.left()):
-                # The store first: a service that hangs must not keep it from being emptied.
-                found = None
-                if self._persistence is not None:
-                    half = Deadline(deadline.left() / 2)
-                    found, forgotten = await self._persistence.sign_out(old, half)
-                if found is not None:
-                    problem = await self._source.revoke(found, deadline)
-                if old is not None and old.phase(self._state.clock) is not Phase.EXPIRED:
-                    problem = await self._source.revoke(old.token, deadline) or problem
-                # A renewal that is running finds the session ended, and revokes its new token.
-                if renewal is not None and renewal.alive:
-                    await renewal.wait_done(deadline.left())
+            await async_within(self.deadline.left(), partial(self._revoke_all, renewal, old))
         except TimeoutError:
-            problem = problem or not_signed_out(deadline)
+            self._service_problem = self._service_problem or not_signed_out(self.deadline)
+        problem, forgotten = self._service_problem, self._store_problem
         if old is not None or problem is not None:
             at_service = "" if problem is None else f"; at the service: {problem}"
             name = None if problem is None else type(problem).__name__
@@ -157,3 +146,20 @@ class AsyncSessionChange:
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)
         return problem or forgotten
+
+    async def _revoke_all(self, renewal: AsyncSharedTask[Any] | None, old: Snapshot | None) -> None:
+        """Empty the store and revoke the tokens; keep each failure, as time may run out."""
+        deadline = self.deadline
+        # The store first: a service that hangs must not keep it from being emptied.
+        found = None
+        if self._persistence is not None:
+            half = Deadline(deadline.left() / 2)
+            found, self._store_problem = await self._persistence.sign_out(old, half)
+        if found is not None:
+            self._service_problem = await self._source.revoke(found, deadline)
+        if old is not None and old.phase(self._state.clock) is not Phase.EXPIRED:
+            problem = await self._source.revoke(old.token, deadline)
+            self._service_problem = problem or self._service_problem
+        # A renewal that is running finds the session ended, and revokes its new token.
+        if renewal is not None and renewal.alive:
+            await renewal.wait_done(deadline.left())

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._concurrency.runtime import is_in_step, state_lock
-from .._concurrency.threads.deadlines import time_limit
+from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Wakeup, sleep
 from .._core.deadline import Deadline
@@ -316,8 +316,8 @@ class TokenKeeper:
         raised: Exception | None = None
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
-            with time_limit(need.seconds * self.source.patience):
-                outcome = self.renewal.run(need)
+            seconds = need.seconds * self.source.patience
+            outcome = within(seconds, partial(self.renewal.run, need))
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .._concurrency.runtime import is_in_step, state_lock
-from .._concurrency.threads.deadlines import time_limit
+from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
 from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError
@@ -41,6 +42,8 @@ class SessionChange:
         self.deadline: Deadline = deadline
         self._ended: tuple[SharedTask[Any] | None, Snapshot | None] | None = None
         """The renewal and the snapshot of the session that this has ended."""
+        self._store_problem: KoyebSessionError | None = None
+        self._service_problem: KoyebSessionError | None = None
 
     def begin(
         self,
@@ -133,25 +136,11 @@ class SessionChange:
         if self._ended is None:  # another session has begun
             return None
         renewal, old = self._ended
-        problem: KoyebSessionError | None = None
-        forgotten: KoyebSessionError | None = None
-        deadline = self.deadline
         try:
-            with time_limit(deadline.left()):
-                # The store first: a service that hangs must not keep it from being emptied.
-                found = None
-                if self._persistence is not None:
-                    half = Deadline(deadline.left() / 2)
-                    found, forgotten = self._persistence.sign_out(old, half)
-                if found is not None:
-                    problem = self._source.revoke(found, deadline)
-                if old is not None and old.phase(self._state.clock) is not Phase.EXPIRED:
-                    problem = self._source.revoke(old.token, deadline) or problem
-                # A renewal that is running finds the session ended, and revokes its new token.
-                if renewal is not None and renewal.alive:
-                    renewal.wait_done(deadline.left())
+            within(self.deadline.left(), partial(self._revoke_all, renewal, old))
         except TimeoutError:
-            problem = problem or not_signed_out(deadline)
+            self._service_problem = self._service_problem or not_signed_out(self.deadline)
+        problem, forgotten = self._service_problem, self._store_problem
         if old is not None or problem is not None:
             at_service = "" if problem is None else f"; at the service: {problem}"
             name = None if problem is None else type(problem).__name__
@@ -159,3 +148,20 @@ class SessionChange:
         if problem is not None and forgotten is not None:
             log.warning("the token may still be in the store: %s", forgotten)
         return problem or forgotten
+
+    def _revoke_all(self, renewal: SharedTask[Any] | None, old: Snapshot | None) -> None:
+        """Empty the store and revoke the tokens; keep each failure, as time may run out."""
+        deadline = self.deadline
+        # The store first: a service that hangs must not keep it from being emptied.
+        found = None
+        if self._persistence is not None:
+            half = Deadline(deadline.left() / 2)
+            found, self._store_problem = self._persistence.sign_out(old, half)
+        if found is not None:
+            self._service_problem = self._source.revoke(found, deadline)
+        if old is not None and old.phase(self._state.clock) is not Phase.EXPIRED:
+            problem = self._source.revoke(old.token, deadline)
+            self._service_problem = problem or self._service_problem
+        # A renewal that is running finds the session ended, and revokes its new token.
+        if renewal is not None and renewal.alive:
+            renewal.wait_done(deadline.left())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from koyeb_session import (
 )
 from koyeb_session._concurrency.runtime import is_in_step
 from koyeb_session._concurrency.threads import shared_task
+from koyeb_session._concurrency.threads.deadlines import ends
 from koyeb_session._concurrency.threads.launch import end_idle_threads
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._core.snapshot import Need, Urgency
@@ -120,6 +122,8 @@ def test_session_works_when_a_handler_raises_at_any_line(act: str, *, keeps: boo
     """
     Its error reaches the caller unchanged; the session, its store and its token go on.
 
+    No deadline of the interrupted call is left, although the error still holds its frames.
+
     Before Python 3.13, `is_alive` of the main thread ends it when a handler raises in it.
     """
     for at in itertools.count(1):
@@ -128,6 +132,7 @@ def test_session_works_when_a_handler_raises_at_any_line(act: str, *, keeps: boo
             end_idle_threads()
         line, error = limit(partial(ACTS[act], scenario.session), at)
         assert (error is not None) is line.struck, at
+        assert ends.get() == math.inf, at
         if scenario.session.token is None:  # signed out, and so as a whole
             scenario.session.close()
             assert not scenario.fake.live_tokens(), at

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
 from ..._api.wire import BODY_LIMIT, Reply, decoded
-from ..._concurrency.event_loop.deadlines import async_read_raw, async_remaining, async_time_limit
+from ..._concurrency.event_loop.deadlines import async_read_raw, async_remaining, async_within
 from ..._concurrency.event_loop.waiting import async_sleep
 from ..._core.deadline import Deadline
 from ..._core.errors import (
@@ -26,8 +26,6 @@ from ..._core.results import without_frames, without_wire_frames
 from ..._http.event_loop import ASYNC_NETWORK_ERRORS
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from ..._api.operations import Operation
     from ..._core.errors import WireError
     from ..._core.models import Clock
@@ -86,7 +84,7 @@ class AsyncSender:
             if deadline.passed:
                 return self._too_late(operation)
             left = deadline.left()
-            outcome = await self._attempt(operation, left, async_time_limit(left))
+            outcome = await self._attempt(operation, left)
             if not isinstance(outcome, KoyebSessionError):
                 return outcome
             chance = random.random()  # noqa: S311 - spreads load
@@ -108,17 +106,19 @@ class AsyncSender:
         left = async_remaining(deadline.left())
         if deadline.passed:
             return self._too_late(operation)
-        return await self._attempt(operation, left, nullcontext())
+        return await self._attempt(operation, left, limited=False)
 
     async def _attempt(
-        self, operation: Operation[T], seconds: float, bound: AbstractContextManager[object]
+        self, operation: Operation[T], seconds: float, *, limited: bool = True
     ) -> T | KoyebSessionError:
-        """Send an operation once, within ``bound``."""
+        """Send an operation once; ``limited`` bounds the whole of it, not each phase alone."""
         request = operation.request(self._base_url, seconds)
         reply: Reply | None = None
         begun = time.monotonic()
         try:
-            with bound:
+            if limited:
+                reply = await async_within(seconds, partial(self._exchange, request))
+            else:
                 reply = await self._exchange(request)
         except TransportError as exc:  # the certificates cannot be read, for example
             outcome: T | KoyebSessionError = without_frames(exc)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..._concurrency.event_loop.calls import async_in_thread
-from ..._concurrency.event_loop.deadlines import async_time_limit
+from ..._concurrency.event_loop.deadlines import async_within
 from ..._concurrency.event_loop.waiting import async_sleep
 from ..._core.errors import StoreError
 from ..._core.models import Token
@@ -136,8 +137,7 @@ class AsyncFileTokenStore:
             yield
         finally:
             # Bounded: the end of an event loop waits for this even if the file system hangs.
-            with async_time_limit(_RELEASE):
-                await async_in_thread(self._release, lock)
+            await async_within(_RELEASE, partial(async_in_thread, self._release, lock))
 
     def _take(self, lock: BaseFileLock) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - an extra

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractContextManager
 
     import httpx
 
+T = TypeVar("T")
 
-def async_time_limit(seconds: float) -> AbstractContextManager[anyio.CancelScope]:
-    """Raise `TimeoutError` if the block takes longer."""
-    return anyio.fail_after(seconds)
+
+async def async_within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
+    """Do some work; raise `TimeoutError` if it takes longer."""
+    with anyio.fail_after(seconds):
+        return await work()
 
 
 def async_shield() -> AbstractContextManager[anyio.CancelScope]:

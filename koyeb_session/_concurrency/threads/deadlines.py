@@ -8,35 +8,41 @@ read, write and wait may take only the time left before the deadline of its cont
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import io
 import math
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
 _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
 _view: Final[Callable[[bytes], memoryview]] = memoryview  # the repr of a view shows no bytes
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Generator[None]:
+def within(seconds: float, work: Callable[[], T]) -> T:
     """
-    Limit each read and write of the block, on connections of ``http_transport``.
+    Do some work; limit each wait in it, and each read and write on a client's own connections.
 
     Name lookup, further addresses of the host, and a slow TLS handshake have no total limit. The
     operating system and httpcore limit each step of them.
+
+    The limit holds in a context of its own, and ends with it: nothing has to be reset, so a signal
+    handler that raises at any line cannot leave the limit to what its thread does next.
     """
-    reset = ends.set(min(ends.get(), time.monotonic() + seconds))
-    try:
-        yield
-    finally:
-        ends.reset(reset)
+    return contextvars.copy_context().run(_until, time.monotonic() + seconds, work)
+
+
+def _until(limit: float, work: Callable[[], T]) -> T:
+    ends.set(min(ends.get(), limit))
+    return work()
 
 
 def shield() -> contextlib.AbstractContextManager[None]:

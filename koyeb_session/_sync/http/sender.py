@@ -7,13 +7,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
 from ..._api.wire import BODY_LIMIT, Reply, decoded
-from ..._concurrency.threads.deadlines import read_raw, remaining, time_limit
+from ..._concurrency.threads.deadlines import read_raw, remaining, within
 from ..._concurrency.threads.waiting import sleep
 from ..._core.deadline import Deadline
 from ..._core.errors import (
@@ -28,8 +28,6 @@ from ..._core.results import without_frames, without_wire_frames
 from ..._http.threads import NETWORK_ERRORS
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from ..._api.operations import Operation
     from ..._core.errors import WireError
     from ..._core.models import Clock
@@ -88,7 +86,7 @@ class Sender:
             if deadline.passed:
                 return self._too_late(operation)
             left = deadline.left()
-            outcome = self._attempt(operation, left, time_limit(left))
+            outcome = self._attempt(operation, left)
             if not isinstance(outcome, KoyebSessionError):
                 return outcome
             chance = random.random()  # noqa: S311 - spreads load
@@ -110,17 +108,19 @@ class Sender:
         left = remaining(deadline.left())
         if deadline.passed:
             return self._too_late(operation)
-        return self._attempt(operation, left, nullcontext())
+        return self._attempt(operation, left, limited=False)
 
     def _attempt(
-        self, operation: Operation[T], seconds: float, bound: AbstractContextManager[object]
+        self, operation: Operation[T], seconds: float, *, limited: bool = True
     ) -> T | KoyebSessionError:
-        """Send an operation once, within ``bound``."""
+        """Send an operation once; ``limited`` bounds the whole of it, not each phase alone."""
         request = operation.request(self._base_url, seconds)
         reply: Reply | None = None
         begun = time.monotonic()
         try:
-            with bound:
+            if limited:
+                reply = within(seconds, partial(self._exchange, request))
+            else:
                 reply = self._exchange(request)
         except TransportError as exc:  # the certificates cannot be read, for example
             outcome: T | KoyebSessionError = without_frames(exc)

@@ -7,10 +7,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..._concurrency.threads.calls import in_thread
-from ..._concurrency.threads.deadlines import time_limit
+from ..._concurrency.threads.deadlines import within
 from ..._concurrency.threads.waiting import sleep
 from ..._core.errors import StoreError
 from ..._core.models import Token
@@ -138,8 +139,7 @@ class FileTokenStore:
             yield
         finally:
             # Bounded: the end of an event loop waits for this even if the file system hangs.
-            with time_limit(_RELEASE):
-                in_thread(self._release, lock)
+            within(_RELEASE, partial(in_thread, self._release, lock))
 
     def _take(self, lock: BaseFileLock) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - an extra
