@@ -10,12 +10,12 @@ from functools import partial
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, NotSignedInError
+from koyeb_session import AsyncSessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_idle, deadlines
-from ..support import DAY, count, log
-from .doubles import Connect
+from ..concurrency import AsyncBackground, async_arrived, deadlines
+from ..support import DAY, count, held, log, operations
+from .doubles import AsyncUnderWay, Connect
 
 ALLOWED = ["https://api.example", "https://api.example:8443/", "http://127.0.0.1:8000"]
 
@@ -27,41 +27,11 @@ async def test_request_carries_the_token_and_costs_nothing_more(
     fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """While the token is fresh, a request is signed and sent, and that is all."""
-    assert session.token is not None
     response = await session.http.get("/v1/apps")
     assert response.status_code == 200
     (request,) = fake.requests
-    assert request.headers["authorization"] == f"Bearer {session.token.id}"
+    assert request.headers["authorization"] == f"Bearer {held(session)}"
     assert response.history == []
-
-
-async def test_any_client_can_use_the_hook(
-    session: AsyncSessionClient, client: httpx.AsyncClient
-) -> None:
-    """The hook signs the requests of the user's own client."""
-    response = await client.get("/v1/apps", auth=session.auth)
-    assert response.status_code == 200
-
-
-async def test_nothing_is_sent_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -> None:
-    """A request that cannot be signed does not go out."""
-    with pytest.raises(NotSignedInError):
-        await connect().http.get("/v1/apps")
-    assert fake.requests == []
-
-
-async def test_a_request_is_signed_without_a_lookup_until_the_very_window(
-    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
-) -> None:
-    """One instant before the soft window nothing is started; at the window it is."""
-    clock.advance(timedelta(hours=12, seconds=-1))
-    await session.http.get("/v1/apps")
-    await async_idle()
-    assert fake.exchanges() == 0
-    clock.advance(1)
-    await session.http.get("/v1/apps")
-    await async_idle()
-    assert fake.exchanges() == 1
 
 
 TRUSTED = [
@@ -186,22 +156,18 @@ async def test_a_redirect_from_elsewhere_gets_no_token(
 
 
 @pytest.mark.pitfall(11)
-async def test_a_refresh_is_no_part_of_the_users_request(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_a_refresh_is_no_part_of_the_users_request(
+    fake: FakeKoyeb, session: AsyncSessionClient, client: httpx.AsyncClient
+) -> None:
     """Catches a refresh that the flow yields: hooks see it, and ``history`` keeps the token."""
     seen: list[str] = []
 
     async def note(response: httpx.Response) -> None:
         seen.append(response.request.url.path)
 
-    session = connect(token=fake.issue_token())
+    client.event_hooks = {"response": [note]}
     fake.fail("apps", Fault(status=401))
-    async with httpx.AsyncClient(
-        transport=fake.transport,
-        base_url=fake.base_url,
-        auth=session.auth,
-        event_hooks={"response": [note]},
-    ) as client:
-        response = await client.get("/v1/apps")
+    response = await client.get("/v1/apps", auth=session.auth)
     assert fake.exchanges() == 1
     assert seen == ["/v1/apps"] * 2
     assert [reply.request.url.path for reply in response.history] == ["/v1/apps"]
@@ -209,22 +175,17 @@ async def test_a_refresh_is_no_part_of_the_users_request(fake: FakeKoyeb, connec
 
 @pytest.mark.pitfall(11)
 async def test_a_refresh_has_a_deadline_of_its_own(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, client: httpx.AsyncClient
 ) -> None:
     """Catches a refresh that the flow yields: it has no timeout, and hangs with the service."""
     fake.fail("refresh", Fault(gate=Gate(), hold="request"))
+    client.timeout = None
     for timeout in deadlines(lambda: count(fake, "refresh")):
         fake.requests.clear()
         session = connect(token=fake.issue_token(), timeout=timeout)
         clock.advance(DAY - timedelta(seconds=30))
-        async with httpx.AsyncClient(
-            transport=fake.transport,
-            base_url=fake.base_url,
-            auth=session.auth,
-            timeout=None,  # noqa: S113 - without the session's own timeout
-        ) as client:
-            assert (await client.get("/v1/apps")).status_code == 200
-    assert [request.operation for request in fake.requests] == ["refresh", "apps"]
+        assert (await client.get("/v1/apps", auth=session.auth)).status_code == 200
+    assert operations(fake) == ["refresh", "apps"]
 
 
 @pytest.mark.pitfall(24)
@@ -235,23 +196,16 @@ async def test_all_hooks_of_a_session_are_one(
     clock.advance(DAY - timedelta(seconds=30))
     async with contextlib.AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(
-                httpx.AsyncClient(
-                    transport=fake.transport, base_url=fake.base_url, auth=session.auth
-                )
-            )
+            httpx.AsyncClient(transport=fake.transport, base_url=fake.base_url, auth=session.auth)
             for _ in range(10)
         ]
-        gate = Gate()
-        fake.fail("refresh", Fault(gate=gate))
-        async with AsyncBackground() as background:
-            jobs = [
-                background.start(partial(client.get, "/v1/apps"))
-                for client in [*clients, session.http]
-            ]
-            await async_arrived(gate)
+        for client in clients:
+            await stack.enter_async_context(client)
+        first, *others = (partial(it.get, "/v1/apps") for it in [*clients, session.http])
+        async with AsyncUnderWay(fake, "refresh", first) as background:
+            jobs = [background.job, *map(background.start, others)]
             await background.settled()
-            gate.open()
+            background.gate.open()
             responses = [await job.result() for job in jobs]
     assert {response.status_code for response in responses} == {200}
     assert fake.exchanges() == 1

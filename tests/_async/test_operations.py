@@ -5,33 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from functools import partial
 
 import httpx
 import pytest
 
 from koyeb_session import (
-    AccountLockedError,
-    ApiError,
-    AsyncMemoryTokenStore,
     AsyncSessionClient,
-    BadRequestError,
     EndpointGoneError,
     InvalidCredentialsError,
     LoginMethod,
     NotSignedInError,
-    PermissionDeniedError,
-    ServerError,
-    TransportTimeoutError,
-    WireError,
     __version__,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import ME, PASSWORD, operations
-from .doubles import Connect
+from ..support import ME, PASSWORD, held, operations
+from .doubles import CALLS, BrokenStore, Connect
 
 
 async def test_login_sends_email_and_password_and_keeps_the_token(
@@ -65,41 +56,16 @@ async def test_login_names_organization_and_fingerprint_when_given(
     assert token.organization_id == organization
 
 
-async def test_login_sends_no_bearer_when_signed_in(fake: FakeKoyeb, connect: Connect) -> None:
-    """The token of the session before does not go along with a login."""
-    session = connect()
-    old = await session.login(ME, PASSWORD)
-    new = await session.login(ME, PASSWORD)
-    assert fake.requests[-1].bearer is None
-    assert session.token is new
-    assert new.id != old.id
-
-
 async def test_login_leaves_the_session_alone_when_refused(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """A wrong password is an error of its own, sent once, and the old token stays."""
-    session = connect()
-    old = await session.login(ME, PASSWORD)
+    """A wrong password is an error of its own, sent once, without the token, which stays."""
+    old = session.token
     with pytest.raises(InvalidCredentialsError) as caught:
         await session.login(ME, "wrong")
     assert caught.value.status == 401
-    assert operations(fake) == ["login", "login"]
+    assert [(it.operation, it.bearer) for it in fake.requests] == [("login", None)]
     assert session.token is old
-
-
-async def test_login_says_so_when_the_account_is_locked(fake: FakeKoyeb, connect: Connect) -> None:
-    """A locked account is told apart from any other refusal, and not tried again."""
-    fake.lock_account(ME)
-    with pytest.raises(AccountLockedError):
-        await connect().login(ME, PASSWORD)
-    assert operations(fake) == ["login"]
-
-
-async def test_login_is_refused_when_not_a_member(fake: FakeKoyeb, connect: Connect) -> None:
-    """An organization of others is a matter of permission."""
-    with pytest.raises(PermissionDeniedError):
-        await connect().login(ME, PASSWORD, organization_id="somebody-elses")
 
 
 async def test_passwordless_login_mails_a_token_that_use_token_takes(
@@ -128,45 +94,48 @@ async def test_passwordless_login_warns_where_it_is_called(
     assert [warning.filename for warning in warned] == [__file__]
 
 
-async def test_refresh_replaces_the_token_when_asked(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_refresh_replaces_the_token_when_asked(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
     """A refresh sends the current token and no body, and the reply's token takes its place."""
-    session = connect()
-    old = await session.login(ME, PASSWORD)
+    old = held(session)
     new = await session.refresh()
-    request = fake.requests[-1]
+    (request,) = fake.requests
     assert (request.method, request.path) == ("PUT", "/v1/account/refresh")
-    assert request.bearer == old.id
-    assert request.content == b""
+    assert (request.bearer, request.content) == (old, b"")
     assert session.token is new
     assert fake.live_tokens() == [new.id]
     assert fake.exchanges() == 1
 
 
-async def test_refresh_raises_when_there_is_nothing_to_refresh(
-    fake: FakeKoyeb, connect: Connect
+@pytest.mark.parametrize("call", ["current_token", "refresh", "new_session", "request"])
+async def test_nothing_is_sent_when_nobody_has_signed_in(
+    fake: FakeKoyeb, connect: Connect, call: str
 ) -> None:
-    """Without a token and without credentials nothing is sent."""
-    with pytest.raises(NotSignedInError, match="login"):
-        await connect().refresh()
+    """The error names what is missing: a token and credentials."""
+    session = connect()
+    ask = partial(session.http.get, "/v1/apps") if call == "request" else getattr(session, call)
+    wanted = r"^not signed in: call login\(\), or give token= or credentials=$"
+    with pytest.raises(NotSignedInError, match=wanted):
+        await ask()
     assert fake.requests == []
 
 
-async def test_logout_ends_the_session_everywhere(fake: FakeKoyeb, connect: Connect) -> None:
-    """The service, the client and the store forget the token."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    token = await session.login(ME, PASSWORD)
-    assert await store.load() == token
-    await session.logout()
+async def test_logout_ends_the_session_everywhere(
+    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
+) -> None:
+    """The service, the client and the store forget the token; the error says what to do."""
+    token = held(stored)
+    assert await store.load() == stored.token
+    await stored.logout()
     request = fake.requests[-1]
     assert (request.method, request.path) == ("DELETE", "/v1/account/logout")
-    assert request.bearer == token.id
-    assert operations(fake) == ["login", "logout"]
-    assert session.token is None
+    assert request.bearer == token
+    assert stored.token is None
     assert await store.load() is None
     assert fake.live_tokens() == []
-    with pytest.raises(NotSignedInError):
-        await session.http.get("/v1/apps")
+    with pytest.raises(NotSignedInError, match=r"^signed out: call login\(\)$"):
+        await stored.http.get("/v1/apps")
     assert operations(fake) == ["login", "logout"]
 
 
@@ -225,62 +194,8 @@ async def test_login_method_tells_how_an_address_signs_in(
     assert "authorization" not in request.headers
 
 
-async def test_every_operation_says_so_when_withdrawn(clock: FakeClock, connect: Connect) -> None:
-    """An operation that the service has dropped raises `EndpointGoneError`, and says what to do."""
-    names = {"login", "passwordless_login", "new_session", "switch_organization", "login_method"}
-    names |= {"unscope_organization_token", "create_access_token"}
-    fake = FakeKoyeb(withdrawn={*names, "refresh", "logout"}, clock=clock)
-    session = connect(transport=fake.transport)
-    calls: list[Callable[[], Any]] = [
-        lambda: session.login(ME, PASSWORD),
-        lambda: session.passwordless_login(ME),
-        session.new_session,
-        lambda: session.switch_organization("other"),
-        session.unscope_organization_token,
-        lambda: session.create_access_token("other"),
-        lambda: session.login_method(ME),
-        session.refresh,
-        session.logout,
-    ]
-    for call in calls:
-        await session.use_token(fake.issue_token())
-        with pytest.raises(EndpointGoneError, match="no longer has this operation"):
-            await call()
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        (Fault(status=400), BadRequestError),
-        (Fault(status=302, headers={"location": "https://app.koyeb.com/elsewhere"}), ApiError),
-        (Fault(status=500), ServerError),
-        (Fault(body=b"<html>"), WireError),
-    ],
-)
-async def test_login_raises_what_the_reply_means(
-    fake: FakeKoyeb, connect: Connect, fault: Fault, error: type[Exception]
-) -> None:
-    """Each failure has its class, is sent once, and leaves the client signed out."""
-    session = connect()
-    fake.fail("login", fault)
-    with pytest.raises(error):
-        await session.login(ME, PASSWORD)
-    assert operations(fake) == ["login"]
-    assert session.token is None
-
-
-async def test_an_operation_gives_up_when_its_own_timeout_is_over(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """``timeout=`` bounds one call, with any timeout of the client."""
-    session = connect(timeout=60)
-    fake.fail("login", Fault(gate=Gate()))
-    with pytest.raises(TransportTimeoutError):
-        await session.login(ME, PASSWORD, timeout=0.02)
-
-
 @pytest.mark.pitfall(25)
-@pytest.mark.parametrize("operation", ["login", "refresh", "passwordless_login", "new_session"])
+@pytest.mark.parametrize("operation", CALLS)
 @pytest.mark.parametrize(
     "fault",
     [
@@ -294,6 +209,7 @@ async def test_an_operation_that_is_gone_says_what_to_do(
 ) -> None:
     """Catches a bare status: nobody learns from a 404 that the service has moved on."""
     fake.fail(operation, fault)
-    arguments = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}.get(operation, ())
-    with pytest.raises(EndpointGoneError, match=r"no longer has this operation.*; .*credentials="):
-        await getattr(session, operation)(*arguments)
+    signs_in = operation not in {"logout", "switch_organization", "unscope_organization_token"}
+    with pytest.raises(EndpointGoneError, match="no longer has this operation") as caught:
+        await getattr(session, operation)(*CALLS[operation])
+    assert ("credentials=" in str(caught.value)) is signs_in

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 import httpx
 
@@ -17,10 +17,23 @@ from koyeb_session import MemoryTokenStore, SessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, Job, Work, arrived, pass_through
+from ..support import ME, PASSWORD
 
 Connect: TypeAlias = Callable[..., SessionClient]
 """A function that makes clients of the fake service."""
 T = TypeVar("T")
+CALLS: Final[dict[str, tuple[Any, ...]]] = {
+    "login": (ME, PASSWORD),
+    "passwordless_login": (ME,),
+    "refresh": (),
+    "logout": (),
+    "new_session": (),
+    "switch_organization": ("a",),
+    "unscope_organization_token": (),
+    "create_access_token": ("a",),
+    "login_method": (ME,),
+}
+"""The methods that send an operation, and arguments for them."""
 
 
 class UnderWay(Background, Generic[T]):

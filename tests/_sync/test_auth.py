@@ -12,12 +12,12 @@ from functools import partial
 import httpx
 import pytest
 
-from koyeb_session import NotSignedInError, SessionClient
+from koyeb_session import SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, deadlines, idle
-from ..support import DAY, count, log
-from .doubles import Connect
+from ..concurrency import Background, arrived, deadlines
+from ..support import DAY, count, held, log, operations
+from .doubles import Connect, UnderWay
 
 ALLOWED = ["https://api.example", "https://api.example:8443/", "http://127.0.0.1:8000"]
 
@@ -29,39 +29,11 @@ def test_request_carries_the_token_and_costs_nothing_more(
     fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """While the token is fresh, a request is signed and sent, and that is all."""
-    assert session.token is not None
     response = session.http.get("/v1/apps")
     assert response.status_code == 200
     (request,) = fake.requests
-    assert request.headers["authorization"] == f"Bearer {session.token.id}"
+    assert request.headers["authorization"] == f"Bearer {held(session)}"
     assert response.history == []
-
-
-def test_any_client_can_use_the_hook(session: SessionClient, client: httpx.Client) -> None:
-    """The hook signs the requests of the user's own client."""
-    response = client.get("/v1/apps", auth=session.auth)
-    assert response.status_code == 200
-
-
-def test_nothing_is_sent_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -> None:
-    """A request that cannot be signed does not go out."""
-    with pytest.raises(NotSignedInError):
-        connect().http.get("/v1/apps")
-    assert fake.requests == []
-
-
-def test_a_request_is_signed_without_a_lookup_until_the_very_window(
-    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
-) -> None:
-    """One instant before the soft window nothing is started; at the window it is."""
-    clock.advance(timedelta(hours=12, seconds=-1))
-    session.http.get("/v1/apps")
-    idle()
-    assert fake.exchanges() == 0
-    clock.advance(1)
-    session.http.get("/v1/apps")
-    idle()
-    assert fake.exchanges() == 1
 
 
 TRUSTED = [
@@ -184,22 +156,18 @@ def test_a_redirect_from_elsewhere_gets_no_token(fake: FakeKoyeb, session: Sessi
 
 
 @pytest.mark.pitfall(11)
-def test_a_refresh_is_no_part_of_the_users_request(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_refresh_is_no_part_of_the_users_request(
+    fake: FakeKoyeb, session: SessionClient, client: httpx.Client
+) -> None:
     """Catches a refresh that the flow yields: hooks see it, and ``history`` keeps the token."""
     seen: list[str] = []
 
     def note(response: httpx.Response) -> None:
         seen.append(response.request.url.path)
 
-    session = connect(token=fake.issue_token())
+    client.event_hooks = {"response": [note]}
     fake.fail("apps", Fault(status=401))
-    with httpx.Client(
-        transport=fake.transport,
-        base_url=fake.base_url,
-        auth=session.auth,
-        event_hooks={"response": [note]},
-    ) as client:
-        response = client.get("/v1/apps")
+    response = client.get("/v1/apps", auth=session.auth)
     assert fake.exchanges() == 1
     assert seen == ["/v1/apps"] * 2
     assert [reply.request.url.path for reply in response.history] == ["/v1/apps"]
@@ -207,22 +175,17 @@ def test_a_refresh_is_no_part_of_the_users_request(fake: FakeKoyeb, connect: Con
 
 @pytest.mark.pitfall(11)
 def test_a_refresh_has_a_deadline_of_its_own(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, client: httpx.Client
 ) -> None:
     """Catches a refresh that the flow yields: it has no timeout, and hangs with the service."""
     fake.fail("refresh", Fault(gate=Gate(), hold="request"))
+    client.timeout = None
     for timeout in deadlines(lambda: count(fake, "refresh")):
         fake.requests.clear()
         session = connect(token=fake.issue_token(), timeout=timeout)
         clock.advance(DAY - timedelta(seconds=30))
-        with httpx.Client(
-            transport=fake.transport,
-            base_url=fake.base_url,
-            auth=session.auth,
-            timeout=None,  # noqa: S113 - without the session's own timeout
-        ) as client:
-            assert (client.get("/v1/apps")).status_code == 200
-    assert [request.operation for request in fake.requests] == ["refresh", "apps"]
+        assert (client.get("/v1/apps", auth=session.auth)).status_code == 200
+    assert operations(fake) == ["refresh", "apps"]
 
 
 @pytest.mark.pitfall(24)
@@ -233,21 +196,16 @@ def test_all_hooks_of_a_session_are_one(
     clock.advance(DAY - timedelta(seconds=30))
     with contextlib.ExitStack() as stack:
         clients = [
-            stack.enter_context(
-                httpx.Client(transport=fake.transport, base_url=fake.base_url, auth=session.auth)
-            )
+            httpx.Client(transport=fake.transport, base_url=fake.base_url, auth=session.auth)
             for _ in range(10)
         ]
-        gate = Gate()
-        fake.fail("refresh", Fault(gate=gate))
-        with Background() as background:
-            jobs = [
-                background.start(partial(client.get, "/v1/apps"))
-                for client in [*clients, session.http]
-            ]
-            arrived(gate)
+        for client in clients:
+            stack.enter_context(client)
+        first, *others = (partial(it.get, "/v1/apps") for it in [*clients, session.http])
+        with UnderWay(fake, "refresh", first) as background:
+            jobs = [background.job, *map(background.start, others)]
             background.settled()
-            gate.open()
+            background.gate.open()
             responses = [job.result() for job in jobs]
     assert {response.status_code for response in responses} == {200}
     assert fake.exchanges() == 1

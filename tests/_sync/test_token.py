@@ -14,47 +14,13 @@ from datetime import timedelta
 
 import pytest
 
-from koyeb_session import NotSignedInError, SessionClient
+from koyeb_session import SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..support import ME, PASSWORD
 from .doubles import Connect
 
 # The token
-
-
-def test_current_token_costs_nothing_while_fresh(fake: FakeKoyeb, session: SessionClient) -> None:
-    """A fresh token is handed out as it is."""
-    assert session.current_token() is session.token
-    assert fake.requests == []
-
-
-def test_current_token_renews_when_nearly_expired(
-    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
-) -> None:
-    """A token that is about to expire is not handed out."""
-    clock.advance(timedelta(hours=24, seconds=-59))
-    token = session.current_token()
-    assert fake.exchanges() == 1
-    assert fake.live_tokens() == [token.id]
-
-
-def test_current_token_raises_when_not_signed_in(connect: Connect) -> None:
-    """There is no token, and nothing to sign in with."""
-    with pytest.raises(NotSignedInError):
-        connect().current_token()
-
-
-def test_token_is_completed_from_the_jwt_when_given_as_text(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """The expiry and the time of issue are read from the id."""
-    token = connect(token=fake.issue_token()).token
-    assert token is not None
-    assert token.expires_at is not None
-    assert token.issued_at is not None
-    assert token.issued_at.timestamp() == clock.time()
-    assert token.expires_at - token.issued_at == timedelta(hours=24)
 
 
 def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
