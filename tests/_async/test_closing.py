@@ -234,18 +234,6 @@ async def test_close_waits_for_a_renewal_under_way(
         await session.current_token()
 
 
-async def test_close_waits_no_longer_than_the_deadline(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """A renewal that hangs ends with its deadline, and so does the close."""
-    session = connect(token=fake.issue_token(), timeout=0.05)
-    fake.fail("refresh", Fault(gate=Gate()))
-    clock.advance(timedelta(hours=12))
-    old = await session.current_token()
-    await session.aclose()
-    assert session.token is old
-
-
 async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> None:
     """Connections that are left open are told of, without a secret."""
     session = AsyncSessionClient(base_url=url, clock=clock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import timedelta
 
 import httpx
@@ -13,13 +12,12 @@ from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
     NotSignedInError,
-    PasswordCredentials,
     ServerError,
     SessionExpiredError,
     Token,
     TransportTimeoutError,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, inside
@@ -42,67 +40,46 @@ class Stopwatch(httpx.AsyncBaseTransport):
 # How long each step may take
 
 
+@pytest.mark.parametrize("store", [AsyncMemoryTokenStore, Away])
 @pytest.mark.parametrize("operation", ["login", "refresh", "logout", "new_session"])
 async def test_a_timeout_of_the_caller_is_that_of_each_operation(
-    fake: FakeKoyeb, connect: Connect, operation: str
+    fake: FakeKoyeb, connect: Connect, operation: str, store: type[AsyncMemoryTokenStore]
 ) -> None:
-    """The client's own timeout does not cut short a call to which the caller gives a minute."""
-    stopwatch = Stopwatch(fake)
-    store = AsyncMemoryTokenStore()
-    session = connect(transport=stopwatch, credentials=PASSWORDS, store=store, timeout=5)
+    """Neither the client's own timeout nor a store that is away takes anything of it."""
+    stopwatch, kept = Stopwatch(fake), store()
+    session = connect(transport=stopwatch, credentials=PASSWORDS, store=kept, timeout=5)
     if operation != "login":
         await session.login(ME, PASSWORD)
         stopwatch.allowed.clear()
     if operation == "logout":
-        await store.save(Token(fake.issue_token()))  # somebody else's: revoked as well
+        await kept.save(Token(fake.issue_token()))  # somebody else's: revoked as well
         await session.logout(timeout=60)
     elif operation == "new_session":
         fake.fail("new_session", Fault(status=401))  # renewed, and sent again
         await session.new_session(timeout=60)
     else:
         await session.refresh(timeout=60)
-    assert len(stopwatch.allowed) == {"logout": 2, "new_session": 3}.get(operation, 1)
-    assert all(55 < seconds <= 60 for seconds in stopwatch.allowed)
-
-
-async def test_a_timeout_of_the_caller_holds_without_the_store(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """A store that is away takes nothing of it."""
-    stopwatch = Stopwatch(fake)
-    session = connect(transport=stopwatch, token=fake.issue_token(), store=Away(), timeout=5)
-    await session.refresh(timeout=60)
-    assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True]
+    sent = {"logout": 2 if store is not Away else 1, "new_session": 3}.get(operation, 1)
+    assert [55 < seconds <= 60 for seconds in stopwatch.allowed] == [True] * sent
 
 
 async def test_a_renewal_that_nobody_waits_for_has_the_clients_timeout(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """The flight itself ends, so that the next one can be tried."""
+    """The flight itself ends, so that the next one can be tried, and that a close ends."""
     session = connect(token=fake.issue_token(), timeout=0.05)
-    fake.fail("refresh", Fault(latency=PATIENCE), times=2)
+    fake.fail("refresh", Fault(gate=Gate()))
     clock.advance(DAY / 2)
-    await session.current_token()
+    old = await session.current_token()
     shared = inside(session).task
-    assert shared is not None
+    await session.aclose()
     assert isinstance(await shared.join(PATIENCE), TransportTimeoutError)
+    assert session.token is old
 
 
 def left(session: AsyncSessionClient) -> float:
     """Tell how long the session's token is good for, in seconds from when it was had."""
-    snapshot = inside(session).state.snapshot
-    assert snapshot is not None
-    return float(snapshot.expiry)
-
-
-async def test_a_busy_service_is_asked_again_for_a_token_that_was_refused(
-    fake: FakeKoyeb, session: AsyncSessionClient
-) -> None:
-    """The token has life left, but nobody can use it: the renewal is worth a second attempt."""
-    fake.fail("apps", Fault(status=401))
-    fake.fail("refresh", Fault(status=503))
-    assert (await session.http.get("/v1/apps")).status_code == 200
-    assert count(fake, "refresh") == 2
+    return float(inside(session).state.snapshot.expiry)
 
 
 async def test_a_busy_service_is_asked_again_without_the_store(
@@ -132,10 +109,13 @@ async def test_a_new_token_has_its_whole_life_before_it(
     elsewhere = FakeKoyeb(clock=FakeClock())
     session = connect(transport=elsewhere.transport, credentials=PASSWORDS)
     clock.step_wall(ahead)
-    await session.current_token()
-    assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
-    await session.refresh()
-    assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
+    for ask in (session.current_token, session.refresh):
+        token = await ask()
+        assert left(session) == pytest.approx(DAY.total_seconds(), abs=2)
+        assert token.expires_at is not None
+        assert token.issued_at is not None
+        lifetime = (token.expires_at - token.issued_at).total_seconds()
+        assert lifetime == pytest.approx(DAY.total_seconds(), abs=2)
 
 
 async def test_a_token_of_others_has_the_time_until_its_expiry(
@@ -189,28 +169,6 @@ async def test_credentials_that_have_no_token_either_are_left_in_peace(
     assert count(fake, "refresh") == 0  # a given token is its issuer's to renew
 
 
-async def test_an_error_says_what_to_do(fake: FakeKoyeb, connect: Connect) -> None:
-    """A session that never began, and one that has ended, name the credentials that are missing."""
-    wanted = r"^not signed in: call login\(\), or give token= or credentials=$"
-    with pytest.raises(NotSignedInError, match=wanted):
-        await connect().current_token()
-    session = connect(token=fake.issue_token())
-    fake.revoke_all()
-    with pytest.raises(SessionExpiredError, match=r"^the service refused the token: "):
-        await session.refresh()
-
-
-async def test_a_token_from_the_store_is_logged_as_that(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An operator can tell an exchange from the adoption of somebody else's."""
-    caplog.set_level(logging.INFO)
-    store = AsyncMemoryTokenStore()
-    await store.save(Token(fake.issue_token()))
-    await connect(store=store).current_token()
-    assert "taken over from the store; the token is good for 1 d 0 h" in caplog.messages
-
-
 async def test_a_token_that_is_due_already_is_taken_over_and_renewed_meanwhile(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -221,30 +179,3 @@ async def test_a_token_that_is_due_already_is_taken_over_and_renewed_meanwhile(
     session = connect(store=store)
     assert (await session.current_token()).id == saved
     await async_until(lambda: fake.exchanges() == 1)
-
-
-async def test_signed_out_says_what_to_do(session: AsyncSessionClient) -> None:
-    """After a logout there is one way back for a request."""
-    await session.logout()
-    with pytest.raises(NotSignedInError, match=r"^signed out: call login\(\)$"):
-        await session.http.get("/v1/apps")
-
-
-async def test_a_logout_is_logged_as_what_it_is(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Nothing is added where nothing went wrong."""
-    caplog.set_level(logging.INFO)
-    session = connect(token=fake.issue_token())
-    await session.logout()
-    assert "signed out" in caplog.messages
-
-
-async def test_passwords_that_were_changed_to_nonsense_are_named(connect: Connect) -> None:
-    """The cause of the error says what is wrong with them, without quoting them."""
-    credentials = PasswordCredentials(ME, PASSWORD)
-    session = connect(credentials=credentials)
-    object.__setattr__(credentials, "email", "")
-    with pytest.raises(NotSignedInError, match="ValueError: email must not be empty") as caught:
-        await session.current_token()
-    assert isinstance(caught.value.__cause__, ValueError)

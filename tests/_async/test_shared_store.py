@@ -32,14 +32,18 @@ THEIRS = (
 # The store
 
 
-async def test_a_session_begins_with_the_stores_token(fake: FakeKoyeb, connect: Connect) -> None:
-    """The token that another process has saved is taken over without an exchange."""
+async def test_a_session_begins_with_the_stores_token(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The token that another process has saved is taken over without an exchange; the log says."""
+    caplog.set_level("INFO")
     store = Troubled()
     await store.save(Token(fake.issue_token()))
     session = connect(store=store, credentials=PASSWORDS)
     assert (await session.http.get("/v1/apps")).status_code == 200
     assert log(fake) == [("apps", 200)]
     assert store.calls == ["save", "lock", "load"]
+    assert "taken over from the store; the token is good for 1 d 0 h" in caplog.messages
 
 
 async def test_a_token_that_is_taken_over_is_not_saved_again(

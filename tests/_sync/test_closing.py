@@ -230,18 +230,6 @@ def test_close_waits_for_a_renewal_under_way(
         session.current_token()
 
 
-def test_close_waits_no_longer_than_the_deadline(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """A renewal that hangs ends with its deadline, and so does the close."""
-    session = connect(token=fake.issue_token(), timeout=0.05)
-    fake.fail("refresh", Fault(gate=Gate()))
-    clock.advance(timedelta(hours=12))
-    old = session.current_token()
-    session.close()
-    assert session.token is old
-
-
 def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> None:
     """Connections that are left open are told of, without a secret."""
     session = SessionClient(base_url=url, clock=clock)
