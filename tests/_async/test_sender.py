@@ -8,8 +8,8 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 import pytest
@@ -24,18 +24,18 @@ from koyeb_session import (
     RateLimitedError,
     RetryPolicy,
     ServerError,
-    Token,
     TransportError,
     TransportTimeoutError,
     WireError,
 )
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
+from koyeb_session.testing import FakeKoyeb, Fault, Gate, assert_no_secret
 
 from ..concurrency import async_read, deadlines
-from ..support import ME, PASSWORD
-from .doubles import Connect
+from ..support import ME, PASSWORD, operations
+from .doubles import CALLS, Connect
 
 LIMIT = 1 << 20
+SWITCHES = ("switch_organization", "unscope_organization_token")
 
 
 @pytest.fixture(autouse=True)
@@ -90,28 +90,16 @@ async def test_a_lost_reply_is_not_asked_for_again(fake: FakeKoyeb, connect: Con
     assert len(fake.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "login",
-        "passwordless_login",
-        "new_session",
-        "switch_organization",
-        "unscope_organization_token",
-    ],
-)
+@pytest.mark.parametrize("name", [*("login", "passwordless_login", "new_session"), *SWITCHES])
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_an_operation_that_must_not_be_done_twice_is_sent_once(
-    fake: FakeKoyeb, connect: Connect, name: str, status: int
+    fake: FakeKoyeb, session: AsyncSessionClient, name: str, status: int
 ) -> None:
     """Accounts lock, and sessions are issued: these are never repeated."""
-    calls: dict[str, tuple[str, ...]] = {"login": (ME, PASSWORD), "passwordless_login": (ME,)}
-    calls["switch_organization"] = ("organization",)
     fake.fail(name, Fault(status=status))
-    session = connect(token=fake.issue_token())
     with pytest.raises((RateLimitedError, ServerError)):
-        await getattr(session, name)(*calls.get(name, ()))
-    assert [request.operation for request in fake.requests] == [name]
+        await getattr(session, name)(*CALLS[name])
+    assert operations(fake) == [name]
 
 
 @pytest.mark.parametrize("seconds", ["6", "86400", "31536000"])
@@ -157,26 +145,25 @@ async def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Con
     assert len(fake.requests) == 1
 
 
-async def test_each_phase_may_take_the_whole_timeout(fake: FakeKoyeb, connect: Connect) -> None:
+async def test_each_phase_may_take_the_whole_timeout(
+    connect: Connect, client: httpx.AsyncClient
+) -> None:
     """Connecting, sending and reading are bounded by the operation's own timeout."""
     seen: list[dict[str, float]] = []
 
     async def note(request: httpx.Request) -> None:
         seen.append(request.extensions["timeout"])
 
-    hooks = {"request": [note]}
-    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks, timeout=10) as client:
-        session = connect(http_client=client, timeout=70)
-        await session.login_method(ME)
-        await session.login_method(ME, timeout=90)
-        await session.login(ME, PASSWORD)
-        await session.refresh(timeout=110)
-        await session.logout(timeout=130)
-    phases = ("connect", "read", "write", "pool")
-    wanted = (70.0, 90.0, 70.0, 110.0, 130.0)
-    assert len(seen) == len(wanted)
-    for timeouts, seconds in zip(seen, wanted, strict=True):
-        assert set(timeouts) == set(phases)
+    client.event_hooks = {"request": [note]}
+    session = connect(http_client=client, timeout=70)
+    await session.login_method(ME)
+    await session.login_method(ME, timeout=90)
+    await session.login(ME, PASSWORD)
+    await session.login(ME, PASSWORD, timeout=30)
+    await session.refresh(timeout=110)
+    await session.logout(timeout=130)
+    for timeouts, seconds in zip(seen, (70, 90, 70, 30, 110, 130), strict=True):
+        assert set(timeouts) == {"connect", "read", "write", "pool"}
         assert all(math.isclose(value, seconds, abs_tol=9) for value in timeouts.values())
 
 
@@ -262,112 +249,60 @@ async def test_an_error_larger_than_any_is_told_by_its_status(
 # The user's own client
 
 
+@pytest.mark.parametrize(
+    ("reads", "told"), [(True, "password is incorrect"), (False, "no message")]
+)
 async def test_a_hook_that_raises_for_status_does_not_hide_the_error(
-    fake: FakeKoyeb, connect: Connect
+    connect: Connect, client: httpx.AsyncClient, *, reads: bool, told: str
 ) -> None:
-    """A common hook of users keeps the error class of the operation."""
+    """A hook that many have keeps the class of the error, and the message if it has read it."""
 
     async def raise_for_status(response: httpx.Response) -> None:
-        await async_read(response)
+        if reads:
+            await async_read(response)
         response.raise_for_status()
 
-    async with httpx.AsyncClient(
-        transport=fake.transport, event_hooks={"response": [raise_for_status]}
-    ) as client:
-        session = connect(http_client=client)
-        with pytest.raises(InvalidCredentialsError, match="password is incorrect"):
-            await session.login(ME, "wrong")
+    client.event_hooks = {"response": [raise_for_status]}
+    with pytest.raises(InvalidCredentialsError, match=told):
+        await connect(http_client=client).login(ME, "wrong")
 
 
-async def test_a_hook_that_raises_before_reading_leaves_the_status(
-    fake: FakeKoyeb, connect: Connect
+async def test_a_reply_to_a_hook_is_no_reply(
+    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
 ) -> None:
-    """The part that the hook did not read is gone; the status tells enough."""
-
-    async def raise_for_status(response: httpx.Response) -> None:
-        response.raise_for_status()
-
-    async with httpx.AsyncClient(
-        transport=fake.transport, event_hooks={"response": [raise_for_status]}
-    ) as client:
-        session = connect(http_client=client)
-        with pytest.raises(InvalidCredentialsError, match="no message"):
-            await session.login(ME, "wrong")
-
-
-async def test_a_reply_to_a_hook_is_no_reply(fake: FakeKoyeb, connect: Connect) -> None:
     """A hook that reports to another server, and is refused there, has not been refused here."""
 
     async def report(_: object) -> None:
         elsewhere = httpx.Request("POST", "https://reports.example")
         httpx.Response(401, request=elsewhere).raise_for_status()
 
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [report]}
-    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks) as client:
-        session = connect(http_client=client, token=fake.issue_token())
+    client.event_hooks = {"request": [report]}
+    session = connect(http_client=client, token=fake.issue_token())
+    for call in (partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(TransportError, match=r"reports\.example"):
-            await session.login(ME, PASSWORD)
-        with pytest.raises(TransportError, match=r"reports\.example"):
-            await session.logout()
+            await call()
     assert fake.requests == []
 
 
 @pytest.mark.parametrize("kind", ["request", "response"])
 async def test_an_error_of_a_hook_reaches_the_caller(
-    fake: FakeKoyeb, connect: Connect, kind: str
+    connect: Connect, client: httpx.AsyncClient, kind: str
 ) -> None:
     """An error of the user's own code is not taken for one of the network."""
 
     async def hook(_: object) -> None:
-        message = "a bug"
-        raise LookupError(message)
+        raise LookupError("a bug")
 
-    hooks: dict[str, list[Callable[..., Any]]] = {kind: [hook]}
-    async with httpx.AsyncClient(transport=fake.transport, event_hooks=hooks) as client:
-        with pytest.raises(LookupError, match="a bug") as caught:
-            await connect(http_client=client).login(ME, PASSWORD)
+    client.event_hooks = {kind: [hook]}
+    with pytest.raises(LookupError, match="a bug") as caught:
+        await connect(http_client=client).login(ME, PASSWORD)
     assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])
-
-
-async def test_an_error_shows_neither_token_nor_password(fake: FakeKoyeb, connect: Connect) -> None:
-    """A service that quotes its request does not make us tell it."""
-    token = fake.issue_token()
-    session = connect(token=token)
-    message = f"token {token} and password {PASSWORD}"
-    body: dict[str, Any] = {"code": token, "message": message, "fields": []}
-    for name in ("login", "new_session", "logout"):
-        fake.fail(name, Fault(status=400, body=body, headers={"x-request-id": "id-1"}))
-    with pytest.raises(BadRequestError, match=r"password \[secret\]") as caught:
-        await session.login(ME, PASSWORD)
-    assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])
-    assert caught.value.request_id == "id-1"
-    for call in (session.new_session, session.logout):
-        with pytest.raises(BadRequestError, match=r"token \[secret\]") as caught:
-            await call()
-        assert_no_secret(token, caught.value, packages=["koyeb_session"])
-
-
-async def test_the_time_of_a_token_comes_from_the_services_clock(
-    clock: FakeClock, connect: Connect
-) -> None:
-    """A service whose clock is an hour off hands out tokens with their whole life before them."""
-    theirs = FakeClock()
-    theirs.step_wall(-3600)
-    fake = FakeKoyeb(clock=theirs)
-    session = connect(transport=fake.transport)
-    token: Token = await session.login(ME, PASSWORD)
-    assert token.expires_at is not None
-    assert token.issued_at is not None
-    assert 86_398 <= (token.expires_at - token.issued_at).total_seconds() <= 86_400
-    clock.advance(43_198)
-    await session.current_token()
-    assert fake.exchanges() == 0
 
 
 async def test_a_refused_operation_keeps_what_the_service_said(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """Status, code, message and request id are attributes of the error."""
+    """Status, code, message and request id are its attributes; an API token is not renewed."""
     session = connect(token=fake.issue_api_token())
     body = {"status": 401, "code": "authorization_error", "message": "Token rejected"}
     fake.fail("new_session", Fault(status=401, body=body, headers={"x-request-id": "r-7"}))
@@ -378,6 +313,7 @@ async def test_a_refused_operation_keeps_what_the_service_said(
     assert error.message == (
         f"new_session: Token rejected (POST {fake.base_url}/v1/account/session: status 401)"
     )
+    assert operations(fake) == ["new_session"]
 
 
 @pytest.mark.pitfall(15)

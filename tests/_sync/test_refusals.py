@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import pytest
@@ -229,16 +230,18 @@ def test_a_401_after_logout_is_the_answer(fake: FakeKoyeb, session: SessionClien
     assert session.token is None
 
 
+@pytest.mark.parametrize("operation", ["apps", "new_session"])
 def test_a_refused_token_that_cannot_be_renewed_ends_the_session(
-    fake: FakeKoyeb, session: SessionClient
+    fake: FakeKoyeb, session: SessionClient, operation: str
 ) -> None:
     """When the refresh is refused as well, the error says so, and the refusal is its cause."""
     fake.revoke_all()
+    ask = partial(session.http.get, "/v1/apps") if operation == "apps" else session.new_session
     with pytest.raises(SessionExpiredError) as caught:
-        session.http.get("/v1/apps")
+        ask()
     assert isinstance(caught.value.__cause__, AuthenticationError)
     assert not caught.value.retryable
-    assert log(fake) == [("apps", 401), ("refresh", 401)]
+    assert log(fake) == [(operation, 401), ("refresh", 401)]
 
 
 def test_a_refused_token_is_not_renewed_again_during_the_back_off(

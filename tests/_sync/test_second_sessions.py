@@ -32,24 +32,21 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import deadlines, until
-from ..support import ME, PASSWORD, operations
+from ..support import ME, PASSWORD, held, operations
 from .doubles import Connect, UnderWay
 
 # The operations
 
 
-def test_new_session_keeps_the_own_token(fake: FakeKoyeb, connect: Connect) -> None:
+def test_new_session_keeps_the_own_token(fake: FakeKoyeb, signed_in: SessionClient) -> None:
     """The issued token is for somebody else; this session goes on with its own."""
-    session = connect()
-    own = session.login(ME, PASSWORD)
-    other = session.new_session()
+    own = signed_in.token
+    other = signed_in.new_session()
     request = fake.requests[-1]
     assert (request.method, request.path) == ("POST", "/v1/account/session")
-    assert request.bearer == own.id
-    assert request.content == b""
-    assert session.token is own
-    assert other.id in fake.live_tokens()
-    assert other.id != own.id
+    assert (request.bearer, request.content) == (held(signed_in), b"")
+    assert signed_in.token is own
+    assert fake.live_tokens() == [held(signed_in), other.id]
     assert other.organization_id is None
 
 
@@ -69,31 +66,29 @@ def change(fake: FakeKoyeb, operation: str) -> tuple[tuple[str, ...], str | None
 
 @pytest.mark.parametrize("operation", [*CHANGES])
 def test_change_of_organization_goes_on_with_the_new_token(
-    fake: FakeKoyeb, connect: Connect, operation: str
+    fake: FakeKoyeb, signed_in: SessionClient, operation: str
 ) -> None:
     """The session acts in the other organization, or in none, from then on."""
-    session = connect()
-    old = session.login(ME, PASSWORD)
+    old = held(signed_in)
     arguments, organization = change(fake, operation)
-    new = getattr(session, operation)(*arguments, seon_fp="print")
+    new = getattr(signed_in, operation)(*arguments, seon_fp="print")
     request = fake.requests[-1]
     assert (request.method, request.path) == ("POST", CHANGES[operation].format(organization))
     assert request.json == {}
-    assert request.bearer == old.id
+    assert request.bearer == old
     assert request.headers["seon-fp"] == "print"
     assert new.organization_id == organization
-    assert session.token is new
+    assert signed_in.token is new
 
 
 def test_switch_organization_keeps_the_token_when_refused(
-    fake: FakeKoyeb, connect: Connect
+    signed_in: SessionClient,
 ) -> None:
     """An organization that does not exist is not found, and nothing has changed."""
-    session = connect()
-    token = session.login(ME, PASSWORD)
+    token = signed_in.token
     with pytest.raises(NotFoundError):
-        session.switch_organization("no-such-organization")
-    assert session.token is token
+        signed_in.switch_organization("no-such-organization")
+    assert signed_in.token is token
 
 
 @pytest.mark.parametrize("operation", [*CHANGES])
@@ -188,57 +183,23 @@ def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connect: Con
 
 @pytest.mark.parametrize("age", [timedelta(hours=24, seconds=-30), timedelta(hours=12)])
 def test_new_session_renews_first_when_the_token_is_due(
-    fake: FakeKoyeb, clock: FakeClock, signed_in: SessionClient, age: timedelta
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient, age: timedelta
 ) -> None:
     """An operation carries a token that lives long enough, and that no exchange revokes."""
     clock.advance(age)
-    signed_in.new_session()
-    assert operations(fake) == ["login", "refresh", "new_session"]
-    assert signed_in.token is not None
-    assert fake.requests[-1].bearer == signed_in.token.id
-
-
-def test_new_session_is_sent_once_more_when_the_token_was_revoked(
-    fake: FakeKoyeb, signed_in: SessionClient
-) -> None:
-    """An operation that meets a 401 is repeated with a newer token."""
-    fake.fail("new_session", Fault(status=401))
-    signed_in.new_session()
-    assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
-    assert signed_in.token is not None
-    assert fake.requests[-1].bearer == signed_in.token.id
+    session.new_session()
+    assert operations(fake) == ["refresh", "new_session"]
+    assert fake.requests[-1].bearer == held(session)
 
 
 def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, signed_in: SessionClient) -> None:
-    """A service that refuses the new token too has answered."""
+    """It is sent again with a newer token; a service that refuses that too has answered."""
     fake.fail("new_session", Fault(status=401), times=5)
     with pytest.raises(AuthenticationError) as caught:
         signed_in.new_session()
     assert not isinstance(caught.value, SessionExpiredError)
     assert operations(fake) == ["login", "new_session", "refresh", "new_session"]
-
-
-def test_new_session_raises_the_refusal_when_the_token_is_not_ours_to_renew(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """A 401 on an API token is simply the answer."""
-    session = connect(token=fake.issue_api_token())
-    fake.revoke_all()
-    with pytest.raises(AuthenticationError) as caught:
-        session.new_session()
-    assert not isinstance(caught.value, SessionExpiredError)
-    assert operations(fake) == ["new_session"]
-
-
-def test_new_session_raises_when_the_refused_token_cannot_be_renewed(
-    fake: FakeKoyeb, signed_in: SessionClient
-) -> None:
-    """When the refresh is refused too, the session has ended."""
-    fake.revoke_all()
-    with pytest.raises(SessionExpiredError) as caught:
-        signed_in.new_session()
-    assert isinstance(caught.value.__cause__, AuthenticationError)
-    assert operations(fake) == ["login", "new_session", "refresh"]
+    assert fake.requests[-1].bearer == held(signed_in)
 
 
 @pytest.mark.parametrize("renewable", [True, False])
@@ -285,13 +246,6 @@ def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
     until(lambda: session.token is not old)
 
 
-def test_new_session_raises_when_not_signed_in(fake: FakeKoyeb, connect: Connect) -> None:
-    """Without a token nothing is sent."""
-    with pytest.raises(NotSignedInError):
-        connect().new_session()
-    assert fake.requests == []
-
-
 def test_another_session_whose_token_has_expired_is_refused(
     fake: FakeKoyeb, session: SessionClient
 ) -> None:
@@ -305,17 +259,14 @@ def test_another_session_whose_token_has_expired_is_refused(
 
 
 def test_for_token_shares_connections_and_leaves_the_token_alone(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, signed_in: SessionClient
 ) -> None:
     """Another account's token is used, and not renewed, in each of these cases."""
-    session = connect()
-    own = session.login(ME, PASSWORD)
-    caller = session.for_token(fake.issue_token())
+    own = signed_in.token
+    caller = signed_in.for_token(other := fake.issue_token())
     assert isinstance(caller, SessionClient)
-    assert caller.token is not None
-    assert caller.token.id not in {own.id, None}
     assert (caller.http.get("/v1/apps")).status_code == 200
-    assert fake.requests[-1].bearer == caller.token.id
+    assert fake.requests[-1].bearer == other == held(caller)
     clock.advance(timedelta(hours=24, seconds=-10))
     assert (caller.http.get("/v1/apps")).status_code == 200
     fake.revoke_all()
@@ -324,23 +275,13 @@ def test_for_token_shares_connections_and_leaves_the_token_alone(
     with pytest.raises(SessionExpiredError, match="this session does not renew it"):
         caller.current_token()
     assert fake.exchanges() == 0
-    assert session.token is own
+    assert signed_in.token is own
 
 
-def test_for_token_renews_when_asked_to(
+def test_for_token_renews_when_asked_to_by_its_policy_and_clock(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """``renew=True`` makes it a session like any other."""
-    caller = connect().for_token(fake.issue_token(), renew=True)
-    clock.advance(timedelta(hours=24, seconds=-10))
-    caller.current_token()
-    assert fake.exchanges() == 1
-
-
-def test_for_token_keeps_its_policy_clock_and_origins(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """The arguments of the client hold for the sessions that it makes."""
+    """``renew=True`` makes a session like any other, with the arguments of the client."""
     policy = RefreshPolicy(hard_window=3600, jitter=0)
     caller = connect(refresh_policy=policy).for_token(fake.issue_token(), renew=True)
     clock.advance(timedelta(hours=23))
