@@ -9,7 +9,6 @@ import gc
 import warnings
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +18,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_pass_through, async_until
 from ..support import DAY, ME, PASSWORD, held, inside
-from .doubles import AsyncUnderWay, Connect
+from .doubles import CALLS, AsyncUnderWay, Connect
 
 # The store
 
@@ -53,12 +52,11 @@ async def test_closing_waits_for_a_refresh_that_may_take_longer(
 
 
 async def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, client: httpx.AsyncClient
 ) -> None:
     """It is good: that the session closes is no reason to renew it once more."""
     store = AsyncMemoryTokenStore()
-    theirs = httpx.AsyncClient(transport=fake.transport)  # which stays open
-    session = connect(token=fake.issue_token(), store=store, http_client=theirs)
+    session = connect(token=fake.issue_token(), store=store, http_client=client)
     clock.advance(DAY - timedelta(hours=1))
     saved = await connect().login(ME, PASSWORD)
     await store.save(saved)
@@ -71,7 +69,6 @@ async def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
             await background.settled()
         assert (await job.result()).id == saved.id
         await closing.result()
-    await theirs.aclose()
     assert fake.exchanges() == 0
 
 
@@ -89,51 +86,36 @@ async def test_closing_waits_for_a_logout_under_way(
     assert fake.live_tokens() == []
 
 
-CALLS: dict[str, tuple[Any, ...]] = {
-    "login": (ME, PASSWORD),
-    "passwordless_login": (ME,),
-    "refresh": (),
-    "logout": (),
-    "new_session": (),
-    "switch_organization": ("a",),
-    "unscope_organization_token": (),
-    "create_access_token": ("a",),
-    "login_method": (ME,),
-    "current_token": (),
-    "use_token": ("abc",),
-    "keep_current": (),
-}
-
-
 # Life cycle
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("child", [False, True])
+@pytest.mark.parametrize("name", [*CALLS, "current_token", "use_token", "keep_current"])
 async def test_nothing_is_sent_after_close(
-    fake: FakeKoyeb, session: AsyncSessionClient, name: str
+    fake: FakeKoyeb,
+    session: AsyncSessionClient,
+    client: httpx.AsyncClient,
+    name: str,
+    *,
+    child: bool,
 ) -> None:
-    """Use after close is a `RuntimeError` that says so."""
-    await session.aclose()
-    with pytest.raises(RuntimeError, match="closed"):
-        await getattr(session, name)(*CALLS[name])
-    with pytest.raises(RuntimeError, match="closed"):
-        await session.http.get("/v1/apps")
-    assert fake.requests == []
+    """
+    Use after close is a `RuntimeError` that says so, by any way; the token can still be read.
 
-
-@pytest.mark.parametrize("name", CALLS)
-async def test_nothing_is_sent_for_a_child_after_the_parent_is_closed(
-    fake: FakeKoyeb, connect: Connect, name: str
-) -> None:
-    """A session from `for_token` lives no longer than the connections that it borrows."""
-    session = connect()
-    child = session.for_token(fake.issue_token())
+    A session from `for_token` lives no longer than the connections that it borrows.
+    """
+    user = session.for_token(fake.issue_token()) if child else session
+    token = user.token
+    arguments = CALLS.get(name, ("abc",) if name == "use_token" else ())
+    uses = [partial(getattr(user, name), *arguments), partial(user.http.get, "/v1/apps")]
+    if not child:
+        uses.append(partial(client.get, "/v1/apps", auth=user.auth))
     await session.aclose()
-    with pytest.raises(RuntimeError, match="closed"):
-        await getattr(child, name)(*CALLS[name])
-    with pytest.raises(RuntimeError, match="closed"):
-        await child.http.get("/v1/apps")
+    for use in uses:
+        with pytest.raises(RuntimeError, match="closed"):
+            await use()
     assert fake.requests == []
+    assert user.token is token is not None
 
 
 async def test_sync_methods_raise_after_close(session: AsyncSessionClient) -> None:
@@ -147,25 +129,6 @@ async def test_sync_methods_raise_after_close(session: AsyncSessionClient) -> No
         session.for_token("abc")
 
 
-async def test_token_can_still_be_read_after_close(session: AsyncSessionClient) -> None:
-    """Reading the known token is no use of the client."""
-    token = session.token
-    assert token is not None
-    await session.aclose()
-    assert session.token is token
-
-
-async def test_auth_raises_after_close(
-    fake: FakeKoyeb, session: AsyncSessionClient, client: httpx.AsyncClient
-) -> None:
-    """The hook does not sign with the token of a closed session, on whichever client."""
-    auth = session.auth
-    await session.aclose()
-    with pytest.raises(RuntimeError, match="closed"):
-        await client.get("/v1/apps", auth=auth)
-    assert fake.requests == []
-
-
 class CountingTransport(httpx.AsyncBaseTransport):
     """Counts how often it is closed."""
 
@@ -177,37 +140,29 @@ class CountingTransport(httpx.AsyncBaseTransport):
         self.closed += 1
 
 
-async def test_close_closes_the_transport_once(connect: Connect) -> None:
-    """The client closes the transport that it was given; closing twice is closing once."""
+async def test_close_closes_the_transport_once(fake: FakeKoyeb, connect: Connect) -> None:
+    """The transport that a client was given is closed with it, and with no child's close."""
     transport = CountingTransport()
     session = connect(transport=transport)
+    child = session.for_token(fake.issue_token())
     assert session.http is session.http
-    for _ in range(2):
-        await session.aclose()
-        assert session.http.is_closed
-        assert transport.closed == 1
-
-
-async def test_close_of_a_child_closes_nothing_of_the_parent(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """A session from `for_token` only borrows the connections."""
-    transport = CountingTransport()
-    child = connect(transport=transport).for_token(fake.issue_token())
     assert child.http.base_url == "https://app.koyeb.com"
     await child.aclose()
     assert transport.closed == 0
+    for _ in range(2):
+        await session.aclose()
+        assert transport.closed == 1
     assert child.http.is_closed
+    assert session.http.is_closed
 
 
 async def test_close_leaves_the_users_client_open(
-    fake: FakeKoyeb, connect: Connect, client: httpx.AsyncClient
+    connect: Connect, client: httpx.AsyncClient
 ) -> None:
     """A given ``http_client`` stays the user's to close."""
     session = connect(http_client=client)
     await session.login(ME, PASSWORD)
     await session.aclose()
-    assert not client.is_closed
     assert (await client.get("/v1/apps")).status_code == 401
 
 
@@ -227,11 +182,7 @@ async def test_close_waits_for_a_renewal_under_way(
         assert not closing.done
         gate.open()
         await closing.result()
-    assert session.token is not None
-    assert session.token is not old
-    assert fake.live_tokens() == [session.token.id]
-    with pytest.raises(RuntimeError, match="closed"):
-        await session.current_token()
+    assert fake.live_tokens() == [held(session)] != [old.id]
 
 
 async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> None:
@@ -252,9 +203,7 @@ async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) 
     assert secret not in str(warning.message)
 
 
-async def test_a_client_without_connections_does_not_warn(
-    fake: FakeKoyeb, client: httpx.AsyncClient
-) -> None:
+async def test_a_client_without_connections_does_not_warn(client: httpx.AsyncClient) -> None:
     """There is nothing to close in one that opened nothing, or was never made."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -300,12 +249,17 @@ async def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
     assert held(child) in fake.live_tokens()
 
 
-async def test_a_listener_may_close_the_client(session: AsyncSessionClient) -> None:
-    """Nobody waits for it then, as it would wait for itself."""
+@pytest.mark.parametrize("child", [False, True])
+async def test_a_listener_may_close_the_client(
+    fake: FakeKoyeb, connect: Connect, *, child: bool
+) -> None:
+    """Its own or the parent: nobody waits for it then, as it would wait for itself."""
+    parent = connect(token=fake.issue_token(), timeout=3600)
+    session = parent.for_token(fake.issue_token(), renew=True) if child else parent
     closed: list[bool] = []
 
     async def listener(_: Token | None) -> None:
-        await session.aclose()
+        await parent.aclose()
         closed.append(True)
 
     session.on_token_change(listener)
@@ -313,27 +267,10 @@ async def test_a_listener_may_close_the_client(session: AsyncSessionClient) -> N
     await async_until(lambda: bool(closed))
 
 
-async def test_closing_waits_for_a_listener(session: AsyncSessionClient) -> None:
-    """It writes the token somewhere, and takes a while."""
-    gate = Gate()
-
-    async def listener(_: Token | None) -> None:
-        await async_pass_through(gate)
-
-    session.on_token_change(listener)
-    await session.refresh()
-    async with AsyncBackground() as background:
-        closing = background.start(session.aclose)
-        await async_arrived(gate)
-        assert not closing.done
-        gate.open()
-        await closing.result()
-
-
-async def test_listener_of_a_child_is_waited_for_when_its_parent_closes(
+async def test_closing_waits_for_the_listeners_of_all_its_sessions(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """It writes a token somewhere, which would be lost; so is that of a guest's sign-in."""
+    """They write a token somewhere, which would be lost; so does that of a guest's sign-in."""
     parent = connect()
     gate = Gate()
     told: list[str] = []
@@ -342,29 +279,15 @@ async def test_listener_of_a_child_is_waited_for_when_its_parent_closes(
         await async_pass_through(gate)
         told.append("to the end")
 
-    for session in (parent.for_token(fake.issue_token(), renew=True), parent.guest()):
+    sessions = (parent, parent.for_token(fake.issue_token(), renew=True), parent.guest())
+    for session in sessions:
         session.on_token_change(listener)
         await session.login(ME, PASSWORD)
     async with AsyncBackground() as background:
         closing = background.start(parent.aclose)
-        await async_arrived(gate, 2)
+        await async_arrived(gate, 3)
         await background.settled()
         assert not closing.done
         gate.open()
         await closing.result()
-    assert told == ["to the end"] * 2
-
-
-async def test_listener_of_a_child_may_close_the_parent(fake: FakeKoyeb, connect: Connect) -> None:
-    """Nobody waits for it then, as it would wait for itself."""
-    parent = connect(timeout=3600)
-    child = parent.for_token(fake.issue_token(), renew=True)
-    closed: list[bool] = []
-
-    async def listener(_: Token | None) -> None:
-        await parent.aclose()
-        closed.append(True)
-
-    child.on_token_change(listener)
-    await child.refresh()
-    await async_until(lambda: bool(closed))
+    assert told == ["to the end"] * 3

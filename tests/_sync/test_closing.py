@@ -11,7 +11,6 @@ import gc
 import warnings
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +20,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, pass_through, until
 from ..support import DAY, ME, PASSWORD, held, inside
-from .doubles import Connect, UnderWay
+from .doubles import CALLS, Connect, UnderWay
 
 # The store
 
@@ -55,12 +54,11 @@ def test_closing_waits_for_a_refresh_that_may_take_longer(
 
 
 def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, client: httpx.Client
 ) -> None:
     """It is good: that the session closes is no reason to renew it once more."""
     store = MemoryTokenStore()
-    theirs = httpx.Client(transport=fake.transport)  # which stays open
-    session = connect(token=fake.issue_token(), store=store, http_client=theirs)
+    session = connect(token=fake.issue_token(), store=store, http_client=client)
     clock.advance(DAY - timedelta(hours=1))
     saved = connect().login(ME, PASSWORD)
     store.save(saved)
@@ -73,7 +71,6 @@ def test_closing_while_the_stores_token_is_taken_over_starts_no_exchange(
             background.settled()
         assert (job.result()).id == saved.id
         closing.result()
-    theirs.close()
     assert fake.exchanges() == 0
 
 
@@ -89,49 +86,36 @@ def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, session: SessionC
     assert fake.live_tokens() == []
 
 
-CALLS: dict[str, tuple[Any, ...]] = {
-    "login": (ME, PASSWORD),
-    "passwordless_login": (ME,),
-    "refresh": (),
-    "logout": (),
-    "new_session": (),
-    "switch_organization": ("a",),
-    "unscope_organization_token": (),
-    "create_access_token": ("a",),
-    "login_method": (ME,),
-    "current_token": (),
-    "use_token": ("abc",),
-    "keep_current": (),
-}
-
-
 # Life cycle
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_nothing_is_sent_after_close(fake: FakeKoyeb, session: SessionClient, name: str) -> None:
-    """Use after close is a `RuntimeError` that says so."""
-    session.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        getattr(session, name)(*CALLS[name])
-    with pytest.raises(RuntimeError, match="closed"):
-        session.http.get("/v1/apps")
-    assert fake.requests == []
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_nothing_is_sent_for_a_child_after_the_parent_is_closed(
-    fake: FakeKoyeb, connect: Connect, name: str
+@pytest.mark.parametrize("child", [False, True])
+@pytest.mark.parametrize("name", [*CALLS, "current_token", "use_token", "keep_current"])
+def test_nothing_is_sent_after_close(
+    fake: FakeKoyeb,
+    session: SessionClient,
+    client: httpx.Client,
+    name: str,
+    *,
+    child: bool,
 ) -> None:
-    """A session from `for_token` lives no longer than the connections that it borrows."""
-    session = connect()
-    child = session.for_token(fake.issue_token())
+    """
+    Use after close is a `RuntimeError` that says so, by any way; the token can still be read.
+
+    A session from `for_token` lives no longer than the connections that it borrows.
+    """
+    user = session.for_token(fake.issue_token()) if child else session
+    token = user.token
+    arguments = CALLS.get(name, ("abc",) if name == "use_token" else ())
+    uses = [partial(getattr(user, name), *arguments), partial(user.http.get, "/v1/apps")]
+    if not child:
+        uses.append(partial(client.get, "/v1/apps", auth=user.auth))
     session.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        getattr(child, name)(*CALLS[name])
-    with pytest.raises(RuntimeError, match="closed"):
-        child.http.get("/v1/apps")
+    for use in uses:
+        with pytest.raises(RuntimeError, match="closed"):
+            use()
     assert fake.requests == []
+    assert user.token is token is not None
 
 
 def test_sync_methods_raise_after_close(session: SessionClient) -> None:
@@ -145,25 +129,6 @@ def test_sync_methods_raise_after_close(session: SessionClient) -> None:
         session.for_token("abc")
 
 
-def test_token_can_still_be_read_after_close(session: SessionClient) -> None:
-    """Reading the known token is no use of the client."""
-    token = session.token
-    assert token is not None
-    session.close()
-    assert session.token is token
-
-
-def test_auth_raises_after_close(
-    fake: FakeKoyeb, session: SessionClient, client: httpx.Client
-) -> None:
-    """The hook does not sign with the token of a closed session, on whichever client."""
-    auth = session.auth
-    session.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        client.get("/v1/apps", auth=auth)
-    assert fake.requests == []
-
-
 class CountingTransport(httpx.BaseTransport):
     """Counts how often it is closed."""
 
@@ -175,35 +140,27 @@ class CountingTransport(httpx.BaseTransport):
         self.closed += 1
 
 
-def test_close_closes_the_transport_once(connect: Connect) -> None:
-    """The client closes the transport that it was given; closing twice is closing once."""
+def test_close_closes_the_transport_once(fake: FakeKoyeb, connect: Connect) -> None:
+    """The transport that a client was given is closed with it, and with no child's close."""
     transport = CountingTransport()
     session = connect(transport=transport)
+    child = session.for_token(fake.issue_token())
     assert session.http is session.http
-    for _ in range(2):
-        session.close()
-        assert session.http.is_closed
-        assert transport.closed == 1
-
-
-def test_close_of_a_child_closes_nothing_of_the_parent(fake: FakeKoyeb, connect: Connect) -> None:
-    """A session from `for_token` only borrows the connections."""
-    transport = CountingTransport()
-    child = connect(transport=transport).for_token(fake.issue_token())
     assert child.http.base_url == "https://app.koyeb.com"
     child.close()
     assert transport.closed == 0
+    for _ in range(2):
+        session.close()
+        assert transport.closed == 1
     assert child.http.is_closed
+    assert session.http.is_closed
 
 
-def test_close_leaves_the_users_client_open(
-    fake: FakeKoyeb, connect: Connect, client: httpx.Client
-) -> None:
+def test_close_leaves_the_users_client_open(connect: Connect, client: httpx.Client) -> None:
     """A given ``http_client`` stays the user's to close."""
     session = connect(http_client=client)
     session.login(ME, PASSWORD)
     session.close()
-    assert not client.is_closed
     assert (client.get("/v1/apps")).status_code == 401
 
 
@@ -223,11 +180,7 @@ def test_close_waits_for_a_renewal_under_way(
         assert not closing.done
         gate.open()
         closing.result()
-    assert session.token is not None
-    assert session.token is not old
-    assert fake.live_tokens() == [session.token.id]
-    with pytest.raises(RuntimeError, match="closed"):
-        session.current_token()
+    assert fake.live_tokens() == [held(session)] != [old.id]
 
 
 def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> None:
@@ -248,7 +201,7 @@ def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> Non
     assert secret not in str(warning.message)
 
 
-def test_a_client_without_connections_does_not_warn(fake: FakeKoyeb, client: httpx.Client) -> None:
+def test_a_client_without_connections_does_not_warn(client: httpx.Client) -> None:
     """There is nothing to close in one that opened nothing, or was never made."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -294,12 +247,15 @@ def test_renewal_of_a_child_is_waited_for_when_its_parent_closes(
     assert held(child) in fake.live_tokens()
 
 
-def test_a_listener_may_close_the_client(session: SessionClient) -> None:
-    """Nobody waits for it then, as it would wait for itself."""
+@pytest.mark.parametrize("child", [False, True])
+def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect, *, child: bool) -> None:
+    """Its own or the parent: nobody waits for it then, as it would wait for itself."""
+    parent = connect(token=fake.issue_token(), timeout=3600)
+    session = parent.for_token(fake.issue_token(), renew=True) if child else parent
     closed: list[bool] = []
 
     def listener(_: Token | None) -> None:
-        session.close()
+        parent.close()
         closed.append(True)
 
     session.on_token_change(listener)
@@ -307,27 +263,10 @@ def test_a_listener_may_close_the_client(session: SessionClient) -> None:
     until(lambda: bool(closed))
 
 
-def test_closing_waits_for_a_listener(session: SessionClient) -> None:
-    """It writes the token somewhere, and takes a while."""
-    gate = Gate()
-
-    def listener(_: Token | None) -> None:
-        pass_through(gate)
-
-    session.on_token_change(listener)
-    session.refresh()
-    with Background() as background:
-        closing = background.start(session.close)
-        arrived(gate)
-        assert not closing.done
-        gate.open()
-        closing.result()
-
-
-def test_listener_of_a_child_is_waited_for_when_its_parent_closes(
+def test_closing_waits_for_the_listeners_of_all_its_sessions(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
-    """It writes a token somewhere, which would be lost; so is that of a guest's sign-in."""
+    """They write a token somewhere, which would be lost; so does that of a guest's sign-in."""
     parent = connect()
     gate = Gate()
     told: list[str] = []
@@ -336,29 +275,15 @@ def test_listener_of_a_child_is_waited_for_when_its_parent_closes(
         pass_through(gate)
         told.append("to the end")
 
-    for session in (parent.for_token(fake.issue_token(), renew=True), parent.guest()):
+    sessions = (parent, parent.for_token(fake.issue_token(), renew=True), parent.guest())
+    for session in sessions:
         session.on_token_change(listener)
         session.login(ME, PASSWORD)
     with Background() as background:
         closing = background.start(parent.close)
-        arrived(gate, 2)
+        arrived(gate, 3)
         background.settled()
         assert not closing.done
         gate.open()
         closing.result()
-    assert told == ["to the end"] * 2
-
-
-def test_listener_of_a_child_may_close_the_parent(fake: FakeKoyeb, connect: Connect) -> None:
-    """Nobody waits for it then, as it would wait for itself."""
-    parent = connect(timeout=3600)
-    child = parent.for_token(fake.issue_token(), renew=True)
-    closed: list[bool] = []
-
-    def listener(_: Token | None) -> None:
-        parent.close()
-        closed.append(True)
-
-    child.on_token_change(listener)
-    child.refresh()
-    until(lambda: bool(closed))
+    assert told == ["to the end"] * 3
