@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,29 +14,23 @@ import pytest
 from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, RefreshPolicy, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import AsyncBackground, async_idle, async_until
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import AsyncBuggy, Connect
+from ..concurrency import AsyncBackground, AsyncJob, async_idle, async_until
+from ..support import DAY, PASSWORDS, held, inside, log
+from .doubles import AsyncBuggy, Connect, saved
 
 # Renewing ahead of need
 
 
-async def test_keep_current_renews_without_requests(
-    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
-) -> None:
-    """The token stays current although nobody asks for it; it ends when the client is closed."""
+@asynccontextmanager
+async def keeping(session: AsyncSessionClient) -> AsyncGenerator[AsyncJob[None]]:
+    """Keep a session current until it is closed, at the end of the block at the latest."""
     async with AsyncBackground() as background:
         job = background.start(session.keep_current)
         await async_until(lambda: inside(session).wakeups != ())
-        for _ in range(3):
-            old = held(session)
-            clock.advance(DAY / 2)
-            inside(session).keeper.wake()
-            await async_until(lambda: held(session) != old)  # noqa: B023 - used at once
+        await background.settled()
+        yield job
         await session.aclose()
         await job.result()
-    assert fake.exchanges() == 3
-    assert fake.live_tokens() == [held(session)]
 
 
 @pytest.mark.pitfall(4)
@@ -54,21 +50,15 @@ async def test_keep_current_is_not_stopped_by_its_own_news(
 
     store = Slow()
     session = connect(token=fake.issue_token(), store=store)
-    async with AsyncBackground() as background:
-        job = background.start(session.keep_current)
-        await async_until(lambda: inside(session).wakeups != ())
+    async with keeping(session) as job:
         for cycle in range(1, 4):
             clock.advance(DAY / 2)
             inside(session).keeper.wake()
             await async_until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
             shared: Any = inside(session).task
             await async_until(lambda: not shared.alive)  # noqa: B023 - used at once
-            saved = await store.load()
-            assert saved is not None
-            assert saved.id == held(session)
+            assert await saved(store) == held(session)
         assert not job.done
-        await session.aclose()
-        await job.result()
     assert fake.exchanges() == 3
 
 
@@ -93,38 +83,16 @@ async def test_every_keep_current_ends_with_the_client(session: AsyncSessionClie
     assert inside(session).wakeups == ()
 
 
-async def test_keep_current_waits_for_somebody_to_sign_in(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """Without a token it raises nothing; after a login it renews."""
-    session = connect()
-    async with AsyncBackground() as background:
-        job = background.start(session.keep_current)
-        await async_until(lambda: inside(session).wakeups != ())
-        await session.login(ME, PASSWORD)
-        clock.advance(DAY / 2)
-        inside(session).keeper.wake()
-        await async_until(lambda: fake.exchanges() == 1)
-        assert not job.done
-        await session.aclose()
-        await job.result()
-
-
 async def test_keep_current_looks_again_when_the_session_changes(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """A token that is due the moment it comes does not wait for the next look."""
+    """It waits for a token, and one that is due when it comes does not wait for the next look."""
     old = fake.issue_token()
     clock.advance(DAY - timedelta(hours=1))
     session = connect()
-    async with AsyncBackground() as background:
-        job = background.start(session.keep_current)
-        await async_until(lambda: inside(session).wakeups != ())
-        await background.settled()
+    async with keeping(session):
         await session.use_token(old)
         await async_until(lambda: held(session) != old)
-        await session.aclose()
-        await job.result()
     assert fake.exchanges() == 1
 
 
@@ -134,28 +102,21 @@ async def test_keep_current_goes_on_after_a_failure(
     """A failure is in the log, and is tried again."""
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY / 2)
-    async with AsyncBackground() as background:
-        job = background.start(session.keep_current)
+    async with keeping(session):
         await async_until(lambda: inside(session).state.failure is not None)
         assert log(fake) == [("refresh", 500)]
         clock.advance(3600)
         inside(session).keeper.wake()
         await async_until(lambda: fake.exchanges() == 1)
-        await session.aclose()
-        await job.result()
 
 
 async def test_keep_current_goes_on_after_a_mistake(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is in the log, with its traceback."""
-    session = connect(transport=AsyncBuggy(), credentials=PASSWORDS)
-    async with AsyncBackground() as background:
-        kept = background.start(session.keep_current)
-        text = "keep_current() goes on after an error that is not Koyeb's"
+    text = "keep_current() goes on after an error that is not Koyeb's"
+    async with keeping(connect(transport=AsyncBuggy(), credentials=PASSWORDS)):
         await async_until(lambda: text in caplog.messages)
-        await session.aclose()
-        await kept.result()
 
 
 # How long the keeper sleeps
@@ -211,10 +172,6 @@ async def test_keep_current_of_a_child_ends_with_its_parent(
 ) -> None:
     """Its connections are closed, so it would find an error every time."""
     parent = connect()
-    child = parent.for_token(fake.issue_token(), renew=True)
-    async with AsyncBackground() as background:
-        job = background.start(child.keep_current)
-        await async_until(lambda: inside(child).wakeups != ())
-        await background.settled()
+    async with keeping(parent.for_token(fake.issue_token(), renew=True)) as job:
         await parent.aclose()
         await job.result()

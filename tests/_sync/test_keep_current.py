@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,29 +16,23 @@ import pytest
 from koyeb_session import MemoryTokenStore, RefreshPolicy, SessionClient, Token
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import Background, idle, until
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import Buggy, Connect
+from ..concurrency import Background, Job, idle, until
+from ..support import DAY, PASSWORDS, held, inside, log
+from .doubles import Buggy, Connect, saved
 
 # Renewing ahead of need
 
 
-def test_keep_current_renews_without_requests(
-    fake: FakeKoyeb, clock: FakeClock, session: SessionClient
-) -> None:
-    """The token stays current although nobody asks for it; it ends when the client is closed."""
+@contextmanager
+def keeping(session: SessionClient) -> Generator[Job[None]]:
+    """Keep a session current until it is closed, at the end of the block at the latest."""
     with Background() as background:
         job = background.start(session.keep_current)
         until(lambda: inside(session).wakeups != ())
-        for _ in range(3):
-            old = held(session)
-            clock.advance(DAY / 2)
-            inside(session).keeper.wake()
-            until(lambda: held(session) != old)  # noqa: B023 - used at once
+        background.settled()
+        yield job
         session.close()
         job.result()
-    assert fake.exchanges() == 3
-    assert fake.live_tokens() == [held(session)]
 
 
 @pytest.mark.pitfall(4)
@@ -56,21 +52,15 @@ def test_keep_current_is_not_stopped_by_its_own_news(
 
     store = Slow()
     session = connect(token=fake.issue_token(), store=store)
-    with Background() as background:
-        job = background.start(session.keep_current)
-        until(lambda: inside(session).wakeups != ())
+    with keeping(session) as job:
         for cycle in range(1, 4):
             clock.advance(DAY / 2)
             inside(session).keeper.wake()
             until(lambda: fake.exchanges() == cycle)  # noqa: B023 - used at once
             shared: Any = inside(session).task
             until(lambda: not shared.alive)  # noqa: B023 - used at once
-            saved = store.load()
-            assert saved is not None
-            assert saved.id == held(session)
+            assert saved(store) == held(session)
         assert not job.done
-        session.close()
-        job.result()
     assert fake.exchanges() == 3
 
 
@@ -95,38 +85,16 @@ def test_every_keep_current_ends_with_the_client(session: SessionClient) -> None
     assert inside(session).wakeups == ()
 
 
-def test_keep_current_waits_for_somebody_to_sign_in(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """Without a token it raises nothing; after a login it renews."""
-    session = connect()
-    with Background() as background:
-        job = background.start(session.keep_current)
-        until(lambda: inside(session).wakeups != ())
-        session.login(ME, PASSWORD)
-        clock.advance(DAY / 2)
-        inside(session).keeper.wake()
-        until(lambda: fake.exchanges() == 1)
-        assert not job.done
-        session.close()
-        job.result()
-
-
 def test_keep_current_looks_again_when_the_session_changes(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
-    """A token that is due the moment it comes does not wait for the next look."""
+    """It waits for a token, and one that is due when it comes does not wait for the next look."""
     old = fake.issue_token()
     clock.advance(DAY - timedelta(hours=1))
     session = connect()
-    with Background() as background:
-        job = background.start(session.keep_current)
-        until(lambda: inside(session).wakeups != ())
-        background.settled()
+    with keeping(session):
         session.use_token(old)
         until(lambda: held(session) != old)
-        session.close()
-        job.result()
     assert fake.exchanges() == 1
 
 
@@ -136,28 +104,21 @@ def test_keep_current_goes_on_after_a_failure(
     """A failure is in the log, and is tried again."""
     fake.fail("refresh", Fault(status=500))
     clock.advance(DAY / 2)
-    with Background() as background:
-        job = background.start(session.keep_current)
+    with keeping(session):
         until(lambda: inside(session).state.failure is not None)
         assert log(fake) == [("refresh", 500)]
         clock.advance(3600)
         inside(session).keeper.wake()
         until(lambda: fake.exchanges() == 1)
-        session.close()
-        job.result()
 
 
 def test_keep_current_goes_on_after_a_mistake(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is in the log, with its traceback."""
-    session = connect(transport=Buggy(), credentials=PASSWORDS)
-    with Background() as background:
-        kept = background.start(session.keep_current)
-        text = "keep_current() goes on after an error that is not Koyeb's"
+    text = "keep_current() goes on after an error that is not Koyeb's"
+    with keeping(connect(transport=Buggy(), credentials=PASSWORDS)):
         until(lambda: text in caplog.messages)
-        session.close()
-        kept.result()
 
 
 # How long the keeper sleeps
@@ -209,10 +170,6 @@ def test_keep_current_sleeps_until_there_is_something_to_do(
 def test_keep_current_of_a_child_ends_with_its_parent(fake: FakeKoyeb, connect: Connect) -> None:
     """Its connections are closed, so it would find an error every time."""
     parent = connect()
-    child = parent.for_token(fake.issue_token(), renew=True)
-    with Background() as background:
-        job = background.start(child.keep_current)
-        until(lambda: inside(child).wakeups != ())
-        background.settled()
+    with keeping(parent.for_token(fake.issue_token(), renew=True)) as job:
         parent.close()
         job.result()

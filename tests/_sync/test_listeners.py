@@ -18,15 +18,15 @@ from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
-from ..support import ME, PASSWORD, inside
+from ..support import ME, PASSWORD, inside, raising
 from .doubles import Connect
 
 
 def test_a_listener_is_told_of_each_change_in_order(fake: FakeKoyeb, connect: Connect) -> None:
-    """Login, refresh, switch, adoption and logout are told, one after the other."""
+    """Login, refresh, switch, adoption and logout are told after the change, one by one."""
     session = connect()
-    heard: list[Token | None] = []
-    session.on_token_change(heard.append)
+    heard: list[tuple[Token | None, Token | None]] = []
+    session.on_token_change(lambda token: heard.append((token, session.token)))
     expected: list[Token | None] = [
         session.login(ME, PASSWORD),
         session.refresh(),
@@ -35,22 +35,7 @@ def test_a_listener_is_told_of_each_change_in_order(fake: FakeKoyeb, connect: Co
     ]
     session.logout()
     idle()
-    assert heard == [*expected, None]
-
-
-def test_a_listener_may_be_async(fake: FakeKoyeb, connect: Connect) -> None:
-    """The listener of this half is called as the half calls everything."""
-    session = connect()
-    heard: list[Token | None] = []
-
-    def listener(token: Token | None) -> None:
-        idle()
-        heard.append(token)
-
-    session.on_token_change(listener)
-    token = session.login(ME, PASSWORD)
-    idle()
-    assert heard == [token]
+    assert heard == [(token, token) for token in (*expected, None)]
 
 
 def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
@@ -65,61 +50,26 @@ def test_a_listener_hears_of_a_renewal_that_nobody_waited_for(
     assert heard == [session.token]
 
 
-def test_a_listener_is_called_after_the_change(fake: FakeKoyeb, connect: Connect) -> None:
-    """The listener gets the token that the session has by then."""
-    session = connect()
-    seen: list[bool] = []
-    session.on_token_change(lambda token: seen.append(token is session.token))
-    session.login(ME, PASSWORD)
-    session.logout()
-    idle()
-    assert seen == [True, True]
-
-
-def test_an_unsubscribed_listener_hears_nothing(fake: FakeKoyeb, connect: Connect) -> None:
-    """Taking a listener away works once, and does no harm twice."""
-    session = connect()
+def test_an_unsubscribed_listener_hears_nothing(session: SessionClient) -> None:
+    """Taking a listener away works once, and leaves alone the same one that was given again."""
     heard: list[Token | None] = []
-    unsubscribe = session.on_token_change(heard.append)
-    session.on_token_change(lambda _: None)
-    session.login(ME, PASSWORD)
-    idle()
-    unsubscribe()
-    unsubscribe()
-    session.refresh()
-    idle()
-    assert len(heard) == 1
-
-
-def test_the_same_listener_twice_is_two_listeners(fake: FakeKoyeb, connect: Connect) -> None:
-    """Each subscription has its own end."""
-    session = connect()
-    heard: list[Token | None] = []
-    first = session.on_token_change(heard.append)
-    session.on_token_change(heard.append)
-    session.login(ME, PASSWORD)
-    idle()
-    assert len(heard) == 2
-    first()
-    session.refresh()
-    idle()
-    assert len(heard) == 3
+    unsubscribe, _ = (session.on_token_change(heard.append) for _ in range(2))
+    for told in (2, 3):
+        session.refresh()
+        idle()
+        assert len(heard) == told
+        unsubscribe()
+        unsubscribe()
 
 
 def test_a_listener_that_raises_is_in_the_log(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    session: SessionClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others are told all the same, and the session goes on."""
-    session = connect()
     heard: list[Token | None] = []
-
-    def broken(token: Token | None) -> None:
-        message = "broken listener"
-        raise ValueError(message)
-
-    session.on_token_change(broken)
+    session.on_token_change(raising(ValueError("broken listener")))
     session.on_token_change(heard.append)
-    token = session.login(ME, PASSWORD)
+    token = session.refresh()
     idle()
     assert heard == [token]
     assert session.token is token
@@ -129,9 +79,8 @@ def test_a_listener_that_raises_is_in_the_log(
     assert "broken listener" in caplog.text
 
 
-def test_a_listener_may_take_itself_and_others_away(fake: FakeKoyeb, connect: Connect) -> None:
+def test_a_listener_may_take_itself_and_others_away(session: SessionClient) -> None:
     """A listener that unsubscribes while it is told disturbs nobody."""
-    session = connect()
     heard: list[str] = []
     taken: list[Callable[[], None]] = []
 
@@ -142,8 +91,8 @@ def test_a_listener_may_take_itself_and_others_away(fake: FakeKoyeb, connect: Co
 
     taken.append(session.on_token_change(once))
     taken.append(session.on_token_change(lambda _: heard.append("other")))
-    session.login(ME, PASSWORD)
-    session.refresh()
+    for _ in range(2):
+        session.refresh()
     idle()
     assert heard == ["once", "other"]
 
@@ -169,54 +118,57 @@ def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect) -> No
     assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
 
 
+@pytest.fixture
+def slow() -> Slow:
+    """Make a listener that waits until its gate is open."""
+    return Slow()
+
+
+class Slow:
+    """A listener that waits at its gate with each token."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        self.heard: list[Token | None] = []
+
+    def listen(self, token: Token | None) -> None:
+        """Note a token, and wait."""
+        self.heard.append(token)
+        pass_through(self.gate)
+
+
 def test_a_change_during_a_delivery_is_delivered_by_its_task(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient, slow: Slow
 ) -> None:
     """The second task does not wait for a slow listener, and no change is delivered twice."""
-    session = connect()
-    gate = Gate()
-    heard: list[Token | None] = []
-
-    def slow(token: Token | None) -> None:
-        heard.append(token)
-        pass_through(gate)
-
-    session.on_token_change(slow)
+    session.on_token_change(slow.listen)
     with Background() as background:
-        job = background.start(lambda: session.login(ME, PASSWORD))
-        arrived(gate)
+        job = background.start(session.refresh)
+        arrived(slow.gate)
         second = session.use_token(fake.issue_token())
         third = session.refresh()
-        assert len(heard) == 1
-        gate.open()
+        assert len(slow.heard) == 1
+        slow.gate.open()
         first = job.result()
     idle()
-    assert heard == [first, second, third]
+    assert slow.heard == [first, second, third]
 
 
 def test_the_newest_changes_are_kept_while_a_listener_hangs(
-    connect: Connect, fake: FakeKoyeb
+    fake: FakeKoyeb, session: SessionClient, slow: Slow
 ) -> None:
     """The queue behind a listener that does not return has an end, for all listeners."""
-    session = connect()
-    gate = Gate()
-    heard: list[Token | None] = []
     others: list[Token | None] = []
-
-    def slow(token: Token | None) -> None:
-        heard.append(token)
-        pass_through(gate)
-
-    session.on_token_change(slow)
+    session.on_token_change(slow.listen)
     session.on_token_change(others.append)
     with Background() as background:
-        job = background.start(lambda: session.login(ME, PASSWORD))
-        arrived(gate)
+        job = background.start(session.refresh)
+        arrived(slow.gate)
         missed = [session.use_token(fake.issue_token()) for _ in range(101)]
-        gate.open()
+        slow.gate.open()
         first = job.result()
     idle()
-    assert heard == others == [first, *missed[1:]]
+    assert slow.heard == others == [first, *missed[1:]]
 
 
 class Interrupted(BaseException):
@@ -248,7 +200,7 @@ def test_a_telling_that_is_cut_off_frees_its_place_only(
 
 
 def test_a_session_without_listeners_starts_nothing(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A login with neither listeners nor a store starts no task and no thread of its own."""
     started: list[object] = []
