@@ -28,7 +28,6 @@ from ..concurrency import (
     AsyncBackground,
     async_arrived,
     async_idle,
-    async_until,
     deadlines,
 )
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
@@ -40,6 +39,10 @@ from .doubles import (
     Troubled,
     UnspeakableError,
     saved,
+)
+
+STILL_THERE = (
+    "the token may still be in the store: the token store could not be emptied: OSError: disk full"
 )
 
 # Beginning and ending a session
@@ -57,14 +60,13 @@ async def test_use_token_takes_the_place_of_the_session(
 
 
 async def test_use_token_takes_the_same_token_with_less_time_left(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, stored: AsyncSessionClient
 ) -> None:
     """A JWT says the whole seconds of its expiry only; that is for the user to decide."""
-    store = AsyncMemoryTokenStore()
-    session = connect(store=store)
-    token = await session.login(ME, PASSWORD)
-    again = await session.use_token(token.id)
-    assert session.token == await store.load() == again
+    token = stored.token
+    again = await stored.use_token(held(stored))
+    assert stored.token == await store.load() == again
+    assert token is not None
     assert again.id == token.id
     assert again.expires_at is not None
     assert token.expires_at is not None
@@ -73,42 +75,28 @@ async def test_use_token_takes_the_same_token_with_less_time_left(
 
 @pytest.mark.pitfall(17)
 @pytest.mark.parametrize("hold", ["request", "reply"])
+@pytest.mark.parametrize("kind", [AsyncMemoryTokenStore, Away])
 async def test_a_logout_during_a_renewal_is_final(
-    fake: FakeKoyeb, connect: Connect, hold: str
+    fake: FakeKoyeb, connect: Connect, hold: str, kind: type[AsyncMemoryTokenStore]
 ) -> None:
     """The token that the exchange still brings is revoked, and nothing brings the session back."""
-    store = AsyncMemoryTokenStore()
+    store = kind()
     session = connect(token=fake.issue_token(), store=store)
-    async with AsyncUnderWay(
-        fake, "refresh", session.refresh, hold="request" if hold == "request" else "reply"
-    ) as background:
-        leaving = background.start(session.logout)
-        await async_until(lambda: session.token is None)
-        background.gate.open()
-        with pytest.raises(NotSignedInError, match="signed out"):
-            await background.job.result()
-        with contextlib.suppress(NotSignedInError):
-            await leaving.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-    assert await store.load() is None
-    with pytest.raises(NotSignedInError):
-        await session.current_token()
-
-
-async def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
-    fake: FakeKoyeb, session: AsyncSessionClient
-) -> None:
-    """Once `logout` is done no token is alive, also none that was under way."""
-    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
+    async with AsyncUnderWay(fake, "refresh", session.refresh, hold=hold) as background:
         leaving = background.start(session.logout)
         await background.settled()
-        assert not leaving.done
+        assert session.token is None
+        assert not leaving.done  # it returns when nothing is left
         background.gate.open()
-        await leaving.result()
+        with contextlib.suppress(StoreError):
+            await leaving.result()
         assert fake.live_tokens() == []
-        with pytest.raises(NotSignedInError):
+        with pytest.raises(NotSignedInError, match="signed out"):
             await background.job.result()
+    assert session.token is None
+    assert await saved(store) is None
+    with pytest.raises(NotSignedInError):
+        await session.current_token()
 
 
 @pytest.mark.parametrize("broken", ["", "lock"])
@@ -139,23 +127,25 @@ async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     assert fake.live_tokens() == []
 
 
-@pytest.mark.parametrize("broken", ["", "lock"])
+@pytest.mark.parametrize(("broken", "told"), [("", []), ("lock", []), ("delete", [STILL_THERE])])
 async def test_a_logout_leaves_a_service_that_fails_behind(
     fake: FakeKoyeb,
     store: BrokenStore,
     stored: AsyncSessionClient,
     caplog: pytest.LogCaptureFixture,
+    *,
     broken: str,
+    told: list[str],
 ) -> None:
-    """The session ends here with any answer of the service; then its error is raised."""
+    """The session ends here; the service's error is raised, and the store's is in the log."""
     store.broken.add(broken)
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         await stored.logout()
     assert stored.token is None
-    assert await store.load() is None
+    assert (await store.load() is None) is (broken != "delete")
     assert log(fake) == [("login", 200), ("logout", 500)]
-    assert caplog.messages == []  # the store, at least, is empty
+    assert caplog.messages == told
 
 
 async def test_a_logout_is_tried_again_where_that_is_safe(
@@ -177,20 +167,22 @@ async def test_a_logout_that_the_service_refuses_is_a_success(
     assert session.token is None
 
 
+@pytest.mark.parametrize("broken", ["", "delete"])
 async def test_a_logout_ends_with_its_timeout_and_clears_the_store(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
-    """A service that hangs keeps neither the caller nor the token."""
-    emptied: list[bool] = []
-    for seconds in deadlines(lambda: emptied[-1]):
-        store = AsyncMemoryTokenStore()
+    """A service that hangs keeps neither the caller nor the token, nor hides that it is kept."""
+    ended: list[bool] = []
+    for seconds in deadlines(lambda: ended[-1]):
+        store = BrokenStore()
         session = connect(store=store)
         await session.login(ME, PASSWORD)
+        store.broken.add(broken)
         fake.fail("logout", Fault(gate=Gate()), times=2)
         with pytest.raises(TransportTimeoutError):
             await session.logout(timeout=seconds)
         assert session.token is None
-        emptied.append(await store.load() is None)
+        ended.append(STILL_THERE in caplog.messages if broken else await store.load() is None)
 
 
 async def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
@@ -309,39 +301,6 @@ async def test_a_logout_tells_when_the_store_still_holds_the_token(
     assert fake.live_tokens() == []
 
 
-async def test_a_logout_tells_of_the_store_when_the_service_hangs(
-    fake: FakeKoyeb,
-    connect: Connect,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """That the service did not answer in time is no reason to hide it."""
-    text = "the token may still be in the store: the token store could not be"
-    for seconds in deadlines(lambda: text in caplog.text):
-        store = BrokenStore()
-        session = connect(store=store)
-        await session.login(ME, PASSWORD)
-        store.broken.add("delete")
-        fake.fail("logout", Fault(gate=Gate()), times=2)
-        with pytest.raises(TransportTimeoutError):
-            await session.logout(timeout=seconds)
-
-
-async def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
-    fake: FakeKoyeb,
-    store: BrokenStore,
-    stored: AsyncSessionClient,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Only one error can be raised: the service's."""
-    store.broken.add("delete")
-    fake.fail("logout", Fault(status=500))
-    with pytest.raises(ServerError):
-        await stored.logout()
-    assert caplog.messages[-1].startswith(
-        "the token may still be in the store: the token store could not be emptied: "
-    )
-
-
 async def test_a_token_that_is_no_good_begins_no_session(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -417,21 +376,6 @@ async def test_a_login_replaces_a_session_that_has_begun_meanwhile(
 # How long each step may take
 
 
-async def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
-    """The token of a renewal that its store did not guard is revoked all the same."""
-    session = connect(token=fake.issue_token(), store=Away())
-    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
-        leaving = background.start(session.logout)
-        await async_until(lambda: session.token is None)
-        background.gate.open()
-        with pytest.raises(NotSignedInError):
-            await background.job.result()
-        with contextlib.suppress(StoreError):
-            await leaving.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-
-
 @pytest.mark.pitfall(28)
 async def test_refresh_beside_a_logout_does_not_take_over_what_is_being_deleted(
     fake: FakeKoyeb, connect: Connect
@@ -462,19 +406,14 @@ async def test_nobody_waits_under_the_lock_to_revoke_a_token_again(
     store = AsyncMemoryTokenStore()
     session = connect(store=store, retry_policy=RetryPolicy(retry_after_max=3600), timeout=3600)
     await session.login(ME, PASSWORD)
-    renewal, revocation = Gate(), Gate()
-    fake.fail("refresh", Fault(gate=renewal))
-    async with AsyncBackground() as background:
-        job = background.start(session.refresh)
-        await async_arrived(renewal)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         await session.login(ME, PASSWORD)
-        fake.fail("logout", Fault(gate=revocation))
-        renewal.open()
+        fake.fail("logout", Fault(gate=(revocation := Gate())))
+        background.gate.open()
         await async_arrived(revocation)
         async with store.lock():  # so it is free
-            pass
-        revocation.open()
-        await job.result()
+            revocation.open()
+        await background.job.result()
 
 
 async def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) -> None:

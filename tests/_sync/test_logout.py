@@ -31,7 +31,6 @@ from ..concurrency import (
     arrived,
     deadlines,
     idle,
-    until,
 )
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
 from .doubles import (
@@ -42,6 +41,10 @@ from .doubles import (
     UnderWay,
     UnspeakableError,
     saved,
+)
+
+STILL_THERE = (
+    "the token may still be in the store: the token store could not be emptied: OSError: disk full"
 )
 
 # Beginning and ending a session
@@ -57,14 +60,13 @@ def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, session: Sess
 
 
 def test_use_token_takes_the_same_token_with_less_time_left(
-    fake: FakeKoyeb, connect: Connect
+    store: BrokenStore, stored: SessionClient
 ) -> None:
     """A JWT says the whole seconds of its expiry only; that is for the user to decide."""
-    store = MemoryTokenStore()
-    session = connect(store=store)
-    token = session.login(ME, PASSWORD)
-    again = session.use_token(token.id)
-    assert session.token == store.load() == again
+    token = stored.token
+    again = stored.use_token(held(stored))
+    assert stored.token == store.load() == again
+    assert token is not None
     assert again.id == token.id
     assert again.expires_at is not None
     assert token.expires_at is not None
@@ -73,40 +75,28 @@ def test_use_token_takes_the_same_token_with_less_time_left(
 
 @pytest.mark.pitfall(17)
 @pytest.mark.parametrize("hold", ["request", "reply"])
-def test_a_logout_during_a_renewal_is_final(fake: FakeKoyeb, connect: Connect, hold: str) -> None:
-    """The token that the exchange still brings is revoked, and nothing brings the session back."""
-    store = MemoryTokenStore()
-    session = connect(token=fake.issue_token(), store=store)
-    with UnderWay(
-        fake, "refresh", session.refresh, hold="request" if hold == "request" else "reply"
-    ) as background:
-        leaving = background.start(session.logout)
-        until(lambda: session.token is None)
-        background.gate.open()
-        with pytest.raises(NotSignedInError, match="signed out"):
-            background.job.result()
-        with contextlib.suppress(NotSignedInError):
-            leaving.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-    assert store.load() is None
-    with pytest.raises(NotSignedInError):
-        session.current_token()
-
-
-def test_a_logout_returns_when_the_renewal_under_way_has_left_nothing(
-    fake: FakeKoyeb, session: SessionClient
+@pytest.mark.parametrize("kind", [MemoryTokenStore, Away])
+def test_a_logout_during_a_renewal_is_final(
+    fake: FakeKoyeb, connect: Connect, hold: str, kind: type[MemoryTokenStore]
 ) -> None:
-    """Once `logout` is done no token is alive, also none that was under way."""
-    with UnderWay(fake, "refresh", session.refresh) as background:
+    """The token that the exchange still brings is revoked, and nothing brings the session back."""
+    store = kind()
+    session = connect(token=fake.issue_token(), store=store)
+    with UnderWay(fake, "refresh", session.refresh, hold=hold) as background:
         leaving = background.start(session.logout)
         background.settled()
-        assert not leaving.done
+        assert session.token is None
+        assert not leaving.done  # it returns when nothing is left
         background.gate.open()
-        leaving.result()
+        with contextlib.suppress(StoreError):
+            leaving.result()
         assert fake.live_tokens() == []
-        with pytest.raises(NotSignedInError):
+        with pytest.raises(NotSignedInError, match="signed out"):
             background.job.result()
+    assert session.token is None
+    assert saved(store) is None
+    with pytest.raises(NotSignedInError):
+        session.current_token()
 
 
 @pytest.mark.parametrize("broken", ["", "lock"])
@@ -137,23 +127,25 @@ def test_a_logout_revokes_although_the_wall_clock_is_ahead(
     assert fake.live_tokens() == []
 
 
-@pytest.mark.parametrize("broken", ["", "lock"])
+@pytest.mark.parametrize(("broken", "told"), [("", []), ("lock", []), ("delete", [STILL_THERE])])
 def test_a_logout_leaves_a_service_that_fails_behind(
     fake: FakeKoyeb,
     store: BrokenStore,
     stored: SessionClient,
     caplog: pytest.LogCaptureFixture,
+    *,
     broken: str,
+    told: list[str],
 ) -> None:
-    """The session ends here with any answer of the service; then its error is raised."""
+    """The session ends here; the service's error is raised, and the store's is in the log."""
     store.broken.add(broken)
     fake.fail("logout", Fault(status=500))
     with pytest.raises(ServerError):
         stored.logout()
     assert stored.token is None
-    assert store.load() is None
+    assert (store.load() is None) is (broken != "delete")
     assert log(fake) == [("login", 200), ("logout", 500)]
-    assert caplog.messages == []  # the store, at least, is empty
+    assert caplog.messages == told
 
 
 def test_a_logout_is_tried_again_where_that_is_safe(
@@ -175,20 +167,22 @@ def test_a_logout_that_the_service_refuses_is_a_success(
     assert session.token is None
 
 
+@pytest.mark.parametrize("broken", ["", "delete"])
 def test_a_logout_ends_with_its_timeout_and_clears_the_store(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
-    """A service that hangs keeps neither the caller nor the token."""
-    emptied: list[bool] = []
-    for seconds in deadlines(lambda: emptied[-1]):
-        store = MemoryTokenStore()
+    """A service that hangs keeps neither the caller nor the token, nor hides that it is kept."""
+    ended: list[bool] = []
+    for seconds in deadlines(lambda: ended[-1]):
+        store = BrokenStore()
         session = connect(store=store)
         session.login(ME, PASSWORD)
+        store.broken.add(broken)
         fake.fail("logout", Fault(gate=Gate()), times=2)
         with pytest.raises(TransportTimeoutError):
             session.logout(timeout=seconds)
         assert session.token is None
-        emptied.append(store.load() is None)
+        ended.append(STILL_THERE in caplog.messages if broken else store.load() is None)
 
 
 def test_a_refresh_after_a_logout_does_not_join_the_old_sign_in(
@@ -305,39 +299,6 @@ def test_a_logout_tells_when_the_store_still_holds_the_token(
     assert fake.live_tokens() == []
 
 
-def test_a_logout_tells_of_the_store_when_the_service_hangs(
-    fake: FakeKoyeb,
-    connect: Connect,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """That the service did not answer in time is no reason to hide it."""
-    text = "the token may still be in the store: the token store could not be"
-    for seconds in deadlines(lambda: text in caplog.text):
-        store = BrokenStore()
-        session = connect(store=store)
-        session.login(ME, PASSWORD)
-        store.broken.add("delete")
-        fake.fail("logout", Fault(gate=Gate()), times=2)
-        with pytest.raises(TransportTimeoutError):
-            session.logout(timeout=seconds)
-
-
-def test_a_logout_that_fails_twice_tells_the_stores_part_in_the_log(
-    fake: FakeKoyeb,
-    store: BrokenStore,
-    stored: SessionClient,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Only one error can be raised: the service's."""
-    store.broken.add("delete")
-    fake.fail("logout", Fault(status=500))
-    with pytest.raises(ServerError):
-        stored.logout()
-    assert caplog.messages[-1].startswith(
-        "the token may still be in the store: the token store could not be emptied: "
-    )
-
-
 def test_a_token_that_is_no_good_begins_no_session(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:
@@ -413,21 +374,6 @@ def test_a_login_replaces_a_session_that_has_begun_meanwhile(
 # How long each step may take
 
 
-def test_a_logout_is_final_without_the_store(fake: FakeKoyeb, connect: Connect) -> None:
-    """The token of a renewal that its store did not guard is revoked all the same."""
-    session = connect(token=fake.issue_token(), store=Away())
-    with UnderWay(fake, "refresh", session.refresh) as background:
-        leaving = background.start(session.logout)
-        until(lambda: session.token is None)
-        background.gate.open()
-        with pytest.raises(NotSignedInError):
-            background.job.result()
-        with contextlib.suppress(StoreError):
-            leaving.result()
-    assert session.token is None
-    assert fake.live_tokens() == []
-
-
 @pytest.mark.pitfall(28)
 def test_refresh_beside_a_logout_does_not_take_over_what_is_being_deleted(
     fake: FakeKoyeb, connect: Connect
@@ -458,19 +404,14 @@ def test_nobody_waits_under_the_lock_to_revoke_a_token_again(
     store = MemoryTokenStore()
     session = connect(store=store, retry_policy=RetryPolicy(retry_after_max=3600), timeout=3600)
     session.login(ME, PASSWORD)
-    renewal, revocation = Gate(), Gate()
-    fake.fail("refresh", Fault(gate=renewal))
-    with Background() as background:
-        job = background.start(session.refresh)
-        arrived(renewal)
+    with UnderWay(fake, "refresh", session.refresh) as background:
         session.login(ME, PASSWORD)
-        fake.fail("logout", Fault(gate=revocation))
-        renewal.open()
+        fake.fail("logout", Fault(gate=(revocation := Gate())))
+        background.gate.open()
         arrived(revocation)
         with store.lock():  # so it is free
-            pass
-        revocation.open()
-        job.result()
+            revocation.open()
+        background.job.result()
 
 
 def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) -> None:
