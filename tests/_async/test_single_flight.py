@@ -23,24 +23,11 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, AsyncBackground, async_arrived
+from ..concurrency import AsyncBackground, async_arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
-from .doubles import AsyncUnderWay, Connect
+from .doubles import CALLS, AsyncUnderWay
 
 # One exchange at a time
-
-
-async def test_refresh_joins_the_exchange_under_way(
-    fake: FakeKoyeb, session: AsyncSessionClient
-) -> None:
-    """A caller that asks for a renewal while one runs gets that one's token."""
-    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
-        others = [background.start(session.refresh) for _ in range(5)]
-        await background.settled()
-        background.gate.open()
-        tokens = {(await job.result()).id for job in (background.job, *others)}
-    assert tokens == {held(session)}
-    assert fake.exchanges() == 1
 
 
 async def test_refresh_joins_a_renewal_that_nobody_waits_for(
@@ -61,14 +48,6 @@ async def test_refresh_joins_a_renewal_that_nobody_waits_for(
     assert fake.exchanges() == 1
 
 
-async def test_refresh_twice_is_two_exchanges(fake: FakeKoyeb, session: AsyncSessionClient) -> None:
-    """A refresh that is asked for after another has ended is one of its own."""
-    first, second = await session.refresh(), await session.refresh()
-    assert first.id != second.id
-    assert fake.exchanges() == 2
-    assert fake.requests[1].bearer == first.id
-
-
 @pytest.mark.pitfall(1)
 async def test_a_token_is_never_exchanged_twice(
     fake: FakeKoyeb, session: AsyncSessionClient
@@ -84,16 +63,13 @@ async def test_a_token_is_never_exchanged_twice(
 
 
 async def test_followers_of_a_failed_exchange_fail_with_it(
-    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
+    fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """All who waited get the error, each a copy of its own; nobody tries again at once."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate, status=500))
-    async with AsyncBackground() as background:
-        jobs = [background.start(session.refresh) for _ in range(3)]
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.refresh, status=500) as background:
+        jobs = [background.job, *(background.start(session.refresh) for _ in range(2))]
         await background.settled()
-        gate.open()
+        background.gate.open()
         errors: list[KoyebSessionError] = []
         for job in jobs:
             with pytest.raises(ServerError) as caught:
@@ -107,6 +83,7 @@ async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
     fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
     """A refresh of a session that began during the exchange of another one is not lost."""
+    old = held(session)
     async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         adopted = await session.use_token(fake.issue_token())
         second = background.start(session.refresh)
@@ -114,56 +91,21 @@ async def test_a_follower_of_an_older_exchange_runs_one_of_its_own(
         background.gate.open()
         new = await second.result()
         await background.job.result()
-    assert [request.bearer for request in fake.requests if request.operation == "refresh"][1:] == [
-        adopted.id
-    ]
-    assert new.id == held(session)
+    refreshed = [it.bearer for it in fake.requests if it.operation == "refresh"]
+    assert refreshed == [old, adopted.id]
+    assert fake.live_tokens() == [new.id] == [held(session)]
     assert fake.exchanges() == 2
-    assert fake.live_tokens() == [new.id]
 
 
-async def test_the_caller_of_an_overtaken_exchange_gets_the_sessions_token(
+async def test_refresh_honors_a_timeout_of_its_own(
     fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:
-    """A refresh that a new session has overtaken brings that session's token."""
-    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
-        adopted = await session.use_token(fake.issue_token())
-        background.gate.open()
-        assert (await background.job.result()).id == adopted.id
-    assert held(session) == adopted.id
-    assert fake.live_tokens() == [adopted.id]
-
-
-async def test_waiting_for_another_callers_exchange_ends_with_the_own_timeout(
-    fake: FakeKoyeb, session: AsyncSessionClient
-) -> None:
-    """A follower gives up after its own time; the exchange goes on."""
-    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
-        with pytest.raises(TransportTimeoutError, match=r"within 0\.01 s") as caught:
-            await session.refresh(timeout=0.01)
-        assert caught.value.retryable
-        background.gate.open()
-        assert (await background.job.result()).id == held(session)
-    assert fake.exchanges() == 1
-
-
-async def test_an_exchange_ends_with_its_deadline(fake: FakeKoyeb, connect: Connect) -> None:
-    """A service that never answers costs the client's timeout, and the token stays."""
-    session = connect(token=fake.issue_token(), timeout=0.02)
-    old = held(session)
-    fake.fail("refresh", Fault(gate=Gate()))
-    with pytest.raises(TransportTimeoutError):
-        await session.refresh()
-    assert held(session) == old
-
-
-async def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, connect: Connect) -> None:
     """A shorter timeout than the client's ends this call, and not the exchange: others wait."""
-    session = connect(token=fake.issue_token(), timeout=60)
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate))
-    with pytest.raises(TransportTimeoutError, match=r"within 0\.02 s"):
+    with pytest.raises(TransportTimeoutError, match=r"within 0\.02 s") as caught:
         await session.refresh(timeout=0.02)
+    assert caught.value.retryable
     async with AsyncBackground() as background:
         job = background.start(session.refresh)
         await background.settled()
@@ -175,31 +117,20 @@ async def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, connect: Con
 @pytest.mark.parametrize("age", [timedelta(hours=13), DAY - timedelta(seconds=30)])
 @pytest.mark.parametrize("operation", ["new_session", "switch_organization"])
 async def test_a_timeout_is_for_the_renewal_too(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, operation: str, age: timedelta
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    session: AsyncSessionClient,
+    operation: str,
+    age: timedelta,
 ) -> None:
     """A caller with little time does not wait for a renewal that comes first; that goes on."""
-    session = connect(token=fake.issue_token(), timeout=60)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(age)
-    arguments = {"new_session": (), "switch_organization": (fake.organizations[ME][1],)}[operation]
-    async with AsyncBackground() as background:
-        renewal = background.start(session.refresh)
-        await async_arrived(gate)  # the service has revoked the old token
-        with pytest.raises(TransportTimeoutError):
-            await getattr(session, operation)(*arguments, timeout=0.02)
-        gate.open()
-        assert (await renewal.result()).id == held(session)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
+        with pytest.raises(TransportTimeoutError):  # the service has revoked the old token
+            await getattr(session, operation)(*CALLS[operation], timeout=0.02)
+        background.gate.open()
+        assert (await background.job.result()).id == held(session)
     assert fake.exchanges() == 1
-
-
-async def test_refresh_may_take_longer_than_other_operations(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """A longer timeout than the client's is granted, too."""
-    session = connect(token=fake.issue_token(), timeout=0.02)
-    fake.fail("refresh", Fault(latency=0.06))
-    assert (await session.refresh(timeout=PATIENCE)).id == held(session)
 
 
 async def test_all_say_so_where_waiting_would_never_end(
@@ -216,22 +147,31 @@ async def test_all_say_so_where_waiting_would_never_end(
             await call()
 
 
+def join_in_place(
+    monkeypatch: pytest.MonkeyPatch, session: AsyncSessionClient, need: Need, rounds: list[Any]
+) -> None:
+    """Have callers join a renewal for a need, with an outcome for each time that they do."""
+
+    async def join(_: float) -> object:
+        outcome = rounds.pop(0)
+        return outcome() if callable(outcome) else outcome
+
+    shared = SimpleNamespace(join=join, need=need, alive=True)
+    keeper = inside(session).keeper.__class__
+    monkeypatch.setattr(keeper, "_join_or_start", lambda *_: shared)
+
+
 async def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weaker exchange gave up at the store, and a logout came meanwhile."""
+    state = inside(session).state
 
-    async def join(_: float) -> KoyebSessionError:
-        inside(session).state.clear()
+    def give_up() -> KoyebSessionError:
+        state.clear()
         return StoreError("away")
 
-    need = Need(inside(session).state.snapshot, 0, Urgency.AHEAD, 5)
-    shared = SimpleNamespace(join=join, need=need)
-
-    def begin(*_: object) -> Any:
-        return shared
-
-    monkeypatch.setattr(inside(session).keeper.__class__, "_join_or_start", begin)
+    join_in_place(monkeypatch, session, Need(state.snapshot, 0, Urgency.AHEAD, 5), [give_up])
     with pytest.raises(KoyebSessionError, match="meanwhile"):
         await session.refresh()
 
@@ -241,17 +181,9 @@ async def test_a_caller_whose_time_ends_in_a_second_round_gets_no_result_of_anot
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
     """A failure in the first round says more than the timeout; a token there is an older one."""
-    state = inside(session).state
+    rounds = [ServerError("down") if fails else inside(session).state.snapshot, None]
     need = Need(None, 0, Urgency.AHEAD, 5)  # of an earlier token
-    rounds = [ServerError("down") if fails else state.snapshot, None]
-
-    async def join(_: float) -> object:
-        return rounds.pop(0)
-
-    def begin(*_: object) -> Any:
-        return SimpleNamespace(join=join, need=need, alive=True)
-
-    monkeypatch.setattr(inside(session).keeper.__class__, "_join_or_start", begin)
+    join_in_place(monkeypatch, session, need, rounds)
     with pytest.raises(ServerError if fails else TransportTimeoutError):
         await session.refresh()
     assert rounds == []
@@ -261,18 +193,10 @@ async def test_a_caller_without_time_starts_no_second_attempt(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The failure came at the very end of its time, and the service may be asked at once."""
-    keeper, error = inside(session).keeper, ServerError("busy")
+    keeper, old = inside(session).keeper, inside(session).state.snapshot
+    rounds = [error := ServerError("busy"), None]
     keeper._retry_at = error, 0.0
-    old = inside(session).state.snapshot
-    rounds = [error, None]
-
-    async def join(_: float) -> object:
-        return rounds.pop(0)
-
-    def begin(*_: object) -> Any:
-        return SimpleNamespace(join=join, need=Need(old, 0, Urgency.REQUESTED, 5), alive=True)
-
-    monkeypatch.setattr(keeper.__class__, "_join_or_start", begin)
+    join_in_place(monkeypatch, session, Need(old, 0, Urgency.REQUESTED, 5), rounds)
     assert await keeper.renew(old, 0.0) is error
     assert rounds == [None]
 
@@ -344,14 +268,13 @@ async def test_nothing_is_sent_when_no_time_is_left(
     renewed = await inside(session).renewal._request_new_token(need, over)
     assert isinstance(renewed, FailedAttempt)
     assert str(renewed.error) == "the token was not renewed within 0 s"
-    held = session.token
-    assert held is not None
-    sent = await inside(session).sender.send_once(operations.refresh(held), over)
+    assert session.token is not None
+    sender = inside(session).sender
+    sent = await sender.send_once(operations.refresh(session.token), over)
     assert isinstance(sent, TransportTimeoutError)
     # A caller whose time went into waiting for a renewal: the reply would be a token, too.
-    switch = operations.switch_organization(held, fake.organizations[ME][0], None)
-    late = await inside(session).sender.send(switch, timeout=0.0)
-    assert isinstance(late, TransportTimeoutError)
+    switch = operations.switch_organization(session.token, fake.organizations[ME][0], None)
+    assert isinstance(await sender.send(switch, timeout=0.0), TransportTimeoutError)
     assert fake.requests == []
 
 
