@@ -99,23 +99,6 @@ async def test_a_renewal_survives_an_error_that_cannot_be_told(
     assert await store.load() == token
 
 
-@pytest.mark.parametrize("kind", [ValueError, TimeoutError])
-async def test_a_renewed_token_survives_an_error_that_cannot_be_told(
-    fake: FakeKoyeb, connect: Connect, kind: type[Exception], caplog: pytest.LogCaptureFixture
-) -> None:
-    """The new token stays, and is saved later, after any error of a save."""
-    store = BrokenStore("save", error=UnspeakableError(kind))
-    session = connect(token=fake.issue_token(), store=store)
-    token = await session.refresh()
-    assert session.token is token
-    assert fake.live_tokens() == [token.id]
-    (message,) = caplog.messages
-    assert message.startswith("the new token is kept in memory only: the token store could not be")
-    store.broken.clear()
-    await session.aclose()
-    assert await store.load() == token
-
-
 @pytest.mark.parametrize(
     ("fails", "left"),
     [

@@ -5,9 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -26,7 +23,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, idle, until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
-from .doubles import BrokenStore, Connect, Held, Troubled, saved
+from .doubles import BrokenStore, Connect, Held, Troubled, UnspeakableError, saved
 
 
 @pytest.fixture
@@ -46,61 +43,53 @@ def unsaved(fake: FakeKoyeb, store: BrokenStore, connect: Connect) -> SessionCli
 def test_every_new_token_is_saved(
     fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
 ) -> None:
-    """Login, refresh, switch and use_token reach the store."""
-    assert store.load() == stored.token
-    stored.refresh()
-    assert store.load() == stored.token
-    stored.switch_organization(fake.organizations[ME][1])
-    assert store.load() == stored.token
-    stored.use_token(fake.issue_token())
-    assert store.load() == stored.token
-    stored.new_session()
+    """Login, refresh, switch and use_token reach the store; another session's token does not."""
+    for change in (
+        stored.refresh,
+        partial(stored.switch_organization, fake.organizations[ME][1]),
+        partial(stored.use_token, fake.issue_token()),
+        stored.new_session,
+    ):
+        assert store.load() == stored.token
+        change()
     assert store.load() == stored.token
 
 
 @pytest.mark.pitfall(5)
-def test_a_token_that_cannot_be_saved_stays_in_memory(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A failed save is reported, and the session goes on with the new token."""
-    store = BrokenStore("save")
-    session = connect(token=fake.issue_token(), store=store)
-    token = session.refresh()
-    assert session.token == token
-    assert fake.live_tokens() == [token.id]
-    assert fake.exchanges() == 1
-    wanted = "kept in memory only: the token store could not be written: OSError"
-    assert wanted in caplog.text
-    assert (session.http.get("/v1/apps")).status_code == 200
-
-
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (StoreError("no room"), "no room"),
         (OSError("no room"), "the token store could not be written: OSError: no room"),
+        (UnspeakableError(ValueError), "the token store could not be written: UnspeakableError"),
+        (UnspeakableError(TimeoutError), "the token store could not be written: UnspeakableError"),
     ],
 )
-def test_a_login_that_cannot_be_saved_stays_in_memory(
-    connect: Connect, caplog: pytest.LogCaptureFixture, error: Exception, text: str
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_token_that_cannot_be_saved_stays_in_memory(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    error: Exception,
+    text: str,
+    begins: bool,
 ) -> None:
-    """The message says where the token is kept, and which error the store raised."""
-    session = connect(store=BrokenStore("save", error=error))
-    token = session.login(ME, PASSWORD)
+    """The session goes on with the new token, the log says so, and a close saves it."""
+    store = BrokenStore("save", error=error)
+    session = connect(token=None if begins else fake.issue_token(), store=store)
+    begin = partial(session.login, ME, PASSWORD) if begins else session.refresh
+    token = begin()
     assert session.token == token
+    assert fake.live_tokens() == [token.id]
     assert caplog.messages == [
         f"the new token is kept in memory only: {text}; what it held is deleted"
     ]
-
-
-def test_a_save_that_failed_is_made_up_for_on_close(
-    store: BrokenStore, unsaved: SessionClient
-) -> None:
-    """The token that the store missed is saved before the client closes."""
-    unsaved.close()
-    saved = store.load()
-    assert saved is not None
-    assert saved.id == held(unsaved)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert saved(store) is None
+    store.broken.clear()
+    session.close()
+    assert store.load() == token
 
 
 def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
@@ -187,26 +176,14 @@ def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
 
 def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Connect) -> None:
     """A save that had to wait for the store saves the token that the session holds by then."""
-    saved: list[str] = []
-
-    class Noting(MemoryTokenStore):
-        def save(self, token: Token) -> None:
-            saved.append(token.id)
-            super().save(token)
-
-    store = Noting()
+    store = Troubled()
     session = connect(store=store)
-    with Background() as background:
-        with store.lock():
-            first = background.start(lambda: session.use_token(fake.issue_token()))
-            until(lambda: session.token is not None)
-            old = held(session)
-            second = background.start(lambda: session.use_token(fake.issue_token()))
-            until(lambda: held(session) != old)
+    with Background() as background, MemoryTokenStore.lock(store):
+        for _ in range(2):
+            background.start(lambda: session.use_token(fake.issue_token()))
             background.settled()
-        first.result()
-        second.result()
-    assert saved == [held(session)]
+    assert store.calls.count("save") == 1
+    assert saved(store) == held(session) == fake.live_tokens()[-1]
 
 
 # The store follows the session
@@ -236,7 +213,7 @@ def test_store_is_of_the_new_session_when_an_old_save_is_slow(
 
 
 def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
-    fake: FakeKoyeb, connect: Connect, clock: FakeClock
+    clock: FakeClock, connect: Connect
 ) -> None:
     """A late save leaves the newer login in the store, and the session goes on with it."""
     store = Troubled()
@@ -256,20 +233,15 @@ def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
 @pytest.mark.pitfall(28)
 @pytest.mark.parametrize("act", ["login", "refresh"])
 def test_record_known_to_be_wrong_is_deleted_when_it_cannot_be_replaced(
-    fake: FakeKoyeb,
-    connect: Connect,
-    caplog: pytest.LogCaptureFixture,
-    act: str,
+    connect: Connect, caplog: pytest.LogCaptureFixture, act: str
 ) -> None:
     """After a failed save the next run finds nothing rather than the one before."""
     store = Troubled()
     ann = connect(store=store)
     ann.login(ME, PASSWORD)
     store.fails["save"] = 1
-    if act == "login":
-        ann.login(ME, PASSWORD)
-    else:
-        ann.refresh()
+    change = partial(ann.login, ME, PASSWORD) if act == "login" else ann.refresh
+    change()
     assert saved(store) is None
     assert "what it held is deleted" in caplog.text
     ann.close()  # makes up for it
@@ -286,51 +258,36 @@ def test_nothing_is_written_where_there_is_no_session(connect: Connect) -> None:
     assert store.load() == Token("kept")
 
 
-class Odd(MemoryTokenStore):
-    """A store whose next save fails in a way of its own."""
+class Overtaken(Troubled):
+    """A store whose save has failed when something else has been written."""
 
-    fails: Callable[[Token], Any] | None = None
-    deletes = True
+    written: Token | None = None
 
     def save(self, token: Token) -> None:
-        """Fail, or keep it."""
-        fails, self.fails = self.fails, None
-        if fails is None:
-            super().save(token)
-            return
-        written = fails(token)
-        if written is not None:
-            super().save(written)
-        raise OSError("no reply")
-
-    def delete(self) -> None:
-        """Fail, or forget the token."""
-        if not self.deletes:
-            raise OSError("no reply")
-        super().delete()
+        """Fail late, if a save is to fail."""
+        if self.fails.get("save"):
+            MemoryTokenStore.save(self, self.written or token)
+        super().save(token)
 
 
 def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -> None:
     """The store holds the token, although the save failed."""
-    store = Odd()
-    session = connect(store=store)
-    store.fails = lambda token: token
-    token = session.login(ME, PASSWORD)
+    store = Overtaken()
+    store.fails["save"] = 1
+    token = connect(store=store).login(ME, PASSWORD)
     assert store.load() == token
 
 
 def test_a_save_that_another_process_has_overtaken_deletes_nothing(
-    clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The record that the token cannot replace is another process's, and stays."""
-    store = Odd()
-    session = connect(store=store)
-    others = Token("o" * 64, expires_at=datetime.fromtimestamp(clock.time() + 1, UTC))
-    store.fails = lambda _: others
-    session.login(ME, PASSWORD)
+    store = Overtaken()
+    store.written = Token("o" * 64)
+    store.fails["save"] = 1
+    connect(store=store).login(ME, PASSWORD)
     assert "it holds what somebody else has saved since" in caplog.text
-    clock.advance(60)
-    session.close()
+    assert store.load() == store.written
 
 
 def test_a_session_that_was_replaced_is_not_gone_on_with(
@@ -338,85 +295,32 @@ def test_a_session_that_was_replaced_is_not_gone_on_with(
 ) -> None:
     """Another process has renewed the session that a login here has ended: the login counts."""
     fake = FakeKoyeb(users={"ann@example.com": "a", "bob@example.com": "b"}, clock=clock)
-    store = Odd()
+    store = Troubled()
     session = connect(store=store, transport=fake.transport)
     session.login("ann@example.com", "a")
-    saved = store.load()
-    assert saved is not None
-    store.deletes = False
-    store.fails = lambda _: None
+    anns = store.load()
+    assert anns is not None
+    store.fails = {"save": 1, "delete": 1}
     bob = session.login("bob@example.com", "b")
-    store.save(Token(fake.issue_token("ann@example.com"), provenance=saved.provenance))
+    store.save(Token(fake.issue_token("ann@example.com"), provenance=anns.provenance))
     session.close()
     assert store.load() == bob
 
 
 def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
-    connect: Connect,
+    store: BrokenStore, connect: Connect
 ) -> None:
     """The store could not be read before: nobody can tell which came first."""
-
-    class Unlockable(MemoryTokenStore):
-        locked = False
-
-        @contextmanager
-        def lock(self) -> Generator[None]:
-            if not self.locked:
-                raise OSError("away")
-            with super().lock():
-                yield
-
-        def load(self) -> Token | None:
-            if not self.locked:
-                raise OSError("away")
-            return super().load()
-
-    store = Unlockable()
+    store.broken = {"lock", "load"}
     session = connect(store=store)
     token = session.login(ME, PASSWORD)
     store.save(Token("o" * 64))
-    store.locked = True
+    store.broken.clear()
     session.close()
     assert store.load() == token
 
 
 # Saves that come late
-
-
-def test_a_late_save_replaces_the_token_before(
-    clock: FakeClock,
-    store: BrokenStore,
-    stored: SessionClient,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A record that cannot be replaced is deleted: the next process must not go on with it."""
-    clock.advance(1)
-    store.broken.add("save")
-    new = stored.refresh()
-    assert store.load() is None
-    assert caplog.messages == [
-        (
-            "the new token is kept in memory only: "
-            "the token store could not be written: OSError: disk full; what it held is deleted"
-        )
-    ]
-    store.broken.clear()
-    stored.close()
-    assert store.load() == new
-
-
-class Lockless(MemoryTokenStore):
-    """A store whose lock nobody can have, once its file system has lost its locks."""
-
-    has_locks = True
-
-    @contextmanager
-    def lock(self) -> Generator[None]:
-        """Raise, or hold the lock."""
-        if not self.has_locks:
-            raise OSError("no locks available")
-        with super().lock():
-            yield
 
 
 @pytest.mark.pitfall(28)
@@ -425,10 +329,10 @@ def test_record_known_to_be_wrong_is_deleted_where_there_is_no_lock(
     clock: FakeClock, connect: Connect, caplog: pytest.LogCaptureFixture, act: str
 ) -> None:
     """The next run would act as the user before, or reuse a token that was exchanged."""
-    store = Lockless()
+    store = BrokenStore(error=OSError("no locks available"))
     connect(store=store).login(ME, PASSWORD)
     clock.advance(60)
-    store.has_locks = False
+    store.broken.add("lock")
     session = connect(store=store)
     if act == "login":
         session.login(ME, PASSWORD)
@@ -439,16 +343,12 @@ def test_record_known_to_be_wrong_is_deleted_where_there_is_no_lock(
     assert "no locks available; what it held is deleted" in caplog.text
 
 
-def test_nothing_is_deleted_beside_a_lock_that_somebody_holds(
-    clock: FakeClock, connect: Connect
-) -> None:
+def test_nothing_is_deleted_beside_a_lock_that_somebody_holds(connect: Connect) -> None:
     """Its holder is about to save, or has saved: catches a deletion of the winner's token."""
     store = Held()
     before = Token("o" * 64)
     store.save(before)
-    session = connect(store=store)
-    session.login(ME, PASSWORD)
-    clock.advance(60)
+    connect(store=store).login(ME, PASSWORD)
     assert store.load() == before
 
 
@@ -469,14 +369,13 @@ def test_logout_deletes_what_the_users_before_have_left(
 
 
 def test_token_that_comes_while_anothers_is_taken_over_stays(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread renews between any two lines: catches a commit that replaces its token."""
     store = Troubled()
     session = connect(store=store)
     store.fails["save"] = 1
     session.login(ME, PASSWORD)
-    theirs = Token(fake.issue_token())
     persistence: Any = inside(session).persistence.__class__
     newer = persistence.newer
     came: list[Any] = []
@@ -489,7 +388,6 @@ def test_token_that_comes_while_anothers_is_taken_over_stays(
         return found
 
     monkeypatch.setattr(persistence, "newer", meanwhile)
-    clock.advance(60)
-    store.save(theirs)
+    store.save(Token(fake.issue_token()))
     session.close()
     assert [its.token for its in came] == [session.token]
