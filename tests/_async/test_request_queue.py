@@ -388,26 +388,6 @@ async def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def test_a_header_of_the_users_own_stays(
-    session: AsyncSessionClient, fake: FakeKoyeb
-) -> None:
-    """A header that an event hook has put in the token's place is not touched after the wait."""
-
-    async def sign(request: httpx.Request) -> None:
-        request.headers["authorization"] = "Bearer mine"
-
-    async with AsyncBackground() as background:
-        gate = await hold(session, fake, background)
-        session.http.event_hooks = {"request": [sign]}
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        await in_queue(session)
-        await session.refresh()
-        gate.open()
-        assert (await waiting.result()).status_code == 401
-    assert fake.requests[-1].headers["authorization"] == "Bearer mine"
-    assert fake.exchanges() == 1
-
-
 async def test_a_request_that_waited_until_the_logout_is_refused(
     session: AsyncSessionClient, fake: FakeKoyeb
 ) -> None:
@@ -417,23 +397,3 @@ async def test_a_request_that_waited_until_the_logout_is_refused(
         gate.open()
         assert (await waiting.result()).status_code == 401
     assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
-
-
-async def test_a_request_to_another_origin_is_not_signed_after_a_wait(
-    session: AsyncSessionClient, fake: FakeKoyeb
-) -> None:
-    """A request to another origin waits, and goes out as it was."""
-    host = {"host": "somebody.example"}
-    async with waiting_request(session, fake, headers=host) as (gate, waiting):
-        await session.refresh()
-        gate.open()
-        assert (await waiting.result()).status_code == 401
-    assert "authorization" not in fake.requests[-1].headers
-
-
-async def test_all_at_once_are_served(session: AsyncSessionClient, fake: FakeKoyeb) -> None:
-    """Ten times as many requests as turns; each of these has one connection."""
-    replies = await async_gather(*[lambda: session.http.get("/v1/apps")] * 20)
-    assert {reply.status_code for reply in replies} == {200}
-    assert len(slots(session)._made) <= 2
-    assert len(fake.requests) == 20

@@ -22,7 +22,7 @@ from koyeb_session._core.log import log
 from koyeb_session._core.provenance import account_of, read_provenance
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
 from .doubles import Away, BrokenStore, Connect, Grants, Troubled, UnspeakableError, saved
 
@@ -328,3 +328,29 @@ async def test_login_is_saved_for_its_own_account_when_the_log_raises(
     provenance = read_provenance(found)
     assert provenance is not None
     assert provenance.account == account_of(PasswordCredentials(ME, PASSWORD))
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, fails_first: bool
+) -> None:
+    """A renewal ahead of need that its store has stopped is neither joined nor waited out."""
+    store = Troubled()
+    session = connect(store=store, credentials=PASSWORDS)
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    store.gates["lock"] = gate = Gate()
+    store.fails["lock"] = 9
+    clock.advance(timedelta(hours=13))
+    assert (await session.http.get("/v1/apps")).status_code == 200  # and begins a renewal
+    await async_arrived(gate)
+    fake.revoke_all()  # another process has renewed the session
+    async with AsyncBackground() as background:
+        if fails_first:
+            gate.open()
+            await async_until(lambda: inside(session).state.failure is not None)
+        request = background.start(lambda: session.http.get("/v1/apps"))
+        if not fails_first:
+            await async_until(lambda: fake.requests[-1].status == 401)
+            gate.open()
+        assert (await request.result()).status_code == 200
+    assert operations(fake) == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]

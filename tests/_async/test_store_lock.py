@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -34,40 +33,39 @@ from ..concurrency import (
     async_until,
     deadlines,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, raising
 from .doubles import AsyncUnderWay, Connect, Held, Troubled, saved
 
 # The store
+
+
+class Slow(Troubled):
+    """A store that notes when it is released, too; its release stands at a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+
+    @contextlib.asynccontextmanager
+    async def _lock_troubled(self) -> AsyncGenerator[None]:
+        async with super()._lock_troubled():
+            yield
+            self.calls.append("release")
+            await async_pass_through(self.gate)
 
 
 async def test_the_store_is_locked_over_the_whole_exchange(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """Read, exchange and save are one step for all who share the store."""
-    events: list[str] = []
-
-    class Watched(AsyncMemoryTokenStore):
-        async def load(self) -> Token | None:
-            events.append("load")
-            return await super().load()
-
-        async def save(self, token: Token) -> None:
-            events.append(f"save after {len(fake.requests)}")
-            await super().save(token)
-
-        @contextlib.asynccontextmanager
-        async def watched(self) -> AsyncGenerator[None]:
-            async with super().lock():
-                events.append("lock")
-                yield
-                events.append("unlock")
-
-        def lock(self) -> AbstractAsyncContextManager[None]:
-            return self.watched()
-
-    session = connect(token=fake.issue_token(), store=Watched())
-    await session.refresh()
-    assert events == ["lock", "load", "save after 1", "unlock"]
+    store = Slow()
+    store.gate.open()
+    session = connect(token=fake.issue_token(), store=store)
+    async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
+        assert store.calls == ["lock", "load"]
+        background.gate.open()
+        await background.job.result()
+    assert store.calls == ["lock", "load", "save", "release"]
 
 
 # An exchange happens inside the lock whenever that can be had
@@ -83,16 +81,12 @@ async def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_loc
     token = fake.issue_token()
     first, second = (connect(store=store, token=token) for _ in range(2))
     store.fails["load"] = fails
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        jobs = [background.start(session.refresh) for session in (first, second)]
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", first.refresh) as background:
+        other = background.start(second.refresh)
         await background.settled()
         assert count(fake, "refresh") == 1
-        gate.open()
-        for job in jobs:
-            await job.result()
+        background.gate.open()
+        assert await background.job.result() == await other.result()
     assert held(first) == held(second) == await saved(store)
     assert fake.live_tokens() == [held(first)]
 
@@ -115,23 +109,12 @@ async def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
 
 async def test_work_that_waits_for_a_lock_that_fails_is_told(connect: Connect) -> None:
     """It is not done, and nobody waits for it any longer."""
-    gate = Gate()
-
-    class Gone(AsyncMemoryTokenStore):
-        @asynccontextmanager
-        async def lock(self) -> AsyncGenerator[None]:
-            await async_pass_through(gate)
-            raise OSError("away")
-            yield
-
-    async def nothing(*_: object) -> None:
-        raise AssertionError
-
-    persistence = inside(connect(store=Gone())).persistence
-    assert persistence is not None
-    turn = persistence.hold()
+    store = Troubled()
+    gate = store.gates["lock"] = Gate()
+    store.fails["lock"] = 1
+    turn = inside(connect(store=store)).persistence.hold()
     async with AsyncBackground() as background:
-        done = background.start(partial(turn.do, nothing, 60))
+        done = background.start(partial(turn.do, raising(AssertionError()), 60))
         await async_arrived(gate)
         await background.settled()
         gate.open()
@@ -278,56 +261,37 @@ async def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
     assert caplog.messages[::2] == ["the token store could not be unlocked: OSError: gone"] * 2
 
 
-class Slow(AsyncMemoryTokenStore):
-    """A store that notes when it is locked and released; its release stands at a gate."""
-
-    def __init__(self, gate: Gate) -> None:
-        super().__init__()
-        self.gate = gate
-        self.events: list[str] = []
-
-    @contextlib.asynccontextmanager
-    async def lock(self) -> AsyncGenerator[None]:
-        """Hold the lock, until the gate is open."""
-        async with super().lock():
-            self.events.append("lock")
-            yield
-            self.events.append("release")
-            await async_pass_through(self.gate)
-
-
 async def test_store_stays_locked_until_the_last_of_its_users_has_left(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A login beside a renewal is saved in its hold; catches an exchange without the lock."""
-    gate = Gate()
-    gate.open()
-    store = Slow(gate)
+    store = Slow()
+    store.gate.open()
     session = connect(token=fake.issue_token(), store=store)
     async with AsyncUnderWay(fake, "refresh", session.refresh) as background:
         await session.login(ME, PASSWORD)
         await background.settled()
         assert await saved(store) == held(session)
-        assert store.events == ["lock"]
+        assert store.calls == ["lock", "load", "save"]
         background.gate.open()
         await background.job.result()
-    assert store.events == ["lock", "release"]
+    assert (store.calls.count("lock"), store.calls[-1]) == (1, "release")
 
 
 async def test_new_hold_begins_while_the_last_one_releases_the_lock(connect: Connect) -> None:
     """Nobody waits longer than asked; catches a save that is queued where nobody does it."""
-    store = Slow(gate := Gate())
+    store = Slow()
     session = connect(store=store)
     last = inside(session).persistence.hold()
     await last.ready(PATIENCE)
     await last.leave(Deadline(0))
-    await async_arrived(gate)
+    await async_arrived(store.gate)
     assert last.alive
     async with AsyncBackground() as background:
         job = background.start(partial(session.login, ME, PASSWORD))
         await async_until(lambda: session.token is not None)
         await background.settled()
-        gate.open()
+        store.gate.open()
         await job.result()
     assert await saved(store) == held(session)
 

@@ -15,6 +15,7 @@ from koyeb_session import SessionClient, TransportError
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import advance, read
+from ..support import operations
 from .doubles import Connect
 
 ELSEWHERE = "https://elsewhere.example/v1/apps"
@@ -78,7 +79,14 @@ def test_a_hook_that_rewrites_the_path_changes_nothing_else(
 
     on_request(session, rewrite)
     assert (session.http.get("/v1/apps")).status_code == 200
-    assert [request.operation for request in fake.requests] == ["profile"]
+    assert operations(fake) == ["profile"]
+
+
+def test_a_header_that_a_hook_has_set_stays(session: SessionClient, fake: FakeKoyeb) -> None:
+    """It takes the token's place; its refusal renews nothing."""
+    on_request(session, lambda request: request.headers.update({"authorization": "Bearer mine"}))
+    assert (session.http.get("/v1/apps")).status_code == 401
+    assert [request.bearer for request in fake.requests] == ["mine"]
 
 
 class Gateway(httpx.BaseTransport):

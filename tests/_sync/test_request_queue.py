@@ -382,24 +382,6 @@ def test_a_renewal_that_was_refused_meanwhile_keeps_nobody(
     assert (session.http.get("/v1/apps")).status_code == 200
 
 
-def test_a_header_of_the_users_own_stays(session: SessionClient, fake: FakeKoyeb) -> None:
-    """A header that an event hook has put in the token's place is not touched after the wait."""
-
-    def sign(request: httpx.Request) -> None:
-        request.headers["authorization"] = "Bearer mine"
-
-    with Background() as background:
-        gate = hold(session, fake, background)
-        session.http.event_hooks = {"request": [sign]}
-        waiting = background.start(lambda: session.http.get("/v1/apps"))
-        in_queue(session)
-        session.refresh()
-        gate.open()
-        assert (waiting.result()).status_code == 401
-    assert fake.requests[-1].headers["authorization"] == "Bearer mine"
-    assert fake.exchanges() == 1
-
-
 def test_a_request_that_waited_until_the_logout_is_refused(
     session: SessionClient, fake: FakeKoyeb
 ) -> None:
@@ -409,23 +391,3 @@ def test_a_request_that_waited_until_the_logout_is_refused(
         gate.open()
         assert (waiting.result()).status_code == 401
     assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
-
-
-def test_a_request_to_another_origin_is_not_signed_after_a_wait(
-    session: SessionClient, fake: FakeKoyeb
-) -> None:
-    """A request to another origin waits, and goes out as it was."""
-    host = {"host": "somebody.example"}
-    with waiting_request(session, fake, headers=host) as (gate, waiting):
-        session.refresh()
-        gate.open()
-        assert (waiting.result()).status_code == 401
-    assert "authorization" not in fake.requests[-1].headers
-
-
-def test_all_at_once_are_served(session: SessionClient, fake: FakeKoyeb) -> None:
-    """Ten times as many requests as turns; each of these has one connection."""
-    replies = gather(*[lambda: session.http.get("/v1/apps")] * 20)
-    assert {reply.status_code for reply in replies} == {200}
-    assert len(slots(session)._made) <= 2
-    assert len(fake.requests) == 20

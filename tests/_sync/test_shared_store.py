@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest
@@ -18,11 +19,12 @@ from koyeb_session import (
 )
 from koyeb_session._core.provenance import Provenance
 from koyeb_session._core.snapshot import Issuer
+from koyeb_session._core.timestamps import from_epoch
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import gather, idle
 from ..jwts import jwt
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, log
 from .doubles import BrokenStore, Connect, Troubled, UnderWay, saved
 
 THEIRS = (
@@ -61,55 +63,34 @@ def test_a_token_that_is_taken_over_is_not_saved_again(
 
 @pytest.mark.pitfall(21)
 def test_a_renewal_by_others_is_taken_over(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, stored: SessionClient, second: SessionClient
 ) -> None:
     """Two sessions on one store make one exchange; the loser uses the winner's token."""
-    store = MemoryTokenStore()
-    first = connect(store=store)
-    first.login(ME, PASSWORD)
-    second = connect(store=store)
-    second.current_token()
     clock.advance(DAY - timedelta(seconds=30))
-    gather(first.current_token, second.current_token)
+    gather(stored.current_token, second.current_token)
     assert fake.exchanges() == 1
-    assert held(first) == held(second)
-    assert fake.live_tokens() == [held(first)]
+    assert fake.live_tokens() == [held(stored)] == [held(second)]
 
 
 @pytest.mark.pitfall(21)
 def test_a_refused_token_is_looked_up_in_the_store_first(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, stored: SessionClient, second: SessionClient
 ) -> None:
-    """A request whose token others have renewed is replayed with theirs, without an exchange."""
-    store = MemoryTokenStore()
-    first = connect(store=store)
-    first.login(ME, PASSWORD)
-    second = connect(store=store)
-    second.current_token()
-    clock.advance(1)
-    first.refresh()
-    assert (second.http.get("/v1/apps")).status_code == 200
-    assert fake.exchanges() == 1
-    assert held(second) == held(first)
+    """
+    A request whose token others have renewed is replayed with theirs, without an exchange.
 
-
-def test_a_session_that_only_takes_over_remembers_no_former_secret(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
-    """Another process makes all exchanges; catches a memory that grows with each of them."""
-    store = MemoryTokenStore()
-    first = connect(store=store)
-    first.login(ME, PASSWORD)
-    second = connect(store=store)
-    former = (second.current_token()).id
-    for _ in range(5):
+    Another process makes all exchanges; catches a memory that grows with each of them.
+    """
+    former = held(second)
+    for exchange in range(1, 6):
         clock.advance(1)
-        first.refresh()
+        stored.refresh()
         assert (second.http.get("/v1/apps")).status_code == 200
-    persistence = inside(second).persistence
-    assert persistence is not None
-    assert former not in {its.id for its in persistence.ownership.ours}
-    assert held(second) in {its.id for its in persistence.ownership.ours}
+        assert held(second) == held(stored)
+        assert fake.exchanges() == exchange
+    ours = {its.id for its in inside(second).persistence.ownership.ours}
+    assert former not in ours
+    assert held(second) in ours
 
 
 @pytest.mark.parametrize("seconds", [0, -60])
@@ -124,9 +105,7 @@ def test_an_older_token_in_the_store_is_passed_over(
     session = connect(token=fake.issue_token(), store=store)
     session.refresh()
     assert fake.exchanges() == 1
-    saved = store.load()
-    assert saved is not None
-    assert saved.id == held(session)
+    assert saved(store) == held(session)
 
 
 def test_a_token_of_unknown_age_in_the_store_is_taken_over(
@@ -162,8 +141,7 @@ def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
     sessions[0].refresh()
     idle()
     assert len(heard) == 2
-    assert held(sessions[0]) == held(sessions[1])
-    assert fake.live_tokens() == [held(sessions[0])]
+    assert fake.live_tokens() == [held(sessions[0])] == [held(sessions[1])]
 
 
 @pytest.mark.pitfall(31)
@@ -180,27 +158,24 @@ def test_renewal_goes_on_when_the_same_token_is_given_again(
 
 @pytest.mark.pitfall(32)
 def test_refusal_is_not_believed_when_somebody_else_has_renewed(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
 ) -> None:
     """After a lease that ended, the winner's token lies in the store."""
-    store = MemoryTokenStore()
-    session = connect(store=store, token=fake.issue_token())
-    with UnderWay(fake, "refresh", session.refresh, hold="request") as background:
-        fake.revoke(held(session))
+    with UnderWay(fake, "refresh", stored.refresh, hold="request") as background:
+        fake.revoke(held(stored))
         winner = Token(fake.issue_token())
         store.save(winner)  # beside the lock
         background.gate.open()
         assert (background.job.result()).id == winner.id
-    assert held(session) == winner.id
+    assert held(stored) == winner.id
 
 
 @pytest.mark.pitfall(35)
 @pytest.mark.parametrize("ahead", [-0.4, 0.4, -3600, 3600])
 def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, ahead: float
+    fake: FakeKoyeb, store: BrokenStore, connect: Connect, ahead: float
 ) -> None:
     """The last read or write decides which token is newer, and no clock does."""
-    store = MemoryTokenStore()
     theirs = FakeClock()
     theirs.step_wall(ahead)
     token = fake.issue_token()
@@ -219,43 +194,35 @@ def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
 @pytest.mark.pitfall(45)
 @pytest.mark.parametrize("what", ["account", "service"])
 def test_record_of_another_is_left_alone(
-    fake: FakeKoyeb,
     clock: FakeClock,
+    store: BrokenStore,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     what: str,
 ) -> None:
     """It is neither sent nor taken over nor revoked, and the log says what to do."""
-    store = MemoryTokenStore()
-    users = {ME: PASSWORD, "bob@example.com": "battery staple"}
-    theirs = FakeKoyeb(users=users, clock=clock)
+    bob = PasswordCredentials("bob@example.com", "battery staple")
+    users = {ME: PASSWORD, bob.email: bob.password}
+    ours = theirs = FakeKoyeb(users=users, clock=clock)
     connect(store=store, credentials=PASSWORDS, transport=theirs.transport).current_token()
-    safe_copy = saved(store)
-    assert safe_copy is not None
-    if what == "account":
-        ours = theirs
-        credentials = PasswordCredentials("bob@example.com", "battery staple")
-        session = connect(store=store, credentials=credentials, transport=ours.transport)
-    else:
-        ours = FakeKoyeb(users=users, clock=clock)
-        session = connect(
-            store=store,
-            credentials=PASSWORDS,
-            transport=ours.transport,
-            base_url="https://staging.example.com",
-        )
+    safe_copy, whose = saved(store), "another account"
+    arguments: dict[str, Any] = {"credentials": bob}
+    if what == "service":
+        ours, whose = FakeKoyeb(users=users, clock=clock), f"the service {theirs.base_url}"
+        arguments = {"credentials": PASSWORDS, "base_url": "https://staging.example.com"}
+    session = connect(store=store, transport=ours.transport, **arguments)
     before = len(ours.requests)
     session.current_token()
     assert held(session) != safe_copy
     assert safe_copy not in {request.bearer for request in ours.requests[before:]}
     session.logout()
     assert safe_copy in theirs.live_tokens()
-    whose = "another account" if what == "account" else f"the service {theirs.base_url}"
-    (message,) = caplog.messages
-    assert message == (
-        f"the store holds a session of {whose}: it is not used; "
-        "give each session a store of its own, as by FileTokenStore(name=...)"
-    )
+    assert caplog.messages == [
+        (
+            f"the store holds a session of {whose}: it is not used; "
+            "give each session a store of its own, as by FileTokenStore(name=...)"
+        )
+    ]
 
 
 @pytest.mark.parametrize(("who", "broken"), [("account", False), ("account", True), ("user", True)])
@@ -303,17 +270,15 @@ def test_given_tokens_make_one_session_in_one_store(
 
 
 def test_session_goes_on_as_the_account_of_its_record(
-    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient, connect: Connect
+    store: BrokenStore, second: SessionClient
 ) -> None:
     """A program without credentials notes the account that it has found, and not an unknown one."""
     before = store.load()
-    session = connect(store=store)
-    session.current_token()
-    session.refresh()
+    second.refresh()
     after = store.load()
     assert before is not None
     assert after is not None
-    assert after.id == held(session) != before.id
+    assert after.id == held(second) != before.id
     assert after.provenance == before.provenance is not None
 
 
@@ -399,3 +364,18 @@ def test_record_of_another_user_stays_when_a_save_is_made_up_for(
     stored.close()
     assert store.load() == THEIRS[1]
     assert stored.token == token
+
+
+def test_token_that_was_dead_when_it_was_taken_over_is_given_up(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A session whose store held a token that others had revoked signs in at the next request."""
+    store = MemoryTokenStore()
+    session = connect(store=store, credentials=PASSWORDS)
+    assert (session.http.get("/v1/apps")).status_code == 200
+    clock.advance(60)
+    store.save(Token(fake.issue_token(), issued_at=from_epoch(clock.time())))
+    fake.revoke_all()
+    assert (session.http.get("/v1/apps")).status_code == 401
+    assert (session.http.get("/v1/apps")).status_code == 200
+    assert count(fake, "login") == 2

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -36,38 +35,37 @@ from ..concurrency import (
     pass_through,
     until,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, raising
 from .doubles import Connect, Held, Troubled, UnderWay, saved
 
 # The store
 
 
+class Slow(Troubled):
+    """A store that notes when it is released, too; its release stands at a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+
+    @contextlib.contextmanager
+    def _lock_troubled(self) -> Generator[None]:
+        with super()._lock_troubled():
+            yield
+            self.calls.append("release")
+            pass_through(self.gate)
+
+
 def test_the_store_is_locked_over_the_whole_exchange(fake: FakeKoyeb, connect: Connect) -> None:
     """Read, exchange and save are one step for all who share the store."""
-    events: list[str] = []
-
-    class Watched(MemoryTokenStore):
-        def load(self) -> Token | None:
-            events.append("load")
-            return super().load()
-
-        def save(self, token: Token) -> None:
-            events.append(f"save after {len(fake.requests)}")
-            super().save(token)
-
-        @contextlib.contextmanager
-        def watched(self) -> Generator[None]:
-            with super().lock():
-                events.append("lock")
-                yield
-                events.append("unlock")
-
-        def lock(self) -> AbstractContextManager[None]:
-            return self.watched()
-
-    session = connect(token=fake.issue_token(), store=Watched())
-    session.refresh()
-    assert events == ["lock", "load", "save after 1", "unlock"]
+    store = Slow()
+    store.gate.open()
+    session = connect(token=fake.issue_token(), store=store)
+    with UnderWay(fake, "refresh", session.refresh) as background:
+        assert store.calls == ["lock", "load"]
+        background.gate.open()
+        background.job.result()
+    assert store.calls == ["lock", "load", "save", "release"]
 
 
 # An exchange happens inside the lock whenever that can be had
@@ -83,16 +81,12 @@ def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
     token = fake.issue_token()
     first, second = (connect(store=store, token=token) for _ in range(2))
     store.fails["load"] = fails
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    with Background() as background:
-        jobs = [background.start(session.refresh) for session in (first, second)]
-        arrived(gate)
+    with UnderWay(fake, "refresh", first.refresh) as background:
+        other = background.start(second.refresh)
         background.settled()
         assert count(fake, "refresh") == 1
-        gate.open()
-        for job in jobs:
-            job.result()
+        background.gate.open()
+        assert background.job.result() == other.result()
     assert held(first) == held(second) == saved(store)
     assert fake.live_tokens() == [held(first)]
 
@@ -115,23 +109,12 @@ def test_lock_that_is_held_is_no_ended_session_when_a_token_is_refused(
 
 def test_work_that_waits_for_a_lock_that_fails_is_told(connect: Connect) -> None:
     """It is not done, and nobody waits for it any longer."""
-    gate = Gate()
-
-    class Gone(MemoryTokenStore):
-        @contextmanager
-        def lock(self) -> Generator[None]:
-            pass_through(gate)
-            raise OSError("away")
-            yield
-
-    def nothing(*_: object) -> None:
-        raise AssertionError
-
-    persistence = inside(connect(store=Gone())).persistence
-    assert persistence is not None
-    turn = persistence.hold()
+    store = Troubled()
+    gate = store.gates["lock"] = Gate()
+    store.fails["lock"] = 1
+    turn = inside(connect(store=store)).persistence.hold()
     with Background() as background:
-        done = background.start(partial(turn.do, nothing, 60))
+        done = background.start(partial(turn.do, raising(AssertionError()), 60))
         arrived(gate)
         background.settled()
         gate.open()
@@ -278,56 +261,37 @@ def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
     assert caplog.messages[::2] == ["the token store could not be unlocked: OSError: gone"] * 2
 
 
-class Slow(MemoryTokenStore):
-    """A store that notes when it is locked and released; its release stands at a gate."""
-
-    def __init__(self, gate: Gate) -> None:
-        super().__init__()
-        self.gate = gate
-        self.events: list[str] = []
-
-    @contextlib.contextmanager
-    def lock(self) -> Generator[None]:
-        """Hold the lock, until the gate is open."""
-        with super().lock():
-            self.events.append("lock")
-            yield
-            self.events.append("release")
-            pass_through(self.gate)
-
-
 def test_store_stays_locked_until_the_last_of_its_users_has_left(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """A login beside a renewal is saved in its hold; catches an exchange without the lock."""
-    gate = Gate()
-    gate.open()
-    store = Slow(gate)
+    store = Slow()
+    store.gate.open()
     session = connect(token=fake.issue_token(), store=store)
     with UnderWay(fake, "refresh", session.refresh) as background:
         session.login(ME, PASSWORD)
         background.settled()
         assert saved(store) == held(session)
-        assert store.events == ["lock"]
+        assert store.calls == ["lock", "load", "save"]
         background.gate.open()
         background.job.result()
-    assert store.events == ["lock", "release"]
+    assert (store.calls.count("lock"), store.calls[-1]) == (1, "release")
 
 
 def test_new_hold_begins_while_the_last_one_releases_the_lock(connect: Connect) -> None:
     """Nobody waits longer than asked; catches a save that is queued where nobody does it."""
-    store = Slow(gate := Gate())
+    store = Slow()
     session = connect(store=store)
     last = inside(session).persistence.hold()
     last.ready(PATIENCE)
     last.leave(Deadline(0))
-    arrived(gate)
+    arrived(store.gate)
     assert last.alive
     with Background() as background:
         job = background.start(partial(session.login, ME, PASSWORD))
         until(lambda: session.token is not None)
         background.settled()
-        gate.open()
+        store.gate.open()
         job.result()
     assert saved(store) == held(session)
 

@@ -27,46 +27,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable.upper(), raising=False)
 
 
-@pytest.mark.parametrize(
-    ("environment", "url", "proxy"),
-    [
-        ({}, "https://app.koyeb.com", None),
-        ({"https_proxy": "http://proxy:1"}, "https://app.koyeb.com", "http://proxy:1"),
-        ({"https_proxy": "proxy:1"}, "https://app.koyeb.com", "http://proxy:1"),
-        ({"http_proxy": "http://proxy:1"}, "https://app.koyeb.com", None),
-        ({"http_proxy": "http://proxy:1"}, "http://elsewhere", "http://proxy:1"),
-        ({"http_proxy": "http://proxy:1"}, "http://localhost", None),
-        ({"http_proxy": "http://[::1]:1"}, "http://localhost", "http://[::1]:1"),
-        ({"https_proxy": "http://proxy:1"}, "https://localhost", "http://proxy:1"),
-        ({"all_proxy": "http://proxy:2"}, "https://app.koyeb.com", "http://proxy:2"),
-        (
-            {"https_proxy": "http://proxy:1", "all_proxy": "http://proxy:2"},
-            "https://app.koyeb.com",
-            "http://proxy:1",
-        ),
-        ({"https_proxy": "http://proxy:1", "no_proxy": "koyeb.com"}, "https://app.koyeb.com", None),
-        ({"https_proxy": "http://proxy:1", "no_proxy": "*"}, "https://app.koyeb.com", None),
-        (
-            {"https_proxy": "http://proxy:1", "no_proxy": "example.com"},
-            "https://app.koyeb.com",
-            "http://proxy:1",
-        ),
-    ],
-)
-def test_proxies_are_those_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-    connect: Connect,
-    environment: dict[str, str],
-    url: str,
-    proxy: str | None,
-) -> None:
-    """The proxy for a URL is chosen as httpx does it."""
-    for variable, value in environment.items():
-        monkeypatch.setenv(variable, value)
-    connections = inside(connect(transport=None)).connections
-    assert connections._proxies.route(httpx.URL(url)) == proxy
-
-
 def test_requests_and_operations_go_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, fake: FakeKoyeb, url: str
 ) -> None:
@@ -81,7 +41,7 @@ def test_requests_and_operations_go_through_the_proxy(
 
 
 def test_a_given_transport_knows_no_proxies(
-    monkeypatch: pytest.MonkeyPatch, fake: FakeKoyeb, connect: Connect
+    monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     """A user's own transport decides where it leads."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
@@ -178,16 +138,15 @@ def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> None:
 
 
 def test_a_closed_http_client_leaves_the_connections_open(
-    fake: FakeKoyeb, connect: Connect
+    session: SessionClient,
 ) -> None:
     """An httpx client only borrows them."""
-    session = connect()
     session.http.close()
-    session.login(ME, PASSWORD)
-    assert session.token is not None
+    token = session.login(ME, PASSWORD)
+    assert session.token is token
 
 
-def test_a_refused_connection_is_tried_again(connect: Connect, clock: FakeClock) -> None:
+def test_a_refused_connection_is_tried_again(connect: Connect) -> None:
     """Nothing was sent: even a login is sent again, and the cause is httpx's error."""
     tries: list[str] = []
 
