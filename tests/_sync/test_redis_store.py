@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import pickle
-import socket
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import pytest
@@ -19,24 +19,23 @@ from koyeb_session import StoreError, Token
 from koyeb_session._concurrency.threads.waiting import sleep
 from koyeb_session._storage.redis_scripts import LOCK, UNLOCK
 from koyeb_session.stores import RedisTokenStore
-from koyeb_session.testing import FakeKoyeb, Gate, check_store
+from koyeb_session.testing import Gate, check_store
 
 from ..concurrency import (
     Background,
     arrived,
     gather,
-    idle,
     pass_through,
     until,
 )
 from ..stores.conftest import RedisServer, any_server, redis_server
 from ..stores.fleet import redis_client
-from .doubles import Connect
 
 __all__ = ["any_server", "redis_server"]  # fixtures
 
 KEY = "session"
 HOUR = 3_600_000
+Stores: TypeAlias = tuple[RedisTokenStore, RedisTokenStore]
 
 
 @pytest.fixture
@@ -56,140 +55,143 @@ def milliseconds(client: Any) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-@pytest.mark.parametrize("library", ["redis", "valkey"])
-def test_redis_store_does_what_a_store_has_to_do(any_server: RedisServer, library: str) -> None:
-    """It passes the conformance suite on Redis and on Valkey, with the client of either."""
-    with redis_client(any_server.port, library=library) as client:
-        check_store(lambda: RedisTokenStore(client, key=KEY))
-
-
-def test_client_that_decodes_replies_works_too(server: RedisServer) -> None:
-    """The store works with clients that reply in bytes or in text."""
-    with redis_client(server.port, decode_responses=True) as client:
-        check_store(lambda: RedisTokenStore(client, key=KEY))
-
-
-def test_key_lives_as_long_as_the_token(server: RedisServer) -> None:
-    """The key goes an hour after its token or a lock; it stays when the expiry is unknown."""
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[Any]:
+    """Make a client of the server."""
     with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY, lease=5)
+        yield client
+
+
+@pytest.fixture
+def stores(client: Any) -> Stores:
+    """Make two stores of one session, as two processes have them."""
+    return RedisTokenStore(client, key=KEY), RedisTokenStore(client, key=KEY)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have stores give up on a lock soon."""
+    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
+
+
+def is_held(store: RedisTokenStore) -> None:
+    """Check that somebody holds the lock, so that this store cannot have it."""
+    with pytest.raises(StoreError, match="held for over"):
         with store.lock():
-            assert HOUR < client.pttl(KEY) <= HOUR + 5_000
-        store.save(Token("a", expires_at=datetime.now(UTC) + timedelta(hours=1)))
-        assert 2 * HOUR - 10_000 < client.pttl(KEY) <= 2 * HOUR
-        with store.lock():
-            assert client.pttl(KEY) > HOUR + 5_000
-        store.save(Token("a"))
-        assert client.pttl(KEY) == -1
-        with store.lock():
-            assert client.pttl(KEY) == -1
-        store.delete()
+            raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"library": "redis"}, {"library": "valkey"}, {"decode_responses": True}],
+    ids=["redis", "valkey", "replies in text"],
+)
+def test_redis_store_does_what_a_store_has_to_do(
+    any_server: RedisServer, options: dict[str, Any]
+) -> None:
+    """It passes the conformance suite on Redis and on Valkey, with the client of either."""
+    with redis_client(any_server.port, **options) as client:
+        check_store(lambda: RedisTokenStore(client, key=KEY))
+
+
+def test_key_lives_as_long_as_the_token(client: Any) -> None:
+    """The key goes an hour after its token or a lock; it stays when the expiry is unknown."""
+    store = RedisTokenStore(client, key=KEY, lease=5)
+    with store.lock():
         assert HOUR < client.pttl(KEY) <= HOUR + 5_000
-        assert client.keys() == [KEY.encode()]
+    store.save(Token("a", expires_at=datetime.now(UTC) + timedelta(hours=1)))
+    assert 2 * HOUR - 10_000 < client.pttl(KEY) <= 2 * HOUR
+    with store.lock():
+        assert client.pttl(KEY) > HOUR + 5_000
+    store.save(Token("a"))
+    assert client.pttl(KEY) == -1
+    with store.lock():
+        assert client.pttl(KEY) == -1
+    store.delete()
+    assert HOUR < client.pttl(KEY) <= HOUR + 5_000
+    assert client.keys() == [KEY.encode()]
 
 
 @pytest.mark.parametrize("newer", [Token("newer"), None])
-def test_late_writer_cannot_overwrite_what_came_after_it(
-    server: RedisServer, newer: Token | None
-) -> None:
+def test_late_writer_cannot_overwrite_what_came_after_it(client: Any, newer: Token | None) -> None:
     """A holder that outlived its lease brings back neither an older token nor an ended session."""
-    with redis_client(server.port) as client:
-        slow = RedisTokenStore(client, key=KEY, lease=0.05)
-        other = RedisTokenStore(client, key=KEY)
+    slow = RedisTokenStore(client, key=KEY, lease=0.05)
+    other = RedisTokenStore(client, key=KEY)
 
-        def go_on() -> None:
-            with other.lock():  # once the lease is over
-                if newer is None:
-                    other.delete()
-                else:
-                    other.save(newer)
+    def go_on() -> None:
+        with other.lock():  # once the lease is over
+            if newer is None:
+                other.delete()
+            else:
+                other.save(newer)
 
-        with slow.lock(), Background() as background:
-            background.start(go_on).result()
-            with pytest.raises(StoreError, match="newer token"):
-                slow.save(Token("older"))
-        assert other.load() == newer
+    with slow.lock(), Background() as background:
+        background.start(go_on).result()
+        with pytest.raises(StoreError, match="newer token"):
+            slow.save(Token("older"))
+    assert other.load() == newer
 
 
 @pytest.mark.parametrize("deletes", [False, True])
 def test_late_writer_is_late_also_when_redis_has_lost_its_data(
-    server: RedisServer, *, deletes: bool
+    client: Any, stores: Stores, *, deletes: bool
 ) -> None:
     """Fencing values go on growing, and a logout is remembered, though all else is forgotten."""
-    with redis_client(server.port) as client:
-        slow, other = (RedisTokenStore(client, key=KEY) for _ in range(2))
-        with slow.lock(), Background() as background:
-            # Fencing values have their time from Redis: the next one is to be a later one.
-            locked = milliseconds(client)
-            while milliseconds(client) == locked:
-                pass
-            client.flushall()
+    slow, other = stores
 
-            def go_on() -> None:
-                with other.lock():
-                    other.save(Token("newer"))
+    def go_on() -> None:
+        with other.lock():
+            other.save(Token("newer"))
 
-            background.start(other.delete if deletes else go_on).result()
-            with pytest.raises(StoreError, match="newer token"):
-                slow.save(Token("older"))
-        assert other.load() == (None if deletes else Token("newer"))
+    with slow.lock(), Background() as background:
+        # Fencing values have their time from Redis: the next one is to be a later one.
+        locked = milliseconds(client)
+        while milliseconds(client) == locked:
+            pass
+        client.flushall()
+        background.start(other.delete if deletes else go_on).result()
+        with pytest.raises(StoreError, match="newer token"):
+            slow.save(Token("older"))
+    assert other.load() == (None if deletes else Token("newer"))
 
 
-def test_tokens_are_saved_after_redis_has_lost_its_data(server: RedisServer) -> None:
+def test_tokens_are_saved_after_redis_has_lost_its_data(client: Any, stores: Stores) -> None:
     """The first save after the loss, in the middle of an exchange, makes no writer late."""
-    with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY)
-        for number in range(3):
-            with store.lock():
-                store.save(Token(f"before {number}"))
+    store, _ = stores
+    for number in range(3):
         with store.lock():
-            client.flushall()
-            store.save(Token("amid"))
-        with store.lock():
-            store.save(Token("after"))
-        assert store.load() == Token("after")
+            store.save(Token(f"before {number}"))
+    with store.lock():
+        client.flushall()
+        store.save(Token("amid"))
+    with store.lock():
+        store.save(Token("after"))
+    assert store.load() == Token("after")
 
 
 def test_record_that_cannot_be_read_is_passed_over(
-    server: RedisServer, caplog: pytest.LogCaptureFixture
+    client: Any, stores: Stores, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another program's record under the key is nothing, with a warning."""
-    with redis_client(server.port) as client:
-        client.hset(KEY, "record", "?")
-        assert RedisTokenStore(client, key=KEY).load() is None
+    client.hset(KEY, "record", "?")
+    assert stores[0].load() is None
     assert "passed over" in caplog.text
 
 
-def test_lock_that_is_held_for_too_long_is_a_store_error(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Waiting for somebody else's renewal ends."""
-    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
-    with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY)
-        with store.lock():
-            with pytest.raises(StoreError, match="held for over"):
-                with store.lock():
-                    raise AssertionError
-
-
 def test_lock_that_could_not_be_released_is_taken_over(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, stores: Stores, impatient: None
 ) -> None:
     """Its holder need not wait for its own lease when Redis is back; others do."""
-    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
-    with redis_client(server.port) as client:
-        store, other = (RedisTokenStore(client, key=KEY) for _ in range(2))
-        with store.lock():
-            server.stop()
-        server.start()
-        with pytest.raises(StoreError, match="held for over"):
-            with other.lock():
-                raise AssertionError
-        with store.lock():
-            store.save(Token("a"))
-        with other.lock():
-            assert other.load() == Token("a")
+    store, other = stores
+    with store.lock():
+        is_held(store)  # it is a lock for its own store, too
+        server.stop()
+    server.start()
+    is_held(other)
+    with store.lock():
+        store.save(Token("a"))
+    with other.lock():
+        assert other.load() == Token("a")
 
 
 class Counting:
@@ -212,23 +214,22 @@ def fresh(token_id: str, **fields: Any) -> Token:
     return attrs.evolve(token, **fields)
 
 
-def test_new_token_is_taken_over_without_the_lock(server: RedisServer) -> None:
+def test_new_token_is_taken_over_without_the_lock(client: Any) -> None:
     """Members of a fleet that wait for a renewal do not queue to read its token."""
     old, new = fresh("old"), fresh("new")
-    with redis_client(server.port) as client:
-        counting = Counting(client)
-        holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
-        holder.save(old)
-        assert member.load() == old
-        with holder.lock():
-            holder.save(new)
-            with member.lock():
-                assert member.load() == new
-            assert counting.scripts == [LOCK]
-        with member.lock():  # from now on it has to be locked to be exchanged
+    counting = Counting(client)
+    holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
+    holder.save(old)
+    assert member.load() == old
+    with holder.lock():
+        holder.save(new)
+        with member.lock():
             assert member.load() == new
-            assert client.hexists(KEY, "owner")
-        assert counting.scripts == [LOCK, LOCK, UNLOCK]
+        assert counting.scripts == [LOCK]
+    with member.lock():  # from now on it has to be locked to be exchanged
+        assert member.load() == new
+        assert client.hexists(KEY, "owner")
+    assert counting.scripts == [LOCK, LOCK, UNLOCK]
 
 
 @pytest.mark.parametrize(
@@ -243,21 +244,17 @@ def test_new_token_is_taken_over_without_the_lock(server: RedisServer) -> None:
     ],
 )
 def test_token_that_may_be_exchanged_is_read_under_the_lock(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch, new: Token | None
+    stores: Stores, impatient: None, new: Token | None
 ) -> None:
     """Another account's, or one that is due itself, or none, is no reason to go ahead."""
-    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
-    with redis_client(server.port) as client:
-        holder, member = (RedisTokenStore(client, key=KEY) for _ in range(2))
-        member.save(fresh("old", expires_at=datetime.now(UTC) + timedelta(hours=1)))
-        with holder.lock():
-            if new is None:
-                holder.delete()
-            else:
-                holder.save(aged(new))
-            with pytest.raises(StoreError, match="held for over"):
-                with member.lock():
-                    raise AssertionError
+    holder, member = stores
+    member.save(fresh("old", expires_at=datetime.now(UTC) + timedelta(hours=1)))
+    with holder.lock():
+        if new is None:
+            holder.delete()
+        else:
+            holder.save(aged(new))
+        is_held(member)
 
 
 class Losing:
@@ -276,22 +273,18 @@ class Losing:
 
 
 def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: Any, impatient: None
 ) -> None:
     """The record may be the store's own: the holder of the lock may be exchanging that token."""
-    monkeypatch.setattr(settings(), "_LOCK_TIMEOUT", 0.05)
-    with redis_client(server.port) as client:
-        losing = Losing(client)
-        holder, member = (RedisTokenStore(it, key=KEY) for it in (client, losing))
-        member.save(fresh("old"))
-        losing.loses = True
-        with pytest.raises(StoreError):
-            member.save(fresh("new"))
-        losing.loses = False
-        with holder.lock():
-            with pytest.raises(StoreError, match="held for over"):
-                with member.lock():
-                    raise AssertionError
+    losing = Losing(client)
+    holder, member = (RedisTokenStore(it, key=KEY) for it in (client, losing))
+    member.save(fresh("old"))
+    losing.loses = True
+    with pytest.raises(StoreError):
+        member.save(fresh("new"))
+    losing.loses = False
+    with holder.lock():
+        is_held(member)
 
 
 def aged(token: Token) -> Token:
@@ -304,46 +297,45 @@ def aged(token: Token) -> Token:
 
 
 @pytest.mark.parametrize("what", ["load", "save", "delete"])
-def test_block_that_goes_on_has_the_lock(server: RedisServer, what: str) -> None:
+def test_block_that_goes_on_has_the_lock(client: Any, what: str) -> None:
     """A block that acts after it has read another's new token keeps all others out."""
-    with redis_client(server.port) as client:
-        counting = Counting(client)
-        holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
-        member.save(fresh("old"))
-        counting.scripts.clear()
-        inside, gate = Gate(), Gate()
+    counting = Counting(client)
+    holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
+    member.save(fresh("old"))
+    counting.scripts.clear()
+    inside, gate = Gate(), Gate()
 
-        def hold() -> None:
-            with holder.lock():
-                holder.save(fresh("new"))
-                pass_through(inside)
+    def hold() -> None:
+        with holder.lock():
+            holder.save(fresh("new"))
+            pass_through(inside)
 
-        def go_on() -> None:
-            with member.lock():
+    def go_on() -> None:
+        with member.lock():
+            assert member.load() is not None
+            if what == "save":
+                member.save(fresh("newer"))
+            elif what == "delete":
+                member.delete()
+            else:
                 assert member.load() is not None
-                if what == "save":
-                    member.save(fresh("newer"))
-                elif what == "delete":
-                    member.delete()
-                else:
-                    assert member.load() is not None
-                pass_through(gate)
+            pass_through(gate)
 
-        with Background() as background:
-            background.start(hold)
-            arrived(inside)
-            background.start(go_on)
-            until(lambda: counting.scripts.count(LOCK) == 2)
-            inside.open()
-            arrived(gate)
-            assert client.hexists(KEY, "owner")
-            gate.open()
-        assert not client.hexists(KEY, "owner")
-        assert counting.scripts[-1] == UNLOCK
+    with Background() as background:
+        background.start(hold)
+        arrived(inside)
+        background.start(go_on)
+        until(lambda: counting.scripts.count(LOCK) == 2)
+        inside.open()
+        arrived(gate)
+        assert client.hexists(KEY, "owner")
+        gate.open()
+    assert not client.hexists(KEY, "owner")
+    assert counting.scripts[-1] == UNLOCK
 
 
 def test_lock_that_is_held_is_asked_for_less_and_less_often(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pauses double, so that a fleet that waits is no load."""
     pauses: list[float] = []
@@ -352,28 +344,23 @@ def test_lock_that_is_held_is_asked_for_less_and_less_often(
         pauses.append(seconds)
 
     monkeypatch.setattr(settings(), "sleep", pause)
-    with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY)
-        with store.lock():
-            with pytest.raises(StoreError, match="held for over 10 s"):
-                with store.lock():
-                    raise AssertionError
+    with stores[0].lock():
+        with pytest.raises(StoreError, match="held for over 10 s"):
+            with stores[0].lock():
+                raise AssertionError
     for number, seconds in enumerate(pauses):
         usual = min(0.02 * 2**number, 0.64)
         assert usual / 2 <= seconds <= usual * 1.5
     assert sum(pauses) > 10
 
 
-def test_one_client_serves_two_hundred_sessions(
-    server: RedisServer, connect: Connect, fake: FakeKoyeb
-) -> None:
+def test_one_client_serves_two_hundred_sessions(client: Any) -> None:
     """Its pool has fewer connections than there are sessions, and none of them is told so."""
-    with redis_client(server.port) as client:
-        stores = [RedisTokenStore(client, key=KEY) for _ in range(200)]
-        stores[0].save(fresh("a"))
-        found = gather(*(store.load for store in stores))
-        assert {token.id for token in found if token} == {"a"}
-        gather(*(partial(store.save, fresh("b")) for store in stores))
+    stores = [RedisTokenStore(client, key=KEY) for _ in range(200)]
+    stores[0].save(fresh("a"))
+    found = gather(*(store.load for store in stores))
+    assert {token.id for token in found if token} == {"a"}
+    gather(*(partial(store.save, fresh("b")) for store in stores))
 
 
 @pytest.mark.parametrize(
@@ -403,46 +390,32 @@ class Late:
 
 
 def test_lock_that_comes_too_late_is_released(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: Any, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
     gate = Gate()
-    with redis_client(server.port) as client:
-        with monkeypatch.context() as patched:
-            patched.setattr(settings(), "_COMMAND_TIMEOUT", 0.1)
-            with pytest.raises(StoreError, match="did not answer"):
-                with RedisTokenStore(Late(client, gate), key=KEY).lock():
-                    raise AssertionError
-        gate.open()
-        while not client.hexists(KEY, "fence"):
-            sleep(0.001)
-        with RedisTokenStore(client, key=KEY).lock():
-            pass
+    with monkeypatch.context() as patched:
+        patched.setattr(settings(), "_COMMAND_TIMEOUT", 0.1)
+        with pytest.raises(StoreError, match="did not answer"):
+            with RedisTokenStore(Late(client, gate), key=KEY).lock():
+                raise AssertionError
+    gate.open()
+    while not client.hexists(KEY, "fence"):
+        sleep(0.001)
+    with stores[0].lock():
+        pass
 
 
-def test_redis_that_is_away_is_a_store_error(server: RedisServer) -> None:
+def test_redis_that_is_away_is_a_store_error(server: RedisServer, stores: Stores) -> None:
     """A refused connection is a `StoreError`, for each method."""
     server.stop()
-    with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY)
-        for use in (store.load, store.delete, lambda: store.save(Token("a"))):
-            with pytest.raises(StoreError, match="ConnectionError"):
-                use()
+    store, _ = stores
+    for use in (store.load, store.delete, lambda: store.save(Token("a"))):
         with pytest.raises(StoreError, match="ConnectionError"):
-            with store.lock():
-                raise AssertionError
-
-
-def test_redis_that_hangs_is_a_store_error_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that would wait for ever is waited for no longer than is said."""
-    monkeypatch.setattr(settings(), "_COMMAND_TIMEOUT", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        with redis_client(port, socket_timeout=None) as client:
-            with pytest.raises(StoreError, match="did not answer"):
-                RedisTokenStore(client, key=KEY).load()
-            silent.close()  # which ends the thread that asks
-            idle()
+            use()
+    with pytest.raises(StoreError, match="ConnectionError"):
+        with store.lock():
+            raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -457,38 +430,3 @@ def test_impossible_argument_is_refused(arguments: dict[str, Any]) -> None:
         assert repr(store).endswith("(key='session')")
         with pytest.raises(TypeError, match="make a client and a store in each process"):
             pickle.dumps(store)
-
-
-def test_session_that_is_not_saved_yet_is_saved_later(
-    server: RedisServer, connect: Connect, fake: FakeKoyeb
-) -> None:
-    """A token that Redis could not be told of is saved at the next look, unless a newer one is."""
-    with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY)
-        session = connect(store=store)
-        server.stop()
-        token = session.login("me@example.com", "correct horse")
-        server.start()
-        with Background() as background:
-            kept = background.start(session.keep_current)
-            while store.load() is None:
-                sleep(0.01)
-            session.close()
-            kept.result()
-        assert store.load() == token
-
-
-def test_token_that_is_saved_late_replaces_no_newer_one(
-    server: RedisServer, connect: Connect, fake: FakeKoyeb
-) -> None:
-    """Others have gone on meanwhile: the token that they saved stays."""
-    with redis_client(server.port) as client:
-        store = RedisTokenStore(client, key=KEY)
-        session = connect(store=store)
-        server.stop()
-        token = session.login("me@example.com", "correct horse")
-        server.start()
-        newer = Token(fake.issue_token(), issued_at=token.issued_at)
-        store.save(newer)
-        session.close()
-        assert store.load() == newer
