@@ -183,15 +183,3 @@ async def test_symlink_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="symlink"):
         await store.save(Token("a"))
     assert target.read_text() == "untouched"
-
-
-async def test_folder_that_is_a_file_is_a_store_error(tmp_path: Path) -> None:
-    """Where no folder can be, nothing can be read, written, removed or locked."""
-    (tmp_path / "file").touch()
-    store = AsyncFileTokenStore(tmp_path / "file" / "session.json")
-    for use in (store.load, store.delete, lambda: store.save(Token("a"))):
-        with pytest.raises(StoreError):
-            await use()
-    with pytest.raises(StoreError, match="locked"):
-        async with store.lock():
-            raise AssertionError

@@ -9,17 +9,17 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
 import filelock
 import pytest
 
 from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
-from koyeb_session.testing import FakeKoyeb, check_store
+from koyeb_session.testing import check_store
 
 from ..support import raising
-from .doubles import Connect
+
+EIO = OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
@@ -54,6 +54,7 @@ def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None
         b'{"format": "koyeb-session", "version": 1, "tok',
         b"\xff\xfe",
         b"[]",
+        b"[" * 1_000_000,  # nested deeper than Python can go
         b'{"token": {"id": "a"}}',
         b'{"format": "koyeb-session", "version": 3, "token": {"id": "a"}}',
         b'{"format": "koyeb-session", "version": [2], "token": {"id": "a"}}',
@@ -67,6 +68,7 @@ def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None
             b' "token": {"id": "a", "expires_at": "2030-01-01T00:00:00"}}'
         ),
     ],
+    ids=range(13),
 )
 def test_file_is_put_aside_when_it_holds_no_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
@@ -118,14 +120,6 @@ def test_large_file_is_not_read_whole(tmp_path: Path, caplog: pytest.LogCaptureF
         file.truncate(1 << 40)
     assert FileTokenStore(path).load() is None
     assert "too large" in caplog.text
-
-
-def test_nested_record_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """JSON that is nested deeper than Python can go is no record."""
-    path = tmp_path / "session.json"
-    path.write_text("[" * 1_000_000)
-    assert FileTokenStore(path).load() is None
-    assert "put aside" in caplog.text
 
 
 def test_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,26 +192,29 @@ def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None
     assert names(tmp_path) == {other.name}
 
 
-def test_file_that_cannot_be_put_aside_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("function", "call", "error", "says"),
+    [
+        ("replace", "load", EIO, rf"put aside: {EIO.strerror} \(errno \d+\)"),
+        ("unlink", "delete", OSError("quota exceeded"), "removed: quota exceeded"),
+    ],
+)
+def test_file_that_cannot_be_moved_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    function: str,
+    call: str,
+    error: OSError,
+    says: str,
 ) -> None:
-    """A disk that fails then is a `StoreError`, with its number and the system's text."""
+    """A disk that fails is a `StoreError`, with all that the system says, be it no number."""
     path = tmp_path / "session.json"
     path.write_text("?")
-
-    monkeypatch.setattr(Path, "replace", raising(OSError(errno.EIO, os.strerror(errno.EIO))))
-    with pytest.raises(StoreError, match=rf"put aside: {os.strerror(errno.EIO)} \(errno \d+\)"):
-        FileTokenStore(path).load()
-
-
-def test_file_that_cannot_be_removed_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A system that says no more than that something failed is quoted as well."""
-    monkeypatch.setattr(Path, "unlink", raising(OSError("quota exceeded")))
-    with pytest.raises(StoreError, match="removed: quota exceeded") as caught:
-        FileTokenStore(tmp_path / "session.json").delete()
-    assert repr(caught.value.__cause__) == "OSError('quota exceeded')"
+    monkeypatch.setattr(Path, function, raising(error))
+    with pytest.raises(StoreError, match=says) as caught:
+        getattr(FileTokenStore(path), call)()
+    assert repr(caught.value.__cause__) == repr(error)
 
 
 def test_folder_that_cannot_be_synced_has_the_file_all_the_same(
@@ -297,42 +294,12 @@ def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path, file: str) -> None
     assert not old.exists()
 
 
-def test_second_session_makes_no_login(tmp_path: Path, connect: Connect, fake: FakeKoyeb) -> None:
-    """A session that was saved goes on in the next one, which signs nobody in."""
-
-    def session() -> Any:
-        return connect(store=FileTokenStore(tmp_path / "session.json"))
-
-    session().login("me@example.com", "correct horse")
-    assert (session().http.get("/v1/apps")).status_code == 200
-    assert [request.operation for request in fake.requests] == ["login", "apps"]
-    session().refresh()
-
-
-def test_session_goes_on_in_memory_when_the_store_fails(
-    tmp_path: Path, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A store that cannot be written is logged, and is told of the token once it can be."""
-    folder = tmp_path / "folder"
-    folder.touch()
-    session = connect(store=FileTokenStore(folder / "session.json"))
-    token = session.login("me@example.com", "correct horse")
-    assert "kept in memory only" in caplog.text
-    assert (session.http.get("/v1/apps")).status_code == 200
-    folder.unlink()
-    session.close()
-    assert FileTokenStore(folder / "session.json").load() == token
-
-
 def test_file_system_that_is_late_does_not_hold_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No cause is a `TimeoutError`, which would say that another process renews the token."""
-    monkeypatch.setattr(
-        filelock.FileLock,
-        "acquire",
-        raising(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))),
-    )
+    late = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(late))
     with pytest.raises(StoreError, match="locked") as caught:
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
@@ -344,11 +311,8 @@ def test_lock_that_cannot_be_released_is_a_store_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network file system that goes away under the lock is a `StoreError`."""
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     with pytest.raises(StoreError, match="unlocked"):
         with FileTokenStore(tmp_path / "session.json").lock():
-            monkeypatch.setattr(
-                filelock.FileLock,
-                "release",
-                raising(OSError(errno.ESTALE, os.strerror(errno.ESTALE))),
-            )
+            monkeypatch.setattr(filelock.FileLock, "release", raising(stale))
     monkeypatch.undo()
