@@ -20,8 +20,6 @@ from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_pass_t
 from ..support import DAY, ME, PASSWORD, held, inside
 from .doubles import CALLS, AsyncUnderWay, Connect
 
-# The store
-
 
 async def test_a_refresh_that_fails_while_the_client_closes_fails(
     fake: FakeKoyeb, session: AsyncSessionClient
@@ -84,9 +82,6 @@ async def test_closing_waits_for_a_logout_under_way(
         await background.job.result()
         await closing.result()
     assert fake.live_tokens() == []
-
-
-# Life cycle
 
 
 @pytest.mark.parametrize("child", [False, True])
@@ -227,9 +222,6 @@ async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None
         assert not inside(session).connections.opened
         del session
         gc.collect()
-
-
-# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(36)

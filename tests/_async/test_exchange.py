@@ -37,9 +37,6 @@ class Stopwatch(httpx.AsyncBaseTransport):
         return await self._transport.handle_async_request(request)
 
 
-# How long each step may take
-
-
 @pytest.mark.parametrize("store", [AsyncMemoryTokenStore, Away])
 @pytest.mark.parametrize("operation", ["login", "refresh", "logout", "new_session"])
 async def test_a_timeout_of_the_caller_is_that_of_each_operation(
@@ -98,9 +95,6 @@ async def test_a_busy_service_is_asked_again_without_the_store(
     }
 
 
-# The clock that counts
-
-
 @pytest.mark.parametrize("ahead", [-3600, 3600])
 async def test_a_new_token_has_its_whole_life_before_it(
     clock: FakeClock, connect: Connect, ahead: float
@@ -131,9 +125,6 @@ async def test_a_token_of_others_has_the_time_until_its_expiry(
     session = connect(store=store)
     await session.current_token()
     assert left(session) == DAY.total_seconds() - 3600
-
-
-# Errors, and the log
 
 
 async def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(

@@ -15,8 +15,6 @@ from ..concurrency import async_read
 from ..support import ME, PASSWORD
 from .doubles import Connect
 
-# Refused before anything is sent
-
 
 async def test_client_refuses_both_http_client_and_transport(
     fake: FakeKoyeb, client: httpx.AsyncClient
@@ -24,9 +22,6 @@ async def test_client_refuses_both_http_client_and_transport(
     """Two ways to send are one too many."""
     with pytest.raises(ValueError, match="not both"):
         AsyncSessionClient(http_client=client, transport=fake.transport)
-
-
-# The user's own httpx client
 
 
 async def test_http_client_sends_the_operations_through_its_event_hooks(

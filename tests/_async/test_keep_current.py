@@ -18,8 +18,6 @@ from ..concurrency import AsyncBackground, AsyncJob, async_idle, async_until
 from ..support import DAY, PASSWORDS, held, inside, log
 from .doubles import AsyncBuggy, Connect, saved
 
-# Renewing ahead of need
-
 
 @asynccontextmanager
 async def keeping(session: AsyncSessionClient) -> AsyncGenerator[AsyncJob[None]]:
@@ -117,9 +115,6 @@ async def test_keep_current_goes_on_after_a_mistake(
     text = "keep_current() goes on after an error that is not Koyeb's"
     async with keeping(connect(transport=AsyncBuggy(), credentials=PASSWORDS)):
         await async_until(lambda: text in caplog.messages)
-
-
-# How long the keeper sleeps
 
 
 @pytest.mark.parametrize(

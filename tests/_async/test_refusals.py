@@ -23,8 +23,6 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 from ..support import ME, PASSWORD, PASSWORDS, held, log
 from .doubles import AsyncUnderWay, Connect
 
-# Refusals
-
 
 async def test_a_revoked_token_is_renewed_and_the_request_replayed(
     fake: FakeKoyeb, session: AsyncSessionClient

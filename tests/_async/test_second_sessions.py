@@ -33,8 +33,6 @@ from ..concurrency import async_until, deadlines
 from ..support import ME, PASSWORD, held, operations
 from .doubles import AsyncUnderWay, Connect
 
-# The operations
-
 
 async def test_new_session_keeps_the_own_token(
     fake: FakeKoyeb, signed_in: AsyncSessionClient
@@ -257,9 +255,6 @@ async def test_another_session_whose_token_has_expired_is_refused(
     fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
     with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
         await session.new_session()
-
-
-# The token
 
 
 async def test_for_token_shares_connections_and_leaves_the_token_alone(

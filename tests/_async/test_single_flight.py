@@ -27,8 +27,6 @@ from ..concurrency import AsyncBackground, async_arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 from .doubles import CALLS, AsyncUnderWay
 
-# One exchange at a time
-
 
 async def test_refresh_joins_a_renewal_that_nobody_waits_for(
     fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient

@@ -29,9 +29,6 @@ from .doubles import Away, BrokenStore, Connect, Grants, Troubled, UnspeakableEr
 SOON = timedelta(seconds=20)
 
 
-# The store
-
-
 @pytest.mark.parametrize(
     ("broken", "text"),
     [
@@ -168,9 +165,6 @@ async def test_record_that_could_not_be_replaced_is_not_gone_back_to(
     assert caplog.messages.count(ahead) == (0 if "lock" in store.broken else 2)
 
 
-# Everything has an end
-
-
 @pytest.mark.pitfall(39)
 @pytest.mark.parametrize("call", ["lock", "load", "save", "delete"])
 @pytest.mark.parametrize("act", ["login", "refresh", "current_token", "logout", "request"])
@@ -272,9 +266,6 @@ async def test_client_knows_each_task_at_its_store(
         assert persistence.pending_save() is not None
     assert [options["seconds"] for options in made] == [7, 120, 60]
     assert all(it["active_tasks"] is inside(session).keeper.active_tasks for it in made)
-
-
-# How long each step may take
 
 
 @pytest.mark.parametrize("expired", [False, True])

@@ -36,8 +36,6 @@ from ..concurrency import (
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, raising
 from .doubles import AsyncUnderWay, Connect, Held, Troubled, saved
 
-# The store
-
 
 class Slow(Troubled):
     """A store that notes when it is released, too; its release stands at a gate."""
@@ -68,9 +66,6 @@ async def test_the_store_is_locked_over_the_whole_exchange(
     assert store.calls == ["lock", "load", "save", "release"]
 
 
-# An exchange happens inside the lock whenever that can be had
-
-
 @pytest.mark.pitfall(26)
 @pytest.mark.parametrize("fails", [1, 2, 3])
 async def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
@@ -89,9 +84,6 @@ async def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_loc
         assert await background.job.result() == await other.result()
     assert held(first) == held(second) == await saved(store)
     assert fake.live_tokens() == [held(first)]
-
-
-# Everything has an end
 
 
 @pytest.mark.pitfall(40)
@@ -120,9 +112,6 @@ async def test_work_that_waits_for_a_lock_that_fails_is_told(connect: Connect) -
         gate.open()
         assert await done.result() is False
     assert turn.problem is not None
-
-
-# How long each step may take
 
 
 async def test_nothing_is_exchanged_beside_a_held_lock(

@@ -34,9 +34,6 @@ async def unsaved(fake: FakeKoyeb, store: BrokenStore, connect: Connect) -> Asyn
     return session
 
 
-# The store
-
-
 @pytest.mark.pitfall(4)
 async def test_every_new_token_is_saved(
     fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient
@@ -184,9 +181,6 @@ async def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect:
     assert await saved(store) == held(session) == fake.live_tokens()[-1]
 
 
-# The store follows the session
-
-
 @pytest.mark.pitfall(28)
 @pytest.mark.parametrize("act", ["login", "logout"])
 async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
@@ -316,9 +310,6 @@ async def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
     store.broken.clear()
     await session.aclose()
     assert await store.load() == token
-
-
-# Saves that come late
 
 
 @pytest.mark.pitfall(28)

@@ -18,8 +18,6 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 from ..support import ME, PASSWORD
 from .doubles import Connect
 
-# The token
-
 
 async def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
     fake: FakeKoyeb, session: AsyncSessionClient
@@ -29,9 +27,6 @@ async def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
     with pytest.raises(ValueError, match="expired"):
         await session.use_token(fake.issue_token(lifetime=timedelta(0)))
     assert session.token is old
-
-
-# Life cycle
 
 
 @pytest.mark.pitfall(20)

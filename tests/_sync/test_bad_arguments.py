@@ -92,9 +92,6 @@ BAD_CALLS: list[BadCall] = [
 ]
 
 
-# Refused before anything is sent
-
-
 @pytest.mark.parametrize("name", sorted({name for name, *_ in BAD_CALLS}))
 def test_bad_argument_is_named_before_anything_is_sent(
     fake: FakeKoyeb, session: SessionClient, name: str
@@ -142,9 +139,6 @@ def test_client_refuses_a_bad_argument_by_its_name() -> None:
         with pytest.raises(error, match=argument) as caught:
             SessionClient(**arguments)
         assert type(caught.value) is error, arguments
-
-
-# The user's own httpx client
 
 
 def test_the_halves_have_the_same_names() -> None:

@@ -22,8 +22,6 @@ from ..concurrency import PATIENCE, Background, arrived, pass_through, until
 from ..support import DAY, ME, PASSWORD, held, inside
 from .doubles import CALLS, Connect, UnderWay
 
-# The store
-
 
 def test_a_refresh_that_fails_while_the_client_closes_fails(
     fake: FakeKoyeb, session: SessionClient
@@ -84,9 +82,6 @@ def test_closing_waits_for_a_logout_under_way(fake: FakeKoyeb, session: SessionC
         background.job.result()
         closing.result()
     assert fake.live_tokens() == []
-
-
-# Life cycle
 
 
 @pytest.mark.parametrize("child", [False, True])
@@ -225,9 +220,6 @@ def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None:
         assert not inside(session).connections.opened
         del session
         gc.collect()
-
-
-# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(36)

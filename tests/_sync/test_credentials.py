@@ -28,8 +28,6 @@ from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, raising
 from .doubles import Connect
 
-# Signing in again
-
 
 @pytest.mark.parametrize("begins", [True, False], ids=["at the first request", "after expiry"])
 def test_credentials_sign_in_where_there_is_no_good_token(

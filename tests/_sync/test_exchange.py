@@ -39,9 +39,6 @@ class Stopwatch(httpx.BaseTransport):
         return self._transport.handle_request(request)
 
 
-# How long each step may take
-
-
 @pytest.mark.parametrize("store", [MemoryTokenStore, Away])
 @pytest.mark.parametrize("operation", ["login", "refresh", "logout", "new_session"])
 def test_a_timeout_of_the_caller_is_that_of_each_operation(
@@ -100,9 +97,6 @@ def test_a_busy_service_is_asked_again_without_the_store(
     }
 
 
-# The clock that counts
-
-
 @pytest.mark.parametrize("ahead", [-3600, 3600])
 def test_a_new_token_has_its_whole_life_before_it(
     clock: FakeClock, connect: Connect, ahead: float
@@ -133,9 +127,6 @@ def test_a_token_of_others_has_the_time_until_its_expiry(
     session = connect(store=store)
     session.current_token()
     assert left(session) == DAY.total_seconds() - 3600
-
-
-# Errors, and the log
 
 
 def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(

@@ -17,8 +17,6 @@ from ..concurrency import read
 from ..support import ME, PASSWORD
 from .doubles import Connect
 
-# Refused before anything is sent
-
 
 def test_client_refuses_both_http_client_and_transport(
     fake: FakeKoyeb, client: httpx.Client
@@ -26,9 +24,6 @@ def test_client_refuses_both_http_client_and_transport(
     """Two ways to send are one too many."""
     with pytest.raises(ValueError, match="not both"):
         SessionClient(http_client=client, transport=fake.transport)
-
-
-# The user's own httpx client
 
 
 def test_http_client_sends_the_operations_through_its_event_hooks(

@@ -20,8 +20,6 @@ from ..concurrency import Background, Job, idle, until
 from ..support import DAY, PASSWORDS, held, inside, log
 from .doubles import Buggy, Connect, saved
 
-# Renewing ahead of need
-
 
 @contextmanager
 def keeping(session: SessionClient) -> Generator[Job[None]]:
@@ -119,9 +117,6 @@ def test_keep_current_goes_on_after_a_mistake(
     text = "keep_current() goes on after an error that is not Koyeb's"
     with keeping(connect(transport=Buggy(), credentials=PASSWORDS)):
         until(lambda: text in caplog.messages)
-
-
-# How long the keeper sleeps
 
 
 @pytest.mark.parametrize(

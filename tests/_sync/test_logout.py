@@ -47,8 +47,6 @@ STILL_THERE = (
     "the token may still be in the store: the token store could not be emptied: OSError: disk full"
 )
 
-# Beginning and ending a session
-
 
 def test_use_token_takes_the_place_of_the_session(fake: FakeKoyeb, session: SessionClient) -> None:
     """The new token is used from then on, and the old one is left alone."""
@@ -245,9 +243,6 @@ def test_trouble_of_the_old_session_does_not_bother_the_new_one(
     assert fake.exchanges() == 1
 
 
-# The store
-
-
 @pytest.mark.parametrize("kept", ["bäd", "a\nb", ""])
 def test_a_logout_does_not_send_what_a_store_made_up(
     fake: FakeKoyeb, connect: Connect, kept: str
@@ -369,9 +364,6 @@ def test_a_login_replaces_a_session_that_has_begun_meanwhile(
         session.use_token(fake.issue_token())
         background.gate.open()
         assert background.job.result() is session.token
-
-
-# How long each step may take
 
 
 @pytest.mark.pitfall(28)

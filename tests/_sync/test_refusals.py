@@ -25,8 +25,6 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 from ..support import ME, PASSWORD, PASSWORDS, held, log
 from .doubles import Connect, UnderWay
 
-# Refusals
-
 
 def test_a_revoked_token_is_renewed_and_the_request_replayed(
     fake: FakeKoyeb, session: SessionClient

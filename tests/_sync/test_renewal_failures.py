@@ -242,6 +242,18 @@ def test_the_log_spares_operators_a_failure_that_callers_try_again(
     assert count(fake, "refresh") == (2 if act == "refused" else 1)
 
 
+def test_the_log_tells_when_no_token_is_left(
+    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure that leaves the session without a token is an error."""
+    fake.fail("login", Fault(status=500))
+    with pytest.raises(ServerError):
+        connect(credentials=PASSWORDS).current_token()
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "no token is left" in record.getMessage()
+
+
 def test_the_log_tells_how_a_logout_failed(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,9 +265,6 @@ def test_the_log_tells_how_a_logout_failed(
         session.logout()
     request = f"DELETE {fake.base_url}/v1/account/logout"
     assert f"signed out; at the service: logout: what? ({request}: status 404)" in caplog.text
-
-
-# New sessions, and sessions that only look new
 
 
 @pytest.mark.pitfall(33)

@@ -40,9 +40,6 @@ class Still(Deadline):
         return self.seconds
 
 
-# The time
-
-
 @pytest.mark.parametrize(
     ("kind", "steps"),
     [
@@ -83,9 +80,6 @@ def test_each_wait_for_the_store_has_half_of_the_time_that_is_left(
     need = Need(parts.state.snapshot, 0, Urgency.REJECTED, 8.0)
     assert parts.renewal.run(need) is parts.state.snapshot
     assert waits == steps
-
-
-# The records
 
 
 def test_record_that_could_not_be_replaced_is_not_taken_over_beside_a_held_lock(
@@ -231,9 +225,6 @@ def test_save_that_was_interrupted_is_made_up_for_by_a_later_request(
     assert (stored.http.get("/v1/apps")).status_code == 200
     idle()
     assert store.load() == token
-
-
-# A result that is of no use
 
 
 @pytest.mark.parametrize("issued", [True, False], ids=["refreshed", "given"])

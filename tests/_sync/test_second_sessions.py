@@ -35,8 +35,6 @@ from ..concurrency import deadlines, until
 from ..support import ME, PASSWORD, held, operations
 from .doubles import Connect, UnderWay
 
-# The operations
-
 
 def test_new_session_keeps_the_own_token(fake: FakeKoyeb, signed_in: SessionClient) -> None:
     """The issued token is for somebody else; this session goes on with its own."""
@@ -253,9 +251,6 @@ def test_another_session_whose_token_has_expired_is_refused(
     fake.fail("new_session", Fault(body={"token": {"id": "t", "expires": "2022-09-08T14:00:00Z"}}))
     with pytest.raises(WireError, match="new_session: the token that the service handed out has"):
         session.new_session()
-
-
-# The token
 
 
 def test_for_token_shares_connections_and_leaves_the_token_alone(

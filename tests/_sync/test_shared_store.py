@@ -33,8 +33,6 @@ THEIRS = (
 )
 """The records of another service, and of another user in an earlier version's store."""
 
-# The store
-
 
 def test_a_session_begins_with_the_stores_token(
     fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
@@ -119,9 +117,6 @@ def test_a_token_of_unknown_age_in_the_store_is_taken_over(
     assert (stored.refresh()).id == fake.live_tokens()[-1]
 
 
-# New sessions, and sessions that only look new
-
-
 @pytest.mark.pitfall(31)
 def test_mirrored_sessions_come_to_rest_when_one_is_renewed(
     fake: FakeKoyeb, connect: Connect
@@ -186,9 +181,6 @@ def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     assert (other.refresh()).id == held(ours)
     assert fake.exchanges() == 2
     assert fake.live_tokens() == [held(ours)] == [saved(store)]
-
-
-# The session of a record
 
 
 @pytest.mark.pitfall(45)

@@ -29,8 +29,6 @@ from ..concurrency import Background, arrived
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 from .doubles import CALLS, UnderWay
 
-# One exchange at a time
-
 
 def test_refresh_joins_a_renewal_that_nobody_waits_for(
     fake: FakeKoyeb, clock: FakeClock, session: SessionClient

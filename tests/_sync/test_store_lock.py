@@ -38,8 +38,6 @@ from ..concurrency import (
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, raising
 from .doubles import Connect, Held, Troubled, UnderWay, saved
 
-# The store
-
 
 class Slow(Troubled):
     """A store that notes when it is released, too; its release stands at a gate."""
@@ -68,9 +66,6 @@ def test_the_store_is_locked_over_the_whole_exchange(fake: FakeKoyeb, connect: C
     assert store.calls == ["lock", "load", "save", "release"]
 
 
-# An exchange happens inside the lock whenever that can be had
-
-
 @pytest.mark.pitfall(26)
 @pytest.mark.parametrize("fails", [1, 2, 3])
 def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
@@ -89,9 +84,6 @@ def test_two_sessions_make_one_exchange_when_the_store_fails_under_its_lock(
         assert background.job.result() == other.result()
     assert held(first) == held(second) == saved(store)
     assert fake.live_tokens() == [held(first)]
-
-
-# Everything has an end
 
 
 @pytest.mark.pitfall(40)
@@ -120,9 +112,6 @@ def test_work_that_waits_for_a_lock_that_fails_is_told(connect: Connect) -> None
         gate.open()
         assert done.result() is False
     assert turn.problem is not None
-
-
-# How long each step may take
 
 
 def test_nothing_is_exchanged_beside_a_held_lock(

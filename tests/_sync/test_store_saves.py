@@ -36,9 +36,6 @@ def unsaved(fake: FakeKoyeb, store: BrokenStore, connect: Connect) -> SessionCli
     return session
 
 
-# The store
-
-
 @pytest.mark.pitfall(4)
 def test_every_new_token_is_saved(
     fake: FakeKoyeb, store: BrokenStore, stored: SessionClient
@@ -186,9 +183,6 @@ def test_a_token_that_was_overtaken_is_not_saved(fake: FakeKoyeb, connect: Conne
     assert saved(store) == held(session) == fake.live_tokens()[-1]
 
 
-# The store follows the session
-
-
 @pytest.mark.pitfall(28)
 @pytest.mark.parametrize("act", ["login", "logout"])
 def test_store_is_of_the_new_session_when_an_old_save_is_slow(
@@ -318,9 +312,6 @@ def test_a_record_that_says_nothing_of_its_age_is_replaced_by_a_login(
     store.broken.clear()
     session.close()
     assert store.load() == token
-
-
-# Saves that come late
 
 
 @pytest.mark.pitfall(28)

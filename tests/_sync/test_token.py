@@ -20,8 +20,6 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 from ..support import ME, PASSWORD
 from .doubles import Connect
 
-# The token
-
 
 def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
     fake: FakeKoyeb, session: SessionClient
@@ -31,9 +29,6 @@ def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
     with pytest.raises(ValueError, match="expired"):
         session.use_token(fake.issue_token(lifetime=timedelta(0)))
     assert session.token is old
-
-
-# Life cycle
 
 
 @pytest.mark.pitfall(20)
