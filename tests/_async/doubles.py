@@ -39,13 +39,7 @@ class AsyncUnderWay(AsyncBackground, Generic[T]):
 
     job: AsyncJob[T]
 
-    def __init__(
-        self,
-        fake: FakeKoyeb,
-        operation: str,
-        call: AsyncWork[T],
-        **fault: Any,
-    ) -> None:
+    def __init__(self, fake: FakeKoyeb, operation: str, call: AsyncWork[T], **fault: Any) -> None:
         super().__init__()
         self._call = call
         self.gate = Gate()

@@ -61,10 +61,7 @@ async def test_a_path_that_is_no_file_is_refused(
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EXDEV])
 async def test_file_that_is_a_mount_is_written_in_place(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    code: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     """A container's single file can be neither replaced nor removed: it is filled and emptied."""
     path = tmp_path / "session.json"

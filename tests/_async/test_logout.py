@@ -23,23 +23,9 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    PATIENCE,
-    AsyncBackground,
-    async_arrived,
-    async_idle,
-    deadlines,
-)
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, deadlines
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import (
-    AsyncUnderWay,
-    Away,
-    BrokenStore,
-    Connect,
-    Troubled,
-    UnspeakableError,
-    saved,
-)
+from .doubles import AsyncUnderWay, Away, BrokenStore, Connect, Troubled, UnspeakableError, saved
 
 STILL_THERE = (
     "the token may still be in the store: the token store could not be emptied: OSError: disk full"

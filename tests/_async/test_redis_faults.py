@@ -51,11 +51,7 @@ async def all_served(session: AsyncSessionClient) -> bool:
 
 @pytest.mark.parametrize("fault", ["restart", "hang", "lose_data", "go_away"])
 async def test_fault_in_mid_exchange_fails_no_request(
-    redis_server: RedisServer,
-    connect: Connect,
-    fake: FakeKoyeb,
-    clock: FakeClock,
-    fault: str,
+    redis_server: RedisServer, connect: Connect, fake: FakeKoyeb, clock: FakeClock, fault: str
 ) -> None:
     """While the token is good no request fails; when Redis is back, it is told of the new token."""
     async with async_redis_client(redis_server.port) as client:

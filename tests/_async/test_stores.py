@@ -8,9 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from koyeb_session import (
-    AsyncMemoryTokenStore,
-)
+from koyeb_session import AsyncMemoryTokenStore
 from koyeb_session.testing import async_check_store
 
 

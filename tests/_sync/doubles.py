@@ -41,13 +41,7 @@ class UnderWay(Background, Generic[T]):
 
     job: Job[T]
 
-    def __init__(
-        self,
-        fake: FakeKoyeb,
-        operation: str,
-        call: Work[T],
-        **fault: Any,
-    ) -> None:
+    def __init__(self, fake: FakeKoyeb, operation: str, call: Work[T], **fault: Any) -> None:
         super().__init__()
         self._call = call
         self.gate = Gate()

@@ -2,9 +2,6 @@
 
 """The life of a client: calls that are refused once it is closed, and work that a close awaits."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import gc

@@ -64,11 +64,7 @@ def test_file_that_is_mounted_by_itself_is_written_in_place(disk: Disk) -> None:
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_session_goes_on_in_memory_while_the_disk_cannot_be_written(
-    disk: Disk,
-    connect: Connect,
-    clock: FakeClock,
-    caplog: pytest.LogCaptureFixture,
-    trouble: str,
+    disk: Disk, connect: Connect, clock: FakeClock, caplog: pytest.LogCaptureFixture, trouble: str
 ) -> None:
     """Sign-in and renewal work, with a warning; the token is saved as soon as it can be."""
     store = FileTokenStore(disk.path / "session.json")

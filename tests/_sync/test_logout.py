@@ -25,23 +25,9 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import (
-    PATIENCE,
-    Background,
-    arrived,
-    deadlines,
-    idle,
-)
+from ..concurrency import PATIENCE, Background, arrived, deadlines, idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
-from .doubles import (
-    Away,
-    BrokenStore,
-    Connect,
-    Troubled,
-    UnderWay,
-    UnspeakableError,
-    saved,
-)
+from .doubles import Away, BrokenStore, Connect, Troubled, UnderWay, UnspeakableError, saved
 
 STILL_THERE = (
     "the token may still be in the store: the token store could not be emptied: OSError: disk full"

@@ -53,11 +53,7 @@ def all_served(session: SessionClient) -> bool:
 
 @pytest.mark.parametrize("fault", ["restart", "hang", "lose_data", "go_away"])
 def test_fault_in_mid_exchange_fails_no_request(
-    redis_server: RedisServer,
-    connect: Connect,
-    fake: FakeKoyeb,
-    clock: FakeClock,
-    fault: str,
+    redis_server: RedisServer, connect: Connect, fake: FakeKoyeb, clock: FakeClock, fault: str
 ) -> None:
     """While the token is good no request fails; when Redis is back, it is told of the new token."""
     with redis_client(redis_server.port) as client:

@@ -2,9 +2,6 @@
 
 """Sessions besides the own one: organizations, access tokens, `for_token`."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import re
@@ -233,13 +230,15 @@ def test_new_session_keeps_to_its_time_while_the_refused_token_is_renewed(
     gate = Gate()
     fake.fail("refresh", Fault(gate=gate, hold="reply"))
     old = session.token
+    errors: list[TransportTimeoutError] = []
     for timeout in deadlines(lambda: "refresh" in operations(fake)):
         fake.recover("new_session")
         fake.fail("new_session", Fault(status=401))
         with pytest.raises(TransportTimeoutError) as caught:
             session.new_session(timeout=timeout)
-    assert re.search(r"not renewed within \d", str(caught.value))
-    assert caught.value.retryable
+        errors.append(caught.value)
+    assert re.search(r"not renewed within \d", str(errors[-1]))
+    assert errors[-1].retryable
     gate.open()
     until(lambda: session.token is not old)
 

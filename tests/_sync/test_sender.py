@@ -2,9 +2,6 @@
 
 """Sending: the requests that are sent again, their deadlines, and the limits of a reply."""
 
-# pyright: reportPossiblyUnboundVariable=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-# A loop over timeouts or moments runs at least once; lists of mixed facts are not typed twice.
-
 from __future__ import annotations
 
 import gzip
@@ -138,10 +135,12 @@ def test_a_wait_beyond_the_deadline_is_not_begun(fake: FakeKoyeb, connect: Conne
 def test_a_hanging_service_costs_the_timeout(fake: FakeKoyeb, connect: Connect) -> None:
     """An operation ends with its deadline, and tells where nobody answered."""
     fake.fail("login", Fault(gate=Gate()))
+    told: list[str] = []
     for timeout in deadlines(lambda: fake.requests):
         with pytest.raises(TransportTimeoutError) as caught:
             connect(timeout=timeout).login(ME, PASSWORD)
-    assert "login: no reply to POST https://app.koyeb.com/v1" in str(caught.value)
+        told.append(str(caught.value))
+    assert "login: no reply to POST https://app.koyeb.com/v1" in told[-1]
     assert len(fake.requests) == 1
 
 

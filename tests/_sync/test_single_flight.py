@@ -113,11 +113,7 @@ def test_refresh_honors_a_timeout_of_its_own(fake: FakeKoyeb, session: SessionCl
 @pytest.mark.parametrize("age", [timedelta(hours=13), DAY - timedelta(seconds=30)])
 @pytest.mark.parametrize("operation", ["new_session", "switch_organization"])
 def test_a_timeout_is_for_the_renewal_too(
-    fake: FakeKoyeb,
-    clock: FakeClock,
-    session: SessionClient,
-    operation: str,
-    age: timedelta,
+    fake: FakeKoyeb, clock: FakeClock, session: SessionClient, operation: str, age: timedelta
 ) -> None:
     """A caller with little time does not wait for a renewal that comes first; that goes on."""
     clock.advance(age)

@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from koyeb_session import (
-    MemoryTokenStore,
-)
+from koyeb_session import MemoryTokenStore
 from koyeb_session.testing import check_store
 
 
