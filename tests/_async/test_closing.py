@@ -1,9 +1,12 @@
-"""The life of a client: calls that are refused once it is closed, and work that a close awaits."""
+"""A client as an object: its text, its copies, and its end, which awaits the work under way."""
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
@@ -119,6 +122,31 @@ async def test_sync_methods_raise_after_close(session: AsyncSessionClient) -> No
             pass
     with pytest.raises(RuntimeError, match="closed"):
         session.for_token("abc")
+
+
+@pytest.mark.pitfall(20)
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_client_cannot_be_copied(
+    connect: Connect, copied: Callable[[object], object]
+) -> None:
+    """Two objects with one session would fork it."""
+    with pytest.raises(TypeError, match="for_token"):
+        copied(connect())
+
+
+async def test_repr_tells_the_state_and_no_secret(clock: FakeClock, connect: Connect) -> None:
+    """A person reads where the session stands."""
+    session = connect()
+    name = AsyncSessionClient.__name__
+    assert repr(session) == f"<{name} https://app.koyeb.com: not signed in>"
+    token = await session.login(ME, PASSWORD)
+    wanted = f"<{name} https://app.koyeb.com: signed in as {token.user_id}, token good for 1 d 0 h>"
+    assert repr(session) == wanted
+    clock.advance(timedelta(hours=24))
+    assert repr(session).endswith(f"the session as {token.user_id} has ended: token expired>")
+    await session.aclose()
+    assert repr(session) == f"<{name} https://app.koyeb.com: closed>"
+    assert token.id not in repr(session)
 
 
 class CountingTransport(httpx.AsyncBaseTransport):

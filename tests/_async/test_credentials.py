@@ -23,7 +23,7 @@ from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..jwts import jwt
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, raising
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations, raising
 from .doubles import Connect
 
 
@@ -67,7 +67,7 @@ async def test_credentials_are_not_used_when_the_refresh_was_not_refused(
     fake.fail("refresh", fault)
     with pytest.raises(KoyebSessionError):
         await session.refresh()
-    assert [operation for operation, _ in log(fake)] == ["refresh"]
+    assert operations(fake) == ["refresh"]
 
 
 @pytest.mark.pitfall(23)
@@ -114,15 +114,11 @@ async def test_a_callable_brings_tokens(
     assert fake.requests == []
 
 
-async def test_a_callable_may_return_a_token(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
-) -> None:
+async def test_a_callable_may_return_a_token(clock: FakeClock, connect: Connect) -> None:
     """The fields that the provider knows of a token are kept."""
     expires = datetime.fromtimestamp(clock.time() + 600, UTC)
     given = Token("opaque", "user", "organization", expires)
-    session = connect(credentials=lambda: given)
-    token = await session.current_token()
-    assert token == given
+    assert await connect(credentials=lambda: given).current_token() == given
 
 
 async def test_an_opaque_token_from_a_callable_is_fetched_again_when_refused(
@@ -205,7 +201,7 @@ async def test_token_of_a_refresh_is_refreshed_again_beside_a_callable(
     await session.login(ME, PASSWORD)
     for _ in range(3):
         await session.refresh()
-    assert [operation for operation, _ in log(fake)] == ["login", *["refresh"] * 3]
+    assert operations(fake) == ["login", *["refresh"] * 3]
 
 
 async def test_credentials_rest_after_a_logout(fake: FakeKoyeb, connect: Connect) -> None:
@@ -235,7 +231,7 @@ async def test_a_refused_token_is_not_refreshed_in_a_back_off(
         await session.refresh()
     fake.revoke_all()
     assert (await session.http.get("/v1/apps")).status_code == 200
-    assert [request.operation for request in fake.requests][1:] == ["apps", "login", "apps"]
+    assert operations(fake)[1:] == ["apps", "login", "apps"]
 
 
 async def test_credentials_that_meet_the_deadline_are_its_end(connect: Connect) -> None:

@@ -13,7 +13,7 @@ from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import AsyncBackground, async_arrived, async_idle, async_pass_through
-from ..support import ME, PASSWORD, inside, raising
+from ..support import ME, PASSWORD, inside, operations, raising
 from .doubles import Connect
 
 
@@ -112,7 +112,7 @@ async def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect)
     await session.login(ME, PASSWORD)
     await async_idle()
     assert heard == ["begin", "end", "begin", "end"]
-    assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
+    assert operations(fake) == ["login", "apps", "refresh", "apps"]
 
 
 @pytest.fixture

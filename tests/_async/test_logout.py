@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, deadlines
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations
 from .doubles import AsyncUnderWay, Away, BrokenStore, Connect, Troubled, UnspeakableError, saved
 
 STILL_THERE = (
@@ -55,6 +55,16 @@ async def test_use_token_takes_the_same_token_with_less_time_left(
     assert again.expires_at is not None
     assert token.expires_at is not None
     assert again.expires_at <= token.expires_at
+
+
+async def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """A token that is dead on arrival is the caller's mistake."""
+    old = session.token
+    with pytest.raises(ValueError, match="expired"):
+        await session.use_token(fake.issue_token(lifetime=timedelta(0)))
+    assert session.token is old
 
 
 @pytest.mark.pitfall(17)
@@ -94,7 +104,7 @@ async def test_a_logout_revokes_the_stores_token_too(
     await session.logout()
     assert fake.live_tokens() == []
     assert await store.load() is None
-    assert [operation for operation, _ in log(fake)] == ["logout", "logout"]
+    assert operations(fake) == ["logout", "logout"]
 
 
 async def test_a_logout_revokes_although_the_wall_clock_is_ahead(
@@ -241,7 +251,7 @@ async def test_a_logout_does_not_send_what_a_store_made_up(
     await store.save(Token(kept))
     await session.logout()
     assert fake.live_tokens() == []
-    assert [operation for operation, _ in log(fake)] == ["logout"]
+    assert operations(fake) == ["logout"]
 
 
 async def test_a_logout_survives_an_error_that_cannot_be_told(

@@ -82,9 +82,7 @@ async def test_passwordless_login_mails_a_token_that_use_token_takes(
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
-async def test_passwordless_login_warns_where_it_is_called(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
+async def test_passwordless_login_warns_where_it_is_called(connect: Connect) -> None:
     """Koyeb has withdrawn it; the warning comes before the error that most services answer with."""
     with pytest.warns(DeprecationWarning, match=r"use login\(\)") as warned:
         await connect().passwordless_login(ME)

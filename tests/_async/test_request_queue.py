@@ -23,7 +23,7 @@ from ..concurrency import (
     async_read,
     async_until,
 )
-from ..support import DAY, inside
+from ..support import DAY, inside, operations
 from .doubles import Connect
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
@@ -396,4 +396,4 @@ async def test_a_request_that_waited_until_the_logout_is_refused(
         await session.logout()
         gate.open()
         assert (await waiting.result()).status_code == 401
-    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
+    assert operations(fake) == ["apps", "apps", "logout", "apps"]

@@ -22,7 +22,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb
 
 from ..concurrency import async_gather, async_idle
 from ..jwts import jwt
-from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, log, operations
 from .doubles import AsyncUnderWay, BrokenStore, Connect, Troubled, saved
 
 THEIRS = (
@@ -321,7 +321,7 @@ async def test_a_logout_leaves_anothers_record(
     await stored.logout()
     assert await store.load() == theirs
     assert fake.live_tokens() == []
-    assert [operation for operation, _ in log(fake)] == ["login", "logout"]
+    assert operations(fake) == ["login", "logout"]
 
 
 @pytest.mark.parametrize("theirs", THEIRS)

@@ -9,9 +9,9 @@ import pytest
 from koyeb_session import AsyncSessionClient, RefreshPolicy
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived, async_idle
-from ..support import DAY, ME, PASSWORD, held, log
-from .doubles import Connect
+from ..concurrency import async_arrived, async_idle
+from ..support import DAY, ME, PASSWORD, count, held
+from .doubles import AsyncUnderWay, Connect
 
 
 async def test_nobody_waits_for_a_renewal_in_the_soft_window(
@@ -40,16 +40,12 @@ async def test_everybody_waits_for_one_renewal_in_the_hard_window(
     """All who come share one exchange, and get its token."""
     old = held(session)
     clock.advance(DAY - timedelta(seconds=60))
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
-    async with AsyncBackground() as background:
-        jobs = [background.start(session.current_token) for _ in range(20)]
-        await async_arrived(gate)
+    async with AsyncUnderWay(fake, "refresh", session.current_token) as background:
+        jobs = [background.job, *(background.start(session.current_token) for _ in range(19))]
         await background.settled()
-        gate.open()
+        background.gate.open()
         tokens = [await job.result() for job in jobs]
-    assert {token.id for token in tokens} == {held(session)}
-    assert held(session) != old
+    assert {token.id for token in tokens} == {held(session)} != {old}
     assert fake.exchanges() == 1
 
 
@@ -68,14 +64,16 @@ async def test_everybody_waits_for_one_renewal_in_the_hard_window(
     ],
 )
 async def test_windows_are_those_of_the_policy(
-    connect: Connect, policy: RefreshPolicy, left: timedelta, what: str
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    *,
+    policy: RefreshPolicy,
+    left: timedelta,
+    what: str,
 ) -> None:
     """So long before its expiry a token is used, renewed meanwhile, or renewed first."""
-    clock = FakeClock()
-    fake = FakeKoyeb(clock=clock)
-    session = connect(
-        token=fake.issue_token(), refresh_policy=policy, transport=fake.transport, clock=clock
-    )
+    session = connect(token=fake.issue_token(), refresh_policy=policy)
     old = held(session)
     clock.advance(DAY - left)
     token = await session.current_token()
@@ -131,23 +129,20 @@ async def test_an_adopted_token_that_is_nearly_expired_is_renewed_at_once(
     """The floor between two renewals counts from the token's issue: no old one is lost to it."""
     old = fake.issue_token()
     clock.advance(DAY - timedelta(seconds=8))
-    session = connect(token=old)
-    token = await session.current_token()
-    assert token.id != old
-    assert fake.live_tokens() == [token.id]
+    token = await connect(token=old).current_token()
+    assert fake.live_tokens() == [token.id] != [old]
 
 
 async def test_the_same_token_again_is_not_renewed_before_the_floor(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A service that hands out a token that it had before is not asked again at every request."""
-    old = fake.issue_token()
-    clock.advance(DAY - timedelta(seconds=30))
-    session = connect(token=old)
     assert session.token is not None
     expires = f"{session.token.expires_at:%Y-%m-%dT%H:%M:%SZ}"
-    fake.fail("refresh", Fault(body={"token": {"id": old, "expires_at": expires}}), times=100)
+    body = {"token": {"id": session.token.id, "expires_at": expires}}
+    fake.fail("refresh", Fault(body=body), times=100)
+    clock.advance(DAY - timedelta(seconds=30))
     for _ in range(30):
         assert (await session.http.get("/v1/apps")).status_code == 200
         clock.advance(0.99)
-    assert 2 <= len([1 for operation, _ in log(fake) if operation == "refresh"]) <= 30
+    assert 2 <= count(fake, "refresh") <= 30

@@ -15,7 +15,7 @@ from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import Background, arrived, idle, pass_through
-from ..support import ME, PASSWORD, inside, raising
+from ..support import ME, PASSWORD, inside, operations, raising
 from .doubles import Connect
 
 
@@ -112,7 +112,7 @@ def test_a_listener_may_use_the_session(fake: FakeKoyeb, connect: Connect) -> No
     session.login(ME, PASSWORD)
     idle()
     assert heard == ["begin", "end", "begin", "end"]
-    assert [request.operation for request in fake.requests] == ["login", "apps", "refresh", "apps"]
+    assert operations(fake) == ["login", "apps", "refresh", "apps"]
 
 
 @pytest.fixture

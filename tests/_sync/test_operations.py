@@ -84,7 +84,7 @@ def test_passwordless_login_mails_a_token_that_use_token_takes(
     assert (session.http.get("/v1/apps")).status_code == 200
 
 
-def test_passwordless_login_warns_where_it_is_called(fake: FakeKoyeb, connect: Connect) -> None:
+def test_passwordless_login_warns_where_it_is_called(connect: Connect) -> None:
     """Koyeb has withdrawn it; the warning comes before the error that most services answer with."""
     with pytest.warns(DeprecationWarning, match=r"use login\(\)") as warned:
         connect().passwordless_login(ME)

@@ -25,7 +25,7 @@ from ..concurrency import (
     read,
     until,
 )
-from ..support import DAY, inside
+from ..support import DAY, inside, operations
 from .doubles import Connect
 
 CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
@@ -390,4 +390,4 @@ def test_a_request_that_waited_until_the_logout_is_refused(
         session.logout()
         gate.open()
         assert (waiting.result()).status_code == 401
-    assert [it.operation for it in fake.requests] == ["apps", "apps", "logout", "apps"]
+    assert operations(fake) == ["apps", "apps", "logout", "apps"]

@@ -35,7 +35,7 @@ from ..concurrency import (
     pass_through,
     until,
 )
-from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, raising
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, operations, raising
 from .doubles import Connect, Held, Troubled, UnderWay, saved
 
 
@@ -203,7 +203,7 @@ def test_a_waiter_for_the_lock_asks_for_nothing_once_the_session_has_changed(
         with pytest.raises(NotSignedInError):
             job.result()
         leaving.result()
-    assert [request.operation for request in fake.requests] == ["refresh", "logout"]
+    assert operations(fake) == ["refresh", "logout"]
 
 
 def test_a_close_behind_a_held_lock_is_no_renewal(
@@ -246,7 +246,7 @@ def test_a_request_is_not_sent_again_when_the_lock_is_not_released(
     wrong = PasswordCredentials(ME, "wrong")
     with pytest.raises(InvalidCredentialsError):
         connect(credentials=wrong, store=Unlockable()).current_token()
-    assert [request.operation for request in fake.requests] == ["refresh", "login"]
+    assert operations(fake) == ["refresh", "login"]
     assert caplog.messages[::2] == ["the token store could not be unlocked: OSError: gone"] * 2
 
 
