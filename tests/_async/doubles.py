@@ -139,18 +139,6 @@ class Troubled(AsyncMemoryTokenStore):
             yield
 
 
-class Away(AsyncMemoryTokenStore):
-    """A store that cannot be read."""
-
-    loads = 0
-
-    async def load(self) -> Token | None:
-        """Raise."""
-        self.loads += 1
-        message = "no such host"
-        raise OSError(message)
-
-
 class AsyncBuggy(httpx.AsyncBaseTransport):
     """A transport with a mistake."""
 

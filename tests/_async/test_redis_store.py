@@ -194,17 +194,34 @@ async def test_lock_that_could_not_be_released_is_taken_over(
         assert await other.load() == Token("a")
 
 
-class AsyncCounting:
-    """A client that counts the commands that are under way, and the scripts that were sent."""
+class AsyncWatched:
+    """A client that notes the scripts that were sent; it may hang at a lock, or lose replies."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self.scripts: list[str] = []
+        self.gate: Gate | None = None
+        self.loses = False
 
     async def execute_command(self, *command: Any) -> Any:
-        """Send a command."""
+        """Send a command, now or later."""
         self.scripts += [command[1]] if command[0] == "EVAL" else []
-        return await self._client.execute_command(*command)
+        if self.gate is not None and LOCK in command:
+            await async_pass_through(self.gate)
+        reply = await self._client.execute_command(*command)
+        if self.loses:
+            raise ConnectionError
+        return reply
+
+
+WatchedStore: TypeAlias = tuple[AsyncWatched, AsyncRedisTokenStore]
+
+
+@pytest.fixture
+def watched(client: Any) -> WatchedStore:
+    """Make a client that is watched, and a store on it."""
+    watched = AsyncWatched(client)
+    return watched, AsyncRedisTokenStore(watched, key=KEY)
 
 
 def fresh(token_id: str, **fields: Any) -> Token:
@@ -214,11 +231,12 @@ def fresh(token_id: str, **fields: Any) -> Token:
     return attrs.evolve(token, **fields)
 
 
-async def test_new_token_is_taken_over_without_the_lock(client: Any) -> None:
+async def test_new_token_is_taken_over_without_the_lock(
+    client: Any, stores: Stores, watched: WatchedStore
+) -> None:
     """Members of a fleet that wait for a renewal do not queue to read its token."""
     old, new = fresh("old"), fresh("new")
-    counting = AsyncCounting(client)
-    holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, counting))
+    (holder, _), (counting, member) = stores, watched
     await holder.save(old)
     assert await member.load() == old
     async with holder.lock():
@@ -257,27 +275,11 @@ async def test_token_that_may_be_exchanged_is_read_under_the_lock(
         await is_held(member)
 
 
-class AsyncLosing:
-    """A client that loses the reply to a command that Redis has carried out, when told to."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.loses = False
-
-    async def execute_command(self, *command: Any) -> Any:
-        """Send it."""
-        reply = await self._client.execute_command(*command)
-        if self.loses:
-            raise ConnectionError
-        return reply
-
-
 async def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
-    client: Any, impatient: None
+    stores: Stores, watched: WatchedStore, impatient: None
 ) -> None:
     """The record may be the store's own: the holder of the lock may be exchanging that token."""
-    losing = AsyncLosing(client)
-    holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, losing))
+    (holder, _), (losing, member) = stores, watched
     await member.save(fresh("old"))
     losing.loses = True
     with pytest.raises(StoreError):
@@ -297,13 +299,15 @@ def aged(token: Token) -> Token:
 
 
 @pytest.mark.parametrize("what", ["load", "save", "delete"])
-async def test_block_that_goes_on_has_the_lock(client: Any, what: str) -> None:
+async def test_block_that_goes_on_has_the_lock(
+    client: Any, stores: Stores, watched: WatchedStore, what: str
+) -> None:
     """A block that acts after it has read another's new token keeps all others out."""
-    counting = AsyncCounting(client)
-    holder, member = (AsyncRedisTokenStore(it, key=KEY) for it in (client, counting))
+    (holder, _), (counting, member) = stores, watched
     await member.save(fresh("old"))
     counting.scripts.clear()
     inside, gate = Gate(), Gate()
+    acts: dict[str, Any] = {"load": member.load, "save": partial(member.save, fresh("newer"))}
 
     async def hold() -> None:
         async with holder.lock():
@@ -313,12 +317,8 @@ async def test_block_that_goes_on_has_the_lock(client: Any, what: str) -> None:
     async def go_on() -> None:
         async with member.lock():
             assert await member.load() is not None
-            if what == "save":
-                await member.save(fresh("newer"))
-            elif what == "delete":
-                await member.delete()
-            else:
-                assert await member.load() is not None
+            found = await acts.get(what, member.delete)()
+            assert what != "load" or found is not None
             await async_pass_through(gate)
 
     async with AsyncBackground() as background:
@@ -375,29 +375,16 @@ async def test_commands_queue_for_half_of_the_clients_connections(most: Any, cou
     assert len(AsyncRedisTokenStore(stand_in, key=KEY)._lanes) == count
 
 
-class AsyncLate:
-    """A client to which Redis gives no lock before the gate is open."""
-
-    def __init__(self, client: Any, gate: Gate) -> None:
-        self._client = client
-        self._gate = gate
-
-    async def execute_command(self, *command: Any) -> Any:
-        """Send a command, now or later."""
-        if LOCK in command:
-            await async_pass_through(self._gate)
-        return await self._client.execute_command(*command)
-
-
 async def test_lock_that_comes_too_late_is_released(
-    client: Any, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    client: Any, stores: Stores, watched: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
-    gate = Gate()
+    hanging, store = watched
+    hanging.gate = gate = Gate()
     with monkeypatch.context() as patched:
         patched.setattr(settings(), "_COMMAND_TIMEOUT", 0.1)
         with pytest.raises(StoreError, match="did not answer"):
-            async with AsyncRedisTokenStore(AsyncLate(client, gate), key=KEY).lock():
+            async with store.lock():
                 raise AssertionError
     gate.open()
     while not await client.hexists(KEY, "fence"):

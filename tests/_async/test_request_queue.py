@@ -216,13 +216,6 @@ async def test_the_exchange_does_not_wait_for_requests(
 # Connections
 
 
-async def test_a_connection_is_used_again(session: AsyncSessionClient) -> None:
-    """One after another, requests need one connection."""
-    for _ in range(5):
-        assert (await session.http.get("/v1/apps")).status_code == 200
-    assert len(slots(session)._made) == 1
-
-
 async def test_idle_connections_are_not_kept_for_ever(
     session: AsyncSessionClient, fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:

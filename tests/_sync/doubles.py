@@ -141,18 +141,6 @@ class Troubled(MemoryTokenStore):
             yield
 
 
-class Away(MemoryTokenStore):
-    """A store that cannot be read."""
-
-    loads = 0
-
-    def load(self) -> Token | None:
-        """Raise."""
-        self.loads += 1
-        message = "no such host"
-        raise OSError(message)
-
-
 class Buggy(httpx.BaseTransport):
     """A transport with a mistake."""
 

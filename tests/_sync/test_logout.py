@@ -27,7 +27,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, deadlines, idle
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations
-from .doubles import Away, BrokenStore, Connect, Troubled, UnderWay, UnspeakableError, saved
+from .doubles import BrokenStore, Connect, Troubled, UnderWay, UnspeakableError, saved
 
 STILL_THERE = (
     "the token may still be in the store: the token store could not be emptied: OSError: disk full"
@@ -69,12 +69,12 @@ def test_use_token_refuses_an_expired_token_and_keeps_the_old_one(
 
 @pytest.mark.pitfall(17)
 @pytest.mark.parametrize("hold", ["request", "reply"])
-@pytest.mark.parametrize("kind", [MemoryTokenStore, Away])
+@pytest.mark.parametrize("broken", ["", "load"])
 def test_a_logout_during_a_renewal_is_final(
-    fake: FakeKoyeb, connect: Connect, hold: str, kind: type[MemoryTokenStore]
+    fake: FakeKoyeb, connect: Connect, hold: str, broken: str
 ) -> None:
     """The token that the exchange still brings is revoked, and nothing brings the session back."""
-    store = kind()
+    store = BrokenStore(broken)
     session = connect(token=fake.issue_token(), store=store)
     with UnderWay(fake, "refresh", session.refresh, hold=hold) as background:
         leaving = background.start(session.logout)

@@ -194,17 +194,34 @@ def test_lock_that_could_not_be_released_is_taken_over(
         assert other.load() == Token("a")
 
 
-class Counting:
-    """A client that counts the commands that are under way, and the scripts that were sent."""
+class Watched:
+    """A client that notes the scripts that were sent; it may hang at a lock, or lose replies."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self.scripts: list[str] = []
+        self.gate: Gate | None = None
+        self.loses = False
 
     def execute_command(self, *command: Any) -> Any:
-        """Send a command."""
+        """Send a command, now or later."""
         self.scripts += [command[1]] if command[0] == "EVAL" else []
-        return self._client.execute_command(*command)
+        if self.gate is not None and LOCK in command:
+            pass_through(self.gate)
+        reply = self._client.execute_command(*command)
+        if self.loses:
+            raise ConnectionError
+        return reply
+
+
+WatchedStore: TypeAlias = tuple[Watched, RedisTokenStore]
+
+
+@pytest.fixture
+def watched(client: Any) -> WatchedStore:
+    """Make a client that is watched, and a store on it."""
+    watched = Watched(client)
+    return watched, RedisTokenStore(watched, key=KEY)
 
 
 def fresh(token_id: str, **fields: Any) -> Token:
@@ -214,11 +231,12 @@ def fresh(token_id: str, **fields: Any) -> Token:
     return attrs.evolve(token, **fields)
 
 
-def test_new_token_is_taken_over_without_the_lock(client: Any) -> None:
+def test_new_token_is_taken_over_without_the_lock(
+    client: Any, stores: Stores, watched: WatchedStore
+) -> None:
     """Members of a fleet that wait for a renewal do not queue to read its token."""
     old, new = fresh("old"), fresh("new")
-    counting = Counting(client)
-    holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
+    (holder, _), (counting, member) = stores, watched
     holder.save(old)
     assert member.load() == old
     with holder.lock():
@@ -257,27 +275,11 @@ def test_token_that_may_be_exchanged_is_read_under_the_lock(
         is_held(member)
 
 
-class Losing:
-    """A client that loses the reply to a command that Redis has carried out, when told to."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.loses = False
-
-    def execute_command(self, *command: Any) -> Any:
-        """Send it."""
-        reply = self._client.execute_command(*command)
-        if self.loses:
-            raise ConnectionError
-        return reply
-
-
 def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
-    client: Any, impatient: None
+    stores: Stores, watched: WatchedStore, impatient: None
 ) -> None:
     """The record may be the store's own: the holder of the lock may be exchanging that token."""
-    losing = Losing(client)
-    holder, member = (RedisTokenStore(it, key=KEY) for it in (client, losing))
+    (holder, _), (losing, member) = stores, watched
     member.save(fresh("old"))
     losing.loses = True
     with pytest.raises(StoreError):
@@ -297,13 +299,15 @@ def aged(token: Token) -> Token:
 
 
 @pytest.mark.parametrize("what", ["load", "save", "delete"])
-def test_block_that_goes_on_has_the_lock(client: Any, what: str) -> None:
+def test_block_that_goes_on_has_the_lock(
+    client: Any, stores: Stores, watched: WatchedStore, what: str
+) -> None:
     """A block that acts after it has read another's new token keeps all others out."""
-    counting = Counting(client)
-    holder, member = (RedisTokenStore(it, key=KEY) for it in (client, counting))
+    (holder, _), (counting, member) = stores, watched
     member.save(fresh("old"))
     counting.scripts.clear()
     inside, gate = Gate(), Gate()
+    acts: dict[str, Any] = {"load": member.load, "save": partial(member.save, fresh("newer"))}
 
     def hold() -> None:
         with holder.lock():
@@ -313,12 +317,8 @@ def test_block_that_goes_on_has_the_lock(client: Any, what: str) -> None:
     def go_on() -> None:
         with member.lock():
             assert member.load() is not None
-            if what == "save":
-                member.save(fresh("newer"))
-            elif what == "delete":
-                member.delete()
-            else:
-                assert member.load() is not None
+            found = acts.get(what, member.delete)()
+            assert what != "load" or found is not None
             pass_through(gate)
 
     with Background() as background:
@@ -375,29 +375,16 @@ def test_commands_queue_for_half_of_the_clients_connections(most: Any, count: in
     assert len(RedisTokenStore(stand_in, key=KEY)._lanes) == count
 
 
-class Late:
-    """A client to which Redis gives no lock before the gate is open."""
-
-    def __init__(self, client: Any, gate: Gate) -> None:
-        self._client = client
-        self._gate = gate
-
-    def execute_command(self, *command: Any) -> Any:
-        """Send a command, now or later."""
-        if LOCK in command:
-            pass_through(self._gate)
-        return self._client.execute_command(*command)
-
-
 def test_lock_that_comes_too_late_is_released(
-    client: Any, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    client: Any, stores: Stores, watched: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
-    gate = Gate()
+    hanging, store = watched
+    hanging.gate = gate = Gate()
     with monkeypatch.context() as patched:
         patched.setattr(settings(), "_COMMAND_TIMEOUT", 0.1)
         with pytest.raises(StoreError, match="did not answer"):
-            with RedisTokenStore(Late(client, gate), key=KEY).lock():
+            with store.lock():
                 raise AssertionError
     gate.open()
     while not client.hexists(KEY, "fence"):

@@ -212,13 +212,6 @@ def test_the_exchange_does_not_wait_for_requests(session: SessionClient, fake: F
 # Connections
 
 
-def test_a_connection_is_used_again(session: SessionClient) -> None:
-    """One after another, requests need one connection."""
-    for _ in range(5):
-        assert (session.http.get("/v1/apps")).status_code == 200
-    assert len(slots(session)._made) == 1
-
-
 def test_idle_connections_are_not_kept_for_ever(
     session: SessionClient, fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
