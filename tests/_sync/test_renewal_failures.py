@@ -12,6 +12,7 @@ import pytest
 
 from koyeb_session import (
     AuthenticationError,
+    KoyebSessionError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
@@ -29,7 +30,7 @@ from ..concurrency import gather, idle
 from ..support import DAY, ME, PASSWORDS, count, held, inside, log
 from .doubles import Buggy, Connect
 
-FAILURES = [
+FAILURES: list[tuple[Fault, type[KoyebSessionError]]] = [
     (Fault(status=500), ServerError),
     (Fault(status=503), ServerError),
     (Fault(status=429), RateLimitedError),
@@ -47,7 +48,11 @@ FAILURES = [
 @pytest.mark.pitfall(6)
 @pytest.mark.parametrize(("fault", "cause"), FAILURES)
 def test_a_failed_renewal_changes_nothing_while_the_token_is_good(
-    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: Fault, cause: type[Exception]
+    fake: FakeKoyeb,
+    clock: FakeClock,
+    connect: Connect,
+    fault: Fault,
+    cause: type[KoyebSessionError],
 ) -> None:
     """Requests go on with the old token, and the service is asked once in each back-off."""
     policy = RefreshPolicy(jitter=0, backoff=8, backoff_max=8)
@@ -375,7 +380,7 @@ def test_a_back_off_never_hands_out_an_expired_token(
     connect: Connect,
     *,
     fault: Fault,
-    cause: type[Exception],
+    cause: type[KoyebSessionError],
     backoff: float,
 ) -> None:
     """Catches a back-off that returns the old token unseen: expired bearers go out for minutes."""

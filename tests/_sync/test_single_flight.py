@@ -148,9 +148,10 @@ def join_in_place(
         outcome = rounds.pop(0)
         return outcome() if callable(outcome) else outcome
 
-    shared = SimpleNamespace(join=join, need=need, alive=True)
-    keeper = inside(session).keeper.__class__
-    monkeypatch.setattr(keeper, "_join_or_start", lambda *_: shared)
+    def begin(*_: object) -> Any:
+        return SimpleNamespace(join=join, need=need, alive=True)
+
+    monkeypatch.setattr(inside(session).keeper.__class__, "_join_or_start", begin)
 
 
 def test_a_stronger_caller_asks_no_more_once_the_session_has_ended(
