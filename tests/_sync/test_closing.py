@@ -278,27 +278,25 @@ def test_a_listener_may_close_the_client(fake: FakeKoyeb, connect: Connect, *, c
     until(lambda: bool(closed))
 
 
-def test_closing_waits_for_the_listeners_of_all_its_sessions(
-    fake: FakeKoyeb, connect: Connect
-) -> None:
-    """They write a token somewhere, which would be lost; so does that of a guest's sign-in."""
-    parent = connect()
+@pytest.mark.parametrize("whose", ["its own", "a child's", "a guest's"])
+def test_closing_waits_for_a_listener(fake: FakeKoyeb, connect: Connect, whose: str) -> None:
+    """It writes a token somewhere, which would be lost."""
+    session = parent = connect()
+    if whose == "a child's":
+        session = parent.for_token(fake.issue_token(), renew=True)
+    elif whose == "a guest's":
+        session = parent.guest()
     gate = Gate()
-    told: list[str] = []
 
     def listener(_: Token | None) -> None:
         pass_through(gate)
-        told.append("to the end")
 
-    sessions = (parent, parent.for_token(fake.issue_token(), renew=True), parent.guest())
-    for session in sessions:
-        session.on_token_change(listener)
-        session.login(ME, PASSWORD)
+    session.on_token_change(listener)
+    session.login(ME, PASSWORD)
     with Background() as background:
         closing = background.start(parent.close)
-        arrived(gate, 3)
+        arrived(gate)
         background.settled()
         assert not closing.done
         gate.open()
         closing.result()
-    assert told == ["to the end"] * 3
