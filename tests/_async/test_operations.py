@@ -107,7 +107,7 @@ async def test_refresh_replaces_the_token_when_asked(
 async def test_nothing_is_sent_when_nobody_has_signed_in(
     fake: FakeKoyeb, connect: Connect, call: str
 ) -> None:
-    """The error names what is missing: a token and credentials."""
+    """The error names the call and the arguments that are missing."""
     session = connect()
     ask = partial(session.http.get, "/v1/apps") if call == "request" else getattr(session, call)
     wanted = r"^not signed in: call login\(\), or give token= or credentials=$"

@@ -1,4 +1,4 @@
-"""Sending: what is sent again, deadlines, the limits of a reply, and the user's own client."""
+"""Sending: repeated requests, deadlines, the limits of a reply, and the user's own client."""
 
 from __future__ import annotations
 

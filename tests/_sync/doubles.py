@@ -159,7 +159,7 @@ class Grants:
         self.quotes: list[object] = []
 
     def __call__(self, before: Token | None) -> Token:
-        """Bring a token, or fail with what is to be quoted."""
+        """Bring a token, unless there is something to quote in an error."""
         self.asked.append(None if before is None else before.renewal)
         if self.quotes:
             raise ConnectionError(self.quotes + self.asked)
