@@ -214,11 +214,11 @@ class AsyncWatched:
         return reply
 
 
-Watched: TypeAlias = tuple[AsyncWatched, AsyncRedisTokenStore]
+WatchedStore: TypeAlias = tuple[AsyncWatched, AsyncRedisTokenStore]
 
 
 @pytest.fixture
-def watched(client: Any) -> Watched:
+def watched(client: Any) -> WatchedStore:
     """Make a client that is watched, and a store on it."""
     watched = AsyncWatched(client)
     return watched, AsyncRedisTokenStore(watched, key=KEY)
@@ -232,7 +232,7 @@ def fresh(token_id: str, **fields: Any) -> Token:
 
 
 async def test_new_token_is_taken_over_without_the_lock(
-    client: Any, stores: Stores, watched: Watched
+    client: Any, stores: Stores, watched: WatchedStore
 ) -> None:
     """Members of a fleet that wait for a renewal do not queue to read its token."""
     old, new = fresh("old"), fresh("new")
@@ -276,7 +276,7 @@ async def test_token_that_may_be_exchanged_is_read_under_the_lock(
 
 
 async def test_token_of_a_save_without_a_reply_is_read_under_the_lock(
-    stores: Stores, watched: Watched, impatient: None
+    stores: Stores, watched: WatchedStore, impatient: None
 ) -> None:
     """The record may be the store's own: the holder of the lock may be exchanging that token."""
     (holder, _), (losing, member) = stores, watched
@@ -300,7 +300,7 @@ def aged(token: Token) -> Token:
 
 @pytest.mark.parametrize("what", ["load", "save", "delete"])
 async def test_block_that_goes_on_has_the_lock(
-    client: Any, stores: Stores, watched: Watched, what: str
+    client: Any, stores: Stores, watched: WatchedStore, what: str
 ) -> None:
     """A block that acts after it has read another's new token keeps all others out."""
     (holder, _), (counting, member) = stores, watched
@@ -376,7 +376,7 @@ async def test_commands_queue_for_half_of_the_clients_connections(most: Any, cou
 
 
 async def test_lock_that_comes_too_late_is_released(
-    client: Any, stores: Stores, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    client: Any, stores: Stores, watched: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that hung gives the lock to somebody who is gone: nobody waits for that lease."""
     hanging, store = watched

@@ -34,8 +34,8 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     Name lookup, further addresses of the host, and a slow TLS handshake have no total limit. The
     operating system and httpcore limit each step of them.
 
-    The limit holds in a context of its own, and ends with it: nothing has to be reset, so a signal
-    handler that raises at any line cannot leave the limit to what its thread does next.
+    The limit holds in a context of its own, and ends with it. Nothing has to be reset, so a signal
+    handler that raises at any line leaves no limit behind in its thread.
     """
     return contextvars.copy_context().run(_until, time.monotonic() + seconds, work)
 
