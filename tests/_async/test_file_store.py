@@ -314,7 +314,8 @@ async def test_lock_that_cannot_be_released_is_a_store_error(
 ) -> None:
     """A network file system that goes away under the lock is a `StoreError`."""
     stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-    with pytest.raises(StoreError, match="unlocked"):
+    with pytest.raises(StoreError, match="unlocked") as caught:
         async with AsyncFileTokenStore(tmp_path / "session.json").lock():
             monkeypatch.setattr(filelock.FileLock, "release", raising(stale))
     monkeypatch.undo()
+    del caught, stale  # their frames hold the lock, which the garbage collector may release now

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncGenerator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..._concurrency.event_loop.calls import async_in_thread
@@ -137,7 +136,7 @@ class AsyncFileTokenStore:
             yield
         finally:
             # Bounded: the end of an event loop waits for this even if the file system hangs.
-            await async_within(_RELEASE, partial(async_in_thread, self._release, lock))
+            await async_within(_RELEASE, lambda: async_in_thread(self._release, lock))
 
     def _take(self, lock: BaseFileLock) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - an extra

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..._concurrency.threads.calls import in_thread
@@ -139,7 +138,7 @@ class FileTokenStore:
             yield
         finally:
             # Bounded: the end of an event loop waits for this even if the file system hangs.
-            within(_RELEASE, partial(in_thread, self._release, lock))
+            within(_RELEASE, lambda: in_thread(self._release, lock))
 
     def _take(self, lock: BaseFileLock) -> bool:
         from filelock import Timeout  # noqa: PLC0415 - an extra
