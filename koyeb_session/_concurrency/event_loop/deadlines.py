@@ -18,8 +18,9 @@ T = TypeVar("T")
 
 async def async_within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
     """Do some work; raise `TimeoutError` if it takes longer."""
-    with anyio.fail_after(seconds):
+    with anyio.move_on_after(seconds):
         return await work()
+    raise TimeoutError
 
 
 def async_shield() -> AbstractContextManager[anyio.CancelScope]:

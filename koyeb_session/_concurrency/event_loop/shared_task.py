@@ -43,8 +43,12 @@ def _start_task(work: Callable[[], Awaitable[None]], on_done: Callable[[], None]
 
     task = asyncio.get_running_loop().create_task(run())
     _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
-    task.add_done_callback(lambda _: on_done())
+
+    def done(task: asyncio.Task[None]) -> None:
+        _tasks.discard(task)
+        on_done()
+
+    task.add_done_callback(done)
 
 
 class AsyncSharedTask(Generic[T]):
