@@ -8,6 +8,7 @@ import math
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from functools import partial
 from queue import Queue
 from typing import Any
@@ -145,6 +146,23 @@ def test_without_a_deadline_timeouts_are_what_they_are() -> None:
     stream.read(1, 7.0)
     stream.read(1)
     assert recorder.calls[1:] == [("read", 1, 7.0), ("read", 1, None)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_variables_that_work_with_a_deadline_sets_are_kept(*, fails: bool) -> None:
+    """An event hook of the user may bind one for the log; catches a context that is thrown away."""
+    variable = ContextVar("variable", default="before")
+    variable.set("unchanged")
+
+    def work() -> None:
+        variable.set("by a hook")
+        if fails:
+            raise KeyError
+
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        within(60, work)
+    assert variable.get() == "by a hook"
+    assert ends.get() == math.inf
 
 
 def test_a_passed_deadline_leaves_a_moment() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from importlib import import_module
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 import respx
@@ -55,16 +56,57 @@ async def test_an_unknown_scheme_is_refused(session: AsyncSessionClient) -> None
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
+@pytest.mark.parametrize("opened", [False, True])
 async def test_respx_answers_in_place_of_an_open_connection(
-    session: AsyncSessionClient, url: str, fake: FakeKoyeb
+    session: AsyncSessionClient, url: str, fake: FakeKoyeb, *, opened: bool
 ) -> None:
     """While respx mocks, it replaces methods of httpcore; catches a request that goes past them."""
-    assert (await session.http.get("/v1/apps")).status_code == 200
+    if opened:
+        assert (await session.http.get("/v1/apps")).status_code == 200
     with respx.mock:
-        respx.get(f"{url}/v1/apps").respond(418)
-        assert (await session.http.get("/v1/apps")).status_code == 418
+        respx.get(f"{url}/v1/apps").pass_through()
+        respx.delete(f"{url}/v1/apps").respond(418)
+        for _ in range(2):
+            assert (await session.http.get("/v1/apps")).status_code == 200
+            assert (await session.http.delete("/v1/apps")).status_code == 418
     assert (await session.http.get("/v1/apps")).status_code == 200
-    assert len(fake.requests) == 2
+    assert [request.method for request in fake.requests] == ["GET"] * (3 + opened)
+
+
+async def test_a_recorder_in_place_of_the_pool_sees_each_request(
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, vcrpy 8 replaces the method of the pool alone."""
+    seen: list[httpcore.Request] = []
+    original = httpcore.AsyncConnectionPool.handle_async_request
+
+    async def record(self: httpcore.AsyncConnectionPool, request: httpcore.Request) -> Any:
+        seen.append(request)
+        return await original(self, request)
+
+    first = await network(session)
+    monkeypatch.setattr(httpcore.AsyncConnectionPool, "handle_async_request", record)
+    second = await network(session)
+    assert await network(session) is second
+    monkeypatch.undo()
+    assert len(seen) == 2
+    assert await network(session) is first
+
+
+async def test_a_connection_that_is_closed_before_its_turn_is_replaced(
+    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task or thread closes the client meanwhile; catches an error that is not httpx's."""
+    first = await network(session)
+    original = httpcore.AsyncHTTP11Connection.handle_async_request
+
+    async def close(self: httpcore.AsyncHTTP11Connection, request: httpcore.Request) -> Any:
+        monkeypatch.undo()
+        await self.aclose()
+        return await original(self, request)
+
+    monkeypatch.setattr(httpcore.AsyncHTTP11Connection, "handle_async_request", close)
+    assert await network(session) is not first
 
 
 async def test_the_pool_of_a_proxy_stays() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 import respx
@@ -57,16 +58,57 @@ def test_an_unknown_scheme_is_refused(session: SessionClient) -> None:
     assert (session.http.get("/v1/apps")).status_code == 200
 
 
+@pytest.mark.parametrize("opened", [False, True])
 def test_respx_answers_in_place_of_an_open_connection(
-    session: SessionClient, url: str, fake: FakeKoyeb
+    session: SessionClient, url: str, fake: FakeKoyeb, *, opened: bool
 ) -> None:
     """While respx mocks, it replaces methods of httpcore; catches a request that goes past them."""
-    assert (session.http.get("/v1/apps")).status_code == 200
+    if opened:
+        assert (session.http.get("/v1/apps")).status_code == 200
     with respx.mock:
-        respx.get(f"{url}/v1/apps").respond(418)
-        assert (session.http.get("/v1/apps")).status_code == 418
+        respx.get(f"{url}/v1/apps").pass_through()
+        respx.delete(f"{url}/v1/apps").respond(418)
+        for _ in range(2):
+            assert (session.http.get("/v1/apps")).status_code == 200
+            assert (session.http.delete("/v1/apps")).status_code == 418
     assert (session.http.get("/v1/apps")).status_code == 200
-    assert len(fake.requests) == 2
+    assert [request.method for request in fake.requests] == ["GET"] * (3 + opened)
+
+
+def test_a_recorder_in_place_of_the_pool_sees_each_request(
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, vcrpy 8 replaces the method of the pool alone."""
+    seen: list[httpcore.Request] = []
+    original = httpcore.ConnectionPool.handle_request
+
+    def record(self: httpcore.ConnectionPool, request: httpcore.Request) -> Any:
+        seen.append(request)
+        return original(self, request)
+
+    first = network(session)
+    monkeypatch.setattr(httpcore.ConnectionPool, "handle_request", record)
+    second = network(session)
+    assert network(session) is second
+    monkeypatch.undo()
+    assert len(seen) == 2
+    assert network(session) is first
+
+
+def test_a_connection_that_is_closed_before_its_turn_is_replaced(
+    session: SessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task or thread closes the client meanwhile; catches an error that is not httpx's."""
+    first = network(session)
+    original = httpcore.HTTP11Connection.handle_request
+
+    def close(self: httpcore.HTTP11Connection, request: httpcore.Request) -> Any:
+        monkeypatch.undo()
+        self.close()
+        return original(self, request)
+
+    monkeypatch.setattr(httpcore.HTTP11Connection, "handle_request", close)
+    assert network(session) is not first
 
 
 def test_the_pool_of_a_proxy_stays() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
 
 import httpcore
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from ..._http.tls import Certificates
 
 _SCHEMES: Final = {b"http", b"https", b"ws", b"wss"}
-_HANDLE: Final = httpcore.AsyncHTTPConnection.handle_async_request
-"""The method of httpcore; respx replaces it while it mocks."""
 
 
 def async_single_transport(
@@ -30,9 +29,9 @@ def async_single_transport(
     for its pool, that pool stays, and so it does behind a proxy.
     """
     transport = async_http_transport(proxy, certificates)
-    inside = vars(transport)
-    if type(pool := inside.get("_pool")) is httpcore.AsyncConnectionPool:
-        inside["_pool"] = AsyncSingleConnection(pool)
+    inside: Any = transport
+    if type(pool := getattr(inside, "_pool", None)) is httpcore.AsyncConnectionPool:
+        inside._pool = AsyncSingleConnection(pool)  # noqa: SLF001
     return transport
 
 
@@ -50,18 +49,38 @@ class AsyncSingleConnection:
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request on the open connection, or on a new one."""
-        connection = self.connection
-        if connection is None or not connection.is_available() or connection.has_expired():
-            if request.url.scheme not in _SCHEMES:
-                return await self._pool.handle_async_request(request)  # raises the error for it
-            await self.aclose()
-            connection = self.connection = self._pool.create_connection(request.url.origin)
-        elif httpcore.AsyncHTTPConnection.handle_async_request is _HANDLE:
-            # It is open: skip the outer object, whose lock is for connecting.
-            connection = getattr(connection, "_connection", None) or connection
-        return await connection.handle_async_request(request)
+        if _is_hooked() or request.url.scheme not in _SCHEMES:
+            return await self._pool.handle_async_request(request)
+        while True:
+            connection = self.connection
+            if connection is None or not connection.is_available() or connection.has_expired():
+                await self.aclose()
+                connection = self.connection = self._pool.create_connection(request.url.origin)
+            else:
+                # It is open: skip the outer object, whose lock is for connecting.
+                connection = getattr(connection, "_connection", None) or connection
+            try:
+                return await connection.handle_async_request(request)
+            except httpcore.ConnectionNotAvailable:
+                continue  # it was closed after the check; nothing has been sent
 
     async def aclose(self) -> None:
         """Close the connection; one that is just being opened needs another call later."""
-        if self.connection is not None:
-            await self.connection.aclose()
+        try:
+            if self.connection is not None:
+                await self.connection.aclose()
+        finally:
+            await self._pool.aclose()  # it has a connection if it was hooked
+
+
+def _is_hooked() -> bool:
+    """Tell whether a mock or a recorder, as respx, has replaced methods that the pool calls."""
+    return not (
+        _is_of_httpcore(httpcore.AsyncHTTPConnection.handle_async_request)
+        and _is_of_httpcore(httpcore.AsyncConnectionPool.handle_async_request)
+    )
+
+
+def _is_of_httpcore(method: object) -> bool:
+    # Its `__module__` would not do: wrappers copy that.
+    return type(method) is FunctionType and method.__globals__["__name__"].startswith("httpcore.")

@@ -24,7 +24,11 @@ async def async_within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
 
 
 def async_shield() -> AbstractContextManager[anyio.CancelScope]:
-    """Run the block to its end, even if the task is cancelled."""
+    """
+    Run the block to its end, even if a cancel scope is cancelled.
+
+    asyncio's own `Task.cancel` still gets through.
+    """
     return anyio.CancelScope(shield=True)
 
 

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 ends: Final = ContextVar("koyeb_session_deadline", default=math.inf)
 _SHORTEST: Final = 1e-6  # seconds; 0 would ask for a non-blocking socket
+_UNSET: Final = object()
 _view: Final[Callable[[bytes], memoryview]] = memoryview  # the repr of a view shows no bytes
 
 
@@ -35,14 +36,25 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     operating system and httpcore limit each step of them.
 
     The limit holds in a context of its own, and ends with it. Nothing has to be reset, so a signal
-    handler that raises at any line leaves no limit behind in its thread.
+    handler that raises at any line leaves no limit behind in its thread. The other variables that
+    the user's hooks set are kept; only their tokens cannot be reset outside.
     """
-    return contextvars.copy_context().run(_until, time.monotonic() + seconds, work)
+    context = contextvars.copy_context()
+    try:
+        return context.run(_until, time.monotonic() + seconds, work)
+    finally:
+        _keep_variables(context)
 
 
 def _until(limit: float, work: Callable[[], T]) -> T:
     ends.set(min(ends.get(), limit))
     return work()
+
+
+def _keep_variables(context: contextvars.Context) -> None:
+    for variable, value in context.items():
+        if variable is not ends and variable.get(_UNSET) is not value:
+            variable.set(value)
 
 
 def shield() -> contextlib.AbstractContextManager[None]:
