@@ -10,10 +10,7 @@ from typing import Final
 import anyio
 import pytest
 
-from koyeb_session import (
-    AsyncSessionClient,
-    SessionClient,
-)
+from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, async_arrived
@@ -21,7 +18,8 @@ from ..soak import SOAK
 from .scenario import LIFE, arguments
 from .steps import rounds
 
-TASKS: Final = 1_000 if SOAK else 240
+ON_SOCKETS: Final = 1_000 if SOAK else 240
+WITHOUT: Final = 10_000 if SOAK else 400
 THREADS: Final = 200 if SOAK else 50
 PATIENCE: Final = 60.0
 """Seconds that a request may wait for its turn, or for the exchange, on a busy machine."""
@@ -31,7 +29,10 @@ SOFT: Final = timedelta(hours=4)
 """How long before expiry nobody does."""
 
 
-async def test_many_tasks_share_each_exchange(fake: FakeKoyeb, clock: FakeClock) -> None:
+@pytest.mark.parametrize("tasks", [ON_SOCKETS, WITHOUT], ids=["on sockets", "without"])
+async def test_many_tasks_share_each_exchange(
+    fake: FakeKoyeb, clock: FakeClock, tasks: int
+) -> None:
     """
     Pitfalls 1, 9 and 11, arriving before, in and after it.
 
@@ -40,7 +41,8 @@ async def test_many_tasks_share_each_exchange(fake: FakeKoyeb, clock: FakeClock)
     """
     answers: Counter[int] = Counter()
     with fake.serve() as url:
-        given = arguments(fake, clock, base_url=url, timeout=PATIENCE)
+        way = {"base_url": url} if tasks is ON_SOCKETS else {"transport": fake.transport}
+        given = arguments(fake, clock, timeout=PATIENCE, **way)
         async with AsyncSessionClient(**given) as session:
 
             async def ask() -> None:
@@ -52,20 +54,20 @@ async def test_many_tasks_share_each_exchange(fake: FakeKoyeb, clock: FakeClock)
                 fake.fail("refresh", Fault(gate=gate))
                 clock.advance(LIFE - left)
                 async with anyio.create_task_group() as group:
-                    for _ in range(TASKS // 2):
+                    for _ in range(tasks // 2):
                         group.start_soon(ask)
                     await async_arrived(gate)
-                    for _ in range(TASKS // 4):
+                    for _ in range(tasks // 4):
                         group.start_soon(ask)
                     await rounds(5)
                     assert left is SOFT or not answers
                     gate.open()
-                    for _ in range(TASKS // 4):
+                    for _ in range(tasks // 4):
                         group.start_soon(ask)
-                assert answers == {200: TASKS}
+                assert answers == {200: tasks}
     assert fake.exchanges() == 2
     served = Counter(request.status for request in fake.requests if request.operation == "apps")
-    assert served[200] == 2 * TASKS
+    assert served[200] == 2 * tasks
 
 
 @pytest.mark.pitfall(20)
