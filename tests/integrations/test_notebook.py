@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -58,9 +59,16 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(tmp_path: Path) -> Iterator[Notebook]:
-    """Start a kernel."""
-    manager: Any = KernelManager(connection_file=str(tmp_path / "kernel.json"))
+def notebook() -> Iterator[Notebook]:
+    """Start a kernel on sockets of the file system: a port might be taken before it binds it."""
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket has to be short
+        yield from kernel(Path(folder))
+
+
+def kernel(folder: Path) -> Iterator[Notebook]:
+    """Start a kernel, and end it."""
+    file = str(folder / "kernel.json")
+    manager: Any = KernelManager(transport="ipc", ip=str(folder / "socket"), connection_file=file)
     manager.kernel_cmd = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     manager.start_kernel()
     client = manager.client()
