@@ -9,7 +9,7 @@ import pickle
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import pytest
 
@@ -109,6 +109,13 @@ async def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path) == {"new"}
 
 
+class BytesPath:
+    """A path that is no text."""
+
+    def __fspath__(self) -> bytes:
+        return b"session.json"
+
+
 def homeless(_: Path) -> NoReturn:
     """Know no home, as in a container whose user its system does not know."""
     raise RuntimeError
@@ -123,6 +130,7 @@ def homeless(_: Path) -> NoReturn:
         ({"path": "~/session.json"}, ValueError, "no home"),
         ({"path": 5}, TypeError, "path must be a str or an os.PathLike, not int"),
         ({"path": os.scandir}, TypeError, "path must be a str"),
+        ({"path": BytesPath()}, TypeError, "path must be text"),
         ({"path": "a", "name": "ci"}, ValueError, "path or name, not both"),
         ({"name": 5}, TypeError, "name must be a str, not int"),
         ({"name": ""}, ValueError, "name must be 1 to 64 letters"),
@@ -138,19 +146,6 @@ def test_impossible_place_is_refused(
         monkeypatch.undo()
     with pytest.raises(error, match=says):
         AsyncFileTokenStore(**arguments)
-
-
-class BytesPath:
-    """A path that is no text."""
-
-    def __fspath__(self) -> bytes:
-        return b"session.json"
-
-
-def test_path_of_bytes_is_refused() -> None:
-    """The names of the lock and of the temporary files are text."""
-    with pytest.raises(TypeError, match="path must be text"):
-        AsyncFileTokenStore(cast("Any", BytesPath()))
 
 
 def copied(thing: Any) -> Any:

@@ -32,8 +32,14 @@ def names(folder: Path) -> set[str]:
 
 
 async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None:
-    """Nobody else may read the file or the lock, and no temporary file is left."""
-    path = tmp_path / "session.json"
+    """
+    Nobody else may read the file or the lock, and no temporary file is left.
+
+    All folders that are made are closed to others, too; one that is there stays as it is.
+    """
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o755)
+    path = tmp_path / "there" / "a" / "b" / "session.json"
     store = AsyncFileTokenStore(path)
     before = os.umask(0)
     try:
@@ -41,8 +47,9 @@ async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -
             await store.save(Token("secret"))
     finally:
         os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert names(tmp_path) <= {"session.json", "session.json.lock"}
+    modes = [stat.S_IMODE(it.stat().st_mode) for it in (path, *path.parents[:3])]
+    assert modes == [0o600, 0o700, 0o700, 0o755]
+    assert names(path.parent) <= {"session.json", "session.json.lock"}
     assert "secret" not in repr(store)
 
 
@@ -163,20 +170,6 @@ async def test_file_system_without_permissions_is_refused(
     with pytest.raises(StoreError, match="belongs to the user"):
         await AsyncFileTokenStore(tmp_path / "session.json").save(Token("a"))
     assert names(tmp_path) == set()
-
-
-async def test_folders_are_closed_to_others_when_the_umask_is_zero(tmp_path: Path) -> None:
-    """All that are made are, and not the last one alone; those that are there stay as they are."""
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there").chmod(0o755)
-    before = os.umask(0)
-    try:
-        await AsyncFileTokenStore(tmp_path / "there" / "a" / "b" / "session.json").save(Token("a"))
-    finally:
-        os.umask(before)
-    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("there", "there/a/b/..")]
-    assert modes == [0o755, 0o700]
-    assert stat.S_IMODE((tmp_path / "there/a/b").stat().st_mode) == 0o700
 
 
 async def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
