@@ -19,15 +19,6 @@ from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
 
 
-def test_file_lies_in_the_users_own_folder_when_no_path_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The default place is where the platform keeps a program's state."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    FileTokenStore().save(Token("a"))
-    assert (tmp_path / "koyeb-session" / "session.json").is_file()
-
-
 def names(folder: Path) -> set[str]:
     """List the files of a folder."""
     return {path.name for path in folder.iterdir()}
@@ -93,12 +84,14 @@ def test_file_that_is_a_mount_is_written_in_place(
 
 
 def test_names_are_sessions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several accounts on one machine need no more than a name each."""
+    """They lie where the platform keeps a program's state; an account needs no more than a name."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    FileTokenStore(name="ci").save(Token("a"))
-    assert FileTokenStore().load() is None
-    assert FileTokenStore(name="ci").load() == Token("a")
-    assert names(tmp_path / "koyeb-session") == {"session-ci.json"}
+    for options in ({}, {"name": "ci"}):
+        store = FileTokenStore(**options)
+        assert store.load() is None
+        store.save(Token("a"))
+        assert store.load() == Token("a")
+    assert names(tmp_path / "koyeb-session") == {"session.json", "session-ci.json"}
 
 
 def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +163,7 @@ def test_symlink_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "session.json"
     path.symlink_to(target)
     store = FileTokenStore(path)
-    with pytest.raises(StoreError, match="symlink"):
-        store.load()
-    with pytest.raises(StoreError, match="symlink"):
-        store.save(Token("a"))
+    for use in (store.load, lambda: store.save(Token("a"))):
+        with pytest.raises(StoreError, match="symlink"):
+            use()
     assert target.read_text() == "untouched"
