@@ -92,19 +92,14 @@ def test_error_says_which_session_raised_it(fake: FakeKoyeb, connect: Connect) -
 
 def test_request_without_a_token_raises_a_marked_error(fake: FakeKoyeb, connect: Connect) -> None:
     """An error of the auth, in `http` or in a user's own client, has the session's mark too."""
-    guest = connect().guest()
-    with pytest.raises(NotSignedInError) as caught:
-        guest.http.get("/v1/apps")
-    with pytest.raises(NotSignedInError) as again:
-        guest.current_token()
-    assert caught.value.raised_by is again.value.raised_by is not None
-    session = connect(token=fake.issue_token())
+    expired = connect(token=fake.issue_token())
     fake.revoke_all()
-    with pytest.raises(SessionExpiredError) as refused:
-        session.http.get("/v1/apps")
-    with pytest.raises(SessionExpiredError) as also:
-        session.current_token()
-    assert refused.value.raised_by is also.value.raised_by is not None
+    for session, kind in ((connect().guest(), NotSignedInError), (expired, SessionExpiredError)):
+        with pytest.raises(kind) as caught:
+            session.http.get("/v1/apps")
+        with pytest.raises(kind) as again:
+            session.current_token()
+        assert caught.value.raised_by is again.value.raised_by is not None
 
 
 def test_mark_does_not_leave_the_process(fake: FakeKoyeb, connect: Connect) -> None:
