@@ -86,8 +86,7 @@ async def test_names_are_sessions_of_their_own(
 ) -> None:
     """They lie where the platform keeps a program's state; an account needs no more than a name."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    for options in ({}, {"name": "ci"}):
-        store = AsyncFileTokenStore(**options)
+    for store in (AsyncFileTokenStore(), AsyncFileTokenStore(name="ci")):
         assert await store.load() is None
         await store.save(Token("a"))
         assert await store.load() == Token("a")

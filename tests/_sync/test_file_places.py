@@ -86,8 +86,7 @@ def test_file_that_is_a_mount_is_written_in_place(
 def test_names_are_sessions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They lie where the platform keeps a program's state; an account needs no more than a name."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    for options in ({}, {"name": "ci"}):
-        store = FileTokenStore(**options)
+    for store in (FileTokenStore(), FileTokenStore(name="ci")):
         assert store.load() is None
         store.save(Token("a"))
         assert store.load() == Token("a")
