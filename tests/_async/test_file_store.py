@@ -17,7 +17,7 @@ from koyeb_session.testing import async_check_store
 
 from ..support import raising
 
-EIO = OSError(errno.EIO, os.strerror(errno.EIO))
+EIO, LATE = (OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ETIMEDOUT))
 
 
 async def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
@@ -248,14 +248,23 @@ async def test_old_token_stays_when_the_disk_fails(
     assert names(tmp_path) == {"session.json"}
 
 
-async def test_lock_that_the_file_system_lacks_is_a_store_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "says", "cause"),
+    [
+        (NotImplementedError(), "has no locks", ""),
+        (LATE, "locked", LATE.strerror),
+    ],
+)
+async def test_lock_that_the_file_system_does_not_give_is_a_store_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str, cause: str
 ) -> None:
-    """A file system without locks is said to be one."""
-    monkeypatch.setattr(filelock.FileLock, "acquire", raising(NotImplementedError()))
-    with pytest.raises(StoreError, match="has no locks"):
+    """No cause is a `TimeoutError`, which would say that another process renews the token."""
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(error))
+    with pytest.raises(StoreError, match=says) as caught:
         async with AsyncFileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
+    assert not isinstance(caught.value.__cause__, TimeoutError)
+    assert cause in str(caught.value.__cause__)
 
 
 async def test_lock_that_is_held_for_too_long_is_a_store_error(tmp_path: Path) -> None:
@@ -287,19 +296,6 @@ async def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path, file: str) -
     await AsyncFileTokenStore(tmp_path / file).save(Token("a"))
     assert young.exists()
     assert not old.exists()
-
-
-async def test_file_system_that_is_late_does_not_hold_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No cause is a `TimeoutError`, which would say that another process renews the token."""
-    late = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    monkeypatch.setattr(filelock.FileLock, "acquire", raising(late))
-    with pytest.raises(StoreError, match="locked") as caught:
-        async with AsyncFileTokenStore(tmp_path / "session.json").lock():
-            raise AssertionError
-    assert not isinstance(caught.value.__cause__, TimeoutError)
-    assert os.strerror(errno.ETIMEDOUT) in str(caught.value.__cause__)
 
 
 async def test_lock_that_cannot_be_released_is_a_store_error(

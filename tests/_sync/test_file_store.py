@@ -19,7 +19,7 @@ from koyeb_session.testing import check_store
 
 from ..support import raising
 
-EIO = OSError(errno.EIO, os.strerror(errno.EIO))
+EIO, LATE = (OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ETIMEDOUT))
 
 
 def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
@@ -246,14 +246,23 @@ def test_old_token_stays_when_the_disk_fails(
     assert names(tmp_path) == {"session.json"}
 
 
-def test_lock_that_the_file_system_lacks_is_a_store_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "says", "cause"),
+    [
+        (NotImplementedError(), "has no locks", ""),
+        (LATE, "locked", LATE.strerror),
+    ],
+)
+def test_lock_that_the_file_system_does_not_give_is_a_store_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str, cause: str
 ) -> None:
-    """A file system without locks is said to be one."""
-    monkeypatch.setattr(filelock.FileLock, "acquire", raising(NotImplementedError()))
-    with pytest.raises(StoreError, match="has no locks"):
+    """No cause is a `TimeoutError`, which would say that another process renews the token."""
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(error))
+    with pytest.raises(StoreError, match=says) as caught:
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
+    assert not isinstance(caught.value.__cause__, TimeoutError)
+    assert cause in str(caught.value.__cause__)
 
 
 def test_lock_that_is_held_for_too_long_is_a_store_error(tmp_path: Path) -> None:
@@ -285,19 +294,6 @@ def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path, file: str) -> None
     FileTokenStore(tmp_path / file).save(Token("a"))
     assert young.exists()
     assert not old.exists()
-
-
-def test_file_system_that_is_late_does_not_hold_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No cause is a `TimeoutError`, which would say that another process renews the token."""
-    late = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    monkeypatch.setattr(filelock.FileLock, "acquire", raising(late))
-    with pytest.raises(StoreError, match="locked") as caught:
-        with FileTokenStore(tmp_path / "session.json").lock():
-            raise AssertionError
-    assert not isinstance(caught.value.__cause__, TimeoutError)
-    assert os.strerror(errno.ETIMEDOUT) in str(caught.value.__cause__)
 
 
 def test_lock_that_cannot_be_released_is_a_store_error(
