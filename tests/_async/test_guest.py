@@ -20,7 +20,7 @@ from koyeb_session import (
 from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import ME, PASSWORD
+from ..support import ME, PASSWORD, raising
 from .doubles import Connect
 
 
@@ -74,10 +74,7 @@ async def test_error_says_which_session_raised_it(fake: FakeKoyeb, connect: Conn
     with pytest.raises(InvalidCredentialsError) as guests:
         await guest.login(ME, "wrong")
 
-    def credentials() -> str:
-        raise guests.value
-
-    asked = connect(credentials=credentials)
+    asked = connect(credentials=raising(guests.value))
     with pytest.raises(InvalidCredentialsError) as own:
         await asked.current_token()
     marks = [error.value.raised_by for error in (guests, own)]

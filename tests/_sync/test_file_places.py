@@ -11,12 +11,14 @@ import pickle
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
+
+from ..support import raising
 
 
 def names(folder: Path) -> set[str]:
@@ -60,9 +62,7 @@ def test_file_that_is_a_mount_is_written_in_place(
     path = tmp_path / "session.json"
     path.write_text("?" * 1000)
 
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(code, os.strerror(code))
-
+    fail = raising(OSError(code, os.strerror(code)))
     monkeypatch.setattr(Path, "replace", fail)
     real = Path.unlink
 
@@ -108,11 +108,6 @@ class BytesPath:
         return b"session.json"
 
 
-def homeless(_: Path) -> NoReturn:
-    """Know no home, as in a container whose user its system does not know."""
-    raise RuntimeError
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
@@ -133,7 +128,7 @@ def test_impossible_place_is_refused(
     monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     """A file has to have one place, by its path or by a name."""
-    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setattr(Path, "expanduser", raising(RuntimeError()))
     if arguments.get("path") == "/":
         monkeypatch.undo()
     with pytest.raises(error, match=says):

@@ -22,7 +22,7 @@ from koyeb_session import (
 from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import ME, PASSWORD
+from ..support import ME, PASSWORD, raising
 from .doubles import Connect
 
 
@@ -76,10 +76,7 @@ def test_error_says_which_session_raised_it(fake: FakeKoyeb, connect: Connect) -
     with pytest.raises(InvalidCredentialsError) as guests:
         guest.login(ME, "wrong")
 
-    def credentials() -> str:
-        raise guests.value
-
-    asked = connect(credentials=credentials)
+    asked = connect(credentials=raising(guests.value))
     with pytest.raises(InvalidCredentialsError) as own:
         asked.current_token()
     marks = [error.value.raised_by for error in (guests, own)]
