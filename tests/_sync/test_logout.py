@@ -321,7 +321,11 @@ def test_a_logout_that_starts_too_late_ends_the_session_all_the_same(
     fake: FakeKoyeb, session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine was busy: nothing is sent any more, and the caller is told."""
-    monkeypatch.setattr(Deadline, "left", lambda _: -PATIENCE)
+
+    def passed(_: object) -> float:
+        return -PATIENCE
+
+    monkeypatch.setattr(Deadline, "left", passed)
     with pytest.raises(TransportTimeoutError):
         session.logout(timeout=60)
     assert session.token is None
