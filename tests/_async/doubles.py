@@ -56,7 +56,40 @@ class AsyncUnderWay(AsyncBackground, Generic[T]):
         return self
 
 
-class BrokenStore(AsyncMemoryTokenStore):
+class MetStore(AsyncMemoryTokenStore):
+    """A store with a double's own code before each call."""
+
+    async def meet(self, call: str) -> None:
+        """Wait, or raise."""
+        raise NotImplementedError
+
+    async def load(self) -> Token | None:
+        """Load the token."""
+        await self.meet("load")
+        return await super().load()
+
+    async def save(self, token: Token) -> None:
+        """Save a token."""
+        await self.meet("save")
+        await super().save(token)
+
+    async def delete(self) -> None:
+        """Forget the token."""
+        await self.meet("delete")
+        await super().delete()
+
+    def lock(self) -> AbstractAsyncContextManager[None]:
+        """Hold the lock."""
+        return self._lock_troubled()
+
+    @contextlib.asynccontextmanager
+    async def _lock_troubled(self) -> AsyncGenerator[None]:
+        await self.meet("lock")
+        async with super().lock():
+            yield
+
+
+class BrokenStore(MetStore):
     """Fails where it is told to."""
 
     def __init__(self, *broken: str, error: Exception | None = None) -> None:
@@ -69,34 +102,12 @@ class BrokenStore(AsyncMemoryTokenStore):
         if name in self.broken:
             raise self.error
 
-    async def load(self) -> Token | None:
-        """Load, or fail."""
-        self.fail("load")
-        return await super().load()
-
-    async def save(self, token: Token) -> None:
-        """Save, or fail."""
-        self.fail("save")
-        await super().save(token)
-
-    async def delete(self) -> None:
-        """Delete, or fail."""
-        self.fail("delete")
-        await super().delete()
-
-    def lock(self) -> AbstractAsyncContextManager[None]:
-        """Lock, or fail on entering."""
-        return self.locked()
-
-    @contextlib.asynccontextmanager
-    async def locked(self) -> AsyncGenerator[None]:
-        """Hold the lock, or fail."""
-        self.fail("lock")
-        async with super().lock():
-            yield
+    async def meet(self, call: str) -> None:
+        """Fail, if this is to."""
+        self.fail(call)
 
 
-class Troubled(AsyncMemoryTokenStore):
+class Troubled(MetStore):
     """A store of which single calls fail, or stand at a gate."""
 
     def __init__(self) -> None:
@@ -105,38 +116,14 @@ class Troubled(AsyncMemoryTokenStore):
         self.gates: dict[str, Gate] = {}
         self.calls: list[str] = []
 
-    async def _meet(self, call: str) -> None:
+    async def meet(self, call: str) -> None:
+        """Note it, pass its gate, and raise, if this is to fail."""
         self.calls.append(call)
         if gate := self.gates.get(call):
             await async_pass_through(gate)
         if self.fails.get(call, 0):
             self.fails[call] -= 1
             raise OSError(f"{call} failed")
-
-    async def load(self) -> Token | None:
-        """Load the token."""
-        await self._meet("load")
-        return await super().load()
-
-    async def save(self, token: Token) -> None:
-        """Save a token."""
-        await self._meet("save")
-        await super().save(token)
-
-    async def delete(self) -> None:
-        """Forget the token."""
-        await self._meet("delete")
-        await super().delete()
-
-    def lock(self) -> AbstractAsyncContextManager[None]:
-        """Hold the lock."""
-        return self._lock_troubled()
-
-    @contextlib.asynccontextmanager
-    async def _lock_troubled(self) -> AsyncGenerator[None]:
-        await self._meet("lock")
-        async with super().lock():
-            yield
 
 
 class AsyncBuggy(httpx.AsyncBaseTransport):

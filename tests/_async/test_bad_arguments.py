@@ -13,6 +13,7 @@ from koyeb_session import AsyncSessionClient, PasswordCredentials, RetryPolicy, 
 from koyeb_session.testing import FakeKoyeb
 
 from ..support import ME, PASSWORD
+from .doubles import CALLS
 
 BadCall: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]
 
@@ -72,17 +73,7 @@ BAD_CALLS: list[BadCall] = [
     *[
         (name, arguments, {"timeout": bad}, error, "timeout")
         for bad, error in BAD_TIMEOUTS
-        for name, arguments in [
-            ("login", (ME, PASSWORD)),
-            ("passwordless_login", (ME,)),
-            ("refresh", ()),
-            ("logout", ()),
-            ("new_session", ()),
-            ("switch_organization", ("a",)),
-            ("unscope_organization_token", ()),
-            ("create_access_token", ("a",)),
-            ("login_method", (ME,)),
-        ]
+        for name, arguments in CALLS.items()
     ],
 ]
 

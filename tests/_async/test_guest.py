@@ -20,7 +20,7 @@ from koyeb_session import (
 from koyeb_session._core.results import RAISED_BY
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import ME, PASSWORD
+from ..support import ME, PASSWORD, raising
 from .doubles import Connect
 
 
@@ -74,10 +74,7 @@ async def test_error_says_which_session_raised_it(fake: FakeKoyeb, connect: Conn
     with pytest.raises(InvalidCredentialsError) as guests:
         await guest.login(ME, "wrong")
 
-    def credentials() -> str:
-        raise guests.value
-
-    asked = connect(credentials=credentials)
+    asked = connect(credentials=raising(guests.value))
     with pytest.raises(InvalidCredentialsError) as own:
         await asked.current_token()
     marks = [error.value.raised_by for error in (guests, own)]
@@ -92,19 +89,14 @@ async def test_request_without_a_token_raises_a_marked_error(
     fake: FakeKoyeb, connect: Connect
 ) -> None:
     """An error of the auth, in `http` or in a user's own client, has the session's mark too."""
-    guest = connect().guest()
-    with pytest.raises(NotSignedInError) as caught:
-        await guest.http.get("/v1/apps")
-    with pytest.raises(NotSignedInError) as again:
-        await guest.current_token()
-    assert caught.value.raised_by is again.value.raised_by is not None
-    session = connect(token=fake.issue_token())
+    expired = connect(token=fake.issue_token())
     fake.revoke_all()
-    with pytest.raises(SessionExpiredError) as refused:
-        await session.http.get("/v1/apps")
-    with pytest.raises(SessionExpiredError) as also:
-        await session.current_token()
-    assert refused.value.raised_by is also.value.raised_by is not None
+    for session, kind in ((connect().guest(), NotSignedInError), (expired, SessionExpiredError)):
+        with pytest.raises(kind) as caught:
+            await session.http.get("/v1/apps")
+        with pytest.raises(kind) as again:
+            await session.current_token()
+        assert caught.value.raised_by is again.value.raised_by is not None
 
 
 async def test_mark_does_not_leave_the_process(fake: FakeKoyeb, connect: Connect) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import AsyncMemoryTokenStore, AsyncSessionClient, RefreshPolicy, Token
+from koyeb_session import AsyncSessionClient, RefreshPolicy
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import AsyncBackground, AsyncJob, async_idle, async_until
 from ..support import DAY, PASSWORDS, held, inside, log
-from .doubles import AsyncBuggy, Connect, saved
+from .doubles import AsyncBuggy, Connect, MetStore, saved
 
 
 @asynccontextmanager
@@ -37,14 +37,9 @@ async def test_keep_current_is_not_stopped_by_its_own_news(
 ) -> None:
     """Catches a timer that its own callback cancels before the store was written."""
 
-    class Slow(AsyncMemoryTokenStore):
-        async def load(self) -> Token | None:
+    class Slow(MetStore):
+        async def meet(self, call: str) -> None:
             await async_idle()
-            return await super().load()
-
-        async def save(self, token: Token) -> None:
-            await async_idle()
-            await super().save(token)
 
     store = Slow()
     session = connect(token=fake.issue_token(), store=store)

@@ -58,7 +58,40 @@ class UnderWay(Background, Generic[T]):
         return self
 
 
-class BrokenStore(MemoryTokenStore):
+class MetStore(MemoryTokenStore):
+    """A store with a double's own code before each call."""
+
+    def meet(self, call: str) -> None:
+        """Wait, or raise."""
+        raise NotImplementedError
+
+    def load(self) -> Token | None:
+        """Load the token."""
+        self.meet("load")
+        return super().load()
+
+    def save(self, token: Token) -> None:
+        """Save a token."""
+        self.meet("save")
+        super().save(token)
+
+    def delete(self) -> None:
+        """Forget the token."""
+        self.meet("delete")
+        super().delete()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock."""
+        return self._lock_troubled()
+
+    @contextlib.contextmanager
+    def _lock_troubled(self) -> Generator[None]:
+        self.meet("lock")
+        with super().lock():
+            yield
+
+
+class BrokenStore(MetStore):
     """Fails where it is told to."""
 
     def __init__(self, *broken: str, error: Exception | None = None) -> None:
@@ -71,34 +104,12 @@ class BrokenStore(MemoryTokenStore):
         if name in self.broken:
             raise self.error
 
-    def load(self) -> Token | None:
-        """Load, or fail."""
-        self.fail("load")
-        return super().load()
-
-    def save(self, token: Token) -> None:
-        """Save, or fail."""
-        self.fail("save")
-        super().save(token)
-
-    def delete(self) -> None:
-        """Delete, or fail."""
-        self.fail("delete")
-        super().delete()
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Lock, or fail on entering."""
-        return self.locked()
-
-    @contextlib.contextmanager
-    def locked(self) -> Generator[None]:
-        """Hold the lock, or fail."""
-        self.fail("lock")
-        with super().lock():
-            yield
+    def meet(self, call: str) -> None:
+        """Fail, if this is to."""
+        self.fail(call)
 
 
-class Troubled(MemoryTokenStore):
+class Troubled(MetStore):
     """A store of which single calls fail, or stand at a gate."""
 
     def __init__(self) -> None:
@@ -107,38 +118,14 @@ class Troubled(MemoryTokenStore):
         self.gates: dict[str, Gate] = {}
         self.calls: list[str] = []
 
-    def _meet(self, call: str) -> None:
+    def meet(self, call: str) -> None:
+        """Note it, pass its gate, and raise, if this is to fail."""
         self.calls.append(call)
         if gate := self.gates.get(call):
             pass_through(gate)
         if self.fails.get(call, 0):
             self.fails[call] -= 1
             raise OSError(f"{call} failed")
-
-    def load(self) -> Token | None:
-        """Load the token."""
-        self._meet("load")
-        return super().load()
-
-    def save(self, token: Token) -> None:
-        """Save a token."""
-        self._meet("save")
-        super().save(token)
-
-    def delete(self) -> None:
-        """Forget the token."""
-        self._meet("delete")
-        super().delete()
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold the lock."""
-        return self._lock_troubled()
-
-    @contextlib.contextmanager
-    def _lock_troubled(self) -> Generator[None]:
-        self._meet("lock")
-        with super().lock():
-            yield
 
 
 class Buggy(httpx.BaseTransport):

@@ -116,14 +116,11 @@ def test_a_token_of_others_has_the_time_until_its_expiry(
 ) -> None:
     """From a callable or from a store: it may be old, and its expiry is compared with our clock."""
     token, store = fake.issue_token(), MemoryTokenStore()
-    clock.advance(3600)
-    session = connect(credentials=lambda: token)
-    session.current_token()
-    assert left(session) == DAY.total_seconds() - 3600
     store.save(Token(token))
-    session = connect(store=store)
-    session.current_token()
-    assert left(session) == DAY.total_seconds() - 3600
+    clock.advance(3600)
+    for session in (connect(credentials=lambda: token), connect(store=store)):
+        session.current_token()
+        assert left(session) == DAY.total_seconds() - 3600
 
 
 def test_a_token_that_has_expired_and_cannot_be_had_again_is_an_expired_session(

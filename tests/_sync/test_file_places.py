@@ -11,21 +11,14 @@ import pickle
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import pytest
 
 from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
 
-
-def test_file_lies_in_the_users_own_folder_when_no_path_is_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The default place is where the platform keeps a program's state."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    FileTokenStore().save(Token("a"))
-    assert (tmp_path / "koyeb-session" / "session.json").is_file()
+from ..support import raising
 
 
 def names(folder: Path) -> set[str]:
@@ -69,9 +62,7 @@ def test_file_that_is_a_mount_is_written_in_place(
     path = tmp_path / "session.json"
     path.write_text("?" * 1000)
 
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(code, os.strerror(code))
-
+    fail = raising(OSError(code, os.strerror(code)))
     monkeypatch.setattr(Path, "replace", fail)
     real = Path.unlink
 
@@ -93,12 +84,13 @@ def test_file_that_is_a_mount_is_written_in_place(
 
 
 def test_names_are_sessions_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several accounts on one machine need no more than a name each."""
+    """They lie where the platform keeps a program's state; an account needs no more than a name."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    FileTokenStore(name="ci").save(Token("a"))
-    assert FileTokenStore().load() is None
-    assert FileTokenStore(name="ci").load() == Token("a")
-    assert names(tmp_path / "koyeb-session") == {"session-ci.json"}
+    for store in (FileTokenStore(), FileTokenStore(name="ci")):
+        assert store.load() is None
+        store.save(Token("a"))
+        assert store.load() == Token("a")
+    assert names(tmp_path / "koyeb-session") == {"session.json", "session-ci.json"}
 
 
 def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +101,11 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names(tmp_path) == {"new"}
 
 
-def homeless(_: Path) -> NoReturn:
-    """Know no home, as in a container whose user its system does not know."""
-    raise RuntimeError
+class BytesPath:
+    """A path that is no text."""
+
+    def __fspath__(self) -> bytes:
+        return b"session.json"
 
 
 @pytest.mark.parametrize(
@@ -123,6 +117,7 @@ def homeless(_: Path) -> NoReturn:
         ({"path": "~/session.json"}, ValueError, "no home"),
         ({"path": 5}, TypeError, "path must be a str or an os.PathLike, not int"),
         ({"path": os.scandir}, TypeError, "path must be a str"),
+        ({"path": BytesPath()}, TypeError, "path must be text"),
         ({"path": "a", "name": "ci"}, ValueError, "path or name, not both"),
         ({"name": 5}, TypeError, "name must be a str, not int"),
         ({"name": ""}, ValueError, "name must be 1 to 64 letters"),
@@ -133,24 +128,11 @@ def test_impossible_place_is_refused(
     monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     """A file has to have one place, by its path or by a name."""
-    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setattr(Path, "expanduser", raising(RuntimeError()))
     if arguments.get("path") == "/":
         monkeypatch.undo()
     with pytest.raises(error, match=says):
         FileTokenStore(**arguments)
-
-
-class BytesPath:
-    """A path that is no text."""
-
-    def __fspath__(self) -> bytes:
-        return b"session.json"
-
-
-def test_path_of_bytes_is_refused() -> None:
-    """The names of the lock and of the temporary files are text."""
-    with pytest.raises(TypeError, match="path must be text"):
-        FileTokenStore(cast("Any", BytesPath()))
 
 
 def copied(thing: Any) -> Any:
@@ -175,8 +157,7 @@ def test_symlink_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "session.json"
     path.symlink_to(target)
     store = FileTokenStore(path)
-    with pytest.raises(StoreError, match="symlink"):
-        store.load()
-    with pytest.raises(StoreError, match="symlink"):
-        store.save(Token("a"))
+    for use in (store.load, lambda: store.save(Token("a"))):
+        with pytest.raises(StoreError, match="symlink"):
+            use()
     assert target.read_text() == "untouched"

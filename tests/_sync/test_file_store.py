@@ -19,7 +19,7 @@ from koyeb_session.testing import check_store
 
 from ..support import raising
 
-EIO = OSError(errno.EIO, os.strerror(errno.EIO))
+EIO, LATE = (OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ETIMEDOUT))
 
 
 def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
@@ -34,8 +34,14 @@ def names(folder: Path) -> set[str]:
 
 
 def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None:
-    """Nobody else may read the file or the lock, and no temporary file is left."""
-    path = tmp_path / "session.json"
+    """
+    Nobody else may read the file or the lock, and no temporary file is left.
+
+    All folders that are made are closed to others, too; one that is there stays as it is.
+    """
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o755)
+    path = tmp_path / "there" / "a" / "b" / "session.json"
     store = FileTokenStore(path)
     before = os.umask(0)
     try:
@@ -43,8 +49,9 @@ def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None
             store.save(Token("secret"))
     finally:
         os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert names(tmp_path) <= {"session.json", "session.json.lock"}
+    modes = [stat.S_IMODE(it.stat().st_mode) for it in (path, *path.parents[:3])]
+    assert modes == [0o600, 0o700, 0o700, 0o755]
+    assert names(path.parent) <= {"session.json", "session.json.lock"}
     assert "secret" not in repr(store)
 
 
@@ -163,20 +170,6 @@ def test_file_system_without_permissions_is_refused(
     assert names(tmp_path) == set()
 
 
-def test_folders_are_closed_to_others_when_the_umask_is_zero(tmp_path: Path) -> None:
-    """All that are made are, and not the last one alone; those that are there stay as they are."""
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there").chmod(0o755)
-    before = os.umask(0)
-    try:
-        FileTokenStore(tmp_path / "there" / "a" / "b" / "session.json").save(Token("a"))
-    finally:
-        os.umask(before)
-    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("there", "there/a/b/..")]
-    assert modes == [0o755, 0o700]
-    assert stat.S_IMODE((tmp_path / "there/a/b").stat().st_mode) == 0o700
-
-
 def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
     """It may hold the token: nobody else may read it, and a logout removes it."""
     path = tmp_path / "session.json"
@@ -253,14 +246,23 @@ def test_old_token_stays_when_the_disk_fails(
     assert names(tmp_path) == {"session.json"}
 
 
-def test_lock_that_the_file_system_lacks_is_a_store_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "says", "cause"),
+    [
+        (NotImplementedError(), "has no locks", ""),
+        (LATE, "locked", LATE.strerror),
+    ],
+)
+def test_lock_that_the_file_system_does_not_give_is_a_store_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str, cause: str
 ) -> None:
-    """A file system without locks is said to be one."""
-    monkeypatch.setattr(filelock.FileLock, "acquire", raising(NotImplementedError()))
-    with pytest.raises(StoreError, match="has no locks"):
+    """No cause is a `TimeoutError`, which would say that another process renews the token."""
+    monkeypatch.setattr(filelock.FileLock, "acquire", raising(error))
+    with pytest.raises(StoreError, match=says) as caught:
         with FileTokenStore(tmp_path / "session.json").lock():
             raise AssertionError
+    assert not isinstance(caught.value.__cause__, TimeoutError)
+    assert cause in str(caught.value.__cause__)
 
 
 def test_lock_that_is_held_for_too_long_is_a_store_error(tmp_path: Path) -> None:
@@ -292,19 +294,6 @@ def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path, file: str) -> None
     FileTokenStore(tmp_path / file).save(Token("a"))
     assert young.exists()
     assert not old.exists()
-
-
-def test_file_system_that_is_late_does_not_hold_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No cause is a `TimeoutError`, which would say that another process renews the token."""
-    late = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    monkeypatch.setattr(filelock.FileLock, "acquire", raising(late))
-    with pytest.raises(StoreError, match="locked") as caught:
-        with FileTokenStore(tmp_path / "session.json").lock():
-            raise AssertionError
-    assert not isinstance(caught.value.__cause__, TimeoutError)
-    assert os.strerror(errno.ETIMEDOUT) in str(caught.value.__cause__)
 
 
 def test_lock_that_cannot_be_released_is_a_store_error(

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import MemoryTokenStore, RefreshPolicy, SessionClient, Token
+from koyeb_session import RefreshPolicy, SessionClient
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import Background, Job, idle, until
 from ..support import DAY, PASSWORDS, held, inside, log
-from .doubles import Buggy, Connect, saved
+from .doubles import Buggy, Connect, MetStore, saved
 
 
 @contextmanager
@@ -39,14 +39,9 @@ def test_keep_current_is_not_stopped_by_its_own_news(
 ) -> None:
     """Catches a timer that its own callback cancels before the store was written."""
 
-    class Slow(MemoryTokenStore):
-        def load(self) -> Token | None:
+    class Slow(MetStore):
+        def meet(self, call: str) -> None:
             idle()
-            return super().load()
-
-        def save(self, token: Token) -> None:
-            idle()
-            super().save(token)
 
     store = Slow()
     session = connect(token=fake.issue_token(), store=store)
