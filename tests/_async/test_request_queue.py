@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, AuthenticationError, PasswordCredentials
+from koyeb_session import AsyncSessionClient, AuthenticationError
 from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -23,10 +23,9 @@ from ..concurrency import (
     async_read,
     async_until,
 )
-from ..support import DAY, inside, operations
+from ..support import DAY, PASSWORDS, inside, operations
 from .doubles import Connect
 
-CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 QUEUE = AsyncSessionClient.login.__module__.replace("client", "http.queue")
 CONNECTION = AsyncSessionClient.login.__module__.replace("client", "http.connection")
 
@@ -44,7 +43,7 @@ async def session(
 ) -> AsyncIterator[AsyncSessionClient]:
     """Make a client of the service on sockets."""
     async with AsyncSessionClient(
-        base_url=url, token=fake.issue_token(), credentials=CREDENTIALS, clock=clock
+        base_url=url, token=fake.issue_token(), credentials=PASSWORDS, clock=clock
     ) as session:
         yield session
 
