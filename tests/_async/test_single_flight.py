@@ -23,7 +23,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived
+from ..concurrency import AsyncBackground
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 from .doubles import CALLS, AsyncUnderWay
 
@@ -32,16 +32,12 @@ async def test_refresh_joins_a_renewal_that_nobody_waits_for(
     fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A renewal in the soft window is everybody's, too."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
-    await session.current_token()
-    await async_arrived(gate)
-    async with AsyncBackground() as background:
+    async with AsyncUnderWay(fake, "refresh", session.current_token) as background:
         job = background.start(session.refresh)
         await background.settled()
         assert not job.done
-        gate.open()
+        background.gate.open()
         assert (await job.result()).id == held(session)
     assert fake.exchanges() == 1
 

@@ -25,7 +25,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived
+from ..concurrency import Background
 from ..support import DAY, ME, PASSWORD, count, held, inside, log
 from .doubles import CALLS, UnderWay
 
@@ -34,16 +34,12 @@ def test_refresh_joins_a_renewal_that_nobody_waits_for(
     fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A renewal in the soft window is everybody's, too."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
-    session.current_token()
-    arrived(gate)
-    with Background() as background:
+    with UnderWay(fake, "refresh", session.current_token) as background:
         job = background.start(session.refresh)
         background.settled()
         assert not job.done
-        gate.open()
+        background.gate.open()
         assert (job.result()).id == held(session)
     assert fake.exchanges() == 1
 
