@@ -23,7 +23,7 @@ from ..concurrency import (
     async_read,
     async_until,
 )
-from ..support import DAY, PASSWORDS, inside, operations
+from ..support import DAY, PASSWORDS, inside, operations, raising
 from .doubles import Connect
 
 QUEUE = AsyncSessionClient.login.__module__.replace("client", "http.queue")
@@ -143,11 +143,7 @@ async def test_a_turn_is_released_when_there_can_be_no_connection(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one may fail, with the certificates for example."""
-
-    def fail(_proxy: object, _certificates: object) -> Any:
-        raise OSError
-
-    monkeypatch.setattr(f"{CONNECTION}.async_single_transport", fail)
+    monkeypatch.setattr(f"{CONNECTION}.async_single_transport", raising(OSError()))
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             await session.http.get("/v1/apps")

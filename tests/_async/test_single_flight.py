@@ -24,7 +24,7 @@ from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground
-from ..support import DAY, ME, PASSWORD, count, held, inside, log
+from ..support import DAY, ME, PASSWORD, count, held, inside, log, raising
 from .doubles import CALLS, AsyncUnderWay
 
 
@@ -127,11 +127,8 @@ async def test_all_say_so_where_waiting_would_never_end(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A renewal that this thread must not wait for is refused to each operation."""
-
-    def refusal(_: object) -> StoreError:
-        return StoreError("not here")
-
-    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", refusal)
+    error = StoreError("not here")
+    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", lambda _: error)
     for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(StoreError, match="not here"):
             await call()
@@ -227,11 +224,7 @@ async def test_a_renewal_that_is_cut_off_is_told(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that foreign code meets is the renewal's."""
-
-    async def late(*_: object) -> None:
-        raise TimeoutError
-
-    monkeypatch.setattr(inside(session).renewal.__class__, "run", late)
+    monkeypatch.setattr(inside(session).renewal.__class__, "run", raising(TimeoutError()))
     with pytest.raises(TransportTimeoutError, match="not renewed"):
         await session.refresh()
 
@@ -267,11 +260,3 @@ async def test_nothing_is_sent_when_no_time_is_left(
     switch = operations.switch_organization(session.token, fake.organizations[ME][0], None)
     assert isinstance(await sender.send(switch, timeout=0.0), TransportTimeoutError)
     assert fake.requests == []
-
-
-async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
-    fake: FakeKoyeb, session: AsyncSessionClient
-) -> None:
-    """A renewal that hung comes back when others have gone on without it."""
-    late = NewToken(Token(fake.issue_token()), just_issued=False)
-    assert isinstance(inside(session).state.commit(late, replaces=None), KoyebSessionError)

@@ -241,11 +241,10 @@ def test_the_log_tells_when_no_token_is_left(
 
 
 def test_the_log_tells_how_a_logout_failed(
-    fake: FakeKoyeb, connect: Connect, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb, session: SessionClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An operator learns that the service may still honor the token."""
     caplog.set_level(logging.INFO, "koyeb_session")
-    session = connect(token=fake.issue_token())
     fake.fail("logout", Fault(status=404, body={"code": "not_found", "message": "what?"}))
     with pytest.raises(NotFoundError):
         session.logout()

@@ -25,7 +25,7 @@ from ..concurrency import (
     read,
     until,
 )
-from ..support import DAY, PASSWORDS, inside, operations
+from ..support import DAY, PASSWORDS, inside, operations, raising
 from .doubles import Connect
 
 QUEUE = SessionClient.login.__module__.replace("client", "http.queue")
@@ -143,11 +143,7 @@ def test_a_turn_is_released_when_there_can_be_no_connection(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one may fail, with the certificates for example."""
-
-    def fail(_proxy: object, _certificates: object) -> Any:
-        raise OSError
-
-    monkeypatch.setattr(f"{CONNECTION}.single_transport", fail)
+    monkeypatch.setattr(f"{CONNECTION}.single_transport", raising(OSError()))
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             session.http.get("/v1/apps")
