@@ -29,7 +29,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeKoyeb, Fault, Gate, assert_no_secret
 
 from ..concurrency import async_read, deadlines
-from ..support import ME, PASSWORD, operations
+from ..support import ME, PASSWORD, operations, raising
 from .doubles import CALLS, Connect
 
 LIMIT = 1 << 20
@@ -275,11 +275,7 @@ async def test_an_error_of_a_hook_reaches_the_caller(
     connect: Connect, client: httpx.AsyncClient, kind: str
 ) -> None:
     """An error of the user's own code is not taken for one of the network."""
-
-    async def hook(_: object) -> None:
-        raise LookupError("a bug")
-
-    client.event_hooks = {kind: [hook]}
+    client.event_hooks = {kind: [raising(LookupError("a bug"))]}
     with pytest.raises(LookupError, match="a bug") as caught:
         await connect(http_client=client).login(ME, PASSWORD)
     assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])

@@ -31,7 +31,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeKoyeb, Fault, Gate, assert_no_secret
 
 from ..concurrency import deadlines, read
-from ..support import ME, PASSWORD, operations
+from ..support import ME, PASSWORD, operations, raising
 from .doubles import CALLS, Connect
 
 LIMIT = 1 << 20
@@ -273,11 +273,7 @@ def test_an_error_of_a_hook_reaches_the_caller(
     connect: Connect, client: httpx.Client, kind: str
 ) -> None:
     """An error of the user's own code is not taken for one of the network."""
-
-    def hook(_: object) -> None:
-        raise LookupError("a bug")
-
-    client.event_hooks = {kind: [hook]}
+    client.event_hooks = {kind: [raising(LookupError("a bug"))]}
     with pytest.raises(LookupError, match="a bug") as caught:
         connect(http_client=client).login(ME, PASSWORD)
     assert_no_secret(PASSWORD, caught.value, packages=["koyeb_session"])

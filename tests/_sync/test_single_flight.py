@@ -125,8 +125,11 @@ def test_all_say_so_where_waiting_would_never_end(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A renewal that this thread must not wait for is refused to each operation."""
-    error = StoreError("not here")
-    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", lambda _: error)
+
+    def refusal(_: object) -> StoreError:
+        return StoreError("not here")
+
+    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", refusal)
     for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
         with pytest.raises(StoreError, match="not here"):
             call()
