@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 
-from koyeb_session import AsyncSessionClient, PasswordCredentials, RefreshPolicy
+from koyeb_session import AsyncSessionClient, RefreshPolicy
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import async_arrived, async_until
 from ..stores.conftest import RedisServer, redis_server
 from ..stores.fleet import async_redis_client
-from ..support import inside
+from ..support import ME, PASSWORD, PASSWORDS, inside
 from .doubles import Connect
 
 __all__ = ["redis_server"]  # a fixture
 
 KEY = "session"
-ME = PasswordCredentials("me@example.com", "correct horse")
 WITHOUT_WAITS = RefreshPolicy(jitter=0, backoff=0.05, backoff_max=0.05)
 
 
@@ -56,7 +55,7 @@ async def test_fault_in_mid_exchange_fails_no_request(
     """While the token is good no request fails; when Redis is back, it is told of the new token."""
     async with async_redis_client(redis_server.port) as client:
         session = connect(store=AsyncRedisTokenStore(client, key=KEY), refresh_policy=WITHOUT_WAITS)
-        first = await session.login("me@example.com", "correct horse")
+        first = await session.login(ME, PASSWORD)
         gate = Gate()
         fake.fail("refresh", Fault(gate=gate, hold="request"))
         clock.advance(timedelta(minutes=40))
@@ -79,7 +78,7 @@ async def test_fleet_that_renews_without_its_redis_signs_in_again(
     redis_server: RedisServer, connect: Connect, fake: FakeKoyeb, clock: FakeClock
 ) -> None:
     """Each member renews by itself, which a service that revokes grants one: credentials help."""
-    arguments: dict[str, Any] = {"credentials": ME, "refresh_policy": WITHOUT_WAITS}
+    arguments: dict[str, Any] = {"credentials": PASSWORDS, "refresh_policy": WITHOUT_WAITS}
     async with async_redis_client(redis_server.port) as client:
 
         def member() -> AsyncSessionClient:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import AsyncSessionClient, AuthenticationError, PasswordCredentials
+from koyeb_session import AsyncSessionClient, AuthenticationError
 from koyeb_session._concurrency.event_loop.tickets import AsyncTicket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -23,10 +23,9 @@ from ..concurrency import (
     async_read,
     async_until,
 )
-from ..support import DAY, inside, operations
+from ..support import DAY, PASSWORDS, inside, operations, raising
 from .doubles import Connect
 
-CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 QUEUE = AsyncSessionClient.login.__module__.replace("client", "http.queue")
 CONNECTION = AsyncSessionClient.login.__module__.replace("client", "http.connection")
 
@@ -44,7 +43,7 @@ async def session(
 ) -> AsyncIterator[AsyncSessionClient]:
     """Make a client of the service on sockets."""
     async with AsyncSessionClient(
-        base_url=url, token=fake.issue_token(), credentials=CREDENTIALS, clock=clock
+        base_url=url, token=fake.issue_token(), credentials=PASSWORDS, clock=clock
     ) as session:
         yield session
 
@@ -144,11 +143,7 @@ async def test_a_turn_is_released_when_there_can_be_no_connection(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one may fail, with the certificates for example."""
-
-    def fail(_proxy: object, _certificates: object) -> Any:
-        raise OSError
-
-    monkeypatch.setattr(f"{CONNECTION}.async_single_transport", fail)
+    monkeypatch.setattr(f"{CONNECTION}.async_single_transport", raising(OSError()))
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             await session.http.get("/v1/apps")

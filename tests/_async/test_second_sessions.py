@@ -51,12 +51,9 @@ CHANGES = {
 }
 
 
-def change(fake: FakeKoyeb, operation: str) -> tuple[tuple[str, ...], str | None]:
-    """Return the arguments of a change of organization, and the organization after it."""
-    if operation == "unscope_organization_token":
-        return (), None
-    organization = fake.organizations[ME][1]
-    return (organization,), organization
+def target(fake: FakeKoyeb, operation: str) -> tuple[str, ...]:
+    """Return the arguments of a change of organization: another one, or none."""
+    return (fake.organizations[ME][1],) if operation == "switch_organization" else ()
 
 
 @pytest.mark.parametrize("operation", [*CHANGES])
@@ -65,7 +62,8 @@ async def test_change_of_organization_goes_on_with_the_new_token(
 ) -> None:
     """The session acts in the other organization, or in none, from then on."""
     old = held(signed_in)
-    arguments, organization = change(fake, operation)
+    arguments = target(fake, operation)
+    organization = arguments[0] if arguments else None
     new = await getattr(signed_in, operation)(*arguments, seon_fp="print")
     request = fake.requests[-1]
     assert (request.method, request.path) == ("POST", CHANGES[operation].format(organization))
@@ -91,7 +89,7 @@ async def test_change_of_organization_gives_up_when_signed_out_meanwhile(
     fake: FakeKoyeb, signed_in: AsyncSessionClient, operation: str
 ) -> None:
     """A logout wins over an operation that was under way: the token that it issued is revoked."""
-    call = partial(getattr(signed_in, operation), *change(fake, operation)[0])
+    call = partial(getattr(signed_in, operation), *target(fake, operation))
     async with AsyncUnderWay(fake, operation, call) as background:
         await signed_in.logout()
         background.gate.open()

@@ -23,8 +23,8 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import AsyncBackground, async_arrived
-from ..support import DAY, ME, PASSWORD, count, held, inside, log
+from ..concurrency import AsyncBackground
+from ..support import DAY, ME, PASSWORD, count, held, inside, log, raising
 from .doubles import CALLS, AsyncUnderWay
 
 
@@ -32,16 +32,12 @@ async def test_refresh_joins_a_renewal_that_nobody_waits_for(
     fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
 ) -> None:
     """A renewal in the soft window is everybody's, too."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
-    await session.current_token()
-    await async_arrived(gate)
-    async with AsyncBackground() as background:
+    async with AsyncUnderWay(fake, "refresh", session.current_token) as background:
         job = background.start(session.refresh)
         await background.settled()
         assert not job.done
-        gate.open()
+        background.gate.open()
         assert (await job.result()).id == held(session)
     assert fake.exchanges() == 1
 
@@ -231,11 +227,7 @@ async def test_a_renewal_that_is_cut_off_is_told(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that foreign code meets is the renewal's."""
-
-    async def late(*_: object) -> None:
-        raise TimeoutError
-
-    monkeypatch.setattr(inside(session).renewal.__class__, "run", late)
+    monkeypatch.setattr(inside(session).renewal.__class__, "run", raising(TimeoutError()))
     with pytest.raises(TransportTimeoutError, match="not renewed"):
         await session.refresh()
 
@@ -271,11 +263,3 @@ async def test_nothing_is_sent_when_no_time_is_left(
     switch = operations.switch_organization(session.token, fake.organizations[ME][0], None)
     assert isinstance(await sender.send(switch, timeout=0.0), TransportTimeoutError)
     assert fake.requests == []
-
-
-async def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
-    fake: FakeKoyeb, session: AsyncSessionClient
-) -> None:
-    """A renewal that hung comes back when others have gone on without it."""
-    late = NewToken(Token(fake.issue_token()), just_issued=False)
-    assert isinstance(inside(session).state.commit(late, replaces=None), KoyebSessionError)

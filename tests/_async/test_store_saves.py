@@ -150,21 +150,16 @@ async def test_a_save_that_failed_is_not_forgotten_by_a_renewal_that_fails(
     assert store._token == token
 
 
-async def test_a_save_that_failed_is_forgotten_with_the_session(
-    store: BrokenStore, unsaved: AsyncSessionClient
-) -> None:
-    """After a logout there is nothing to make up for."""
-    await unsaved.logout()
-    await unsaved.aclose()
-    assert await store.load() is None
-
-
-async def test_a_save_that_failed_is_not_made_up_for_when_the_session_has_moved_on(
-    fake: FakeKoyeb, store: BrokenStore, unsaved: AsyncSessionClient
+@pytest.mark.parametrize("act", ["logout", "use_token"])
+async def test_a_save_that_failed_is_forgotten_with_its_token(
+    fake: FakeKoyeb, store: BrokenStore, unsaved: AsyncSessionClient, act: str
 ) -> None:
     """The store is not told of a token that the session does not hold any more."""
-    await unsaved.use_token(fake.issue_token())
-    await store.delete()
+    if act == "logout":
+        await unsaved.logout()
+    else:
+        await unsaved.use_token(fake.issue_token())
+        await store.delete()
     await unsaved.aclose()
     assert await store.load() is None
 
@@ -262,24 +257,17 @@ class Overtaken(Troubled):
         await super().save(token)
 
 
-async def test_a_save_that_fails_after_it_was_done_is_a_save(connect: Connect) -> None:
-    """The store holds the token, although the save failed."""
+@pytest.mark.parametrize("theirs", [None, Token("o" * 64)])
+async def test_a_save_that_fails_late_deletes_nothing(
+    connect: Connect, caplog: pytest.LogCaptureFixture, theirs: Token | None
+) -> None:
+    """The store holds the token although the save failed, or another process's record."""
     store = Overtaken()
+    store.written = theirs
     store.fails["save"] = 1
     token = await connect(store=store).login(ME, PASSWORD)
-    assert await store.load() == token
-
-
-async def test_a_save_that_another_process_has_overtaken_deletes_nothing(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The record that the token cannot replace is another process's, and stays."""
-    store = Overtaken()
-    store.written = Token("o" * 64)
-    store.fails["save"] = 1
-    await connect(store=store).login(ME, PASSWORD)
-    assert "it holds what somebody else has saved since" in caplog.text
-    assert await store.load() == store.written
+    assert ("it holds what somebody else has saved since" in caplog.text) is (theirs is not None)
+    assert await store.load() == (theirs or token)
 
 
 async def test_a_session_that_was_replaced_is_not_gone_on_with(

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from koyeb_session import AsyncSessionClient, RefreshPolicy
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import async_arrived, async_idle
+from ..concurrency import async_idle
 from ..support import DAY, ME, PASSWORD, count, held
 from .doubles import AsyncUnderWay, Connect
 
@@ -19,14 +19,12 @@ async def test_nobody_waits_for_a_renewal_in_the_soft_window(
 ) -> None:
     """The old token is handed out at once, while one exchange runs by itself."""
     old = held(session)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
-    assert (await session.current_token()).id == old
-    await async_arrived(gate)
-    assert (await session.current_token()).id == old
-    assert (await session.current_token()).id == old
-    gate.open()
+    async with AsyncUnderWay(fake, "refresh", session.current_token) as background:
+        assert (await background.job.result()).id == old
+        for _ in range(2):
+            assert (await session.current_token()).id == old
+        background.gate.open()
     await async_idle()
     assert (await session.current_token()).id == held(session) != old
     assert fake.exchanges() == 1

@@ -293,10 +293,9 @@ def test_refused_token_is_not_used_when_signing_in_fails_too(
 
 
 def test_failure_is_not_kept_for_the_next_session_when_somebody_signs_out_meanwhile(
-    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    fake: FakeKoyeb, session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread, or a signal handler, may do so between any two lines."""
-    session = connect(token=fake.issue_token())
     state = inside(session).state
     fake.fail("refresh", Fault(status=500))
 
@@ -313,10 +312,9 @@ def test_failure_is_not_kept_for_the_next_session_when_somebody_signs_out_meanwh
 
 
 def test_refresh_in_the_midst_of_a_change_says_why_it_cannot_wait(
-    fake: FakeKoyeb, connect: Connect
+    fake: FakeKoyeb, session: SessionClient
 ) -> None:
     """A signal handler that interrupts its own thread there would wait for itself."""
-    session = connect(token=fake.issue_token())
     wanted = (
         r"^try again once this function has returned: a signal handler or a finalizer has "
         r"interrupted its own thread during a change of the session, and cannot wait for that$"

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from koyeb_session import AuthenticationError, PasswordCredentials, SessionClient
+from koyeb_session import AuthenticationError, SessionClient
 from koyeb_session._concurrency.threads.tickets import Ticket
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -25,10 +25,9 @@ from ..concurrency import (
     read,
     until,
 )
-from ..support import DAY, inside, operations
+from ..support import DAY, PASSWORDS, inside, operations, raising
 from .doubles import Connect
 
-CREDENTIALS = PasswordCredentials("me@example.com", "correct horse")
 QUEUE = SessionClient.login.__module__.replace("client", "http.queue")
 CONNECTION = SessionClient.login.__module__.replace("client", "http.connection")
 
@@ -44,7 +43,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> int:
 def session(limit: int, fake: FakeKoyeb, url: str, clock: FakeClock) -> Iterator[SessionClient]:
     """Make a client of the service on sockets."""
     with SessionClient(
-        base_url=url, token=fake.issue_token(), credentials=CREDENTIALS, clock=clock
+        base_url=url, token=fake.issue_token(), credentials=PASSWORDS, clock=clock
     ) as session:
         yield session
 
@@ -144,11 +143,7 @@ def test_a_turn_is_released_when_there_can_be_no_connection(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one may fail, with the certificates for example."""
-
-    def fail(_proxy: object, _certificates: object) -> Any:
-        raise OSError
-
-    monkeypatch.setattr(f"{CONNECTION}.single_transport", fail)
+    monkeypatch.setattr(f"{CONNECTION}.single_transport", raising(OSError()))
     for _ in range(3):
         with pytest.raises(OSError):  # noqa: PT011 - there is no more to it
             session.http.get("/v1/apps")

@@ -25,8 +25,8 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived
-from ..support import DAY, ME, PASSWORD, count, held, inside, log
+from ..concurrency import Background
+from ..support import DAY, ME, PASSWORD, count, held, inside, log, raising
 from .doubles import CALLS, UnderWay
 
 
@@ -34,16 +34,12 @@ def test_refresh_joins_a_renewal_that_nobody_waits_for(
     fake: FakeKoyeb, clock: FakeClock, session: SessionClient
 ) -> None:
     """A renewal in the soft window is everybody's, too."""
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
-    session.current_token()
-    arrived(gate)
-    with Background() as background:
+    with UnderWay(fake, "refresh", session.current_token) as background:
         job = background.start(session.refresh)
         background.settled()
         assert not job.done
-        gate.open()
+        background.gate.open()
         assert (job.result()).id == held(session)
     assert fake.exchanges() == 1
 
@@ -229,11 +225,7 @@ def test_a_renewal_that_is_cut_off_is_told(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that foreign code meets is the renewal's."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError
-
-    monkeypatch.setattr(inside(session).renewal.__class__, "run", late)
+    monkeypatch.setattr(inside(session).renewal.__class__, "run", raising(TimeoutError()))
     with pytest.raises(TransportTimeoutError, match="not renewed"):
         session.refresh()
 
@@ -267,11 +259,3 @@ def test_nothing_is_sent_when_no_time_is_left(fake: FakeKoyeb, session: SessionC
     switch = operations.switch_organization(session.token, fake.organizations[ME][0], None)
     assert isinstance(sender.send(switch, timeout=0.0), TransportTimeoutError)
     assert fake.requests == []
-
-
-def test_a_token_that_was_replaced_meanwhile_is_not_replaced_again(
-    fake: FakeKoyeb, session: SessionClient
-) -> None:
-    """A renewal that hung comes back when others have gone on without it."""
-    late = NewToken(Token(fake.issue_token()), just_issued=False)
-    assert isinstance(inside(session).state.commit(late, replaces=None), KoyebSessionError)

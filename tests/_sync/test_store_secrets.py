@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from keyring.backends import fail
@@ -121,11 +121,6 @@ def test_disk_that_is_full_shows_no_token(tmp_path: Path, monkeypatch: pytest.Mo
     assert_none_shows(error, SECRETS, __file__)
 
 
-def interrupt(*_: object, **__: object) -> NoReturn:
-    """Raise, as a signal handler may at any line."""
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
     ("where", "what"),
     [
@@ -142,7 +137,7 @@ def test_interrupt_shows_no_token(
     """A signal handler may raise while a token is written, or read."""
     store = FileTokenStore(tmp_path / "session.json")
     store.save(TOKEN)
-    monkeypatch.setattr(where, interrupt)
+    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
     error = error_of(store, what)
     monkeypatch.undo()
     assert "KeyboardInterrupt" in f"{error!r}"  # an error of a thread gets a class of its
@@ -154,7 +149,7 @@ def test_interrupt_in_the_keyring_shows_no_token(
     no_keyring: None, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The frames of its back end hold the record."""
-    monkeypatch.setattr(fail.Keyring, "set_password", interrupt)
+    monkeypatch.setattr(fail.Keyring, "set_password", raising(KeyboardInterrupt()))
     error = error_of(KeyringTokenStore(), what)
     assert "KeyboardInterrupt" in f"{error!r}"
     assert_none_shows(error, SECRETS, __file__)

@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from koyeb_session import RefreshPolicy, SessionClient
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import arrived, idle
+from ..concurrency import idle
 from ..support import DAY, ME, PASSWORD, count, held
 from .doubles import Connect, UnderWay
 
@@ -21,14 +21,12 @@ def test_nobody_waits_for_a_renewal_in_the_soft_window(
 ) -> None:
     """The old token is handed out at once, while one exchange runs by itself."""
     old = held(session)
-    gate = Gate()
-    fake.fail("refresh", Fault(gate=gate))
     clock.advance(DAY / 2)
-    assert (session.current_token()).id == old
-    arrived(gate)
-    assert (session.current_token()).id == old
-    assert (session.current_token()).id == old
-    gate.open()
+    with UnderWay(fake, "refresh", session.current_token) as background:
+        assert (background.job.result()).id == old
+        for _ in range(2):
+            assert (session.current_token()).id == old
+        background.gate.open()
     idle()
     assert (session.current_token()).id == held(session) != old
     assert fake.exchanges() == 1
