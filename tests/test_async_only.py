@@ -127,24 +127,15 @@ def test_a_listener_that_waits_for_a_cancelled_task_keeps_nobody() -> None:
     assert asyncio.run(main()) == heard[0]
 
 
-def restart_in_thread() -> str:
-    """Do the same in a thread."""
-    return asyncio.run(restart())
-
-
-def leave() -> str:
-    """End the program, as a command line's functions do."""
-    sys.exit("no vault")
-
-
 @pytest.mark.parametrize("backend", ["asyncio", "trio", "blocking"])
 @pytest.mark.parametrize(
     ("credentials", "cause"),
     [
         (restart, "what it waited for was cancelled"),
-        (restart_in_thread, "it raised CancelledError"),
-        (leave, "it raised SystemExit"),
+        (lambda: asyncio.run(restart()), "it raised CancelledError"),
+        (lambda: sys.exit("no vault"), "it raised SystemExit"),
     ],
+    ids=["restart", "restart in a thread", "the end of a program"],
 )
 def test_credentials_that_end_more_than_themselves_give_no_token(
     credentials: Callable[[], Any], cause: str, backend: str
