@@ -223,7 +223,7 @@ async def test_a_cancelled_block_releases_the_lock_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and not only when the garbage collector runs."""
-    monkeypatch.setattr(filelock.BaseFileLock, "__del__", lambda _: None)
+    monkeypatch.delattr(filelock.BaseFileLock, "__del__")
     store = AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0.05)
     with anyio.CancelScope() as scope:
         async with store.lock():
@@ -258,7 +258,11 @@ def test_event_loop_ends_although_a_file_system_does_not_release_its_lock(
     """Catches an `asyncio.run` that never returns, as the end of a block waits without a bound."""
     go = threading.Event()
     monkeypatch.setattr(file, "_RELEASE", 0.01)
-    monkeypatch.setattr(filelock.BaseFileLock, "release", lambda _: go.wait(PATIENCE))
+
+    def hang(_: object) -> None:
+        go.wait(PATIENCE)
+
+    monkeypatch.setattr(filelock.BaseFileLock, "release", hang)
 
     async def cut_off() -> None:
         entered = asyncio.Event()

@@ -296,8 +296,12 @@ def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Then its caller does the work, or not."""
+
+    def no_thread(_: object) -> bool:
+        return False
+
     idle()
-    monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", lambda _: False)
+    monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", no_thread)
     with Background() as background:
         job = background.start(lambda: launch(int))
     assert job.result() is False
