@@ -369,18 +369,12 @@ def another_process_holds_the_lock(setup: Setup) -> str:
 @mistake
 def the_keyring_takes_no_token_of_that_length(setup: Setup) -> str:
     """The token is too long for the keyring."""
-    with machine_keyring(ShortKeyring()), setup.client(store=KeyringTokenStore()) as session:
+    refused = OSError(1783, "The stub received bad data")  # as that of Windows says
+    setup.patch.setattr(ring := Ring(), "set_password", raising(refused))
+    with machine_keyring(ring), setup.client(store=KeyringTokenStore()) as session:
         token = setup.fake.issue_token()
         session.use_token(Token(token, renewal="r" * 1000))
     return re.sub(r"with \d+ ch", "with 1612 ch", logged(setup))
-
-
-class ShortKeyring(Ring):
-    """Takes as little as that of Windows."""
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Refuse an entry."""
-        raise OSError(1783, "The stub received bad data")
 
 
 @mistake

@@ -127,24 +127,15 @@ def test_a_listener_that_waits_for_a_cancelled_task_keeps_nobody() -> None:
     assert asyncio.run(main()) == heard[0]
 
 
-def restart_in_thread() -> str:
-    """Do the same in a thread."""
-    return asyncio.run(restart())
-
-
-def leave() -> str:
-    """End the program, as a command line's functions do."""
-    sys.exit("no vault")
-
-
 @pytest.mark.parametrize("backend", ["asyncio", "trio", "blocking"])
 @pytest.mark.parametrize(
     ("credentials", "cause"),
     [
         (restart, "what it waited for was cancelled"),
-        (restart_in_thread, "it raised CancelledError"),
-        (leave, "it raised SystemExit"),
+        (lambda: asyncio.run(restart()), "it raised CancelledError"),
+        (lambda: sys.exit("no vault"), "it raised SystemExit"),
     ],
+    ids=["restart", "restart in a thread", "the end of a program"],
 )
 def test_credentials_that_end_more_than_themselves_give_no_token(
     credentials: Callable[[], Any], cause: str, backend: str
@@ -232,11 +223,7 @@ async def test_a_cancelled_block_releases_the_lock_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and not only when the garbage collector runs."""
-
-    def keep(_: object) -> None:
-        """Release nothing."""
-
-    monkeypatch.setattr(filelock.BaseFileLock, "__del__", keep)
+    monkeypatch.delattr(filelock.BaseFileLock, "__del__")
     store = AsyncFileTokenStore(tmp_path / "session.json", lock_timeout=0.05)
     with anyio.CancelScope() as scope:
         async with store.lock():

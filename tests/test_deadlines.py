@@ -273,12 +273,8 @@ def test_runtime_error_of_a_handler_is_raised_when_it_comes_while_a_thread_start
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It does not count as the lack of a thread."""
-
-    def handler(*_: object) -> None:
-        raise RuntimeError("from a handler")
-
     idle()
-    monkeypatch.setattr("_thread.start_new_thread", handler)
+    monkeypatch.setattr("_thread.start_new_thread", raising(RuntimeError("from a handler")))
     with pytest.raises(RuntimeError, match="from a handler"):
         launch(int)
 
@@ -287,27 +283,23 @@ def test_thread_that_cannot_have_another_one_does_the_work_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The main thread has begun one; as from Python 3.12 on when the main thread has ended."""
-
-    def start(_: object) -> None:
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-
     idle()
-    monkeypatch.setattr(threading.Thread, "start", start)
+    error = RuntimeError("can't create new thread at interpreter shutdown")
+    monkeypatch.setattr(threading.Thread, "start", raising(error))
     done: Queue[int] = Queue()
     assert launch(lambda: done.put(threading.get_ident()))
     helper = done.get(timeout=PATIENCE)
     assert helper != threading.get_ident()
 
 
-def no_thread(_: object) -> bool:
-    """Begin no thread, as where there are too many."""
-    return False
-
-
 def test_thread_that_is_not_the_main_one_says_that_it_can_have_no_other_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Then its caller does the work, or not."""
+
+    def no_thread(_: object) -> bool:
+        return False
+
     idle()
     monkeypatch.setattr("koyeb_session._concurrency.threads.launch._start", no_thread)
     with Background() as background:

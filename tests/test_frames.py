@@ -219,20 +219,14 @@ async def test_no_tool_shows_a_secret_of_a_wrong_argument(name: str) -> None:
     scene.seen(caught.value)
 
 
-class BrokenStream(httpcore.NetworkStream):
-    """Breaks at the first write."""
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Break."""
-        raise httpcore.WriteError
-
-
 def test_no_tool_shows_what_is_written_to_a_broken_connection() -> None:
     """The package's own layer between httpcore and the socket shows no header."""
     from koyeb_session._http.deadline_network import _Stream
 
+    broken: Any = httpcore.NetworkStream()
+    broken.write = raising(httpcore.WriteError())
     with pytest.raises(httpcore.WriteError) as caught:
-        _Stream(BrokenStream()).write(f"Authorization: Bearer {PASSWORD}".encode())
+        _Stream(broken).write(f"Authorization: Bearer {PASSWORD}".encode())
     Scene().seen(caught.value)
 
 

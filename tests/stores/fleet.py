@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import anyio.to_thread
@@ -199,38 +200,6 @@ def renewing(options: dict[str, Any]) -> None:
                 time.sleep(0.01)
 
 
-class Stopping:
-    """A store in front of another: its process stops at one moment of a renewal, for good."""
-
-    def __init__(self, store: Any, stop: Callable[[str], None]) -> None:
-        self._store = store
-        self._stop = stop
-
-    def load(self) -> Token | None:
-        """Load, and maybe stop after it."""
-        token: Token | None = self._store.load()
-        self._stop("loaded")
-        return token
-
-    def save(self, token: Token) -> None:
-        """Save, and maybe stop before or after it."""
-        self._stop("exchanged")
-        self._store.save(token)
-        self._stop("saved")
-
-    def delete(self) -> None:
-        """Delete."""
-        self._store.delete()
-
-    @contextlib.contextmanager
-    def lock(self) -> Generator[None]:
-        """Lock, and maybe stop with the lock, or when it has been released."""
-        with self._store.lock():
-            self._stop("locked")
-            yield
-        self._stop("unlocked")
-
-
 def stop_at(options: dict[str, Any]) -> None:
     """Renew once, and stop at the moment that the parent asks for."""
 
@@ -240,19 +209,34 @@ def stop_at(options: dict[str, Any]) -> None:
             while True:
                 signal.pause()
 
-    def stopping_first(moment: str, function: Any) -> Any:
+    def stopping(function: Any, before: str = "", after: str = "") -> Any:
         def stopped(*arguments: Any) -> Any:
-            stop(moment)
-            return function(*arguments)
+            stop(before)
+            result = function(*arguments)
+            stop(after)
+            return result
 
         return stopped
 
+    @contextlib.contextmanager
+    def lock() -> Generator[None]:
+        with store.lock():
+            stop("locked")
+            yield
+        stop("unlocked")
+
     armed = False
     files: Any = import_module("koyeb_session._storage.files")
-    files.os.fsync = stopping_first("written", files.os.fsync)
-    files._sync_folder = stopping_first("renamed", files._sync_folder)
+    files.os.fsync = stopping(files.os.fsync, before="written")
+    files._sync_folder = stopping(files._sync_folder, before="renamed")
     given = arguments(options, asynchronous=False)
-    given["store"] = Stopping(given["store"], stop)
+    store = given["store"]
+    given["store"] = SimpleNamespace(
+        load=stopping(store.load, after="loaded"),
+        save=stopping(store.save, before="exchanged", after="saved"),
+        delete=store.delete,
+        lock=lock,
+    )
     session = SessionClient(**given)
     session.current_token()
     armed = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,9 @@ from .fleet import Threaded
 
 ASYNC_REDIS = redis.asyncio.Redis()
 REDIS = redis.Redis()
+GIVE_ASYNC_REDIS = r"give AsyncRedisTokenStore\(client, key=...\)"
+NOT_ASYNC = "which is not of the asynchronous half"
+NOT_BLOCKING = "which is not of the blocking half"
 
 
 def given(client: type, **arguments: Any) -> None:
@@ -37,73 +40,46 @@ def given(client: type, **arguments: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("store", "says"),
+    ("client", "store", "says"),
     [
-        ("session.json", r"a path: give FileTokenStore\(path\)"),
-        (Path("session.json"), r"a path: give FileTokenStore\(path\)"),
-        ("redis://localhost", r"a URL: give RedisTokenStore\(client, key=...\)"),
-        (REDIS, r"a Redis client: give RedisTokenStore\(client, key=...\)"),
-        (ASYNC_REDIS, r"a Redis client: give RedisTokenStore\(client, key=...\)"),
-        (MemoryTokenStore, r"a class: call MemoryTokenStore\(\)"),
-        ({}, "dict, which has no load, save, delete, lock"),
-        (AsyncMemoryTokenStore(), "AsyncMemoryTokenStore, which is not of the blocking half"),
-        (stores.AsyncFileTokenStore("a"), "AsyncFileTokenStore, which is not of the blocking half"),
-    ],
-)
-def test_store_that_is_none_of_the_blocking_half_is_refused(store: object, says: str) -> None:
-    """The error names the object that was given, and the kind to give instead."""
-    with pytest.raises(TypeError, match=f"^store must be a token store, not {says}"):
-        given(SessionClient, store=store)
-
-
-@pytest.mark.parametrize(
-    ("store", "says"),
-    [
-        ("session.json", r"a path: give AsyncFileTokenStore\(path\)"),
-        ("redis://localhost", r"a URL: give AsyncRedisTokenStore\(client, key=...\)"),
-        (REDIS, r"a Redis client: give AsyncRedisTokenStore\(client, key=...\)"),
-        (MemoryTokenStore(), "MemoryTokenStore, which is not of the asynchronous half"),
-        (stores.FileTokenStore("a"), "FileTokenStore, which is not of the asynchronous half"),
+        (SessionClient, "session.json", r"a path: give FileTokenStore\(path\)"),
+        (SessionClient, Path("session.json"), r"a path: give FileTokenStore\(path\)"),
+        (SessionClient, "redis://localhost", r"a URL: give RedisTokenStore\(client, key=...\)"),
+        (SessionClient, REDIS, r"a Redis client: give RedisTokenStore\(client, key=...\)"),
+        (SessionClient, ASYNC_REDIS, r"a Redis client: give RedisTokenStore\(client, key=...\)"),
+        (SessionClient, MemoryTokenStore, r"a class: call MemoryTokenStore\(\)"),
+        (SessionClient, {}, "dict, which has no load, save, delete, lock"),
+        (SessionClient, AsyncMemoryTokenStore(), f"AsyncMemoryTokenStore, {NOT_BLOCKING}"),
+        (SessionClient, stores.AsyncFileTokenStore("a"), f"AsyncFileTokenStore, {NOT_BLOCKING}"),
+        (AsyncSessionClient, "session.json", r"a path: give AsyncFileTokenStore\(path\)"),
+        (AsyncSessionClient, "redis://localhost", f"a URL: {GIVE_ASYNC_REDIS}"),
+        (AsyncSessionClient, REDIS, f"a Redis client: {GIVE_ASYNC_REDIS}"),
+        (AsyncSessionClient, MemoryTokenStore(), f"MemoryTokenStore, {NOT_ASYNC}"),
+        (AsyncSessionClient, stores.FileTokenStore("a"), f"FileTokenStore, {NOT_ASYNC}"),
         (
+            AsyncSessionClient,
             stores.RedisTokenStore(REDIS, key="a"),
-            "RedisTokenStore, which is not of the asynchronous half",
+            f"RedisTokenStore, {NOT_ASYNC}",
         ),
     ],
 )
-def test_store_that_is_none_of_the_asynchronous_half_is_refused(store: object, says: str) -> None:
-    """The same, with the stores of that half."""
+def test_store_that_is_none_of_the_clients_half_is_refused(
+    client: type, store: object, says: str
+) -> None:
+    """The error names the object that was given, and the kind to give instead."""
     with pytest.raises(TypeError, match=f"^store must be a token store, not {says}"):
-        given(AsyncSessionClient, store=store)
-
-
-class Delegating:
-    """A store whose plain methods return awaitables."""
-
-    def __init__(self) -> None:
-        self._store = AsyncMemoryTokenStore()
-
-    def load(self) -> Awaitable[Token | None]:
-        """Load."""
-        return self._store.load()
-
-    def save(self, token: Token) -> Awaitable[None]:
-        """Save."""
-        return self._store.save(token)
-
-    def delete(self) -> Awaitable[None]:
-        """Delete."""
-        return self._store.delete()
-
-    @contextlib.asynccontextmanager
-    async def lock(self) -> AsyncGenerator[None]:
-        """Lock."""
-        async with self._store.lock():
-            yield
+        given(client, store=store)
 
 
 async def test_store_that_may_be_right_is_taken() -> None:
     """A mock, or a store that passes its calls on, is not judged by its looks."""
-    for store in (Delegating(), AsyncMock(), MagicMock()):
+
+    @contextlib.asynccontextmanager
+    async def lock() -> AsyncGenerator[None]:
+        yield
+
+    delegating = SimpleNamespace(load=given, save=given, delete=given, lock=lock)
+    for store in (delegating, AsyncMock(), MagicMock()):
         given(AsyncSessionClient, store=store)
     given(SessionClient, store=MagicMock())
     given(SessionClient, store=SimpleNamespace(load=print, save=print, delete=print, lock=print))

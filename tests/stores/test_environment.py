@@ -27,6 +27,8 @@ from koyeb_session import (
 from koyeb_session._environment import look_up
 from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
+from ..support import raising
+
 SECRET = "s" * 64
 SERVICES = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
 
@@ -157,12 +159,8 @@ def test_home_is_the_systems_where_no_variable_says_so(
 
 def test_user_without_a_home_has_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may run as a user whom its system does not know; a store needs no variable."""
-
-    def homeless() -> Path:
-        raise RuntimeError(home)
-
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(Path, "home", raising(RuntimeError()))
     assert "looked at" in refused({})
     store = MemoryTokenStore()
     assert found({}, store=store) == {"store": store}

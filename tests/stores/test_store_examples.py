@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,25 +12,8 @@ from koyeb_session import SessionClient
 from koyeb_session.stores import RedisTokenStore
 from koyeb_session.testing import FakeKoyeb, check_store
 
+from ..test_examples import EXAMPLES, said
 from .conftest import RedisServer
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def said(name: str, **environ: str) -> str:
-    """Run an example without the environment's Koyeb account, and return its output."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KOYEB_", "REDIS_"))}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=kept | environ,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "correct horse" not in done.stdout + done.stderr
-    return done.stdout
 
 
 def test_second_run_of_the_script_makes_no_login() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -57,27 +58,20 @@ class Place:
     client: Any = None
     async_client: Any = None
 
-    def store(self) -> Any:
-        """Make one program's blocking store."""
-        makers: dict[str, Callable[[], Any]] = {
-            "memory": lambda: self.memory[0],
-            "file": lambda: FileTokenStore(self.folder / "session.json"),
-            "redis": lambda: RedisTokenStore(self.client, key=KEY),
-            "keyring": KeyringTokenStore,
-            "own": lambda: SqliteTokenStore(self.folder / "sessions.db"),
+    def store(self, *, asynchronous: bool = False) -> Any:
+        """Make one program's store."""
+        file, database = self.folder / "session.json", self.folder / "sessions.db"
+        makers: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+            "memory": (lambda: self.memory[0], lambda: self.memory[1]),
+            "file": (partial(FileTokenStore, file), partial(AsyncFileTokenStore, file)),
+            "redis": (
+                partial(RedisTokenStore, self.client, key=KEY),
+                partial(AsyncRedisTokenStore, self.async_client, key=KEY),
+            ),
+            "keyring": (KeyringTokenStore, AsyncKeyringTokenStore),
+            "own": (partial(SqliteTokenStore, database), partial(AsyncSqliteTokenStore, database)),
         }
-        return makers[self.kind]()
-
-    def async_store(self) -> Any:
-        """Make one program's asynchronous store."""
-        makers: dict[str, Callable[[], Any]] = {
-            "memory": lambda: self.memory[1],
-            "file": lambda: AsyncFileTokenStore(self.folder / "session.json"),
-            "redis": lambda: AsyncRedisTokenStore(self.async_client, key=KEY),
-            "keyring": AsyncKeyringTokenStore,
-            "own": lambda: AsyncSqliteTokenStore(self.folder / "sessions.db"),
-        }
-        return makers[self.kind]()
+        return makers[self.kind][asynchronous]()
 
     def write(self, record: str, token: Token) -> None:
         """Put a record there as another version of this package has; it holds ``token``."""
@@ -201,7 +195,7 @@ async def test_no_application_acts_as_another(
             sessions = KoyebSessions(
                 base_url=url,
                 credentials=PasswordCredentials(email, USERS[email]),
-                store=place.async_store(),
+                store=place.store(asynchronous=True),
                 transport=fake.transport,
             )
             async with sessions.lifespan(FastAPI()):
