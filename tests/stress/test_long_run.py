@@ -13,7 +13,6 @@ import pytest
 from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
-    PasswordCredentials,
     RefreshPolicy,
     RetryPolicy,
     ServerError,
@@ -60,11 +59,11 @@ class LongRun:
     _good_until: float = 0.0
     _back_since: float | None = None
 
-    def arguments(self, credentials: PasswordCredentials | None = PASSWORDS) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Return the arguments of a session: the policies that users get."""
         return {
             "token": self.fake.issue_token(),
-            "credentials": credentials,
+            "credentials": PASSWORDS,
             "transport": self.fake.transport,
             "clock": self.clock,
             "retry_policy": RetryPolicy(delay=0),
@@ -173,19 +172,3 @@ def test_blocking_session_lives_through_outages(long_run: LongRun) -> None:
                 long_run.served(session.token)
             idle()
     long_run.check()
-
-
-@pytest.mark.parametrize("lasts", range(5, 135, 5 if SOAK else 25))
-def test_outage_that_ends_before_the_token_does_costs_nothing(
-    long_run: LongRun, lasts: int
-) -> None:
-    """No credentials, and only so much time; catches a back-off that outlasts the token."""
-    with SessionClient(**long_run.arguments(credentials=None)) as session:
-        long_run.clock.advance(SHORT / 2 + timedelta(seconds=15))
-        long_run.fake.fail("refresh", Fault(status=503), times=1_000)
-        for moment in range(0, 600, 5):
-            if moment == lasts:
-                long_run.fake.recover()
-            long_run.served(session.current_token())
-            idle()
-            long_run.clock.advance(5)
