@@ -36,8 +36,8 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     operating system and httpcore limit each step of them.
 
     The limit holds in a context of its own, and ends with it. Nothing has to be reset, so a signal
-    handler that raises at any line leaves no limit behind in its thread. The other variables that
-    the user's hooks set are kept; only their tokens cannot be reset outside.
+    handler that raises at any line leaves no limit behind in its thread. Other variables keep the
+    values that the user's hooks set, but `ContextVar.reset` takes no token of a hook afterwards.
     """
     context = contextvars.copy_context()
     try:

@@ -50,6 +50,7 @@ class SingleConnection:
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request on the open connection, or on a new one."""
         if _is_hooked() or request.url.scheme not in _SCHEMES:
+            # A mock has to see each request; for another scheme, the pool raises its error.
             return self._pool.handle_request(request)
         while True:
             connection = self.connection
@@ -70,11 +71,11 @@ class SingleConnection:
             if self.connection is not None:
                 self.connection.close()
         finally:
-            self._pool.close()  # it has a connection if it was hooked
+            self._pool.close()  # it has a connection if a mock has let a request through
 
 
 def _is_hooked() -> bool:
-    """Tell whether a mock or a recorder, as respx, has replaced methods that the pool calls."""
+    """Tell whether a mock or a recorder, such as respx, has replaced methods of httpcore."""
     return not (
         _is_of_httpcore(httpcore.HTTPConnection.handle_request)
         and _is_of_httpcore(httpcore.ConnectionPool.handle_request)
@@ -82,5 +83,5 @@ def _is_hooked() -> bool:
 
 
 def _is_of_httpcore(method: object) -> bool:
-    # Its `__module__` would not do: wrappers copy that.
+    # Not by its `__module__`, which wrappers copy.
     return type(method) is FunctionType and method.__globals__["__name__"].startswith("httpcore.")
