@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
 _RFC_3339: Final = r"(?a)\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?"
@@ -47,9 +47,12 @@ def from_epoch(seconds: object) -> datetime | None:
 
 def http_date(text: str) -> float | None:
     """Read an HTTP date (RFC 9110) as seconds since the epoch; `None` if it is none."""
+    parts = email.utils.parsedate_tz(text)
+    if parts is None:
+        return None
     try:
-        at = email.utils.parsedate_to_datetime(text)
-        return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
+        zone = timezone(timedelta(seconds=parts[9] or 0))
+        return datetime(*parts[:6], tzinfo=zone).timestamp()
     except (ValueError, OverflowError):
         return None
 

@@ -103,10 +103,9 @@ class AsyncSender:
         Raises:
             Exception: See `send`.
         """
-        left = async_remaining(deadline.left())
         if deadline.passed:
             return self._too_late(operation)
-        return await self._attempt(operation, left, limited=False)
+        return await self._attempt(operation, deadline.left(), limited=False)
 
     async def _attempt(
         self, operation: Operation[T], seconds: float, *, limited: bool = True

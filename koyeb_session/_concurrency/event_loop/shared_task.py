@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextvars
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
-import anyio
-
 from ..runtime import current_loop, in_trio
+from .waiting import AsyncEvent
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,7 +23,9 @@ _tasks: Final[set[asyncio.Task[None]]] = set()
 """Strong references to running tasks: an event loop of asyncio refers to them weakly."""
 
 
-def _start_task(work: Callable[[], Awaitable[None]], on_done: Callable[[], None]) -> None:
+def _start_task(
+    work: Callable[[], Coroutine[Any, Any, None]], on_done: Callable[[], None]
+) -> None:
     """
     Run ``work``, which raises no `Exception`, in a task that the event loop itself owns.
 
@@ -38,10 +39,7 @@ def _start_task(work: Callable[[], Awaitable[None]], on_done: Callable[[], None]
         return
     import asyncio  # noqa: PLC0415 - only where it is running
 
-    async def run() -> None:
-        await work()
-
-    task = asyncio.get_running_loop().create_task(run())
+    task = asyncio.get_running_loop().create_task(work())
     _tasks.add(task)
 
     def done(task: asyncio.Task[None]) -> None:
@@ -81,9 +79,9 @@ class AsyncSharedTask(Generic[T]):
         self._home = current_loop()
         self._ends = time.monotonic() + seconds
         # Two events: callers that need the outcome must not wait for the user's listeners.
-        self._done = anyio.Event()  # set when the work has ended
-        self._all_done = anyio.Event()  # set when `on_done` has ended, too
-        self._due: anyio.Event | None = None
+        self._done = AsyncEvent()  # set when the work has ended
+        self._all_done = AsyncEvent()  # set when `on_done` has ended, too
+        self._due: AsyncEvent | None = None
         """Set once the work has ended, or should have."""
         self._outcome: T | None = None
         self._raised: Exception | None = None
@@ -123,10 +121,7 @@ class AsyncSharedTask(Generic[T]):
     async def run(self, timeout: float = math.inf) -> T | None:
         """Start it, and wait for at most ``timeout`` seconds."""
         self.start()
-        if timeout < math.inf:
-            return await self.join(timeout)
-        await self._done.wait()  # needs no timer
-        return self.outcome
+        return await self.join(timeout)
 
     async def join(self, timeout: float | None = None) -> T | None:
         """
@@ -149,31 +144,27 @@ class AsyncSharedTask(Generic[T]):
         now = time.monotonic()
         timeout = max(self._ends - now, 0.0) if timeout is None else timeout
         # Hot path: see tests/benchmarks. Thousands of callers share one timer instead of one each.
-        if now < self._ends <= now + timeout:
+        if now < self._ends <= now + timeout < math.inf:
             if self._due is None:
-                self._due = anyio.Event()
+                self._due = AsyncEvent()
                 _start_task(partial(self._watch, self._due), self._due.set)
             await self._due.wait()
-        if not self._done.is_set():
-            # The caller's own timer: its timeout ends first, or the work is late already.
-            with anyio.move_on_after(now + timeout - time.monotonic()):
-                await self._done.wait()
+        # The caller's own timer: its timeout ends first, or the work is late already.
+        await self._done.wait(now + timeout - time.monotonic())
 
     async def wait_done(self, timeout: float) -> None:
         """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
         if self._home is current_loop():
-            with anyio.move_on_after(timeout):
-                await self._all_done.wait()
+            await self._all_done.wait(timeout)
 
-    async def _watch(self, due: anyio.Event) -> None:
+    async def _watch(self, due: AsyncEvent) -> None:
         """
         Set ``due`` when the work has ended, or should have.
 
         It runs in its own task: a waiter that starts the timer may be cancelled before the others.
         """
         try:
-            with anyio.move_on_after(self._ends - time.monotonic()):
-                await self._done.wait()
+            await self._done.wait(self._ends - time.monotonic())
         finally:
             due.set()
 

@@ -20,25 +20,32 @@ _PATROL: Final = 1.0
 class AsyncEvent:
     """An event that is set once, in the event loop of its waiters, and wakes all of them."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_set")
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None  # made for the first waiter: most events have none
+        self._set = False
 
     def is_set(self) -> bool:
         """Return whether it is set."""
-        return self._event.is_set()
+        return self._set
 
     def set(self) -> None:
         """Set the event, and wake all waiters."""
-        self._event.set()
+        self._set = True
+        if self._event is not None:
+            self._event.set()
 
     async def wait(self, seconds: float = math.inf) -> bool:
         """Wait for at most ``seconds``, and return whether it is set."""
-        if not self._event.is_set():
-            with anyio.move_on_after(seconds):
-                await self._event.wait()
-        return self._event.is_set()
+        if not self._set:
+            event = self._event = self._event or anyio.Event()
+            if seconds == math.inf:  # needs no timer
+                await event.wait()
+            else:
+                with anyio.move_on_after(seconds):
+                    await event.wait()
+        return self._set
 
 
 class AsyncWakeup:

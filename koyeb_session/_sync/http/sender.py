@@ -105,10 +105,9 @@ class Sender:
         Raises:
             Exception: See `send`.
         """
-        left = remaining(deadline.left())
         if deadline.passed:
             return self._too_late(operation)
-        return self._attempt(operation, left, limited=False)
+        return self._attempt(operation, deadline.left(), limited=False)
 
     def _attempt(
         self, operation: Operation[T], seconds: float, *, limited: bool = True
