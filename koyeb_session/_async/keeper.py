@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._concurrency.event_loop.deadlines import async_within
-from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.event_loop.shared_task import AsyncSharedTask, is_inside
 from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
 from .._concurrency.runtime import is_in_step, state_lock
 from .._core.deadline import Deadline
@@ -91,6 +92,11 @@ class AsyncTokenKeeper:
     def renewal(self) -> AsyncRenewal:
         """The steps of a renewal; made at each use, as a session of `for_token` has to be small."""
         return self.others_renewal or AsyncRenewal(self.state, self.source, self.persistence)
+
+    @property
+    def longest_wait(self) -> float:
+        """The seconds for which the caller may wait: none in the midst of a change or renewal."""
+        return 0.0 if is_in_step() or is_inside(self.state) else math.inf
 
     @property
     def _timeout(self) -> float:
@@ -219,7 +225,7 @@ class AsyncTokenKeeper:
         state = self.state
         if old is None and state.signed_out and urgency < Urgency.REQUESTED:
             return NotSignedInError("signed out: call login()")
-        if refusal := cannot_wait("try again") if is_in_step() else self.refusal():
+        if refusal := self.refusal() if self.longest_wait else cannot_wait("try again"):
             return refusal
         deadline = Deadline(self._timeout if timeout is None else timeout)
         # The task has at least the client's timeout, as callers with more time may join it.
@@ -298,6 +304,7 @@ class AsyncTokenKeeper:
                 self.tell_listeners,
                 seconds=need.seconds * self.source.patience,
                 active_tasks=self.active_tasks,
+                owner=self.state,
             )
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()
@@ -428,6 +435,7 @@ class _SharedRenewal(AsyncSharedTask[Outcome]):
         *,
         seconds: float,
         active_tasks: set[AsyncSharedTask[Any]],
+        owner: object,
     ) -> None:
-        super().__init__(work, on_done, seconds=seconds, active_tasks=active_tasks)
+        super().__init__(work, on_done, seconds=seconds, active_tasks=active_tasks, owner=owner)
         self.need: Need = need

@@ -183,6 +183,7 @@ class AsyncPersistence:
                 known=self._known,
                 seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
+                owner=self.state,
             )
         hold.start()
         return hold

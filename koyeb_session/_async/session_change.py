@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .._concurrency.event_loop.deadlines import async_within
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
-from .._concurrency.runtime import is_in_step, state_lock
+from .._concurrency.runtime import state_lock
 from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError
 from .._core.log import fields, log
@@ -78,7 +78,7 @@ class AsyncSessionChange:
             return outcome
         self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
-            await self._task(self._synchronize).run()
+            await self._task(self._synchronize).run(self._keeper.longest_wait)
         return outcome
 
     async def end(self) -> KoyebSessionError | None:
@@ -91,12 +91,14 @@ class AsyncSessionChange:
             return refusal
         # The task does all of it: a signal handler may raise between any two steps of the caller.
         task = self._task(self._end, first=self._clear_unless_replaced)
-        problem = await task.run()
+        problem = await task.run(self._keeper.longest_wait)
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
             self._clear_unless_replaced()
-        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(self.deadline)
+        if not self._keeper.longest_wait:
+            return cannot_wait("logout: it goes on")
+        return not_signed_out(self.deadline)
 
     def _task(
         self, work: Callable[[], Any], first: Callable[[], Any] | None = None

@@ -180,10 +180,11 @@ def redacted_text(exc: BaseException, *tokens: Token | None) -> str:
 
 
 def cannot_wait(what: str) -> TransportError:
-    """Make the error of a call that would wait for its own thread."""
+    """Make the error of a call that would wait for itself."""
     return TransportError(
-        f"{what} once this function has returned: a signal handler or a finalizer has interrupted "
-        "its own thread during a change of the session, and cannot wait for that"
+        f"{what} once this function has returned: it was called in the midst of a change of the "
+        "session, by a signal handler, a finalizer, or the store, credentials or hooks that the "
+        "change uses, and the change is waiting for it"
     )
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -72,7 +71,8 @@ class SessionClient:
 
     A signal handler or a finalizer may use a blocking client. If it has interrupted a change of the
     session in its own thread, it cannot wait: a renewal raises `TransportError` and does not start,
-    `logout` raises it, and `close` returns. Both of these go on when the handler has returned.
+    `logout` raises it, and `close` returns. Both of these go on when the handler has returned. The
+    same holds for a store, credentials or an event hook that use the session which calls them.
 
     Args:
         base_url: The service, https; http on loopback only.
@@ -770,7 +770,7 @@ class SessionClient:
                 seconds = _CLOSING * self._sender.timeout
                 self._closing = closing = engine.SharedTask(self._close_all, seconds=seconds)
                 closing.start()
-        closing.join(math.inf)
+        closing.join(self._keeper.longest_wait)
 
     def _close_all(self) -> None:
         # Tasks first, connections last: a renewal that is running still needs its connection.

@@ -185,6 +185,7 @@ class Persistence:
                 known=self._known,
                 seconds=PATIENCE * self._timeout,
                 active_tasks=self._active_tasks,
+                owner=self.state,
             )
         hold.start()
         return hold

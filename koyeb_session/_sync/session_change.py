@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .._concurrency.runtime import is_in_step, state_lock
+from .._concurrency.runtime import state_lock
 from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
 from .._core.deadline import Deadline
@@ -80,7 +80,7 @@ class SessionChange:
             return outcome
         self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
-            self._task(self._synchronize).run()
+            self._task(self._synchronize).run(self._keeper.longest_wait)
         return outcome
 
     def end(self) -> KoyebSessionError | None:
@@ -93,12 +93,14 @@ class SessionChange:
             return refusal
         # The task does all of it: a signal handler may raise between any two steps of the caller.
         task = self._task(self._end, first=self._clear_unless_replaced)
-        problem = task.run()
+        problem = task.run(self._keeper.longest_wait)
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
             self._clear_unless_replaced()
-        return cannot_wait("logout: it goes on") if is_in_step() else not_signed_out(self.deadline)
+        if not self._keeper.longest_wait:
+            return cannot_wait("logout: it goes on")
+        return not_signed_out(self.deadline)
 
     def _task(
         self, work: Callable[[], Any], first: Callable[[], Any] | None = None

@@ -47,6 +47,7 @@ class StoreHold:
         known: Identity | None,
         seconds: float,
         active_tasks: set[SharedTask[Any]],
+        owner: object,
     ) -> None:
         self.found: Token | None = None
         """The saved token, as this hold last read or wrote it."""
@@ -57,7 +58,7 @@ class StoreHold:
         """The error that kept this hold from locking, reading or unlocking the store."""
         self.left: str | None = None
         """The state of the store, for people, if nobody can have its lock."""
-        self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks)
+        self._task = SharedTask(self._run, seconds=seconds, active_tasks=active_tasks, owner=owner)
         # Each with the event that its caller waits for; the first one may be running.
         self._jobs: deque[tuple[Work[None], Event]] = deque()
         self._is_over = False

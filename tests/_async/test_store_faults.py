@@ -15,6 +15,7 @@ from koyeb_session import (
     PasswordCredentials,
     StoreError,
     Token,
+    TransportError,
 )
 from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session._core.deadline import Deadline
@@ -24,7 +25,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
-from .doubles import BrokenStore, Connect, Grants, Troubled, UnspeakableError, saved
+from .doubles import BrokenStore, Connect, Grants, MetStore, Troubled, UnspeakableError, saved
 
 SOON = timedelta(seconds=20)
 
@@ -346,3 +347,44 @@ async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
             gate.open()
         assert (await request.result()).status_code == 200
     assert operations(fake) == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
+
+
+@pytest.mark.parametrize("call", ["load", "save"])
+@pytest.mark.parametrize(
+    ("method", "arguments", "told"),
+    [
+        ("refresh", (), "try again"),
+        ("logout", (), "logout: it goes on"),
+        ("login", (ME, PASSWORD), None),
+        ("aclose", (), None),
+    ],
+)
+async def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    call: str,
+    method: str,
+    arguments: tuple[str, ...],
+    told: str | None,
+) -> None:
+    """Its call would wait for the lock that it holds, until the time for the lock is up."""
+    raised: list[str | None] = []
+
+    class Curious(MetStore):
+        async def meet(self, call_: str) -> None:
+            if call_ != call or raised:
+                return
+            raised.append(None)
+            try:
+                await getattr(session, method)(*arguments)
+            except TransportError as exc:
+                raised[0] = exc.message.partition(" once this function has returned")[0]
+
+    session = connect(token=fake.issue_token(), store=Curious())
+    with contextlib.suppress(KoyebSessionError):
+        await session.refresh()
+    await async_idle()
+    assert raised == [told]
+    assert "in time" not in caplog.text

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from koyeb_session import (
@@ -19,6 +20,7 @@ from koyeb_session import (
     ServerError,
     SessionExpiredError,
     Token,
+    TransportError,
 )
 from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt
@@ -172,6 +174,25 @@ def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Connect) -
     with pytest.raises(RateLimitedError, match="busy") as caught:
         session.current_token()
     assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("by", ["credentials", "http_client"])
+def test_code_that_a_renewal_calls_cannot_wait_for_that_renewal(
+    fake: FakeKoyeb, connect: Connect, by: str
+) -> None:
+    """A callable, or a hook, that uses its own session is told so, long before its time is up."""
+
+    def use(*_: object) -> str:
+        return (session.current_token()).id
+
+    hooked = httpx.Client(transport=fake.transport, event_hooks={"request": [use]})
+    if by == "credentials":
+        session = connect(credentials=use)
+    else:
+        session = connect(credentials=PASSWORDS, http_client=hooked)
+    with pytest.raises(TransportError, match=r"^try again once this function has returned"):
+        session.current_token()
+    hooked.close()
 
 
 def test_credentials_that_were_changed_to_nonsense_are_told(

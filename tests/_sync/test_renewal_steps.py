@@ -316,8 +316,9 @@ def test_refresh_in_the_midst_of_a_change_says_why_it_cannot_wait(
 ) -> None:
     """A signal handler that interrupts its own thread there would wait for itself."""
     wanted = (
-        r"^try again once this function has returned: a signal handler or a finalizer has "
-        r"interrupted its own thread during a change of the session, and cannot wait for that$"
+        r"^try again once this function has returned: it was called in the midst of a change of "
+        r"the session, by a signal handler, a finalizer, or the store, credentials or hooks that "
+        r"the change uses, and the change is waiting for it$"
     )
     with state_lock, pytest.raises(TransportError, match=wanted):
         session.refresh()

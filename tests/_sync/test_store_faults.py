@@ -17,6 +17,7 @@ from koyeb_session import (
     PasswordCredentials,
     StoreError,
     Token,
+    TransportError,
 )
 from koyeb_session._concurrency.threads.shared_task import SharedTask
 from koyeb_session._core.deadline import Deadline
@@ -26,7 +27,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, idle, until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
-from .doubles import BrokenStore, Connect, Grants, Troubled, UnspeakableError, saved
+from .doubles import BrokenStore, Connect, Grants, MetStore, Troubled, UnspeakableError, saved
 
 SOON = timedelta(seconds=20)
 
@@ -348,3 +349,44 @@ def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
             gate.open()
         assert (request.result()).status_code == 200
     assert operations(fake) == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
+
+
+@pytest.mark.parametrize("call", ["load", "save"])
+@pytest.mark.parametrize(
+    ("method", "arguments", "told"),
+    [
+        ("refresh", (), "try again"),
+        ("logout", (), "logout: it goes on"),
+        ("login", (ME, PASSWORD), None),
+        ("close", (), None),
+    ],
+)
+def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
+    fake: FakeKoyeb,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    call: str,
+    method: str,
+    arguments: tuple[str, ...],
+    told: str | None,
+) -> None:
+    """Its call would wait for the lock that it holds, until the time for the lock is up."""
+    raised: list[str | None] = []
+
+    class Curious(MetStore):
+        def meet(self, call_: str) -> None:
+            if call_ != call or raised:
+                return
+            raised.append(None)
+            try:
+                getattr(session, method)(*arguments)
+            except TransportError as exc:
+                raised[0] = exc.message.partition(" once this function has returned")[0]
+
+    session = connect(token=fake.issue_token(), store=Curious())
+    with contextlib.suppress(KoyebSessionError):
+        session.refresh()
+    idle()
+    assert raised == [told]
+    assert "in time" not in caplog.text

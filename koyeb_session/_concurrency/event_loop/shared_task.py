@@ -6,6 +6,7 @@ import contextvars
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
@@ -23,9 +24,7 @@ _tasks: Final[set[asyncio.Task[None]]] = set()
 """Strong references to running tasks: an event loop of asyncio refers to them weakly."""
 
 
-def _start_task(
-    work: Callable[[], Coroutine[Any, Any, None]], on_done: Callable[[], None]
-) -> None:
+def _start_task(work: Callable[[], Coroutine[Any, Any, None]], on_done: Callable[[], None]) -> None:
     """
     Run ``work``, which raises no `Exception`, in a task that the event loop itself owns.
 
@@ -47,6 +46,17 @@ def _start_task(
         on_done()
 
     task.add_done_callback(done)
+
+
+_inside: Final[ContextVar[tuple[AsyncSharedTask[Any], ...]]] = ContextVar(
+    "koyeb_session_tasks", default=()
+)
+"""The shared tasks that have called this code, directly or indirectly."""
+
+
+def is_inside(owner: object) -> bool:
+    """Tell whether a task of ``owner`` has called this code, and goes on only when it returns."""
+    return any(task.owner is owner and task.alive for task in _inside.get())
 
 
 class AsyncSharedTask(Generic[T]):
@@ -72,6 +82,7 @@ class AsyncSharedTask(Generic[T]):
         first: Callable[[], object] | None = None,
         seconds: float = math.inf,
         active_tasks: set[AsyncSharedTask[Any]] | None = None,
+        owner: object = None,
     ) -> None:
         self._first = first
         self._work = work
@@ -87,6 +98,7 @@ class AsyncSharedTask(Generic[T]):
         self._raised: Exception | None = None
         self._returned = False
         self._active_tasks = active_tasks
+        self.owner: object = owner
 
     @property
     def alive(self) -> bool:
@@ -169,6 +181,7 @@ class AsyncSharedTask(Generic[T]):
             due.set()
 
     async def _run(self) -> None:
+        _inside.set((*(task for task in _inside.get() if task.alive), self))
         # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
             self._outcome = await self._work()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -37,6 +38,17 @@ The process that is ending: its hook has begun, so a task that starts now is wai
 `Thread.is_alive` answers once, here. Before Python 3.13, a signal handler that raises in the midst
 of it has the main thread taken for ended, and the interpreter's end then waits for no thread.
 """
+
+
+_inside: Final[ContextVar[tuple[SharedTask[Any], ...]]] = ContextVar(
+    "koyeb_session_tasks", default=()
+)
+"""The shared tasks that have called this code, directly or indirectly."""
+
+
+def is_inside(owner: object) -> bool:
+    """Tell whether a task of ``owner`` has called this code, and goes on only when it returns."""
+    return any(task.owner is owner and task.alive for task in _inside.get())
 
 
 class SharedTask(Generic[T]):
@@ -67,6 +79,7 @@ class SharedTask(Generic[T]):
         "_returned",
         "_runner",
         "_work",
+        "owner",
     )
 
     def __init__(
@@ -77,6 +90,7 @@ class SharedTask(Generic[T]):
         first: Work[object] | None = None,
         seconds: float = math.inf,
         active_tasks: set[SharedTask[Any]] | None = None,
+        owner: object = None,
     ) -> None:
         self._first = first
         self._work = work
@@ -92,6 +106,7 @@ class SharedTask(Generic[T]):
         self._returned = False
         self._runner: int | None = None
         self._active_tasks = active_tasks
+        self.owner: object = owner
         self._context = contextvars.copy_context()
         self._context.run(ends.set, math.inf)  # its own deadline, not the caller's
 
@@ -202,6 +217,7 @@ class SharedTask(Generic[T]):
             return
         # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
+        _inside.set((*(task for task in _inside.get() if task.alive), self))
         try:
             try:
                 if self.alive:  # otherwise it started so late that another task has replaced it
