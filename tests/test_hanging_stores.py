@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from typing import Any
 
@@ -35,8 +36,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         await async_idle()
         return event.is_set()
 
-    async def land(shared: AsyncSharedTask[Any], _timeout: float | None = None) -> None:
-        for _ in range(10):  # waiters for a store run in a shared task themselves
+    async def land(shared: AsyncSharedTask[Any], timeout: float | None = None) -> None:
+        # Waiters for a store run in a shared task themselves.
+        for _ in itertools.count() if timeout == math.inf else range(10):
             await async_idle()
             if not shared.alive:
                 return

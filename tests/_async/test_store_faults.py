@@ -349,7 +349,7 @@ async def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
     assert operations(fake) == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
 
 
-@pytest.mark.parametrize("call", ["load", "save"])
+@pytest.mark.parametrize("point", ["load", "save"])
 @pytest.mark.parametrize(
     ("method", "arguments", "told"),
     [
@@ -364,7 +364,7 @@ async def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     *,
-    call: str,
+    point: str,
     method: str,
     arguments: tuple[str, ...],
     told: str | None,
@@ -373,8 +373,8 @@ async def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
     raised: list[str | None] = []
 
     class Curious(MetStore):
-        async def meet(self, call_: str) -> None:
-            if call_ != call or raised:
+        async def meet(self, call: str) -> None:
+            if call != point or raised:
                 return
             raised.append(None)
             try:

@@ -351,7 +351,7 @@ def test_store_that_is_away_keeps_no_refused_request_from_signing_in(
     assert operations(fake) == ["login", "apps", "apps", "apps", "refresh", "login", "apps"]
 
 
-@pytest.mark.parametrize("call", ["load", "save"])
+@pytest.mark.parametrize("point", ["load", "save"])
 @pytest.mark.parametrize(
     ("method", "arguments", "told"),
     [
@@ -366,7 +366,7 @@ def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     *,
-    call: str,
+    point: str,
     method: str,
     arguments: tuple[str, ...],
     told: str | None,
@@ -375,8 +375,8 @@ def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
     raised: list[str | None] = []
 
     class Curious(MetStore):
-        def meet(self, call_: str) -> None:
-            if call_ != call or raised:
+        def meet(self, call: str) -> None:
+            if call != point or raised:
                 return
             raised.append(None)
             try:
