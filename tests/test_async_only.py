@@ -409,3 +409,25 @@ async def test_an_exchange_has_a_total_deadline() -> None:
         shared = inside(session).task
         assert isinstance(await shared.join(PATIENCE), TransportError)
         assert not shared.alive
+
+
+async def test_a_task_that_credentials_start_waits_for_the_renewal(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """The renewal does not wait for it, so it is not told that the two wait for each other."""
+    brought: list[Token] = []
+
+    async def use() -> None:
+        brought.append(await session.current_token())
+
+    async def source() -> str:
+        tasks.start_soon(use)
+        await async_idle()
+        return fake.issue_token()
+
+    async with (
+        connected(fake, clock, credentials=source) as session,
+        anyio.create_task_group() as tasks,
+    ):
+        token = await session.current_token()
+    assert brought == [token]

@@ -78,3 +78,31 @@ def test_an_exchange_that_ends_its_thread_keeps_no_thread_waiting(fake: FakeKoye
             ):
                 job.result()
     idle()
+
+
+def test_a_listener_waits_for_a_renewal_that_uses_the_listener_s_session(fake: FakeKoyeb) -> None:
+    """The renewal waits for the token of the other session, and for nothing after that."""
+    gate = Gate()
+    brought: list[Token] = []
+
+    def source() -> str:
+        other.current_token()
+        gate.pass_through(PATIENCE)
+        return fake.issue_token()
+
+    def listen(_: Token | None) -> None:
+        brought.append(session.current_token())
+
+    with (
+        SessionClient(transport=fake.transport, credentials=fake.issue_token) as other,
+        SessionClient(transport=fake.transport, credentials=source) as session,
+        Background() as background,
+    ):
+        other.on_token_change(listen)
+        job = background.start(session.current_token)
+        arrived(gate)
+        background.settled()
+        gate.open()
+        token = job.result()
+        idle()
+    assert brought == [token]

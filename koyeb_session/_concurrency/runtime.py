@@ -95,6 +95,17 @@ def current_loop() -> object:
     return asyncio.get_running_loop()
 
 
+def current_task() -> object:
+    """Return the running task."""
+    if in_trio():
+        import trio  # noqa: PLC0415 - only where it is running
+
+        return trio.lowlevel.current_task()
+    import asyncio  # noqa: PLC0415 - the blocking half works without it
+
+    return asyncio.current_task()
+
+
 def current_process() -> object:
     """Return the identity of this process, which changes with each fork."""
     return _process

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
-from ..runtime import current_loop, in_trio
+from ..runtime import current_loop, current_task, in_trio
 from .waiting import AsyncEvent
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ def _start_task(work: Callable[[], Coroutine[Any, Any, None]], on_done: Callable
 _inside: Final[ContextVar[tuple[AsyncSharedTask[Any], ...]]] = ContextVar(
     "koyeb_session_tasks", default=()
 )
-"""The shared tasks that have called this code, directly or indirectly."""
+"""The shared tasks that have called this code, or have started its task."""
 
 
 def is_inside(owner: object) -> bool:
-    """Tell whether a task of ``owner`` has called this code, and goes on only when it returns."""
-    return any(task.owner is owner and task.alive for task in _inside.get())
+    """
+    Tell whether a shared task of ``owner`` runs this code, and goes on only when it returns.
+
+    A task that the code has started may wait, as nobody may be waiting for it.
+    """
+    return any(task.owner is owner and task.runs_here for task in _inside.get())
 
 
 class AsyncSharedTask(Generic[T]):
@@ -97,6 +101,7 @@ class AsyncSharedTask(Generic[T]):
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
+        self._runner: object = None
         self._active_tasks = active_tasks
         self.owner: object = owner
 
@@ -104,6 +109,11 @@ class AsyncSharedTask(Generic[T]):
     def alive(self) -> bool:
         """Whether it is running in this event loop."""
         return not self._done.is_set() and self._home is current_loop()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the caller is the work itself."""
+        return self._runner is not None and self._runner is current_task()
 
     @property
     def succeeded(self) -> bool:
@@ -181,6 +191,7 @@ class AsyncSharedTask(Generic[T]):
             due.set()
 
     async def _run(self) -> None:
+        self._runner = current_task()
         _inside.set((*(task for task in _inside.get() if task.alive), self))
         # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
@@ -203,5 +214,6 @@ class AsyncSharedTask(Generic[T]):
 
     def _set_done(self) -> None:
         self._done.set()
+        self._runner = None
         if self._active_tasks is not None:
             self._active_tasks.discard(self)

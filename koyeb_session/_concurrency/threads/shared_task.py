@@ -43,7 +43,7 @@ of it has the main thread taken for ended, and the interpreter's end then waits 
 _inside: Final[ContextVar[tuple[SharedTask[Any], ...]]] = ContextVar(
     "koyeb_session_tasks", default=()
 )
-"""The shared tasks that have called this code, directly or indirectly."""
+"""The shared tasks that have called this code, directly or by another shared task."""
 
 
 def is_inside(owner: object) -> bool:
@@ -230,6 +230,7 @@ class SharedTask(Generic[T]):
             finally:
                 self._set_done()
             if self._on_done is not None:
+                _inside.set(())  # nobody waits for it
                 self._on_done()
         finally:
             self._runner = None
