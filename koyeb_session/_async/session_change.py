@@ -91,14 +91,13 @@ class AsyncSessionChange:
             return refusal
         # The task does all of it: a signal handler may raise between any two steps of the caller.
         task = self._task(self._end, first=self._clear_unless_replaced)
-        problem = await task.run(self._keeper.longest_wait)
+        longest_wait = self._keeper.longest_wait
+        problem = await task.run(longest_wait)
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
             self._clear_unless_replaced()
-        if not self._keeper.longest_wait:
-            return cannot_wait("logout: it goes on")
-        return not_signed_out(self.deadline)
+        return not_signed_out(self.deadline) if longest_wait else cannot_wait("logout: it goes on")
 
     def _task(
         self, work: Callable[[], Any], first: Callable[[], Any] | None = None

@@ -6,7 +6,6 @@ import contextvars
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
@@ -48,19 +47,18 @@ def _start_task(work: Callable[[], Coroutine[Any, Any, None]], on_done: Callable
     task.add_done_callback(done)
 
 
-_inside: Final[ContextVar[tuple[AsyncSharedTask[Any], ...]]] = ContextVar(
-    "koyeb_session_tasks", default=()
-)
-"""The shared tasks that have called this code, or have started its task."""
+_running: Final[dict[object, AsyncSharedTask[Any]]] = {}
+"""The shared work that each task is doing."""
 
 
 def is_inside(owner: object) -> bool:
     """
-    Tell whether a shared task of ``owner`` runs this code, and goes on only when it returns.
+    Tell whether the work of ``owner`` has called this code, and goes on only when it returns.
 
-    A task that the code has started may wait, as nobody may be waiting for it.
+    A task that the work has started is not inside: nobody may be waiting for that task.
     """
-    return any(task.owner is owner and task.runs_here for task in _inside.get())
+    task = _running.get(current_task())
+    return task is not None and task.owner is owner
 
 
 class AsyncSharedTask(Generic[T]):
@@ -101,7 +99,6 @@ class AsyncSharedTask(Generic[T]):
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
-        self._runner: object = None
         self._active_tasks = active_tasks
         self.owner: object = owner
 
@@ -109,11 +106,6 @@ class AsyncSharedTask(Generic[T]):
     def alive(self) -> bool:
         """Whether it is running in this event loop."""
         return not self._done.is_set() and self._home is current_loop()
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether the caller is the work itself."""
-        return self._runner is not None and self._runner is current_task()
 
     @property
     def succeeded(self) -> bool:
@@ -191,8 +183,8 @@ class AsyncSharedTask(Generic[T]):
             due.set()
 
     async def _run(self) -> None:
-        self._runner = current_task()
-        _inside.set((*(task for task in _inside.get() if task.alive), self))
+        here = current_task()
+        _running[here] = self
         # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
             self._outcome = await self._work()
@@ -200,6 +192,7 @@ class AsyncSharedTask(Generic[T]):
         except Exception as exc:  # noqa: BLE001 - see `outcome`
             self._raised = exc
         finally:
+            del _running[here]
             self._set_done()
         try:
             if self._on_done is not None:
@@ -214,6 +207,5 @@ class AsyncSharedTask(Generic[T]):
 
     def _set_done(self) -> None:
         self._done.set()
-        self._runner = None
         if self._active_tasks is not None:
             self._active_tasks.discard(self)

@@ -9,7 +9,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -40,15 +41,21 @@ of it has the main thread taken for ended, and the interpreter's end then waits 
 """
 
 
-_inside: Final[ContextVar[tuple[SharedTask[Any], ...]]] = ContextVar(
+_inside: Final[ContextVar[tuple[weakref.ref[SharedTask[Any]], ...]]] = ContextVar(
     "koyeb_session_tasks", default=()
 )
-"""The shared tasks that have called this code, directly or by another shared task."""
+"""The shared tasks whose work has called this code; weakly, as contexts may live for long."""
 
 
 def is_inside(owner: object) -> bool:
-    """Tell whether a task of ``owner`` has called this code, and goes on only when it returns."""
-    return any(task.owner is owner and task.alive for task in _inside.get())
+    """Tell whether the work of ``owner`` has called this code, and goes on only when it returns."""
+    return any(task.owner is owner for task in _callers())
+
+
+def _callers() -> Iterator[SharedTask[Any]]:
+    for ref in _inside.get():
+        if (task := ref()) is not None and task.alive:
+            yield task
 
 
 class SharedTask(Generic[T]):
@@ -64,6 +71,7 @@ class SharedTask(Generic[T]):
     """
 
     __slots__ = (
+        "__weakref__",
         "_active_tasks",
         "_all_done",
         "_begun",
@@ -217,7 +225,7 @@ class SharedTask(Generic[T]):
             return
         # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
-        _inside.set((*(task for task in _inside.get() if task.alive), self))
+        _inside.set((*map(weakref.ref, _callers()), weakref.ref(self)))
         try:
             try:
                 if self.alive:  # otherwise it started so late that another task has replaced it
