@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._concurrency.event_loop.deadlines import async_within
-from .._concurrency.event_loop.shared_task import AsyncSharedTask, is_inside
+from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
+from .._concurrency.nesting import is_inside
 from .._concurrency.runtime import is_in_step, state_lock
 from .._core.deadline import Deadline
 from .._core.errors import (

@@ -109,6 +109,7 @@ class AsyncSessionChange:
             first=first,
             seconds=self.deadline.left(),
             active_tasks=self._keeper.active_tasks,
+            owner=self._state,
         )
 
     async def _synchronize(self) -> KoyebSessionError | None:

@@ -10,9 +10,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from .._concurrency.nesting import is_inside
 from .._concurrency.runtime import is_in_step, state_lock
 from .._concurrency.threads.deadlines import within
-from .._concurrency.threads.shared_task import SharedTask, is_inside
+from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Wakeup, sleep
 from .._core.deadline import Deadline
 from .._core.errors import (

@@ -111,6 +111,7 @@ class SessionChange:
             first=first,
             seconds=self.deadline.left(),
             active_tasks=self._keeper.active_tasks,
+            owner=self._state,
         )
 
     def _synchronize(self) -> KoyebSessionError | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
+import weakref
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from koyeb_session import (
+    AsyncSessionClient,
     InvalidCredentialsError,
     KoyebSessionError,
     NotSignedInError,
@@ -24,6 +28,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
+from ..concurrency import async_idle
 from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations, raising
 from .doubles import Connect
@@ -178,7 +183,7 @@ async def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Conn
     assert caught.value.retry_after == 7
 
 
-@pytest.mark.parametrize("by", ["credentials", "http_client"])
+@pytest.mark.parametrize("by", ["credentials", "http_client", "another session"])
 async def test_code_that_a_renewal_calls_cannot_wait_for_that_renewal(
     fake: FakeKoyeb, connect: Connect, by: str
 ) -> None:
@@ -190,11 +195,34 @@ async def test_code_that_a_renewal_calls_cannot_wait_for_that_renewal(
     hooked = httpx.AsyncClient(transport=fake.transport, event_hooks={"request": [use]})
     if by == "credentials":
         session = connect(credentials=use)
-    else:
+    elif by == "http_client":
         session = connect(credentials=PASSWORDS, http_client=hooked)
+    else:
+        session = connect(credentials=connect(credentials=use).current_token)
     with pytest.raises(TransportError, match=r"^try again once this function has returned"):
         await session.current_token()
     await hooked.aclose()
+
+
+async def test_a_context_that_credentials_keep_does_not_keep_the_session(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """A connection that they open does; catches a mark of the renewal that refers to it."""
+    kept: list[contextvars.Context] = []
+
+    async def source() -> str:
+        kept.append(contextvars.copy_context())
+        return fake.issue_token()
+
+    session = AsyncSessionClient(transport=fake.transport, credentials=source, clock=clock)
+    await session.current_token()
+    await session.aclose()
+    gone = weakref.ref(inside(session).keeper)
+    del session
+    await async_idle()
+    gc.collect()
+    assert gone() is None
+    assert kept
 
 
 async def test_credentials_that_were_changed_to_nonsense_are_told(

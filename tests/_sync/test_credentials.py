@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
+import weakref
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -18,6 +21,7 @@ from koyeb_session import (
     RefreshPolicy,
     RetryPolicy,
     ServerError,
+    SessionClient,
     SessionExpiredError,
     Token,
     TransportError,
@@ -26,6 +30,7 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
+from ..concurrency import idle
 from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations, raising
 from .doubles import Connect
@@ -176,7 +181,7 @@ def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Connect) -
     assert caught.value.retry_after == 7
 
 
-@pytest.mark.parametrize("by", ["credentials", "http_client"])
+@pytest.mark.parametrize("by", ["credentials", "http_client", "another session"])
 def test_code_that_a_renewal_calls_cannot_wait_for_that_renewal(
     fake: FakeKoyeb, connect: Connect, by: str
 ) -> None:
@@ -188,11 +193,34 @@ def test_code_that_a_renewal_calls_cannot_wait_for_that_renewal(
     hooked = httpx.Client(transport=fake.transport, event_hooks={"request": [use]})
     if by == "credentials":
         session = connect(credentials=use)
-    else:
+    elif by == "http_client":
         session = connect(credentials=PASSWORDS, http_client=hooked)
+    else:
+        session = connect(credentials=connect(credentials=use).current_token)
     with pytest.raises(TransportError, match=r"^try again once this function has returned"):
         session.current_token()
     hooked.close()
+
+
+def test_a_context_that_credentials_keep_does_not_keep_the_session(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """A connection that they open does; catches a mark of the renewal that refers to it."""
+    kept: list[contextvars.Context] = []
+
+    def source() -> str:
+        kept.append(contextvars.copy_context())
+        return fake.issue_token()
+
+    session = SessionClient(transport=fake.transport, credentials=source, clock=clock)
+    session.current_token()
+    session.close()
+    gone = weakref.ref(inside(session).keeper)
+    del session
+    idle()
+    gc.collect()
+    assert gone() is None
+    assert kept
 
 
 def test_credentials_that_were_changed_to_nonsense_are_told(

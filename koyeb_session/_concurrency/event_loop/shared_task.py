@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
+from ..nesting import enter
 from ..runtime import current_loop, current_task, in_trio
 from .waiting import AsyncEvent
 
@@ -45,20 +46,6 @@ def _start_task(work: Callable[[], Coroutine[Any, Any, None]], on_done: Callable
         on_done()
 
     task.add_done_callback(done)
-
-
-_running: Final[dict[object, AsyncSharedTask[Any]]] = {}
-"""The shared work that each task is doing."""
-
-
-def is_inside(owner: object) -> bool:
-    """
-    Tell whether the work of ``owner`` has called this code, and goes on only when it returns.
-
-    A task that the work has started is not inside: nobody may be waiting for that task.
-    """
-    task = _running.get(current_task())
-    return task is not None and task.owner is owner
 
 
 class AsyncSharedTask(Generic[T]):
@@ -99,6 +86,7 @@ class AsyncSharedTask(Generic[T]):
         self._outcome: T | None = None
         self._raised: Exception | None = None
         self._returned = False
+        self._runner: object = None
         self._active_tasks = active_tasks
         self.owner: object = owner
 
@@ -106,6 +94,11 @@ class AsyncSharedTask(Generic[T]):
     def alive(self) -> bool:
         """Whether it is running in this event loop."""
         return not self._done.is_set() and self._home is current_loop()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the running task does the work."""
+        return self._runner is current_task()
 
     @property
     def succeeded(self) -> bool:
@@ -183,8 +176,8 @@ class AsyncSharedTask(Generic[T]):
             due.set()
 
     async def _run(self) -> None:
-        here = current_task()
-        _running[here] = self
+        self._runner = current_task()
+        enter(self)
         # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
             self._outcome = await self._work()
@@ -192,7 +185,7 @@ class AsyncSharedTask(Generic[T]):
         except Exception as exc:  # noqa: BLE001 - see `outcome`
             self._raised = exc
         finally:
-            del _running[here]
+            self._runner = None  # no cycle keeps the task in memory
             self._set_done()
         try:
             if self._on_done is not None:

@@ -9,12 +9,11 @@ import math
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from ..nesting import enter
 from ..runtime import current_process, state_lock
 from .deadlines import ends
 from .launch import launch
@@ -39,23 +38,6 @@ The process that is ending: its hook has begun, so a task that starts now is wai
 `Thread.is_alive` answers once, here. Before Python 3.13, a signal handler that raises in the midst
 of it has the main thread taken for ended, and the interpreter's end then waits for no thread.
 """
-
-
-_inside: Final[ContextVar[tuple[weakref.ref[SharedTask[Any]], ...]]] = ContextVar(
-    "koyeb_session_tasks", default=()
-)
-"""The shared tasks whose work has called this code; weakly, as contexts may live for long."""
-
-
-def is_inside(owner: object) -> bool:
-    """Tell whether the work of ``owner`` has called this code, and goes on only when it returns."""
-    return any(task.owner is owner for task in _callers())
-
-
-def _callers() -> Iterator[SharedTask[Any]]:
-    for ref in _inside.get():
-        if (task := ref()) is not None and task.alive:
-            yield task
 
 
 class SharedTask(Generic[T]):
@@ -130,6 +112,11 @@ class SharedTask(Generic[T]):
         return time.monotonic() < self._ends + _GRACE
 
     @property
+    def runs_here(self) -> bool:
+        """Whether the calling thread does the work."""
+        return self._runner == threading.get_ident()
+
+    @property
     def succeeded(self) -> bool:
         """Whether ``work`` has returned."""
         return self._returned
@@ -197,7 +184,7 @@ class SharedTask(Generic[T]):
         Return at once for a task of the process before a fork, whose thread the child does not
         have. Return at once in the task's own thread too, where a finalizer may call this.
         """
-        if self._home is not current_process() or self._runner == threading.get_ident():
+        if self._home is not current_process() or self.runs_here:
             return
         self.start()
         until = self._ends if timeout is None else time.monotonic() + timeout
@@ -225,7 +212,7 @@ class SharedTask(Generic[T]):
             return
         # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
-        _inside.set((*map(weakref.ref, _callers()), weakref.ref(self)))
+        enter(self)
         try:
             try:
                 if self.alive:  # otherwise it started so late that another task has replaced it
@@ -238,7 +225,6 @@ class SharedTask(Generic[T]):
             finally:
                 self._set_done()
             if self._on_done is not None:
-                _inside.set(())  # nobody waits for it
                 self._on_done()
         finally:
             self._runner = None
