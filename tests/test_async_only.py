@@ -431,3 +431,16 @@ async def test_a_task_that_credentials_start_waits_for_the_renewal(
     ):
         brought.append(await session.current_token())
     assert brought == [brought[0]] * 2
+
+
+@pytest.mark.blocks_loop
+async def test_plain_credentials_may_use_a_session_of_the_blocking_half(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """They run in a thread that the renewal awaits, and that has no event loop."""
+    with SessionClient(
+        transport=fake.transport, credentials=fake.issue_token, clock=clock
+    ) as other:
+        async with connected(fake, clock, credentials=lambda: other.current_token().id) as session:
+            token = await session.current_token()
+        assert token == other.token

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
         """A shared task of either half."""
 
         @property
-        def alive(self) -> bool: ...
-        @property
         def owner(self) -> object: ...
+        @property
+        def is_running(self) -> bool: ...
         @property
         def runs_here(self) -> bool: ...
 
@@ -43,5 +43,5 @@ def enter(work: _Work) -> None:
 
 def _callers() -> Iterator[_Work]:
     for ref in _inside.get():
-        if (work := ref()) is not None and work.alive:
+        if (work := ref()) is not None and work.is_running:
             yield work

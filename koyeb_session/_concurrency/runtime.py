@@ -96,14 +96,17 @@ def current_loop() -> object:
 
 
 def current_task() -> object:
-    """Return the running task."""
+    """Return the running task; `None` in a thread without an event loop."""
     if in_trio():
         import trio  # noqa: PLC0415 - only where it is running
 
         return trio.lowlevel.current_task()
     import asyncio  # noqa: PLC0415 - the blocking half works without it
 
-    return asyncio.current_task()
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def current_process() -> object:

@@ -96,9 +96,14 @@ class AsyncSharedTask(Generic[T]):
         return not self._done.is_set() and self._home is current_loop()
 
     @property
+    def is_running(self) -> bool:
+        """Whether the work has begun and not ended, in any event loop."""
+        return self._runner is not None
+
+    @property
     def runs_here(self) -> bool:
         """Whether the running task does the work."""
-        return self._runner is current_task()
+        return self.is_running and self._runner is current_task()
 
     @property
     def succeeded(self) -> bool:
@@ -177,15 +182,14 @@ class AsyncSharedTask(Generic[T]):
 
     async def _run(self) -> None:
         self._runner = current_task()
-        enter(self)
         # `finally`: if the event loop cancels this task at its end, the waiters must not hang.
         try:
+            enter(self)
             self._outcome = await self._work()
             self._returned = True
         except Exception as exc:  # noqa: BLE001 - see `outcome`
             self._raised = exc
         finally:
-            self._runner = None  # no cycle keeps the task in memory
             self._set_done()
         try:
             if self._on_done is not None:
@@ -200,5 +204,6 @@ class AsyncSharedTask(Generic[T]):
 
     def _set_done(self) -> None:
         self._done.set()
+        self._runner = None  # no cycle keeps the task in memory
         if self._active_tasks is not None:
             self._active_tasks.discard(self)

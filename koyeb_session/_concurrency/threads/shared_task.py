@@ -112,6 +112,11 @@ class SharedTask(Generic[T]):
         return time.monotonic() < self._ends + _GRACE
 
     @property
+    def is_running(self) -> bool:
+        """Whether the work has begun and not ended, in this process."""
+        return self._runner is not None and self._home is current_process()
+
+    @property
     def runs_here(self) -> bool:
         """Whether the calling thread does the work."""
         return self._runner == threading.get_ident()
@@ -212,9 +217,9 @@ class SharedTask(Generic[T]):
             return
         # Set before the work: a finalizer in this thread may wait for this very task.
         self._runner = threading.get_ident()
-        enter(self)
         try:
             try:
+                enter(self)
                 if self.alive:  # otherwise it started so late that another task has replaced it
                     if self._first is not None:
                         self._first()
@@ -227,11 +232,11 @@ class SharedTask(Generic[T]):
             if self._on_done is not None:
                 self._on_done()
         finally:
-            self._runner = None
             self._end()
 
     def _set_done(self) -> None:
         self._done.set()
+        self._runner = None
         if self._active_tasks is not None:
             self._active_tasks.discard(self)
 
