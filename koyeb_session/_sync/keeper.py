@@ -98,7 +98,7 @@ class TokenKeeper:
 
     @property
     def longest_wait(self) -> float:
-        """The seconds for which the caller may wait: none in the midst of a change or renewal."""
+        """The seconds for which the caller may wait: none inside a change of this session."""
         return 0.0 if is_in_step() or is_inside(self.state) else math.inf
 
     @property

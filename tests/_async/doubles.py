@@ -56,40 +56,40 @@ class AsyncUnderWay(AsyncBackground, Generic[T]):
         return self
 
 
-class MetStore(AsyncMemoryTokenStore):
+class InterceptedStore(AsyncMemoryTokenStore):
     """A store with a double's own code before each call."""
 
-    async def meet(self, call: str) -> None:
+    async def intercept(self, call: str) -> None:
         """Wait, or raise."""
         raise NotImplementedError
 
     async def load(self) -> Token | None:
         """Load the token."""
-        await self.meet("load")
+        await self.intercept("load")
         return await super().load()
 
     async def save(self, token: Token) -> None:
         """Save a token."""
-        await self.meet("save")
+        await self.intercept("save")
         await super().save(token)
 
     async def delete(self) -> None:
         """Forget the token."""
-        await self.meet("delete")
+        await self.intercept("delete")
         await super().delete()
 
     def lock(self) -> AbstractAsyncContextManager[None]:
         """Hold the lock."""
-        return self._lock_troubled()
+        return self._lock_intercepted()
 
     @contextlib.asynccontextmanager
-    async def _lock_troubled(self) -> AsyncGenerator[None]:
-        await self.meet("lock")
+    async def _lock_intercepted(self) -> AsyncGenerator[None]:
+        await self.intercept("lock")
         async with super().lock():
             yield
 
 
-class BrokenStore(MetStore):
+class BrokenStore(InterceptedStore):
     """Fails where it is told to."""
 
     def __init__(self, *broken: str, error: Exception | None = None) -> None:
@@ -102,12 +102,12 @@ class BrokenStore(MetStore):
         if name in self.broken:
             raise self.error
 
-    async def meet(self, call: str) -> None:
+    async def intercept(self, call: str) -> None:
         """Fail, if this is to."""
         self.fail(call)
 
 
-class Troubled(MetStore):
+class Troubled(InterceptedStore):
     """A store of which single calls fail, or stand at a gate."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class Troubled(MetStore):
         self.gates: dict[str, Gate] = {}
         self.calls: list[str] = []
 
-    async def meet(self, call: str) -> None:
+    async def intercept(self, call: str) -> None:
         """Note it, pass its gate, and raise, if this is to fail."""
         self.calls.append(call)
         if gate := self.gates.get(call):

@@ -16,7 +16,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import AsyncBackground, AsyncJob, async_idle, async_until
 from ..support import DAY, PASSWORDS, held, inside, log
-from .doubles import AsyncBuggy, Connect, MetStore, saved
+from .doubles import AsyncBuggy, Connect, InterceptedStore, saved
 
 
 @asynccontextmanager
@@ -37,8 +37,8 @@ async def test_keep_current_is_not_stopped_by_its_own_news(
 ) -> None:
     """Catches a timer that its own callback cancels before the store was written."""
 
-    class Slow(MetStore):
-        async def meet(self, call: str) -> None:
+    class Slow(InterceptedStore):
+        async def intercept(self, call: str) -> None:
             await async_idle()
 
     store = Slow()

@@ -25,7 +25,15 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
 from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, async_until
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, operations, raising
-from .doubles import BrokenStore, Connect, Grants, MetStore, Troubled, UnspeakableError, saved
+from .doubles import (
+    BrokenStore,
+    Connect,
+    Grants,
+    InterceptedStore,
+    Troubled,
+    UnspeakableError,
+    saved,
+)
 
 SOON = timedelta(seconds=20)
 
@@ -372,8 +380,8 @@ async def test_a_store_that_uses_its_own_session_does_not_wait_for_itself(
     """Its call would wait for the lock that it holds, until the time for the lock is up."""
     raised: list[str | None] = []
 
-    class Curious(MetStore):
-        async def meet(self, call: str) -> None:
+    class Curious(InterceptedStore):
+        async def intercept(self, call: str) -> None:
             if call != point or raised:
                 return
             raised.append(None)

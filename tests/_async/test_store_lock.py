@@ -45,8 +45,8 @@ class Slow(Troubled):
         self.gate = Gate()
 
     @contextlib.asynccontextmanager
-    async def _lock_troubled(self) -> AsyncGenerator[None]:
-        async with super()._lock_troubled():
+    async def _lock_intercepted(self) -> AsyncGenerator[None]:
+        async with super()._lock_intercepted():
             yield
             self.calls.append("release")
             await async_pass_through(self.gate)

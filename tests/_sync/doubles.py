@@ -58,40 +58,40 @@ class UnderWay(Background, Generic[T]):
         return self
 
 
-class MetStore(MemoryTokenStore):
+class InterceptedStore(MemoryTokenStore):
     """A store with a double's own code before each call."""
 
-    def meet(self, call: str) -> None:
+    def intercept(self, call: str) -> None:
         """Wait, or raise."""
         raise NotImplementedError
 
     def load(self) -> Token | None:
         """Load the token."""
-        self.meet("load")
+        self.intercept("load")
         return super().load()
 
     def save(self, token: Token) -> None:
         """Save a token."""
-        self.meet("save")
+        self.intercept("save")
         super().save(token)
 
     def delete(self) -> None:
         """Forget the token."""
-        self.meet("delete")
+        self.intercept("delete")
         super().delete()
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock."""
-        return self._lock_troubled()
+        return self._lock_intercepted()
 
     @contextlib.contextmanager
-    def _lock_troubled(self) -> Generator[None]:
-        self.meet("lock")
+    def _lock_intercepted(self) -> Generator[None]:
+        self.intercept("lock")
         with super().lock():
             yield
 
 
-class BrokenStore(MetStore):
+class BrokenStore(InterceptedStore):
     """Fails where it is told to."""
 
     def __init__(self, *broken: str, error: Exception | None = None) -> None:
@@ -104,12 +104,12 @@ class BrokenStore(MetStore):
         if name in self.broken:
             raise self.error
 
-    def meet(self, call: str) -> None:
+    def intercept(self, call: str) -> None:
         """Fail, if this is to."""
         self.fail(call)
 
 
-class Troubled(MetStore):
+class Troubled(InterceptedStore):
     """A store of which single calls fail, or stand at a gate."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Troubled(MetStore):
         self.gates: dict[str, Gate] = {}
         self.calls: list[str] = []
 
-    def meet(self, call: str) -> None:
+    def intercept(self, call: str) -> None:
         """Note it, pass its gate, and raise, if this is to fail."""
         self.calls.append(call)
         if gate := self.gates.get(call):

@@ -18,7 +18,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import Background, Job, idle, until
 from ..support import DAY, PASSWORDS, held, inside, log
-from .doubles import Buggy, Connect, MetStore, saved
+from .doubles import Buggy, Connect, InterceptedStore, saved
 
 
 @contextmanager
@@ -39,8 +39,8 @@ def test_keep_current_is_not_stopped_by_its_own_news(
 ) -> None:
     """Catches a timer that its own callback cancels before the store was written."""
 
-    class Slow(MetStore):
-        def meet(self, call: str) -> None:
+    class Slow(InterceptedStore):
+        def intercept(self, call: str) -> None:
             idle()
 
     store = Slow()

@@ -47,8 +47,8 @@ class Slow(Troubled):
         self.gate = Gate()
 
     @contextlib.contextmanager
-    def _lock_troubled(self) -> Generator[None]:
-        with super()._lock_troubled():
+    def _lock_intercepted(self) -> Generator[None]:
+        with super()._lock_intercepted():
             yield
             self.calls.append("release")
             pass_through(self.gate)

@@ -156,6 +156,7 @@ class AsyncSharedTask(Generic[T]):
         now = time.monotonic()
         timeout = max(self._ends - now, 0.0) if timeout is None else timeout
         # Hot path: see tests/benchmarks. Thousands of callers share one timer instead of one each.
+        # A caller without a limit needs none.
         if now < self._ends <= now + timeout < math.inf:
             if self._due is None:
                 self._due = AsyncEvent()

@@ -23,7 +23,7 @@ class AsyncEvent:
     __slots__ = ("_event", "_set")
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None  # made for the first waiter: most events have none
+        self._event: anyio.Event | None = None  # made for the first waiter
         self._set = False
 
     def is_set(self) -> bool:

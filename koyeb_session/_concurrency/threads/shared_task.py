@@ -236,7 +236,7 @@ class SharedTask(Generic[T]):
 
     def _set_done(self) -> None:
         self._done.set()
-        self._runner = None
+        self._runner = None  # only now: before, a finalizer here must not wait for this task
         if self._active_tasks is not None:
             self._active_tasks.discard(self)
 
