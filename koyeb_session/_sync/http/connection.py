@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,13 +58,12 @@ class SingleConnection:
             if connection is None or not connection.is_available() or connection.has_expired():
                 self.close()
                 connection = self.connection = self._pool.create_connection(request.url.origin)
-            else:
-                # It is open: skip the outer object, whose lock is for connecting.
-                connection = getattr(connection, "_connection", None) or connection
             try:
-                return connection.handle_request(request)
+                response = connection.handle_request(request)
             except httpcore.ConnectionNotAvailable:
                 continue  # it was closed after the check; nothing has been sent
+            self.connection = _without_locks(connection)
+            return response
 
     def close(self) -> None:
         """Close the connection; one that is just being opened needs another call later."""
@@ -72,6 +72,21 @@ class SingleConnection:
                 self.connection.close()
         finally:
             self._pool.close()  # it has a connection if a mock has let a request through
+
+
+def _without_locks(
+    connection: httpcore.ConnectionInterface,
+) -> httpcore.ConnectionInterface:
+    """
+    Return the open connection inside, without the locks that keep requests apart.
+
+    Here, requests come one at a time. In an event loop, even a free lock costs a turn of the loop.
+    """
+    inside = getattr(connection, "_connection", None)
+    if type(inside) is not httpcore.HTTP11Connection:
+        return connection
+    vars(inside)["_state_lock"] = nullcontext()
+    return inside
 
 
 def _is_hooked() -> bool:
