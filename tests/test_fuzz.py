@@ -338,7 +338,7 @@ def test_record_is_a_token_or_refused_in_words(record: bytes) -> None:
         assert read_record(write_record(found)) == found
         assert read_provenance(found) is None or found.provenance
     else:
-        assert found is None or (type(found) is ValueError and f"{found}".isascii())
+        assert found is None or (isinstance(found, ValueError) and f"{found}".isascii())
 
 
 cli_files = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from .._core.errors import StoreError
 from .._core.log import log
-from .records import LIMIT, read_record, write_record
+from .records import LIMIT, NotARecord, read_record, write_record
 
 if TYPE_CHECKING:
     from .._core.models import Token
@@ -71,13 +71,15 @@ def absolute(path: str | os.PathLike[str]) -> Path | ValueError:
 
 
 def read(path: Path) -> Token | None:
-    """Read a token; rename a file with any other content."""
+    """Read a token; rename a damaged file, and refuse one that is no session's."""
     with failing_as("read", path):
         try:
             with open(path, "rb", opener=_open) as file:
                 found = read_record(file.read(LIMIT + 1))
         except FileNotFoundError:
             return None
+    if isinstance(found, NotARecord):
+        raise _not_a_session(path)
     if not isinstance(found, ValueError):
         return found
     aside = path.with_name(f"{path.name}.{time.time_ns()}.unreadable")
@@ -99,6 +101,8 @@ def write(path: Path, token: Token) -> None:
     with failing_as("written", path):
         if path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if _is_of_others(path):
+            raise _not_a_session(path)
         make_folder(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
@@ -153,6 +157,23 @@ def _refusal(status: os.stat_result, path: str) -> str | None:
     return None
 
 
+def _is_of_others(path: Path) -> bool:
+    """Tell whether a file holds something else than a session, perhaps the user's own data."""
+    try:
+        with open(path, "rb", opener=_open_any) as file:
+            return isinstance(read_record(file.read(LIMIT + 1)), NotARecord)
+    except OSError:  # there is none, or it cannot be read: the system decides what may be done
+        return False
+
+
+def _open_any(path: str, flags: int) -> int:
+    return os.open(path, flags | _NO_FOLLOW | _NO_WAIT)
+
+
+def _not_a_session(path: Path) -> StoreError:
+    return StoreError(f"{path} is no session file, and is left as it is: give another path")
+
+
 def _fill(file: BinaryIO, token: Token) -> None:
     file.write(write_record(token).encode())
     file.truncate()
@@ -161,7 +182,13 @@ def _fill(file: BinaryIO, token: Token) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file and renamed unreadable ones; of a symlink, remove only the link."""
+    """
+    Remove the file and renamed damaged ones; of a symlink, remove only the link.
+
+    A file that is no session's stays: it holds no token.
+    """
+    if _is_of_others(path):
+        return
     with failing_as("removed", path):
         try:
             path.unlink(missing_ok=True)
@@ -172,7 +199,8 @@ def remove(path: Path) -> None:
                 file.truncate()
                 os.fsync(file.fileno())
         for aside in _put_aside(path):  # even a damaged record may contain the token
-            aside.unlink(missing_ok=True)
+            if not _is_of_others(aside):  # version 0.1 put aside any file
+                aside.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 

@@ -18,8 +18,15 @@ FORMAT: Final = "koyeb-session"
 VERSION: Final = 2
 _READ: Final = (1, VERSION)
 """Version 1 has neither ``renewal`` nor ``provenance``."""
+_START: Final = b'{"format": "koyeb-session"'
+"""The beginning of each record, as `write_record` writes it."""
+_ANOTHERS: Final = "another program wrote it"
 LIMIT: Final = 1 << 20
 """The largest record in bytes; real ones are far smaller."""
+
+
+class NotARecord(ValueError):
+    """What was read is no saved token, not even a damaged one: something else is kept there."""
 
 
 @attrs.frozen
@@ -48,21 +55,28 @@ def read_record(text: str | bytes | None) -> Token | ValueError | None:
 
 
 def _record(text: str | bytes) -> Token | ValueError:
-    if len(text) > LIMIT:
-        return ValueError("it is too large for a session")
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(text) if len(text) <= LIMIT else None
     except (ValueError, RecursionError):
-        return ValueError("it is not JSON, or is cut off")
+        value = None
+    if value is None:
+        return ValueError("it is damaged") if _is_damaged(text) else NotARecord(_ANOTHERS)
     record = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     if record.get("format") != FORMAT:
-        return ValueError("another program wrote it")
+        return NotARecord(_ANOTHERS)
     if record.get("version") not in _READ:
         return ValueError("another version of koyeb-session wrote it")
     try:
         return _STRUCTURE(record, Record).token
     except (KeyError, TypeError, ValueError, Unfit):
         return ValueError("it holds no token")
+
+
+def _is_damaged(text: str | bytes) -> bool:
+    """Tell whether this was a record: it begins like one, or the power failed as it was written."""
+    raw = text.encode() if isinstance(text, str) else text
+    start = min(len(raw), len(_START))
+    return raw[:start] == _START[:start] or not raw.strip(b"\0")
 
 
 def _id(value: object, _: object) -> str:

@@ -57,10 +57,9 @@ async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -
     "content",
     [
         b'{"format": "koyeb-session", "version": 1, "tok',
-        b"\xff\xfe",
-        b"[]",
-        b"[" * 1_000_000,  # nested deeper than Python can go
-        b'{"token": {"id": "a"}}',
+        b'{"for',
+        b"\0" * 300,  # as after a power failure
+        b'{"format": "koyeb-session", "version": ' + b"[" * 1_000_000,  # deeper than Python can go
         b'{"format": "koyeb-session", "version": 3, "token": {"id": "a"}}',
         b'{"format": "koyeb-session", "version": [2], "token": {"id": "a"}}',
         b'{"format": "koyeb-session", "version": 2, "token": {"id": "a", "renewal": 5}}',
@@ -73,12 +72,12 @@ async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -
             b' "token": {"id": "a", "expires_at": "2030-01-01T00:00:00"}}'
         ),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 async def test_file_is_put_aside_when_it_holds_no_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    """A truncated, foreign or future file is renamed with a warning, and is not fatal."""
+    """A truncated or future file is renamed with a warning, and is not fatal."""
     path = tmp_path / "session.json"
     path.write_bytes(content)
     store = AsyncFileTokenStore(path)
@@ -88,6 +87,33 @@ async def test_file_is_put_aside_when_it_holds_no_token(
     assert (tmp_path / aside).read_bytes() == content
     await store.save(Token("b"))
     assert await store.load() == Token("b")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"url: app.koyeb.com\ntoken: mine\n",
+        b"KOYEB_TOKEN=mine",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"[" * 1_000_000,  # nested deeper than Python can go
+        b'{"token": {"id": "a"}}',
+    ],
+    ids=range(7),
+)
+async def test_file_of_another_program_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    """Catches a path given by mistake whose file is renamed, replaced or deleted."""
+    path = tmp_path / ".env"
+    path.write_bytes(content)
+    store = AsyncFileTokenStore(path)
+    with pytest.raises(StoreError, match="no session file, and is left as it is"):
+        await store.load()
+    with pytest.raises(StoreError, match="give another path"):
+        await store.save(Token("a"))
+    await store.delete()
+    assert path.read_bytes() == content
+    assert names(tmp_path) == {".env"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n"])
@@ -126,7 +152,7 @@ async def test_large_file_is_not_read_whole(
     with path.open("wb") as file:
         file.truncate(1 << 40)
     assert await AsyncFileTokenStore(path).load() is None
-    assert "too large" in caplog.text
+    assert "is damaged" in caplog.text
 
 
 async def test_file_of_another_user_is_refused(
@@ -175,16 +201,18 @@ async def test_file_system_without_permissions_is_refused(
 async def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
     """It may hold the token: nobody else may read it, and a logout removes it."""
     path = tmp_path / "session.json"
-    path.write_text("?")
+    path.write_text("{")
     path.chmod(0o644)
     other = tmp_path / "session.json.b.1.unreadable"  # of a file whose name begins alike
     other.touch()
     store = AsyncFileTokenStore(path)
     assert await store.load() is None
     (aside,) = (tmp_path / name for name in names(tmp_path) - {other.name})
+    users = tmp_path / "session.json.1.unreadable"  # by a version that put aside any file
+    users.write_text("?")
     assert stat.S_IMODE(aside.stat().st_mode) == 0o600
     await store.delete()
-    assert names(tmp_path) == {other.name}
+    assert names(tmp_path) == {other.name, users.name}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +233,7 @@ async def test_file_that_cannot_be_moved_is_told(
 ) -> None:
     """A disk that fails is a `StoreError`, with all that the system says, be it no number."""
     path = tmp_path / "session.json"
-    path.write_text("?")
+    path.write_text("{")
     monkeypatch.setattr(Path, function, raising(error))
     with pytest.raises(StoreError, match=says) as caught:
         await getattr(AsyncFileTokenStore(path), call)()

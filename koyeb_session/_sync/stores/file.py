@@ -40,9 +40,10 @@ class FileTokenStore:
 
     The file is replaced as a whole: any reader, after any crash, finds the old token or the new
     one. A file that is a mount of its own, as in a container, cannot be replaced and is written in
-    place. An empty file holds no token. A file that holds something else is renamed, with a warning
-    in the log, and is removed with the token. The lock lies beside the file, and ends with the
-    process that holds it. The store can be pickled and copied: all copies are of the same file.
+    place. An empty file holds no token. A damaged one is renamed, with a warning in the log, and is
+    removed with the token. A file of another program is refused, and stays as it is. The lock lies
+    beside the file, and ends with the process that holds it. The store can be pickled and copied:
+    all copies are of the same file.
 
     Args:
         path: The file; ``~`` is the home folder. Its folders are made, closed to others, when they
@@ -90,8 +91,8 @@ class FileTokenStore:
         Return the token that was saved last; `None`: there is none.
 
         Raises:
-            StoreError: The file cannot be read, is a symlink or no file, or may have been written
-                by another user of this machine.
+            StoreError: The file cannot be read, is a symlink or no file, holds something else than
+                a session, or may have been written by another user of this machine.
         """
         return in_thread(files.read, self._path)
 
@@ -100,14 +101,14 @@ class FileTokenStore:
         Replace the file.
 
         Raises:
-            StoreError: The folder is read-only or full, or the file is a symlink; or its file
-                system lets other users write to it.
+            StoreError: The folder is read-only or full; the file is a symlink, or holds something
+                else than a session; or its file system lets other users write to it.
         """
         in_thread(files.write, self._path, token)
 
     def delete(self) -> None:
         """
-        Remove the file, and the unreadable files that were put aside.
+        Remove the file, and the damaged ones that were put aside.
 
         Raises:
             StoreError: One of them cannot be removed.
