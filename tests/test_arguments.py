@@ -17,6 +17,7 @@ import pytest
 from koyeb_session import AccessTokenCredentials, PasswordCredentials, RefreshPolicy, Token
 from koyeb_session._core.validation import (
     TIMEOUT_LIMIT,
+    async_credentials_error,
     credentials_error,
     header_error,
     id_error,
@@ -90,17 +91,22 @@ def test_token_is_refused_when_it_has_expired(past: float) -> None:
 
 
 HEADER_RULE = (
-    "token must be visible ASCII, not empty, without spaces or line breaks, and at most 16384 "
-    "characters long"
+    "token must be visible ASCII without spaces or line breaks, and at most 16384 characters long"
 )
+NOT_EMPTY = "token must not be empty"
+STRIP = "token must have no space or line break around it: use .strip()"
+NO_QUOTES = "token must be the token alone, without quotation marks around it"
 NO_BEARER = "must be the token alone, without 'Bearer' before it"
 
 
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        *((bad, HEADER_RULE) for bad in ("", " ", "canary canary", "canary\r\n", "canary\n")),
-        *((bad, HEADER_RULE) for bad in ("\tcanary", "canäry", "x" * 16_385)),
+        *((bad, HEADER_RULE) for bad in ("canary canary", "canäry", "x" * 16_385)),
+        *((bad, NOT_EMPTY) for bad in ("", " ", "\n")),
+        *((bad, STRIP) for bad in ("canary\r\n", "canary\n", "\tcanary")),
+        # a file of variables may keep its quotation marks
+        *((bad, NO_QUOTES) for bad in ('"canary"', "'canary'")),
         # a header copied from a request contains a word too many
         *((f"{word}canary", f"token {NO_BEARER}") for word in ("Bearer ", "bearer\t", " BEARER ")),
     ],
@@ -313,15 +319,22 @@ WITH: dict[str, Callable[..., object]] = {
 @pytest.mark.parametrize("case", WITHOUT)
 def test_callable_is_given_nothing_when_it_asks_for_nothing(case: str) -> None:
     """One that can do without an argument, or does not say what it takes, is given none."""
-    assert credentials_error(WITHOUT[case]) is None
+    assert async_credentials_error(WITHOUT[case]) is None
     assert not takes_token(WITHOUT[case])
 
 
 @pytest.mark.parametrize("case", WITH)
 def test_callable_is_given_the_token_when_it_asks_for_it(case: str) -> None:
     """One that needs an argument, or says that it takes a token, is given the token."""
-    assert credentials_error(WITH[case]) is None
+    assert async_credentials_error(WITH[case]) is None
     assert takes_token(WITH[case])
+
+
+@pytest.mark.parametrize("function", [awaited, functools.partial(awaited), AsyncMock()])
+def test_blocking_session_refuses_an_async_callable_when_it_is_given(function: object) -> None:
+    """Catches one that only the first request finds out, as nothing awaits it."""
+    message = "credentials must be a plain function: give the async one to an AsyncSessionClient"
+    assert text(credentials_error(function), TypeError) == message
 
 
 @pytest.mark.parametrize("timeout", [1, 0.5, 1e-9, TIMEOUT_LIMIT], ids=repr)
@@ -346,7 +359,8 @@ def test_timeout_is_wrong_when_it_cannot_be_waited_for(timeout: float) -> None:
 )
 def test_timeout_is_wrong_when_it_is_no_number(timeout: object) -> None:
     """The unit is said, since a `timedelta` is a good guess too."""
-    assert text(timeout_error(timeout), TypeError) == "timeout must be a number of seconds"
+    message = text(timeout_error(timeout), TypeError)
+    assert message == f"timeout must be a number of seconds, not {type(timeout).__name__}"
 
 
 def test_text_is_right_when_it_is_not_empty() -> None:

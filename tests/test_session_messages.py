@@ -119,13 +119,13 @@ def test_credentials_that_fail_say_when_they_are_asked_again(
         assert cause.message.endswith(request)
         assert error.message == (
             f"the token could not be renewed: {cause.message}; "
-            "the next try is in 20 min 0 s, that of refresh() at once"
+            "it tries again in 20 min 0 s, or at once with refresh()"
         )
         clock.advance(90)
         error = ending(session)
         assert error.message == (
             f"the token could not be renewed 1 min 30 s ago: {cause.message}; "
-            "the next try is in 18 min 30 s, that of refresh() at once"
+            "it tries again in 18 min 30 s, or at once with refresh()"
         )
         assert not error.retryable
 
@@ -153,14 +153,14 @@ def test_a_callable_that_raised_is_quoted_with_its_class(
         assert type(error) is kind
         assert error.message == (
             f"the credentials gave no token: {what}; "
-            "the next try is in 20 s, that of refresh() at once"
+            "it tries again in 20 s, or at once with refresh()"
         )
         assert isinstance(error.__cause__, cause)
         clock.advance(5)
         error = ending(session)
         assert error.message == (
             f"the credentials gave no token: {what}; that was 5 s ago; "
-            "the next try is in 15 s, that of refresh() at once"
+            "it tries again in 15 s, or at once with refresh()"
         )
         assert isinstance(error.__cause__, cause)
         with pytest.raises(kind) as caught:
@@ -210,9 +210,9 @@ def test_a_first_sign_in_that_was_refused_says_how_long_ago(
         again = ending(session)
     assert type(again) is InvalidCredentialsError
     text = first.message.partition("; ")[0]
-    assert first.message == f"{text}; the next try is in 20 min 0 s, that of refresh() at once"
+    assert first.message == f"{text}; it tries again in 20 min 0 s, or at once with refresh()"
     assert again.message == (
-        f"{text}; that was 1 min 0 s ago; the next try is in 19 min 0 s, that of refresh() at once"
+        f"{text}; that was 1 min 0 s ago; it tries again in 19 min 0 s, or at once with refresh()"
     )
     assert again.status == 401
 

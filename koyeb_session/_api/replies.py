@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import httpx
 
 from .._core.errors import (
+    AccountLockedError,
     ApiError,
     BadRequestError,
     EndpointGoneError,
@@ -148,6 +149,8 @@ def _advice(kind: type[ApiError], asked: Asked, wait: float | None) -> list[str]
     """Return advice for the user, if there is any."""
     if kind is EndpointGoneError:
         return [asked.instead]
+    if kind is AccountLockedError:
+        return ["wait before you try again, or ask Koyeb's support"]
     if issubclass(kind, PermissionDeniedError) and asked.forbidden:
         return [asked.forbidden]
     if wait is not None and issubclass(kind, RateLimitedError | ServerError):

@@ -147,7 +147,7 @@ class AsyncSessionClient:
             wrong
             or engine.async_store_error(store)
             or engine.timeout_error(timeout)
-            or engine.credentials_error(credentials)
+            or engine.async_credentials_error(credentials)
             or engine.kind_error("refresh_policy", refresh_policy, engine.RefreshPolicy)
             or engine.kind_error("retry_policy", retry_policy, engine.RetryPolicy)
             or engine.kind_error("http_client", http_client, httpx.AsyncClient)
@@ -620,7 +620,7 @@ class AsyncSessionClient:
             listener: It is given the new token, or `None` after a logout.
 
         Returns:
-            A function that takes the listener away again.
+            A function that removes the listener.
 
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.

@@ -29,10 +29,10 @@ from .._core.snapshot import Snapshot as Snapshot
 from .._core.state import SessionState as SessionState
 from .._core.tokens import adds_nothing as adds_nothing
 from .._core.validation import access_token_error as access_token_error
+from .._core.validation import async_credentials_error as async_credentials_error
 from .._core.validation import async_listener_error as async_listener_error
 from .._core.validation import async_store_error as async_store_error
 from .._core.validation import clock_error as clock_error
-from .._core.validation import credentials_error as credentials_error
 from .._core.validation import header_error as header_error
 from .._core.validation import kind_error as kind_error
 from .._core.validation import not_copied as not_copied

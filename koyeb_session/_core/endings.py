@@ -109,4 +109,4 @@ def _ago(last: LastFailure, now: Clock) -> str:
 
 def _next_try(last: LastFailure, now: Clock) -> str:
     wait = last.wait - last.age(now)
-    return f"the next try is {time_from_now(wait)}, that of refresh() at once"
+    return f"it tries again {time_from_now(wait)}, or at once with refresh()"

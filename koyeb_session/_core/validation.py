@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
@@ -69,13 +70,19 @@ def _token_error(name: str, token_id: object) -> BadArgument | None:
     """Check a token's id, which is sent as ``Authorization: Bearer``."""
     if not isinstance(token_id, str):
         return TypeError(f"{name} must be a str, not {type(token_id).__name__}")
-    if is_header_safe(token_id):
-        return None
+    if not token_id.strip():
+        return ValueError(f"{name} must not be empty")
     if re.match(r"\s*bearer\s", token_id, re.IGNORECASE):
         return ValueError(f"{name} must be the token alone, without 'Bearer' before it")
+    if token_id[0] == token_id[-1] and token_id[0] in "'\"":  # as from a file of variables
+        return ValueError(f"{name} must be the token alone, without quotation marks around it")
+    if is_header_safe(token_id):
+        return None
+    if is_header_safe(token_id.strip()):
+        return ValueError(f"{name} must have no space or line break around it: use .strip()")
     return ValueError(
-        f"{name} must be visible ASCII, not empty, without spaces or line breaks, and at most "
-        f"{TOKEN_LIMIT} characters long"
+        f"{name} must be visible ASCII without spaces or line breaks, and at most {TOKEN_LIMIT} "
+        "characters long"
     )
 
 
@@ -107,12 +114,26 @@ def kind_error(name: str, value: object, kind: type) -> TypeError | None:
     """Check an optional argument of one class."""
     if value is None or isinstance(value, kind):
         return None
-    wanted = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-    return TypeError(f"{name} must be of class {wanted}, not {type(value).__name__}")
+    package, _, _ = kind.__module__.partition(".")
+    wrong = f"{name} must be of class {package}.{kind.__name__}, not {type(value).__name__}"
+    is_async = kind.__name__.startswith("Async")
+    twin = kind.__name__.removeprefix("Async") if is_async else f"Async{kind.__name__}"
+    if isinstance(value, getattr(sys.modules[package], twin, ())):
+        wrong += f", which is for {'a SessionClient' if is_async else 'an AsyncSessionClient'}"
+    return TypeError(wrong)
 
 
 def credentials_error(credentials: object) -> BadArgument | None:
-    """Check the credentials of a session."""
+    """Check the credentials of a blocking session, which awaits no async function."""
+    if _is_async(credentials):
+        return TypeError(
+            "credentials must be a plain function: give the async one to an AsyncSessionClient"
+        )
+    return async_credentials_error(credentials)
+
+
+def async_credentials_error(credentials: object) -> BadArgument | None:
+    """Check the credentials of an async session."""
     if credentials is None:
         return None
     if isinstance(credentials, PasswordCredentials):
@@ -193,7 +214,7 @@ def _parameters(source: Callable[..., Any]) -> list[inspect.Parameter]:
 def timeout_error(timeout: object, name: str = "timeout") -> BadArgument | None:
     """Check a number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        return TypeError(f"{name} must be a number of seconds")
+        return TypeError(f"{name} must be a number of seconds, not {type(timeout).__name__}")
     if not 0 < timeout <= TIMEOUT_LIMIT:
         return ValueError(f"{name} must be above 0 and at most {TIMEOUT_LIMIT} s, not {timeout}")
     return None
@@ -372,11 +393,15 @@ def async_listener_error(listener: object) -> TypeError | None:
 
 def listener_error(listener: object) -> TypeError | None:
     """Check a listener for token changes that must be plain."""
-    if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
-        getattr(listener, "__call__", None)  # noqa: B004 - asks whether it is async, not callable
-    ):
+    if _is_async(listener):
         return TypeError("listener must be a plain function: nobody awaits an async one here")
     return async_listener_error(listener)
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - asks whether it is async, not callable
+    )
 
 
 def clock_error(clock: object) -> TypeError | None:

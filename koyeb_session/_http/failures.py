@@ -19,7 +19,10 @@ _CERTIFICATE: Final = (
     "its certificate is not trusted: set SSL_CERT_FILE to the certificates of the authority that "
     "signed it, in the PEM format"
 )
-_NAME: Final = "a name cannot be resolved: look at base_url, at the network, and at HTTPS_PROXY"
+_NAME: Final = (
+    "a host name cannot be resolved: look at base_url, at the host of HTTPS_PROXY, if it is set, and "
+    "at the network"
+)
 _CREDENTIALS: Final = (
     "the proxy does not accept the user name and password, if there are any: "
     "set HTTPS_PROXY to http://user:password@host:port, or name the service in NO_PROXY"

@@ -622,7 +622,7 @@ class SessionClient:
             listener: It is given the new token, or `None` after a logout.
 
         Returns:
-            A function that takes the listener away again.
+            A function that removes the listener.
 
         Raises:
             TypeError: It is no function, or, in the blocking half, an async one.

@@ -170,7 +170,7 @@ async def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
 
 @pytest.mark.pitfall(45)
 @pytest.mark.parametrize("what", ["account", "service"])
-async def test_record_of_another_is_left_alone(
+async def test_record_of_another_is_not_used(
     clock: FakeClock,
     store: BrokenStore,
     connect: Connect,
@@ -191,13 +191,14 @@ async def test_record_of_another_is_left_alone(
     before = len(ours.requests)
     await session.current_token()
     assert held(session) != safe_copy
+    assert await saved(store) == held(session)
     assert safe_copy not in {request.bearer for request in ours.requests[before:]}
     await session.logout()
     assert safe_copy in theirs.live_tokens()
     assert caplog.messages == [
         (
-            f"the store holds a session of {whose}: it is not used; "
-            "give each session a store of its own, as by FileTokenStore(name=...)"
+            f"the store holds a session of {whose}: it is not used, and is replaced when this "
+            "session saves its own; give each a store of its own, as by FileTokenStore(name=...)"
         )
     ]
 

@@ -231,7 +231,7 @@ def test_credentials_that_were_changed_to_nonsense_are_told(
     session = connect(credentials=credentials)
     object.__setattr__(credentials, "password", "")
     for kind in (NotSignedInError, SessionExpiredError):
-        wanted = "ValueError: password must not be empty; the next try is in"
+        wanted = "ValueError: password must not be empty; it tries again in"
         with pytest.raises(kind, match=wanted) as caught:
             session.current_token()
         assert isinstance(caught.value.__cause__, ValueError)
