@@ -48,6 +48,7 @@ from . import (
     __version__,
 )
 from ._core.log import format_duration
+from ._environment import SERVICES, named_services
 from .stores import FileTokenStore
 
 DONE: Final = 0
@@ -59,7 +60,6 @@ BROKEN_PIPE: Final = 141
 
 _NAME: Final = "python -m koyeb_session"
 _SERVICE: Final = "https://app.koyeb.com"
-_VARIABLES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
 
 Renewal: TypeAlias = Callable[[Token | None], Token]
 
@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument(
         "--url",
-        default=next(filter(None, map(os.environ.get, _VARIABLES)), _SERVICE),
-        help=f"the service (default: {', '.join(_VARIABLES)}, or {_SERVICE})",
+        default=next((it.url for it in named_services(os.environ)), _SERVICE),
+        help=f"the service (default: {', '.join(SERVICES)}, or {_SERVICE})",
     )
     common.add_argument(
         "--name",

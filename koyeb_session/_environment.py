@@ -25,7 +25,7 @@ from ._core.tokens import jwt_claims
 from ._core.validation import id_error, parse_token, text_error
 
 _TOKENS: Final = ("KOYEB_TOKEN", "KOYEB_API_TOKEN")
-_SERVICES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
+SERVICES: Final = ("KOYEB_URL", "KOYEB_API_HOST", "KOYEB_API_URL")
 """The variables of Koyeb's CLI, its SDK for Python, and its Terraform provider."""
 _LOOKED_AT: Final = "KOYEB_TOKEN, KOYEB_API_TOKEN, KOYEB_EMAIL with KOYEB_PASSWORD, KOYEB_CONFIG"
 _CLI_FILE: Final = ".koyeb.yaml"
@@ -39,7 +39,7 @@ Arguments: TypeAlias = dict[str, Any]
 
 
 @attrs.frozen
-class _Service:
+class Service:
     """A service, and the source that names it."""
 
     url: str
@@ -97,11 +97,11 @@ def look_up(overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Argumen
 
 def _service(
     overrides: Mapping[str, Any], environ: Mapping[str, str]
-) -> _Service | ValueError | TypeError | None:
+) -> Service | ValueError | TypeError | None:
     """Find the service: the program's, or that of the first variable that is set."""
     if overrides.get("base_url") is not None:
-        return _Service(overrides["base_url"], "the program")
-    named = [_Service(_url(environ[name]), name) for name in _SERVICES if _value(environ, name)]
+        return Service(overrides["base_url"], "the program")
+    named = named_services(environ)
     for service in named:
         if wrong := _url_error(service.url, service.source):
             return wrong
@@ -110,6 +110,11 @@ def _service(
                 "%s names another service than %s, which is used", service.source, named[0].source
             )
     return named[0] if named else None
+
+
+def named_services(environ: Mapping[str, str]) -> list[Service]:
+    """List the services that variables name; the first one counts."""
+    return [Service(_url(environ[name]), name) for name in SERVICES if _value(environ, name)]
 
 
 def _url(text: str) -> str:
@@ -179,7 +184,7 @@ def _with_token(
 
 
 def _from_cli(
-    environ: Mapping[str, str], wall: float, service: _Service | None, *, has_store: bool
+    environ: Mapping[str, str], wall: float, service: Service | None, *, has_store: bool
 ) -> Arguments | Problem:
     """Read the file that ``koyeb login`` writes: YAML with ``token``, ``url``, ``organization``."""
     named = _value(environ, "KOYEB_CONFIG")
@@ -210,7 +215,7 @@ def _from_cli(
 
 
 def _service_of_file(
-    fields: Mapping[str, str], where: str, service: _Service | None
+    fields: Mapping[str, str], where: str, service: Service | None
 ) -> Arguments | NotSignedInError | ValueError | TypeError:
     """Find the service for the file's token, unless the program or a variable names it."""
     if "url" not in fields:

@@ -54,6 +54,17 @@ def test_status_says_where_the_session_stands(shell: Shell) -> None:
     assert token.id not in done.stdout
 
 
+def test_service_is_read_from_variables_as_by_a_client(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blank variable counts as unset, and the SDK's may hold only a host."""
+    url = os.environ["KOYEB_URL"]
+    shell.sign_in()
+    monkeypatch.setenv("KOYEB_URL", " ")
+    monkeypatch.setenv("KOYEB_API_HOST", url.removeprefix("http://"))
+    assert f"Signed in to {url}" in shell.run("status").stdout
+
+
 def test_status_says_what_does_not_expire(shell: Shell) -> None:
     """An API access token is called one."""
     shell.sign_in(shell.fake.issue_api_token())
