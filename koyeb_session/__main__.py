@@ -48,6 +48,7 @@ from . import (
     __version__,
 )
 from ._core.log import format_duration
+from ._core.tokens import is_api_token
 from ._environment import SERVICES, named_services
 from .stores import FileTokenStore
 
@@ -208,7 +209,7 @@ def _logout(options: argparse.Namespace) -> int:
     saved = store.load()
     if saved is None:
         return _tell("There is no session.")
-    if _is_api_token(saved):  # other programs may be using it
+    if is_api_token(saved):  # other programs may be using it
         store.delete()
         return _tell("Signed out. The API access token is still valid: revoke it at Koyeb.")
     with _client(options.url, store) as session:
@@ -275,13 +276,9 @@ def _issue(url: str, credentials: AccessTokenCredentials) -> Token:
         )
 
 
-def _is_api_token(token: Token) -> bool:
-    return token.expires_at is None and token.issued_at is None
-
-
 def _life(token: Token) -> str:
     """Describe how long a token is good."""
-    if _is_api_token(token):
+    if is_api_token(token):
         return "an API access token, which does not expire"
     if token.expires_at is None:
         return "good for an unknown time"
