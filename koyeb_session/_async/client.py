@@ -306,7 +306,7 @@ class AsyncSessionClient:
         finally:  # a signal handler may raise
             del password, seon_fp
         change = self._change(timeout)
-        outcome = await self._sender.send(engine.unwrap(operation), timeout=timeout)
+        outcome = await self._sender.send(engine.unwrap(operation), change.deadline)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
         return self._unwrap(await change.begin(new_token, account=account, bound=True)).token
@@ -328,11 +328,11 @@ class AsyncSessionClient:
         Source: ``POST /v1/account/passwordless_login`` of the description of 2021.
         """
         operation = engine.operations.passwordless_login(email)
-        self._check(timeout)
+        deadline = self._deadline(timeout)
         operation = engine.unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        self._unwrap(await self._sender.send(operation, timeout=timeout))
+        self._unwrap(await self._sender.send(operation, deadline))
 
     async def use_token(self, token: engine.Token | str) -> engine.Token:
         """
@@ -387,8 +387,8 @@ class AsyncSessionClient:
 
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
-        self._check(timeout)
-        outcome = await self._keeper.renew(self._state.snapshot, timeout)
+        deadline = self._deadline(timeout)
+        outcome = await self._keeper.renew(self._state.snapshot, deadline)
         return self._unwrap(outcome).token
 
     async def logout(self, *, timeout: float | None = None) -> None:
@@ -432,7 +432,7 @@ class AsyncSessionClient:
 
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
-        deadline = self._check(timeout)
+        deadline = self._deadline(timeout)
         return self._unwrap(await self._keeper.send(engine.operations.new_session, deadline))
 
     async def switch_organization(
@@ -538,7 +538,7 @@ class AsyncSessionClient:
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
         engine.unwrap(engine.access_token_error(organization_id, validity))
-        deadline = self._check(timeout)
+        deadline = self._deadline(timeout)
         build = engine.operations.with_token(
             engine.operations.create_access_token, organization_id, validity
         )
@@ -561,8 +561,8 @@ class AsyncSessionClient:
         Source: ``GET /v1/account/login_method``, operation ``LoginMethod``.
         """
         operation = engine.operations.login_method(email)
-        self._check(timeout)
-        return self._unwrap(await self._sender.send(engine.unwrap(operation), timeout=timeout))
+        deadline = self._deadline(timeout)
+        return self._unwrap(await self._sender.send(engine.unwrap(operation), deadline))
 
     # The token
 
@@ -589,8 +589,8 @@ class AsyncSessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
             KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
         """
-        self._check(None)
-        return self._unwrap(await self._keeper.usable_snapshot()).token
+        deadline = self._deadline(None)
+        return self._unwrap(await self._keeper.usable_snapshot(deadline=deadline)).token
 
     async def keep_current(self) -> None:
         """
@@ -600,7 +600,7 @@ class AsyncSessionClient:
         is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
         raises nothing: a failure is in the log, and is tried again.
         """
-        self._check(None)
+        self._check_open()
         self._list_for_closing()
         await self._keeper.renew_ahead_of_need(
             lambda: not (self._state.closed or self._connections.shut_down)
@@ -658,7 +658,7 @@ class AsyncSessionClient:
             given = engine.parse_token(token, self._state.clock.time())
         finally:  # a signal handler may raise
             del token
-        self._check(None)
+        self._check_open()
         return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
@@ -668,7 +668,7 @@ class AsyncSessionClient:
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
         is cheap, and need not be closed. It works until this client is closed.
         """
-        self._check(None)
+        self._check_open()
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
@@ -795,7 +795,7 @@ class AsyncSessionClient:
                 await self._http.aclose()
 
     async def __aenter__(self) -> Self:
-        self._check(None)
+        self._check_open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -820,12 +820,16 @@ class AsyncSessionClient:
 
     # Shared by the methods above
 
-    def _check(self, timeout: float | None) -> engine.Deadline:
-        """Raise if the client is closed or the timeout is invalid; return the deadline."""
+    def _check_open(self) -> None:
+        """Raise if the client is closed, or the one that this session was made by."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
+
+    def _deadline(self, timeout: float | None) -> engine.Deadline:
+        """Return the deadline of a call; raise if the client is closed or the timeout invalid."""
+        self._check_open()
         if timeout is not None:
             engine.unwrap(engine.timeout_error(timeout))
         return engine.Deadline(self._sender.timeout if timeout is None else timeout)
@@ -835,8 +839,8 @@ class AsyncSessionClient:
         return engine.unwrap(outcome, self._state.mark)
 
     def _change(self, timeout: float | None) -> engine.AsyncSessionChange:
-        """Make an object for one sign-in or sign-out; see `_check`."""
-        return engine.AsyncSessionChange(self._keeper, self._check(timeout))
+        """Make an object for one sign-in or sign-out; see `_deadline`."""
+        return engine.AsyncSessionChange(self._keeper, self._deadline(timeout))
 
     async def _switch(
         self,

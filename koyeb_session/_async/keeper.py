@@ -106,7 +106,7 @@ class AsyncTokenKeeper:
     # For requests
 
     async def usable_snapshot(
-        self, *, wait_for_renewal: bool = False, timeout: float | None = None
+        self, *, wait_for_renewal: bool = False, deadline: Deadline | None = None
     ) -> Outcome:
         """
         Return a snapshot that can be used now, after a renewal if one is needed.
@@ -142,9 +142,9 @@ class AsyncTokenKeeper:
                         seen, seen.blocking_failure and seen.blocking_failure.error
                     )
                 case Decision.RENEW_IN_BACKGROUND:
-                    outcome = await self.renew(old, timeout, Urgency.AHEAD)
+                    outcome = await self.renew(old, deadline, Urgency.AHEAD)
                 case _:
-                    outcome = await self.renew(old, timeout, Urgency.NEEDED)
+                    outcome = await self.renew(old, deadline, Urgency.NEEDED)
             # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
                 seen = state.observe()
@@ -158,7 +158,7 @@ class AsyncTokenKeeper:
             # The session has changed again, or has taken a token over: decide anew.
 
     async def replace_rejected(
-        self, signed: Snapshot, timeout: float | None = None
+        self, signed: Snapshot, deadline: Deadline | None = None
     ) -> Outcome | None:
         """
         Return a newer snapshot, to replay a request whose token was rejected.
@@ -177,7 +177,7 @@ class AsyncTokenKeeper:
             signs_in = state.has_credentials and not (failure and failure.signs_in)
             if failure is not None and failure.bars_refresh(seen.now) and not signs_in:
                 return state.no_token_error(seen, failure.error)
-            outcome = await self.renew(signed, timeout, Urgency.REJECTED)
+            outcome = await self.renew(signed, deadline, Urgency.REJECTED)
             if isinstance(outcome, KoyebSessionError):
                 return state.no_token_error(state.observe(), outcome)
         return state.usable
@@ -187,10 +187,10 @@ class AsyncTokenKeeper:
     ) -> T | KoyebSessionError:
         """Send an operation with the current token, and again with a newer one after a 401."""
         state, sender = self.state, self.source.sender
-        signed = await self.usable_snapshot(wait_for_renewal=True, timeout=deadline.left())
+        signed = await self.usable_snapshot(wait_for_renewal=True, deadline=deadline)
         if not isinstance(signed, Snapshot):
             return signed
-        outcome = await sender.send(build(signed.token), timeout=deadline.left())
+        outcome = await sender.send(build(signed.token), deadline)
         if not isinstance(outcome, AuthenticationError):
             if not isinstance(outcome, KoyebSessionError):
                 state.note_accepted()
@@ -198,10 +198,10 @@ class AsyncTokenKeeper:
         if deadline.passed and not state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
         moved_on = state.snapshot is not signed
-        newer = await self.replace_rejected(signed, deadline.left())
+        newer = await self.replace_rejected(signed, deadline)
         if not isinstance(newer, Snapshot):
             return outcome if newer is None else newer
-        outcome = await sender.send(build(newer.token), timeout=deadline.left())
+        outcome = await sender.send(build(newer.token), deadline)
         # Had it moved on, the newer token may be some time old. This one is brand-new.
         if isinstance(outcome, AuthenticationError) and not moved_on:
             state.mark_rejected(newer)
@@ -212,7 +212,7 @@ class AsyncTokenKeeper:
     async def renew(
         self,
         old: Snapshot | None,
-        timeout: float | None = None,
+        deadline: Deadline | None = None,
         urgency: Urgency = Urgency.REQUESTED,
     ) -> Outcome:
         """
@@ -220,7 +220,7 @@ class AsyncTokenKeeper:
 
         Args:
             old: The snapshot that the caller has seen.
-            timeout: Seconds to wait; `None`: the client's timeout. The renewal itself goes on.
+            deadline: The end of the wait; `None`: the client's timeout. The renewal itself goes on.
             urgency: How urgently the caller needs it.
         """
         state = self.state
@@ -228,9 +228,9 @@ class AsyncTokenKeeper:
             return NotSignedInError("signed out: call login()")
         if refusal := self.refusal() if self.longest_wait else cannot_wait("try again"):
             return refusal
-        deadline = Deadline(self._timeout if timeout is None else timeout)
+        deadline = Deadline(self._timeout) if deadline is None else deadline
         # The task has at least the client's timeout, as callers with more time may join it.
-        need = Need(old, state.generation, urgency, max(deadline.seconds, self._timeout))
+        need = Need(old, state.generation, urgency, max(deadline.left(), self._timeout))
         failed, attempt = None, 1
         # A sign-in or sign-out ends the loop, as it has replaced `old` without a renewal.
         while need.generation == state.generation:

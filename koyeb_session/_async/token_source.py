@@ -142,7 +142,7 @@ class AsyncTokenSource:
 
     async def revoke(self, token: Token, deadline: Deadline) -> KoyebSessionError | None:
         """Revoke a token at the service; a token that the service rejects counts as revoked."""
-        outcome = await self.sender.send(operations.logout(token), timeout=deadline.left())
+        outcome = await self.sender.send(operations.logout(token), deadline)
         return None if isinstance(outcome, AuthenticationError) else outcome
 
     def _issued(self, outcome: Token | KoyebSessionError, issuer: Issuer) -> Attempt:

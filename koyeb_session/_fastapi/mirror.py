@@ -108,8 +108,8 @@ class _LeaderRenewal(Renewal):
     async def _newer(self, need: Need, deadline: Deadline) -> Any:
         snapshot, old = self._keeper.state.snapshot, need.old
         if old is None or snapshot is None or snapshot.token.id != old.token.id:
-            return await self._keeper.usable_snapshot(wait_for_renewal=True)
-        return await self._keeper.renew(snapshot, deadline.left(), need.urgency)
+            return await self._keeper.usable_snapshot(wait_for_renewal=True, deadline=deadline)
+        return await self._keeper.renew(snapshot, deadline, need.urgency)
 
 
 class _LeaderStore:

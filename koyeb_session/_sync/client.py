@@ -308,7 +308,7 @@ class SessionClient:
         finally:  # a signal handler may raise
             del password, seon_fp
         change = self._change(timeout)
-        outcome = self._sender.send(engine.unwrap(operation), timeout=timeout)
+        outcome = self._sender.send(engine.unwrap(operation), change.deadline)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
         return self._unwrap(change.begin(new_token, account=account, bound=True)).token
@@ -330,11 +330,11 @@ class SessionClient:
         Source: ``POST /v1/account/passwordless_login`` of the description of 2021.
         """
         operation = engine.operations.passwordless_login(email)
-        self._check(timeout)
+        deadline = self._deadline(timeout)
         operation = engine.unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        self._unwrap(self._sender.send(operation, timeout=timeout))
+        self._unwrap(self._sender.send(operation, deadline))
 
     def use_token(self, token: engine.Token | str) -> engine.Token:
         """
@@ -389,8 +389,8 @@ class SessionClient:
 
         Source: ``PUT /v1/account/refresh``, operation ``RefreshToken``.
         """
-        self._check(timeout)
-        outcome = self._keeper.renew(self._state.snapshot, timeout)
+        deadline = self._deadline(timeout)
+        outcome = self._keeper.renew(self._state.snapshot, deadline)
         return self._unwrap(outcome).token
 
     def logout(self, *, timeout: float | None = None) -> None:
@@ -434,7 +434,7 @@ class SessionClient:
 
         Source: ``POST /v1/account/session``, operation ``NewSession``.
         """
-        deadline = self._check(timeout)
+        deadline = self._deadline(timeout)
         return self._unwrap(self._keeper.send(engine.operations.new_session, deadline))
 
     def switch_organization(
@@ -540,7 +540,7 @@ class SessionClient:
         Source: ``POST /v1/organizations/{id}/access_token``, operation ``CreateAccessToken``.
         """
         engine.unwrap(engine.access_token_error(organization_id, validity))
-        deadline = self._check(timeout)
+        deadline = self._deadline(timeout)
         build = engine.operations.with_token(
             engine.operations.create_access_token, organization_id, validity
         )
@@ -563,8 +563,8 @@ class SessionClient:
         Source: ``GET /v1/account/login_method``, operation ``LoginMethod``.
         """
         operation = engine.operations.login_method(email)
-        self._check(timeout)
-        return self._unwrap(self._sender.send(engine.unwrap(operation), timeout=timeout))
+        deadline = self._deadline(timeout)
+        return self._unwrap(self._sender.send(engine.unwrap(operation), deadline))
 
     # The token
 
@@ -591,8 +591,8 @@ class SessionClient:
             SessionExpiredError: The token is expired or refused, and nothing can renew it.
             KoyebSessionError: The renewal or the sign-in failed, and the token has expired.
         """
-        self._check(None)
-        return self._unwrap(self._keeper.usable_snapshot()).token
+        deadline = self._deadline(None)
+        return self._unwrap(self._keeper.usable_snapshot(deadline=deadline)).token
 
     def keep_current(self) -> None:
         """
@@ -602,7 +602,7 @@ class SessionClient:
         is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
         raises nothing: a failure is in the log, and is tried again.
         """
-        self._check(None)
+        self._check_open()
         self._list_for_closing()
         self._keeper.renew_ahead_of_need(
             lambda: not (self._state.closed or self._connections.shut_down)
@@ -660,7 +660,7 @@ class SessionClient:
             given = engine.parse_token(token, self._state.clock.time())
         finally:  # a signal handler may raise
             del token
-        self._check(None)
+        self._check_open()
         return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
@@ -670,7 +670,7 @@ class SessionClient:
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
         is cheap, and need not be closed. It works until this client is closed.
         """
-        self._check(None)
+        self._check_open()
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
@@ -797,7 +797,7 @@ class SessionClient:
                 self._http.close()
 
     def __enter__(self) -> Self:
-        self._check(None)
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -822,12 +822,16 @@ class SessionClient:
 
     # Shared by the methods above
 
-    def _check(self, timeout: float | None) -> engine.Deadline:
-        """Raise if the client is closed or the timeout is invalid; return the deadline."""
+    def _check_open(self) -> None:
+        """Raise if the client is closed, or the one that this session was made by."""
         self._state.check_open()
         if self._connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
+
+    def _deadline(self, timeout: float | None) -> engine.Deadline:
+        """Return the deadline of a call; raise if the client is closed or the timeout invalid."""
+        self._check_open()
         if timeout is not None:
             engine.unwrap(engine.timeout_error(timeout))
         return engine.Deadline(self._sender.timeout if timeout is None else timeout)
@@ -837,8 +841,8 @@ class SessionClient:
         return engine.unwrap(outcome, self._state.mark)
 
     def _change(self, timeout: float | None) -> engine.SessionChange:
-        """Make an object for one sign-in or sign-out; see `_check`."""
-        return engine.SessionChange(self._keeper, self._check(timeout))
+        """Make an object for one sign-in or sign-out; see `_deadline`."""
+        return engine.SessionChange(self._keeper, self._deadline(timeout))
 
     def _switch(
         self,

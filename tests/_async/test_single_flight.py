@@ -188,7 +188,7 @@ async def test_a_caller_without_time_starts_no_second_attempt(
     rounds = [error := ServerError("busy"), None]
     keeper._retry_at = error, 0.0
     join_in_place(monkeypatch, session, Need(old, 0, Urgency.REQUESTED, 5), rounds)
-    assert await keeper.renew(old, 0.0) is error
+    assert await keeper.renew(old, Deadline(0.0)) is error
     assert rounds == [None]
 
 
@@ -261,5 +261,24 @@ async def test_nothing_is_sent_when_no_time_is_left(
     assert isinstance(sent, TransportTimeoutError)
     # A caller whose time went into waiting for a renewal: the reply would be a token, too.
     switch = operations.switch_organization(session.token, fake.organizations[ME][0], None)
-    assert isinstance(await sender.send(switch, timeout=0.0), TransportTimeoutError)
+    assert isinstance(await sender.send(switch, over), TransportTimeoutError)
     assert fake.requests == []
+
+
+async def test_all_rounds_of_a_call_share_one_deadline(
+    clock: FakeClock, session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that is taken over may be due as well: its renewal has the rest of the time."""
+    keeper, taken_over = inside(session).keeper, inside(session).state.snapshot
+    taken_over.from_store = True
+    outcomes, deadlines = [ServerError("down"), taken_over], []
+
+    async def renew(_: object, __: object, deadline: Deadline, ___: Urgency) -> Any:
+        deadlines.append(deadline)
+        return outcomes.pop()
+
+    monkeypatch.setattr(keeper.__class__, "renew", renew)
+    clock.advance(DAY)
+    deadline = Deadline(5)
+    assert isinstance(await keeper.usable_snapshot(deadline=deadline), KoyebSessionError)
+    assert deadlines == [deadline, deadline]

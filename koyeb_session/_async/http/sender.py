@@ -13,7 +13,6 @@ import httpx
 from ..._api.wire import BODY_LIMIT, Reply, decoded
 from ..._concurrency.event_loop.deadlines import async_read_raw, async_remaining, async_within
 from ..._concurrency.event_loop.waiting import async_sleep
-from ..._core.deadline import Deadline
 from ..._core.errors import (
     KoyebSessionError,
     RateLimitedError,
@@ -27,6 +26,7 @@ from ..._http.event_loop import ASYNC_NETWORK_ERRORS
 
 if TYPE_CHECKING:
     from ..._api.operations import Operation
+    from ..._core.deadline import Deadline
     from ..._core.errors import WireError
     from ..._core.models import Clock
     from ..._core.policy import RetryPolicy
@@ -62,29 +62,21 @@ class AsyncSender:
         self._clock = clock
         self.timeout: float = timeout
 
-    async def send(
-        self, operation: Operation[T], *, timeout: float | None = None
-    ) -> T | KoyebSessionError:
+    async def send(self, operation: Operation[T], deadline: Deadline) -> T | KoyebSessionError:
         """
         Send an operation, repeat it where the policy allows, and return its result or error.
 
-        Nothing is sent when no time is left: nobody would read the reply, which might contain a
-        token.
-
-        Args:
-            operation: The operation to send.
-            timeout: Seconds for all attempts together; `None`: the client's timeout.
+        The deadline is for all attempts together. Nothing is sent when no time is left: nobody
+        would read the reply, which might contain a token.
 
         Raises:
             Exception: The user's transport or event hook raised it, or a signal handler.
         """
-        deadline = Deadline(self.timeout if timeout is None else timeout)
         attempt = 1
         while True:
             if deadline.passed:
                 return self._too_late(operation)
-            left = deadline.left()
-            outcome = await self._attempt(operation, left)
+            outcome = await self._attempt(operation, deadline.left())
             if not isinstance(outcome, KoyebSessionError):
                 return outcome
             chance = random.random()  # noqa: S311 - spreads load

@@ -15,7 +15,6 @@ import httpx
 from ..._api.wire import BODY_LIMIT, Reply, decoded
 from ..._concurrency.threads.deadlines import read_raw, remaining, within
 from ..._concurrency.threads.waiting import sleep
-from ..._core.deadline import Deadline
 from ..._core.errors import (
     KoyebSessionError,
     RateLimitedError,
@@ -29,6 +28,7 @@ from ..._http.threads import NETWORK_ERRORS
 
 if TYPE_CHECKING:
     from ..._api.operations import Operation
+    from ..._core.deadline import Deadline
     from ..._core.errors import WireError
     from ..._core.models import Clock
     from ..._core.policy import RetryPolicy
@@ -64,29 +64,21 @@ class Sender:
         self._clock = clock
         self.timeout: float = timeout
 
-    def send(
-        self, operation: Operation[T], *, timeout: float | None = None
-    ) -> T | KoyebSessionError:
+    def send(self, operation: Operation[T], deadline: Deadline) -> T | KoyebSessionError:
         """
         Send an operation, repeat it where the policy allows, and return its result or error.
 
-        Nothing is sent when no time is left: nobody would read the reply, which might contain a
-        token.
-
-        Args:
-            operation: The operation to send.
-            timeout: Seconds for all attempts together; `None`: the client's timeout.
+        The deadline is for all attempts together. Nothing is sent when no time is left: nobody
+        would read the reply, which might contain a token.
 
         Raises:
             Exception: The user's transport or event hook raised it, or a signal handler.
         """
-        deadline = Deadline(self.timeout if timeout is None else timeout)
         attempt = 1
         while True:
             if deadline.passed:
                 return self._too_late(operation)
-            left = deadline.left()
-            outcome = self._attempt(operation, left)
+            outcome = self._attempt(operation, deadline.left())
             if not isinstance(outcome, KoyebSessionError):
                 return outcome
             chance = random.random()  # noqa: S311 - spreads load
