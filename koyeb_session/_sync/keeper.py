@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._api.operations import Operation
-    from .._concurrency.threads.shared_task import Work
     from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import Persistence
@@ -300,15 +299,15 @@ class TokenKeeper:
             task = self.task
             if task is not None and task.alive and task.need.generation == need.generation:
                 return task
-            work = partial(self._run_renewal, need)
-            self.task = task = _SharedRenewal(
-                need,
-                work,
+            task = _SharedRenewal(
+                partial(self._run_renewal, need),
                 self.tell_listeners,
                 seconds=need.seconds * self.source.patience,
                 active_tasks=self.active_tasks,
                 owner=self.state,
             )
+            task.need = need
+            self.task = task
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()
         return task
@@ -430,15 +429,4 @@ class TokenKeeper:
 class _SharedRenewal(SharedTask[Outcome]):
     """A renewal in progress, with the need that it was started for."""
 
-    def __init__(
-        self,
-        need: Need,
-        work: Work[Outcome],
-        on_done: Work[None],
-        *,
-        seconds: float,
-        active_tasks: set[SharedTask[Any]],
-        owner: object,
-    ) -> None:
-        super().__init__(work, on_done, seconds=seconds, active_tasks=active_tasks, owner=owner)
-        self.need: Need = need
+    need: Need
