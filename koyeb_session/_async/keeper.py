@@ -223,10 +223,8 @@ class AsyncTokenKeeper:
             urgency: How urgently the caller needs it.
         """
         state = self.state
-        if old is None and state.signed_out and urgency < Urgency.REQUESTED:
-            return NotSignedInError("signed out: call login()")
-        if refusal := self.refusal() if self.longest_wait else cannot_wait("try again"):
-            return refusal
+        if obstacle := self._obstacle(old, urgency):
+            return obstacle
         deadline = Deadline(self._timeout) if deadline is None else deadline
         # The task has at least the client's timeout, as callers with more time may join it.
         need = Need(old, state.generation, urgency, max(deadline.left(), self._timeout))
@@ -255,6 +253,12 @@ class AsyncTokenKeeper:
             # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
         return state.snapshot or SUPERSEDED
+
+    def _obstacle(self, old: Snapshot | None, urgency: Urgency) -> KoyebSessionError | None:
+        """Return the error for a caller that must start no renewal, and join none."""
+        if old is None and self.state.signed_out and urgency < Urgency.REQUESTED:
+            return NotSignedInError("signed out: call login()")
+        return self.refusal() if self.longest_wait else cannot_wait("try again")
 
     def refusal(self) -> KoyebSessionError | None:
         """Return the error for a thread that must not wait for this session; `None` if it may."""
