@@ -26,10 +26,6 @@ def _seconds(value: float | timedelta) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def _window(value: float | timedelta | None) -> float | None:
-    return None if value is None else _seconds(value)
-
-
 _Validator: TypeAlias = "Callable[[object, attrs.Attribute[Any], object], None]"
 
 
@@ -48,19 +44,12 @@ def _check(
     return check
 
 
-def _unless_none(check: _Validator) -> _Validator:
-    def check_value(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if value is not None:
-            check(instance, attribute, value)
-
-    return check_value
-
-
 _IS_TIME: Final = _check(
     (int, float),
     "seconds or a timedelta, finite and not negative",
     lambda value: 0 <= value <= sys.float_info.max,  # an int may be larger than any float
 )
+_IS_WINDOW: Final[_Validator] = attrs.validators.optional(_IS_TIME)
 _IS_SHARE: Final = _check((int, float), "a number from 0 to 1", lambda value: 0 <= value <= 1)
 _IS_COUNT: Final = _check(int, "a whole number, 1 at least", lambda value: value >= 1)
 
@@ -101,10 +90,10 @@ class RefreshPolicy:
 
     # Written out field by field: type checkers do not see a converter that a helper function sets.
     soft_window: float | None = attrs.field(
-        default=12 * 3600.0, converter=_window, validator=_unless_none(_IS_TIME)
+        default=12 * 3600.0, converter=attrs.converters.optional(_seconds), validator=_IS_WINDOW
     )
     hard_window: float | None = attrs.field(
-        default=60.0, converter=_window, validator=_unless_none(_IS_TIME)
+        default=60.0, converter=attrs.converters.optional(_seconds), validator=_IS_WINDOW
     )
     min_interval: float = attrs.field(default=10.0, converter=_seconds, validator=_IS_TIME)
     jitter: float = attrs.field(default=0.1, validator=_IS_SHARE)
@@ -122,30 +111,24 @@ class RefreshPolicy:
         """
         wall, mono = clock.time(), clock.monotonic()
         renewable = renew and not is_api_token(token)
-        if token.expires_at is None:
-            end, floor = math.inf, self.min_interval
-            return Snapshot(
-                token, wall, mono, end, end, expiry=end, floor=floor, renewable=renewable
-            )
-        expires = token.expires_at.timestamp()
-        issued = wall if token.issued_at is None else token.issued_at.timestamp()
-        life = max(0.0, expires - issued)
-        left = life if just_issued else expires - wall
-        if not renewable:
-            return Snapshot(
-                token, wall, mono, left, left, expiry=left, floor=0.0, renewable=renewable
-            )
-        hard = _capped(self.hard_window, life / 10)
-        soft = _capped(self.soft_window, life / 2)
-        soft *= 1 - self.jitter * _share(token)
-        floor = min(self.min_interval, life / 20) - max(0.0, life - left)  # since it was issued
+        expiry, soft, hard, floor = math.inf, 0.0, 0.0, 0.0
+        if token.expires_at is not None:
+            expires = token.expires_at.timestamp()
+            issued = wall if token.issued_at is None else token.issued_at.timestamp()
+            life = max(0.0, expires - issued)
+            expiry = life if just_issued else expires - wall
+            if renewable:
+                hard = _capped(self.hard_window, life / 10)
+                soft = _capped(self.soft_window, life / 2) * (1 - self.jitter * _share(token))
+                age = max(0.0, life - expiry)  # before this session held it
+                floor = min(self.min_interval, life / 20) - age
         return Snapshot(
             token,
             wall,
             mono,
-            left - max(soft, hard),
-            left - hard,
-            expiry=left,
+            soft=expiry - max(soft, hard),
+            hard=expiry - hard,
+            expiry=expiry,
             floor=floor,
             renewable=renewable,
         )
