@@ -156,7 +156,7 @@ def _marked(error: E, mark: object) -> E:
     return error
 
 
-def store_error(what: str, exc: Exception, *tokens: Token | None) -> StoreError:
+def store_failure(what: str, exc: Exception, *tokens: Token | None) -> StoreError:
     """
     Make a `StoreError` of a store's exception, as the user's own store may raise anything.
 

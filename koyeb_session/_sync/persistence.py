@@ -14,7 +14,7 @@ from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
 from .._core.ownership import NEVER_READ, Ownership
-from .._core.results import store_error
+from .._core.results import store_failure
 from .._core.snapshot import Issuer, NewToken, Owner, Snapshot
 from .._core.tokens import Identity, identity
 from .._core.validation import parse_token
@@ -383,7 +383,7 @@ class Persistence:
         seen = {*self.ownership.ours, self._known or NEVER_READ} - {NEVER_READ}
         tokens = (Token(its.id, renewal=its.renewal) for its in seen)
         held = None if own is None else own.token
-        return store_error(what, exc, *tokens, self._last_read, held)
+        return store_failure(what, exc, *tokens, self._last_read, held)
 
     def _retry_later(self) -> None:
         """Leave the save to a later request, or to the closing of the client."""

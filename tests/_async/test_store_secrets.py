@@ -15,7 +15,7 @@ import pytest
 from keyring.backends import fail
 
 from koyeb_session import AsyncMemoryTokenStore, StoreError, Token
-from koyeb_session._core.results import store_error
+from koyeb_session._core.results import store_failure
 from koyeb_session.stores import AsyncFileTokenStore, AsyncKeyringTokenStore, AsyncRedisTokenStore
 
 from ..keyrings import machine_keyring
@@ -173,17 +173,17 @@ class DriverError(Exception):
 
 def test_error_of_ones_own_store_reaches_the_log() -> None:
     """Its class and text are shown, in one line, less the token and all that looks like one."""
-    error = store_error("written", DriverError("UPDATE session", (ID, "user", RENEWAL)), TOKEN)
+    error = store_failure("written", DriverError("UPDATE session", (ID, "user", RENEWAL)), TOKEN)
     assert str(error) == (
         "the token store could not be written: DriverError: UPDATE session\\n"
         "[parameters: ('[secret]', 'user', '[secret]')]"
     )
     assert str(error.__cause__).startswith("DriverError: UPDATE session\\n[parameters: (")
-    unknown = store_error("read", ValueError(f"no record: {ID[:50]}... {'long ' * 200}"))
+    unknown = store_failure("read", ValueError(f"no record: {ID[:50]}... {'long ' * 200}"))
     assert "no record: [...]" in str(unknown)
     assert len(str(unknown)) < 600
     assert_none_shows(raised(error), (*SECRETS, ID[:45]), __file__)
-    assert str(store_error("read", TimeoutError())) == (
+    assert str(store_failure("read", TimeoutError())) == (
         "the token store could not be read: TimeoutError"
     )
 
