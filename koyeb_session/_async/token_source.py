@@ -10,6 +10,7 @@ from .._api import operations
 from .._concurrency.event_loop.calls import async_call_blocking
 from .._core.deadline import PATIENCE
 from .._core.errors import (
+    PASSING,
     ApiError,
     AuthenticationError,
     EndpointGoneError,
@@ -35,17 +36,13 @@ if TYPE_CHECKING:
 Attempt: TypeAlias = NewToken | FailedAttempt
 
 _REMEDY: Final = "make one in Koyeb's control panel that may act in this organization"
-_PASSING: Final = {408, 425, 429}
-"""The 4xx statuses after which another attempt may get a different answer."""
 
 
 def is_refusal(error: KoyebSessionError) -> bool:
     """Return whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
     if isinstance(error, EndpointGoneError):
         return True
-    return (
-        isinstance(error, ApiError) and 300 <= error.status < 500 and error.status not in _PASSING
-    )
+    return isinstance(error, ApiError) and 300 <= error.status < 500 and error.status not in PASSING
 
 
 class AsyncTokenSource:

@@ -352,6 +352,8 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
     501: EndpointGoneError,
 }
 _REFUSAL: Final = "password is incorrect"
+PASSING: Final = frozenset({408, 425, 429})
+"""The 4xx statuses after which another attempt may get a different answer."""
 
 
 def error_class(

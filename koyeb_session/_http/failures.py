@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from .._core.errors import TransportError, TransportTimeoutError
+from .._core.errors import PASSING, TransportError, TransportTimeoutError
 from .._core.redaction import safe_message
 from .._core.results import sanitized_copy, text_of
 
@@ -33,8 +33,6 @@ _FORBIDDEN: Final = (
 _UNREACHED: Final = "the proxy did not reach the service: look at HTTPS_PROXY and NO_PROXY"
 _BY_PROXY: Final = ", by the proxy "
 _PROXY: Final = "look at HTTPS_PROXY and NO_PROXY"
-_MAY_PASS: Final = {408, 425, 429}
-"""The 4xx statuses after which another attempt may succeed."""
 
 
 def final(message: str) -> TransportError:
@@ -90,7 +88,7 @@ def _refused_by_proxy(text: str) -> tuple[str, bool]:
     status = int(found[1]) if found else 0
     if status == 407 or "password" in text or "AUTHENTICATION" in text:
         return _CREDENTIALS, True
-    if 400 <= status < 500 and status not in _MAY_PASS:
+    if 400 <= status < 500 and status not in PASSING:
         return _FORBIDDEN, True
     return _UNREACHED, False
 

@@ -102,12 +102,12 @@ class Certificates:
             self._failure = exc
 
     def _unreadable(self, why: str) -> TransportError:
-        error = TransportError(
+        from .failures import final  # noqa: PLC0415 - rarely needed
+
+        return final(
             f"the certificates of {self._source.name} ({self._source.path}) cannot be read: {why}; "
             f"{_FILE} must name a file of certificates in the PEM format"
         )
-        error.retryable = False
-        return error
 
 
 _latest: Certificates | None = None
