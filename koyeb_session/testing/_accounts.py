@@ -18,16 +18,16 @@ class Account:
     email: str
     user_id: str
     password: str = attrs.field(repr=False)
-    passwords_error: int = 0
+    wrong_passwords: int = 0
     is_locked: bool = False
 
     def accepts(self, password: str) -> bool:
         """Check a password; five wrong ones in a row lock the account."""
         if password == self.password:
-            self.passwords_error = 0
+            self.wrong_passwords = 0
             return True
-        self.passwords_error += 1
-        self.is_locked |= self.passwords_error >= _WRONG_PASSWORDS_UNTIL_LOCKED
+        self.wrong_passwords += 1
+        self.is_locked |= self.wrong_passwords >= _WRONG_PASSWORDS_UNTIL_LOCKED
         return False
 
 

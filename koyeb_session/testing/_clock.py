@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MONOTONIC_START = 1_000.0
-_NANOSECOND = 1_000_000_000
+NANOSECOND = 1_000_000_000
 
 
 class FakeClock:
@@ -36,11 +36,11 @@ class FakeClock:
 
     def time(self) -> float:
         """Return the wall time, in seconds since 1970."""
-        return self._wall / _NANOSECOND
+        return self._wall / NANOSECOND
 
     def monotonic(self) -> float:
         """Return the monotonic time, in seconds."""
-        return self._monotonic / _NANOSECOND
+        return self._monotonic / NANOSECOND
 
     def advance(self, by: float | timedelta) -> None:
         """
@@ -77,4 +77,4 @@ def nanoseconds(value: float | timedelta) -> int:
         return value // timedelta(microseconds=1) * 1_000
     # Converted separately: a float of nanoseconds since 1970 is imprecise by hundreds of them.
     seconds, fraction = divmod(value, 1)
-    return int(seconds) * _NANOSECOND + round(fraction * _NANOSECOND)
+    return int(seconds) * NANOSECOND + round(fraction * NANOSECOND)

@@ -55,9 +55,9 @@ class Operations:
         mailbox: email -> the tokens in passwordless links.
     """
 
-    def __init__(self, accounts: Accounts, ledger: TokenRegistry, rules: Rules) -> None:
+    def __init__(self, accounts: Accounts, registry: TokenRegistry, rules: Rules) -> None:
         self._accounts = accounts
-        self._registry = ledger
+        self._registry = registry
         self._apps = Apps()
         self._rules = rules
         self.exchanges: int = 0

@@ -14,11 +14,10 @@ from typing import Any, Literal
 import attrs
 
 from .._core.models import Clock
-from ._clock import nanoseconds
+from ._clock import NANOSECOND, nanoseconds
 
-_NANOSECOND = 1_000_000_000
 # The end of the year 9999: neither Go nor Python can format a later one.
-_LAST_MOMENT = 253_402_300_799 * _NANOSECOND
+_LAST_MOMENT = 253_402_300_799 * NANOSECOND
 _JWT_HEADER = {"alg": "HS256", "typ": "JWT"}
 _OPAQUE_BYTES = 48  # 64 characters of base64
 
@@ -86,8 +85,8 @@ class TokenRegistry:
         expires_at = max(0, min(issued_at + lived, _LAST_MOMENT))
         claims = {
             "sub": user_id,
-            "iat": issued_at // _NANOSECOND,
-            "exp": expires_at // _NANOSECOND,
+            "iat": issued_at // NANOSECOND,
+            "exp": expires_at // NANOSECOND,
             "jti": f"{next(self._serials):032x}",
             "organization": organization_id,
         }
@@ -130,16 +129,19 @@ class TokenRegistry:
     def find_live(self, token_id: str) -> IssuedToken | None:
         """Return the token with this id if the service accepts it now."""
         token = self._tokens.get(token_id)
-        return None if token is None or token.revoked or self.is_expired(token) else token
+        return token if token is not None and self._is_live(token) else None
 
     def live(self) -> list[IssuedToken]:
         """Return the tokens that the service accepts now, the oldest first."""
-        return [t for t in self._tokens.values() if not t.revoked and not self.is_expired(t)]
+        return [token for token in self._tokens.values() if self._is_live(token)]
 
     def revoke_family(self, family: int) -> None:
         """Revoke all tokens that descend from one sign-in."""
         for token in self._tokens.values():
             token.revoked |= token.family == family
+
+    def _is_live(self, token: IssuedToken) -> bool:
+        return not token.revoked and not self.is_expired(token)
 
     def _add(self, token: IssuedToken) -> IssuedToken:
         self._tokens[token.id] = token
@@ -159,9 +161,9 @@ def _base64url(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-def _rfc3339(nanoseconds: int) -> str:
+def _rfc3339(at: int) -> str:
     """Format a time as Go does: up to nine fractional digits, without trailing zeros."""
-    seconds, fraction = divmod(nanoseconds, _NANOSECOND)
+    seconds, fraction = divmod(at, NANOSECOND)
     whole = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%FT%T")
     digits = f".{fraction:09d}".rstrip("0").rstrip(".")
     return f"{whole}{digits}Z"
