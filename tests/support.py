@@ -96,9 +96,9 @@ class Inside:
     def __init__(self, session: Any) -> None:
         self.state: Any = session._state
         self.keeper: Any = session._keeper
-        self.sender: Any = session._sender
-        self.connections: Any = session._connections
-        self.operation_connections: Any = session._operation_connections
+        self.sender: Any = session._resources.sender
+        self.connections: Any = session._resources.connections
+        self.operation_connections: Any = session._resources.operation_connections
         self.listeners: Any = self.keeper.listeners
         self.persistence: Any = self.keeper.persistence
         self.renewal: Any = self.keeper.renewal

@@ -158,7 +158,7 @@ def test_first_login_brings_in_what_httpx_does(program: str, other: str) -> None
         bare = loaded(f"import httpx, cattrs; httpx.Client().get({url!r})")
     assert foreign(names - bare) <= OURS | ANYIO
     assert below(f"koyeb_session.{other}", names) == set()
-    assert len(below("koyeb_session", names)) <= 54
+    assert len(below("koyeb_session", names)) <= 55
     if program is SYNC:
         assert below("anyio._backends", names) == set()
         assert len(names - bare - below("koyeb_session", names)) <= 10

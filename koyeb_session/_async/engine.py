@@ -25,7 +25,6 @@ from .._core.provenance import account_of as account_of
 from .._core.results import unwrap as unwrap
 from .._core.snapshot import Issuer as Issuer
 from .._core.snapshot import NewToken as NewToken
-from .._core.snapshot import Snapshot as Snapshot
 from .._core.state import SessionState as SessionState
 from .._core.tokens import adds_nothing as adds_nothing
 from .._core.validation import access_token_error as access_token_error
@@ -42,9 +41,8 @@ from .._core.validation import timeout_error as timeout_error
 from .arguments import AsyncClientArguments as AsyncClientArguments
 from .auth import AsyncSessionAuth as AsyncSessionAuth
 from .http.connections import AsyncBorrowedClient as AsyncBorrowedClient
-from .http.connections import AsyncConnections as AsyncConnections
-from .http.sender import AsyncSender as AsyncSender
 from .keeper import AsyncTokenKeeper as AsyncTokenKeeper
+from .resources import AsyncResources as AsyncResources
 from .session_change import AsyncSessionChange as AsyncSessionChange
 from .stores.protocol import AsyncTokenStore as AsyncTokenStore
 from .token_source import AsyncTokenSource as AsyncTokenSource

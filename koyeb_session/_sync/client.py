@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
-from weakref import WeakSet
 
 import httpx
 
@@ -108,17 +107,12 @@ class SessionClient:
     __slots__ = (
         "__dict__",  # so that tests can replace a method of one client; takes no memory until then
         "__weakref__",
-        "_active_tasks",
         "_auth",
         "_closing",
-        "_connections",
         "_http",
+        "_is_sibling",
         "_keeper",
-        "_keepers",
-        "_operation_connections",
-        "_origins",
-        "_policy",
-        "_sender",
+        "_resources",
         "_state",
     )
 
@@ -159,24 +153,18 @@ class SessionClient:
             message = "give http_client or transport, not both"
             raise ValueError(message)
         first = engine.unwrap(first)
-        self._origins = engine.unwrap(engine.origins(base_url, allowed_origins))
+        origins = engine.unwrap(engine.origins(base_url, allowed_origins))
         if http_client is not None:
             transport = engine.BorrowedClient(http_client)
-        # Operations have their own connections: a full pool must not block a renewal.
-        self._connections = engine.Connections(transport)
-        self._operation_connections: engine.Connections | None = (
-            self._connections if transport else engine.Connections()
-        )
-        self._sender = engine.Sender(
-            self._origins.base_url,
-            self._operation_connections,
+        self._is_sibling = False
+        self._resources = engine.Resources(
+            origins,
+            transport,
+            policy=refresh_policy or engine.RefreshPolicy(),
             retry=retry_policy or engine.RetryPolicy(),
             timeout=float(timeout),
             clock=clock,
         )
-        self._policy = refresh_policy or engine.RefreshPolicy()
-        self._active_tasks: set[engine.SharedTask[Any]] = set()
-        self._keepers: WeakSet[engine.TokenKeeper] = WeakSet()
         self._start_session(clock, credentials, store, first)
         if first is not None:
             engine.unwrap(self._state.commit(engine.NewToken(first, just_issued=False)))
@@ -235,9 +223,9 @@ class SessionClient:
         *,
         renew: bool = True,
     ) -> None:
-        sender = self._sender
+        resources, sender = self._resources, self._resources.sender
         state = engine.SessionState(
-            self._policy, clock, renew=renew, has_credentials=credentials is not None
+            resources.policy, clock, renew=renew, has_credentials=credentials is not None
         )
         beginning = first if credentials is None else credentials
         source = engine.TokenSource(sender, credentials, clock)
@@ -252,16 +240,16 @@ class SessionClient:
             persistence = Persistence(
                 store,
                 state,
-                Ownership(state, self._origins.service),
+                Ownership(state, resources.origins.service),
                 timeout=sender.timeout,
-                active_tasks=self._active_tasks,
+                active_tasks=resources.active_tasks,
             )
         self._state = state
         self._keeper = engine.TokenKeeper(
             state,
             source,
             persistence,
-            active_tasks=self._active_tasks,
+            active_tasks=resources.active_tasks,
         )
         self._auth: engine.SessionAuth | None = None
         self._closing: engine.SharedTask[None] | None = None
@@ -308,7 +296,7 @@ class SessionClient:
         finally:  # a signal handler may raise
             del password, seon_fp
         change = self._change(timeout)
-        outcome = self._sender.send(engine.unwrap(operation), change.deadline)
+        outcome = self._resources.sender.send(engine.unwrap(operation), change.deadline)
         new_token = _issued(self._unwrap(outcome), "signed in with a password")
         account = engine.account_of(engine.PasswordCredentials(email, "", organization_id))
         return self._unwrap(change.begin(new_token, account=account, bound=True)).token
@@ -334,7 +322,7 @@ class SessionClient:
         operation = engine.unwrap(operation)
         text = "Koyeb has withdrawn passwordless login: use login() or an API access token"
         warnings.warn(text, DeprecationWarning, stacklevel=2)
-        self._unwrap(self._sender.send(operation, deadline))
+        self._unwrap(self._resources.sender.send(operation, deadline))
 
     def use_token(self, token: engine.Token | str) -> engine.Token:
         """
@@ -564,7 +552,7 @@ class SessionClient:
         """
         operation = engine.operations.login_method(email)
         deadline = self._deadline(timeout)
-        return self._unwrap(self._sender.send(engine.unwrap(operation), deadline))
+        return self._unwrap(self._resources.sender.send(engine.unwrap(operation), deadline))
 
     # The token
 
@@ -603,9 +591,9 @@ class SessionClient:
         raises nothing: a failure is in the log, and is tried again.
         """
         self._check_open()
-        self._list_for_closing()
+        self._resources.list_for_closing(self._keeper)
         self._keeper.renew_ahead_of_need(
-            lambda: not (self._state.closed or self._connections.shut_down)
+            lambda: not (self._state.closed or self._resources.connections.shut_down)
         )
 
     def on_token_change(
@@ -628,18 +616,8 @@ class SessionClient:
             TypeError: It is no function, or, in the blocking half, an async one.
         """
         engine.unwrap(engine.listener_error(listener))
-        self._list_for_closing()
+        self._resources.list_for_closing(self._keeper)
         return self._keeper.listen(listener)
-
-    def _list_for_closing(self) -> None:
-        """List this session among those that the closing of the client has to tell."""
-        with engine.state_lock:
-            self._keepers.add(self._keeper)
-
-    def _listed_keepers(self) -> list[engine.TokenKeeper]:
-        """Return the sessions on these connections that somebody listens to, or keeps current."""
-        with engine.state_lock:
-            return [*self._keepers]
 
     def for_token(self, token: engine.Token | str, *, renew: bool = False) -> Self:
         """
@@ -675,16 +653,10 @@ class SessionClient:
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
         """Make another session on the same connections, with a token or signed out."""
-        clock = self._state.clock
         other = object.__new__(type(self))
-        other._origins = self._origins
-        other._connections = self._connections
-        other._operation_connections = None
-        other._sender = self._sender
-        other._policy = self._policy
-        other._active_tasks = self._active_tasks
-        other._keepers = self._keepers
-        other._start_session(clock, renew=renew)
+        other._is_sibling = True
+        other._resources = self._resources
+        other._start_session(self._state.clock, renew=renew)
         if token is not None:
             engine.unwrap(other._state.commit(engine.NewToken(token, just_issued=False)))
         return other
@@ -700,7 +672,7 @@ class SessionClient:
         full, and `httpx.HTTPError` when the request itself fails.
         """
         if self._auth is None:
-            self._auth = engine.SessionAuth(self._keeper, self._origins)
+            self._auth = engine.SessionAuth(self._keeper, self._resources.origins)
         return self._auth
 
     @property
@@ -742,9 +714,9 @@ class SessionClient:
         if self._http is None:
             from .authorized_client import AuthorizedClient  # noqa: PLC0415 - rarely needed
 
-            self._http = AuthorizedClient(
-                self.auth, self._connections, self._origins.base_url, self._sender.timeout
-            )
+            resources = self._resources
+            base_url, timeout = resources.origins.base_url, resources.sender.timeout
+            self._http = AuthorizedClient(self.auth, resources.connections, base_url, timeout)
         return self._http
 
     # Life cycle
@@ -759,7 +731,7 @@ class SessionClient:
         one closing, which goes on if one of them is cancelled.
         """
         self._state.close()
-        for keeper in self._listed_keepers():
+        for keeper in self._resources.listed_keepers():
             if keeper.listeners is not None:
                 keeper.listeners.let_go()
         # One shared task closes, for any number of callers. It is replaced if it failed, or if its
@@ -767,7 +739,7 @@ class SessionClient:
         with engine.state_lock:
             closing = self._closing
             if closing is None or not (closing.succeeded or closing.alive):
-                seconds = _CLOSING * self._sender.timeout
+                seconds = _CLOSING * self._resources.sender.timeout
                 self._closing = closing = engine.SharedTask(self._close_all, seconds=seconds)
                 closing.start()
         closing.join(self._keeper.longest_wait)
@@ -776,23 +748,11 @@ class SessionClient:
         # Tasks first, connections last: a renewal that is running still needs its connection.
         try:
             self._keeper.drain()
-            if self._operation_connections is not None:
-                # Tasks and listeners of the sessions of `for_token`.
-                for task in tuple(self._active_tasks):
-                    task.wait()
-                deadline = engine.Deadline(self._sender.timeout)
-                for keeper in self._listed_keepers():
-                    if keeper is not self._keeper and keeper.listeners is not None:
-                        keeper.listeners.drain(deadline.left())
+            if not self._is_sibling:
+                self._resources.drain(self._keeper)
         finally:  # also if the work is cancelled at the end of an event loop
-            if self._operation_connections is not None:
-                # Both are the same object if the user gave a transport.
-                for connections in dict.fromkeys((self._operation_connections, self._connections)):
-                    connections.shut()
-                self._operation_connections = None
-                # Each `keep_current` finds the connections closed.
-                for keeper in self._listed_keepers():
-                    keeper.wake()
+            if not self._is_sibling:
+                self._resources.shut()
             if self._http is not None:
                 self._http.close()
 
@@ -806,18 +766,16 @@ class SessionClient:
     def __repr__(self) -> str:
         if not hasattr(self, "_state"):  # its arguments were invalid
             return f"<{type(self).__name__}: not made>"
-        return f"<{type(self).__name__} {self._origins.base_url}: {self._state.summary}>"
+        return f"<{type(self).__name__} {self._resources.origins.base_url}: {self._state.summary}>"
 
     def __reduce__(self) -> str:
         raise TypeError(engine.not_copied(type(self).__name__))
 
     def __del__(self) -> None:
-        # Both are missing if `__init__` failed.
-        operating: engine.Connections | None = getattr(self, "_operation_connections", None)
-        state: engine.SessionState | None = getattr(self, "_state", None)
-        if operating is None or state is None or state.closed:
+        state: engine.SessionState | None = getattr(self, "_state", None)  # `__init__` may fail
+        if state is None or state.closed or self._is_sibling:
             return
-        if operating.opened or self._connections.opened:
+        if self._resources.opened:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
     # Shared by the methods above
@@ -825,7 +783,7 @@ class SessionClient:
     def _check_open(self) -> None:
         """Raise if the client is closed, or the one that this session was made by."""
         self._state.check_open()
-        if self._connections.shut_down:
+        if self._resources.connections.shut_down:
             message = "the client that this session was made by is closed"
             raise RuntimeError(message)
 
@@ -834,7 +792,7 @@ class SessionClient:
         self._check_open()
         if timeout is not None:
             engine.unwrap(engine.timeout_error(timeout))
-        return engine.Deadline(self._sender.timeout if timeout is None else timeout)
+        return engine.Deadline(self._resources.sender.timeout if timeout is None else timeout)
 
     def _unwrap(self, outcome: T | KoyebSessionError) -> T:
         """Return a result, or raise an error as one of this session."""

@@ -27,7 +27,6 @@ from .._core.provenance import account_of as account_of
 from .._core.results import unwrap as unwrap
 from .._core.snapshot import Issuer as Issuer
 from .._core.snapshot import NewToken as NewToken
-from .._core.snapshot import Snapshot as Snapshot
 from .._core.state import SessionState as SessionState
 from .._core.tokens import adds_nothing as adds_nothing
 from .._core.validation import access_token_error as access_token_error
@@ -44,9 +43,8 @@ from .._core.validation import timeout_error as timeout_error
 from .arguments import ClientArguments as ClientArguments
 from .auth import SessionAuth as SessionAuth
 from .http.connections import BorrowedClient as BorrowedClient
-from .http.connections import Connections as Connections
-from .http.sender import Sender as Sender
 from .keeper import TokenKeeper as TokenKeeper
+from .resources import Resources as Resources
 from .session_change import SessionChange as SessionChange
 from .stores.protocol import TokenStore as TokenStore
 from .token_source import TokenSource as TokenSource
