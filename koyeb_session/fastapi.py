@@ -97,6 +97,7 @@ class KoyebSessions:
     Raises:
         ValueError: An argument has an impossible value; the message names it.
         TypeError: An argument is of the wrong type; the message names it.
+        TransportError: ``http_client`` is closed.
     """
 
     responses: ClassVar[dict[int | str, dict[str, Any]]] = problems.RESPONSES
@@ -140,6 +141,7 @@ class KoyebSessions:
             ImportError: The CLI's file is needed, and the extra ``cli-config`` is not installed.
             ValueError: A variable or an argument has an impossible value.
             TypeError: An argument is of the wrong type.
+            TransportError: ``http_client`` is closed.
         """
         _hide_token(overrides)
         return cls(**_environment.client_arguments(cast("dict[str, Any]", overrides)))
@@ -156,6 +158,9 @@ class KoyebSessions:
         Write ``FastAPI(lifespan=sessions.lifespan)``, or in your own lifespan ``async with
         sessions.lifespan(app):``. At its end it waits for a renewal under way. Where it runs
         already, as in a sub-application that shares it, it does nothing.
+
+        Raises:
+            TransportError: The environment's proxies or certificates cannot be used.
         """
         if self._running is not None:
             yield

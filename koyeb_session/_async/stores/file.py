@@ -55,8 +55,8 @@ class AsyncFileTokenStore:
     Raises:
         ImportError: The extra ``file`` is not installed.
         TypeError: An argument is of the wrong type.
-        ValueError: ``path`` is empty, or given together with ``name``; ``name`` has other
-            characters; ``lock_timeout`` is not above 0, or has no end.
+        ValueError: ``path`` is empty, no file's, below an unknown home, or given together with
+            ``name``; ``name`` has other characters; ``lock_timeout`` is not above 0, or endless.
     """
 
     def __init__(

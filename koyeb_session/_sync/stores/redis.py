@@ -86,7 +86,8 @@ class RedisTokenStore:
         lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
 
     Raises:
-        TypeError: ``client`` is a URL, or a client of the other kind, blocking or asynchronous.
+        TypeError: ``client`` is no client, or one of the other kind, blocking or asynchronous;
+            ``key`` is no text, or ``lease`` no number.
         ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
     """
 
