@@ -61,6 +61,14 @@ def fake(clock: FakeClock) -> FakeKoyeb:
     return FakeKoyeb(clock=clock)
 
 
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the proxies of the machine that the tests run on."""
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+
+
 @pytest.fixture(autouse=True)
 def loop_stays_free(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test in which the package blocks a running asyncio loop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import httpx
@@ -58,6 +59,11 @@ async def connected(fake: FakeKoyeb, clock: FakeClock, **arguments: Any) -> Asyn
         **arguments,
     ) as session:
         yield session
+
+
+def names(folder: Path) -> set[str]:
+    """List the files of a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
 def raising(error: BaseException) -> Callable[..., NoReturn]:

@@ -23,15 +23,8 @@ from .faults.certificates import server_context
 from .faults.server import Server
 from .support import ME, PASSWORD, raising
 
+pytestmark = pytest.mark.usefixtures("no_proxies")
 POLICY = RetryPolicy(delay=0)
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the proxies of the machine that the tests run on."""
-    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.upper(), raising=False)
 
 
 def failure(half: str, **arguments: Any) -> TransportError:

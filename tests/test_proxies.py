@@ -37,12 +37,7 @@ URLS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the proxies of the machine that the tests run on."""
-    for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 def of_httpx(client: httpx.Client, url: httpx.URL) -> Address | None:

@@ -15,7 +15,7 @@ from koyeb_session import StoreError, Token
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import async_check_store
 
-from ..support import raising
+from ..support import names, raising
 
 EIO, LATE = (OSError(code, os.strerror(code)) for code in (errno.EIO, errno.ETIMEDOUT))
 
@@ -24,11 +24,6 @@ async def test_file_store_does_what_a_store_has_to_do(tmp_path: Path) -> None:
     """It passes the conformance suite, and a folder is made where there is none."""
     await async_check_store(lambda: AsyncFileTokenStore(tmp_path / "new" / "session.json"))
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
-
-
-def names(folder: Path) -> set[str]:
-    """List the files of a folder."""
-    return {path.name for path in folder.iterdir()}
 
 
 async def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None:

@@ -14,15 +14,7 @@ from ..concurrency import async_gather
 from ..support import ME, PASSWORD, inside
 from .doubles import Connect
 
-VARIABLES = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"]
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the proxies of the machine that the tests run on."""
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("no_proxies")
 
 
 async def test_requests_and_operations_go_through_the_proxy(

@@ -18,12 +18,7 @@ import pytest
 from koyeb_session import StoreError, Token
 from koyeb_session.stores import FileTokenStore
 
-from ..support import raising
-
-
-def names(folder: Path) -> set[str]:
-    """List the files of a folder."""
-    return {path.name for path in folder.iterdir()}
+from ..support import names, raising
 
 
 def make_socket(path: Path) -> None:
