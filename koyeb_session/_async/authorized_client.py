@@ -10,14 +10,12 @@ import httpx
 
 from .._api.operations import USER_AGENT
 from .._http.event_loop import async_advance, async_read_reply
-from .auth import AsyncSessionAuth
+from .auth import HEADER, AsyncSessionAuth
 from .http.connections import NO_AUTH
 
 if TYPE_CHECKING:
     from .._core.origins import Origin
     from .http.connections import AsyncConnections
-
-_HEADER: Final = "Authorization"
 
 
 class AsyncAuthorizedClient(httpx.AsyncClient):
@@ -73,8 +71,8 @@ class _AsyncSigner:
 
     def __init__(self, auth: AsyncSessionAuth, request: httpx.Request) -> None:
         _keeper, origins = auth.shared
-        if _HEADER in request.headers and origins.trusts(request):
-            del request.headers[_HEADER]  # the auth sets its own
+        if HEADER in request.headers and origins.trusts(request):
+            del request.headers[HEADER]  # the auth sets its own
         self._auth: AsyncSessionAuth | None = auth
         self._origin = _origin(request.url)
         self.refused: list[httpx.Response] = []
@@ -88,7 +86,7 @@ class _AsyncSigner:
         """
         if _origin(request.url) != self._origin:
             self._auth = None
-        return None if _HEADER in request.headers else self._auth
+        return None if HEADER in request.headers else self._auth
 
 
 _signer: Final[ContextVar[_AsyncSigner | None]] = ContextVar("koyeb_session_signer", default=None)
@@ -122,7 +120,7 @@ class _AsyncSigningTransport(httpx.AsyncBaseTransport):
             raise
         finally:
             await flow.aclose()
-            request.headers.pop(_HEADER, None)
+            request.headers.pop(HEADER, None)
         if failure is not None:
             raise failure
         return cast("httpx.Response", response)  # each flow yields a request

@@ -106,9 +106,9 @@ class AsyncStoreHold:
         """Wait until the hold is over, for at most ``seconds``."""
         await self._task.wait_done(seconds)
 
-    async def ready(self, seconds: float) -> bool:
-        """Wait until the store is locked and read, or has failed; `False` if that takes longer."""
-        return await self._ready.wait(seconds)
+    async def ready(self, seconds: float) -> None:
+        """Wait until the store is locked and read, or has failed, for at most ``seconds``."""
+        await self._ready.wait(seconds)
 
     async def do(self, job: AsyncWork[None], seconds: float) -> bool:
         """

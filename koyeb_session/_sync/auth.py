@@ -17,8 +17,7 @@ from .keeper import TokenKeeper
 if TYPE_CHECKING:
     from .._core.snapshot import Snapshot
 
-_HEADER: Final = "Authorization"
-_UNAUTHORIZED: Final = 401
+HEADER: Final = "Authorization"
 
 
 class SessionAuth(AuthBase):
@@ -79,13 +78,13 @@ class SessionAuth(AuthBase):
         self._sign(request, signed)
         response = yield request
 
-        if response.status_code != _UNAUTHORIZED:
+        if response.status_code != 401:
             if state.rejected is not None and self._origins.trusts(response.request):
                 state.note_accepted(response.status_code)
             return
         if not self._origins.trusts(response.request):
             return
-        if response.request.headers.get(_HEADER) is None:
+        if response.request.headers.get(HEADER) is None:
             return  # redirected elsewhere and back, it was sent without the token
         moved_on = state.snapshot is not signed
         if state.must_accept_401(signed):
@@ -99,11 +98,11 @@ class SessionAuth(AuthBase):
         response = yield request
 
         # Had it moved on, the newer token may be some time old. This one is brand-new.
-        if response.status_code == _UNAUTHORIZED and not moved_on:
+        if response.status_code == 401 and not moved_on:
             state.mark_rejected(newer)
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
-        request.headers[_HEADER] = f"Bearer {signed.token.id}"
+        request.headers[HEADER] = f"Bearer {signed.token.id}"
         request.extensions[RAISED_BY] = self._state.mark
 
     def __reduce__(self) -> str:

@@ -12,14 +12,12 @@ import httpx
 
 from .._api.operations import USER_AGENT
 from .._http.threads import advance, read_reply
-from .auth import SessionAuth
+from .auth import HEADER, SessionAuth
 from .http.connections import NO_AUTH
 
 if TYPE_CHECKING:
     from .._core.origins import Origin
     from .http.connections import Connections
-
-_HEADER: Final = "Authorization"
 
 
 class AuthorizedClient(httpx.Client):
@@ -75,8 +73,8 @@ class _Signer:
 
     def __init__(self, auth: SessionAuth, request: httpx.Request) -> None:
         _keeper, origins = auth.shared
-        if _HEADER in request.headers and origins.trusts(request):
-            del request.headers[_HEADER]  # the auth sets its own
+        if HEADER in request.headers and origins.trusts(request):
+            del request.headers[HEADER]  # the auth sets its own
         self._auth: SessionAuth | None = auth
         self._origin = _origin(request.url)
         self.refused: list[httpx.Response] = []
@@ -90,7 +88,7 @@ class _Signer:
         """
         if _origin(request.url) != self._origin:
             self._auth = None
-        return None if _HEADER in request.headers else self._auth
+        return None if HEADER in request.headers else self._auth
 
 
 _signer: Final[ContextVar[_Signer | None]] = ContextVar("koyeb_session_signer", default=None)
@@ -124,7 +122,7 @@ class _SigningTransport(httpx.BaseTransport):
             raise
         finally:
             flow.close()
-            request.headers.pop(_HEADER, None)
+            request.headers.pop(HEADER, None)
         if failure is not None:
             raise failure
         return cast("httpx.Response", response)  # each flow yields a request

@@ -106,9 +106,9 @@ class StoreHold:
         """Wait until the hold is over, for at most ``seconds``."""
         self._task.wait_done(seconds)
 
-    def ready(self, seconds: float) -> bool:
-        """Wait until the store is locked and read, or has failed; `False` if that takes longer."""
-        return self._ready.wait(seconds)
+    def ready(self, seconds: float) -> None:
+        """Wait until the store is locked and read, or has failed, for at most ``seconds``."""
+        self._ready.wait(seconds)
 
     def do(self, job: Work[None], seconds: float) -> bool:
         """
