@@ -114,8 +114,7 @@ class AsyncPersistence:
         Delete the saved token.
 
         Returns:
-            The saved token, if it belongs to this session and is neither ``old`` nor the current
-            one. Then the reason why the store may still hold a token.
+            The token to revoke besides ``old``, and the reason why the store may still hold one.
         """
         hold = self.hold()
         # Each step may take half of the remaining time, so that some is left for the last one.
@@ -136,13 +135,17 @@ class AsyncPersistence:
             if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
                 self.state.mark_unsaved()
                 self._retry_later()
+        return self._to_revoke(found, old), problem
+
+    def _to_revoke(self, found: Token | None, old: Snapshot | None) -> Token | None:
+        """Return the saved token if it is this session's own, and another than its last ones."""
         if found is None or self.ownership.is_foreign(found, old):
-            return None, problem
+            return None
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
         if any(its and its.token.id == found.id for its in (old, self.state.snapshot)):
-            return None, problem
+            return None
         checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that
-        return (checked if isinstance(checked, Token) else None), problem
+        return checked if isinstance(checked, Token) else None
 
     def pending_save(self, *, overdue: bool = False) -> AsyncSharedTask[StoreError | None] | None:
         """
