@@ -145,7 +145,7 @@ def async_credentials_error(credentials: object) -> BadArgument | None:
             "credentials must be PasswordCredentials, AccessTokenCredentials, or a callable that "
             f"returns a token, not {type(credentials).__name__}"
         )
-    if _arguments_needed(credentials) > 1:
+    if not _takes_a_token_at_most(credentials):
         return TypeError(
             "credentials must be a callable without arguments, or with one for the token that is "
             "to be replaced"
@@ -188,13 +188,11 @@ def takes_token(source: Callable[..., Any]) -> bool:
     )
 
 
-def _arguments_needed(source: Callable[..., Any]) -> int:
-    """Count the required arguments of a callable; a keyword-only one counts twice."""
-    return sum(
-        2 if parameter.kind is inspect.Parameter.KEYWORD_ONLY else 1
-        for parameter in _parameters(source)
-        if parameter.default is inspect.Parameter.empty
-    )
+def _takes_a_token_at_most(source: Callable[..., Any]) -> bool:
+    """Return whether a callable requires no argument, or one by position."""
+    required = [p for p in _parameters(source) if p.default is inspect.Parameter.empty]
+    by_name = any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in required)
+    return len(required) <= 1 and not by_name
 
 
 def _positional(source: Callable[..., Any]) -> list[inspect.Parameter]:
