@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .tls import Certificates
 
 
-_ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
+_ONE: Final = httpx.Limits(max_connections=1)
 
 
 def http_transport(proxy: httpx.URL | None, certificates: Certificates) -> httpx.HTTPTransport:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
 
-_ONE: Final = httpx.Limits(max_connections=1, keepalive_expiry=5.0)
+_ONE: Final = httpx.Limits(max_connections=1)
 ASYNC_NETWORK_ERRORS: Final = (
     *(httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError),
     *(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream),
