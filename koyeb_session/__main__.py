@@ -168,7 +168,7 @@ def _login(options: argparse.Namespace) -> int:
     credentials: Renewal | None = None
     has_token = options.api_token or options.stdin
     if has_token and options.organization is not None:
-        credentials = _issued_once(options, store)
+        credentials = _first_credentials(options, store)
     with _client(options.url, store, credentials) as session:
         if credentials is not None:
             session.refresh()
@@ -257,8 +257,8 @@ def _renewal(url: str) -> Renewal:
     return renew
 
 
-def _issued_once(options: argparse.Namespace, store: FileTokenStore) -> Renewal:
-    """Issue the first token of a session, after deleting the saved one."""
+def _first_credentials(options: argparse.Namespace, store: FileTokenStore) -> Renewal:
+    """Issue the first token of a session, delete the saved one, and return the new one's source."""
     credentials = AccessTokenCredentials(_read_secret(), options.organization)
     first = _issue(options.url, credentials)
     with store.lock():
