@@ -34,7 +34,7 @@ _LIKE_A_TOKEN: Final = r"[\w.~+=-]{40,}"  # noqa: S105 - a pattern
 """A JWT, an API access token, or a part of one, but no UUID, which has 36 characters."""
 
 
-def with_cause(error: KoyebSessionError, cause: BaseException | None) -> KoyebSessionError:
+def with_cause(error: E, cause: BaseException | None) -> E:
     """Set the cause of ``error``, and return it."""
     error.__cause__ = cause
     return error
@@ -167,8 +167,7 @@ def store_failure(what: str, exc: Exception, *tokens: Token | None) -> StoreErro
     text = redacted_text(exc, *tokens)
     said = f": {text}" if text else ""
     error = StoreError(f"the token store could not be {what}: {type(exc).__name__}{said}")
-    error.__cause__ = sanitized_copy(exc, text)
-    return error
+    return with_cause(error, sanitized_copy(exc, text))
 
 
 def redacted_text(exc: BaseException, *tokens: Token | None) -> str:

@@ -10,7 +10,7 @@ import httpx
 
 from .._core.errors import PASSING, TransportError, TransportTimeoutError
 from .._core.redaction import safe_message
-from .._core.results import sanitized_copy, text_of
+from .._core.results import sanitized_copy, text_of, with_cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,8 +59,7 @@ def transport_error(exc: Exception, what: str, redact: Callable[[str], str]) -> 
         f"{message}; {advice}" if advice else message
     )
     error.retryable = not is_final
-    error.__cause__ = sanitized_copy(exc, text)
-    return error
+    return with_cause(error, sanitized_copy(exc, text))
 
 
 def name_proxy(exc: BaseException, proxy: httpx.URL) -> None:

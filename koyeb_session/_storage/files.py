@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from .._core.errors import StoreError
 from .._core.log import log
+from .._core.results import with_cause
 from .records import LIMIT, NotARecord, read_record, write_record
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def failing_as(what: str, path: Path) -> Generator[None]:
     try:
         yield
     except OSError as exc:
-        error = StoreError(f"{path} cannot be {what}: {_why(exc)}")
-        error.__cause__ = _copy(exc)
+        error = with_cause(StoreError(f"{path} cannot be {what}: {_why(exc)}"), _copy(exc))
     else:
         return
     raise error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._core.errors import StoreError
 from .._core.log import log
-from .._core.results import frameless, redacted_text, sanitized_copy, unwrap
+from .._core.results import frameless, redacted_text, sanitized_copy, unwrap, with_cause
 from .records import read_record, write_record
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _tried(what: str, work: Callable[[], T], token: Token | None) -> T | StoreEr
         error = StoreError(
             f"the entry in the keyring cannot be {what}: {type(exc).__name__}: {text}{hint}"
         )
-        error.__cause__ = sanitized_copy(exc, text)
-        return error
+        return with_cause(error, sanitized_copy(exc, text))
 
 
 def _hint(length: int) -> str:

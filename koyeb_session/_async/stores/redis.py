@@ -18,7 +18,7 @@ from ..._concurrency.event_loop.waiting import AsyncLock, async_sleep
 from ..._core.errors import StoreError
 from ..._core.log import log
 from ..._core.models import Token
-from ..._core.results import frameless, redacted_text, sanitized_copy, unwrap
+from ..._core.results import frameless, redacted_text, sanitized_copy, unwrap, with_cause
 from ..._core.validation import async_client_error, text_error, timeout_error
 from ..._storage import redis_scripts as redis
 from ..._storage.records import read_record, write_record
@@ -299,5 +299,4 @@ def _failure(exc: Exception, token: Token | None) -> StoreError:
     error = StoreError(f"Redis cannot be used: {type(exc).__name__}: {text}")
     # A `TimeoutError` would say that another process holds the lock.
     late = isinstance(exc, TimeoutError)
-    error.__cause__ = ConnectionError(text) if late else sanitized_copy(exc, text)
-    return error
+    return with_cause(error, ConnectionError(text) if late else sanitized_copy(exc, text))
