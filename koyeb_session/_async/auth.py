@@ -66,7 +66,7 @@ class AsyncSessionAuth(AsyncAuthBase):
             return
         state = self._state
         signed = state.snapshot
-        if signed is None or signed.is_due(state.clock):
+        if signed is None or signed.is_due(state.clock) or state.lifetime.ended:
             # Hot path, kept inline: thousands of requests may wait for one renewal.
             state.check_open()
             signed = unwrap(
@@ -88,9 +88,10 @@ class AsyncSessionAuth(AsyncAuthBase):
         if state.must_accept_401(signed):
             return
         # Read first: a rejected request must not keep the connection that the renewal needs.
-        await async_read_reply(response)
+        unreadable = await async_read_reply(response)
         newer = unwrap(await self._keeper.replace_rejected(signed), state.mark)
         if newer is None or not self._can_replay(request):
+            unwrap(unreadable)  # this reply is the answer, so its error is, too
             return
         self._sign(request, newer)
         response = yield request

@@ -223,7 +223,11 @@ class AsyncSessionClient:
     ) -> None:
         resources, sender = self._resources, self._resources.sender
         state = engine.SessionState(
-            resources.policy, clock, renew=renew, has_credentials=credentials is not None
+            resources.policy,
+            clock,
+            renew=renew,
+            has_credentials=credentials is not None,
+            lifetime=resources.lifetime,
         )
         beginning = first if credentials is None else credentials
         source = engine.AsyncTokenSource(sender, credentials, clock)
@@ -588,11 +592,9 @@ class AsyncSessionClient:
         is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
         raises nothing: a failure is in the log, and is tried again.
         """
-        self._check_open()
+        self._state.check_open()
         self._resources.list_for_closing(self._keeper)
-        await self._keeper.renew_ahead_of_need(
-            lambda: not (self._state.closed or self._resources.connections.shut_down)
-        )
+        await self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
     def on_token_change(
         self, listener: Callable[[engine.Token | None], object]
@@ -636,7 +638,7 @@ class AsyncSessionClient:
             given = engine.parse_token(token, self._state.clock.time())
         finally:  # a signal handler may raise
             del token
-        self._check_open()
+        self._state.check_open()
         return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
@@ -646,7 +648,7 @@ class AsyncSessionClient:
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
         is cheap, and need not be closed. It works until this client is closed.
         """
-        self._check_open()
+        self._state.check_open()
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
@@ -728,7 +730,9 @@ class AsyncSessionClient:
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
         one closing, which goes on if one of them is cancelled.
         """
-        self._state.close()
+        if not self._is_sibling:
+            self._resources.end()
+        self._keeper.close()
         for keeper in self._resources.listed_keepers():
             if keeper.listeners is not None:
                 keeper.listeners.let_go()
@@ -740,7 +744,11 @@ class AsyncSessionClient:
                 seconds = _CLOSING * self._resources.sender.timeout
                 self._closing = closing = engine.AsyncSharedTask(self._close_all, seconds=seconds)
                 closing.start()
-        await closing.join(self._keeper.longest_wait)
+        # A hook or a store that closes the client is called by work that the closing waits for.
+        waits_for_caller = not self._keeper.may_wait or (
+            not self._is_sibling and engine.is_inside(self._resources.active_tasks)
+        )
+        await closing.join(0.0 if waits_for_caller else None)
 
     async def _close_all(self) -> None:
         # Tasks first, connections last: a renewal that is running still needs its connection.
@@ -755,7 +763,7 @@ class AsyncSessionClient:
                 await self._http.aclose()
 
     async def __aenter__(self) -> Self:
-        self._check_open()
+        self._state.check_open()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -778,16 +786,9 @@ class AsyncSessionClient:
 
     # Shared by the methods above
 
-    def _check_open(self) -> None:
-        """Raise if the client is closed, or the one that this session was made by."""
-        self._state.check_open()
-        if self._resources.connections.shut_down:
-            message = "the client that this session was made by is closed"
-            raise RuntimeError(message)
-
     def _deadline(self, timeout: float | None) -> engine.Deadline:
         """Return the deadline of a call; raise if the client is closed or the timeout invalid."""
-        self._check_open()
+        self._state.check_open()
         if timeout is not None:
             engine.unwrap(engine.timeout_error(timeout))
         return engine.Deadline(self._resources.sender.timeout if timeout is None else timeout)

@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from .._concurrency.runtime import state_lock
 from .._core.deadline import Deadline
+from .._core.state import Lifetime
 from .http.connections import AsyncConnections
 from .http.sender import AsyncSender
 
@@ -31,6 +32,7 @@ class AsyncResources:
         "_keepers",
         "active_tasks",
         "connections",
+        "lifetime",
         "operation_connections",
         "origins",
         "policy",
@@ -54,6 +56,7 @@ class AsyncResources:
         self.operation_connections: AsyncConnections = (
             self.connections if transport else AsyncConnections()
         )
+        self.lifetime: Lifetime = Lifetime()
         self.origins: Origins = origins
         self.policy: RefreshPolicy = policy
         self.sender: AsyncSender = AsyncSender(
@@ -74,6 +77,11 @@ class AsyncResources:
         """Return the sessions that somebody listens to, or keeps current."""
         with state_lock:
             return [*self._keepers]
+
+    def end(self) -> None:
+        """Have no session begin a renewal, or send anything, from now on."""
+        with state_lock:
+            self.lifetime.ended = True
 
     async def drain(self, own: AsyncTokenKeeper) -> None:
         """Wait for the tasks of all sessions, and for the listeners of all but the client's own."""

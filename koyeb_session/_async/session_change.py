@@ -64,8 +64,6 @@ class AsyncSessionChange:
             continues: Whether it continues the session that was current when this object was made.
                 It then replaces no other session.
         """
-        if refusal := self._keeper.refusal():
-            return refusal
         if account is not None:
             new_token = new_token._replace(owner=Owner(account, bound))
         unsaved = self._persistence is not None
@@ -78,7 +76,7 @@ class AsyncSessionChange:
             return outcome
         self._state.log_new_token(new_token, outcome)  # last: a filter of the user may raise
         if self._keeper.listeners or unsaved:
-            await self._task(self._synchronize).run(self._keeper.longest_wait)
+            await self._task(self._synchronize).run(None if self._keeper.may_wait else 0.0)
         return outcome
 
     async def end(self) -> KoyebSessionError | None:
@@ -87,17 +85,15 @@ class AsyncSessionChange:
 
         If one of these fails, the others are done nevertheless.
         """
-        if refusal := self._keeper.refusal():
-            return refusal
         # The task does all of it: a signal handler may raise between any two steps of the caller.
         task = self._task(self._end, first=self._clear_unless_replaced)
-        longest_wait = self._keeper.longest_wait
-        problem = await task.run(longest_wait)
+        may_wait = self._keeper.may_wait
+        problem = await task.run(None if may_wait else 0.0)
         if task.succeeded:
             return problem
         if not task.alive:  # its thread started too late, or its event loop ended
             self._clear_unless_replaced()
-        return not_signed_out(self.deadline) if longest_wait else cannot_wait("logout: it goes on")
+        return not_signed_out(self.deadline) if may_wait else cannot_wait("logout: it goes on")
 
     def _task(
         self, work: Callable[[], Any], first: Callable[[], Any] | None = None

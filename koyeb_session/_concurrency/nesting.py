@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     class _Work(Protocol):
         """A shared task of either half."""
@@ -26,19 +26,29 @@ _inside: Final[ContextVar[tuple[weakref.ref[_Work], ...]]] = ContextVar(
 """The work that has called this code; weakly, as open connections keep their contexts."""
 
 
-def is_inside(owner: object) -> bool:
-    """
-    Tell whether work of ``owner`` has called this code, and goes on only when it returns.
+def is_inside_work_of(owner: object) -> bool:
+    """Tell whether work of ``owner`` has called this code, and goes on only when it returns."""
+    return any(work.owner is owner for work in _waiting())
 
-    A task or thread that the work has started is not inside: nobody may be waiting for it.
-    """
-    callers = [*_callers()]
-    return bool(callers) and callers[-1].runs_here and any(it.owner is owner for it in callers)
+
+def is_inside(works: Container[object]) -> bool:
+    """Tell whether one of ``works`` has called this code, and goes on only when it returns."""
+    return any(work in works for work in _waiting())
 
 
 def enter(work: _Work) -> None:
     """Note, in the current context, that the code which follows is ``work``."""
     _inside.set((*map(weakref.ref, _callers()), weakref.ref(work)))
+
+
+def _waiting() -> list[_Work]:
+    """
+    List the work that waits for this code to return, the outermost first.
+
+    A task or thread that the work has started is not a part of it: nobody may be waiting for it.
+    """
+    callers = [*_callers()]
+    return callers if callers and callers[-1].runs_here else []
 
 
 def _callers() -> Iterator[_Work]:

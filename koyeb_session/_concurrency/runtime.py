@@ -44,6 +44,9 @@ The lock around each check-then-set of a session's state, for the whole process.
 Re-entrant: a signal handler or a finalizer may use a session while its own thread holds the lock.
 """
 
+GRACE: Final = 1.0
+"""Seconds by which a shared task may end late; those who wait for its end wait for them, too."""
+
 _process = object()
 """The identity of this process: each fork gives the child a new one."""
 

@@ -38,6 +38,15 @@ _LONGEST_REJECTION_MEMORY: Final = 3600.0
 _NOBODY: Final = Owner()
 
 
+class Lifetime:
+    """Tells all sessions of one client whether the client is closing, or closed."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
+
+
 class SessionState:
     """
     Holds a session's snapshot, and decides whether a new token may replace it.
@@ -49,14 +58,15 @@ class SessionState:
     """
 
     __slots__ = (
+        "_closed",
         "_policy",
         "_renew",
         "change",
         "clock",
-        "closed",
         "failure",
         "generation",
         "has_credentials",
+        "lifetime",
         "mark",
         "on_change",
         "owner",
@@ -72,15 +82,18 @@ class SessionState:
         *,
         renew: bool = True,
         has_credentials: bool = False,
+        lifetime: Lifetime | None = None,
     ) -> None:
+        self._closed = False
         self._policy = policy
         self._renew = renew
         self.change: object = None
         """The identity of the last change that is to be saved, as `state_lock` guards it."""
         self.clock: Clock = clock
-        self.closed: bool = False
         self.generation: int = 0
         self.has_credentials: bool = has_credentials
+        self.lifetime: Lifetime = lifetime or Lifetime()
+        """That of the client whose connections this session uses."""
         self.mark: object = object()
         """The identity of this session in the errors that it raises."""
         self.on_change: Callable[[Token | None], None] | None = None
@@ -142,10 +155,15 @@ class SessionState:
             return f"signed in{who}, token {what}: the next request signs in again"
         return f"the session{who} has ended: token {what}"
 
+    @property
+    def closed(self) -> bool:
+        """Whether this session is closed, or the client that it was made by."""
+        return self._closed or self.lifetime.ended
+
     def close(self) -> None:
         """Close the session: the token can still be read, but no longer used."""
         with state_lock:
-            self.closed = True
+            self._closed = True
             if self.snapshot is not None:
                 # Forces every caller off the fast path, where `check_open` raises.
                 self.snapshot.check_at = -math.inf
@@ -155,10 +173,13 @@ class SessionState:
         Raise if the session is closed.
 
         Raises:
-            RuntimeError: The session is closed.
+            RuntimeError: The session is closed, or the client that it was made by.
         """
-        if self.closed:
+        if self._closed:
             message = "the session client is closed: make another one"
+            raise RuntimeError(message)
+        if self.lifetime.ended:
+            message = "the client that this session was made by is closed"
             raise RuntimeError(message)
 
     def commit(

@@ -70,19 +70,23 @@ def _token_error(name: str, token_id: object) -> BadArgument | None:
     """Check a token's id, which is sent as ``Authorization: Bearer``."""
     if not isinstance(token_id, str):
         return TypeError(f"{name} must be a str, not {type(token_id).__name__}")
+    wrong = _unfit_for_header(token_id)
+    return None if wrong is None else ValueError(f"{name} must {wrong}")
+
+
+def _unfit_for_header(token_id: str) -> str | None:
     if not token_id.strip():
-        return ValueError(f"{name} must not be empty")
+        return "not be empty"
     if re.match(r"\s*bearer\s", token_id, re.IGNORECASE):
-        return ValueError(f"{name} must be the token alone, without 'Bearer' before it")
+        return "be the token alone, without 'Bearer' before it"
     if token_id[0] == token_id[-1] and token_id[0] in "'\"":  # as from a file of variables
-        return ValueError(f"{name} must be the token alone, without quotation marks around it")
+        return "be the token alone, without quotation marks around it"
     if is_header_safe(token_id):
         return None
     if is_header_safe(token_id.strip()):
-        return ValueError(f"{name} must have no space or line break around it: use .strip()")
-    return ValueError(
-        f"{name} must be visible ASCII without spaces or line breaks, and at most {TOKEN_LIMIT} "
-        "characters long"
+        return "have no space or line break around it: use .strip()"
+    return (
+        f"be visible ASCII without spaces or line breaks, and at most {TOKEN_LIMIT} characters long"
     )
 
 

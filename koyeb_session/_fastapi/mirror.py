@@ -9,24 +9,26 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
+from .._async.session_change import AsyncSessionChange
 from .._concurrency.event_loop.calls import async_in_thread
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.runtime import current_loop
-from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError, StoreError
-from .._core.snapshot import FailedAttempt, NewToken
+from .._core.results import unwrap
+from .._core.snapshot import Urgency
 from .._sync.client import SessionClient
-from .._sync.renewal import Renewal
+from .._sync.keeper import TokenKeeper
+from .._sync.session_change import SessionChange
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
-    from contextlib import AbstractContextManager
     from typing import Self
 
     from .._async.client import AsyncSessionClient
+    from .._core.deadline import Deadline
     from .._core.models import Token
-    from .._core.snapshot import Need, Snapshot
-    from .._core.state import SessionState
+    from .._core.snapshot import NewToken, Snapshot
+    from .._sync.token_source import TokenSource
 
 _GRACE: Final = 5.0
 """Seconds for cancelled work to end."""
@@ -55,96 +57,132 @@ async def background_task(work: Callable[[], Awaitable[None]]) -> AsyncGenerator
 
 
 class MirrorClient(SessionClient):
-    """A blocking session that uses, and renews, the token of a session in an event loop."""
+    """
+    A blocking client for the session of an event loop, the leader.
+
+    Both have one state, so they never differ. Whatever changes it runs in the event loop, and the
+    calling thread waits. Requests, and the operations of a sign-in, are sent from the thread.
+    """
 
     __slots__ = ()
 
     @contextlib.asynccontextmanager
     async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
-        """Follow ``leader``, the session of this event loop, until the block ends; then close."""
-        store = _LeaderStore(leader)
-        self._start_session(self._state.clock, store=store)
-        self._keeper.others_renewal = _LeaderRenewal(self._state, store, leader)
-        unfollow = leader.on_token_change(self._follow)
-        if leader.token is not None:
-            self._follow(leader.token)
+        """Act for ``leader``, the session of this event loop, until the block ends; then close."""
+        self._keeper = _LeaderKeeper(leader, self._keeper.source)
+        self._state = self._keeper.state
         try:
             yield self
         finally:
-            unfollow()
             await async_in_thread(self.close)
 
-    def _follow(self, token: Token | None) -> None:
-        if token is None:
-            self._state.clear()
-        else:
-            self._state.commit(NewToken(token, just_issued=False))
+    def _change(self, timeout: float | None) -> SessionChange:
+        change = super()._change(timeout)
+        keeper = self._keeper
+        # Not of a session of `for_token` or `guest`, which has a keeper of its own.
+        return (
+            _LeaderChange(keeper, change.deadline) if isinstance(keeper, _LeaderKeeper) else change
+        )
 
 
-class _LeaderRenewal(Renewal):
-    """A renewal by the session of the event loop, so that both sessions share each refresh."""
+class _LeaderKeeper(TokenKeeper):
+    """Has the leader's own keeper, in its event loop, do everything that may wait."""
 
-    __slots__ = ("_keeper", "_leader")
+    __slots__ = ("_client", "_place", "_token", "leader")
 
-    def __init__(
-        self, state: SessionState, store: _LeaderStore, leader: AsyncSessionClient
-    ) -> None:
-        self._state = state
-        self._leader = store
-        self._keeper, _ = leader.auth.shared
-
-    def refusal(self) -> KoyebSessionError | None:
-        """Return an error in the event loop's own thread, where waiting would deadlock."""
-        return self._leader.refusal()
-
-    def run(self, need: Need) -> Snapshot | FailedAttempt:
-        """Take over the leader's token, once it is newer than the one to replace."""
-        outcome = self._leader.call(self._newer, need, Deadline(need.seconds))
-        if isinstance(outcome, KoyebSessionError):
-            return FailedAttempt(outcome)
-        committed = self._state.commit(NewToken(outcome.token, just_issued=False), need.generation)
-        return FailedAttempt(committed) if isinstance(committed, KoyebSessionError) else committed
-
-    async def _newer(self, need: Need, deadline: Deadline) -> Any:
-        snapshot, old = self._keeper.state.snapshot, need.old
-        if old is None or snapshot is None or snapshot.token.id != old.token.id:
-            return await self._keeper.usable_snapshot(wait_for_renewal=True, deadline=deadline)
-        return await self._keeper.renew(snapshot, deadline, need.urgency)
-
-
-class _LeaderStore:
-    """A store that passes each sign-in and sign-out of the blocking session to the leader."""
-
-    def __init__(self, leader: AsyncSessionClient) -> None:
-        self._leader = leader
+    def __init__(self, client: AsyncSessionClient, source: TokenSource) -> None:
+        self._client = client
         self._place = current_loop()
         self._token = anyio.lowlevel.current_token()
+        self.leader, _ = client.auth.shared
+        super().__init__(self.leader.state, source, None, active_tasks=set())
 
-    def refusal(self) -> StoreError | None:
-        """Return an error in the event loop's own thread, where waiting would deadlock."""
+    def call(self, function: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
+        """Call a function of the leader in the event loop, and wait for its result."""
         here: object = None
         with contextlib.suppress(RuntimeError):
             here = current_loop()
-        if here is not self._place:
-            return None
-        return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
+        if here is self._place:  # waiting here would keep the event loop from ever answering
+            return StoreError(
+                "service_sync is for `def` endpoints: in an `async def` one use service"
+            )
 
-    def call(self, function: Callable[..., Any], *args: object) -> Any:
-        """Call ``function`` in the event loop, and wait for its result."""
-        return anyio.from_thread.run(function, *args, token=self._token)
+        async def call() -> Any:
+            return await function(*args, **named)
 
-    def load(self) -> Token | None:
-        """Return the leader's token."""
-        return self._leader.token
+        return anyio.from_thread.run(call, token=self._token)
 
-    def save(self, token: Token) -> None:
-        """Make the leader use this token."""
-        self.call(self._leader.use_token, token)
+    def usable_snapshot(
+        self, *, wait_for_renewal: bool = False, deadline: Deadline | None = None
+    ) -> Snapshot | KoyebSessionError:
+        """See `TokenKeeper`."""
+        outcome: Snapshot | KoyebSessionError = self.call(
+            self.leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline
+        )
+        return outcome
 
-    def delete(self) -> None:
-        """Sign the leader out."""
-        self.call(self._leader.logout)
+    def replace_rejected(
+        self, signed: Snapshot, deadline: Deadline | None = None
+    ) -> Snapshot | KoyebSessionError | None:
+        """See `TokenKeeper`."""
+        outcome: Snapshot | KoyebSessionError | None = self.call(
+            self.leader.replace_rejected, signed, deadline
+        )
+        return outcome
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Do nothing: the leader has its own locks."""
-        return contextlib.nullcontext()
+    def renew(
+        self,
+        old: Snapshot | None,
+        deadline: Deadline | None = None,
+        urgency: Urgency = Urgency.REQUESTED,
+    ) -> Snapshot | KoyebSessionError:
+        """See `TokenKeeper`."""
+        outcome: Snapshot | KoyebSessionError = self.call(self.leader.renew, old, deadline, urgency)
+        return outcome
+
+    def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
+        """See `TokenKeeper`."""
+        unwrap(self.call(self.leader.renew_ahead_of_need, running), self.state.mark)
+
+    def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
+        """Call a plain ``listener`` in a thread, as it may block."""
+
+        async def tell(token: Token | None) -> None:
+            await async_in_thread(listener, token)
+
+        return self._client.on_token_change(tell)
+
+    def close(self) -> None:
+        """Leave the state to the leader."""
+
+    def wake(self) -> None:
+        """Make each `renew_ahead_of_need` check again."""
+        self.leader.wake()
+
+
+class _LeaderChange(SessionChange):
+    """One sign-in or sign-out, which the leader carries out."""
+
+    def __init__(self, keeper: _LeaderKeeper, deadline: Deadline) -> None:
+        super().__init__(keeper, deadline)
+        self._call = keeper.call
+        self._change = AsyncSessionChange(keeper.leader, deadline)
+
+    def begin(
+        self,
+        new_token: NewToken,
+        *,
+        account: str | None = None,
+        bound: bool = False,
+        continues: bool = False,
+    ) -> Snapshot | KoyebSessionError:
+        """See `SessionChange`."""
+        outcome: Snapshot | KoyebSessionError = self._call(
+            self._change.begin, new_token, account=account, bound=bound, continues=continues
+        )
+        return outcome
+
+    def end(self) -> KoyebSessionError | None:
+        """See `SessionChange`."""
+        outcome: KoyebSessionError | None = self._call(self._change.end)
+        return outcome

@@ -65,9 +65,18 @@ async def async_advance(
         return None
 
 
-async def async_read_reply(response: httpx.Response) -> None:
-    """Read the rest of a reply to release its connection, as httpx does before a replay."""
-    await response.aread()
+async def async_read_reply(response: httpx.Response) -> httpx.HTTPError | None:
+    """
+    Read the rest of a reply to release its connection, as httpx does before a replay.
+
+    Return the error if it cannot be read: the status is enough to go on.
+    """
+    try:
+        await response.aread()
+    except httpx.HTTPError as exc:
+        await response.aclose()
+        return exc
+    return None
 
 
 class AsyncAuthBase(httpx.Auth):

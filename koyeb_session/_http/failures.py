@@ -20,8 +20,8 @@ _CERTIFICATE: Final = (
     "signed it, in the PEM format"
 )
 _NAME: Final = (
-    "a host name cannot be resolved: look at base_url, at the host of HTTPS_PROXY, if it is set, and "
-    "at the network"
+    "a host name cannot be resolved: look at base_url, at the host of HTTPS_PROXY, if it is set, "
+    "and at the network"
 )
 _CREDENTIALS: Final = (
     "the proxy does not accept the user name and password, if there are any: "

@@ -37,9 +37,18 @@ def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | 
         return None
 
 
-def read_reply(response: httpx.Response) -> None:
-    """Read the rest of a reply to release its connection, as httpx does before a replay."""
-    response.read()
+def read_reply(response: httpx.Response) -> httpx.HTTPError | None:
+    """
+    Read the rest of a reply to release its connection, as httpx does before a replay.
+
+    Return the error if it cannot be read: the status is enough to go on.
+    """
+    try:
+        response.read()
+    except httpx.HTTPError as exc:
+        response.close()
+        return exc
+    return None
 
 
 class AuthBase(httpx.Auth):

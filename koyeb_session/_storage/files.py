@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.results import with_cause
-from .records import LIMIT, NotARecord, read_record, write_record
+from .records import LIMIT, ForeignRecordError, read_record, write_record
 
 if TYPE_CHECKING:
     from .._core.models import Token
@@ -78,7 +78,7 @@ def read(path: Path) -> Token | None:
                 found = read_record(file.read(LIMIT + 1))
         except FileNotFoundError:
             return None
-    if isinstance(found, NotARecord):
+    if isinstance(found, ForeignRecordError):
         raise _not_a_session(path)
     if not isinstance(found, ValueError):
         return found
@@ -161,7 +161,7 @@ def _is_of_others(path: Path) -> bool:
     """Tell whether a file holds something else than a session, perhaps the user's own data."""
     try:
         with open(path, "rb", opener=_open_any) as file:
-            return isinstance(read_record(file.read(LIMIT + 1)), NotARecord)
+            return isinstance(read_record(file.read(LIMIT + 1)), ForeignRecordError)
     except OSError:  # there is none, or it cannot be read: the system decides what may be done
         return False
 

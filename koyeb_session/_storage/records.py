@@ -25,7 +25,7 @@ LIMIT: Final = 1 << 20
 """The largest record in bytes; real ones are far smaller."""
 
 
-class NotARecord(ValueError):
+class ForeignRecordError(ValueError):
     """What was read is no saved token, not even a damaged one: something else is kept there."""
 
 
@@ -60,10 +60,10 @@ def _record(text: str | bytes) -> Token | ValueError:
     except (ValueError, RecursionError):
         value = None
     if value is None:
-        return ValueError("it is damaged") if _is_damaged(text) else NotARecord(_ANOTHERS)
+        return ValueError("it is damaged") if _is_damaged(text) else ForeignRecordError(_ANOTHERS)
     record = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     if record.get("format") != FORMAT:
-        return NotARecord(_ANOTHERS)
+        return ForeignRecordError(_ANOTHERS)
     if record.get("version") not in _READ:
         return ValueError("another version of koyeb-session wrote it")
     try:

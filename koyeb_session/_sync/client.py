@@ -225,7 +225,11 @@ class SessionClient:
     ) -> None:
         resources, sender = self._resources, self._resources.sender
         state = engine.SessionState(
-            resources.policy, clock, renew=renew, has_credentials=credentials is not None
+            resources.policy,
+            clock,
+            renew=renew,
+            has_credentials=credentials is not None,
+            lifetime=resources.lifetime,
         )
         beginning = first if credentials is None else credentials
         source = engine.TokenSource(sender, credentials, clock)
@@ -590,11 +594,9 @@ class SessionClient:
         is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
         raises nothing: a failure is in the log, and is tried again.
         """
-        self._check_open()
+        self._state.check_open()
         self._resources.list_for_closing(self._keeper)
-        self._keeper.renew_ahead_of_need(
-            lambda: not (self._state.closed or self._resources.connections.shut_down)
-        )
+        self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
 
     def on_token_change(
         self, listener: Callable[[engine.Token | None], object]
@@ -638,7 +640,7 @@ class SessionClient:
             given = engine.parse_token(token, self._state.clock.time())
         finally:  # a signal handler may raise
             del token
-        self._check_open()
+        self._state.check_open()
         return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
@@ -648,7 +650,7 @@ class SessionClient:
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
         is cheap, and need not be closed. It works until this client is closed.
         """
-        self._check_open()
+        self._state.check_open()
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
@@ -730,7 +732,9 @@ class SessionClient:
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
         one closing, which goes on if one of them is cancelled.
         """
-        self._state.close()
+        if not self._is_sibling:
+            self._resources.end()
+        self._keeper.close()
         for keeper in self._resources.listed_keepers():
             if keeper.listeners is not None:
                 keeper.listeners.let_go()
@@ -742,7 +746,11 @@ class SessionClient:
                 seconds = _CLOSING * self._resources.sender.timeout
                 self._closing = closing = engine.SharedTask(self._close_all, seconds=seconds)
                 closing.start()
-        closing.join(self._keeper.longest_wait)
+        # A hook or a store that closes the client is called by work that the closing waits for.
+        waits_for_caller = not self._keeper.may_wait or (
+            not self._is_sibling and engine.is_inside(self._resources.active_tasks)
+        )
+        closing.join(0.0 if waits_for_caller else None)
 
     def _close_all(self) -> None:
         # Tasks first, connections last: a renewal that is running still needs its connection.
@@ -757,7 +765,7 @@ class SessionClient:
                 self._http.close()
 
     def __enter__(self) -> Self:
-        self._check_open()
+        self._state.check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -780,16 +788,9 @@ class SessionClient:
 
     # Shared by the methods above
 
-    def _check_open(self) -> None:
-        """Raise if the client is closed, or the one that this session was made by."""
-        self._state.check_open()
-        if self._resources.connections.shut_down:
-            message = "the client that this session was made by is closed"
-            raise RuntimeError(message)
-
     def _deadline(self, timeout: float | None) -> engine.Deadline:
         """Return the deadline of a call; raise if the client is closed or the timeout invalid."""
-        self._check_open()
+        self._state.check_open()
         if timeout is not None:
             engine.unwrap(engine.timeout_error(timeout))
         return engine.Deadline(self._resources.sender.timeout if timeout is None else timeout)

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from .._concurrency.nesting import is_inside
+from .._concurrency.nesting import is_inside_work_of
 from .._concurrency.runtime import is_in_step, state_lock
 from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
@@ -61,7 +60,6 @@ class TokenKeeper:
         "_wakeups",
         "active_tasks",
         "listeners",
-        "others_renewal",
         "persistence",
         "source",
         "state",
@@ -82,8 +80,6 @@ class TokenKeeper:
         self.active_tasks: set[SharedTask[Any]] = active_tasks
         """Tasks that the client waits for when it closes."""
         self.listeners: Listeners | None = None
-        self.others_renewal: Renewal | None = None
-        """The renewal of a session that follows another one; see `MirrorClient`."""
         self.persistence: Persistence | None = persistence
         self.source: TokenSource = source
         self.state: SessionState = state
@@ -93,12 +89,12 @@ class TokenKeeper:
     @property
     def renewal(self) -> Renewal:
         """The steps of a renewal; made at each use, as a session of `for_token` has to be small."""
-        return self.others_renewal or Renewal(self.state, self.source, self.persistence)
+        return Renewal(self.state, self.source, self.persistence)
 
     @property
-    def longest_wait(self) -> float:
-        """The seconds for which the caller may wait: none inside a change of this session."""
-        return 0.0 if is_in_step() or is_inside(self.state) else math.inf
+    def may_wait(self) -> bool:
+        """Whether the caller may wait for a change of this session: not if it is inside one."""
+        return not (is_in_step() or is_inside_work_of(self.state))
 
     @property
     def _timeout(self) -> float:
@@ -254,17 +250,15 @@ class TokenKeeper:
                 attempt += 1
             # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
+        if failed is None and state.snapshot is old:
+            state.check_open()  # closed meanwhile, it renews no more
         return state.snapshot or SUPERSEDED
 
     def _obstacle(self, old: Snapshot | None, urgency: Urgency) -> KoyebSessionError | None:
         """Return the error for a caller that must start no renewal, and join none."""
         if old is None and self.state.signed_out and urgency < Urgency.REQUESTED:
             return NotSignedInError("signed out: call login()")
-        return self.refusal() if self.longest_wait else cannot_wait("try again")
-
-    def refusal(self) -> KoyebSessionError | None:
-        """Return the error for a thread that must not wait for this session; `None` if it may."""
-        return self.renewal.refusal()
+        return None if self.may_wait else cannot_wait("try again")
 
     def _wait_to_retry(
         self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
@@ -292,7 +286,8 @@ class TokenKeeper:
         Returns:
             `None` when the session has moved on from ``need.old``. Reusing an exchanged token trips
             the service's reuse detection and ends the whole session. So does beginning one in the
-            midst of beginning another, as a signal handler may: it is `None` there, too.
+            midst of beginning another, as a signal handler may: it is `None` there, too. A session
+            that is closed begins none: closing waits for those that it finds.
         """
         if is_in_step():
             return None
@@ -303,6 +298,8 @@ class TokenKeeper:
             task = self.task
             if task is not None and task.alive and task.need.generation == need.generation:
                 return task
+            if self.state.closed:
+                return None
             task = _SharedRenewal(
                 partial(self._run_renewal, need),
                 self.tell_listeners,
@@ -312,6 +309,7 @@ class TokenKeeper:
             )
             task.need = need
             self.task = task
+            self.active_tasks.add(task)
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()
         return task
@@ -363,6 +361,10 @@ class TokenKeeper:
 
     # Life cycle
 
+    def close(self) -> None:
+        """Have the session send nothing from now on."""
+        self.state.close()
+
     def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """Call ``listener`` after each change of the token; return a function that stops that."""
         if self.listeners is None:
@@ -387,7 +389,8 @@ class TokenKeeper:
                 try:
                     self.usable_snapshot(wait_for_renewal=True)
                 except Exception:  # noqa: BLE001 - the user's transport or clock
-                    log.exception("keep_current() goes on after an error that is not Koyeb's")
+                    if running():
+                        log.exception("keep_current() goes on after an error that is not Koyeb's")
                 if (late := self._pending_save()) is not None:
                     late.run()
                 wakeup.sleep(self.state.seconds_to_next_check)

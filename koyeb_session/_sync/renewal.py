@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._core.deadline import Deadline
-from .._core.errors import KoyebSessionError
 from .._core.log import log
 from .._core.results import renewal_timed_out
 from .._core.snapshot import FailedAttempt, Need, NewToken, Phase, Snapshot, Urgency
@@ -41,10 +40,6 @@ class Renewal:
         self._persistence = persistence
         self._source = source
         self._state = state
-
-    def refusal(self) -> KoyebSessionError | None:
-        """Return the error for a caller that must not wait for a renewal; `None` if it may."""
-        return None
 
     def run(self, need: Need) -> Snapshot | FailedAttempt:
         """Replace a snapshot; locking and reading the store may take half of the time for it."""

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from .._concurrency.runtime import state_lock
 from .._core.deadline import Deadline
+from .._core.state import Lifetime
 from .http.connections import Connections
 from .http.sender import Sender
 
@@ -33,6 +34,7 @@ class Resources:
         "_keepers",
         "active_tasks",
         "connections",
+        "lifetime",
         "operation_connections",
         "origins",
         "policy",
@@ -54,6 +56,7 @@ class Resources:
         # Operations have their own connections: a full pool must not block a renewal.
         self.connections: Connections = Connections(transport)
         self.operation_connections: Connections = self.connections if transport else Connections()
+        self.lifetime: Lifetime = Lifetime()
         self.origins: Origins = origins
         self.policy: RefreshPolicy = policy
         self.sender: Sender = Sender(
@@ -74,6 +77,11 @@ class Resources:
         """Return the sessions that somebody listens to, or keeps current."""
         with state_lock:
             return [*self._keepers]
+
+    def end(self) -> None:
+        """Have no session begin a renewal, or send anything, from now on."""
+        with state_lock:
+            self.lifetime.ended = True
 
     def drain(self, own: TokenKeeper) -> None:
         """Wait for the tasks of all sessions, and for the listeners of all but the client's own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
@@ -213,14 +212,12 @@ class _AsyncReleasingStream(httpx.AsyncByteStream):
     def __init__(self, stream: httpx.AsyncByteStream, then: AsyncWork[None]) -> None:
         self._stream = stream
         self._then = [then]
-        self._is_read = False
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         # The end of the body releases the slot, even if the user never closes the response.
         try:
             async for chunk in self._stream:
                 yield chunk
-            self._is_read = True
         finally:
             await self.aclose()
 
@@ -231,8 +228,8 @@ class _AsyncReleasingStream(httpx.AsyncByteStream):
         except IndexError:
             return
         try:
-            # Once a body is read, closing it does not wait; hot path: see tests/benchmarks.
-            with nullcontext() if self._is_read else async_shield():
+            # Also after a body that was read: httpx may close the connection, and wait for that.
+            with async_shield():
                 await self._stream.aclose()
         finally:
             await then()

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from ..nesting import enter
-from ..runtime import current_loop, current_task, in_trio
+from ..runtime import GRACE, current_loop, current_task, in_trio
 from .waiting import AsyncEvent
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ class AsyncSharedTask(Generic[T]):
             self._first()
         _start_task(self._run, self._end)
 
-    async def run(self, timeout: float = math.inf) -> T | None:
-        """Start it, and wait for at most ``timeout`` seconds."""
+    async def run(self, timeout: float | None = None) -> T | None:
+        """Start it, and wait as `join` does."""
         self.start()
         return await self.join(timeout)
 
@@ -154,7 +154,7 @@ class AsyncSharedTask(Generic[T]):
         if self._home is not current_loop():
             return
         now = time.monotonic()
-        timeout = max(self._ends - now, 0.0) if timeout is None else timeout
+        timeout = max(self._ends + GRACE - now, 0.0) if timeout is None else timeout
         # Hot path: see tests/benchmarks. Thousands of callers share one timer instead of one each.
         # A caller without a limit needs none.
         if now < self._ends <= now + timeout < math.inf:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ..nesting import enter
-from ..runtime import current_process, state_lock
+from ..runtime import GRACE, current_process, state_lock
 from .deadlines import ends
 from .launch import launch
 from .waiting import Event
@@ -109,7 +109,7 @@ class SharedTask(Generic[T]):
         """
         if self._done.is_set() or self._home is not current_process():
             return False
-        return time.monotonic() < self._ends + _GRACE
+        return time.monotonic() < self._ends + GRACE
 
     @property
     def is_running(self) -> bool:
@@ -168,8 +168,8 @@ class SharedTask(Generic[T]):
         """Run it in a thread of its own; the second one to begin does nothing."""
         return launch(partial(self._context.copy().run, self._run))
 
-    def run(self, timeout: float = math.inf) -> T | None:
-        """Start it, and wait for at most ``timeout`` seconds."""
+    def run(self, timeout: float | None = None) -> T | None:
+        """Start it, and wait as `join` does."""
         return self.join(timeout)
 
     def join(self, timeout: float | None = None) -> T | None:
@@ -192,8 +192,8 @@ class SharedTask(Generic[T]):
         if self._home is not current_process() or self.runs_here:
             return
         self.start()
-        until = self._ends if timeout is None else time.monotonic() + timeout
-        if self._done.wait(min(until - time.monotonic(), _GRACE)):
+        until = self._ends + GRACE if timeout is None else time.monotonic() + timeout
+        if self._done.wait(min(until - time.monotonic(), _FIRST_LOOK)):
             return
         if not self._begun:
             self._launch()  # a finalizer that waits has interrupted the thread that launches it
@@ -207,7 +207,7 @@ class SharedTask(Generic[T]):
 
     def at_exit(self) -> None:
         """Wait until the work should have ended, as the interpreter is about to end."""
-        self.wait_done(self._ends + _GRACE - time.monotonic())
+        self.wait_done(self._ends + GRACE - time.monotonic())
 
     def _run(self) -> None:
         # One step: of two threads that `wait` has launched, one does the work.
@@ -246,8 +246,8 @@ class SharedTask(Generic[T]):
         _at_exit.discard(self)
 
 
-_GRACE: Final = 1.0
-"""Seconds by which a task may be late."""
+_FIRST_LOOK: Final = 1.0
+"""Seconds after which a thread should have begun."""
 
 
 def _wait_at_exit(task: SharedTask[Any]) -> None:

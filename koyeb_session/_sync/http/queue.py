@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
@@ -215,14 +214,12 @@ class _ReleasingStream(httpx.SyncByteStream):
     def __init__(self, stream: httpx.SyncByteStream, then: Work[None]) -> None:
         self._stream = stream
         self._then = [then]
-        self._is_read = False
 
     def __iter__(self) -> Generator[bytes]:
         # The end of the body releases the slot, even if the user never closes the response.
         try:
             for chunk in self._stream:
                 yield chunk
-            self._is_read = True
         finally:
             self.close()
 
@@ -233,8 +230,8 @@ class _ReleasingStream(httpx.SyncByteStream):
         except IndexError:
             return
         try:
-            # Once a body is read, closing it does not wait; hot path: see tests/benchmarks.
-            with nullcontext() if self._is_read else shield():
+            # Also after a body that was read: httpx may close the connection, and wait for that.
+            with shield():
                 self._stream.close()
         finally:
             then()
