@@ -3,12 +3,12 @@ Sign in to Koyeb once, and use the session in scripts.
 
 commands:
   login     sign in, with a password or an API access token
-  status    say where the session stands
+  status    say whether you are signed in, and until when
   token     print a token that may be used now, and nothing else
   logout    end the session
 
 exit status:
-  0     done; the session is signed in
+  0     done
   1     not signed in, or refused: sign in again
   2     wrong arguments, no terminal to ask on, or an extra is missing
   3     no answer from the service, or a problem with the file: try again later
@@ -48,6 +48,8 @@ from . import (
     __version__,
 )
 from ._core.log import format_duration
+from ._core.origins import Origins, origins
+from ._core.provenance import read_provenance
 from ._core.tokens import is_api_token
 from ._environment import SERVICES, named_services
 from .stores import FileTokenStore
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which of your sessions, one for each account (default: %(default)s)",
     )
     common.add_argument(
-        "--file", metavar="PATH", help="the file of a session that is kept elsewhere"
+        "--file", metavar="PATH", help="use this session file in place of the default one"
     )
     parser = _Parser(
         prog=_NAME,
@@ -143,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     login.set_defaults(run=_login)
     for name, run, description in (
-        ("status", _status, "Say where the session stands; renew it if it is due."),
+        ("status", _status, "Say whether you are signed in; renew the token if it is due."),
         ("token", _token, "Print a token that may be used now; renew it first if it is due."),
         ("logout", _logout, "End the session. An API access token is removed here, not revoked."),
     ):
@@ -206,7 +208,7 @@ def _token(options: argparse.Namespace) -> int:
 
 def _logout(options: argparse.Namespace) -> int:
     store = _store(options)
-    saved = store.load()
+    saved = _saved(options, store)
     if saved is None:
         return _tell("There is no session.")
     if is_api_token(saved):  # other programs may be using it
@@ -227,6 +229,18 @@ def _store(options: argparse.Namespace) -> FileTokenStore:
         raise ValueError(f"--file or --name: {error}") from None
 
 
+def _saved(options: argparse.Namespace, store: FileTokenStore) -> Token | None:
+    """Return the saved token; refuse that of another service, which no command would touch."""
+    saved, here = store.load(), origins(options.url, ())
+    provenance = None if saved is None else read_provenance(saved)
+    if provenance and isinstance(here, Origins) and provenance.origin != here.service:
+        raise ValueError(
+            f"the saved session is for {provenance.origin}: add --url {provenance.origin}, "
+            "or keep the sessions of several services apart, with --name"
+        )
+    return saved
+
+
 def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None) -> SessionClient:
     try:
         return SessionClient(base_url=url, credentials=credentials, store=store)
@@ -236,7 +250,7 @@ def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None)
 
 def _current_token(options: argparse.Namespace) -> Token:
     store = _store(options)
-    saved = store.load()
+    saved = _saved(options, store)
     if saved is None:
         raise NotSignedInError("nobody has signed in here")
     credentials = None if saved.renewal is None else _renewal(options.url)
@@ -307,6 +321,8 @@ def _ask_secret(prompt: str) -> str:
 
 
 def _read_secret() -> str:
+    if sys.stdin is None:  # the caller has closed it
+        raise ValueError("standard input is closed")
     if sys.stdin.isatty():
         return _ask_secret("API access token: ").strip()
     return sys.stdin.readline().strip()

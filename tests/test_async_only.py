@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,29 @@ async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object
         tasks.start_soon(call)
         await async_arrived(gate)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_body_that_was_read_is_closed_although_its_reader_is_cancelled() -> None:
+    """Catches a reply, read whole and with a token, that is lost as its connection is closed."""
+    closed: list[bool] = []
+    scope = anyio.CancelScope()
+
+    class Stream(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"token"
+            scope.cancel()
+
+        async def aclose(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            closed.append(True)
+
+    async def release() -> None:
+        closed.append(False)
+
+    with scope:
+        body = [chunk async for chunk in queue._AsyncReleasingStream(Stream(), release)]
+        assert body == [b"token"]
+    assert closed == [True, False]
 
 
 async def test_a_cancelled_logout_goes_on(fake: FakeKoyeb, clock: FakeClock) -> None:

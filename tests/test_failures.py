@@ -106,7 +106,9 @@ def test_a_name_that_cannot_be_resolved_is_named(
     unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     monkeypatch.setattr(socket, "getaddrinfo", raising(unknown))
     error = failure(half, base_url="https://nowhere.invalid")
-    assert "a host name cannot be resolved: look at base_url, at the host of HTTPS_PROXY" in str(error)
+    assert "a host name cannot be resolved: look at base_url, at the host of HTTPS_PROXY" in str(
+        error
+    )
     assert error.retryable
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from koyeb_session import SessionClient, Token
-from koyeb_session.__main__ import _life
-from koyeb_session.testing import Fault
+from koyeb_session.__main__ import _life, main
+from koyeb_session.testing import FakeKoyeb, Fault
 
 from .shells import EMAIL, PASSWORD, Done, Shell, make_due, shell, terminal
 
@@ -113,6 +113,28 @@ def test_logout_ends_the_session(shell: Shell) -> None:
     assert "no session" in again.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "token", "logout"])
+def test_session_of_another_service_is_named(shell: Shell, command: str) -> None:
+    """Catches a logout that says "Signed out." of a session that it leaves as it is."""
+    shell.sign_in()
+    with FakeKoyeb().serve() as other:
+        done = shell.run(command, "--url", other)
+    assert done.returncode == 2
+    url = os.environ["KOYEB_URL"]
+    assert f"the saved session is for {url}: add --url {url}" in done.stderr
+    assert shell.store.load() is not None
+    assert len(shell.fake.live_tokens()) == 1
+
+
+def test_standard_input_that_is_closed_is_told(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that closes it before it starts this one has no token to give."""
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it then
+    assert main(["login", "-", "--file", str(shell.folder / "a")]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
 def test_logout_leaves_an_api_token_to_others(shell: Shell) -> None:
     """It is removed from this machine and not revoked, and the message says so."""
     token_id = shell.sign_in(shell.fake.issue_api_token())
@@ -154,7 +176,7 @@ def test_session_of_another_service_is_not_used(shell: Shell) -> None:
     """A token that one service issued is not printed for another one."""
     shell.sign_in()
     done = shell.run("token", "--url", "https://elsewhere.example.com")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_missing_extra_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import httpx
 import pytest
 
 from koyeb_session import SessionClient, Token, TransportError
 from koyeb_session._concurrency.runtime import state_lock
+from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import FakeKoyeb, Gate
 
 from .concurrency import PATIENCE, Background, arrived, idle
@@ -41,6 +43,26 @@ def test_an_interrupted_listener_leaves_the_rest_to_the_next(fake: FakeKoyeb) ->
         idle()
     assert heard == [first, second]
     assert others == [second]
+
+
+def test_logout_waits_no_longer_than_its_time_for_a_hook_that_hangs(
+    fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be stopped; catches a caller that waits for as long as the thread does."""
+    monkeypatch.setattr(shared_task, "GRACE", 0.0)
+    go = threading.Event()
+
+    def hang(_: httpx.Request) -> None:
+        go.wait(PATIENCE)
+
+    with httpx.Client(transport=fake.transport, event_hooks={"request": [hang]}) as client:
+        session = SessionClient(http_client=client, token=fake.issue_token(), timeout=0.05)
+        with pytest.raises(TransportError, match="not done within"):
+            session.logout()
+        assert not go.is_set()
+        go.set()
+        session.close()
+    assert session.token is None
 
 
 def test_logout_in_the_midst_of_a_change_is_done_after_it(fake: FakeKoyeb) -> None:

@@ -63,8 +63,9 @@ class Ownership:
         if self._warned != identity(found):
             self._warned = identity(found)
             log.warning(
-                "the store holds a session of %s: it is not used, and is replaced when this session "
-                "saves its own; give each a store of its own, as by FileTokenStore(name=...)",
+                "the store holds a session of %s: it is not used, and is replaced when this "
+                "session saves its own; "
+                "give each a store of its own, as by FileTokenStore(name=...)",
                 whose,
             )
         return True

@@ -60,8 +60,9 @@ class MirrorClient(SessionClient):
     """
     A blocking client for the session of an event loop, the leader.
 
-    Both have one state, so they never differ. Whatever changes it runs in the event loop, and the
-    calling thread waits. Requests, and the operations of a sign-in, are sent from the thread.
+    Both have one state, and so the same token at any moment. Each change of the state runs in the
+    event loop, while the calling thread waits. Requests, and the operations of a sign-in, are sent
+    from the thread.
     """
 
     __slots__ = ()
@@ -77,12 +78,11 @@ class MirrorClient(SessionClient):
             await async_in_thread(self.close)
 
     def _change(self, timeout: float | None) -> SessionChange:
-        change = super()._change(timeout)
         keeper = self._keeper
-        # Not of a session of `for_token` or `guest`, which has a keeper of its own.
-        return (
-            _LeaderChange(keeper, change.deadline) if isinstance(keeper, _LeaderKeeper) else change
-        )
+        if not isinstance(keeper, _LeaderKeeper):  # a session of `for_token` or `guest`
+            return super()._change(timeout)
+        unwrap(keeper.refusal(), self._state.mark)  # before anything is sent
+        return _LeaderChange(keeper, self._deadline(timeout))
 
 
 class _LeaderKeeper(TokenKeeper):
@@ -97,15 +97,19 @@ class _LeaderKeeper(TokenKeeper):
         self.leader, _ = client.auth.shared
         super().__init__(self.leader.state, source, None, active_tasks=set())
 
-    def call(self, function: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
-        """Call a function of the leader in the event loop, and wait for its result."""
+    def refusal(self) -> StoreError | None:
+        """Return an error in the event loop's own thread, where waiting would never end."""
         here: object = None
         with contextlib.suppress(RuntimeError):
             here = current_loop()
-        if here is self._place:  # waiting here would keep the event loop from ever answering
-            return StoreError(
-                "service_sync is for `def` endpoints: in an `async def` one use service"
-            )
+        if here is not self._place:
+            return None
+        return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
+
+    def call(self, function: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
+        """Call a function of the leader in the event loop, and wait for its result."""
+        if refusal := self.refusal():
+            return refusal
 
         async def call() -> Any:
             return await function(*args, **named)

@@ -75,6 +75,7 @@ async def async_read_reply(response: httpx.Response) -> httpx.HTTPError | None:
         await response.aread()
     except httpx.HTTPError as exc:
         await response.aclose()
+        response._content = b""  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - httpx reads it again
         return exc
     return None
 

@@ -47,6 +47,7 @@ def read_reply(response: httpx.Response) -> httpx.HTTPError | None:
         response.read()
     except httpx.HTTPError as exc:
         response.close()
+        response._content = b""  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - httpx reads it again
         return exc
     return None
 

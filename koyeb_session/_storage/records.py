@@ -26,7 +26,7 @@ LIMIT: Final = 1 << 20
 
 
 class ForeignRecordError(ValueError):
-    """What was read is no saved token, not even a damaged one: something else is kept there."""
+    """The text is no saved token, not even a damaged one: another program has written it."""
 
 
 @attrs.frozen

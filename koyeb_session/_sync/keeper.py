@@ -250,8 +250,8 @@ class TokenKeeper:
                 attempt += 1
             # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
-        if failed is None and state.snapshot is old:
-            state.check_open()  # closed meanwhile, it renews no more
+        if state.snapshot is old and state.closed:  # meanwhile, so that it renews no more
+            return failed or state.no_token_error(state.observe(), None)
         return state.snapshot or SUPERSEDED
 
     def _obstacle(self, old: Snapshot | None, urgency: Urgency) -> KoyebSessionError | None:

@@ -24,6 +24,32 @@ from ..support import ME, PASSWORD, PASSWORDS, held, log
 from .doubles import AsyncUnderWay, Connect
 
 
+# httpx leaves its own generators to the collector when it cannot decode.
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@pytest.mark.parametrize("by_auth", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(status=401, truncate=3), Fault(status=401, headers={"content-encoding": "gzip"})],
+    ids=["truncated", "not encoded as it says"],
+)
+async def test_a_401_is_enough_if_its_body_cannot_be_read(
+    fake: FakeKoyeb, url: str, clock: FakeClock, fault: Fault, *, by_auth: bool
+) -> None:
+    """The token is renewed; where it cannot be, the error of the reply is the answer."""
+    async with (
+        AsyncSessionClient(base_url=url, token=fake.issue_token(), clock=clock) as session,
+        httpx.AsyncClient(base_url=url, auth=session.auth, trust_env=False) as own,
+    ):
+        client = own if by_auth else session.http
+        fake.fail("apps", fault)
+        assert (await client.get("/v1/apps")).status_code == 200
+        assert fake.exchanges() == 1
+        await session.use_token(fake.issue_api_token())
+        fake.fail("apps", fault)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.DecodingError)):
+            await client.get("/v1/apps")
+
+
 async def test_a_revoked_token_is_renewed_and_the_request_replayed(
     fake: FakeKoyeb, session: AsyncSessionClient
 ) -> None:

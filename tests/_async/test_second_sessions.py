@@ -172,7 +172,7 @@ async def test_sign_in_that_is_forbidden_says_what_to_do(fake: FakeKoyeb, connec
         for word in ("API access token", "token=", "AccessTokenCredentials(", "credentials="):
             assert word in str(caught.value)
     fake.lock_account(ME)
-    with pytest.raises(AccountLockedError, match=r"Account is locked.*AccessTokenCredentials"):
+    with pytest.raises(AccountLockedError, match=r"Account is locked.*wait before you try again"):
         await session.login(ME, PASSWORD)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,7 @@ from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground
-from ..support import DAY, ME, PASSWORD, count, held, inside, log, raising
+from ..support import DAY, ME, count, held, inside, log, raising
 from .doubles import CALLS, AsyncUnderWay
 
 
@@ -121,20 +120,6 @@ async def test_a_timeout_is_for_the_renewal_too(
         background.gate.open()
         assert (await background.job.result()).id == held(session)
     assert fake.exchanges() == 1
-
-
-async def test_all_say_so_where_waiting_would_never_end(
-    session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A renewal that this thread must not wait for is refused to each operation."""
-
-    def refusal(_: object) -> StoreError:
-        return StoreError("not here")
-
-    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", refusal)
-    for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
-        with pytest.raises(StoreError, match="not here"):
-            await call()
 
 
 def join_in_place(
@@ -271,7 +256,8 @@ async def test_all_rounds_of_a_call_share_one_deadline(
     """A token that is taken over may be due as well: its renewal has the rest of the time."""
     keeper, taken_over = inside(session).keeper, inside(session).state.snapshot
     taken_over.from_store = True
-    outcomes, deadlines = [ServerError("down"), taken_over], []
+    outcomes = [ServerError("down"), taken_over]
+    deadlines: list[Deadline] = []
 
     async def renew(_: object, __: object, deadline: Deadline, ___: Urgency) -> Any:
         deadlines.append(deadline)

@@ -15,7 +15,13 @@ from functools import partial
 import httpx
 import pytest
 
-from koyeb_session import MemoryTokenStore, ServerError, SessionClient, Token
+from koyeb_session import (
+    KoyebSessionError,
+    MemoryTokenStore,
+    ServerError,
+    SessionClient,
+    Token,
+)
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import PATIENCE, Background, arrived, pass_through, until
@@ -252,6 +258,66 @@ def test_closing_waits_for_what_is_under_way(
         background.job.result()
         closing.result()
     assert fake.live_tokens() == ([] if operation == "logout" else [held(session)])
+
+
+def test_no_session_begins_a_renewal_while_its_client_closes(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Catches a token that is exchanged on connections that are closed before the reply."""
+    parent, gate = connect(), Gate()
+    busy = parent.for_token(fake.issue_token())
+    late = parent.for_token(fake.issue_token(), renew=True)
+    fake.fail("logout", Fault(gate=gate))
+    with Background() as background:
+        leaving = background.start(busy.logout)
+        arrived(gate)
+        closing = background.start(parent.close)
+        background.settled()
+        for call in (late.refresh, late.current_token, partial(late.http.get, "/v1/apps")):
+            with pytest.raises(RuntimeError, match="that this session was made by is closed"):
+                call()
+        keeper = inside(late).keeper
+        outcome = keeper.renew(inside(late).state.snapshot)  # as if it had begun before
+        assert isinstance(outcome, KoyebSessionError)
+        gate.open()
+        leaving.result()
+        closing.result()
+    assert fake.exchanges() == 0
+
+
+def test_auth_of_a_session_ends_with_the_client_that_made_it(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Also in the user's own httpx client, on connections that are open."""
+    parent = connect()
+    child = parent.for_token(fake.issue_token(), renew=True)
+    with httpx.Client(transport=fake.transport, auth=child.auth) as client:
+        assert (client.get(f"{fake.base_url}/v1/apps")).status_code == 200
+        parent.close()
+        with pytest.raises(RuntimeError, match="is closed"):
+            client.get(f"{fake.base_url}/v1/apps")
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("operation", ["refresh", "logout"])
+def test_a_hook_may_close_the_client_in_the_midst_of_a_childs_work(
+    fake: FakeKoyeb, connect: Connect, operation: str
+) -> None:
+    """The closing waits for that work; catches a hook that waits for the closing, and so for it."""
+    closed: list[bool] = []
+
+    def close(response: httpx.Response) -> None:
+        if response.request.url.path.endswith(operation):
+            parent.close()
+            closed.append(True)
+
+    with httpx.Client(transport=fake.transport, event_hooks={"response": [close]}) as client:
+        parent = connect(http_client=client, timeout=PATIENCE)
+        child = parent.for_token(fake.issue_token(), renew=True)
+        getattr(child, operation)()
+        assert closed == [True]
+        assert fake.live_tokens() == ([] if operation == "logout" else [held(child)])
+        parent.close()
 
 
 @pytest.mark.parametrize("child", [False, True])

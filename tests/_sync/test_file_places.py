@@ -55,7 +55,7 @@ def test_file_that_is_a_mount_is_written_in_place(
 ) -> None:
     """A container's single file can be neither replaced nor removed: it is filled and emptied."""
     path = tmp_path / "session.json"
-    path.write_text("?" * 1000)
+    path.write_text('{"format": "koyeb-session"' + " " * 1000)
 
     fail = raising(OSError(code, os.strerror(code)))
     monkeypatch.setattr(Path, "replace", fail)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +25,7 @@ from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background
-from ..support import DAY, ME, PASSWORD, count, held, inside, log, raising
+from ..support import DAY, ME, count, held, inside, log, raising
 from .doubles import CALLS, UnderWay
 
 
@@ -119,20 +118,6 @@ def test_a_timeout_is_for_the_renewal_too(
         background.gate.open()
         assert (background.job.result()).id == held(session)
     assert fake.exchanges() == 1
-
-
-def test_all_say_so_where_waiting_would_never_end(
-    session: SessionClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A renewal that this thread must not wait for is refused to each operation."""
-
-    def refusal(_: object) -> StoreError:
-        return StoreError("not here")
-
-    monkeypatch.setattr(inside(session).renewal.__class__, "refusal", refusal)
-    for call in (session.refresh, partial(session.login, ME, PASSWORD), session.logout):
-        with pytest.raises(StoreError, match="not here"):
-            call()
 
 
 def join_in_place(
@@ -267,7 +252,8 @@ def test_all_rounds_of_a_call_share_one_deadline(
     """A token that is taken over may be due as well: its renewal has the rest of the time."""
     keeper, taken_over = inside(session).keeper, inside(session).state.snapshot
     taken_over.from_store = True
-    outcomes, deadlines = [ServerError("down"), taken_over], []
+    outcomes = [ServerError("down"), taken_over]
+    deadlines: list[Deadline] = []
 
     def renew(_: object, __: object, deadline: Deadline, ___: Urgency) -> Any:
         deadlines.append(deadline)

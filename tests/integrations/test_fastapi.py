@@ -4,10 +4,12 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import anyio
 import anyio.lowlevel
@@ -23,15 +25,27 @@ from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
     NotSignedInError,
+    SessionClient,
     SessionExpiredError,
     StoreError,
+    Token,
 )
 from koyeb_session.fastapi import KoyebSessions
+from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
-from ..support import PASSWORDS, inside, operations
+from ..concurrency import async_until
+from ..support import PASSWORDS, operations
 from .application import asking, serve_all
 from .conftest import NEARLY, Serve
+
+ME = (PASSWORDS.email, PASSWORDS.password)
+OTHER = ("you@example.com", "battery staple")
+
+
+async def sign_out(session: SessionClient) -> None:
+    """Sign out in a thread."""
+    await anyio.to_thread.run_sync(session.logout)
 
 
 @pytest.fixture
@@ -309,19 +323,121 @@ async def test_sync_session_signs_both_in_and_out(
             await run(blocking.current_token)
 
 
-async def test_sync_session_takes_over_what_it_has_not_heard_of(
+async def test_sync_session_is_the_other_one_while_a_listener_hangs(
     sessions: KoyebSessions, fake_koyeb: FakeKoyeb
 ) -> None:
-    """A renewal that the blocking session was not told of yet is enough: there is no second one."""
+    """Catches one that is told later: it would send the token of an account that is signed out."""
+    run, gate = anyio.to_thread.run_sync, anyio.Event()
+
+    async def hang(_: Token | None) -> None:
+        await gate.wait()
+
     async with sessions.lifespan():
         service, blocking = await sessions.service(), await sessions.service_sync()
         await service.current_token()
-        inside(service).keeper.listeners = None
+        service.on_token_change(hang)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(service.refresh)
+            await async_until(lambda: fake_koyeb.exchanges() == 1)
+            old = service.token
+            tasks.start_soon(run, partial(blocking.login, *ME))
+            await async_until(lambda: blocking.token != old)
+            assert blocking.token == service.token
+            await run(blocking.http.get, "/v1/apps")
+            assert fake_koyeb.requests[-1].bearer == fake_koyeb.live_tokens()[-1]
+            tasks.start_soon(sign_out, blocking)
+            await async_until(lambda: blocking.token is service.token is None)
+            gate.set()
+
+
+async def test_logout_by_the_sync_session_is_final_during_a_renewal(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb
+) -> None:
+    """A renewal that comes in after it is revoked; catches one that signs both in again."""
+    gate = Gate()
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        await service.current_token()
+        fake_koyeb.fail("refresh", Fault(gate=gate))
+
+        async def refresh() -> None:
+            with contextlib.suppress(KoyebSessionError):
+                await service.refresh()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(refresh)
+            await gate.await_arrived()
+            tasks.start_soon(sign_out, blocking)
+            await async_until(lambda: service.token is None)
+            gate.open()
+        assert service.token is blocking.token is None
+        assert fake_koyeb.live_tokens() == []
+
+
+@pytest.mark.parametrize("credentials", [PASSWORDS, lambda: "callable"])
+async def test_login_by_the_sync_session_is_saved_as_that_account(
+    koyeb_clock: FakeClock, credentials: Any
+) -> None:
+    """Catches a token that is saved as the credentials' own: the next run would act as it."""
+    fake = FakeKoyeb(users=dict([ME, OTHER]), clock=koyeb_clock)
+    saved: list[str | None] = []
+    for by_thread in (False, True):
+        store = AsyncMemoryTokenStore()
+        sessions = KoyebSessions(
+            transport=fake.transport, store=store, credentials=credentials, clock=koyeb_clock
+        )
+        async with sessions.lifespan():
+            service, blocking = await sessions.service(), await sessions.service_sync()
+            if by_thread:
+                await anyio.to_thread.run_sync(blocking.login, *OTHER)
+            else:
+                await service.login(*OTHER)
+            token = await store.load()
+            saved.append(None if token is None else token.provenance)
+    assert saved[0] == saved[1] is not None
+
+
+async def test_listener_of_the_sync_session_may_block(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb
+) -> None:
+    """It runs in a thread; catches one that keeps the event loop from its work."""
+    heard: list[tuple[Token | None, bool]] = []
+    loops = threading.get_ident()
+
+    def hear(token: Token | None) -> None:
+        heard.append((token, threading.get_ident() == loops))
+
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        stop = blocking.on_token_change(hear)
+        new = await service.refresh()
+        stop()
         await service.refresh()
-        assert blocking.token != service.token
-        await anyio.to_thread.run_sync(blocking.refresh)
-        assert blocking.token == service.token
-    assert fake_koyeb.exchanges() == 1
+    assert heard == [(new, False)]
+
+
+async def test_sessions_made_by_the_sync_session_are_their_own(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb
+) -> None:
+    """A guest's login, and a token of somebody else, change nothing of the service's session."""
+    run = anyio.to_thread.run_sync
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        own = await service.current_token()
+        guest = blocking.guest()
+        await run(partial(guest.login, *ME))
+        other = blocking.for_token(fake_koyeb.issue_token())
+        await run(other.logout)
+        assert guest.token != own == service.token == blocking.token
+        assert (await run(guest.http.get, "/v1/apps")).status_code == 200
+
+
+async def test_sync_session_is_kept_current_until_it_is_closed(sessions: KoyebSessions) -> None:
+    """The thread returns when the application ends."""
+    async with anyio.create_task_group() as tasks, sessions.lifespan():
+        blocking = await sessions.service_sync()
+        tasks.start_soon(anyio.to_thread.run_sync, blocking.keep_current)
+        await anyio.to_thread.run_sync(blocking.current_token)
 
 
 async def test_sync_session_ends_with_the_other(
@@ -338,16 +454,21 @@ async def test_sync_session_ends_with_the_other(
 
 @pytest.mark.blocks_loop
 async def test_sync_session_in_event_loop_fails(
-    sessions: KoyebSessions, koyeb_clock: FakeClock
+    sessions: KoyebSessions, koyeb_clock: FakeClock, fake_koyeb: FakeKoyeb
 ) -> None:
     """In an `async def` endpoint the blocking session would wait for itself: it says so."""
     async with sessions.lifespan():
         await (await sessions.service()).current_token()
         blocking = await sessions.service_sync()
         koyeb_clock.advance(timedelta(days=2))
-        with pytest.raises(KoyebSessionError, match="in an `async def` one use service"):
-            blocking.current_token()
-        with pytest.raises(StoreError, match="in an `async def` one use service"):
-            blocking.login("me@example.com", "correct horse")
-        with pytest.raises(StoreError, match="in an `async def` one use service"):
-            blocking.logout()
+        sent = len(fake_koyeb.requests)
+        for call in (
+            blocking.current_token,
+            blocking.refresh,
+            partial(blocking.login, *ME),
+            blocking.logout,
+            blocking.keep_current,
+        ):
+            with pytest.raises(StoreError, match="in an `async def` one use service"):
+                call()
+        assert len(fake_koyeb.requests) == sent
