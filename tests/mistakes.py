@@ -256,6 +256,13 @@ def several_processes_renew_one_token(setup: Setup) -> None:
 
 
 @mistake
+def an_api_token_is_refused(setup: Setup) -> None:
+    """A request with an API access token is refused."""
+    with setup.client(token="mistyped") as session:
+        session.http.get("/v1/apps").raise_for_status()
+
+
+@mistake
 def a_body_cannot_be_sent_twice(setup: Setup) -> None:
     """A body cannot be sent twice."""
     with setup.client(credentials=PASSWORDS) as session:
@@ -356,6 +363,14 @@ def the_store_is_of_another_account(setup: Setup) -> str:
     with setup.client(store=store, credentials=other) as session:
         session.current_token()
     return logged(setup)
+
+
+@mistake
+def the_stores_file_is_of_another_program(setup: Setup) -> None:
+    """The store's file is of another program."""
+    setup.path.write_text("KOYEB_TOKEN=...")
+    with setup.client(store=FileTokenStore(setup.path)) as session:
+        session.current_token()
 
 
 @mistake

@@ -277,7 +277,7 @@ class AsyncSessionClient:
             email: The account's address.
             password: Its password; it is not kept.
             organization_id: The organization to act in; `None`: the account's default.
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header. By default there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
@@ -435,7 +435,7 @@ class AsyncSessionClient:
 
         Args:
             organization_id: Its id (a UUID).
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
@@ -470,7 +470,7 @@ class AsyncSessionClient:
         A token that acts in an organization stops working when that organization is deleted.
 
         Args:
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
@@ -588,9 +588,10 @@ class AsyncSessionClient:
         """
         Renew ahead of need, also while no requests are made, until the client is closed.
 
-        Run it in a background task, or in a thread in the blocking half. It returns when the client
-        is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
-        raises nothing: a failure is in the log, and is tried again.
+        Run it in a background task, or in a daemon thread in the blocking half. It returns when the
+        client is closed; a task may be cancelled as well. Open a task group outside the client's
+        ``async with``: at its end the group waits for this task. Without a token it waits until you
+        sign in. It raises nothing: a failure is in the log, and is tried again.
         """
         self._state.check_open()
         self._resources.list_for_closing(self._keeper)

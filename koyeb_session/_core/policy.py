@@ -169,7 +169,7 @@ class RefreshPolicy:
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """
-    How often one operation is sent, within its deadline. Times are seconds or a `timedelta`.
+    How many times an operation is sent, within its deadline. Times are seconds or a `timedelta`.
 
     Every operation is sent again after a refused connection: nothing was sent. Login method and
     logout are sent again after 429, 502, 503 and 504. A refresh that callers wait for is sent again
@@ -184,7 +184,7 @@ class RetryPolicy:
     Attributes:
         attempts: How often at most, the first time included; 3 by default. ``1`` turns retries off.
         delay: The longest wait before the second time; 0.2 seconds by default. It doubles with
-            each, and a random part of it is taken.
+            each try; the wait is a random part of it.
         delay_max: The longest wait; 2 seconds by default.
         retry_after_max: The longest ``Retry-After`` to wait for; 5 seconds by default. Beyond it
             the error is raised.

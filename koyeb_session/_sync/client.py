@@ -279,7 +279,7 @@ class SessionClient:
             email: The account's address.
             password: Its password; it is not kept.
             organization_id: The organization to act in; `None`: the account's default.
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header. By default there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
@@ -437,7 +437,7 @@ class SessionClient:
 
         Args:
             organization_id: Its id (a UUID).
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
@@ -472,7 +472,7 @@ class SessionClient:
         A token that acts in an organization stops working when that organization is deleted.
 
         Args:
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:
@@ -590,9 +590,10 @@ class SessionClient:
         """
         Renew ahead of need, also while no requests are made, until the client is closed.
 
-        Run it in a background task, or in a thread in the blocking half. It returns when the client
-        is closed; a task may be cancelled as well. Without a token it waits until you sign in. It
-        raises nothing: a failure is in the log, and is tried again.
+        Run it in a background task, or in a daemon thread in the blocking half. It returns when the
+        client is closed; a task may be cancelled as well. Open a task group outside the client's
+        ``with``: at its end the group waits for this task. Without a token it waits until you
+        sign in. It raises nothing: a failure is in the log, and is tried again.
         """
         self._state.check_open()
         self._resources.list_for_closing(self._keeper)

@@ -83,7 +83,11 @@ class FakeService:
 
         Raises:
             ValueError: there is no such operation, or ``times`` is below 1.
+            TypeError: it is no fault.
         """
+        if not isinstance(fault, Fault):
+            message = f"give a Fault, such as Fault(status=503), not {type(fault).__name__}"
+            raise TypeError(message)
         self._service.fail(operation, fault, times)
 
     def recover(self, operation: str | None = None) -> None:

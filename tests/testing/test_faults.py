@@ -49,6 +49,8 @@ def test_impossible_call_is_refused(fake: FakeKoyeb) -> None:
     """The error lists the names of operations; a fault is played at least once."""
     with pytest.raises(ValueError, match=r"no such operation: refersh; there are .*refresh"):
         fake.fail("refersh", Fault(status=500))
+    with pytest.raises(TypeError, match=r"give a Fault, such as Fault\(status=503\), not int"):
+        fake.fail("apps", 503)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
     with pytest.raises(ValueError, match="no such operation: x"):
         fake.recover("x")
     with pytest.raises(ValueError, match="times"):
