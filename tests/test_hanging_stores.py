@@ -38,7 +38,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def land(shared: AsyncSharedTask[Any], timeout: float | None = None) -> None:
         # Waiters for a store run in a shared task themselves.
-        for _ in itertools.count() if timeout == math.inf else range(10):
+        for _ in itertools.count() if timeout is None else range(10):
             await async_idle()
             if not shared.alive:
                 return

@@ -248,8 +248,17 @@ class AsyncTokenKeeper:
                 attempt += 1
             # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
-        if state.snapshot is old and state.closed:  # meanwhile, so that it renews no more
-            return failed or state.no_token_error(state.observe(), None)
+        return self._outcome_without_renewal(old, failed)
+
+    def _outcome_without_renewal(
+        self, old: Snapshot | None, failed: KoyebSessionError | None
+    ) -> Outcome:
+        """Return what a caller gets that joins no renewal any more, because of another change."""
+        state = self.state
+        if state.snapshot is old and state.closed:
+            if failed is not None:
+                return failed
+            state.check_open()
         return state.snapshot or SUPERSEDED
 
     def _obstacle(self, old: Snapshot | None, urgency: Urgency) -> KoyebSessionError | None:

@@ -44,7 +44,7 @@ class Lifetime:
     __slots__ = ("ended",)
 
     def __init__(self) -> None:
-        self.ended = False
+        self.ended: bool = False
 
 
 class SessionState:

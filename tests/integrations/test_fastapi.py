@@ -337,8 +337,9 @@ async def test_sync_session_is_the_other_one_while_a_listener_hangs(
         await service.current_token()
         service.on_token_change(hang)
         async with anyio.create_task_group() as tasks:
+            first = service.token
             tasks.start_soon(service.refresh)
-            await async_until(lambda: fake_koyeb.exchanges() == 1)
+            await async_until(lambda: service.token != first)
             old = service.token
             tasks.start_soon(run, partial(blocking.login, *ME))
             await async_until(lambda: blocking.token != old)

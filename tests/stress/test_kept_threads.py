@@ -143,7 +143,7 @@ def test_work_of_a_finalizer_is_not_given_to_the_thread_that_it_has_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The collector may come when its thread is listed; it would wait for itself."""
-    monkeypatch.setattr(shared_task, "_GRACE", PATIENCE)  # no second thread comes to help
+    monkeypatch.setattr(shared_task, "_FIRST_LOOK", PATIENCE)  # no second thread comes to help
     take = launching._IdleThread.take
     results: list[object] = []
 
@@ -162,7 +162,7 @@ def test_work_of_a_finalizer_is_not_given_to_the_thread_that_it_has_interrupted(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_idle_thread_that_fails_is_listed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory may run out; catches work for a thread that has ended."""
-    monkeypatch.setattr(shared_task, "_GRACE", PATIENCE)  # no second thread comes to help
+    monkeypatch.setattr(shared_task, "_FIRST_LOOK", PATIENCE)  # no second thread comes to help
     with monkeypatch.context() as patched:
         patched.setattr(launching._IdleThread, "take", raising(MemoryError()))
         thread = SharedTask(threading.current_thread).run(PATIENCE)
@@ -235,7 +235,7 @@ def too_late(_: object, work: object) -> bool:
 
 def test_forked_child_has_no_idle_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread may have become idle since; catches work for a thread that is not there."""
-    monkeypatch.setattr(shared_task, "_GRACE", PATIENCE)  # no second thread comes to help
+    monkeypatch.setattr(shared_task, "_FIRST_LOOK", PATIENCE)  # no second thread comes to help
     run(SharedTask(int))
     with monkeypatch.context() as patched:
         patched.setattr(launching._IdleThread, "give", too_late)

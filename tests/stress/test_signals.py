@@ -250,7 +250,7 @@ def use_in_handler(scenario: InterruptedSession, use: str) -> None:
 def test_nothing_hangs_when_a_finalizer_uses_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector may come at any line of its thread."""
     # The collector may wait for a task that its own thread is about to launch.
-    monkeypatch.setattr(shared_task, "_GRACE", 0.02)
+    monkeypatch.setattr(shared_task, "_FIRST_LOOK", 0.02)
     scenario = InterruptedSession()
     session = scenario.session
     seen: list[object] = []
