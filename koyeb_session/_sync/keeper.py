@@ -255,7 +255,7 @@ class TokenKeeper:
     def _outcome_without_renewal(
         self, old: Snapshot | None, failed: KoyebSessionError | None
     ) -> Outcome:
-        """Return what a caller gets that joins no renewal any more, because of another change."""
+        """Return the outcome for a caller that joins no renewal: the session has changed."""
         state = self.state
         if state.snapshot is old and state.closed:
             if failed is not None:
