@@ -277,7 +277,7 @@ class AsyncSessionClient:
             email: The account's address.
             password: Its password; it is not kept.
             organization_id: The organization to act in; `None`: the account's default.
-            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header. By default there is none.
+            seon_fp: A SEON fingerprint, sent as the ``seon-fp`` header; `None`: there is none.
             timeout: Seconds in all; `None`: the client's.
 
         Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
@@ -24,9 +23,10 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
+from koyeb_session._core import deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import async_until, deadlines
+from ..concurrency import PATIENCE, async_until, deadlines
 from ..support import ME, PASSWORD, held, operations
 from .doubles import AsyncUnderWay, Connect
 
@@ -201,15 +201,15 @@ async def test_new_session_is_not_sent_a_third_time(
 
 @pytest.mark.parametrize("renewable", [True, False])
 async def test_new_session_has_no_time_to_renew_what_is_refused_late(
-    fake: FakeKoyeb, connect: Connect, *, renewable: bool
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch, *, renewable: bool
 ) -> None:
     """The session has not ended: its caller was in a hurry. An API token's refusal stays one."""
+    watch = FakeClock()
+    monkeypatch.setattr(deadline, "time", watch)
 
     class Slow(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            ends = time.monotonic() + 0.02
-            while time.monotonic() <= ends:
-                pass
+            watch.advance(PATIENCE)
             return httpx.Response(401)
 
     token = fake.issue_token() if renewable else fake.issue_api_token()
@@ -220,7 +220,7 @@ async def test_new_session_has_no_time_to_renew_what_is_refused_late(
         if renewable
         else pytest.raises(AuthenticationError)
     ):
-        await session.new_session(timeout=0.01)
+        await session.new_session(timeout=PATIENCE)
     assert session.token is not None
     assert (await session.current_token()).id == session.token.id
 

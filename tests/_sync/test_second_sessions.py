@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
@@ -26,9 +25,10 @@ from koyeb_session import (
     TransportTimeoutError,
     WireError,
 )
+from koyeb_session._core import deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import deadlines, until
+from ..concurrency import PATIENCE, deadlines, until
 from ..support import ME, PASSWORD, held, operations
 from .doubles import Connect, UnderWay
 
@@ -197,15 +197,15 @@ def test_new_session_is_not_sent_a_third_time(fake: FakeKoyeb, signed_in: Sessio
 
 @pytest.mark.parametrize("renewable", [True, False])
 def test_new_session_has_no_time_to_renew_what_is_refused_late(
-    fake: FakeKoyeb, connect: Connect, *, renewable: bool
+    fake: FakeKoyeb, connect: Connect, monkeypatch: pytest.MonkeyPatch, *, renewable: bool
 ) -> None:
     """The session has not ended: its caller was in a hurry. An API token's refusal stays one."""
+    watch = FakeClock()
+    monkeypatch.setattr(deadline, "time", watch)
 
     class Slow(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            ends = time.monotonic() + 0.02
-            while time.monotonic() <= ends:
-                pass
+            watch.advance(PATIENCE)
             return httpx.Response(401)
 
     token = fake.issue_token() if renewable else fake.issue_api_token()
@@ -216,7 +216,7 @@ def test_new_session_has_no_time_to_renew_what_is_refused_late(
         if renewable
         else pytest.raises(AuthenticationError)
     ):
-        session.new_session(timeout=0.01)
+        session.new_session(timeout=PATIENCE)
     assert session.token is not None
     assert (session.current_token()).id == session.token.id
 
