@@ -167,6 +167,7 @@ def _standard_input(argument: str) -> bool:
 
 def _login(options: argparse.Namespace) -> int:
     store = _store(options)
+    store.load()  # a file that is no session's is told before anything is asked or sent
     credentials: Renewal | None = None
     has_token = options.api_token or options.stdin
     if has_token and options.organization is not None:

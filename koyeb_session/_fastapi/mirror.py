@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -12,8 +13,8 @@ import anyio.lowlevel
 from .._async.session_change import AsyncSessionChange
 from .._concurrency.event_loop.calls import async_in_thread
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
-from .._concurrency.runtime import current_loop
-from .._core.errors import KoyebSessionError, StoreError
+from .._concurrency.runtime import async_call_soon, current_loop
+from .._core.errors import KoyebSessionError, StoreError, TransportError
 from .._core.results import unwrap
 from .._core.snapshot import Urgency
 from .._sync.client import SessionClient
@@ -77,6 +78,16 @@ class MirrorClient(SessionClient):
         finally:
             await async_in_thread(self.close)
 
+    @property
+    def _closed(self) -> bool:
+        return self._resources.lifetime.ended or super()._closed
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._resources.lifetime.ended:  # the leader goes on without it
+            message = "service_sync is closed"
+            raise RuntimeError(message)
+
     def _change(self, timeout: float | None) -> SessionChange:
         keeper = self._keeper
         if not isinstance(keeper, _LeaderKeeper):  # a session of `for_token` or `guest`
@@ -88,11 +99,12 @@ class MirrorClient(SessionClient):
 class _LeaderKeeper(TokenKeeper):
     """Has the leader's own keeper, in its event loop, do everything that may wait."""
 
-    __slots__ = ("_client", "_place", "_token", "leader")
+    __slots__ = ("_client", "_place", "_removers", "_token", "leader")
 
     def __init__(self, client: AsyncSessionClient, source: TokenSource) -> None:
         self._client = client
         self._place = current_loop()
+        self._removers: list[Callable[[], None]] = []
         self._token = anyio.lowlevel.current_token()
         self.leader, _ = client.auth.shared
         super().__init__(self.leader.state, source, None, active_tasks=set())
@@ -112,17 +124,32 @@ class _LeaderKeeper(TokenKeeper):
             return refusal
 
         async def call() -> Any:
-            return await function(*args, **named)
+            try:
+                return await function(*args, **named)
+            except anyio.get_cancelled_exc_class():  # no exception for a thread
+                return TransportError("it was cut off: its event loop ended")
 
         return anyio.from_thread.run(call, token=self._token)
 
     def usable_snapshot(
         self, *, wait_for_renewal: bool = False, deadline: Deadline | None = None
     ) -> Snapshot | KoyebSessionError:
-        """See `TokenKeeper`."""
-        outcome: Snapshot | KoyebSessionError = self.call(
+        """See `TokenKeeper`; the event loop's own thread gets a token that needs no wait."""
+        work = partial(
             self.leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline
         )
+        outcome: Snapshot | KoyebSessionError
+        if refusal := self.refusal():
+            step = work()
+            try:
+                step.send(None)
+            except StopIteration as done:
+                outcome = done.value
+                return outcome
+            finally:
+                step.close()
+            return refusal
+        outcome = self.call(work)
         return outcome
 
     def replace_rejected(
@@ -146,7 +173,8 @@ class _LeaderKeeper(TokenKeeper):
 
     def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
         """See `TokenKeeper`."""
-        unwrap(self.call(self.leader.renew_ahead_of_need, running), self.state.mark)
+        unwrap(self.refusal(), self.state.mark)
+        self.call(self.leader.renew_ahead_of_need, running)
 
     def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """Call a plain ``listener`` in a thread, as it may block."""
@@ -154,14 +182,18 @@ class _LeaderKeeper(TokenKeeper):
         async def tell(token: Token | None) -> None:
             await async_in_thread(listener, token)
 
-        return self._client.on_token_change(tell)
+        remove = self._client.on_token_change(tell)
+        self._removers.append(remove)
+        return remove
 
     def close(self) -> None:
-        """Leave the state to the leader."""
+        """Leave the session to the leader, and take no part in it any more."""
+        for remove in self._removers:
+            remove()
 
     def wake(self) -> None:
         """Make each `renew_ahead_of_need` check again."""
-        self.leader.wake()
+        async_call_soon(self._place, self.leader.wake)
 
 
 class _LeaderChange(SessionChange):

@@ -162,8 +162,12 @@ def _is_of_others(path: Path) -> bool:
     try:
         with open(path, "rb", opener=_open_any) as file:
             return isinstance(read_record(file.read(LIMIT + 1)), ForeignRecordError)
-    except OSError:  # there is none, or it cannot be read: the system decides what may be done
+    except (FileNotFoundError, IsADirectoryError):
         return False
+    except OSError as exc:
+        if exc.errno in _TAKEN_FOR_SYMLINK:
+            return False
+        raise
 
 
 def _open_any(path: str, flags: int) -> int:
@@ -187,21 +191,24 @@ def remove(path: Path) -> None:
 
     A file that is no session's stays: it holds no token.
     """
-    if _is_of_others(path):
-        return
     with failing_as("removed", path):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as exc:
-            if exc.errno not in _IS_MOUNT:
-                raise
-            with open(path, "r+b", opener=_open) as file:
-                file.truncate()
-                os.fsync(file.fileno())
+        if not _is_of_others(path):
+            _unlink(path)
         for aside in _put_aside(path):  # even a damaged record may contain the token
             if not _is_of_others(aside):  # version 0.1 put aside any file
                 aside.unlink(missing_ok=True)
         _sync_folder(path.parent)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        if exc.errno not in _IS_MOUNT:
+            raise
+        with open(path, "r+b", opener=_open) as file:
+            file.truncate()
+            os.fsync(file.fileno())
 
 
 def make_folder(path: Path) -> None:

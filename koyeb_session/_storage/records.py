@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -18,8 +19,10 @@ FORMAT: Final = "koyeb-session"
 VERSION: Final = 2
 _READ: Final = (1, VERSION)
 """Version 1 has neither ``renewal`` nor ``provenance``."""
-_START: Final = b'{"format": "koyeb-session"'
+_WRITTEN: Final = b'{"format": "koyeb-session"'
 """The beginning of each record, as `write_record` writes it."""
+_START: Final = re.compile(rb'\s*\{\s*"format"\s*:\s*"koyeb-session"')
+"""The same, as a person or a program may have formatted it."""
 _ANOTHERS: Final = "another program wrote it"
 LIMIT: Final = 1 << 20
 """The largest record in bytes; real ones are far smaller."""
@@ -74,9 +77,8 @@ def _record(text: str | bytes) -> Token | ValueError:
 
 def _is_damaged(text: str | bytes) -> bool:
     """Tell whether this was a record: it begins like one, or the power failed as it was written."""
-    raw = text.encode() if isinstance(text, str) else text
-    start = min(len(raw), len(_START))
-    return raw[:start] == _START[:start] or not raw.strip(b"\0")
+    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    return bool(_START.match(raw)) or _WRITTEN.startswith(raw) or not raw.strip(b"\0")
 
 
 def _id(value: object, _: object) -> str:

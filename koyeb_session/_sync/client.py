@@ -595,9 +595,9 @@ class SessionClient:
         ``with``: at its end the group waits for this task. Without a token it waits until you
         sign in. It raises nothing: a failure is in the log, and is tried again.
         """
-        self._state.check_open()
+        self._check_open()
         self._resources.list_for_closing(self._keeper)
-        self._keeper.renew_ahead_of_need(lambda: not self._state.closed)
+        self._keeper.renew_ahead_of_need(lambda: not self._closed)
 
     def on_token_change(
         self, listener: Callable[[engine.Token | None], object]
@@ -641,7 +641,7 @@ class SessionClient:
             given = engine.parse_token(token, self._state.clock.time())
         finally:  # a signal handler may raise
             del token
-        self._state.check_open()
+        self._check_open()
         return self._sibling(engine.unwrap(given), renew=renew)
 
     def guest(self) -> Self:
@@ -651,7 +651,7 @@ class SessionClient:
         Its token is not renewed and is in no store, and it has no credentials to sign in with. It
         is cheap, and need not be closed. It works until this client is closed.
         """
-        self._state.check_open()
+        self._check_open()
         return self._sibling(None, renew=False)
 
     def _sibling(self, token: engine.Token | None, *, renew: bool) -> Self:
@@ -766,7 +766,7 @@ class SessionClient:
                 self._http.close()
 
     def __enter__(self) -> Self:
-        self._state.check_open()
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -789,9 +789,17 @@ class SessionClient:
 
     # Shared by the methods above
 
+    @property
+    def _closed(self) -> bool:
+        return self._state.closed
+
+    def _check_open(self) -> None:
+        """Raise if the client is closed, or the one that this session was made by."""
+        self._state.check_open()
+
     def _deadline(self, timeout: float | None) -> engine.Deadline:
         """Return the deadline of a call; raise if the client is closed or the timeout invalid."""
-        self._state.check_open()
+        self._check_open()
         if timeout is not None:
             engine.unwrap(engine.timeout_error(timeout))
         return engine.Deadline(self._resources.sender.timeout if timeout is None else timeout)

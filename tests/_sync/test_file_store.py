@@ -55,6 +55,7 @@ def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None
     [
         b'{"format": "koyeb-session", "version": 1, "tok',
         b'{"for',
+        b'{\n  "format" : "koyeb-session",\n',
         b"\0" * 300,  # as after a power failure
         b'{"format": "koyeb-session", "version": ' + b"[" * 1_000_000,  # deeper than Python can go
         b'{"format": "koyeb-session", "version": 3, "token": {"id": "a"}}',
@@ -69,7 +70,7 @@ def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None
             b' "token": {"id": "a", "expires_at": "2030-01-01T00:00:00"}}'
         ),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_file_is_put_aside_when_it_holds_no_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
@@ -111,6 +112,17 @@ def test_file_of_another_program_is_left_as_it_is(tmp_path: Path, content: bytes
     store.delete()
     assert path.read_bytes() == content
     assert names(tmp_path) == {".env"}
+
+
+def test_damaged_file_goes_although_another_program_has_written_since(tmp_path: Path) -> None:
+    """The damaged file may hold the token; that of the other program stays."""
+    path = tmp_path / "session.json"
+    path.write_text('{"format": "koyeb-session", "tok')
+    store = FileTokenStore(path)
+    assert store.load() is None
+    path.write_text("mine")
+    store.delete()
+    assert names(tmp_path) == {"session.json"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n"])

@@ -5,7 +5,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -29,13 +29,14 @@ from koyeb_session import (
     SessionExpiredError,
     StoreError,
     Token,
+    TransportError,
 )
 from koyeb_session.fastapi import KoyebSessions
 from koyeb_session.stores import AsyncMemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate, assert_no_secret
 
-from ..concurrency import async_until
-from ..support import PASSWORDS, operations
+from ..concurrency import PATIENCE, async_until
+from ..support import PASSWORDS, inside, operations
 from .application import asking, serve_all
 from .conftest import NEARLY, Serve
 
@@ -439,6 +440,86 @@ async def test_sync_session_is_kept_current_until_it_is_closed(sessions: KoyebSe
         blocking = await sessions.service_sync()
         tasks.start_soon(anyio.to_thread.run_sync, blocking.keep_current)
         await anyio.to_thread.run_sync(blocking.current_token)
+
+
+async def test_sync_session_that_is_closed_leaves_the_other_one_as_it_is(
+    sessions: KoyebSessions,
+) -> None:
+    """Catches a thread that signs the whole application out by a session that it has closed."""
+    heard: list[Token | None] = []
+    run = anyio.to_thread.run_sync
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        token = await service.current_token()
+        blocking.on_token_change(heard.append)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, blocking.keep_current)
+            await async_until(lambda: len(inside(service).keeper._wakeups) == 2)
+            await run(blocking.close)  # `keep_current` returns
+        for call in (
+            blocking.current_token,
+            partial(blocking.login, *ME),
+            blocking.refresh,
+            blocking.keep_current,
+            blocking.guest,
+        ):
+            with pytest.raises(RuntimeError, match="closed"):
+                await run(partial(call))
+        with pytest.raises(RuntimeError, match="closed"):
+            await sign_out(blocking)
+        assert service.token == token
+        await service.refresh()
+    assert heard == []
+
+
+async def test_thread_is_told_when_the_event_loop_ends(
+    fake_koyeb: FakeKoyeb, koyeb: str, koyeb_clock: FakeClock
+) -> None:
+    """It gets an error of this package; catches a cancellation, which is none of an event loop."""
+    gate = Gate()
+    fake_koyeb.fail("refresh", Fault(gate=gate))
+    outcomes: list[object] = []
+    threads: list[threading.Thread] = []
+
+    def note(call: Callable[[], object]) -> None:
+        try:
+            outcomes.append(call())
+        except BaseException as exc:  # noqa: BLE001 - shows what the thread of a user gets
+            outcomes.append(type(exc))
+
+    async def die() -> None:
+        token = fake_koyeb.issue_token()
+        sessions = KoyebSessions(base_url=koyeb, token=token, clock=koyeb_clock)
+        await sessions.lifespan().__aenter__()
+        blocking = await sessions.service_sync()
+        for call in (blocking.refresh, blocking.keep_current):
+            threads.append(threading.Thread(target=note, args=(call,), daemon=True))
+            threads[-1].start()
+        await gate.await_arrived()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await anyio.to_thread.run_sync(anyio.run, die)
+    gate.open()
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join, PATIENCE)
+    assert set(outcomes) <= {None, TransportError}
+    assert len(outcomes) == 2
+
+
+@pytest.mark.blocks_loop
+async def test_sync_session_in_event_loop_does_what_needs_no_wait(
+    sessions: KoyebSessions, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock
+) -> None:
+    """A token that is fresh, or renewed in the background, is had in an `async def`, too."""
+    async with sessions.lifespan():
+        service, blocking = await sessions.service(), await sessions.service_sync()
+        token = await service.current_token()
+        assert blocking.current_token() == token
+        koyeb_clock.advance(timedelta(hours=20))
+        assert blocking.current_token() == token
+        await async_until(lambda: service.token != token)
+    assert fake_koyeb.exchanges() == 1
 
 
 async def test_sync_session_ends_with_the_other(
