@@ -104,7 +104,7 @@ class _LeaderKeeper(TokenKeeper):
     def __init__(self, client: AsyncSessionClient, source: TokenSource) -> None:
         self._client = client
         self._place = current_loop()
-        self._removers: list[Callable[[], None]] = []
+        self._removers: set[Callable[[], None]] = set()
         self._token = anyio.lowlevel.current_token()
         self.leader, _ = client.auth.shared
         super().__init__(self.leader.state, source, None, active_tasks=set())
@@ -135,6 +135,9 @@ class _LeaderKeeper(TokenKeeper):
         self, *, wait_for_renewal: bool = False, deadline: Deadline | None = None
     ) -> Snapshot | KoyebSessionError:
         """See `TokenKeeper`; the event loop's own thread gets a token that needs no wait."""
+        held = self.state.snapshot
+        if held is not None and not held.is_due(self.state.clock):
+            return held
         work = partial(
             self.leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline
         )
@@ -183,12 +186,17 @@ class _LeaderKeeper(TokenKeeper):
             await async_in_thread(listener, token)
 
         remove = self._client.on_token_change(tell)
-        self._removers.append(remove)
-        return remove
+        self._removers.add(remove)
+
+        def unsubscribe() -> None:
+            self._removers.discard(remove)
+            remove()
+
+        return unsubscribe
 
     def close(self) -> None:
         """Leave the session to the leader, and take no part in it any more."""
-        for remove in self._removers:
+        for remove in tuple(self._removers):
             remove()
 
     def wake(self) -> None:
