@@ -16,10 +16,12 @@ __all__ = ["AsyncHttpx2Auth", "Httpx2Auth", "auth_for"]
 
 
 class _AsyncFlow(AsyncSessionAuth):
+    _http_error = httpx2.HTTPError
     _replayable = httpx2.ByteStream
 
 
 class _Flow(SessionAuth):
+    _http_error = httpx2.HTTPError
     _replayable = httpx2.ByteStream
 
 

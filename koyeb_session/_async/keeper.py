@@ -316,6 +316,7 @@ class AsyncTokenKeeper:
             )
             task.need = need
             self.task = task
+            # Before the lock is released: closing looks for such tasks once.
             self.active_tasks.add(task)
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()

@@ -45,7 +45,7 @@ Re-entrant: a signal handler or a finalizer may use a session while its own thre
 """
 
 GRACE: Final = 1.0
-"""Seconds by which a shared task may end late; those who wait for its end wait for them, too."""
+"""Seconds that a shared task may be late, and that those who wait for its end allow for."""
 
 _process = object()
 """The identity of this process: each fork gives the child a new one."""

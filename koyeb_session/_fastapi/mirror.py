@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .._core.models import Token
     from .._core.snapshot import NewToken, Snapshot
     from .._sync.token_source import TokenSource
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _GRACE: Final = 5.0
 """Seconds for cancelled work to end."""
@@ -118,12 +121,14 @@ class _LeaderKeeper(TokenKeeper):
             return None
         return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
 
-    def call(self, function: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
+    def call(
+        self, function: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs
+    ) -> T | KoyebSessionError:
         """Call a function of the leader in the event loop, and wait for its result."""
         if refusal := self.refusal():
             return refusal
 
-        async def call() -> Any:
+        async def call() -> T | KoyebSessionError:
             try:
                 return await function(*args, **named)
             except anyio.get_cancelled_exc_class():  # no exception for a thread
@@ -141,28 +146,23 @@ class _LeaderKeeper(TokenKeeper):
         work = partial(
             self.leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline
         )
-        outcome: Snapshot | KoyebSessionError
         if refusal := self.refusal():
             step = work()
             try:
                 step.send(None)
             except StopIteration as done:
-                outcome = done.value
+                outcome: Snapshot | KoyebSessionError = done.value
                 return outcome
             finally:
                 step.close()
             return refusal
-        outcome = self.call(work)
-        return outcome
+        return self.call(work)
 
     def replace_rejected(
         self, signed: Snapshot, deadline: Deadline | None = None
     ) -> Snapshot | KoyebSessionError | None:
         """See `TokenKeeper`."""
-        outcome: Snapshot | KoyebSessionError | None = self.call(
-            self.leader.replace_rejected, signed, deadline
-        )
-        return outcome
+        return self.call(self.leader.replace_rejected, signed, deadline)
 
     def renew(
         self,
@@ -171,8 +171,7 @@ class _LeaderKeeper(TokenKeeper):
         urgency: Urgency = Urgency.REQUESTED,
     ) -> Snapshot | KoyebSessionError:
         """See `TokenKeeper`."""
-        outcome: Snapshot | KoyebSessionError = self.call(self.leader.renew, old, deadline, urgency)
-        return outcome
+        return self.call(self.leader.renew, old, deadline, urgency)
 
     def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
         """See `TokenKeeper`."""
@@ -209,7 +208,7 @@ class _LeaderChange(SessionChange):
 
     def __init__(self, keeper: _LeaderKeeper, deadline: Deadline) -> None:
         super().__init__(keeper, deadline)
-        self._call = keeper.call
+        self._keeper: _LeaderKeeper = keeper
         self._change = AsyncSessionChange(keeper.leader, deadline)
 
     def begin(
@@ -221,12 +220,10 @@ class _LeaderChange(SessionChange):
         continues: bool = False,
     ) -> Snapshot | KoyebSessionError:
         """See `SessionChange`."""
-        outcome: Snapshot | KoyebSessionError = self._call(
+        return self._keeper.call(
             self._change.begin, new_token, account=account, bound=bound, continues=continues
         )
-        return outcome
 
     def end(self) -> KoyebSessionError | None:
         """See `SessionChange`."""
-        outcome: KoyebSessionError | None = self._call(self._change.end)
-        return outcome
+        return self._keeper.call(self._change.end)

@@ -65,7 +65,9 @@ async def async_advance(
         return None
 
 
-async def async_read_reply(response: httpx.Response) -> httpx.HTTPError | None:
+async def async_read_reply(
+    response: httpx.Response, http_error: type[Exception] = httpx.HTTPError
+) -> Exception | None:
     """
     Read the rest of a reply to release its connection, as httpx does before a replay.
 
@@ -73,7 +75,7 @@ async def async_read_reply(response: httpx.Response) -> httpx.HTTPError | None:
     """
     try:
         await response.aread()
-    except httpx.HTTPError as exc:
+    except http_error as exc:
         await response.aclose()
         response._content = b""  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - httpx reads it again
         return exc

@@ -108,7 +108,10 @@ def _checked(scheme: str, text: str) -> httpx.URL:
     name = f"{scheme.upper()}_PROXY"
     url = httpx.URL(text)
     if url.scheme not in {"http", "https", "socks5", "socks5h"}:
-        message = f"{name} is a {url.scheme}:// proxy, which httpx does not know: {_SET}, or socks5://host:port"
+        message = (
+            f"{name} is a {url.scheme}:// proxy, which httpx does not know: {_SET}, "
+            "or socks5://host:port"
+        )
         raise _UnusableProxyError(message)
     if url.scheme.startswith("socks") and not _has_socksio():
         message = f'{name} is a SOCKS proxy, and socksio is missing: pip install "httpx[socks]"'

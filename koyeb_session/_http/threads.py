@@ -37,7 +37,9 @@ def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | 
         return None
 
 
-def read_reply(response: httpx.Response) -> httpx.HTTPError | None:
+def read_reply(
+    response: httpx.Response, http_error: type[Exception] = httpx.HTTPError
+) -> Exception | None:
     """
     Read the rest of a reply to release its connection, as httpx does before a replay.
 
@@ -45,7 +47,7 @@ def read_reply(response: httpx.Response) -> httpx.HTTPError | None:
     """
     try:
         response.read()
-    except httpx.HTTPError as exc:
+    except http_error as exc:
         response.close()
         response._content = b""  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - httpx reads it again
         return exc

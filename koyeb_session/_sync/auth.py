@@ -41,6 +41,8 @@ class SessionAuth(AuthBase):
 
     __module__ = "koyeb_session"  # its public name, also in pickles
 
+    # Those of httpx2 in the auth for it.
+    _http_error: type[Exception] = httpx.HTTPError
     _replayable: type = httpx.ByteStream
 
     def __init__(self, keeper: TokenKeeper, origins: Origins) -> None:
@@ -90,10 +92,10 @@ class SessionAuth(AuthBase):
         if state.must_accept_401(signed):
             return
         # Read first: a rejected request must not keep the connection that the renewal needs.
-        unreadable = read_reply(response)
+        unreadable = read_reply(response, self._http_error)
         newer = unwrap(self._keeper.replace_rejected(signed), state.mark)
         if newer is None or not self._can_replay(request):
-            unwrap(unreadable)  # this reply is the answer, so its error is, too
+            _raise(unreadable)  # this reply is the answer, so its error is, too
             return
         self._sign(request, newer)
         response = yield request
@@ -111,3 +113,8 @@ class SessionAuth(AuthBase):
 
     def _can_replay(self, request: httpx.Request) -> bool:
         return isinstance(request.stream, self._replayable)
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error

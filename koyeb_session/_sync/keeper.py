@@ -318,6 +318,7 @@ class TokenKeeper:
             )
             task.need = need
             self.task = task
+            # Before the lock is released: closing looks for such tasks once.
             self.active_tasks.add(task)
         # Outside the lock: where no thread can be started, the work runs right here, and waits.
         task.start()

@@ -93,7 +93,7 @@ class Resources:
                 keeper.listeners.drain(deadline.left())
 
     def shut(self) -> None:
-        """Close the connections, for good, and let each `keep_current` find them closed."""
+        """Close the connections, for good, and wake each `keep_current`, which then returns."""
         # Both are the same object if the user gave a transport.
         for connections in dict.fromkeys((self.operation_connections, self.connections)):
             connections.shut()

@@ -44,6 +44,10 @@ async def test_a_401_is_enough_if_its_body_cannot_be_read(
         fake.fail("apps", fault)
         assert (await client.get("/v1/apps")).status_code == 200
         assert fake.exchanges() == 1
+        fake.fail("apps", fault)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.DecodingError)):
+            await client.post("/v1/apps", content=stream())  # cannot be sent again
+        assert fake.exchanges() == 2
         await session.use_token(fake.issue_api_token())
         fake.fail("apps", fault)
         with pytest.raises((httpx.RemoteProtocolError, httpx.DecodingError)):

@@ -472,8 +472,11 @@ async def test_sync_session_that_is_closed_leaves_the_other_one_as_it_is(
     assert heard == []
 
 
+# The application dies in its lifespan, of which trio warns.
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 async def test_thread_is_told_when_the_event_loop_ends(
-    fake_koyeb: FakeKoyeb, koyeb: str, koyeb_clock: FakeClock
+    fake_koyeb: FakeKoyeb, koyeb: str, koyeb_clock: FakeClock, backend: str
 ) -> None:
     """It gets an error of this package; catches a cancellation, which is none of an event loop."""
     gate = Gate()
@@ -499,7 +502,7 @@ async def test_thread_is_told_when_the_event_loop_ends(
         raise LookupError
 
     with pytest.raises(LookupError):
-        await anyio.to_thread.run_sync(anyio.run, die)
+        await anyio.to_thread.run_sync(partial(anyio.run, die, backend=backend))
     gate.open()
     for thread in threads:
         await anyio.to_thread.run_sync(thread.join, PATIENCE)

@@ -10,7 +10,7 @@ import pytest
 
 from koyeb_session import AsyncSessionClient, SessionClient
 from koyeb_session.httpx2 import auth_for
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..support import PASSWORDS
 from .conftest import BOTH_LOOPS, HALVES, NEARLY, opened, use
@@ -42,6 +42,21 @@ async def test_client_is_kept_signed_in(
         body = iter([b"once"]) if is_blocking else once()
         assert (await use(client.post("/v1/apps", content=body))).status_code == 401
         assert (await use(client.get("/v1/apps"))).status_code == 200
+
+
+def test_401_is_enough_if_its_body_cannot_be_read(koyeb: str, fake_koyeb: FakeKoyeb) -> None:
+    """The errors of httpx2 are others than those of httpx."""
+    with (
+        SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=fake_koyeb.clock) as session,
+        httpx2.Client(base_url=koyeb, auth=auth_for(session)) as client,
+    ):
+        session.current_token()
+        fake_koyeb.fail("apps", Fault(status=401, truncate=3))
+        assert client.get("/v1/apps").status_code == 200
+        fake_koyeb.fail("apps", Fault(status=401, truncate=3))
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post("/v1/apps", content=iter([b"{}"]))
+    assert fake_koyeb.exchanges() == 2
 
 
 def test_other_origin_sees_no_token(koyeb: str) -> None:

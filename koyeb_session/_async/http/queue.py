@@ -228,7 +228,7 @@ class _AsyncReleasingStream(httpx.AsyncByteStream):
         except IndexError:
             return
         try:
-            # Also after a body that was read: httpx may close the connection, and wait for that.
+            # Also after a body that was read: httpcore may close the connection then, and wait.
             with async_shield():
                 await self._stream.aclose()
         finally:

@@ -137,7 +137,7 @@ class AsyncSharedTask(Generic[T]):
 
     async def join(self, timeout: float | None = None) -> T | None:
         """
-        Wait for at most ``timeout`` seconds; with `None`, until the work should have ended.
+        Wait for at most ``timeout`` seconds; with `None`, until the work is late by `GRACE`.
 
         Raises:
             Exception: ``work`` raised it.

@@ -174,7 +174,7 @@ class SharedTask(Generic[T]):
 
     def join(self, timeout: float | None = None) -> T | None:
         """
-        Wait for at most ``timeout`` seconds; with `None`, until the work should have ended.
+        Wait for at most ``timeout`` seconds; with `None`, until the work is late by `GRACE`.
 
         Raises:
             Exception: ``work`` raised it.

@@ -230,7 +230,7 @@ class _ReleasingStream(httpx.SyncByteStream):
         except IndexError:
             return
         try:
-            # Also after a body that was read: httpx may close the connection, and wait for that.
+            # Also after a body that was read: httpcore may close the connection then, and wait.
             with shield():
                 self._stream.close()
         finally:
