@@ -136,15 +136,13 @@ def test_clear_returns_what_there_was(state: SessionState, clock: FakeClock) -> 
 def test_close_leaves_the_token_to_be_read(state: SessionState, clock: FakeClock) -> None:
     """After the end the last token can still be seen, and the hot path does not use it."""
     snapshot = commit(state, token(clock))
+    client = state.lifetime
     state.close()
     assert state.closed
     assert state.summary == "closed"
     assert state.snapshot is snapshot
-    assert snapshot.is_due(clock)  # the question of the hot path
-    state.defer_check(snapshot)
-    assert snapshot.is_due(clock)
-    state.mark_saved(snapshot)
-    assert snapshot.is_due(clock)
+    assert state.lifetime.ended  # the question of the hot path
+    assert not client.ended  # other sessions of the client go on
     with pytest.raises(RuntimeError) as info:
         state.check_open()
     assert str(info.value) == "the session client is closed: make another one"
@@ -157,7 +155,7 @@ def test_close_stays_when_a_renewal_ends_after_it(state: SessionState, clock: Fa
     commit(state, token(clock, token_id="new"), state.generation)
     assert state.snapshot is not None
     assert state.snapshot.token.id == "new"
-    assert state.snapshot.is_due(clock)
+    assert state.closed
     state.clear()
     assert state.snapshot is None
 
@@ -194,15 +192,15 @@ def test_requests_look_for_what_is_not_saved_until_it_is(
     snapshot = commit(state, token(clock))
     assert not snapshot.has_deferred_work(clock)
     looked = list[float]()
-    state.defer_check(snapshot)
+    snapshot.defer_check(clock)
     for _ in range(60):
         if snapshot.is_due(clock):
             assert snapshot.has_deferred_work(clock)
             looked.append(snapshot.age(clock))
-            state.defer_check(snapshot)
+            snapshot.defer_check(clock)
         clock.advance(2.5)
     assert looked == [5, 10, 20, 40, 80, 140]  # at most a minute apart
-    state.mark_saved(snapshot)
+    snapshot.cancel_check()
     assert not snapshot.has_deferred_work(clock)
     clock.advance(HOUR / 2 - snapshot.age(clock))
     assert snapshot.is_due(clock)  # it is to be renewed, and that is all

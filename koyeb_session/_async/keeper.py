@@ -123,7 +123,7 @@ class AsyncTokenKeeper:
                         and (late := self._pending_save(overdue=True)) is not None
                     ):
                         # Marked before it starts, so that the next request starts no second save.
-                        state.mark_saved(old)
+                        old.cancel_check()
                         late.start()
                     return old
                 case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:

@@ -97,6 +97,10 @@ class Snapshot:
         age = self.age(clock)
         self.check_at = min(age + min(max(age, SOONEST_SAVE), LONGEST_SLEEP), self.soft)
 
+    def cancel_check(self) -> None:
+        """Cancel the check that `defer_check` has scheduled."""
+        self.check_at = self.soft
+
     def has_deferred_work(self, clock: Clock) -> bool:
         """Return whether a check is due for another reason than the age of the token."""
         return self.check_at < self.soft and self.age(clock) >= self.check_at

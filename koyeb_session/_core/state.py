@@ -43,8 +43,12 @@ class Lifetime:
 
     __slots__ = ("ended",)
 
-    def __init__(self) -> None:
-        self.ended: bool = False
+    def __init__(self, *, ended: bool = False) -> None:
+        self.ended: bool = ended
+
+
+_ENDED: Final = Lifetime(ended=True)
+"""That of a session that was closed itself, whether or not its client is."""
 
 
 class SessionState:
@@ -58,7 +62,6 @@ class SessionState:
     """
 
     __slots__ = (
-        "_closed",
         "_policy",
         "_renew",
         "change",
@@ -84,7 +87,6 @@ class SessionState:
         has_credentials: bool = False,
         lifetime: Lifetime | None = None,
     ) -> None:
-        self._closed = False
         self._policy = policy
         self._renew = renew
         self.change: object = None
@@ -93,7 +95,7 @@ class SessionState:
         self.generation: int = 0
         self.has_credentials: bool = has_credentials
         self.lifetime: Lifetime = lifetime or Lifetime()
-        """That of the client whose connections this session uses."""
+        """That of the client whose connections this session uses, until the session is closed."""
         self.mark: object = object()
         """The identity of this session in the errors that it raises."""
         self.on_change: Callable[[Token | None], None] | None = None
@@ -158,15 +160,12 @@ class SessionState:
     @property
     def closed(self) -> bool:
         """Whether this session is closed, or the client that it was made by."""
-        return self._closed or self.lifetime.ended
+        return self.lifetime.ended
 
     def close(self) -> None:
         """Close the session: the token can still be read, but no longer used."""
         with state_lock:
-            self._closed = True
-            if self.snapshot is not None:
-                # Forces every caller off the fast path, where `check_open` raises.
-                self.snapshot.check_at = -math.inf
+            self.lifetime = _ENDED
 
     def check_open(self) -> None:
         """
@@ -175,7 +174,7 @@ class SessionState:
         Raises:
             RuntimeError: The session is closed, or the client that it was made by.
         """
-        if self._closed:
+        if self.lifetime is _ENDED:
             message = "the session client is closed: make another one"
             raise RuntimeError(message)
         if self.lifetime.ended:
@@ -244,16 +243,6 @@ class SessionState:
     def mark_unsaved(self) -> None:
         """Have the store written once more, even if the session has not changed."""
         self.change = object()
-
-    def defer_check(self, snapshot: Snapshot) -> None:
-        """Schedule a check by a later request that the token has been saved."""
-        if not self.closed:
-            snapshot.defer_check(self.clock)
-
-    def mark_saved(self, snapshot: Snapshot) -> None:
-        """Cancel that check: the token has been saved."""
-        if not self.closed:
-            snapshot.check_at = snapshot.soft
 
     def record_failure(
         self, failed: FailedAttempt, generation: int | None = None, *, again: bool = False
@@ -374,8 +363,6 @@ class SessionState:
         """Replace the snapshot; the caller holds `state_lock`."""
         if unsaved:
             self.mark_unsaved()  # first: a signal handler may raise before the next line
-        if snapshot is not None and self.closed:  # a renewal was still running at `close`
-            snapshot.check_at = -math.inf
         # Nothing is called in these lines, so that no signal handler comes between them.
         if begins or snapshot is None:
             self.generation += 1

@@ -321,7 +321,7 @@ class Persistence:
                 return
             self._written, self._is_retrying = change, False
             if snapshot is not None:
-                state.mark_saved(snapshot)
+                snapshot.cancel_check()
 
     def _write(self, own: Snapshot, owner: Owner, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
@@ -394,7 +394,7 @@ class Persistence:
         # Not at once: a store that is unavailable must not slow down each request.
         snapshot = self.state.snapshot
         if snapshot is not None:
-            self.state.defer_check(snapshot)
+            snapshot.defer_check(self.state.clock)
 
     def _unlocked(self, work: Work[Any], seconds: float) -> tuple[Any] | None:
         """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
