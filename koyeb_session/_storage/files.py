@@ -158,9 +158,11 @@ def _refusal(status: os.stat_result, path: str) -> str | None:
 
 
 def _is_of_others(path: Path) -> bool:
-    """Tell whether a file holds something else than a session, perhaps the user's own data."""
+    """Tell whether this is no file, or holds something else than a session, such as user data."""
     try:
         with open(path, "rb", opener=_open_any) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe, or /dev/null
+                return True
             return isinstance(read_record(file.read(LIMIT + 1)), ForeignRecordError)
     except (FileNotFoundError, IsADirectoryError):
         return False
