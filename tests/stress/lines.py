@@ -55,10 +55,10 @@ class AtLine:
         if self.reached:
             return None
         path = frame.f_code.co_filename
-        # The collector may run anywhere, also where this thread holds a lock of Python's own.
-        if frame.f_code.co_name == "__del__":
-            return None
         if path.startswith(_SERVICE) or not path.startswith(self._FOLLOWED):
+            return None
+        # The collector may run anywhere, also where this thread holds a lock of Python's own.
+        if _is_of_a_finalizer(frame):
             return None
         been: set[int] = set()
 
@@ -86,6 +86,14 @@ class AtLine:
         ends = is_block and line in been
         been.add(line)
         return ends or (is_in_step() and not self._AT_LOCK)
+
+
+def _is_of_a_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Act:
