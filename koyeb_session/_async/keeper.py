@@ -23,7 +23,7 @@ from .._core.errors import (
 )
 from .._core.log import log
 from .._core.results import cannot_wait, renewal_timed_out, safe_copy, with_cause
-from .._core.snapshot import Decision, FailedAttempt, Need, Snapshot, Urgency
+from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
 from .renewal import AsyncRenewal
@@ -115,31 +115,13 @@ class AsyncTokenKeeper:
         while True:
             # One observation for each round: the state changes whenever this caller waits.
             seen = state.observe()
+            decided = self.decide(seen, wait_for_renewal=wait_for_renewal)
+            if decided is not None:
+                return decided
             old = seen.snapshot
-            match seen.decision:
-                case Decision.USE if old is not None:
-                    if (
-                        old.has_deferred_work(seen.now)
-                        and (late := self._pending_save(overdue=True)) is not None
-                    ):
-                        # Marked before it starts, so that the next request starts no second save.
-                        old.cancel_check()
-                        late.start()
-                    return old
-                case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
-                    # Nobody waits: the task runs by itself while the caller uses the old token.
-                    need = Need(old, state.generation, Urgency.AHEAD, self._timeout)
-                    self._join_or_start(need)
-                    return old
-                case Decision.FAIL:
-                    # In a back-off, or without any means to renew: send nothing.
-                    return state.no_token_error(
-                        seen, seen.blocking_failure and seen.blocking_failure.error
-                    )
-                case Decision.RENEW_IN_BACKGROUND:
-                    outcome = await self.renew(old, deadline, Urgency.AHEAD)
-                case _:
-                    outcome = await self.renew(old, deadline, Urgency.NEEDED)
+            is_ahead = seen.decision is Decision.RENEW_IN_BACKGROUND
+            urgency = Urgency.AHEAD if is_ahead else Urgency.NEEDED
+            outcome = await self.renew(old, deadline, urgency)
             # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
                 seen = state.observe()
@@ -151,6 +133,31 @@ class AsyncTokenKeeper:
             if outcome is not old and not outcome.from_store and state.usable is outcome:
                 return outcome
             # The session has changed again, or has taken a token over: decide anew.
+
+    def decide(self, seen: Observation, *, wait_for_renewal: bool) -> Outcome | None:
+        """Return the outcome for a caller that need not wait; `None`: only a renewal has one."""
+        state, old = self.state, seen.snapshot
+        match seen.decision:
+            case Decision.USE if old is not None:
+                if (
+                    old.has_deferred_work(seen.now)
+                    and (late := self._pending_save(overdue=True)) is not None
+                ):
+                    # Marked before it starts, so that the next request starts no second save.
+                    old.cancel_check()
+                    late.start()
+                return old
+            case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
+                # Nobody waits: the task runs by itself while the caller uses the old token.
+                self._join_or_start(Need(old, state.generation, Urgency.AHEAD, self._timeout))
+                return old
+            case Decision.FAIL:
+                # In a back-off, or without any means to renew: send nothing.
+                return state.no_token_error(
+                    seen, seen.blocking_failure and seen.blocking_failure.error
+                )
+            case _:
+                return None
 
     async def replace_rejected(
         self, signed: Snapshot, deadline: Deadline | None = None
