@@ -109,6 +109,16 @@ def the_token_has_expired(setup: Setup) -> None:
 
 
 @mistake
+def the_saved_session_has_expired(setup: Setup) -> None:
+    """The saved session has expired."""
+    store = FileTokenStore(setup.path)
+    setup.sign_in(store=store)
+    setup.clock.advance(timedelta(hours=26))
+    with setup.client(store=store) as session:
+        session.http.get("/v1/apps")
+
+
+@mistake
 def the_token_was_revoked(setup: Setup) -> None:
     """The token was revoked."""
     with setup.client(token=setup.fake.issue_token()) as session:

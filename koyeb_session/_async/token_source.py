@@ -111,7 +111,7 @@ class AsyncTokenSource:
             case None:
                 from .._core.endings import no_way  # noqa: PLC0415 - see that module
 
-                return FailedAttempt(no_way(old, self._clock), attempted=False)
+                return FailedAttempt(no_way(old, replaced, self._clock), attempted=False)
             case PasswordCredentials() as given:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError
 from .log import format_duration, time_from_now
+from .models import Token
 from .results import with_cause
 from .snapshot import Phase
 from .tokens import is_api_token
+from .validation import parse_token
 
 if TYPE_CHECKING:
     from .models import Clock
@@ -30,21 +32,36 @@ _CANNOT_BE_REFRESHED: Final = (
 )
 
 
-def no_way(old: Snapshot | None, clock: Clock) -> KoyebSessionError:
-    """Make the error for a session that has no means to renew its token."""
+def no_way(old: Snapshot | None, saved: Token | None, clock: Clock) -> KoyebSessionError:
+    """
+    Make the error for a session that has no means to renew its token.
+
+    Args:
+        old: The snapshot to replace; `None`: there is none.
+        saved: The newest known token; without ``old``, that of the store.
+        clock: The clock that tells whether they have expired.
+    """
     if old is None:
+        # At 0.0 no token has expired: this is one that only its expiry makes useless.
+        last = None if saved is None else parse_token(saved, 0.0)
+        if isinstance(last, Token) and last.expires_at is not None:
+            age = clock.time() - last.expires_at.timestamp()
+            return SessionExpiredError(f"the saved session {_expired(age)}; {_SIGN_IN}")
         return NotSignedInError("not signed in: call login(), or give token= or credentials=")
     if is_api_token(old.token):
         return SessionExpiredError(_CANNOT_BE_REFRESHED)
     if not old.renewable:
         return SessionExpiredError(_NOT_RENEWED_HERE)
     if old.phase(clock) is Phase.EXPIRED:
-        age = old.age(clock) - old.expiry
-        when = f"expired {format_duration(age)} ago" if age >= 1 else "has just expired"
+        when = _expired(old.age(clock) - old.expiry)
         return SessionExpiredError(f"the token {when}; {_SIGN_IN}")
     return SessionExpiredError(
         "the token came from credentials, which this session does not have: give credentials="
     )
+
+
+def _expired(age: float) -> str:
+    return f"expired {format_duration(age)} ago" if age >= 1 else "has just expired"
 
 
 def refused(old: Snapshot, error: KoyebSessionError) -> KoyebSessionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from koyeb_session import (
     AsyncMemoryTokenStore,
     AsyncSessionClient,
     PasswordCredentials,
+    SessionExpiredError,
     StoreError,
     Token,
 )
@@ -42,6 +44,23 @@ async def test_a_session_begins_with_the_stores_token(
     assert log(fake) == [("apps", 200)]
     assert store.calls == ["save", "lock", "load"]
     assert caplog.messages == ["taken over from the store; the token is good for 1 d 0 h"]
+
+
+@pytest.mark.parametrize("names_its_end", [False, True])
+async def test_a_saved_session_that_has_expired_is_told(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, names_its_end: bool
+) -> None:
+    """The user has signed in, a day ago: "not signed in" would tell of another mistake."""
+    store = Troubled()
+    token = await connect(store=store).login(ME, PASSWORD)
+    # A store of the user may keep the id alone; a JWT names its own end.
+    await store.save(token if names_its_end else Token(token.id))
+    clock.advance(DAY + timedelta(hours=2))
+    wanted = "the saved session expired 2 h 0 min ago; sign in again with login(), or give credent"
+    for use in ("current_token", "refresh"):
+        with pytest.raises(SessionExpiredError, match=re.escape(wanted)):
+            await getattr(connect(store=store), use)()
+    assert operations(fake) == ["login"]
 
 
 @pytest.mark.pitfall(21)
