@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from koyeb_session import Token
-from koyeb_session._core.provenance import Provenance, read_provenance
+from koyeb_session._core.provenance import Provenance, foreign_service, read_provenance
 from koyeb_session._core.snapshot import Issuer
 
 
@@ -22,3 +22,17 @@ def test_provenance_is_read_as_it_was_written(issuer: Issuer) -> None:
 def test_provenance_of_others_counts_as_none(text: str | None) -> None:
     """The user's own store may have saved none, or something else."""
     assert read_provenance(Token("t", provenance=text)) is None
+
+
+@pytest.mark.parametrize(
+    ("provenance", "foreign"),
+    [
+        (None, None),
+        ("koyeb-session/1 https://app.koyeb.com a koyeb", None),
+        ("koyeb-session/1 https://elsewhere.example a koyeb", "https://elsewhere.example"),
+    ],
+)
+def test_foreign_service_is_named(provenance: str | None, foreign: str | None) -> None:
+    """A record without a provenance may belong to any service."""
+    found = Token("t", provenance=provenance)
+    assert foreign_service(found, "https://app.koyeb.com") == foreign

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .log import log
-from .provenance import Provenance, read_provenance
+from .provenance import Provenance, foreign_service, read_provenance
 from .snapshot import Issuer, NewToken, Owner, Snapshot
 from .tokens import Identity, identity, jwt_claims
 from .validation import parse_token
@@ -50,8 +50,8 @@ class Ownership:
         """Return whether a saved token belongs to another service or account; log it once."""
         provenance, owner = read_provenance(found), self._state.owner
         user = None if own is None else own.token.user_id
-        if provenance is not None and provenance.origin != self._origin:
-            whose = f"the service {provenance.origin}"
+        if service := foreign_service(found, self._origin):
+            whose = f"the service {service}"
         elif provenance is not None and owner.bound and provenance.account != UNKNOWN:
             if provenance.account == owner.account:
                 return False

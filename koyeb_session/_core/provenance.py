@@ -48,6 +48,12 @@ def read_provenance(token: Token) -> Provenance | None:
             return None
 
 
+def foreign_service(found: Token, origin: str) -> str | None:
+    """Return the service of a saved token if that is another one than ``origin``."""
+    provenance = read_provenance(found)
+    return None if provenance is None or provenance.origin == origin else provenance.origin
+
+
 @frameless
 def account_of(beginning: Credentials | Token) -> str:
     """
