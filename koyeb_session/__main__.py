@@ -30,11 +30,12 @@ import getpass
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TextIO, TypeAlias
 
 import attrs
 
@@ -42,14 +43,17 @@ from . import (
     AccessTokenCredentials,
     KoyebSessionError,
     NotSignedInError,
+    RetryPolicy,
     SessionClient,
     SessionExpiredError,
     Token,
     __version__,
 )
+from ._api.operations import OTHER_WAYS
+from ._core.endings import for_people
 from ._core.log import format_duration
 from ._core.origins import Origins, origins
-from ._core.provenance import read_provenance
+from ._core.provenance import foreign_service
 from ._core.tokens import is_api_token
 from ._environment import SERVICES, named_services
 from .stores import FileTokenStore
@@ -63,6 +67,7 @@ BROKEN_PIPE: Final = 141
 
 _NAME: Final = "python -m koyeb_session"
 _SERVICE: Final = "https://app.koyeb.com"
+_DEFAULT: Final = "default"
 
 Renewal: TypeAlias = Callable[[Token | None], Token]
 
@@ -70,12 +75,13 @@ Renewal: TypeAlias = Callable[[Token | None], Token]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit status, as the module's docstring lists them."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="koyeb_session: %(message)s", level=logging.WARNING)
+    log = _Log()
+    logging.basicConfig(format="koyeb_session: %(message)s", level=logging.WARNING, handlers=[log])
     try:
         status: int = options.run(options)
         print(end="", flush=True)  # an error of standard output shows here
     except KoyebSessionError as error:
-        return _complain(_advice(error), _status_of(error))
+        return _complain(_advice(error, options), _status_of(error))
     except (ImportError, ValueError) as error:
         return _complain(str(error), USAGE)
     except KeyboardInterrupt:
@@ -86,7 +92,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
         return _complain(f"standard output: {error.strerror}", TRY_AGAIN)
+    if status == DONE:
+        log.print_kept()
     return status
+
+
+class _Log(logging.StreamHandler[TextIO]):
+    """
+    Print each warning once, and keep the errors of sessions for a command that succeeds.
+
+    A command that fails reports the same error itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[logging.LogRecord] = []
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print or keep a record."""
+        if record.levelno >= logging.ERROR and hasattr(record, "koyeb_event"):
+            self._kept.append(record)
+        else:
+            self._print(record)
+
+    def print_kept(self) -> None:
+        """Print the errors: the command did its work all the same."""
+        for record in self._kept:
+            self._print(record)
+
+    def _print(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._printed:
+            self._printed.add(text)
+            super().emit(record)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,12 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument(
         "--url",
-        default=next((it.url for it in named_services(os.environ)), _SERVICE),
+        default=_default_service(),
         help=f"the service (default: {', '.join(SERVICES)}, or {_SERVICE})",
     )
     common.add_argument(
         "--name",
-        default="default",
+        default=_DEFAULT,
         help="which of your sessions, one for each account (default: %(default)s)",
     )
     common.add_argument(
@@ -154,6 +193,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _default_service() -> str:
+    return next((it.url for it in named_services(os.environ)), _SERVICE)
+
+
+def _command(options: argparse.Namespace, name: str, url: str | None = None) -> str:
+    """Return the line that runs a command on the session of these options, or of another URL."""
+    given = {
+        "--url": url or (None if options.url == _default_service() else options.url),
+        "--name": None if options.name == _DEFAULT else options.name,
+        "--file": options.file,
+    }
+    words = [word for option, value in given.items() if value for word in (option, value)]
+    return f"{_NAME} {shlex.join([name, *words])}"
+
+
 def _standard_input(argument: str) -> bool:
     """Reject anything but ``-`` without quoting it, as it may be the secret."""
     if argument != "-":
@@ -167,7 +221,7 @@ def _standard_input(argument: str) -> bool:
 
 def _login(options: argparse.Namespace) -> int:
     store = _store(options)
-    store.load()  # a file that is no session's is told before anything is asked or sent
+    _saved(options, store)  # a file or session that is in the way is told before anything is asked
     credentials: Renewal | None = None
     has_token = options.api_token or options.stdin
     if has_token and options.organization is not None:
@@ -192,7 +246,7 @@ def _status(options: argparse.Namespace) -> int:
     try:
         token = _current_token(options)
     except KoyebSessionError as error:
-        print(_advice(error))
+        print(_advice(error, options))
         return _status_of(error)
     print(f"Signed in to {options.url}")
     for name, value in (("user", token.user_id), ("organization", token.organization_id)):
@@ -231,22 +285,34 @@ def _store(options: argparse.Namespace) -> FileTokenStore:
 
 
 def _saved(options: argparse.Namespace, store: FileTokenStore) -> Token | None:
-    """Return the saved token; refuse that of another service, which no command would touch."""
-    saved, here = store.load(), origins(options.url, ())
-    provenance = None if saved is None else read_provenance(saved)
-    if provenance and isinstance(here, Origins) and provenance.origin != here.service:
+    """Return the saved token; refuse that of another service, which no command touches."""
+    saved, here = store.load(), _origin(options)
+    service = None if saved is None else foreign_service(saved, here)
+    if service is None:
+        return saved
+    if options.run is _login:
+        logout = _command(options, "logout", service)
+        other = "--name" if options.file is None else "--file"
         raise ValueError(
-            f"the saved session is for {provenance.origin}: add --url {provenance.origin}, "
-            "or keep the sessions of several services apart, with --name"
+            f"the saved session is for {service}, and this login is for {here}: "
+            f"end the session first, with {logout}, or keep both, with another {other}"
         )
-    return saved
+    raise ValueError(
+        f"the saved session is for {service}: add --url {service}, "
+        "or keep the sessions of several services apart, with --name"
+    )
+
+
+def _origin(options: argparse.Namespace) -> str:
+    match origins(options.url, ()):
+        case Origins() as here:
+            return here.service
+        case wrong:
+            raise ValueError(_for_shell(str(wrong), options))
 
 
 def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None) -> SessionClient:
-    try:
-        return SessionClient(base_url=url, credentials=credentials, store=store)
-    except ValueError as error:
-        raise ValueError(str(error).replace("base_url", "--url (or KOYEB_URL)")) from None
+    return SessionClient(base_url=url, credentials=credentials, store=store)
 
 
 def _current_token(options: argparse.Namespace) -> Token:
@@ -267,7 +333,9 @@ def _renewal(url: str) -> Renewal:
     def renew(replaced: Token | None) -> Token:
         if replaced is None or replaced.renewal is None or replaced.organization_id is None:
             raise NotSignedInError("another process has ended the session, or begun another one")
-        return _issue(url, AccessTokenCredentials(replaced.renewal, replaced.organization_id))
+        credentials = AccessTokenCredentials(replaced.renewal, replaced.organization_id)
+        # Sent once: the session that asks for the token makes the further attempts.
+        return _issue(url, credentials, RetryPolicy(attempts=1))
 
     return renew
 
@@ -281,9 +349,11 @@ def _first_credentials(options: argparse.Namespace, store: FileTokenStore) -> Re
     return lambda _: first
 
 
-def _issue(url: str, credentials: AccessTokenCredentials) -> Token:
+def _issue(
+    url: str, credentials: AccessTokenCredentials, retry_policy: RetryPolicy | None = None
+) -> Token:
     """Issue a token that contains, for the next one, the API access token behind it."""
-    with SessionClient(base_url=url, credentials=credentials) as session:
+    with SessionClient(base_url=url, credentials=credentials, retry_policy=retry_policy) as session:
         return attrs.evolve(
             session.current_token(),
             organization_id=credentials.organization_id,
@@ -333,10 +403,18 @@ def _status_of(error: KoyebSessionError) -> int:
     return TRY_AGAIN if error.retryable else SIGN_IN
 
 
-def _advice(error: KoyebSessionError) -> str:
+def _advice(error: KoyebSessionError, options: argparse.Namespace) -> str:
+    message = _for_shell(error.message, options)
     if isinstance(error, NotSignedInError | SessionExpiredError) and not error.retryable:
-        return f"{error.message}\nSign in with: {_NAME} login"
-    return error.message
+        return f"{message}\nSign in with: {_command(options, 'login')}"
+    return message
+
+
+def _for_shell(message: str, options: argparse.Namespace) -> str:
+    """Name the options and commands of the shell in place of a program's arguments and calls."""
+    other_way = f"an API access token: {_command(options, 'login')} --api-token"
+    message = for_people(message).replace(OTHER_WAYS, other_way)
+    return message.replace("base_url", "--url (or KOYEB_URL)")
 
 
 def _tell(text: str) -> int:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import attrs
 import pytest
 
-from koyeb_session import Token
+from koyeb_session import SessionClient, Token
 from koyeb_session.__main__ import main
 from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeKoyeb
@@ -110,6 +110,11 @@ class Shell:
             check=False,
         )
 
+    def sign_in_with_password(self) -> Token:
+        """Save a session as a login with a password does, and return its token."""
+        with SessionClient(base_url=os.environ["KOYEB_URL"], store=self.store) as session:
+            return session.login(EMAIL, PASSWORD)
+
     def sign_in(self, token_id: str | None = None, *arguments: str) -> str:
         """Save a session, of a new token if none is given, and return its token."""
         token_id = token_id or self.fake.issue_token()
@@ -179,6 +184,13 @@ def terminal(*arguments: str) -> Generator[Terminal]:
         process.kill()
         process.wait()
         os.close(ours)
+
+
+def make_older(shell: Shell, left: timedelta) -> None:
+    """Make the saved session one of a day, of which only so much is left."""
+    expiry = datetime.now(UTC) + left
+    old = attrs.evolve(shell.saved, expires_at=expiry, issued_at=expiry - timedelta(days=1))
+    shell.store.save(old)
 
 
 def make_due(shell: Shell) -> Token:

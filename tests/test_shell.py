@@ -8,6 +8,7 @@ each kind of the others, are processes of their own.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from koyeb_session import SessionClient, Token
+from koyeb_session import Token
 from koyeb_session.__main__ import _life, main
 from koyeb_session.testing import FakeKoyeb, Fault
 
-from .shells import EMAIL, PASSWORD, Done, Shell, make_due, shell, terminal
+from .shells import Done, Shell, make_due, make_older, shell, terminal
 
 __all__ = ["shell"]  # a fixture
 
@@ -44,8 +45,7 @@ def test_printed_token_outlives_a_renewal_ahead_of_need(shell: Shell) -> None:
 
 def test_status_says_where_the_session_stands(shell: Shell) -> None:
     """It names the service, the account and how long the token is good, and not the token."""
-    with SessionClient(base_url=os.environ["KOYEB_URL"], store=shell.store) as session:
-        token = session.login(EMAIL, PASSWORD)
+    token = shell.sign_in_with_password()
     done = shell.run("status")
     assert (done.returncode, done.stderr) == (0, "")
     assert os.environ["KOYEB_URL"] in done.stdout
@@ -92,6 +92,62 @@ def test_way_to_sign_in_is_named_where_there_is_no_session(
     assert done.returncode == 1
     assert "koyeb_session login" in done.stdout + done.stderr
     assert shell.fake.requests == []
+
+
+@pytest.mark.parametrize("command", ["status", "token"])
+def test_end_of_the_saved_session_is_told(shell: Shell, command: str) -> None:
+    """Catches "not signed in", and the calls of a program, a day after a login with a password."""
+    shell.sign_in_with_password()
+    make_older(shell, -timedelta(hours=2))
+    done = shell.run(command)
+    assert done.returncode == 1
+    assert (done.stdout + done.stderr).removeprefix("koyeb_session: ") == (
+        "the saved session expired 2 h 0 min ago\nSign in with: python -m koyeb_session login\n"
+    )
+
+
+@pytest.mark.parametrize("option", ["--name ci", "--file 'my session.json'"])
+def test_way_to_sign_in_is_that_of_the_same_session(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """It repeats the options, as another login would be of another session."""
+    monkeypatch.chdir(shell.folder)
+    options = f"--url https://koyeb.example {option}"
+    done = shell.run("token", *shlex.split(options))
+    assert f"python -m koyeb_session login {options}\n" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "token"])
+def test_failure_is_told_once(shell: Shell, command: str) -> None:
+    """The log tells it as well, and with the remedies of a program, which a shell lacks."""
+    shell.sign_in_with_password()
+    make_older(shell, timedelta(seconds=30))
+    shell.fake.revoke_all()
+    done = shell.run(command)
+    assert done.returncode == 1
+    told = done.stdout + done.stderr
+    assert told.count("Token rejected") == 1
+    assert "login()" not in told
+    assert "credentials=" not in told
+
+
+def test_failure_ahead_of_need_is_told_beside_the_token(shell: Shell) -> None:
+    """The token is good for an hour, and the command that prints it warns of the failure."""
+    shell.sign_in()
+    due = make_due(shell)
+    shell.fake.fail("refresh", Fault(status=503), times=10)
+    done = shell.run("token")
+    assert (done.returncode, done.stdout) == (0, f"{due.id}\n")
+    assert done.stderr.count("renewal failed") == 1
+
+
+def test_refusal_of_a_printed_token_is_told(shell: Shell) -> None:
+    """The command learns of it only after it has the token, so that it has no error to print."""
+    shell.sign_in()
+    make_due(shell)
+    shell.fake.revoke_all()
+    done = shell.run("token")
+    assert done.stderr.count("Token rejected") == 1
 
 
 def test_service_that_is_away_is_worth_another_try(shell: Shell) -> None:
@@ -162,6 +218,7 @@ def test_session_is_of_the_name_or_file_that_is_given(
     [
         (("token", "--name", "../elsewhere"), "--name"),
         (("login", "-", "--url", "http://example.com"), "--url"),  # no token over plain http
+        (("status", "--url", "https://app.koyeb.com/v1"), "--url"),
         ((), "COMMAND"),
     ],
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 
-from .shells import EMAIL, PASSWORD, Shell, make_due, shell, terminal
+from koyeb_session.testing import FakeKoyeb, Fault
+
+from .shells import EMAIL, PASSWORD, Shell, make_due, make_older, shell, terminal
 
 __all__ = ["shell"]  # a fixture
 
@@ -34,6 +37,31 @@ def test_wrong_password_is_refused_in_words(shell: Shell) -> None:
     assert "password is incorrect" in done.stderr
     assert "wrong horse" not in done.stdout + done.stderr
     assert shell.store.load() is None
+
+
+@pytest.mark.parametrize("fault", [Fault(status=403), Fault(status=410)])
+def test_refused_password_leads_to_an_api_token(shell: Shell, fault: Fault) -> None:
+    """Koyeb drops passwords: the way out is a command, and not the arguments of a program."""
+    shell.fake.fail("login", fault)
+    done = shell.run("login", "--email", EMAIL, typed=PASSWORD)
+    assert done.returncode == 1
+    assert "use an API access token: python -m koyeb_session login --api-token\n" in done.stderr
+    assert "credentials" not in done.stderr
+
+
+@pytest.mark.parametrize("form", [["--api-token"], ["--api-token", "--organization", "id"], []])
+def test_login_at_another_service_replaces_nothing(shell: Shell, form: list[str]) -> None:
+    """The saved session would be lost, and still good at its own service; nothing is asked."""
+    token_id = shell.sign_in()
+    other = FakeKoyeb()
+    with other.serve() as url:
+        done = shell.run("login", *form, "--url", url, stdin=f"{other.issue_api_token()}\n")
+    assert done.returncode == 2
+    here = os.environ["KOYEB_URL"]
+    assert f"the saved session is for {here}, and this login is for {url}" in done.stderr
+    assert f"python -m koyeb_session logout --url {here}, or keep both" in done.stderr
+    assert other.requests == []
+    assert shell.run("token").stdout == f"{token_id}\n"
 
 
 def test_organization_goes_with_the_password(shell: Shell) -> None:
@@ -117,8 +145,22 @@ def test_refused_api_token_replaces_nothing(shell: Shell) -> None:
     arguments = ("login", "--api-token", "--organization", shell.fake.organizations[EMAIL][0])
     done = shell.run(*arguments, stdin="unknown\n")
     assert done.returncode == 1
-    assert "API access token" in done.stderr
+    assert done.stderr.count("the API access token is refused") == 1
+    assert "refresh()" not in done.stderr
     assert shell.run("token").stdout == f"{token_id}\n"
+
+
+def test_failure_of_the_next_token_is_told_once(shell: Shell) -> None:
+    """Two sessions meet with it, one in the other, and each says when it would try again."""
+    sign_in_for_an_organization(shell)
+    make_older(shell, -timedelta(hours=1))
+    shell.fake.fail("create_access_token", Fault(status=503), times=20)
+    done = shell.run("token")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("Service Unavailable") == 1
+    assert "again" not in done.stderr
+    sent = [it for it in shell.fake.requests if it.status == 503]
+    assert len(sent) == 3  # as for any other session
 
 
 def test_session_of_no_known_organization_is_told(shell: Shell) -> None:
@@ -166,3 +208,4 @@ def test_session_that_cannot_be_saved_is_an_error(shell: Shell) -> None:
     )
     assert done.returncode == 3
     assert "not saved in" in done.stderr
+    assert done.stderr.count("cannot be locked") == 1  # with each attempt to save it

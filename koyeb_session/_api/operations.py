@@ -50,12 +50,12 @@ _NO_ANSWER: Final = _NOT_DONE | {502, 504}
 """Those, and the statuses that leave it open: for operations that may safely be repeated."""
 _DEFAULT_VALIDITY: Final = timedelta(hours=1)
 """The lifetime of an access token if the request names none, by the API's description."""
-_OTHER_WAYS: Final = (
+OTHER_WAYS: Final = (
     "an API access token (token=...), AccessTokenCredentials(api_token, organization_id), or a "
     "callable that brings tokens (credentials=...)"
 )
 """The ways to sign in to Koyeb without a password."""
-_NO_PASSWORDS: Final = f"if Koyeb no longer accepts this kind of sign-in, use {_OTHER_WAYS}"
+_NO_PASSWORDS: Final = f"if Koyeb no longer accepts this kind of sign-in, use {OTHER_WAYS}"
 
 
 def user_agent(own: str | None) -> str:
@@ -176,7 +176,7 @@ def login(
         "POST",
         "/v1/account/login",
         read=_token,
-        instead=f"use {_OTHER_WAYS}",
+        instead=f"use {OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"), *_fingerprint(seon_fp)),
         body=write(LoginRequest(email, password, organization_id)),
         secrets=(password,),
@@ -192,7 +192,7 @@ def passwordless_login(email: str) -> Operation[None] | BadArgument:
         "POST",
         "/v1/account/passwordless_login",
         read=read_nothing,
-        instead=f"Koyeb withdrew passwordless login in 2023: use {_OTHER_WAYS}",
+        instead=f"Koyeb withdrew passwordless login in 2023: use {OTHER_WAYS}",
         headers=((b"Content-Type", b"application/json"),),
         body=write(PasswordlessLoginRequest(email)),
         forbidden=_NO_PASSWORDS,
@@ -207,7 +207,7 @@ def refresh(token: Token) -> Operation[Token]:
         "PUT",
         "/v1/account/refresh",
         read=_token,
-        instead=f"use {_OTHER_WAYS}",
+        instead=f"use {OTHER_WAYS}",
         headers=_bearer(token),
         body=b"",
         secrets=(token.id,),
@@ -238,7 +238,7 @@ def new_session(token: Token) -> Operation[Token]:
         "POST",
         "/v1/account/session",
         read=_token,
-        instead=f"for one more session use {_OTHER_WAYS}",
+        instead=f"for one more session use {OTHER_WAYS}",
         headers=_bearer(token),
         body=b"",
         secrets=(token.id,),
@@ -319,7 +319,7 @@ def login_method(email: str) -> Operation[LoginMethod] | BadArgument:
         "GET",
         "/v1/account/login_method",
         read=_method,
-        instead=f"try login(), and if that is refused use {_OTHER_WAYS}",
+        instead=f"try login(), and if that is refused use {OTHER_WAYS}",
         params={"email": email},
         repeat=_NO_ANSWER,
     )

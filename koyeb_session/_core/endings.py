@@ -7,6 +7,7 @@ The module is imported only when it is needed: most sessions never end this way.
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Final
 
 from .errors import KoyebSessionError, NotSignedInError, SessionExpiredError, StoreError
@@ -30,6 +31,15 @@ _CANNOT_BE_REFRESHED: Final = (
     "an API access token cannot be refreshed, and needs no refresh: use it as it is, or exchange "
     "it for short-lived tokens with AccessTokenCredentials(api_token, organization_id)"
 )
+_FOR_PROGRAMS: Final = re.compile(
+    r"[;:] (?:sign in again with|call) login\(\)(?:, or give (?:token= or )?credentials=)?"
+    r"|; it tries again (?:now|in [^;,]+), or at once with refresh\(\)"
+)
+
+
+def for_people(message: str) -> str:
+    """Return the message of an error without the remedies that only a program has: its calls."""
+    return _FOR_PROGRAMS.sub("", message)
 
 
 def no_way(old: Snapshot | None, saved: Token | None, clock: Clock) -> KoyebSessionError:
