@@ -691,7 +691,8 @@ class AsyncSessionClient:
 
         It sends where the operations are sent: with your own ``http_client``, on your
         ``transport``, or on httpx's own. It keeps no cookies, and follows a redirect only where you
-        ask it to.
+        ask it to. It needs no ``with`` of its own: closing it closes no connection, and while the
+        session is open, this property then has another one.
 
         Requests are signed below its event hooks and redirects, on their way out. So a response
         hook that calls `raise_for_status` hides no 401 from the renewal. The token goes to trusted
@@ -712,7 +713,7 @@ class AsyncSessionClient:
                 `httpx.HTTPStatusError` by ``raise_for_status()``.
             RuntimeError: The client is closed.
         """
-        if self._http is None:
+        if self._http is None or (self._http.is_closed and not self._state.closed):
             from .authorized_client import AsyncAuthorizedClient  # noqa: PLC0415 - rarely needed
 
             resources = self._resources

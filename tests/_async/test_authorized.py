@@ -47,6 +47,19 @@ def on_request(session: AsyncSessionClient, change: Callable[[httpx.Request], No
     session.http.event_hooks = {"request": [hook]}
 
 
+async def test_a_closed_http_client_is_replaced(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """A user of httpx writes ``async with session.http``: the session goes on after that block."""
+    for _ in range(2):
+        async with session.http as client:
+            assert (await client.get("/v1/apps")).status_code == 200
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    await session.aclose()
+    assert session.http.is_closed
+    assert len(fake.requests) == 3
+
+
 # The last look
 
 

@@ -47,6 +47,17 @@ def on_request(session: SessionClient, change: Callable[[httpx.Request], None]) 
     session.http.event_hooks = {"request": [hook]}
 
 
+def test_a_closed_http_client_is_replaced(fake: FakeKoyeb, session: SessionClient) -> None:
+    """A user of httpx writes ``with session.http``: the session goes on after that block."""
+    for _ in range(2):
+        with session.http as client:
+            assert (client.get("/v1/apps")).status_code == 200
+    assert (session.http.get("/v1/apps")).status_code == 200
+    session.close()
+    assert session.http.is_closed
+    assert len(fake.requests) == 3
+
+
 # The last look
 
 
