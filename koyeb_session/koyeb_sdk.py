@@ -62,10 +62,15 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     Raises:
         ValueError: The configuration's host is not one that the session trusts with its token. A
             call raises it as well, if the host was changed later.
-        TypeError: ``session`` is no session.
+        TypeError: ``session`` is no session, or ``configuration`` is none of the SDK's.
     """
     if not isinstance(session, SessionClient | AsyncSessionClient):
         message = f"session must be a session client, not {type(session).__name__}"
+        raise TypeError(message)
+    if not hasattr(configuration, "host"):
+        given = type(configuration).__name__
+        hint = ": give its .configuration" if hasattr(configuration, "configuration") else ""
+        message = f"configuration must be a Configuration of the SDK, not {given}{hint}"
         raise TypeError(message)
     keeper, origins = session.auth.shared
 

@@ -27,6 +27,7 @@ from koyeb_session._core.validation import (
     text_error,
     timeout_error,
 )
+from koyeb_session.testing import FakeKoyeb
 
 from .jwts import jwt
 
@@ -160,6 +161,9 @@ def test_kind_is_wrong_when_it_is_another_class() -> None:
     """The message names the argument, the expected class, and the class of the wrong value."""
     assert text(kind_error("http_client", 5, httpx.AsyncClient), TypeError) == (
         "http_client must be of class httpx.AsyncClient, not int"
+    )
+    assert text(kind_error("transport", FakeKoyeb(), httpx.AsyncBaseTransport), TypeError) == (
+        "transport must be of class httpx.AsyncBaseTransport, not FakeKoyeb: give its .transport"
     )
     assert text(kind_error("refresh_policy", {}, RefreshPolicy), TypeError) == (
         "refresh_policy must be of class koyeb_session.RefreshPolicy, not dict"

@@ -124,6 +124,8 @@ def kind_error(name: str, value: object, kind: type) -> TypeError | None:
     twin = kind.__name__.removeprefix("Async") if is_async else f"Async{kind.__name__}"
     if isinstance(value, getattr(sys.modules[package], twin, ())):
         wrong += f", which is for {'a SessionClient' if is_async else 'an AsyncSessionClient'}"
+    elif isinstance(getattr(value, name, None), kind):  # as of a `FakeKoyeb`
+        wrong += f": give its .{name}"
     return TypeError(wrong)
 
 

@@ -50,6 +50,7 @@ class FakeKoyeb(FakeService):
     Raises:
         ValueError: ``refresh`` or ``access_tokens`` is neither, or ``withdrawn`` names an unknown
             operation.
+        TypeError: ``withdrawn`` is one name in place of a collection.
 
     >>> import httpx
     >>> fake = FakeKoyeb()

@@ -144,6 +144,8 @@ class Service:
         return self._date[1]
 
     def _known(self, names: Collection[str]) -> frozenset[str]:
+        if isinstance(names, str):
+            raise TypeError("withdrawn must be a collection of names, not a str")
         if unknown := set(names) - self._routes.operations:
             known = ", ".join(sorted(self._routes.operations))
             raise ValueError(f"no such operation: {', '.join(sorted(unknown))}; there are {known}")

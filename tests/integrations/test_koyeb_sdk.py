@@ -135,6 +135,15 @@ async def test_async_sdk_on_the_auth_of_a_session(
     assert http.is_closed
 
 
+def test_configuration_of_another_kind_is_refused(bind: Any, sdk: Any) -> None:
+    """The client that is made with a configuration is easily taken for it."""
+    with SessionClient() as session:
+        with pytest.raises(TypeError, match=r"not ApiClient: give its \.configuration$"):
+            bind(session, sdk.ApiClient())
+        with pytest.raises(TypeError, match=r"a Configuration of the SDK, not NoneType$"):
+            bind(session, None)
+
+
 def test_token_goes_to_trusted_hosts_only(bind: Any, sdk: Any) -> None:
     """A configuration for another host is refused, at once or when it is used."""
     with SessionClient(transport=FakeKoyeb().transport, credentials=PASSWORDS) as session:

@@ -226,6 +226,8 @@ def test_impossible_service_is_refused() -> None:
     """Names that the service does not know are errors where they are written."""
     with pytest.raises(ValueError, match="no such operation: x"):
         FakeKoyeb(withdrawn={"x"})
+    with pytest.raises(TypeError, match="withdrawn must be a collection of names, not a str"):
+        FakeKoyeb(withdrawn="login")
     with pytest.raises(ValueError, match="'revokes' or 'keeps', not 'rotates'"):
         FakeKoyeb(refresh="rotates")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="'jwt' or 'opaque', not 'paper'"):
