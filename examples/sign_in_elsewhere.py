@@ -1,5 +1,6 @@
 """Sign in at an identity provider with a code (RFC 8628); the next run asks nobody."""
 
+import logging
 import tempfile
 import time
 from datetime import timedelta
@@ -13,6 +14,7 @@ from koyeb_session.stores import FileTokenStore
 from koyeb_session.testing import FakeClock, FakeIdentityProvider, FakeKoyeb
 
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+logging.getLogger("koyeb_session").addHandler(logging.NullHandler())  # a first run is no error
 koyeb = FakeKoyeb(clock=(clock := FakeClock()))
 provider = FakeIdentityProvider(koyeb, interval=timedelta(0))
 

@@ -191,6 +191,13 @@ def the_auth_is_of_the_other_half(setup: Setup) -> None:
         client.get("https://app.koyeb.com/v1/apps")
 
 
+@mistake
+def the_session_is_given_as_the_auth(setup: Setup) -> None:
+    """The session is given as the auth."""
+    with setup.client(token=setup.fake.issue_api_token()) as session:
+        httpx.get("https://app.koyeb.com/v1/apps", auth=session)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
+
+
 MISTAKES["The store is of the other half"] = lambda it: SessionClient(
     store=AsyncFileTokenStore(it.path)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the mistake
 )
