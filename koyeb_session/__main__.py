@@ -15,6 +15,7 @@ exit status:
   130   interrupted
 
 A session is of one service: name it again, by --url or KOYEB_URL, when it is not Koyeb's own.
+The commands use the saved session alone. KOYEB_TOKEN is for programs, and for Koyeb's own CLI.
 Nothing is printed in color.
 
 Each command takes --help. A script asks for a token each time it needs one:
@@ -67,7 +68,16 @@ BROKEN_PIPE: Final = 141
 
 _NAME: Final = "python -m koyeb_session"
 _SERVICE: Final = "https://app.koyeb.com"
+_NOTHING: Final = "nothing was entered"
 _DEFAULT: Final = "default"
+
+_OPTIONS: Final = {
+    ": give AccessTokenCredentials(api_token, organization_id)": "",
+    "credentials.api_token": "token",
+    "base_url": "--url (or KOYEB_URL)",
+    "organization_id": "--organization",
+}
+"""The words of a program in messages, and those of the shell."""
 
 Renewal: TypeAlias = Callable[[Token | None], Token]
 
@@ -83,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KoyebSessionError as error:
         return _complain(_advice(error, options), _status_of(error))
     except (ImportError, ValueError) as error:
-        return _complain(str(error), USAGE)
+        return _complain(_for_shell(str(error), options), USAGE)
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
@@ -308,7 +318,7 @@ def _origin(options: argparse.Namespace) -> str:
         case Origins() as here:
             return here.service
         case wrong:
-            raise ValueError(_for_shell(str(wrong), options))
+            raise ValueError(str(wrong))
 
 
 def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None) -> SessionClient:
@@ -376,7 +386,9 @@ def _life(token: Token) -> str:
 
 def _ask(prompt: str) -> str:
     print(prompt, end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip()
+    if answer := sys.stdin.readline().strip():
+        return answer
+    raise ValueError(_NOTHING)
 
 
 def _ask_secret(prompt: str) -> str:
@@ -387,7 +399,7 @@ def _ask_secret(prompt: str) -> str:
         except getpass.GetPassWarning:
             reason = "there is no terminal to ask on; --api-token reads standard input"
         except EOFError:
-            reason = "nothing was entered"
+            reason = _NOTHING
     raise ValueError(reason)
 
 
@@ -414,7 +426,9 @@ def _for_shell(message: str, options: argparse.Namespace) -> str:
     """Name the options and commands of the shell in place of a program's arguments and calls."""
     other_way = f"an API access token: {_command(options, 'login')} --api-token"
     message = for_people(message).replace(OTHER_WAYS, other_way)
-    return message.replace("base_url", "--url (or KOYEB_URL)")
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
 
 
 def _tell(text: str) -> int:

@@ -190,6 +190,30 @@ def test_end_of_input_is_no_password(shell: Shell) -> None:
     assert shell.fake.requests == []
 
 
+@pytest.mark.parametrize("form", [[], ["--organization", "id"]])
+def test_token_of_two_words_is_refused_in_words(shell: Shell, form: list[str]) -> None:
+    """With an organization too, where it becomes a part of a program's credentials."""
+    done = shell.run("login", "--api-token", *form, stdin="two words\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("koyeb_session: token must be visible ASCII")
+
+
+def test_empty_line_is_no_address(shell: Shell) -> None:
+    """The mistake is told before a password is asked for."""
+    done = shell.run("login", stdin="\n")
+    assert done.returncode == 2
+    assert done.stderr == "Email: koyeb_session: nothing was entered\n"
+
+
+@pytest.mark.parametrize("form", [["--api-token"], ["--email", EMAIL]])
+def test_wrong_organization_is_named_as_the_option(shell: Shell, form: list[str]) -> None:
+    """An organization has a name as well, and the user knows no argument of a program."""
+    done = shell.run("login", *form, "--organization", "my organization", typed="secret")
+    assert done.returncode == 2
+    assert "koyeb_session: --organization must be an id: letters, digits" in done.stderr
+    assert "Credentials" not in done.stderr
+
+
 def test_interrupt_is_quiet(shell: Shell) -> None:
     """Ctrl-C at the prompt ends the command with 130, and prints nothing."""
     with terminal("login", "--email", EMAIL) as person:
