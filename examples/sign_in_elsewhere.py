@@ -4,7 +4,6 @@ import logging
 import tempfile
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -44,8 +43,7 @@ def sign_in() -> Token:
     return Token(answer["access_token"], renewal=answer["refresh_token"])
 
 
-def run(url: str, path: Path) -> None:
-    store = FileTokenStore(path)
+def run(url: str, store: FileTokenStore) -> None:
     with SessionClient(base_url=url, credentials=bring, store=store, clock=clock) as session:
         try:
             session.current_token()
@@ -55,8 +53,8 @@ def run(url: str, path: Path) -> None:
 
 
 with koyeb.serve() as koyeb_url, provider.serve() as login_url, tempfile.TemporaryDirectory() as at:
-    run(koyeb_url, Path(at, "session.json"))
+    run(koyeb_url, FileTokenStore(f"{at}/session.json"))
     clock.advance(timedelta(hours=1))
     print("An hour later the token has expired, and the program runs again.")
-    run(koyeb_url, Path(at, "session.json"))
+    run(koyeb_url, FileTokenStore(f"{at}/session.json"))
     print(f"The rotating token was exchanged {provider.exchanges()} time(s), and nobody was asked.")
