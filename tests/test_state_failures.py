@@ -289,11 +289,50 @@ def test_refusal_is_final_for_twice_as_long_with_each_token(
             clock.advance(60)
         memories.append((clock.monotonic() - begun) / 60)
     assert memories == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    state.note_accepted()
+    state.note_accepted(commit(state, token(clock)))
     snapshot = commit(state, token(clock))
     state.mark_rejected(snapshot)
     clock.advance(60)
     assert not state.must_accept_401(snapshot)
+
+
+def test_refusal_counts_once_for_all_requests_with_the_token(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """Catches an hour's pause after one token that was refused for twenty requests at once."""
+    snapshot = commit(state, token(clock))
+    for _ in range(20):
+        state.mark_rejected(snapshot)
+    clock.advance(60)
+    assert not state.must_accept_401(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(200, True), (404, True), (429, False), (500, False), (503, False)]
+)
+def test_refusal_is_forgotten_when_a_later_token_is_accepted(
+    state: SessionState, clock: FakeClock, status: int, *, again: bool
+) -> None:
+    """An older one proves nothing, as its reply may have taken its time."""
+    refused = commit(state, token(clock))
+    state.mark_rejected(refused)
+    later = commit(state, token(clock, token_id="later"))
+    state.note_accepted(refused, status)
+    assert state.must_accept_401(later)
+    state.note_accepted(later, status)
+    assert state.must_accept_401(later) is not again
+
+
+def test_refusal_stays_when_one_endpoint_refuses_what_others_accept(
+    state: SessionState, clock: FakeClock
+) -> None:
+    """Catches a renewal for each of its 401s: only the first one is forgiven."""
+    for number, forgiven in enumerate((True, False, False)):
+        refused = commit(state, token(clock, token_id=str(number)))
+        state.mark_rejected(refused)
+        assert state.must_accept_401(refused)
+        state.note_accepted(refused)
+        assert state.must_accept_401(refused) is not forgiven
 
 
 def test_refusal_is_final_when_the_token_is_not_renewable(

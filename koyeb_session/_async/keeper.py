@@ -22,7 +22,7 @@ from .._core.errors import (
     TransportTimeoutError,
 )
 from .._core.log import log
-from .._core.results import cannot_wait, renewal_timed_out, safe_copy, with_cause
+from .._core.results import cannot_wait, renewal_timed_out, safe_copy, secrets_of, with_cause
 from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
@@ -118,6 +118,10 @@ class AsyncTokenKeeper:
             decided = self.decide(seen, wait_for_renewal=wait_for_renewal)
             if decided is not None:
                 return decided
+            # One for all rounds: a token may expire while the store takes its time to save it.
+            deadline = deadline or Deadline(self._timeout)
+            if deadline.passed:
+                return state.no_token_error(seen, renewal_timed_out(deadline.seconds))
             old = seen.snapshot
             is_ahead = seen.decision is Decision.RENEW_IN_BACKGROUND
             urgency = Urgency.AHEAD if is_ahead else Urgency.NEEDED
@@ -195,7 +199,7 @@ class AsyncTokenKeeper:
         outcome = await sender.send(build(signed.token), deadline)
         if not isinstance(outcome, AuthenticationError):
             if not isinstance(outcome, KoyebSessionError):
-                state.note_accepted()
+                state.note_accepted(signed)
             return outcome
         if deadline.passed and not state.must_accept_401(signed):
             return TransportTimeoutError("the token was refused, and no time is left to renew it")
@@ -205,7 +209,9 @@ class AsyncTokenKeeper:
             return outcome if newer is None else newer
         outcome = await sender.send(build(newer.token), deadline)
         # Had it moved on, the newer token may be some time old. This one is brand-new.
-        if isinstance(outcome, AuthenticationError) and not moved_on:
+        if not isinstance(outcome, KoyebSessionError):
+            state.note_accepted(newer)
+        elif isinstance(outcome, AuthenticationError) and not moved_on:
             state.mark_rejected(newer)
         return outcome
 
@@ -349,7 +355,9 @@ class AsyncTokenKeeper:
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
             raised = exc
             text = f"the token was not renewed: {type(exc).__name__}"
-            outcome = FailedAttempt(with_cause(TransportError(text), safe_copy(exc)))
+            tokens = secrets_of(*(its.token for its in (old, state.snapshot) if its is not None))
+            cause = safe_copy(exc, (*tokens, *self.source.secrets))
+            outcome = FailedAttempt(with_cause(TransportError(text), cause))
         # Read once for all that follows: another thread may sign in, or out, at any point.
         held = state.snapshot
         if isinstance(outcome, Snapshot) or need.generation != state.generation:

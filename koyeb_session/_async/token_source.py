@@ -62,6 +62,15 @@ class AsyncTokenSource:
         self.credentials: Credentials | None = credentials
         self.sender: AsyncSender = sender
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The secrets that a request with the credentials contains."""
+        match self.credentials:
+            case PasswordCredentials(password=secret) | AccessTokenCredentials(api_token=secret):
+                return (secret,)
+            case _:
+                return ()
+
     def can_refresh(self, old: Snapshot) -> bool:
         """Return whether the token may be refreshed, rather than replaced by credentials."""
         if old.issuer is Issuer.GIVEN:

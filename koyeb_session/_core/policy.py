@@ -101,13 +101,21 @@ class RefreshPolicy:
     backoff_max: float = attrs.field(default=60.0, converter=_seconds, validator=_IS_TIME)
 
     def snapshot(
-        self, token: Token, clock: Clock, *, just_issued: bool, renew: bool = True
+        self,
+        token: Token,
+        clock: Clock,
+        *,
+        just_issued: bool,
+        renew: bool = True,
+        just_brought: bool = False,
     ) -> Snapshot:
         """
         Calculate the phases of a token's life, for a session that holds it from now on.
 
         A token that was ``just_issued`` has its whole life left, by the service's own clock. The
-        age of any other token is measured by the local wall clock.
+        age of any other token is measured by the local wall clock. One that a callable has
+        ``just_brought`` may be in its windows already, as long as the callable has no newer one:
+        the least time until the next renewal counts from now.
         """
         wall, mono = clock.time(), clock.monotonic()
         renewable = renew and not is_api_token(token)
@@ -120,7 +128,7 @@ class RefreshPolicy:
             if renewable:
                 hard = _capped(self.hard_window, life / 10)
                 soft = _capped(self.soft_window, life / 2) * (1 - self.jitter * _share(token))
-                age = max(0.0, life - expiry)  # before this session held it
+                age = 0.0 if just_brought else max(0.0, life - expiry)  # before it was held here
                 floor = min(self.min_interval, life / 20) - age
         return Snapshot(
             token,

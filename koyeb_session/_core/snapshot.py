@@ -197,6 +197,7 @@ class LastFailure(NamedTuple):
 class Rejection(NamedTuple):
     """The last rejection of a brand-new token, and the seconds for which it is remembered."""
 
+    about: Snapshot
     in_a_row: int
     wall: float
     mono: float

@@ -15,6 +15,7 @@ from .errors import KoyebSessionError, NotSignedInError, WireError
 from .log import Duration, fields, format_duration, log, time_from_now
 from .snapshot import (
     FrozenClock,
+    Issuer,
     Observation,
     Owner,
     Rejection,
@@ -69,6 +70,7 @@ class SessionState:
         "failure",
         "generation",
         "has_credentials",
+        "last_sign_out",
         "lifetime",
         "mark",
         "on_change",
@@ -94,6 +96,8 @@ class SessionState:
         self.clock: Clock = clock
         self.generation: int = 0
         self.has_credentials: bool = has_credentials
+        self.last_sign_out: int = 0
+        """The generation that began with the last sign-out."""
         self.lifetime: Lifetime = lifetime or Lifetime()
         """That of the client whose connections this session uses, until the session is closed."""
         self.mark: object = object()
@@ -186,6 +190,7 @@ class SessionState:
         new_token: NewToken,
         generation: int | None = None,
         *,
+        since: int | None = None,
         replaces: Snapshot | EllipsisType | None = ...,
         begins: bool = False,
         unsaved: bool = False,
@@ -196,6 +201,7 @@ class SessionState:
         Args:
             new_token: The token.
             generation: The generation in which the renewal began; `None`: any.
+            since: The generation in which a sign-in began: a sign-out after it wins.
             replaces: The snapshot that it should replace; omitted if that does not matter.
             begins: Whether this begins a session, rather than continuing one.
             unsaved: Whether the token is to be saved; a later request checks that it was.
@@ -205,7 +211,11 @@ class SessionState:
         """
         token = new_token.token
         snapshot = self._policy.snapshot(
-            token, self.clock, just_issued=new_token.just_issued, renew=self._renew
+            token,
+            self.clock,
+            just_issued=new_token.just_issued,
+            renew=self._renew,
+            just_brought=new_token.issuer is Issuer.CREDENTIALS and not new_token.from_store,
         )
         snapshot.issuer, snapshot.from_store = new_token.issuer, new_token.from_store
         if snapshot.expiry <= 0:
@@ -215,6 +225,8 @@ class SessionState:
         # Checks and swap are one step: nothing changes the session in between.
         with state_lock:
             if generation is not None and generation != self.generation:
+                return SUPERSEDED
+            if since is not None and since < self.last_sign_out:
                 return SUPERSEDED
             if not isinstance(replaces, EllipsisType) and replaces is not self.snapshot:
                 return SUPERSEDED  # the renewal hung, and another one has replaced it
@@ -319,21 +331,35 @@ class SessionState:
         Remember that a brand-new token was rejected, so that a further 401 is accepted.
 
         Otherwise each rejected request would start another renewal. The time doubles with each
-        token that is rejected in a row, up to an hour. A token that another process saved is not
-        remembered, as it may have been invalid when it was loaded.
+        token that is rejected in a row, up to an hour; however many requests it is rejected for. A
+        token that another process saved is not remembered, as it may have been invalid when it was
+        loaded.
         """
-        if snapshot.from_store:
+        last = self.rejected
+        if snapshot.from_store or (last is not None and last.about is snapshot):
             return
-        before = 0 if self.rejected is None else self.rejected.in_a_row
+        before = 0 if last is None else last.in_a_row
         wait = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
         clock = self.clock
-        self.rejected = Rejection(min(before + 1, 16), clock.time(), clock.monotonic(), wait)
+        self.rejected = Rejection(
+            snapshot, min(before + 1, 16), clock.time(), clock.monotonic(), wait
+        )
 
-    def note_accepted(self, status: int = 200) -> None:
-        """Forget rejections if the status of a reply, other than 401, says that a token is good."""
+    def note_accepted(self, signed: Snapshot, status: int = 200) -> None:
+        """
+        Forget rejections if the status of a reply, other than 401, says that a token is good.
+
+        The rejected token itself may have been too new. But if the next one is rejected as well,
+        some endpoint refuses tokens that others accept, and no newer token would help.
+        """
+        last = self.rejected
         # A gateway that is overloaded or down has not looked at the token.
-        if status < 500 and status != 429:
+        if last is None or signed is not self.snapshot or status >= 500 or status == 429:
+            return
+        if signed is not last.about:
             self.rejected = None
+        elif last.in_a_row == 1:
+            self.rejected = last._replace(wait=0.0)
 
     def must_accept_401(self, signed: Snapshot) -> bool:
         """
@@ -372,6 +398,8 @@ class SessionState:
         self.owner = owner
         self.failure = None
         self.signed_out = snapshot is None
+        if snapshot is None:
+            self.last_sign_out = self.generation
         if self.on_change is not None:
             self.on_change(None if snapshot is None else snapshot.token)
 

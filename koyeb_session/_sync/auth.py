@@ -81,13 +81,11 @@ class SessionAuth(AuthBase):
         response = yield request
 
         if response.status_code != 401:
-            if state.rejected is not None and self._origins.trusts(response.request):
-                state.note_accepted(response.status_code)
+            if state.rejected is not None:
+                self._note_accepted(signed, response)
             return
-        if not self._origins.trusts(response.request):
+        if not self._has_carried_token(response):
             return
-        if response.request.headers.get(HEADER) is None:
-            return  # redirected elsewhere and back, it was sent without the token
         moved_on = state.snapshot is not signed
         if state.must_accept_401(signed):
             return
@@ -101,8 +99,19 @@ class SessionAuth(AuthBase):
         response = yield request
 
         # Had it moved on, the newer token may be some time old. This one is brand-new.
-        if response.status_code == 401 and not moved_on:
+        if response.status_code != 401:
+            self._note_accepted(newer, response)
+        elif not moved_on:
             state.mark_rejected(newer)
+
+    def _note_accepted(self, signed: Snapshot, response: httpx.Response) -> None:
+        if self._has_carried_token(response):
+            self._state.note_accepted(signed, response.status_code)
+
+    def _has_carried_token(self, response: httpx.Response) -> bool:
+        """Tell whether this answers a signed request; one redirected elsewhere and back is not."""
+        request = response.request
+        return self._origins.trusts(request) and request.headers.get(HEADER) is not None
 
     def _sign(self, request: httpx.Request, signed: Snapshot) -> None:
         request.headers[HEADER] = f"Bearer {signed.token.id}"

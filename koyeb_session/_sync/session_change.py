@@ -70,7 +70,9 @@ class SessionChange:
             new_token = new_token._replace(owner=Owner(account, bound))
         unsaved = self._persistence is not None
         generation = self._generation if continues else None
-        outcome = self._state.commit(new_token, generation, begins=True, unsaved=unsaved)
+        outcome = self._state.commit(
+            new_token, generation, since=self._generation, begins=True, unsaved=unsaved
+        )
         if isinstance(outcome, KoyebSessionError):
             # The session changed while the token was on its way, so nobody will use the token.
             if outcome is SUPERSEDED and new_token.just_issued:

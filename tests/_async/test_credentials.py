@@ -253,6 +253,31 @@ async def test_token_of_a_refresh_is_refreshed_again_beside_a_callable(
     assert operations(fake) == ["login", *["refresh"] * 3]
 
 
+@pytest.mark.pitfall(8)
+@pytest.mark.parametrize("left", [timedelta(hours=11), timedelta(seconds=40)], ids=["soft", "hard"])
+async def test_a_callable_with_the_same_token_again_is_not_asked_at_each_request(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, left: timedelta
+) -> None:
+    """A vault may keep a token until shortly before its end; it is asked once in ten seconds."""
+    cached = fake.issue_token()
+    asked = list[float]()
+
+    def vault() -> str:
+        asked.append(clock.monotonic())
+        return cached
+
+    session = connect(credentials=vault)
+    await session.current_token()
+    clock.advance(DAY - left)
+    for _ in range(30):
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        await async_idle()
+        clock.advance(1)
+    first, *later = asked
+    assert [round(time - later[0]) for time in later] == [0, 10, 20]
+    assert later[0] - first >= DAY.total_seconds() / 2
+
+
 async def test_credentials_rest_after_a_logout(fake: FakeKoyeb, connect: Connect) -> None:
     """Signed out stays signed out, until somebody asks for more."""
     session = connect(credentials=PASSWORDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -353,6 +354,26 @@ async def test_a_login_replaces_a_session_that_has_begun_meanwhile(
         await session.use_token(fake.issue_token())
         background.gate.open()
         assert await background.job.result() is session.token
+
+
+@pytest.mark.pitfall(17)
+async def test_a_login_that_is_on_its_way_does_not_undo_a_logout(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """Its token is revoked; the next login begins a session again."""
+    store = AsyncMemoryTokenStore()
+    session = connect(store=store)
+    login = partial(session.login, ME, PASSWORD)
+    async with AsyncUnderWay(fake, "login", login, hold="reply") as background:
+        await session.logout()
+        background.gate.open()
+        with pytest.raises(NotSignedInError, match="signed out"):
+            await background.job.result()
+    assert session.token is None
+    assert await store.load() is None
+    assert fake.live_tokens() == []
+    token = await login()
+    assert fake.live_tokens() == [token.id]
 
 
 @pytest.mark.pitfall(28)

@@ -6,6 +6,7 @@ import logging
 import sys
 from datetime import timedelta
 
+import httpx
 import pytest
 
 from koyeb_session import (
@@ -329,6 +330,25 @@ async def test_rejected_new_tokens_are_renewed_later_and_later(
     assert (await session.http.get("/v1/apps")).status_code == 200
     fake.deactivated.update(fake.organizations[ME])
     assert await renewals(12, 10) >= 2
+
+
+async def test_an_error_of_the_users_own_transport_is_a_cause_without_secrets(
+    fake: FakeKoyeb, connect: Connect
+) -> None:
+    """It may quote the request; catches a bearer in a printed traceback."""
+
+    def misroute(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/refresh"):
+            raise LookupError(f"no route for {request.headers['Authorization']}")
+        raise LookupError(f"no route for {request.content!r}")
+
+    token = fake.issue_token()
+    transport = httpx.MockTransport(misroute)
+    session = connect(transport=transport, token=token, credentials=PASSWORDS)
+    with pytest.raises(TransportError) as info:
+        await session.refresh()
+    assert str(info.value.__cause__) == "no route for Bearer [secret]"
+    assert inside(session).source.secrets == (PASSWORDS.password,)
 
 
 async def test_nobody_waits_longer_than_there_is_time_to_try_again(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from koyeb_session import (
     SessionClient,
     StoreError,
     Token,
+    TransportTimeoutError,
 )
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
@@ -101,6 +103,27 @@ def test_a_save_that_failed_is_made_up_for_while_the_session_is_kept_current(
         assert fake.exchanges() == 1
         unsaved.close()
         job.result()
+
+
+def test_token_that_expires_while_it_is_saved_is_not_replaced_without_end(
+    clock: FakeClock, connect: Connect
+) -> None:
+    """All rounds have one time limit together; catches a request that never ends."""
+    saved_ones = list[str]()
+
+    class Slow(MemoryTokenStore):
+        def save(self, token: Token) -> None:
+            super().save(token)
+            saved_ones.append(token.id)
+            if len(saved_ones) < 5_000:
+                clock.advance(60)
+
+    fake = FakeKoyeb(clock=clock, token_lifetime=timedelta(seconds=50))
+    given: dict[str, Any] = {"store": Slow(), "credentials": PASSWORDS}
+    session = connect(transport=fake.transport, timeout=0.05, **given)
+    with contextlib.suppress(TransportTimeoutError):
+        session.http.get("/v1/apps")
+    assert len(saved_ones) < 5_000
 
 
 @pytest.mark.parametrize("begins", [True, False])
