@@ -58,6 +58,8 @@ class Ownership:
             whose = "another account"
         elif user and found.user_id and user != found.user_id:
             whose = "another user"
+        elif owner.bound and found.provenance and provenance is None:
+            whose = "an unknown account"  # a later version has written it
         else:
             return False
         if self._warned != identity(found):

@@ -8,6 +8,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 from koyeb_session import (
@@ -190,7 +191,7 @@ def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
 
 
 @pytest.mark.pitfall(45)
-@pytest.mark.parametrize("what", ["account", "service"])
+@pytest.mark.parametrize("what", ["account", "service", "later version"])
 def test_record_of_another_is_not_used(
     clock: FakeClock,
     store: BrokenStore,
@@ -208,6 +209,10 @@ def test_record_of_another_is_not_used(
     if what == "service":
         ours, whose = FakeKoyeb(users=users, clock=clock), f"the service {theirs.base_url}"
         arguments = {"credentials": PASSWORDS, "base_url": "https://staging.example.com"}
+    if what == "later version":
+        whose, record = "an unknown account", store.load()
+        assert record is not None
+        store.save(attrs.evolve(record, provenance="koyeb-session/2 of another form"))
     session = connect(store=store, transport=ours.transport, **arguments)
     before = len(ours.requests)
     session.current_token()
