@@ -16,8 +16,9 @@ except ImportError as _exc:
     raise ImportError('koyeb-sdk is missing: pip install "koyeb-session[koyeb-sdk]"') from _exc
 
 if TYPE_CHECKING:
-    from . import Token
+    from ._core.errors import KoyebSessionError
     from ._core.origins import Origins
+    from ._core.snapshot import Snapshot
     from ._core.state import SessionState
 
 __all__ = ["bind"]
@@ -76,13 +77,15 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
 
     def sign(configuration: Any) -> None:
         _check(origins, configuration)
-        keeper.state.check_open()
+        state = keeper.state
+        state.check_open()
         if isinstance(keeper, blocking.TokenKeeper):
             # Wait for the renewal: one during the call may revoke the token, and the SDK does not
             # replay.
-            token = outcomes.unwrap(keeper.usable_snapshot(wait_for_renewal=True)).token
+            outcome = keeper.usable_snapshot(wait_for_renewal=True)
         else:
-            token = _held(keeper.state)
+            outcome = _held(state)
+        token = outcomes.unwrap(outcome, state.mark).token
         configuration.api_key = {**configuration.api_key, _SCHEME: token.id}
 
     _check(origins, configuration)
@@ -92,13 +95,16 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
     configuration.refresh_api_key_hook = sign
 
 
-def _held(state: SessionState) -> Token:
-    """Return the current token without a renewal; raise if it must not be sent."""
-    if state.snapshot is None:
-        raise NotSignedInError("not signed in: await login() or current_token() first")
-    if state.usable is None:
-        raise SessionExpiredError("the token has expired: run keep_current() beside the SDK")
-    return state.snapshot.token
+def _held(state: SessionState) -> Snapshot | KoyebSessionError:
+    """Return the current snapshot without a renewal, or the error if it must not be sent."""
+    seen = state.observe()  # one look: another thread may sign out at any point
+    if seen.snapshot is None:
+        return NotSignedInError("not signed in: await login() or current_token() first")
+    if seen.usable is not None:
+        return seen.usable
+    if seen.snapshot.renewable:
+        return SessionExpiredError("the token has expired: run keep_current() beside the SDK")
+    return state.no_token_error(seen, None)
 
 
 def _check(origins: Origins, configuration: Any) -> None:

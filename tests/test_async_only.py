@@ -343,6 +343,37 @@ async def test_a_cancelled_caller_loses_nothing(
     assert fake.exchanges() == 1
 
 
+@pytest.mark.pitfall(41)
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_cancelled_block_of_a_client_waits_for_an_exchange(
+    fake: FakeKoyeb, clock: FakeClock, *, hangs: bool
+) -> None:
+    """The end of the event loop may come next. Catches a rotated token that is lost with it."""
+    gate = Gate()
+    fake.fail("refresh", Fault(gate=gate, hold="reply"))
+    store = AsyncMemoryTokenStore()
+    token, timeout = fake.issue_token(), 0.05 if hangs else PATIENCE
+    async with AsyncBackground() as background:
+        with anyio.CancelScope() as scope:
+            async with connected(fake, clock, token=token, store=store, timeout=timeout) as session:
+                background.start(session.refresh)
+                await async_arrived(gate)
+                scope.cancel()
+                if not hangs:
+                    background.start(lambda: async_opened(gate, session))
+        saved = await store.load()
+        gate.open()
+    assert (saved is None) is hangs  # nobody waits for longer than the client's timeout
+    assert saved is None or fake.live_tokens() == [saved.id]
+
+
+async def async_opened(gate: Gate, session: AsyncSessionClient) -> None:
+    """Open a gate once a client is closing."""
+    await async_until(lambda: inside(session).state.closed)
+    await async_idle()
+    gate.open()
+
+
 @pytest.mark.pitfall(19)
 async def test_a_provider_that_blocks_does_not_block_the_loop(
     fake: FakeKoyeb, clock: FakeClock

@@ -730,7 +730,8 @@ class AsyncSessionClient:
         It waits for a renewal, for a save, and for the listeners, which have the client's timeout;
         also for those of sessions of `for_token`. Your own ``http_client`` stays open. Closing a
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
-        one closing, which goes on if one of them is cancelled.
+        one closing, which goes on if one of them is cancelled. A cancelled caller waits as well,
+        for at most the client's timeout: the end of its event loop would cut the work off.
         """
         if not self._is_sibling:
             self._resources.end()
@@ -750,7 +751,11 @@ class AsyncSessionClient:
         waits_for_caller = not self._keeper.may_wait or (
             not self._is_sibling and engine.is_inside(self._resources.active_tasks)
         )
-        await closing.join(0.0 if waits_for_caller else None)
+        limit = 0.0 if waits_for_caller else None
+        # The event loop may end next, as after a cancelled `main`, and cut off the work.
+        with engine.async_shield(self._resources.sender.timeout):
+            await closing.join(limit)
+        await closing.join(limit)
 
     async def _close_all(self) -> None:
         # Tasks first, connections last: a renewal that is running still needs its connection.
@@ -759,10 +764,10 @@ class AsyncSessionClient:
             if not self._is_sibling:
                 await self._resources.drain(self._keeper)
         finally:  # also if the work is cancelled at the end of an event loop
-            if not self._is_sibling:
-                await self._resources.shut()
             if self._http is not None:
                 await self._http.aclose()
+            if not self._is_sibling:
+                await self._resources.shut()
 
     async def __aenter__(self) -> Self:
         self._check_open()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .._api import operations as operations
 from .._api.operations import Operation as Operation
+from .._concurrency.event_loop.deadlines import async_shield as async_shield
 from .._concurrency.event_loop.shared_task import AsyncSharedTask as AsyncSharedTask
 from .._concurrency.nesting import is_inside as is_inside
 from .._concurrency.runtime import state_lock as state_lock

@@ -93,9 +93,12 @@ class AsyncResources:
                 await keeper.listeners.drain(deadline.left())
 
     async def shut(self) -> None:
-        """Close the connections, for good, and wake each `keep_current`, which then returns."""
-        # Both are the same object if the user gave a transport.
-        for connections in dict.fromkeys((self.operation_connections, self.connections)):
-            await connections.shut()
+        """Wake each `keep_current`, which then returns, and close the connections, for good."""
         for keeper in self.listed_keepers():
             keeper.wake()
+        # Both are the same object if the user gave a transport, whose closing may raise.
+        try:
+            await self.operation_connections.shut()
+        finally:
+            if self.connections is not self.operation_connections:
+                await self.connections.shut()

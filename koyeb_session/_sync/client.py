@@ -732,7 +732,8 @@ class SessionClient:
         It waits for a renewal, for a save, and for the listeners, which have the client's timeout;
         also for those of sessions of `for_token`. Your own ``http_client`` stays open. Closing a
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
-        one closing, which goes on if one of them is cancelled.
+        one closing, which goes on if one of them is cancelled. A cancelled caller waits as well,
+        for at most the client's timeout: the end of its event loop would cut the work off.
         """
         if not self._is_sibling:
             self._resources.end()
@@ -752,7 +753,11 @@ class SessionClient:
         waits_for_caller = not self._keeper.may_wait or (
             not self._is_sibling and engine.is_inside(self._resources.active_tasks)
         )
-        closing.join(0.0 if waits_for_caller else None)
+        limit = 0.0 if waits_for_caller else None
+        # The event loop may end next, as after a cancelled `main`, and cut off the work.
+        with engine.shield(self._resources.sender.timeout):
+            closing.join(limit)
+        closing.join(limit)
 
     def _close_all(self) -> None:
         # Tasks first, connections last: a renewal that is running still needs its connection.
@@ -761,10 +766,10 @@ class SessionClient:
             if not self._is_sibling:
                 self._resources.drain(self._keeper)
         finally:  # also if the work is cancelled at the end of an event loop
-            if not self._is_sibling:
-                self._resources.shut()
             if self._http is not None:
                 self._http.close()
+            if not self._is_sibling:
+                self._resources.shut()
 
     def __enter__(self) -> Self:
         self._check_open()

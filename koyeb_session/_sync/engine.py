@@ -14,6 +14,7 @@ from .._api import operations as operations
 from .._api.operations import Operation as Operation
 from .._concurrency.nesting import is_inside as is_inside
 from .._concurrency.runtime import state_lock as state_lock
+from .._concurrency.threads.deadlines import shield as shield
 from .._concurrency.threads.shared_task import SharedTask as SharedTask
 from .._core.deadline import Deadline as Deadline
 from .._core.models import Clock as Clock

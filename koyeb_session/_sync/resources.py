@@ -93,9 +93,12 @@ class Resources:
                 keeper.listeners.drain(deadline.left())
 
     def shut(self) -> None:
-        """Close the connections, for good, and wake each `keep_current`, which then returns."""
-        # Both are the same object if the user gave a transport.
-        for connections in dict.fromkeys((self.operation_connections, self.connections)):
-            connections.shut()
+        """Wake each `keep_current`, which then returns, and close the connections, for good."""
         for keeper in self.listed_keepers():
             keeper.wake()
+        # Both are the same object if the user gave a transport, whose closing may raise.
+        try:
+            self.operation_connections.shut()
+        finally:
+            if self.connections is not self.operation_connections:
+                self.connections.shut()

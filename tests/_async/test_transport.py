@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from koyeb_session import AsyncSessionClient, TransportError
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import async_gather
+from ..concurrency import AsyncBackground, async_arrived, async_gather
 from ..support import ME, PASSWORD, inside
 from .doubles import Connect
 
@@ -125,6 +125,37 @@ async def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> Non
     assert [transport.closed for transport in stuck] == [1, 1, 1]
     assert not slots._made
     assert not operating.opened
+
+
+async def test_an_operation_that_is_cut_off_by_a_close_says_so(
+    fake: FakeKoyeb, url: str, clock: FakeClock
+) -> None:
+    """Catches a network that is blamed, and another attempt that is advised."""
+    session = AsyncSessionClient(base_url=url, clock=clock)
+    fake.fail("login", Fault(gate=(gate := Gate())))
+    async with AsyncBackground() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        await async_arrived(gate)
+        await session.aclose()
+        with pytest.raises(TransportError, match="the client was closed meanwhile") as info:
+            await job.result()
+        gate.open()
+    assert not info.value.retryable
+
+
+async def test_a_transport_that_cannot_be_closed_keeps_nobody_running(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """`keep_current` of a session of the client's returns even so."""
+    stuck = Stuck()
+    session = AsyncSessionClient(transport=stuck, clock=clock)
+    other = session.for_token(fake.issue_token())
+    async with AsyncBackground() as background:
+        job = background.start(other.keep_current)
+        await background.settled()
+        with pytest.raises(InterruptedError):
+            await session.aclose()
+        await job.result()
 
 
 async def test_a_closed_http_client_leaves_the_connections_open(

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from koyeb_session import SessionClient, TransportError
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import gather
+from ..concurrency import Background, arrived, gather
 from ..support import ME, PASSWORD, inside
 from .doubles import Connect
 
@@ -127,6 +127,37 @@ def test_a_second_close_closes_the_rest(url: str, clock: FakeClock) -> None:
     assert [transport.closed for transport in stuck] == [1, 1, 1]
     assert not slots._made
     assert not operating.opened
+
+
+def test_an_operation_that_is_cut_off_by_a_close_says_so(
+    fake: FakeKoyeb, url: str, clock: FakeClock
+) -> None:
+    """Catches a network that is blamed, and another attempt that is advised."""
+    session = SessionClient(base_url=url, clock=clock)
+    fake.fail("login", Fault(gate=(gate := Gate())))
+    with Background() as background:
+        job = background.start(lambda: session.login(ME, PASSWORD))
+        arrived(gate)
+        session.close()
+        with pytest.raises(TransportError, match="the client was closed meanwhile") as info:
+            job.result()
+        gate.open()
+    assert not info.value.retryable
+
+
+def test_a_transport_that_cannot_be_closed_keeps_nobody_running(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """`keep_current` of a session of the client's returns even so."""
+    stuck = Stuck()
+    session = SessionClient(transport=stuck, clock=clock)
+    other = session.for_token(fake.issue_token())
+    with Background() as background:
+        job = background.start(other.keep_current)
+        background.settled()
+        with pytest.raises(InterruptedError):
+            session.close()
+        job.result()
 
 
 def test_a_closed_http_client_leaves_the_connections_open(

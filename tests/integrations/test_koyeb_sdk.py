@@ -19,7 +19,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import PASSWORDS, held
+from ..support import PASSWORDS, held, inside
 from .conftest import NEARLY
 
 # A slow import is done by the first test of a process that needs it.
@@ -108,6 +108,23 @@ async def test_async_sdk_sends_what_the_session_holds(
     assert {request.status for request in fake_koyeb.requests} == {200}
     with pytest.raises(RuntimeError, match="closed"):
         configuration.auth_settings()
+
+
+@pytest.mark.parametrize("kind", [SessionClient, AsyncSessionClient])
+def test_error_names_the_session_that_has_no_token(
+    bind: Any, sdk: Any, koyeb: str, fake_koyeb: FakeKoyeb, koyeb_clock: FakeClock, *, kind: Any
+) -> None:
+    """An application is not blamed for the token of its caller, nor told to renew it."""
+    configuration: Any = sdk.Configuration(host=koyeb)
+    session = kind(base_url=koyeb, clock=koyeb_clock)
+    caller = session.for_token(fake_koyeb.issue_token(lifetime=timedelta(seconds=10)))
+    koyeb_clock.advance(20)
+    for who, error in ((caller, SessionExpiredError), (session.guest(), NotSignedInError)):
+        bind(who, configuration)
+        with pytest.raises(error) as info:
+            configuration.auth_settings()
+        assert info.value.raised_by is inside(who).state.mark
+        assert "keep_current" not in str(info.value)
 
 
 async def test_async_sdk_on_the_auth_of_a_session(

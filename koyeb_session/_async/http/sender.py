@@ -131,10 +131,12 @@ class AsyncSender:
 
     def _failure(self, operation: Operation[T], exc: Exception) -> TransportError:
         """Make the error for a request without a reply."""
-        from ..._http.failures import transport_error  # noqa: PLC0415 - rarely needed
+        from ..._http.failures import final, transport_error  # noqa: PLC0415 - rarely needed
 
         request = f"{operation.method} {self._base_url}{operation.path}"
         what = f"{operation.name}: no reply to {request}"
+        if getattr(self._transport, "shut_down", False):
+            return final(f"{what}: the client was closed meanwhile")
         error = transport_error(exc, what, operation.redacted)
         error._repeatable = error.retryable and isinstance(exc, _NEVER_SENT)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -23,13 +24,14 @@ async def async_within(seconds: float, work: Callable[[], Awaitable[T]]) -> T:
     raise TimeoutError
 
 
-def async_shield() -> AbstractContextManager[anyio.CancelScope]:
+def async_shield(seconds: float = math.inf) -> AbstractContextManager[anyio.CancelScope]:
     """
-    Run the block to its end, even if a cancel scope is cancelled.
+    Run the block to its end, for at most ``seconds``, even if a cancel scope is cancelled.
 
     asyncio's own `Task.cancel` still gets through.
     """
-    return anyio.CancelScope(shield=True)
+    deadline = math.inf if seconds == math.inf else anyio.current_time() + seconds
+    return anyio.CancelScope(deadline=deadline, shield=True)
 
 
 def async_remaining(timeout: float) -> float:

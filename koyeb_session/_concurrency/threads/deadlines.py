@@ -57,7 +57,9 @@ def _keep_variables(context: contextvars.Context) -> None:
             variable.set(value)
 
 
-def shield() -> contextlib.AbstractContextManager[None]:
+def shield(
+    seconds: float = math.inf,  # noqa: ARG001 - the twin's signature
+) -> contextlib.AbstractContextManager[None]:
     """Do nothing: unlike its twin's task, a thread is not cancelled."""
     return contextlib.nullcontext()
 
