@@ -243,6 +243,10 @@ class AsyncPersistence:
         loaded = await self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
+    async def newer_unlocked(self, own: Snapshot | None, seconds: float) -> NewToken | None:
+        """Load and judge a record without holding the lock."""
+        return self.newer(await self.load_unlocked(seconds), own, self._known)
+
     async def save_ahead(
         self, hold: AsyncStoreHold, token: Token, generation: int, deadline: Deadline
     ) -> None:

@@ -224,6 +224,8 @@ class Decision(enum.Enum):
 class Urgency(enum.IntEnum):
     """The degree to which a caller needs a newer token."""
 
+    LOOK = -1
+    """Only if others have saved it: in a back-off, this session sends nothing."""
     AHEAD = 0
     """Not needed yet: the token is good for a while."""
     NEEDED = 1

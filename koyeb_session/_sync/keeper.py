@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from .._concurrency.nesting import is_inside_work_of
 from .._concurrency.runtime import is_in_step, state_lock
@@ -42,6 +43,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BETWEEN_LOOKS: Final = 1.0
+"""Seconds for which a session in a back-off does not look in the store again."""
+_URGENCY: Final = {
+    Decision.RENEW_IN_BACKGROUND: Urgency.AHEAD,
+    Decision.RENEW_FIRST: Urgency.NEEDED,
+    Decision.USE: Urgency.NEEDED,
+    Decision.FAIL: Urgency.LOOK,
+}
+
 Outcome: TypeAlias = Snapshot | KoyebSessionError
 
 
@@ -56,6 +66,7 @@ class TokenKeeper:
 
     __slots__ = (
         "__weakref__",
+        "_looked",
         "_retry_at",
         "_wakeups",
         "active_tasks",
@@ -74,6 +85,8 @@ class TokenKeeper:
         *,
         active_tasks: set[SharedTask[Any]],
     ) -> None:
+        self._looked: float = -math.inf
+        """When this session last looked for a token of others in a back-off (its own clock)."""
         self._retry_at: tuple[KoyebSessionError, float] | None = None
         """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._wakeups: tuple[Wakeup, ...] = ()
@@ -125,13 +138,13 @@ class TokenKeeper:
             if deadline.passed:
                 return state.no_token_error(seen, renewal_timed_out(deadline.seconds))
             old = seen.snapshot
-            is_ahead = seen.decision is Decision.RENEW_IN_BACKGROUND
-            urgency = Urgency.AHEAD if is_ahead else Urgency.NEEDED
+            urgency = _URGENCY[seen.decision]
             outcome = self.renew(old, deadline, urgency)
             # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
                 seen = state.observe()
-                return seen.usable or state.no_token_error(seen, outcome)
+                error = _cause(seen) if urgency is Urgency.LOOK else outcome
+                return seen.usable or state.no_token_error(seen, error)
             if state.closed:
                 seen = state.observe()
                 return seen.usable or state.no_token_error(seen, None)
@@ -157,13 +170,23 @@ class TokenKeeper:
                 # Nobody waits: the task runs by itself while the caller uses the old token.
                 self._join_or_start(Need(old, state.generation, Urgency.AHEAD, self._timeout))
                 return old
-            case Decision.FAIL:
+            case Decision.FAIL if not self._may_look(seen):
                 # In a back-off, or without any means to renew: send nothing.
-                return state.no_token_error(
-                    seen, seen.blocking_failure and seen.blocking_failure.error
-                )
+                return state.no_token_error(seen, _cause(seen))
             case _:
                 return None
+
+    def _may_look(self, seen: Observation) -> bool:
+        """Tell whether others may have saved a token since this session last looked for one."""
+        if self.persistence is None:
+            return False
+        if (task := self.task) is not None and task.alive:
+            return True  # joined
+        last = self._looked if seen.failure is None else max(self._looked, seen.failure.mono)
+        if seen.now.mono - last < _BETWEEN_LOOKS:
+            return False
+        self._looked = seen.now.mono
+        return True
 
     def replace_rejected(
         self, signed: Snapshot, deadline: Deadline | None = None
@@ -183,11 +206,14 @@ class TokenKeeper:
             failure = seen.failure
             # In a back-off of refreshes, the credentials are tried, unless it is they that failed.
             signs_in = state.has_credentials and not (failure and failure.signs_in)
-            if failure is not None and failure.bars_refresh(seen.now) and not signs_in:
+            barred = failure is not None and failure.bars_refresh(seen.now) and not signs_in
+            if failure is not None and barred and not self._may_look(seen):
                 return state.no_token_error(seen, failure.error)
-            outcome = self.renew(signed, deadline, Urgency.REJECTED)
+            urgency = Urgency.LOOK if barred else Urgency.REJECTED
+            outcome = self.renew(signed, deadline, urgency)
             if isinstance(outcome, KoyebSessionError):
-                return state.no_token_error(state.observe(), outcome)
+                error = failure.error if failure is not None and barred else outcome
+                return state.no_token_error(state.observe(), error)
         return state.usable
 
     def send(
@@ -254,7 +280,9 @@ class TokenKeeper:
                     return failed or renewal_timed_out(deadline.seconds)
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             # A less urgent renewal may give up on the store where this caller would go on.
-            gave_up = isinstance(outcome, StoreError) and task.need.urgency < urgency
+            gave_up = task.need.urgency < urgency and (
+                isinstance(outcome, StoreError) or task.need.urgency is Urgency.LOOK
+            )
             # A task for an earlier snapshot may still be running, for example to save its token.
             # Its outcome says nothing about `old`, so the loop starts again.
             if task.need.old is old and not gave_up:
@@ -366,7 +394,8 @@ class TokenKeeper:
             return held or SUPERSEDED
         if held is not None and held is not old:
             return held  # the renewal succeeded; saving the token then failed or took too long
-        self._record_failure(outcome, need)
+        if need.urgency is not Urgency.LOOK:
+            self._record_failure(outcome, need)
         # The user's own exception is of interest only to callers that get no token.
         if raised is not None and state.usable is None:
             raise raised
@@ -456,6 +485,11 @@ class TokenKeeper:
         """Deliver changes to the listeners; each task that may make one ends with this."""
         if self.listeners is not None:
             self.listeners.tell()
+
+
+def _cause(seen: Observation) -> KoyebSessionError | None:
+    """Return the error of the last renewal, while it is too early for another one."""
+    return seen.blocking_failure and seen.blocking_failure.error
 
 
 class _SharedRenewal(SharedTask[Outcome]):

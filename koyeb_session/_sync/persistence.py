@@ -245,6 +245,10 @@ class Persistence:
         loaded = self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
+    def newer_unlocked(self, own: Snapshot | None, seconds: float) -> NewToken | None:
+        """Load and judge a record without holding the lock."""
+        return self.newer(self.load_unlocked(seconds), own, self._known)
+
     def save_ahead(
         self, hold: StoreHold, token: Token, generation: int, deadline: Deadline
     ) -> None:

@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from koyeb_session import (
+    KoyebSessionError,
     MemoryTokenStore,
     PasswordCredentials,
     SessionClient,
@@ -20,7 +21,7 @@ from koyeb_session import (
     Token,
 )
 from koyeb_session._core.timestamps import from_epoch
-from koyeb_session.testing import FakeClock, FakeKoyeb
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import gather, idle
 from ..jwts import jwt
@@ -188,6 +189,39 @@ def test_winner_is_taken_over_when_the_clocks_of_two_machines_differ(
     assert (other.refresh()).id == held(ours)
     assert fake.exchanges() == 2
     assert fake.live_tokens() == [held(ours)] == [saved(store)]
+
+
+@pytest.mark.pitfall(48)
+@pytest.mark.parametrize("status", [429, 502, 401])
+def test_a_back_off_does_not_hide_what_others_have_saved(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, status: int
+) -> None:
+    """It spares the service. Catches an hour of errors while the store holds a good token."""
+    store = Troubled()
+    ours, theirs = connect(store=store), connect(store=store)
+    ours.login(ME, PASSWORD)
+    clock.advance(DAY / 2)
+    fake.fail("refresh", Fault(status=status, headers={"retry-after": "3000"}), times=9)
+    with pytest.raises(KoyebSessionError):
+        ours.refresh()
+    fake.revoke_all()
+    clock.advance(1)
+    for _ in range(20):
+        with pytest.raises(SessionExpiredError):
+            ours.http.get("/v1/apps")
+        clock.advance(0.1)
+    fake.requests.clear()
+    store.calls.clear()
+    for _ in range(20):
+        with pytest.raises(SessionExpiredError):
+            ours.http.get("/v1/apps")
+        clock.advance(0.1)
+    assert 1 <= store.calls.count("load") <= 2  # once in a second
+    assert set(operations(fake)) <= {"apps"}
+    token = theirs.login(ME, PASSWORD)
+    clock.advance(1)
+    assert (ours.http.get("/v1/apps")).status_code == 200
+    assert held(ours) == token.id
 
 
 @pytest.mark.pitfall(45)
