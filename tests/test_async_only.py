@@ -218,6 +218,36 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
     asyncio.run(main())
 
 
+def test_a_transport_that_waits_for_a_cancelled_task_fails_once(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """Catches a renewal that counts as cut off, and begins again with each request."""
+    tried: list[str] = []
+
+    async def unreachable(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/refresh"):
+            return await fake.transport.handle_async_request(request)
+        tried.append(request.url.path)
+        task = asyncio.create_task(anyio.sleep(PATIENCE))
+        task.cancel()
+        await task
+        raise AssertionError
+
+    async def main() -> None:
+        transport = httpx.MockTransport(unreachable)
+        token = fake.issue_token()
+        async with AsyncSessionClient(transport=transport, clock=clock, token=token) as session:
+            clock.advance(DAY * 0.6)
+            for _ in range(5):
+                assert (await session.http.get("/v1/apps")).status_code == 200
+                await async_idle()
+            with pytest.raises(TransportError, match="was not renewed: RuntimeError"):
+                await session.refresh()
+
+    asyncio.run(main())
+    assert len(tried) == 2
+
+
 async def test_a_cancelled_request_releases_its_turn(
     fake: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+from .._concurrency.event_loop.calls import async_call
 from .._concurrency.event_loop.deadlines import async_within
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
@@ -178,7 +179,7 @@ class AsyncTokenKeeper:
         """Tell whether others may have saved a token since this session last looked for one."""
         if self.persistence is None:
             return False
-        if (task := self.task) is not None and task.alive:
+        if (task := self.task) is not None and task.under_way:
             return True  # joined
         last = self._looked if seen.failure is None else max(self._looked, seen.failure.mono)
         if seen.now.mono - last < _BETWEEN_LOOKS:
@@ -273,7 +274,7 @@ class AsyncTokenKeeper:
             if outcome is None:
                 if state.snapshot is not old:
                     break  # the new token is there; the task is only saving it
-                if task.alive:
+                if task.under_way:
                     # This caller's time is over. The task goes on for the others.
                     return failed or renewal_timed_out(deadline.seconds)
                 return TransportError("the renewal was cut off: its event loop or thread ended")
@@ -344,7 +345,7 @@ class AsyncTokenKeeper:
             if self.state.snapshot is not need.old:
                 return None
             task = self.task
-            if task is not None and task.alive and task.need.generation == need.generation:
+            if task is not None and task.under_way and task.need.generation == need.generation:
                 return task
             if self.state.closed:
                 return None
@@ -374,10 +375,12 @@ class AsyncTokenKeeper:
         if need.generation != state.generation or state.snapshot is not old:
             return state.snapshot or SUPERSEDED  # the thread started too late
         raised: Exception | None = None
+        # `async_call`: the transport may wait for something that is cancelled.
+        work = partial(async_call, self.renewal.run, need)
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             seconds = need.seconds * self.source.patience
-            outcome = await async_within(seconds, partial(self.renewal.run, need))
+            outcome: Snapshot | FailedAttempt = await async_within(seconds, work)
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
@@ -456,7 +459,7 @@ class AsyncTokenKeeper:
 
         The renewal comes first, as it may leave a token to save and a change to report.
         """
-        if self.task is not None and self.task.alive:
+        if self.task is not None and self.task.under_way:
             await self.task.wait()
         if self.persistence is not None:
             await self.persistence.drain(self._timeout)

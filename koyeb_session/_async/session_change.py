@@ -161,5 +161,5 @@ class AsyncSessionChange:
             problem = await self._source.revoke(old.token, deadline)
             self._service_problem = problem or self._service_problem
         # A renewal that is running finds the session ended, and revokes its new token.
-        if renewal is not None and renewal.alive:
+        if renewal is not None and renewal.under_way:
             await renewal.wait_done(deadline.left())

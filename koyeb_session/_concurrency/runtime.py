@@ -134,3 +134,12 @@ def async_call_soon(where: Any, callback: Callable[[], object]) -> bool:
     except RuntimeError:  # the event loop has ended; trio's error is a RuntimeError too
         pass
     return False
+
+
+def is_running(where: object) -> bool:
+    """Tell whether an event loop runs; callable from any thread."""
+    return async_call_soon(where, _nothing)
+
+
+def _nothing() -> None:
+    """Do nothing: an event loop that accepts this callback is running."""

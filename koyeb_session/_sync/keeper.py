@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from .._concurrency.nesting import is_inside_work_of
 from .._concurrency.runtime import is_in_step, state_lock
+from .._concurrency.threads.calls import call
 from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Wakeup, sleep
@@ -180,7 +181,7 @@ class TokenKeeper:
         """Tell whether others may have saved a token since this session last looked for one."""
         if self.persistence is None:
             return False
-        if (task := self.task) is not None and task.alive:
+        if (task := self.task) is not None and task.under_way:
             return True  # joined
         last = self._looked if seen.failure is None else max(self._looked, seen.failure.mono)
         if seen.now.mono - last < _BETWEEN_LOOKS:
@@ -275,7 +276,7 @@ class TokenKeeper:
             if outcome is None:
                 if state.snapshot is not old:
                     break  # the new token is there; the task is only saving it
-                if task.alive:
+                if task.under_way:
                     # This caller's time is over. The task goes on for the others.
                     return failed or renewal_timed_out(deadline.seconds)
                 return TransportError("the renewal was cut off: its event loop or thread ended")
@@ -346,7 +347,7 @@ class TokenKeeper:
             if self.state.snapshot is not need.old:
                 return None
             task = self.task
-            if task is not None and task.alive and task.need.generation == need.generation:
+            if task is not None and task.under_way and task.need.generation == need.generation:
                 return task
             if self.state.closed:
                 return None
@@ -376,10 +377,12 @@ class TokenKeeper:
         if need.generation != state.generation or state.snapshot is not old:
             return state.snapshot or SUPERSEDED  # the thread started too late
         raised: Exception | None = None
+        # `call`: the transport may wait for something that is cancelled.
+        work = partial(call, self.renewal.run, need)
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             seconds = need.seconds * self.source.patience
-            outcome = within(seconds, partial(self.renewal.run, need))
+            outcome: Snapshot | FailedAttempt = within(seconds, work)
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
@@ -458,7 +461,7 @@ class TokenKeeper:
 
         The renewal comes first, as it may leave a token to save and a change to report.
         """
-        if self.task is not None and self.task.alive:
+        if self.task is not None and self.task.under_way:
             self.task.wait()
         if self.persistence is not None:
             self.persistence.drain(self._timeout)

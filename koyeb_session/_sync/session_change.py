@@ -163,5 +163,5 @@ class SessionChange:
             problem = self._source.revoke(old.token, deadline)
             self._service_problem = problem or self._service_problem
         # A renewal that is running finds the session ended, and revokes its new token.
-        if renewal is not None and renewal.alive:
+        if renewal is not None and renewal.under_way:
             renewal.wait_done(deadline.left())

@@ -130,7 +130,7 @@ def join_in_place(
         return outcome() if callable(outcome) else outcome
 
     def begin(*_: object) -> Any:
-        return SimpleNamespace(join=join, need=need, alive=True)
+        return SimpleNamespace(join=join, need=need, under_way=True)
 
     monkeypatch.setattr(inside(session).keeper.__class__, "_join_or_start", begin)
 

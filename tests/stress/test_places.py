@@ -29,9 +29,9 @@ from koyeb_session._async.http import queue
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import Background, arrived, async_gather
+from ..concurrency import Background, arrived, async_gather, until
 from ..soak import SOAK
-from ..support import count
+from ..support import count, inside
 from .scenario import EMAIL, LIFE, PASSWORD, arguments
 
 pytestmark = [
@@ -112,6 +112,26 @@ def end_run(main: Work) -> None:
 
 ENDS: Final = [end_closed, end_run, end_interrupted, trio.run]
 """Ends of a loop; `trio.run` cancels its system tasks."""
+
+
+@pytest.mark.pitfall(18)
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+def test_loops_that_run_at_once_share_one_exchange(
+    fake: FakeKoyeb, clock: FakeClock, first: str, second: str
+) -> None:
+    """Catches two refreshes of one token, which end the session."""
+    token = fake.issue_token()
+    session = AsyncSessionClient(**arguments(fake, clock, transport=fake.transport, token=token))
+    fake.fail("refresh", Fault(gate=(gate := Gate()), hold="reply"))
+    with Background() as background:
+        leader = background.start(partial(anyio.run, session.refresh, backend=first))
+        arrived(gate)
+        follower = background.start(partial(anyio.run, session.refresh, backend=second))
+        until(lambda: inside(session).keeper.task._done._elsewhere)
+        gate.open()
+        assert follower.result() == leader.result()
+    assert fake.exchanges() == 1
 
 
 @pytest.mark.pitfall(18)

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from ..nesting import enter
-from ..runtime import GRACE, current_loop, current_task, in_trio
-from .waiting import AsyncEvent
+from ..runtime import GRACE, current_loop, current_task, in_trio, is_running
+from .waiting import PATROL, AsyncEvent
 
 if TYPE_CHECKING:
     import asyncio
@@ -96,6 +96,11 @@ class AsyncSharedTask(Generic[T]):
         return not self._done.is_set() and self._home is current_loop()
 
     @property
+    def under_way(self) -> bool:
+        """Whether it is running, in this event loop or in another one that runs."""
+        return self.alive or (not self._done.is_set() and is_running(self._home))
+
+    @property
     def is_running(self) -> bool:
         """Whether the work has begun and not ended, in any event loop."""
         return self._runner is not None
@@ -149,12 +154,13 @@ class AsyncSharedTask(Generic[T]):
         """
         Wait as `join` does, but raise no exception of ``work``.
 
-        Return at once if the task belongs to another event loop, which may have ended.
+        Return when the task's own event loop has ended, if that is another one.
         """
-        if self._home is not current_loop():
-            return
         now = time.monotonic()
         timeout = max(self._ends + GRACE - now, 0.0) if timeout is None else timeout
+        if self._home is not current_loop():
+            await self._wait_elsewhere(now + timeout)
+            return
         # Hot path: see tests/benchmarks. Thousands of callers share one timer instead of one each.
         # A caller without a limit needs none.
         if now < self._ends <= now + timeout < math.inf:
@@ -165,10 +171,16 @@ class AsyncSharedTask(Generic[T]):
         # The caller's own timer: its timeout ends first, or the work is late already.
         await self._done.wait(now + timeout - time.monotonic())
 
+    async def _wait_elsewhere(self, until: float) -> None:
+        while self.under_way and (left := until - time.monotonic()) > 0:
+            await self._done.wait_elsewhere(min(left, PATROL))
+
     async def wait_done(self, timeout: float) -> None:
         """Wait for the work and for ``on_done``, for at most ``timeout`` seconds."""
         if self._home is current_loop():
             await self._all_done.wait(timeout)
+        else:
+            await self.wait(timeout)
 
     async def _watch(self, due: AsyncEvent) -> None:
         """

@@ -10,19 +10,25 @@ from typing import Final
 
 import anyio
 
-from ..runtime import async_call_soon, current_loop, current_process, state_lock
+from ..runtime import async_call_soon, current_loop, current_process, is_running, state_lock
 
 async_sleep = anyio.sleep
-_PATROL: Final = 1.0
-"""Seconds between two checks that the holder of a lock is still alive."""
+PATROL: Final = 1.0
+"""Seconds between two checks that another event loop, which is waited for, still runs."""
 
 
 class AsyncEvent:
-    """An event that is set once, in the event loop of its waiters, and wakes all of them."""
+    """
+    An event that is set once, in its own event loop, and wakes all its waiters.
 
-    __slots__ = ("_event", "_set")
+    Waiters of other event loops are listed before they read the flag, and the flag is set before
+    the list is read: whichever comes first, no wakeup is lost.
+    """
+
+    __slots__ = ("_elsewhere", "_event", "_set")
 
     def __init__(self) -> None:
+        self._elsewhere: list[tuple[object, anyio.Event]] = []
         self._event: anyio.Event | None = None  # made for the first waiter
         self._set = False
 
@@ -35,6 +41,20 @@ class AsyncEvent:
         self._set = True
         if self._event is not None:
             self._event.set()
+        for loop, event in tuple(self._elsewhere):
+            async_call_soon(loop, event.set)
+
+    async def wait_elsewhere(self, seconds: float) -> bool:
+        """Wait as `wait` does, in another event loop than the one that sets the event."""
+        waiter = current_loop(), anyio.Event()
+        self._elsewhere.append(waiter)
+        try:
+            if not self._set:
+                with anyio.move_on_after(seconds):
+                    await waiter[1].wait()
+            return self._set
+        finally:
+            self._elsewhere.remove(waiter)
 
     async def wait(self, seconds: float = math.inf) -> bool:
         """Wait for at most ``seconds``, and return whether it is set."""
@@ -86,7 +106,7 @@ class _Ticket:
     @property
     def is_dead(self) -> bool:
         """Whether its task can no longer run, and so never releases the lock."""
-        return self._process is not current_process() or not async_call_soon(self._loop, _nothing)
+        return self._process is not current_process() or not is_running(self._loop)
 
     async def wait(self, seconds: float) -> None:
         """Wait for `wake`, for at most ``seconds``."""
@@ -94,16 +114,12 @@ class _Ticket:
             await self._event.wait()
 
 
-def _nothing() -> None:
-    """Do nothing: an event loop that accepts this callback is running."""
-
-
 class AsyncLock:
     """
     A fair lock for the tasks of all event loops of the process.
 
     It counts as free if the event loop of its holder has ended, and in the child of a fork. Nobody
-    reports either event, so each waiter checks for it once in `_PATROL` seconds.
+    reports either event, so each waiter checks for it once in `PATROL` seconds.
     """
 
     def __init__(self) -> None:
@@ -118,7 +134,7 @@ class AsyncLock:
         try:
             self._hand_on(None)
             while self._holder is not ticket:
-                await ticket.wait(_PATROL)
+                await ticket.wait(PATROL)
                 self._hand_on(None)
             yield
         finally:

@@ -112,6 +112,11 @@ class SharedTask(Generic[T]):
         return time.monotonic() < self._ends + GRACE
 
     @property
+    def under_way(self) -> bool:
+        """See `alive`: unlike its twin, a thread belongs to no event loop."""
+        return self.alive
+
+    @property
     def is_running(self) -> bool:
         """Whether the work has begun and not ended, in this process."""
         return self._runner is not None and self._home is current_process()
