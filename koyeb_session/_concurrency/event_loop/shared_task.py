@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from ..nesting import enter
-from ..runtime import GRACE, current_loop, current_task, in_trio, is_running
+from ..runtime import GRACE, current_loop, current_process, current_task, in_trio, is_running
 from .waiting import PATROL, AsyncEvent
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class AsyncSharedTask(Generic[T]):
         self._work = work
         self._on_done = on_done
         self._home = current_loop()
+        self._process = current_process()
         self._ends = time.monotonic() + seconds
         # Two events: callers that need the outcome must not wait for the user's listeners.
         self._done = AsyncEvent()  # set when the work has ended
@@ -98,7 +99,9 @@ class AsyncSharedTask(Generic[T]):
     @property
     def under_way(self) -> bool:
         """Whether it is running, in this event loop or in another one that runs."""
-        return self.alive or (not self._done.is_set() and is_running(self._home))
+        if self._done.is_set() or self._process is not current_process():
+            return False  # the child of a fork has a copy of the loop, which runs nowhere
+        return self._home is current_loop() or is_running(self._home)
 
     @property
     def is_running(self) -> bool:
