@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -10,12 +11,13 @@ import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Generic, NoReturn, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
 import httpx
 
+from koyeb_session._concurrency.runtime import in_trio
 from koyeb_session._concurrency.threads import launch, shared_task
 from koyeb_session.testing import Gate
 
@@ -223,6 +225,24 @@ def deadlines(was_enough: Callable[[], object]) -> Iterator[float]:
         if was_enough():
             return
     raise TimeoutError
+
+
+class Halted(BaseException):
+    """An exception that is no `Exception`, such as the ``Timeout`` of gevent."""
+
+
+async def async_end_abruptly() -> NoReturn:
+    """Wait for a task of asyncio that is cancelled; raise `Halted` on trio."""
+    if not in_trio():
+        task = asyncio.create_task(asyncio.sleep(PATIENCE))
+        task.cancel()
+        await task
+    raise Halted
+
+
+def end_abruptly() -> NoReturn:
+    """Raise `Halted`."""
+    raise Halted
 
 
 async def async_read(response: httpx.Response) -> bytes:

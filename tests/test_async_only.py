@@ -34,7 +34,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ._async.doubles import Troubled
 from .concurrency import PATIENCE, AsyncBackground, AsyncJob, async_arrived, async_idle, async_until
-from .support import DAY, ME, PASSWORD, connected, inside
+from .support import DAY, ME, PASSWORD, connected, inside, raising
 
 
 async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -183,6 +183,24 @@ def test_credentials_that_end_more_than_themselves_give_no_token(
                 assert str(caught.value.__cause__) == cause
     else:
         anyio.run(main, backend=backend)
+
+
+def test_hold_whose_task_is_cancelled_is_not_ready(fake: FakeKoyeb, clock: FakeClock) -> None:
+    """Cancelling all tasks of a loop releases the lock: no caller goes on as if it had it."""
+
+    async def main() -> None:
+        async with connected(fake, clock, store=AsyncMemoryTokenStore()) as session:
+            before = set(shared_task._tasks)
+            hold = inside(session).persistence.hold()
+            await hold.ready(PATIENCE)
+            assert hold.is_ready
+            for task in shared_task._tasks - before:
+                task.cancel()
+            assert await hold.do(raising(AssertionError()), PATIENCE) is False
+            assert str(hold.not_ready) == "the token store's lock was lost"
+            assert not hold.is_held_elsewhere
+
+    asyncio.run(main())
 
 
 async def test_async_credentials_are_awaited_here(fake: FakeKoyeb, clock: FakeClock) -> None:

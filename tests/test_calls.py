@@ -17,16 +17,18 @@ import httpx
 import pytest
 
 from koyeb_session import SessionClient
+from koyeb_session._concurrency.event_loop import calls
 from koyeb_session._concurrency.event_loop.calls import (
     async_call,
     async_call_blocking,
     async_in_thread,
 )
+from koyeb_session._concurrency.threads import calls as blocking_calls
 from koyeb_session._concurrency.threads.calls import call, call_blocking, in_thread
 from koyeb_session._concurrency.threads.deadlines import within
 from koyeb_session.testing import FakeKoyeb
 
-from .concurrency import PATIENCE, async_until
+from .concurrency import PATIENCE, Halted, async_until
 from .support import raising
 
 
@@ -140,6 +142,30 @@ async def test_async_call_needs_none_of_the_threads_that_all_share(
         assert await call(threading.get_ident) != threading.get_ident()
     for one in waiting:
         shared.release_on_behalf_of(one)
+
+
+@pytest.mark.parametrize("half", [calls, blocking_calls])
+async def test_exceptions_only_converts_what_no_error_handler_sees(half: Any) -> None:
+    """An exception of the user's code stays as it is."""
+    for error in (KeyError("theirs"), Halted()):
+        with pytest.raises((KeyError, RuntimeError)) as caught, half.exceptions_only():
+            raise error
+        assert error in {caught.value, caught.value.__cause__}
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, KeyboardInterrupt, SystemExit])
+async def test_async_call_lets_the_end_of_a_program_through(kind: type[BaseException]) -> None:
+    """In an event loop a signal handler may raise in any task, and so may its end."""
+    with pytest.raises(kind):
+        await async_call(raising(kind()))
+
+
+async def test_async_call_lets_a_cancellation_of_its_own_task_through() -> None:
+    """The code that is called cannot be told from its caller, and must end."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await async_call(anyio.sleep, PATIENCE)
+    assert scope.cancelled_caught
 
 
 def test_in_thread_calls_here() -> None:

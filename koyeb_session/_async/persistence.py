@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._concurrency.event_loop.calls import exceptions_only
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.runtime import state_lock
 from .._core.deadline import PATIENCE, Deadline
@@ -276,7 +277,8 @@ class AsyncPersistence:
         """
         for _ in range(2):
             try:
-                hold.found = self._last_read = await self.store.load()
+                with exceptions_only():
+                    hold.found = self._last_read = await self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 hold.problem = self._error("read", exc)
             else:
@@ -341,7 +343,8 @@ class AsyncPersistence:
     ) -> StoreError | None:
         """Save a token; return the error if that fails."""
         try:
-            await self.store.save(self.ownership.bind(token, issuer, owner))
+            with exceptions_only():
+                await self.store.save(self.ownership.bind(token, issuer, owner))
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             return self._error("written", exc)
         # From now on the saved record is this session's own, not another process's.
@@ -354,7 +357,8 @@ class AsyncPersistence:
         if hold.found is not None and self.ownership.is_kept(hold.found, old):
             return None
         try:
-            await self.store.delete()
+            with exceptions_only():
+                await self.store.delete()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             return self._error("emptied", exc)
         hold.found = self._known = None
@@ -369,13 +373,15 @@ class AsyncPersistence:
             The state of the store, for people; `None` if it holds the session's token.
         """
         try:
-            found = await self.store.load()
+            with exceptions_only():
+                found = await self.store.load()
             if found is not None and identity(found) == identity(own.token):
                 self._known = identity(found)
                 return None
             if self.ownership.is_others(found, own, self._known):
                 return "it holds what somebody else has saved since"
-            await self.store.delete()
+            with exceptions_only():
+                await self.store.delete()
         except Exception:  # noqa: BLE001 - the first error says what is wrong
             return "what it holds could not be deleted"  # the store fails altogether
         hold.found = self._known = None
@@ -403,7 +409,8 @@ class AsyncPersistence:
 
         async def attempt() -> tuple[Any] | None:
             try:
-                return (await work(),)
+                with exceptions_only():
+                    return (await work(),)
             except Exception:  # noqa: BLE001 - the first error of the store is the one reported
                 return None
 

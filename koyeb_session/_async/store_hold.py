@@ -6,6 +6,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._concurrency.event_loop.calls import exceptions_only
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
 from .._concurrency.event_loop.waiting import AsyncEvent, AsyncWakeup
 from .._concurrency.runtime import state_lock
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from .._core.models import Token
     from .._core.tokens import Identity
     from .stores.protocol import AsyncTokenStore
+
+
+class _Job:
+    """A piece of work under the lock, and the event that its caller waits for."""
+
+    __slots__ = ("done", "returned", "work")
+
+    def __init__(self, work: AsyncWork[None]) -> None:
+        self.done = AsyncEvent()
+        """Set at the latest when the hold ends."""
+        self.returned = False
+        """Whether the work has been done, rather than given up."""
+        self.work = work
 
 
 class AsyncStoreHold:
@@ -52,6 +66,7 @@ class AsyncStoreHold:
         self.known: Identity | None = known
         """The identity of the token that the session last judged or wrote before this hold."""
         self.locked: bool = False
+        """Whether it has the lock now."""
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
         self.left: str | None = None
@@ -59,8 +74,8 @@ class AsyncStoreHold:
         self._task = AsyncSharedTask(
             self._run, seconds=seconds, active_tasks=active_tasks, owner=owner
         )
-        # Each with the event that its caller waits for; the first one may be running.
-        self._jobs: deque[tuple[AsyncWork[None], AsyncEvent]] = deque()
+        self._jobs: deque[_Job] = deque()  # the first one may be running
+        self._had_lock = False
         self._is_over = False
         self._wakeup = AsyncWakeup()
         self._error = error
@@ -116,16 +131,16 @@ class AsyncStoreHold:
 
         Returns:
             Whether the job is done. After `False` it stays queued and still runs, unless the lock
-            cannot be acquired.
+            cannot be acquired, or is lost.
         """
-        done = AsyncEvent()
+        queued = _Job(job)
         with state_lock:
             if self._is_over:
                 return False
-            self._jobs.append((job, done))
+            self._jobs.append(queued)
         self._wakeup.set()  # after the append: the task that wakes finds the job
-        await done.wait(seconds)
-        return done.is_set() and self.locked
+        await queued.done.wait(seconds)
+        return queued.returned
 
     async def read_again(self, seconds: float) -> None:
         """Read the store again."""
@@ -133,16 +148,18 @@ class AsyncStoreHold:
 
     async def _run(self) -> None:
         try:
-            async with self._store.lock():
-                self.locked = True
-                if self._users or self._jobs:  # everyone may have left during the wait
-                    await self._read(self)
-                self._ready.set()
-                await self._serve()
+            with exceptions_only():
+                async with self._store.lock():
+                    self.locked = self._had_lock = True
+                    if self._users or self._jobs:  # everyone may have left during the wait
+                        await self._read(self)
+                    self._ready.set()
+                    await self._serve()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            what = "locked" if not self.locked else "unlocked"
+            self.locked = False
+            what = "locked" if not self._had_lock else "unlocked"
             self.problem = self._error(what, exc)
-            if self.locked:
+            if self._had_lock:
                 log.warning("%s", self.problem)
             self._ready.set()
             # Here, and before the end: no other hold of this session works at the store meanwhile.
@@ -155,10 +172,14 @@ class AsyncStoreHold:
         """Release every waiter; a job that has not run counts as not done."""
         # First: after this, no job can be queued that the loop below would miss.
         with state_lock:
-            self._is_over = True
+            is_served, self._is_over = self._is_over, True
+        self.locked = False
+        # The event loop may have cancelled the task: no caller may take the store for locked.
+        if not is_served and self.problem is None:
+            self.problem = StoreError("the token store's lock was lost")
         self._ready.set()
-        for _, done in self._jobs:
-            done.set()
+        for job in self._jobs:
+            job.done.set()
 
     async def _serve(self) -> None:
         """Run the queued jobs one by one, until no caller and no job is left."""
@@ -168,14 +189,15 @@ class AsyncStoreHold:
                 if not self._jobs and self._users <= 0:
                     self._is_over = True
                     return
-                job, done = self._jobs[0] if self._jobs else (None, None)
-            if job is None or done is None:
+                job = self._jobs[0] if self._jobs else None
+            if job is None:
                 await self._wakeup.sleep(None)
                 continue
             # Removed only after it has run: if it raises, `_finish` releases its caller.
-            await job()
+            await job.work()
             self._jobs.popleft()
-            done.set()
+            job.returned = True
+            job.done.set()
 
     @property
     def is_ready(self) -> bool:
@@ -193,12 +215,13 @@ class AsyncStoreHold:
     @property
     def cannot_be_had(self) -> bool:
         """Whether the store has no lock, for this session or any other."""
-        return not self.locked and self.problem is not None and not self.is_held_elsewhere
+        never_had = not self._had_lock and self.problem is not None
+        return never_had and not self.is_held_elsewhere
 
     @property
     def is_held_elsewhere(self) -> bool:
         """Whether another process or client, perhaps refreshing the same token, has the lock."""
-        if self.locked:
+        if self._had_lock:
             return False
         # Still waiting for the lock, or given up on it after its timeout.
         return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)

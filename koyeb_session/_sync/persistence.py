@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._concurrency.runtime import state_lock
+from .._concurrency.threads.calls import exceptions_only
 from .._concurrency.threads.shared_task import SharedTask
 from .._core.deadline import PATIENCE, Deadline
 from .._core.errors import StoreError
@@ -278,7 +279,8 @@ class Persistence:
         """
         for _ in range(2):
             try:
-                hold.found = self._last_read = self.store.load()
+                with exceptions_only():
+                    hold.found = self._last_read = self.store.load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 hold.problem = self._error("read", exc)
             else:
@@ -343,7 +345,8 @@ class Persistence:
     ) -> StoreError | None:
         """Save a token; return the error if that fails."""
         try:
-            self.store.save(self.ownership.bind(token, issuer, owner))
+            with exceptions_only():
+                self.store.save(self.ownership.bind(token, issuer, owner))
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             return self._error("written", exc)
         # From now on the saved record is this session's own, not another process's.
@@ -356,7 +359,8 @@ class Persistence:
         if hold.found is not None and self.ownership.is_kept(hold.found, old):
             return None
         try:
-            self.store.delete()
+            with exceptions_only():
+                self.store.delete()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             return self._error("emptied", exc)
         hold.found = self._known = None
@@ -371,13 +375,15 @@ class Persistence:
             The state of the store, for people; `None` if it holds the session's token.
         """
         try:
-            found = self.store.load()
+            with exceptions_only():
+                found = self.store.load()
             if found is not None and identity(found) == identity(own.token):
                 self._known = identity(found)
                 return None
             if self.ownership.is_others(found, own, self._known):
                 return "it holds what somebody else has saved since"
-            self.store.delete()
+            with exceptions_only():
+                self.store.delete()
         except Exception:  # noqa: BLE001 - the first error says what is wrong
             return "what it holds could not be deleted"  # the store fails altogether
         hold.found = self._known = None
@@ -405,7 +411,8 @@ class Persistence:
 
         def attempt() -> tuple[Any] | None:
             try:
-                return (work(),)
+                with exceptions_only():
+                    return (work(),)
             except Exception:  # noqa: BLE001 - the first error of the store is the one reported
                 return None
 

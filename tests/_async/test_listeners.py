@@ -146,7 +146,7 @@ async def test_the_newest_changes_are_kept_while_a_listener_hangs(
     assert heard == others == [first, *missed[-100:]]
 
 
-class Interrupted(BaseException):
+class Interrupted(KeyboardInterrupt):
     """Cuts off all that runs."""
 
 

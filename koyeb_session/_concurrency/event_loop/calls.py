@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
 
@@ -22,16 +23,37 @@ async def async_call(function: Callable[..., Any], *args: object) -> Any:
     Call a plain or an async function.
 
     Raises:
-        RuntimeError: The function was cancelled and this task was not. That happens when the
-            function waits for another task, which is cancelled.
+        RuntimeError: See `exceptions_only`.
     """
-    try:
+    with exceptions_only():
         result = function(*args)
         return await result if inspect.isawaitable(result) else result
-    except anyio.get_cancelled_exc_class() as exc:
-        if _is_cancelled():
+
+
+@contextlib.contextmanager
+def exceptions_only() -> Generator[None]:
+    """
+    Raise a `RuntimeError` if the user's code in the block ends in something that is no `Exception`.
+
+    An error handler for the user's code would not see it. A cancellation of this task, or the end
+    of the program, is none of the user's code, and gets through.
+
+    Raises:
+        RuntimeError: The code was cancelled and this task was not, or it raised something else,
+            such as the ``Timeout`` of gevent. The code is cancelled when it waits for another task,
+            which is cancelled.
+    """
+    try:
+        yield
+    except (Exception, GeneratorExit, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:
+        if not isinstance(exc, anyio.get_cancelled_exc_class()):
+            message = f"it raised {type(exc).__name__}"
+        elif _is_cancelled():
             raise
-        message = "what it waited for was cancelled"
+        else:
+            message = "what it waited for was cancelled"
         raise RuntimeError(message) from exc
 
 

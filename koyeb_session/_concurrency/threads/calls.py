@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -41,8 +42,23 @@ def call_blocking(function: Callable[..., Any], *args: object) -> Any:
 
 
 def _call_in_thread(function: Callable[..., Any], *args: object) -> Any:
-    try:
+    with exceptions_only():
         return call(function, *args)
+
+
+@contextlib.contextmanager
+def exceptions_only() -> Generator[None]:
+    """
+    Raise a `RuntimeError` if the user's code in the block ends in something that is no `Exception`.
+
+    An error handler for the user's code would not see it, and the thread would end with it. The
+    block is for threads of this package, which no signal handler interrupts.
+
+    Raises:
+        RuntimeError: The code raised, say, the `SystemExit` of `sys.exit`.
+    """
+    try:
+        yield
     except Exception:
         raise
     except BaseException as exc:
