@@ -15,7 +15,7 @@ from koyeb_session._concurrency.event_loop.shared_task import AsyncSharedTask
 from koyeb_session._concurrency.event_loop.waiting import AsyncEvent
 from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from ._async.doubles import Troubled
+from ._async.doubles import Grants, Troubled
 from .concurrency import PATIENCE, async_idle, deadlines
 from .support import ME, PASSWORD, connected
 
@@ -125,12 +125,16 @@ async def test_a_store_whose_lock_is_not_had_keeps_a_good_token_from_an_exchange
         mended.open()
 
 
+@pytest.mark.parametrize("rotates", [False, True])
 async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waited_for(
-    fake: FakeKoyeb, clock: FakeClock
+    fake: FakeKoyeb, clock: FakeClock, *, rotates: bool
 ) -> None:
     """At the end of its time, not the news that nothing was renewed."""
     store, mended = hanging("save")
-    async with connected(fake, clock, token=fake.issue_token(), store=store) as session:
+    source: dict[str, Any] = (
+        {"credentials": Grants(fake)} if rotates else {"token": fake.issue_token()}
+    )
+    async with connected(fake, clock, store=store, **source) as session:
         old = session.token
         renewed: list[Token] = []
         for seconds in deadlines(lambda: renewed):

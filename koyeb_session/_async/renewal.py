@@ -161,18 +161,27 @@ class AsyncRenewal:
             persistence.mark_replaced(replaced)
         # Saved before it is used: the provider no longer accepts the one-time secret before it. A
         # program that ends now must find the new one in the store.
-        if token and secret and hold and persistence:
-            await persistence.save_ahead(hold, token, need.generation, deadline)
-        settled = outcome if isinstance(outcome, FailedAttempt) else self._commit(outcome, need)
-        if not secret or isinstance(settled, Snapshot):
-            return settled
-        if need.old is not None:
-            self._state.keep_secret(need.old, secret)
+        try:
+            if token and secret and hold and persistence:
+                # Half of the time: callers must get the token although the store hangs.
+                ahead = Deadline(deadline.left() / 2)
+                await persistence.save_ahead(hold, token, need.generation, ahead)
+        finally:  # also if the time of the renewal ends in the save: the secret is nowhere else
+            settled = outcome if isinstance(outcome, FailedAttempt) else self._commit(outcome, need)
+            is_kept = not secret or isinstance(settled, Snapshot)
+            if secret and not is_kept:
+                self._keep_secret(need, secret)
         # The store holds the token that was saved ahead, and must hold the session's own.
-        if persistence is not None:
-            self._state.mark_unsaved()
+        if persistence is not None and not is_kept:
             await persistence.synchronize(deadline)
         return settled
+
+    def _keep_secret(self, need: Need, secret: str) -> None:
+        """Keep the one-time secret of a token that the session does not hold."""
+        if need.old is not None:
+            self._state.keep_secret(need.old, secret)
+        if self._persistence is not None:
+            self._state.mark_unsaved()
 
     def _can_refresh(self, old: Snapshot, *, signs_in: bool) -> bool:
         """Return whether to try a refresh; in a back-off, credentials are used instead."""

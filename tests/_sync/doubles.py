@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -143,10 +144,14 @@ class Grants:
         self._fake = fake
         self.asked: list[str | None] = []
         self.lifetime: timedelta | None = None
+        self.seconds = 0.0
+        """How long the provider takes to answer."""
         self.quotes: list[object] = []
 
     def __call__(self, before: Token | None) -> Token:
         """Bring a token, unless there is something to quote in an error."""
+        if self.seconds:
+            time.sleep(self.seconds)
         self.asked.append(None if before is None else before.renewal)
         if self.quotes:
             raise ConnectionError(self.quotes + self.asked)

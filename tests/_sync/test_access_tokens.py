@@ -32,8 +32,9 @@ from ..concurrency import (
     gather,
     idle,
     pass_through,
+    until,
 )
-from ..support import DAY, ME, PASSWORD, count
+from ..support import DAY, ME, PASSWORD, count, inside
 from .doubles import BrokenStore, Connect, Grants, Held, Troubled
 
 
@@ -347,6 +348,27 @@ def test_rotating_secret_of_a_slow_provider_is_not_lost(
             if grants.asked == ["secret-grant"] and saved and saved.renewal == token.renewal:
                 assert token.renewal == "secret-grant-1"
                 given.append(token)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["a token", "an expired token"])
+def test_rotating_secret_is_in_memory_whatever_the_store_does(
+    fake: FakeKoyeb, connect: Connect, *, fails: bool
+) -> None:
+    """A slow provider's answer is being saved when the renewal's own time ends."""
+    for seconds in deadlines(lambda: secret == "secret-grant-2"):  # a busy machine needs longer
+        grants, store = Grants(fake), Troubled()
+        session = connect(credentials=grants, store=store, timeout=seconds)
+        session.current_token()
+        grants.seconds = 1.6 * seconds  # of the two that a renewal has for such a secret
+        grants.lifetime = timedelta(minutes=-5) if fails else None
+        gate = store.gates["save"] = Gate()
+        with pytest.raises(KoyebSessionError):
+            session.refresh()
+        until(lambda: not inside(session).keeper.task.alive)
+        assert session.token is not None
+        secret = session.token.renewal
+        gate.open()
+        session.close()
 
 
 @pytest.mark.parametrize("begins", ["alone", "with a store", "after a restart"])
