@@ -107,7 +107,10 @@ class Persistence:
         self._retry_later()
         problem = hold.problem or StoreError("the token store could not be written in time")
         left = f"; {hold.left}" if hold.left else ""
-        log.warning("the new token is kept in memory only: %s%s", problem, left)
+        what = "the new token is kept in memory only"
+        if self.state.snapshot is None:
+            what = "the token may still be in the store"
+        log.warning("%s: %s%s", what, problem, left)
         return problem
 
     def sign_out(
@@ -133,12 +136,31 @@ class Persistence:
             found = found or self.load_unlocked(deadline.left() / 4)
             # Deleting without the lock is better than not deleting. The hold deletes again later.
             is_kept = found is not None and self.ownership.is_kept(found, old)
-            if is_kept or self._unlocked(self.store.delete, deadline.left() / 2):
+            if is_kept or self._delete_unlocked(deadline.left() / 2):
                 problem = None
-            if self.state.snapshot is not None:  # somebody has signed in, and saved, meanwhile
-                self.state.mark_unsaved()
-                self._retry_later()
         return self._to_revoke(found, old), problem
+
+    def _delete_unlocked(self, seconds: float) -> tuple[None] | None:
+        """
+        Delete the saved token without the lock; return `None` on failure.
+
+        Another caller may sign in, and save, before the store has deleted. That token is then saved
+        again by the task that deletes, as nobody may be left to wait for it.
+        """
+
+        def delete() -> None:
+            try:
+                self.store.delete()
+            finally:
+                if self.state.snapshot is not None:
+                    self.state.mark_unsaved()
+                    self._retry_later()
+
+        def save_again() -> None:
+            if self.state.snapshot is not None:
+                self.synchronize(Deadline(self._timeout))
+
+        return self._unlocked(delete, seconds, then=save_again)
 
     def _to_revoke(self, found: Token | None, old: Snapshot | None) -> Token | None:
         """Return the saved token if it is this session's own, and another than its last ones."""
@@ -406,8 +428,14 @@ class Persistence:
         if snapshot is not None:
             snapshot.defer_check(self.state.clock)
 
-    def _unlocked(self, work: Work[Any], seconds: float) -> tuple[Any] | None:
-        """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
+    def _unlocked(
+        self, work: Work[Any], seconds: float, then: Work[None] | None = None
+    ) -> tuple[Any] | None:
+        """
+        Call the store without its lock; return `None` on failure.
+
+        The caller waits for at most ``seconds``, and never for ``then``.
+        """
 
         def attempt() -> tuple[Any] | None:
             try:
@@ -417,4 +445,5 @@ class Persistence:
                 return None
 
         # In a shared task, so that the caller can stop waiting for a store that hangs.
-        return SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks).run(seconds)
+        task = SharedTask(attempt, then, seconds=seconds, active_tasks=self._active_tasks)
+        return task.run(seconds)

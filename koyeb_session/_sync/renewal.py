@@ -88,7 +88,9 @@ class Renewal:
             if not self._may_renew_without_store(need, hold):
                 return FailedAttempt(problem)
             where = "inside the store's lock" if hold.locked else "without the store"
-            log.warning("the token is renewed %s: %s", where, problem)
+            what = "the session signs in" if need.old is None else "the token is renewed"
+            if need.old is not None or self._state.has_credentials:
+                log.warning("%s %s: %s", what, where, problem)
         outcome = self._request_new_token(need, deadline, hold, held_elsewhere)
         # Without any means to renew, the failure of the store is the cause to report.
         if isinstance(outcome, FailedAttempt):

@@ -24,9 +24,16 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_idle, deadlines
+from ..concurrency import (
+    PATIENCE,
+    AsyncBackground,
+    async_arrived,
+    async_idle,
+    async_until,
+    deadlines,
+)
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations
-from .doubles import AsyncUnderWay, BrokenStore, Connect, Troubled, UnspeakableError, saved
+from .doubles import AsyncUnderWay, BrokenStore, Connect, Held, Troubled, UnspeakableError, saved
 
 STILL_THERE = (
     "the token may still be in the store: the token store could not be emptied: OSError: disk full"
@@ -433,6 +440,41 @@ async def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Conne
     assert await saved(store) == held(session)
 
 
+async def test_login_is_saved_again_when_the_deletion_of_a_logout_hangs(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for it any more, and no request follows: catches a session in no store."""
+    store = Troubled()
+    session = connect(store=store, timeout=0.2)
+    await session.login(ME, PASSWORD)
+    store.fails["lock"] = 1
+    gate = store.gates["delete"] = Gate()
+    with pytest.raises(StoreError):
+        await session.logout()
+    await session.login(ME, PASSWORD)
+    assert await saved(store) == held(session)
+    gate.open()
+    await async_until(lambda: store.calls.count("save") == 3)
+    await session.aclose()
+    assert await saved(store) == held(session)
+    assert caplog.messages == []
+
+
+async def test_closing_does_not_tell_of_a_new_token_after_a_logout(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process holds the lock; the warning is of the token that may be left."""
+    store = Held()
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    caplog.clear()
+    await session.logout()
+    await session.aclose()
+    assert caplog.messages == [
+        "the token may still be in the store: the token store could not be locked: TimeoutError"
+    ]
+
+
 async def test_each_step_of_a_logout_leaves_time_for_the_next_one(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,7 +486,7 @@ async def test_each_step_of_a_logout_leaves_time_for_the_next_one(
             return self.seconds
 
     def note(owner: object, name: str) -> None:
-        async def late(_self: object, *arguments: Any) -> None:
+        async def late(_self: object, *arguments: Any, **_: object) -> None:
             steps.append((name, getattr(arguments[-1], "seconds", arguments[-1])))
 
         monkeypatch.setattr(owner.__class__, name, late)

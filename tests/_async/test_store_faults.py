@@ -62,6 +62,22 @@ async def test_a_store_that_cannot_be_read_does_not_keep_callers_waiting(
     assert f"the token is renewed {text}" in caplog.messages
 
 
+@pytest.mark.parametrize("signs_in", [True, False])
+async def test_log_tells_of_no_renewal_where_there_is_no_token_yet(
+    connect: Connect, caplog: pytest.LogCaptureFixture, *, signs_in: bool
+) -> None:
+    """A sign-in goes on without the store; without credentials, the error says what is wrong."""
+    session = connect(store=BrokenStore("lock"), credentials=PASSWORDS if signs_in else None)
+    reason = "the token store could not be locked: OSError: disk full"
+    if signs_in:
+        await session.current_token()
+        assert caplog.messages[0] == f"the session signs in without the store: {reason}"
+    else:
+        with pytest.raises(StoreError, match=f"^{reason}"):
+            await session.current_token()
+    assert "renewed" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("call", "sent"), [("current_token", []), ("new_session", ["new_session"])]
 )

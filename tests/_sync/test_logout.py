@@ -26,9 +26,16 @@ from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import NewToken
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, Background, arrived, deadlines, idle
+from ..concurrency import (
+    PATIENCE,
+    Background,
+    arrived,
+    deadlines,
+    idle,
+    until,
+)
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations
-from .doubles import BrokenStore, Connect, Troubled, UnderWay, UnspeakableError, saved
+from .doubles import BrokenStore, Connect, Held, Troubled, UnderWay, UnspeakableError, saved
 
 STILL_THERE = (
     "the token may still be in the store: the token store could not be emptied: OSError: disk full"
@@ -431,6 +438,41 @@ def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) ->
     assert saved(store) == held(session)
 
 
+def test_login_is_saved_again_when_the_deletion_of_a_logout_hangs(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for it any more, and no request follows: catches a session in no store."""
+    store = Troubled()
+    session = connect(store=store, timeout=0.2)
+    session.login(ME, PASSWORD)
+    store.fails["lock"] = 1
+    gate = store.gates["delete"] = Gate()
+    with pytest.raises(StoreError):
+        session.logout()
+    session.login(ME, PASSWORD)
+    assert saved(store) == held(session)
+    gate.open()
+    until(lambda: store.calls.count("save") == 3)
+    session.close()
+    assert saved(store) == held(session)
+    assert caplog.messages == []
+
+
+def test_closing_does_not_tell_of_a_new_token_after_a_logout(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process holds the lock; the warning is of the token that may be left."""
+    store = Held()
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    caplog.clear()
+    session.logout()
+    session.close()
+    assert caplog.messages == [
+        "the token may still be in the store: the token store could not be locked: TimeoutError"
+    ]
+
+
 def test_each_step_of_a_logout_leaves_time_for_the_next_one(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +484,7 @@ def test_each_step_of_a_logout_leaves_time_for_the_next_one(
             return self.seconds
 
     def note(owner: object, name: str) -> None:
-        def late(_self: object, *arguments: Any) -> None:
+        def late(_self: object, *arguments: Any, **_: object) -> None:
             steps.append((name, getattr(arguments[-1], "seconds", arguments[-1])))
 
         monkeypatch.setattr(owner.__class__, name, late)
