@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from .._core.errors import StoreError
 from .._core.log import log
 from .._core.results import frameless, redacted_text, sanitized_copy, unwrap, with_cause
-from .records import read_record, write_record
+from .records import ForeignRecordError, read_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +21,12 @@ _SHORTEST_LIMIT: Final = 1280
 
 
 def read(service: str, name: str) -> Token | None:
-    """Read a token; ignore an entry with any other content, with a warning."""
-    import keyring  # noqa: PLC0415 - an extra
-
-    found = _tried("read", lambda: read_record(keyring.get_password(service, name)), None)
+    """Read a token; ignore a damaged entry, with a warning, and refuse one that is no session's."""
+    found = _found(service, name)
     if isinstance(found, StoreError):
         return unwrap(found)
+    if isinstance(found, ForeignRecordError):
+        raise _not_a_session(service, name)
     if isinstance(found, ValueError):
         log.warning("the entry %s of %s in the keyring is passed over: %s", name, service, found)
         return None
@@ -34,8 +34,12 @@ def read(service: str, name: str) -> Token | None:
 
 
 def write(service: str, name: str, token: Token) -> None:
-    """Write a token, in place of the old entry."""
+    """Write a token, in place of the old entry of a session."""
     import keyring  # noqa: PLC0415 - an extra
+
+    # An entry that cannot be read may be written nevertheless.
+    if isinstance(_found(service, name), ForeignRecordError):
+        raise _not_a_session(service, name)
 
     def put() -> None:
         keyring.set_password(service, name, write_record(token))
@@ -44,14 +48,28 @@ def write(service: str, name: str, token: Token) -> None:
 
 
 def remove(service: str, name: str) -> None:
-    """Remove the entry, if there is one."""
+    """Remove the entry, if there is one; one that is no session's stays: it holds no token."""
     import keyring  # noqa: PLC0415 - an extra
 
     def take_away() -> None:
-        if keyring.get_password(service, name) is not None:
+        entry = keyring.get_password(service, name)
+        if entry is not None and not isinstance(read_record(entry), ForeignRecordError):
             keyring.delete_password(service, name)
 
     unwrap(_tried("removed", take_away, None))
+
+
+def _found(service: str, name: str) -> Token | ValueError | StoreError | None:
+    import keyring  # noqa: PLC0415 - an extra
+
+    return _tried("read", lambda: read_record(keyring.get_password(service, name)), None)
+
+
+def _not_a_session(service: str, name: str) -> StoreError:
+    return StoreError(
+        f"the entry {name} of {service} in the keyring is no session, and is left as it is: "
+        "give another name"
+    )
 
 
 @frameless

@@ -66,10 +66,27 @@ def test_sessions_have_entries_of_their_own(ring: Ring) -> None:
 def test_entry_that_cannot_be_read_is_passed_over(
     ring: Ring, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another program's entry is nothing, with a warning."""
-    ring.entries["koyeb-session", "default"] = "?"
-    assert KeyringTokenStore().load() is None
+    """A damaged entry is nothing, with a warning, and is replaced."""
+    ring.entries["koyeb-session", "default"] = '{"format": "koyeb-session", "vers'
+    store = KeyringTokenStore()
+    assert store.load() is None
     assert "passed over" in caplog.text
+    store.save(Token("a"))
+    assert store.load() == Token("a")
+
+
+def test_entry_of_another_program_is_left_as_it_is(ring: Ring) -> None:
+    """It may be the only copy of somebody's password."""
+    entries = {("git:https://github.com", "me"): "their only copy"}
+    ring.entries |= entries
+    store = KeyringTokenStore("git:https://github.com", "me")
+    refused = "^the entry me of git:https://github.com in the keyring is no session, and is left"
+    with pytest.raises(StoreError, match=refused):
+        store.load()
+    with pytest.raises(StoreError, match=refused):
+        store.save(Token("a"))
+    store.delete()  # there is no token
+    assert ring.entries == entries
 
 
 @pytest.mark.parametrize("method", ["get_password", "set_password", "delete_password"])
@@ -176,8 +193,8 @@ def test_command_to_install_is_quoted_for_every_shell() -> None:
 async def test_async_keyring_store_fails_and_passes_over_alike(
     ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The async store does the same with an entry of another program, and with a failure."""
-    ring.entries["koyeb-session", "default"] = "?"
+    """The async store does the same with a damaged entry, and with a failure."""
+    ring.entries["koyeb-session", "default"] = '{"format"'
     assert await AsyncKeyringTokenStore().load() is None
     monkeypatch.setattr(ring, "get_password", raising(RuntimeError("locked")))
     with pytest.raises(StoreError, match="RuntimeError: locked"):

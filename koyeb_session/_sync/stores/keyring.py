@@ -59,10 +59,10 @@ class KeyringTokenStore:
         """
         Return the token that was saved last; `None`: there is none.
 
-        An entry that cannot be read counts as none, with a warning in the log.
+        A damaged entry counts as none, with a warning in the log.
 
         Raises:
-            StoreError: The keyring cannot be used.
+            StoreError: The keyring cannot be used, or the entry is no session.
         """
         return in_thread(keyring_entry.read, *self._entry)
 
@@ -71,13 +71,14 @@ class KeyringTokenStore:
         Keep ``token``.
 
         Raises:
-            StoreError: The keyring cannot be used, or takes no entry of that length.
+            StoreError: The keyring cannot be used, or takes no entry of that length; or the entry
+                is no session.
         """
         in_thread(keyring_entry.write, *self._entry, token)
 
     def delete(self) -> None:
         """
-        Forget the token.
+        Forget the token; an entry that is no session stays.
 
         Raises:
             StoreError: The keyring cannot be used.
