@@ -23,7 +23,7 @@ SAVE = f"UPDATE session SET ({COLUMNS}) = (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 TAKE = "UPDATE session SET owner = ?, until = ? WHERE until < ?"
 ME = PasswordCredentials("me@example.com", "correct horse")
 PATIENCE = 10  # seconds
-LEASE = 15  # seconds; longer than the session's timeout: it frees the lock of a killed process
+LEASE = 30  # seconds; longer than twice the session's timeout: frees a killed process's lock
 
 
 class SqliteTokenStore:

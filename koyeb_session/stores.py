@@ -42,8 +42,8 @@ Mind these:
 
 - A lock in a database is a row with an owner and an end, taken by one statement that changes
   nothing while another process has it. The end frees the lock when its holder was killed; it is
-  longer than the session's ``timeout``. A transaction that is open for the whole block is a lock as
-  well, if ``load`` and ``save`` use its connection: they are called inside the block.
+  longer than twice the session's ``timeout``. A transaction that is open for the whole block is a
+  lock as well, if ``load`` and ``save`` use its connection: they are called inside the block.
 - A process that outlives that end may overwrite a newer token. It is rare; ``AND owner = ?`` in
   ``save`` rules it out. `RedisTokenStore` has a number that grows with each lock.
 - Many threads, or tasks, enter the lock of one object at once. The state of a block, such as its

@@ -194,6 +194,19 @@ async def test_lock_that_could_not_be_released_is_taken_over(
         assert await other.load() == Token("a")
 
 
+async def test_lock_is_released_when_all_connections_are_in_use(
+    client: Any, stores: Stores, watched: WatchedStore
+) -> None:
+    """A pool raises at once when it is exhausted: nobody waits for that lease."""
+    watching, store = watched
+    async with store.lock():
+        watching.refuses = 1
+    assert watching.scripts == [LOCK, UNLOCK, UNLOCK]
+    assert not await client.hexists(KEY, "owner")
+    async with stores[1].lock():
+        pass
+
+
 class AsyncWatched:
     """A client that notes the scripts that were sent; it may hang at a lock, or lose replies."""
 
@@ -202,12 +215,17 @@ class AsyncWatched:
         self.scripts: list[str] = []
         self.gate: Gate | None = None
         self.loses = False
+        self.refuses = 0
+        """The number of commands for which its pool has no connection left."""
 
     async def execute_command(self, *command: Any) -> Any:
         """Send a command, now or later."""
         self.scripts += [command[1]] if command[0] == "EVAL" else []
         if self.gate is not None and LOCK in command:
             await async_pass_through(self.gate)
+        if self.refuses:
+            self.refuses -= 1
+            raise ConnectionError("Too many connections")
         reply = await self._client.execute_command(*command)
         if self.loses:
             raise ConnectionError

@@ -194,6 +194,19 @@ def test_lock_that_could_not_be_released_is_taken_over(
         assert other.load() == Token("a")
 
 
+def test_lock_is_released_when_all_connections_are_in_use(
+    client: Any, stores: Stores, watched: WatchedStore
+) -> None:
+    """A pool raises at once when it is exhausted: nobody waits for that lease."""
+    watching, store = watched
+    with store.lock():
+        watching.refuses = 1
+    assert watching.scripts == [LOCK, UNLOCK, UNLOCK]
+    assert not client.hexists(KEY, "owner")
+    with stores[1].lock():
+        pass
+
+
 class Watched:
     """A client that notes the scripts that were sent; it may hang at a lock, or lose replies."""
 
@@ -202,12 +215,17 @@ class Watched:
         self.scripts: list[str] = []
         self.gate: Gate | None = None
         self.loses = False
+        self.refuses = 0
+        """The number of commands for which its pool has no connection left."""
 
     def execute_command(self, *command: Any) -> Any:
         """Send a command, now or later."""
         self.scripts += [command[1]] if command[0] == "EVAL" else []
         if self.gate is not None and LOCK in command:
             pass_through(self.gate)
+        if self.refuses:
+            self.refuses -= 1
+            raise ConnectionError("Too many connections")
         reply = self._client.execute_command(*command)
         if self.loses:
             raise ConnectionError

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from ..._concurrency.event_loop.calls import async_call
 from ..._concurrency.event_loop.shared_task import AsyncSharedTask, AsyncWork
 from ..._concurrency.event_loop.waiting import AsyncLock, async_sleep
+from ..._core.deadline import Deadline
 from ..._core.errors import StoreError
 from ..._core.log import log
 from ..._core.models import Token
@@ -81,7 +82,8 @@ class AsyncRedisTokenStore:
         client: A constructed client; it stays yours to close. Not of a cluster's replica.
         key: Where the session is kept; one for each session. Everybody who may read it is signed
             in.
-        lease: Seconds that the lock is held at most; longer than the session's ``timeout``.
+        lease: Seconds that the lock is held at most; longer than twice the session's ``timeout``,
+            which a callable that keeps a one-time secret has for its answer.
 
     Raises:
         TypeError: ``client`` is no client, or one of the other kind, blocking or asynchronous;
@@ -89,7 +91,7 @@ class AsyncRedisTokenStore:
         ValueError: ``key`` is empty, or ``lease`` is not above 0, or has no end.
     """
 
-    def __init__(self, client: AsyncRedisClient, *, key: str, lease: float = 15.0) -> None:
+    def __init__(self, client: AsyncRedisClient, *, key: str, lease: float = 30.0) -> None:
         unwrap(
             async_client_error(client) or text_error("key", key) or timeout_error(lease, "lease")
         )
@@ -179,11 +181,21 @@ class AsyncRedisTokenStore:
         finally:
             _block.set(None)
             if block.may_hold:
-                try:
-                    unlock = self._script(redis.UNLOCK, block.owner)
-                    await self._send(unlock, timeout=timeout, at_once=True)
-                except StoreError:  # the lease ends the lock, or the next `lock` here releases it
-                    self._unreleased = (*self._unreleased, block.owner)[-_REMEMBERED:]
+                await self._unlock(block, Deadline(timeout))
+
+    async def _unlock(self, block: redis.Block, deadline: Deadline) -> None:
+        """Release the lock, if the block may hold it."""
+        unlock = self._script(redis.UNLOCK, block.owner)
+        try:
+            try:
+                await self._send(unlock, timeout=deadline.left(), at_once=True)
+            except StoreError:
+                if deadline.passed:
+                    raise
+                # All connections may have been in use: queue for one.
+                await self._send(unlock, timeout=deadline.left())
+        except StoreError:  # the lease ends the lock, or the next `lock` here releases it
+            self._unreleased = (*self._unreleased, block.owner)[-_REMEMBERED:]
 
     def _own_block(self) -> redis.Block | None:
         block = _block.get()

@@ -55,10 +55,10 @@ class TokenStore(Protocol):
         """
         Keep all other users of this store from renewing the token until the block ends.
 
-        `load`, the renewal and `save` happen inside, within the session's ``timeout``; waiting for
-        the lock and `load` have half of it. Many callers ask for one object's lock at once. It is
-        free again however the block ends, cancelled or not, and some time after its holder was
-        killed. It need not be reentrant. Waiting for it must have an end.
+        `load`, the renewal and `save` happen inside, within twice the session's ``timeout``;
+        waiting for the lock and `load` have half of ``timeout``. Many callers ask for one object's
+        lock at once. It is free again however the block ends, cancelled or not, and some time after
+        its holder was killed. It need not be reentrant. Waiting for it must have an end.
 
         Raises:
             TimeoutError: Another process holds the lock; the token is then not renewed here. A
