@@ -116,9 +116,22 @@ local function keep(ms)
 end
 """
 
+FOREIGN: Final = -1
+"""The reply if another program has written the key, which then stays as it is."""
+
+_FOREIGN: Final = """
+local function foreign()
+  local record = redis.call('HGET', KEYS[1], 'record')
+  if record then return not string.find(record, 'koyeb-session', 1, true) end
+  return redis.call('PTTL', KEYS[1]) ~= -2 and redis.call('HEXISTS', KEYS[1], 'fence') == 0
+end
+"""
+
 LOCK: Final = (
     _NOW
+    + _FOREIGN
     + """
+if foreign() then return -1 end
 local owner = redis.call('HGET', KEYS[1], 'owner')
 local record = redis.call('HGET', KEYS[1], 'record')
 if number('until') > now and not string.find(ARGV[4], owner, 1, true) then
@@ -148,7 +161,9 @@ return 1
 
 SAVE: Final = (
     _NOW
+    + _FOREIGN
     + """
+if foreign() then return -1 end
 local fence = tonumber(ARGV[2])
 if fence == 0 then fence = raised() end
 if number('saved') > fence then return 0 end
@@ -160,11 +175,13 @@ redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), number('until') - now
 return 1
 """
 )
-"""``record, fencing token (0: none), ms to live (0: forever)`` -> 0 if it came too late."""
+"""``record, fencing token (0: none), ms to live (0: forever)`` -> 1; 0 if it came too late."""
 
 DELETE: Final = (
     _NOW
+    + _FOREIGN
     + """
+if foreign() then return 1 end
 redis.call('HDEL', KEYS[1], 'record')
 if number('fence') == 0 then raised() end
 set('saved', number('fence'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import sys
 from collections.abc import AsyncIterator
@@ -13,8 +14,9 @@ from typing import Any, TypeAlias
 import attrs
 import pytest
 
-from koyeb_session import StoreError, Token
+from koyeb_session import AsyncSessionClient, StoreError, Token
 from koyeb_session._concurrency.event_loop.waiting import async_sleep
+from koyeb_session._core.deadline import PATIENCE as DEADLINES
 from koyeb_session._storage.redis_scripts import LOCK, UNLOCK
 from koyeb_session.stores import AsyncRedisTokenStore
 from koyeb_session.testing import Gate, async_check_store
@@ -172,10 +174,43 @@ async def test_tokens_are_saved_after_redis_has_lost_its_data(client: Any, store
 async def test_record_that_cannot_be_read_is_passed_over(
     client: Any, stores: Stores, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another program's record under the key is nothing, with a warning."""
-    await client.hset(KEY, "record", "?")
+    """A damaged record is nothing, with a warning, and is replaced."""
+    await client.hset(KEY, "record", '{"format": "koyeb-session", "vers')
     assert await stores[0].load() is None
     assert "passed over" in caplog.text
+    await stores[0].save(Token("a"))
+    assert await stores[0].load() == Token("a")
+
+
+@pytest.mark.parametrize("fields", [{"record": "their only copy"}, {"theirs": "their only copy"}])
+async def test_key_of_another_program_is_left_as_it_is(
+    client: Any, stores: Stores, fields: dict[str, str]
+) -> None:
+    """No field is replaced, none is added, and the key does not expire."""
+    await client.hset(KEY, mapping=fields)
+    store, _ = stores
+    refused = f"^the key {KEY} holds no session, and is left as it is: give another key$"
+    with pytest.raises(StoreError, match=refused):
+        await store.save(Token("a"))
+    with pytest.raises(StoreError, match=refused):
+        async with store.lock():
+            raise AssertionError
+    if "record" in fields:
+        with pytest.raises(StoreError, match=refused):
+            await store.load()
+    await store.delete()  # there is no token
+    assert await client.hgetall(KEY) == {
+        name.encode(): text.encode() for name, text in fields.items()
+    }
+    assert await client.pttl(KEY) == -1
+
+
+def test_lease_outlasts_the_longest_renewal() -> None:
+    """Catches a second use of a one-time secret, by a process that took over the lock."""
+    lease = inspect.signature(AsyncRedisTokenStore).parameters["lease"].default
+    timeout = inspect.signature(AsyncSessionClient).parameters["timeout"].default
+    saves = 3 * vars(settings())["_COMMAND_TIMEOUT"]
+    assert lease > DEADLINES * timeout + saves
 
 
 async def test_lock_that_could_not_be_released_is_taken_over(

@@ -24,7 +24,7 @@ from ..._core.models import Token
 from ..._core.results import frameless, redacted_text, sanitized_copy, unwrap, with_cause
 from ..._core.validation import client_error, text_error, timeout_error
 from ..._storage import redis_scripts as redis
-from ..._storage.records import read_record, write_record
+from ..._storage.records import ForeignRecordError, read_record, write_record
 
 _COMMAND_TIMEOUT: Final = 2.0
 """Seconds for one command; a Redis that takes longer counts as unavailable."""
@@ -117,12 +117,14 @@ class RedisTokenStore:
         """
         Return the token that was saved last; `None`: there is none.
 
-        A record that cannot be read counts as none, with a warning in the log.
+        A damaged record counts as none, with a warning in the log.
 
         Raises:
-            StoreError: Redis is away.
+            StoreError: Redis is away, or the key holds something else than a session.
         """
         found = self._learn(self._record(self._own_block()))
+        if isinstance(found, ForeignRecordError):
+            raise self._not_a_session()
         if isinstance(found, ValueError):
             log.warning("the record under the key %s is passed over: %s", self._key, found)
             return None
@@ -133,7 +135,8 @@ class RedisTokenStore:
         Keep ``token`` until it expires.
 
         Raises:
-            StoreError: Redis is away, or another process has saved a newer token after the lease.
+            StoreError: Redis is away, another process has saved a newer token after the lease, or
+                the key holds something else than a session.
         """
         block = self._locked_block()
         fence = 0 if block is None else block.fence
@@ -149,7 +152,7 @@ class RedisTokenStore:
 
     def delete(self) -> None:
         """
-        Forget the token.
+        Forget the token; something else than a session stays.
 
         Raises:
             StoreError: Redis is away.
@@ -167,7 +170,8 @@ class RedisTokenStore:
         it: the first `load` returns that token. For any other call the block takes the lock first.
 
         Raises:
-            StoreError: Redis is away, or another process holds the lock for 10 seconds.
+            StoreError: Redis is away, another process holds the lock for 10 seconds, or the key
+                holds something else than a session.
         """
         block = redis.Block(self)
         timeout = _COMMAND_TIMEOUT
@@ -293,7 +297,14 @@ class RedisTokenStore:
             outcome = task.join(timeout)
         late = StoreError(f"Redis did not answer within {timeout:g} s")
         reply: tuple[Any] = unwrap(outcome or late)
+        if reply[0] == redis.FOREIGN:
+            raise self._not_a_session()
         return reply[0]
+
+    def _not_a_session(self) -> StoreError:
+        return StoreError(
+            f"the key {self._key} holds no session, and is left as it is: give another key"
+        )
 
     def _reply(self, command: redis.Command, token: Token | None = None) -> tuple[Any] | StoreError:
         """Return the reply in a tuple, as the reply itself may be `None`."""
