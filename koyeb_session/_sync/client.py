@@ -292,6 +292,7 @@ class SessionClient:
                 longer accepts passwords.
             RateLimitedError: There were too many logins; ``retry_after`` says when to try again.
             EndpointGoneError: The service has withdrawn the operation.
+            NotSignedInError: The session was signed out meanwhile, and the token is revoked.
 
         Source: ``POST /v1/account/login``, operation ``Login``.
         """
