@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
-import anyio.from_thread
-import anyio.lowlevel
 
 from .._async.session_change import AsyncSessionChange
 from .._concurrency.event_loop.calls import async_in_thread
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
-from .._concurrency.runtime import async_call_soon, current_loop
-from .._core.errors import KoyebSessionError, StoreError, TransportError
-from .._core.results import unwrap
+from .._concurrency.runtime import GRACE
+from .._core.deadline import Deadline
+from .._core.errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
+from .._core.results import cannot_wait, unwrap
 from .._core.snapshot import Urgency
 from .._sync.client import SessionClient
 from .._sync.keeper import TokenKeeper
 from .._sync.session_change import SessionChange
+from .bridge import Bridge, LoopCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from typing import Self
 
     from .._async.client import AsyncSessionClient
-    from .._core.deadline import Deadline
     from .._core.models import Token
     from .._core.snapshot import NewToken, Snapshot
+    from .._core.state import Lifetime
     from .._sync.token_source import TokenSource
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _GRACE: Final = 5.0
 """Seconds for cancelled work to end."""
+_LATE: Final = 2 * GRACE
+"""Seconds for which a thread waits longer than it should: work in the event loop may be late."""
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +76,7 @@ class MirrorClient(SessionClient):
     @contextlib.asynccontextmanager
     async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
         """Act for ``leader``, the session of this event loop, until the block ends; then close."""
-        self._keeper = _LeaderKeeper(leader, self._keeper.source)
+        self._keeper = _LeaderKeeper(leader, self._keeper.source, self._resources.lifetime)
         self._state = self._keeper.state
         try:
             yield self
@@ -87,9 +89,7 @@ class MirrorClient(SessionClient):
 
     def _check_open(self) -> None:
         super()._check_open()
-        if self._resources.lifetime.ended:  # the leader goes on without it
-            message = "service_sync is closed"
-            raise RuntimeError(message)
+        _check_open(self._resources.lifetime)
 
     def _change(self, timeout: float | None) -> SessionChange:
         keeper = self._keeper
@@ -99,42 +99,80 @@ class MirrorClient(SessionClient):
         return _LeaderChange(keeper, self._deadline(timeout))
 
 
+def _check_open(lifetime: Lifetime) -> None:
+    """Raise if service_sync is closed; the leader may go on without it."""
+    if lifetime.ended:
+        message = "service_sync is closed"
+        raise RuntimeError(message)
+
+
 class _LeaderKeeper(TokenKeeper):
-    """Has the leader's own keeper, in its event loop, do everything that may wait."""
+    """
+    Has the leader's own keeper, in its event loop, do everything that may wait.
 
-    __slots__ = ("_client", "_place", "_removers", "_token", "leader")
+    Each function of the leader is given the deadline of the thread that waits for it. So it ends
+    first, and says why, unless the event loop is blocked.
+    """
 
-    def __init__(self, client: AsyncSessionClient, source: TokenSource) -> None:
+    __slots__ = ("_bridge", "_client", "_lifetime", "_removers", "leader")
+
+    def __init__(self, client: AsyncSessionClient, source: TokenSource, lifetime: Lifetime) -> None:
+        self._bridge = Bridge()
         self._client = client
-        self._place = current_loop()
+        self._lifetime = lifetime
         self._removers: set[Callable[[], None]] = set()
-        self._token = anyio.lowlevel.current_token()
         self.leader, _ = client.auth.shared
         super().__init__(self.leader.state, source, None, active_tasks=set())
 
+    def check_open(self) -> None:
+        """Raise if the session is closed, or this half of it."""
+        if self._lifetime.ended:
+            self.state.check_open()
+            _check_open(self._lifetime)
+
     def refusal(self) -> StoreError | None:
         """Return an error in the event loop's own thread, where waiting would never end."""
-        here: object = None
-        with contextlib.suppress(RuntimeError):
-            here = current_loop()
-        if here is not self._place:
+        if not self._bridge.is_here:
             return None
         return StoreError("service_sync is for `def` endpoints: in an `async def` one use service")
 
     def call(
-        self, function: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs
+        self,
+        work: Callable[[], Awaitable[T | KoyebSessionError]],
+        deadline: Deadline,
+        *,
+        goes_on: str | None = None,
     ) -> T | KoyebSessionError:
-        """Call a function of the leader in the event loop, and wait for its result."""
+        """
+        Do some work in the event loop, and wait for its result.
+
+        Args:
+            work: The work; it goes on when the thread's time is up.
+            deadline: The end of the wait; the work should end by then.
+            goes_on: For the error where the thread must not wait. `None`: there, and once this
+                half is closed, the work does not begin.
+
+        Raises:
+            Exception: The work raised it.
+            RuntimeError: The session is closed.
+        """
         if refusal := self.refusal():
             return refusal
-
-        async def call() -> T | KoyebSessionError:
-            try:
-                return await function(*args, **named)
-            except anyio.get_cancelled_exc_class():  # no exception for a thread
-                return TransportError("it was cut off: its event loop ended")
-
-        return anyio.from_thread.run(call, token=self._token)
+        if goes_on is None:
+            self.check_open()
+            if not self.may_wait:
+                return cannot_wait("try again")
+        call = LoopCall(self._bridge, work)
+        if goes_on is not None and not self.may_wait:
+            return cannot_wait(goes_on)
+        if not call.wait(deadline.left() + _LATE):
+            return TransportTimeoutError(
+                f"no answer from the event loop within {deadline.seconds:g} s: "
+                "an `async def` function may be blocking it"
+            )
+        if call.cut_off:
+            return TransportError("it was cut off: its event loop ended")
+        return call.outcome
 
     def usable_snapshot(
         self, *, wait_for_renewal: bool = False, deadline: Deadline | None = None
@@ -143,26 +181,20 @@ class _LeaderKeeper(TokenKeeper):
         held = self.state.snapshot
         if held is not None and not held.is_due(self.state.clock):
             return held
-        work = partial(
-            self.leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline
-        )
+        leader = self.leader
         if refusal := self.refusal():
-            step = work()
-            try:
-                step.send(None)
-            except StopIteration as done:
-                outcome: Snapshot | KoyebSessionError = done.value
-                return outcome
-            finally:
-                step.close()
-            return refusal
-        return self.call(work)
+            seen = self.state.observe()
+            return leader.decide(seen, wait_for_renewal=wait_for_renewal) or refusal
+        deadline = deadline or Deadline(self._timeout)
+        work = partial(leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline)
+        return self.call(work, deadline)
 
     def replace_rejected(
         self, signed: Snapshot, deadline: Deadline | None = None
     ) -> Snapshot | KoyebSessionError | None:
         """See `TokenKeeper`."""
-        return self.call(self.leader.replace_rejected, signed, deadline)
+        deadline = deadline or Deadline(self._timeout)
+        return self.call(partial(self.leader.replace_rejected, signed, deadline), deadline)
 
     def renew(
         self,
@@ -171,12 +203,15 @@ class _LeaderKeeper(TokenKeeper):
         urgency: Urgency = Urgency.REQUESTED,
     ) -> Snapshot | KoyebSessionError:
         """See `TokenKeeper`."""
-        return self.call(self.leader.renew, old, deadline, urgency)
+        deadline = deadline or Deadline(self._timeout)
+        return self.call(partial(self.leader.renew, old, deadline, urgency), deadline)
 
     def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
         """See `TokenKeeper`."""
-        unwrap(self.refusal(), self.state.mark)
-        self.call(self.leader.renew_ahead_of_need, running)
+        obstacle = self.refusal() or (None if self.may_wait else cannot_wait("try again"))
+        unwrap(obstacle, self.state.mark)
+        call = LoopCall(self._bridge, partial(self.leader.renew_ahead_of_need, running))
+        call.wait(math.inf)
 
     def listen(self, listener: Callable[[Token | None], object]) -> Callable[[], None]:
         """Call a plain ``listener`` in a thread, as it may block."""
@@ -200,7 +235,7 @@ class _LeaderKeeper(TokenKeeper):
 
     def wake(self) -> None:
         """Make each `renew_ahead_of_need` check again."""
-        async_call_soon(self._place, self.leader.wake)
+        self._bridge.call_soon(self.leader.wake)
 
 
 class _LeaderChange(SessionChange):
@@ -220,10 +255,11 @@ class _LeaderChange(SessionChange):
         continues: bool = False,
     ) -> Snapshot | KoyebSessionError:
         """See `SessionChange`."""
-        return self._keeper.call(
+        begin = partial(
             self._change.begin, new_token, account=account, bound=bound, continues=continues
         )
+        return self._keeper.call(begin, self.deadline, goes_on="the new session begins")
 
     def end(self) -> KoyebSessionError | None:
         """See `SessionChange`."""
-        return self._keeper.call(self._change.end)
+        return self._keeper.call(self._change.end, self.deadline, goes_on="logout: it goes on")
