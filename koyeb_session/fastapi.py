@@ -16,6 +16,8 @@ from . import (
     _environment,
 )
 from ._async import arguments as _async
+from ._concurrency.event_loop.calls import async_in_thread
+from ._concurrency.runtime import current_loop
 from ._core import origins as _origins
 from ._sync import arguments as _sync
 
@@ -35,6 +37,26 @@ _SHARED: Final = frozenset(
     ("base_url", "refresh_policy", "retry_policy", "timeout", "allowed_origins", "clock")
 )
 """The arguments that both halves take."""
+
+
+class _Run:
+    """The open sessions of an event loop, and the number of lifespans that use them."""
+
+    def __init__(self, service: AsyncSessionClient, follower: mirror.MirrorClient) -> None:
+        follower.follow(service)
+        self.service: AsyncSessionClient = service
+        self.service_sync: mirror.MirrorClient = follower
+        self.users = 0
+        self._at_end = contextlib.AsyncExitStack()
+        # In reverse: the service's closing delivers the last change, also to listeners of the
+        # follower, which removes them.
+        self._at_end.push_async_callback(async_in_thread, follower.close)
+        self._at_end.push_async_callback(service.aclose)
+        self._at_end.push_async_callback(mirror.in_background(service.keep_current))
+
+    async def close(self) -> None:
+        """Close the sessions, after a renewal under way; any task may call it."""
+        await self._at_end.aclose()
 
 
 class KoyebSessions:
@@ -74,7 +96,9 @@ class KoyebSessions:
     Args:
         base_url: The service, https; http on loopback only. ``https://app.koyeb.com`` by default.
         token: The token that the service's session begins with: a `Token`, or a `str` that is a JWT
-            or an API access token; the latter is never renewed. `None`: none.
+            or an API access token; the latter is never renewed. It serves one run of ``lifespan``:
+            the next one begins with it again, though Koyeb may have revoked it by then. Give
+            ``credentials`` where there are several. `None`: none.
         credentials: How the service's session signs in, and signs in again when a refresh cannot
             help: `PasswordCredentials`, `AccessTokenCredentials` or a callable. `None`: then it is
             an error when the token expires.
@@ -104,7 +128,8 @@ class KoyebSessions:
     """The answers to errors, for OpenAPI: ``APIRouter(responses=sessions.responses)``."""
 
     def __init__(self, **arguments: Unpack[_async.AsyncClientArguments]) -> None:
-        self._running: tuple[AsyncSessionClient, SessionClient] | None = None
+        self._runs: dict[object, _Run] = {}
+        """The sessions by event loop."""
         _hide_token(arguments)
         origins = arguments.get("allowed_origins")
         if isinstance(origins, Iterable) and not isinstance(origins, str):
@@ -147,7 +172,8 @@ class KoyebSessions:
         return cls(**_environment.client_arguments(cast("dict[str, Any]", overrides)))
 
     def __repr__(self) -> str:
-        state = "not running" if self._running is None else repr(self._running[0])
+        run = self._run()
+        state = "not running" if run is None else repr(run.service)
         return f"<{type(self).__name__}: {state}>"
 
     @contextlib.asynccontextmanager
@@ -156,25 +182,29 @@ class KoyebSessions:
         Open the sessions, keep the service's token current, and close them in the end.
 
         Write ``FastAPI(lifespan=sessions.lifespan)``, or in your own lifespan ``async with
-        sessions.lifespan(app):``. At its end it waits for a renewal under way. Where it runs
-        already, as in a sub-application that shares it, it does nothing.
+        sessions.lifespan(app):``. At its end it waits for a renewal under way.
+
+        Where it runs already in this event loop, as for a sub-application or a second server, it
+        joins: the last one that ends closes the sessions. Each event loop has sessions of its own,
+        as two ``TestClient`` at a time have. Each of them begins with ``token``.
 
         Raises:
             TransportError: The environment's proxies or certificates cannot be used.
         """
-        if self._running is not None:
+        here = current_loop()
+        # No await from here to the count: another lifespan of this event loop would open another.
+        run = self._runs.get(here)
+        if run is None:
+            follower = self._follower()
+            run = self._runs[here] = _Run(AsyncSessionClient(**self._arguments), follower)
+        run.users += 1
+        try:
             yield
-            return
-        async with (
-            AsyncSessionClient(**self._arguments) as service,
-            self._follower().following(service) as service_sync,
-            mirror.background_task(service.keep_current),
-        ):
-            self._running = service, service_sync
-            try:
-                yield
-            finally:
-                self._running = None
+        finally:
+            run.users -= 1
+            if not run.users:
+                del self._runs[here]
+                await run.close()
 
     def _follower(self) -> mirror.MirrorClient:
         """Make the blocking session, which follows the async one."""
@@ -183,11 +213,20 @@ class KoyebSessions:
             shared["transport"] = transport
         return mirror.MirrorClient(**cast("_sync.ClientArguments", shared))
 
-    def _sessions(self) -> tuple[AsyncSessionClient, SessionClient]:
-        if self._running is None:
+    def _run(self) -> _Run | None:
+        """Find the sessions of this event loop; elsewhere, as in a thread, the newest ones."""
+        runs = {**self._runs}
+        here: object = None
+        with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
+            here = current_loop()
+        return runs.get(here) or next(reversed(runs.values()), None)
+
+    def _sessions(self) -> _Run:
+        run = self._run()
+        if run is None:
             message = "KoyebSessions is not running: use FastAPI(lifespan=sessions.lifespan)"
             raise RuntimeError(message)
-        return self._running
+        return run
 
     async def service(self) -> AsyncSessionClient:
         """
@@ -196,7 +235,7 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._sessions()[0]
+        return self._sessions().service
 
     async def service_sync(self) -> SessionClient:
         """
@@ -207,7 +246,7 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._sessions()[1]
+        return self._sessions().service_sync
 
     async def caller(
         self,
@@ -262,7 +301,7 @@ class KoyebSessions:
     ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException | RuntimeError:
         """Make the session for a bearer token, or the exception that rejects its caller."""
         try:
-            service, _ = self._sessions()
+            service = self._sessions().service
             if bearer is not None and not isinstance(bearer, ValueError):
                 return problems.own(connection, service.for_token(bearer))
         except RuntimeError as exc:
@@ -290,7 +329,7 @@ class KoyebSessions:
         """
         outcome: AsyncSessionClient | RuntimeError
         try:
-            outcome = problems.own(connection, self._sessions()[0].guest())
+            outcome = problems.own(connection, self._sessions().service.guest())
         except RuntimeError as exc:
             outcome = exc.with_traceback(None)
         del connection  # as in `caller`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -23,8 +22,7 @@ from .._sync.session_change import SessionChange
 from .bridge import Bridge, LoopCall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-    from typing import Self
+    from collections.abc import Awaitable, Callable
 
     from .._async.client import AsyncSessionClient
     from .._core.models import Token
@@ -40,12 +38,11 @@ _LATE: Final = 2 * GRACE
 """Seconds for which a thread waits longer than it should: work in the event loop may be late."""
 
 
-@contextlib.asynccontextmanager
-async def background_task(work: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+def in_background(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     """
-    Run ``work`` in a background task until the block ends.
+    Run ``work`` in a background task; return a function that ends it, for any task to call.
 
-    The event loop owns the task, so no task group is open: it would wrap exceptions of the block.
+    The event loop owns the task, so no task group and no cancel scope is open meanwhile.
     """
     scope = anyio.CancelScope()
 
@@ -55,11 +52,12 @@ async def background_task(work: Callable[[], Awaitable[None]]) -> AsyncGenerator
 
     task = AsyncSharedTask(run)
     task.start()
-    try:
-        yield
-    finally:
+
+    async def end() -> None:
         scope.cancel()
         await task.join(_GRACE)
+
+    return end
 
 
 class MirrorClient(SessionClient):
@@ -73,15 +71,10 @@ class MirrorClient(SessionClient):
 
     __slots__ = ()
 
-    @contextlib.asynccontextmanager
-    async def following(self, leader: AsyncSessionClient) -> AsyncGenerator[Self]:
-        """Act for ``leader``, the session of this event loop, until the block ends; then close."""
+    def follow(self, leader: AsyncSessionClient) -> None:
+        """Act for ``leader``, the session of this event loop, from now on."""
         self._keeper = _LeaderKeeper(leader, self._keeper.source, self._resources.lifetime)
         self._state = self._keeper.state
-        try:
-            yield self
-        finally:
-            await async_in_thread(self.close)
 
     @property
     def _closed(self) -> bool:
