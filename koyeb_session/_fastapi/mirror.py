@@ -16,13 +16,16 @@ from .._core.deadline import Deadline
 from .._core.errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
 from .._core.results import cannot_wait, unwrap
 from .._core.snapshot import Urgency
+from .._sync.auth import SessionAuth
 from .._sync.client import SessionClient
 from .._sync.keeper import TokenKeeper
 from .._sync.session_change import SessionChange
 from .bridge import Bridge, LoopCall
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
+
+    import httpx
 
     from .._async.client import AsyncSessionClient
     from .._core.models import Token
@@ -75,6 +78,19 @@ class MirrorClient(SessionClient):
         """Act for ``leader``, the session of this event loop, from now on."""
         self._keeper = _LeaderKeeper(leader, self._keeper.source, self._resources.lifetime)
         self._state = self._keeper.state
+
+    @property
+    def auth(self) -> SessionAuth:
+        """See `SessionClient`."""
+        keeper = self._keeper
+        if self._auth is None and isinstance(keeper, _LeaderKeeper):
+            self._auth = _LeaderAuth(keeper, self._resources.origins)
+        return super().auth
+
+    def __repr__(self) -> str:
+        if hasattr(self, "_state") and self._closed:
+            return f"<{type(self).__name__} {self._resources.origins.base_url}: closed>"
+        return super().__repr__()
 
     @property
     def _closed(self) -> bool:
@@ -229,6 +245,20 @@ class _LeaderKeeper(TokenKeeper):
     def wake(self) -> None:
         """Make each `renew_ahead_of_need` check again."""
         self._bridge.call_soon(self.leader.wake)
+
+
+class _LeaderAuth(SessionAuth):
+    """Signs with the leader's token, until the blocking client is closed."""
+
+    _keeper: _LeaderKeeper
+
+    def sync_auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        """See `SessionAuth`."""
+        if self._origins.trusts(request):
+            self._keeper.check_open()
+        return super().sync_auth_flow(request)
 
 
 class _LeaderChange(SessionChange):

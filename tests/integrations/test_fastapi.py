@@ -443,7 +443,7 @@ async def test_sync_session_is_kept_current_until_it_is_closed(sessions: KoyebSe
 
 
 async def test_sync_session_that_is_closed_leaves_the_other_one_as_it_is(
-    sessions: KoyebSessions,
+    sessions: KoyebSessions, koyeb: str
 ) -> None:
     """Catches a thread that signs the whole application out by a session that it has closed."""
     heard: list[Token | None] = []
@@ -451,6 +451,7 @@ async def test_sync_session_that_is_closed_leaves_the_other_one_as_it_is(
     async with sessions.lifespan():
         service, blocking = await sessions.service(), await sessions.service_sync()
         token = await service.current_token()
+        assert "signed in" in repr(blocking)
         blocking.on_token_change(heard.append)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run, blocking.keep_current)
@@ -463,8 +464,15 @@ async def test_sync_session_that_is_closed_leaves_the_other_one_as_it_is(
             blocking.keep_current,
             blocking.guest,
         ):
-            with pytest.raises(RuntimeError, match="closed"):
+            with pytest.raises(RuntimeError, match="service_sync is closed"):
                 await run(partial(call))
+        flow = blocking.auth.sync_auth_flow
+        with pytest.raises(RuntimeError, match="service_sync is closed"):
+            flow(httpx.Request("GET", f"{koyeb}/v1/apps"))
+        elsewhere = httpx.Request("GET", "https://example.com")
+        assert next(flow(elsewhere)) is elsewhere
+        assert repr(blocking).endswith(": closed>")
+        assert "signed in" in repr(service)
         with pytest.raises(RuntimeError, match="closed"):
             await sign_out(blocking)
         assert service.token == token
