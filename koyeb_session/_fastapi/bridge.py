@@ -6,9 +6,10 @@ import contextlib
 import contextvars
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
+from .._concurrency.event_loop.waiting import PATROL
 from .._concurrency.runtime import async_call_soon, current_loop, current_process
 from .._concurrency.threads.deadlines import ends, remaining
 from .._concurrency.threads.waiting import Event
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
-
-_PATROL: Final = 1.0
-"""Seconds between two checks that the event loop still runs."""
 
 
 class Bridge:
@@ -69,7 +67,7 @@ class LoopCall(Generic[T]):
         It is `True` as soon as there is nothing more to wait for: see `cut_off`.
         """
         deadline = Deadline(remaining(seconds))
-        while self._runs and not self._ended.wait(min(_PATROL, deadline.left())):
+        while self._runs and not self._ended.wait(min(PATROL, deadline.left())):
             self._runs = self._bridge.call_soon(self._check)
             if deadline.passed:
                 return not self._runs

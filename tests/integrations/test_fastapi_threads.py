@@ -46,7 +46,7 @@ value: ContextVar[str] = ContextVar("value", default="of nobody")
 def _no_slack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a thread wait no longer than its deadline, and look often whether the loop runs."""
     monkeypatch.setattr(mirror, "_LATE", 0.0)
-    monkeypatch.setattr(bridge, "_PATROL", 0.01)
+    monkeypatch.setattr(bridge, "PATROL", 0.01)
 
 
 @pytest.fixture
