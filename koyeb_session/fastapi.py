@@ -16,8 +16,8 @@ from . import (
     _environment,
 )
 from ._async import arguments as _async
-from ._concurrency.event_loop.calls import async_in_thread
-from ._concurrency.runtime import current_loop
+from ._concurrency import runtime as _runtime
+from ._concurrency.event_loop import calls as _calls
 from ._core import origins as _origins
 from ._sync import arguments as _sync
 
@@ -50,7 +50,7 @@ class _Run:
         self._at_end = contextlib.AsyncExitStack()
         # In reverse: the service's closing delivers the last change, also to listeners of the
         # follower, which removes them.
-        self._at_end.push_async_callback(async_in_thread, follower.close)
+        self._at_end.push_async_callback(_calls.async_in_thread, follower.close)
         self._at_end.push_async_callback(service.aclose)
         self._at_end.push_async_callback(mirror.in_background(service.keep_current))
 
@@ -191,7 +191,7 @@ class KoyebSessions:
         Raises:
             TransportError: The environment's proxies or certificates cannot be used.
         """
-        here = current_loop()
+        here = _runtime.current_loop()
         # No await from here to the count: another lifespan of this event loop would open another.
         run = self._runs.get(here)
         if run is None:
@@ -218,7 +218,7 @@ class KoyebSessions:
         runs = {**self._runs}
         here: object = None
         with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
-            here = current_loop()
+            here = _runtime.current_loop()
         return runs.get(here) or next(reversed(runs.values()), None)
 
     def _sessions(self) -> _Run:

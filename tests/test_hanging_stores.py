@@ -134,7 +134,7 @@ async def test_a_caller_gets_the_token_that_came_though_the_store_is_still_waite
     source: dict[str, Any] = (
         {"credentials": Grants(fake)} if rotates else {"token": fake.issue_token()}
     )
-    async with connected(fake, clock, store=store, **source) as session:
+    async with connected(fake, clock, store=store, timeout=1, **source) as session:
         old = session.token
         renewed: list[Token] = []
         for seconds in deadlines(lambda: renewed):

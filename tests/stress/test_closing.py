@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,8 @@ import anyio
 from koyeb_session import AsyncSessionClient, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, async_arrived, async_until
+from ..concurrency import PATIENCE, AsyncBackground, async_arrived, async_until
+from ..support import inside
 from .steps import rounds
 
 
@@ -24,7 +26,7 @@ def sockets() -> int:
 
 
 async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() -> None:
-    """The connections are closed once the renewal has landed, also with nobody left to wait."""
+    """The connections are closed once the renewal has landed, and the block waits for that."""
     fake = FakeKoyeb()
     with fake.serve() as url:
         async with AsyncSessionClient(base_url=url) as first:  # the memory that the process keeps
@@ -32,19 +34,28 @@ async def test_no_socket_is_left_when_a_block_is_cancelled_during_a_renewal() ->
         await rounds(20)
         before = sockets()
         kept: list[AsyncSessionClient] = []
-        for _ in range(3):
-            gate = Gate()
-            fake.fail("refresh", Fault(gate=gate))
-            with anyio.CancelScope() as scope:
-                async with AsyncSessionClient(base_url=url, token=fake.issue_token()) as session:
-                    kept.append(session)
-                    await session.http.get("/v1/apps")
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(session.refresh)
-                        await async_arrived(gate)
-                        scope.cancel()
-            gate.open()
+        async with AsyncBackground() as background:
+            for _ in range(3):
+                gate = Gate()
+                fake.fail("refresh", Fault(gate=gate))
+                with anyio.CancelScope() as scope:
+                    async with AsyncSessionClient(
+                        base_url=url, token=fake.issue_token()
+                    ) as session:
+                        kept.append(session)
+                        await session.http.get("/v1/apps")
+                        async with anyio.create_task_group() as tasks:
+                            tasks.start_soon(session.refresh)
+                            await async_arrived(gate)
+                            background.start(partial(open_once_closing, gate, session))
+                            scope.cancel()
         await async_until(lambda: sockets() <= before)
+
+
+async def open_once_closing(gate: Gate, session: AsyncSessionClient) -> None:
+    """Open a gate once a client is closing."""
+    await async_until(lambda: inside(session).state.closed)
+    gate.open()
 
 
 async def test_close_is_bounded_when_a_listener_hangs() -> None:
