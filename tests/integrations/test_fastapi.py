@@ -437,9 +437,10 @@ async def test_sessions_made_by_the_sync_session_are_their_own(
 async def test_sync_session_is_kept_current_until_it_is_closed(sessions: KoyebSessions) -> None:
     """The thread returns when the application ends."""
     async with anyio.create_task_group() as tasks, sessions.lifespan():
-        blocking = await sessions.service_sync()
+        service, blocking = await sessions.service(), await sessions.service_sync()
         tasks.start_soon(anyio.to_thread.run_sync, blocking.keep_current)
         await anyio.to_thread.run_sync(blocking.current_token)
+        await async_until(lambda: len(inside(service).keeper._wakeups) == 2)
 
 
 async def test_sync_session_that_is_closed_leaves_the_other_one_as_it_is(
