@@ -46,7 +46,8 @@ ELSEWHERE = (
     *("tests/_sync/test_abandoned.py", "tests/_sync/test_closing.py"),
     *("tests/_sync/test_exchange.py", "tests/_sync/test_single_flight.py"),
     "tests/integrations/test_aiohttp.py",
-    *("tests/integrations/test_fastapi.py", "tests/integrations/test_httpx2.py"),
+    *("tests/integrations/test_fastapi.py", "tests/integrations/test_fastapi_lifespan.py"),
+    *("tests/integrations/test_fastapi_threads.py", "tests/integrations/test_httpx2.py"),
     "tests/integrations/test_koyeb_sdk.py",
     *("tests/stores/test_cancelled_stores.py", "tests/stores/test_environment.py"),
     *("tests/stores/test_extras.py", "tests/stress/test_exit.py"),
@@ -69,6 +70,7 @@ LOWEST = (
     *("tests/stores/test_environment.py", "tests/stores/test_extras.py", "tests/test_tls.py"),
     *("tests/integrations/test_aiohttp.py", "tests/integrations/test_fastapi.py"),
     *("tests/integrations/test_httpx2.py", "tests/integrations/test_koyeb_sdk.py"),
+    "tests/integrations/test_fastapi_threads.py",
     *("tests/integrations/test_bearer.py", "tests/integrations/test_problems.py"),
     *("tests/integrations/test_whose_fault.py", "tests/stores/test_conformance.py"),
 )
