@@ -187,3 +187,35 @@ async def test_auth_refuses_an_async_client() -> None:
         ):
             await client.get("/v1/apps", auth=session.auth)
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("members", "through"),
+    [
+        ([KeyboardInterrupt()], True),
+        ([ValueError(), BaseExceptionGroup("inner", [SystemExit(1)])], True),
+        ([ValueError(), Halted()], False),
+    ],
+    ids=range(3),
+)
+async def test_exceptions_only_looks_into_groups(
+    members: list[BaseException], *, through: bool
+) -> None:
+    """A task group of the user's may hold the end of the program, or its own members' errors."""
+    group = BaseExceptionGroup("group", members)
+    with pytest.raises(BaseException) as caught, calls.exceptions_only():  # noqa: PT011 - both
+        raise group
+    assert (caught.value is group) is through
+    assert through or str(caught.value) == "it raised BaseExceptionGroup"
+
+
+async def test_exceptions_only_lets_a_cancelled_nursery_through() -> None:
+    """Trio wraps the cancellation of a nursery, and its scope has to see it."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with calls.exceptions_only():
+            try:
+                await anyio.lowlevel.checkpoint()
+            except anyio.get_cancelled_exc_class() as exc:
+                raise BaseExceptionGroup("nursery", [exc]) from None
+    assert scope.cancelled_caught

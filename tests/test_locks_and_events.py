@@ -105,18 +105,29 @@ async def test_async_pulse_wakes_its_sleeper() -> None:
         await wakeup.sleep(0.001)
 
 
-async def test_async_pulse_ignores_a_beat_from_elsewhere() -> None:
-    """A wakeup in a thread without an event loop, or in another loop, has no effect."""
+async def test_async_pulse_hears_a_beat_from_elsewhere() -> None:
+    """A thread without an event loop, or with another one, wakes the sleeper."""
     wakeup = AsyncWakeup()
 
     async def elsewhere() -> None:
         wakeup.set()
 
-    await anyio.to_thread.run_sync(wakeup.set)
-    await anyio.to_thread.run_sync(asyncio.run, elsewhere())
-    assert not wakeup._event.is_set()
+    for beat in (wakeup.set, partial(asyncio.run, elsewhere())):
+        await anyio.to_thread.run_sync(beat)
+        await wakeup.sleep(60)
+        assert not wakeup._event.is_set()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_async_pulse_of_an_event_loop_that_has_ended_does_nothing(backend: str) -> None:
+    """A client may be closed later, in another event loop."""
+
+    async def make() -> AsyncWakeup:
+        return AsyncWakeup()
+
+    wakeup = anyio.run(make, backend=backend)
     wakeup.set()
-    assert wakeup._event.is_set()
+    assert not wakeup._event.is_set()
 
 
 def test_pulse_wakes_its_sleeper() -> None:

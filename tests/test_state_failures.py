@@ -323,12 +323,15 @@ def test_refusal_is_forgotten_when_a_later_token_is_accepted(
     assert state.must_accept_401(later) is not again
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["refused first", "accepted first"])
 def test_refusal_stays_when_one_endpoint_refuses_what_others_accept(
-    state: SessionState, clock: FakeClock
+    state: SessionState, clock: FakeClock, *, first: bool
 ) -> None:
     """Catches a renewal for each of its 401s: only the first one is forgiven."""
     for number, forgiven in enumerate((True, False, False)):
         refused = commit(state, token(clock, token_id=str(number)))
+        if first:
+            state.note_accepted(refused)
         state.mark_rejected(refused)
         assert state.must_accept_401(refused)
         state.note_accepted(refused)

@@ -11,9 +11,10 @@ import pytest
 from koyeb_session import SessionClient, Token, TransportError
 from koyeb_session._concurrency.runtime import state_lock
 from koyeb_session._concurrency.threads import shared_task
-from koyeb_session.testing import FakeKoyeb, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
 
-from .concurrency import PATIENCE, Background, arrived, idle
+from .concurrency import PATIENCE, Background, Halted, arrived, idle
+from .support import DAY
 
 
 @pytest.fixture
@@ -43,6 +44,28 @@ def test_an_interrupted_listener_leaves_the_rest_to_the_next(fake: FakeKoyeb) ->
         idle()
     assert heard == [first, second]
     assert others == [second]
+
+
+def test_a_transport_that_halts_its_thread_fails_once() -> None:
+    """Like the ``Timeout`` of gevent; catches a renewal that begins again with each request."""
+    fake = FakeKoyeb(clock=(clock := FakeClock()))
+    tried: list[str] = []
+
+    def halt(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/refresh"):
+            return fake.transport.handle_request(request)
+        tried.append(request.url.path)
+        raise Halted
+
+    transport = httpx.MockTransport(halt)
+    with SessionClient(transport=transport, clock=clock, token=fake.issue_token()) as session:
+        clock.advance(DAY * 0.6)
+        for _ in range(5):
+            assert session.http.get("/v1/apps").status_code == 200
+            idle()
+        with pytest.raises(TransportError, match="was not renewed: RuntimeError"):
+            session.refresh()
+    assert len(tried) == 2
 
 
 def test_logout_waits_no_longer_than_its_time_for_a_hook_that_hangs(
@@ -95,9 +118,7 @@ def test_an_exchange_that_ends_its_thread_keeps_no_thread_waiting(fake: FakeKoye
         background.settled()
         gate.open()
         for job in jobs:
-            with pytest.raises(
-                TransportError, match=r"^the renewal was cut off: its event loop or thread ended$"
-            ):
+            with pytest.raises(TransportError, match=r"^the token was not renewed: RuntimeError$"):
                 job.result()
     idle()
 

@@ -152,13 +152,9 @@ class AsyncPersistence:
             finally:
                 if self.state.snapshot is not None:
                     self.state.mark_unsaved()
-                    self._retry_later()
+                    await self.synchronize(Deadline(self._timeout))
 
-        async def save_again() -> None:
-            if self.state.snapshot is not None:
-                await self.synchronize(Deadline(self._timeout))
-
-        return await self._unlocked(delete, seconds, then=save_again)
+        return await self._unlocked(delete, seconds)
 
     def _to_revoke(self, found: Token | None, old: Snapshot | None) -> Token | None:
         """Return the saved token if it is this session's own, and another than its last ones."""
@@ -266,9 +262,14 @@ class AsyncPersistence:
         loaded = await self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
-    async def newer_unlocked(self, own: Snapshot | None, seconds: float) -> NewToken | None:
-        """Load and judge a record without holding the lock."""
-        return self.newer(await self.load_unlocked(seconds), own, self._known)
+    async def newer_unlocked(self, own: Snapshot | None) -> NewToken | None:
+        """Load and judge a record without holding the lock; wait for as long as the store takes."""
+        try:
+            with exceptions_only():
+                found = await self.store.load()
+        except Exception:  # noqa: BLE001 - the next renewal reports it
+            return None
+        return self.newer(found, own, self._known)
 
     async def save_ahead(
         self, hold: AsyncStoreHold, token: Token, generation: int, deadline: Deadline
@@ -426,14 +427,8 @@ class AsyncPersistence:
         if snapshot is not None:
             snapshot.defer_check(self.state.clock)
 
-    async def _unlocked(
-        self, work: AsyncWork[Any], seconds: float, then: AsyncWork[None] | None = None
-    ) -> tuple[Any] | None:
-        """
-        Call the store without its lock; return `None` on failure.
-
-        The caller waits for at most ``seconds``, and never for ``then``.
-        """
+    async def _unlocked(self, work: AsyncWork[Any], seconds: float) -> tuple[Any] | None:
+        """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
 
         async def attempt() -> tuple[Any] | None:
             try:
@@ -443,5 +438,5 @@ class AsyncPersistence:
                 return None
 
         # In a shared task, so that the caller can stop waiting for a store that hangs.
-        task = AsyncSharedTask(attempt, then, seconds=seconds, active_tasks=self._active_tasks)
+        task = AsyncSharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks)
         return await task.run(seconds)

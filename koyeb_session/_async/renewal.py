@@ -42,21 +42,18 @@ class AsyncRenewal:
     async def run(self, need: Need) -> Snapshot | FailedAttempt:
         """Replace a snapshot; locking and reading the store may take half of the time for it."""
         deadline = Deadline(need.seconds)
-        if need.urgency is Urgency.LOOK:
-            return await self._look(need, deadline)
         outcome = await self._run_at_store(need, deadline)
         # Only now: it may be sent again after a wait, and nobody sleeps under the store's lock.
         if isinstance(outcome, FailedAttempt) and outcome.unused is not None:
             await self._source.revoke(outcome.unused, deadline)
         return outcome
 
-    async def _look(self, need: Need, deadline: Deadline) -> Snapshot | FailedAttempt:
+    async def look(self, need: Need) -> None:
         """Take over a token that others have saved; without the lock, as nothing is sent."""
         if self._persistence is not None:
-            newer = await self._persistence.newer_unlocked(need.old, deadline.left() / 2)
+            newer = await self._persistence.newer_unlocked(need.old)
             if newer is not None:
-                return self._commit(newer, need)
-        return FailedAttempt(SUPERSEDED, attempted=False)
+                self._commit(newer, need)
 
     async def _run_at_store(self, need: Need, deadline: Deadline) -> Snapshot | FailedAttempt:
         persistence = self._persistence

@@ -128,8 +128,11 @@ class RefreshPolicy:
             if renewable:
                 hard = _capped(self.hard_window, life / 10)
                 soft = _capped(self.soft_window, life / 2) * (1 - self.jitter * _share(token))
-                age = 0.0 if just_brought else max(0.0, life - expiry)  # before it was held here
-                floor = min(self.min_interval, life / 20) - age
+                floor = min(self.min_interval, life / 20)
+                if just_brought:
+                    floor = min(floor, expiry / 2)
+                else:
+                    floor -= max(0.0, life - expiry)  # its age when this session got it
         return Snapshot(
             token,
             wall,

@@ -202,6 +202,8 @@ class Rejection(NamedTuple):
     wall: float
     mono: float
     wait: float
+    accepted: Snapshot | None = None
+    """The last token that was accepted since."""
 
     def is_remembered(self, clock: Clock) -> bool:
         """Return whether it is too early to try another token because of a 401."""
@@ -224,8 +226,6 @@ class Decision(enum.Enum):
 class Urgency(enum.IntEnum):
     """The degree to which a caller needs a newer token."""
 
-    LOOK = -1
-    """Only if others have saved it: in a back-off, this session sends nothing."""
     AHEAD = 0
     """Not needed yet: the token is good for a while."""
     NEEDED = 1

@@ -338,7 +338,9 @@ class SessionState:
         last = self.rejected
         if snapshot.from_store or (last is not None and last.about is snapshot):
             return
-        before = 0 if last is None else last.in_a_row
+        # A token that was accepted, and not rejected as well, has ended the row.
+        has_ended = last is None or last.accepted not in {None, last.about, snapshot}
+        before = 0 if last is None or has_ended else last.in_a_row
         wait = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
         clock = self.clock
         self.rejected = Rejection(
@@ -356,10 +358,8 @@ class SessionState:
         # A gateway that is overloaded or down has not looked at the token.
         if last is None or signed is not self.snapshot or status >= 500 or status == 429:
             return
-        if signed is not last.about:
-            self.rejected = None
-        elif last.in_a_row == 1:
-            self.rejected = last._replace(wait=0.0)
+        if signed is not last.about or last.in_a_row == 1:
+            self.rejected = last._replace(wait=0.0, accepted=signed)
 
     def must_accept_401(self, signed: Snapshot) -> bool:
         """

@@ -193,7 +193,7 @@ class _LeaderKeeper(TokenKeeper):
         leader = self.leader
         if refusal := self.refusal():
             seen = self.state.observe()
-            return leader.decide(seen, wait_for_renewal=wait_for_renewal) or refusal
+            return leader.serve_now(seen, wait_for_renewal=wait_for_renewal) or refusal
         deadline = deadline or Deadline(self._timeout)
         work = partial(leader.usable_snapshot, wait_for_renewal=wait_for_renewal, deadline=deadline)
         return self.call(work, deadline)

@@ -733,8 +733,9 @@ class SessionClient:
         It waits for a renewal, for a save, and for the listeners, which have the client's timeout;
         also for those of sessions of `for_token`. Your own ``http_client`` stays open. Closing a
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
-        one closing, which goes on if one of them is cancelled. A cancelled caller waits as well,
-        for at most the client's timeout: the end of its event loop would cut the work off.
+        one closing, which goes on if one of them is cancelled. A caller whose cancel scope is
+        cancelled waits as well, for at most the client's timeout: the end of its event loop would
+        cut the work off. `asyncio.Task.cancel`, while it waits, ends the wait.
         """
         if not self._is_sibling:
             self._resources.end()

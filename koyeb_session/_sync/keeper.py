@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from .._concurrency.nesting import is_inside_work_of
 from .._concurrency.runtime import is_in_step, state_lock
-from .._concurrency.threads.calls import call
+from .._concurrency.threads.calls import exceptions_only
 from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
 from .._concurrency.threads.waiting import Wakeup, sleep
@@ -27,7 +27,15 @@ from .._core.errors import (
 )
 from .._core.log import log
 from .._core.results import cannot_wait, renewal_timed_out, safe_copy, secrets_of, with_cause
-from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
+from .._core.snapshot import (
+    LONGEST_SLEEP,
+    Decision,
+    FailedAttempt,
+    Need,
+    Observation,
+    Snapshot,
+    Urgency,
+)
 from .._core.state import SUPERSEDED
 from .listeners import Listeners
 from .renewal import Renewal
@@ -44,14 +52,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BETWEEN_LOOKS: Final = 1.0
-"""Seconds for which a session in a back-off does not look in the store again."""
-_URGENCY: Final = {
-    Decision.RENEW_IN_BACKGROUND: Urgency.AHEAD,
-    Decision.RENEW_FIRST: Urgency.NEEDED,
-    Decision.USE: Urgency.NEEDED,
-    Decision.FAIL: Urgency.LOOK,
-}
+_LOOK: Final = 1.0
+"""Seconds between two looks in the store, during a back-off, and the longest wait for one."""
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
 
@@ -68,6 +70,7 @@ class TokenKeeper:
     __slots__ = (
         "__weakref__",
         "_looked",
+        "_looking",
         "_retry_at",
         "_wakeups",
         "active_tasks",
@@ -87,7 +90,8 @@ class TokenKeeper:
         active_tasks: set[SharedTask[Any]],
     ) -> None:
         self._looked: float = -math.inf
-        """When this session last looked for a token of others in a back-off (its own clock)."""
+        """When the last look for a token of others began, on the session's monotonic clock."""
+        self._looking: SharedTask[None] | None = None
         self._retry_at: tuple[KoyebSessionError, float] | None = None
         """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._wakeups: tuple[Wakeup, ...] = ()
@@ -131,21 +135,26 @@ class TokenKeeper:
         while True:
             # One observation for each round: the state changes whenever this caller waits.
             seen = state.observe()
-            decided = self.decide(seen, wait_for_renewal=wait_for_renewal)
-            if decided is not None:
-                return decided
+            served = self.serve_now(seen, wait_for_renewal=wait_for_renewal)
+            if served is not None:
+                return served
+            old = seen.snapshot
+            if seen.decision is Decision.FAIL:
+                if self._look(seen):
+                    continue
+                return state.no_token_error(seen, _cause(seen))
             # One for all rounds: a token may expire while the store takes its time to save it.
             deadline = deadline or Deadline(self._timeout)
             if deadline.passed:
-                return state.no_token_error(seen, renewal_timed_out(deadline.seconds))
-            old = seen.snapshot
-            urgency = _URGENCY[seen.decision]
+                error = renewal_timed_out(deadline.seconds)
+                return seen.usable or state.no_token_error(seen, error)
+            is_ahead = seen.decision is Decision.RENEW_IN_BACKGROUND
+            urgency = Urgency.AHEAD if is_ahead else Urgency.NEEDED
             outcome = self.renew(old, deadline, urgency)
             # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
                 seen = state.observe()
-                error = _cause(seen) if urgency is Urgency.LOOK else outcome
-                return seen.usable or state.no_token_error(seen, error)
+                return seen.usable or state.no_token_error(seen, outcome)
             if state.closed:
                 seen = state.observe()
                 return seen.usable or state.no_token_error(seen, None)
@@ -154,8 +163,8 @@ class TokenKeeper:
                 return outcome
             # The session has changed again, or has taken a token over: decide anew.
 
-    def decide(self, seen: Observation, *, wait_for_renewal: bool) -> Outcome | None:
-        """Return the outcome for a caller that need not wait; `None`: only a renewal has one."""
+    def serve_now(self, seen: Observation, *, wait_for_renewal: bool) -> Outcome | None:
+        """Serve a caller without a wait, and begin renewals ahead of need; `None`: it must wait."""
         state, old = self.state, seen.snapshot
         match seen.decision:
             case Decision.USE if old is not None:
@@ -171,23 +180,49 @@ class TokenKeeper:
                 # Nobody waits: the task runs by itself while the caller uses the old token.
                 self._join_or_start(Need(old, state.generation, Urgency.AHEAD, self._timeout))
                 return old
-            case Decision.FAIL if not self._may_look(seen):
+            case Decision.FAIL if not self._can_look(seen):
                 # In a back-off, or without any means to renew: send nothing.
                 return state.no_token_error(seen, _cause(seen))
             case _:
                 return None
 
-    def _may_look(self, seen: Observation) -> bool:
+    def _can_look(self, seen: Observation) -> bool:
         """Tell whether others may have saved a token since this session last looked for one."""
-        if self.persistence is None:
-            return False
-        if (task := self.task) is not None and task.under_way:
-            return True  # joined
+        return self.persistence is not None and (
+            seen.now.mono - self._looked < _LOOK or self._look_is_due(seen)
+        )
+
+    def _look_is_due(self, seen: Observation) -> bool:
         last = self._looked if seen.failure is None else max(self._looked, seen.failure.mono)
-        if seen.now.mono - last < _BETWEEN_LOOKS:
-            return False
-        self._looked = seen.now.mono
-        return True
+        # Of a store that hangs, each look leaves a task or a thread behind.
+        has_ended = self._looking is None or self._looking.ended
+        return seen.now.mono - last >= (_LOOK if has_ended else LONGEST_SLEEP)
+
+    def _look(self, seen: Observation) -> bool:
+        """
+        Look for a token that others have saved, as this session may not renew its own now.
+
+        The look is a shared task, which goes on when its callers have stopped waiting. Return
+        whether the session has changed.
+        """
+        # One step under the lock: of two threads that find it due, only one begins it.
+        with state_lock:
+            begins = self._look_is_due(seen)
+            if begins:
+                self._looked = seen.now.mono
+                need = Need(seen.snapshot, self.state.generation, Urgency.AHEAD, self._timeout)
+                self._looking = SharedTask(
+                    partial(self.renewal.look, need),
+                    self.tell_listeners,
+                    seconds=need.seconds,
+                    owner=self.state,
+                )
+            task = self._looking
+        if task is not None and self.may_wait:
+            if begins:
+                task.start()
+            task.join(_LOOK)
+        return self.state.snapshot is not seen.snapshot
 
     def replace_rejected(
         self, signed: Snapshot, deadline: Deadline | None = None
@@ -207,14 +242,14 @@ class TokenKeeper:
             failure = seen.failure
             # In a back-off of refreshes, the credentials are tried, unless it is they that failed.
             signs_in = state.has_credentials and not (failure and failure.signs_in)
-            barred = failure is not None and failure.bars_refresh(seen.now) and not signs_in
-            if failure is not None and barred and not self._may_look(seen):
-                return state.no_token_error(seen, failure.error)
-            urgency = Urgency.LOOK if barred else Urgency.REJECTED
-            outcome = self.renew(signed, deadline, urgency)
-            if isinstance(outcome, KoyebSessionError):
-                error = failure.error if failure is not None and barred else outcome
-                return state.no_token_error(state.observe(), error)
+            barring = None if signs_in else failure
+            if barring is not None and barring.bars_refresh(seen.now):
+                if not self._look(seen):
+                    return state.no_token_error(seen, barring.error)
+            else:
+                outcome = self.renew(signed, deadline, Urgency.REJECTED)
+                if isinstance(outcome, KoyebSessionError):
+                    return state.no_token_error(state.observe(), outcome)
         return state.usable
 
     def send(
@@ -281,9 +316,7 @@ class TokenKeeper:
                     return failed or renewal_timed_out(deadline.seconds)
                 return TransportError("the renewal was cut off: its event loop or thread ended")
             # A less urgent renewal may give up on the store where this caller would go on.
-            gave_up = task.need.urgency < urgency and (
-                isinstance(outcome, StoreError) or task.need.urgency is Urgency.LOOK
-            )
+            gave_up = isinstance(outcome, StoreError) and task.need.urgency < urgency
             # A task for an earlier snapshot may still be running, for example to save its token.
             # Its outcome says nothing about `old`, so the loop starts again.
             if task.need.old is old and not gave_up:
@@ -377,12 +410,11 @@ class TokenKeeper:
         if need.generation != state.generation or state.snapshot is not old:
             return state.snapshot or SUPERSEDED  # the thread started too late
         raised: Exception | None = None
-        # `call`: the transport may wait for something that is cancelled.
-        work = partial(call, self.renewal.run, need)
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             seconds = need.seconds * self.source.patience
-            outcome: Snapshot | FailedAttempt = within(seconds, work)
+            with exceptions_only():
+                outcome = within(seconds, partial(self.renewal.run, need))
         except TimeoutError:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
@@ -397,8 +429,7 @@ class TokenKeeper:
             return held or SUPERSEDED
         if held is not None and held is not old:
             return held  # the renewal succeeded; saving the token then failed or took too long
-        if need.urgency is not Urgency.LOOK:
-            self._record_failure(outcome, need)
+        self._record_failure(outcome, need)
         # The user's own exception is of interest only to callers that get no token.
         if raised is not None and state.usable is None:
             raise raised

@@ -154,13 +154,9 @@ class Persistence:
             finally:
                 if self.state.snapshot is not None:
                     self.state.mark_unsaved()
-                    self._retry_later()
+                    self.synchronize(Deadline(self._timeout))
 
-        def save_again() -> None:
-            if self.state.snapshot is not None:
-                self.synchronize(Deadline(self._timeout))
-
-        return self._unlocked(delete, seconds, then=save_again)
+        return self._unlocked(delete, seconds)
 
     def _to_revoke(self, found: Token | None, old: Snapshot | None) -> Token | None:
         """Return the saved token if it is this session's own, and another than its last ones."""
@@ -268,9 +264,14 @@ class Persistence:
         loaded = self._unlocked(self.store.load, seconds)
         return loaded[0] if loaded else None
 
-    def newer_unlocked(self, own: Snapshot | None, seconds: float) -> NewToken | None:
-        """Load and judge a record without holding the lock."""
-        return self.newer(self.load_unlocked(seconds), own, self._known)
+    def newer_unlocked(self, own: Snapshot | None) -> NewToken | None:
+        """Load and judge a record without holding the lock; wait for as long as the store takes."""
+        try:
+            with exceptions_only():
+                found = self.store.load()
+        except Exception:  # noqa: BLE001 - the next renewal reports it
+            return None
+        return self.newer(found, own, self._known)
 
     def save_ahead(
         self, hold: StoreHold, token: Token, generation: int, deadline: Deadline
@@ -428,14 +429,8 @@ class Persistence:
         if snapshot is not None:
             snapshot.defer_check(self.state.clock)
 
-    def _unlocked(
-        self, work: Work[Any], seconds: float, then: Work[None] | None = None
-    ) -> tuple[Any] | None:
-        """
-        Call the store without its lock; return `None` on failure.
-
-        The caller waits for at most ``seconds``, and never for ``then``.
-        """
+    def _unlocked(self, work: Work[Any], seconds: float) -> tuple[Any] | None:
+        """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
 
         def attempt() -> tuple[Any] | None:
             try:
@@ -445,5 +440,5 @@ class Persistence:
                 return None
 
         # In a shared task, so that the caller can stop waiting for a store that hangs.
-        task = SharedTask(attempt, then, seconds=seconds, active_tasks=self._active_tasks)
+        task = SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks)
         return task.run(seconds)

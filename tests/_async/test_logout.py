@@ -440,8 +440,9 @@ async def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Conne
     assert await saved(store) == held(session)
 
 
+@pytest.mark.parametrize("closes", [False, True])
 async def test_login_is_saved_again_when_the_deletion_of_a_logout_hangs(
-    connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture, *, closes: bool
 ) -> None:
     """Nobody waits for it any more, and no request follows: catches a session in no store."""
     store = Troubled()
@@ -453,8 +454,14 @@ async def test_login_is_saved_again_when_the_deletion_of_a_logout_hangs(
         await session.logout()
     await session.login(ME, PASSWORD)
     assert await saved(store) == held(session)
-    gate.open()
-    await async_until(lambda: store.calls.count("save") == 3)
+    async with AsyncBackground() as background:
+        if closes:
+            closing = background.start(session.aclose)
+            await async_until(lambda: inside(session).state.closed)
+            gate.open()
+            await closing.result()
+        gate.open()
+        await async_until(lambda: closes or store.calls.count("save") == 3)
     await session.aclose()
     assert await saved(store) == held(session)
     assert caplog.messages == []

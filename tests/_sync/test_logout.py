@@ -438,8 +438,9 @@ def test_login_is_saved_again_when_a_logout_deletes_it_late(connect: Connect) ->
     assert saved(store) == held(session)
 
 
+@pytest.mark.parametrize("closes", [False, True])
 def test_login_is_saved_again_when_the_deletion_of_a_logout_hangs(
-    connect: Connect, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture, *, closes: bool
 ) -> None:
     """Nobody waits for it any more, and no request follows: catches a session in no store."""
     store = Troubled()
@@ -451,8 +452,14 @@ def test_login_is_saved_again_when_the_deletion_of_a_logout_hangs(
         session.logout()
     session.login(ME, PASSWORD)
     assert saved(store) == held(session)
-    gate.open()
-    until(lambda: store.calls.count("save") == 3)
+    with Background() as background:
+        if closes:
+            closing = background.start(session.close)
+            until(lambda: inside(session).state.closed)
+            gate.open()
+            closing.result()
+        gate.open()
+        until(lambda: closes or store.calls.count("save") == 3)
     session.close()
     assert saved(store) == held(session)
     assert caplog.messages == []

@@ -21,7 +21,7 @@ from koyeb_session import (
     Token,
 )
 from koyeb_session._core.timestamps import from_epoch
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import gather, idle
 from ..jwts import jwt
@@ -222,6 +222,30 @@ def test_a_back_off_does_not_hide_what_others_have_saved(
     clock.advance(1)
     assert (ours.http.get("/v1/apps")).status_code == 200
     assert held(ours) == token.id
+
+
+def test_a_store_that_hangs_is_looked_into_once(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a task or a thread that each request of a long back-off leaves behind."""
+    store = Troubled()
+    session = connect(store=store)
+    settings = inside(session).keeper.__class__.serve_now.__globals__
+    monkeypatch.setitem(settings, "_LOOK", 0.01)
+    session.login(ME, PASSWORD)
+    clock.advance(DAY / 2)
+    fake.fail("refresh", Fault(status=429, headers={"retry-after": "3000"}))
+    with pytest.raises(KoyebSessionError):
+        session.refresh()
+    fake.revoke_all()
+    gate = store.gates["load"] = Gate()
+    store.calls.clear()
+    for _ in range(30):
+        clock.advance(1)
+        with pytest.raises(SessionExpiredError, match="too many requests"):
+            session.http.get("/v1/apps")
+    assert store.calls == ["load"]
+    gate.open()
 
 
 @pytest.mark.pitfall(45)

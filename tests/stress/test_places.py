@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import os
@@ -24,12 +25,14 @@ from koyeb_session import (
     AsyncSessionClient,
     PasswordCredentials,
     SessionClient,
+    TransportError,
 )
 from koyeb_session._async.http import queue
+from koyeb_session._concurrency.event_loop import shared_task
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import PATIENCE, Background, arrived, async_gather, until
+from ..concurrency import PATIENCE, Background, arrived, async_arrived, async_gather, until
 from ..soak import SOAK
 from ..support import count, inside
 from .scenario import EMAIL, LIFE, PASSWORD, arguments
@@ -273,6 +276,39 @@ def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
         gate.open()
         assert leader.result() == follower.result() == session.token
     assert keeping.exchanges() == 1 + CHILDREN * (REQUESTS // 5 + 1)
+
+
+@pytest.mark.pitfall(18)
+@pytest.mark.blocks_loop
+def test_loop_that_is_blocked_keeps_no_other_one_from_renewing(
+    keeping: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may wait for the other one, in ``thread.join()``; catches a wait for its task for good."""
+    monkeypatch.setattr(shared_task, "GRACE", 0.0)
+    given = {"transport": keeping.transport, "timeout": 0.05}
+    session = AsyncSessionClient(**arguments(keeping, clock, **given))
+    keeping.fail("refresh", Fault(gate=(gate := Gate()), hold="request"))
+    go = threading.Event()
+
+    async def block() -> None:
+        refreshing = asyncio.create_task(session.refresh())
+        await async_arrived(gate)
+        assert go.wait(PATIENCE)
+        with contextlib.suppress(TransportError):
+            await refreshing
+
+    async def refresh() -> None:
+        while keeping.exchanges() == 0:
+            with contextlib.suppress(TransportError):
+                await session.refresh()
+
+    with Background() as background:
+        blocked = background.start(lambda: asyncio.run(block()))
+        arrived(gate)
+        asyncio.run(refresh())
+        go.set()
+        gate.open()
+        blocked.result()
 
 
 @pytest.mark.pitfall(20)

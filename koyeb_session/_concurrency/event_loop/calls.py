@@ -45,15 +45,15 @@ def exceptions_only() -> Generator[None]:
     """
     try:
         yield
-    except (Exception, GeneratorExit, KeyboardInterrupt, SystemExit):
+    except Exception:
         raise
     except BaseException as exc:
-        if not isinstance(exc, anyio.get_cancelled_exc_class()):
-            message = f"it raised {type(exc).__name__}"
-        elif _is_cancelled():
+        if _gets_through(exc):
             raise
-        else:
+        if isinstance(exc, anyio.get_cancelled_exc_class()):
             message = "what it waited for was cancelled"
+        else:
+            message = f"it raised {type(exc).__name__}"
         raise RuntimeError(message) from exc
 
 
@@ -115,6 +115,15 @@ class _ThreadCall:
             message = f"it raised {type(self._error).__name__}"
             raise RuntimeError(message) from self._error
         return self._value
+
+
+def _gets_through(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):  # of a task group, or nursery, of the user's
+        members = cast("BaseExceptionGroup[BaseException]", exc).exceptions
+        return any(map(_gets_through, members))
+    if isinstance(exc, GeneratorExit | KeyboardInterrupt | SystemExit):
+        return True
+    return isinstance(exc, anyio.get_cancelled_exc_class()) and _is_cancelled()
 
 
 def _is_cancelled() -> bool:

@@ -101,7 +101,15 @@ class AsyncSharedTask(Generic[T]):
         """Whether it is running, in this event loop or in another one that runs."""
         if self._done.is_set() or self._process is not current_process():
             return False  # the child of a fork has a copy of the loop, which runs nowhere
-        return self._home is current_loop() or is_running(self._home)
+        if self._home is current_loop():
+            return True
+        # One that hangs elsewhere counts as dead: that loop may be blocked for good.
+        return time.monotonic() < self._ends + GRACE and is_running(self._home)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the work has ended."""
+        return self._done.is_set()
 
     @property
     def is_running(self) -> bool:

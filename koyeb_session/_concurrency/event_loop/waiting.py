@@ -76,10 +76,11 @@ class AsyncWakeup:
         self._event = anyio.Event()
 
     def set(self) -> None:
-        """Wake the sleeper, if it sleeps in this event loop."""
-        with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
-            if self._home is current_loop():
-                self._event.set()
+        """Wake the sleeper, from any thread; one whose event loop has ended stays asleep."""
+        async_call_soon(self._home, self._wake)
+
+    def _wake(self) -> None:
+        self._event.set()
 
     async def sleep(self, seconds: float | None) -> None:
         """Wait for the next wakeup, for at most ``seconds``."""

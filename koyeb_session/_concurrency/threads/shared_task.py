@@ -112,6 +112,11 @@ class SharedTask(Generic[T]):
         return time.monotonic() < self._ends + GRACE
 
     @property
+    def ended(self) -> bool:
+        """Whether the work has ended."""
+        return self._done.is_set()
+
+    @property
     def under_way(self) -> bool:
         """See `alive`: unlike its twin, a thread belongs to no event loop."""
         return self.alive
