@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._concurrency.nesting import is_inside_work_of
 from .._concurrency.runtime import is_in_step, state_lock
@@ -28,7 +27,6 @@ from .._core.errors import (
 from .._core.log import log
 from .._core.results import cannot_wait, renewal_timed_out, safe_copy, secrets_of, with_cause
 from .._core.snapshot import (
-    LONGEST_SLEEP,
     Decision,
     FailedAttempt,
     Need,
@@ -47,13 +45,11 @@ if TYPE_CHECKING:
     from .._api.operations import Operation
     from .._core.models import Token
     from .._core.state import SessionState
+    from .lookout import Lookout
     from .persistence import Persistence
     from .token_source import TokenSource
 
 T = TypeVar("T")
-
-_LOOK: Final = 1.0
-"""Seconds between two looks in the store, during a back-off, and the longest wait for one."""
 
 Outcome: TypeAlias = Snapshot | KoyebSessionError
 
@@ -69,8 +65,7 @@ class TokenKeeper:
 
     __slots__ = (
         "__weakref__",
-        "_looked",
-        "_looking",
+        "_lookout",
         "_retry_at",
         "_wakeups",
         "active_tasks",
@@ -89,9 +84,7 @@ class TokenKeeper:
         *,
         active_tasks: set[SharedTask[Any]],
     ) -> None:
-        self._looked: float = -math.inf
-        """When the last look for a token of others began, on the session's monotonic clock."""
-        self._looking: SharedTask[None] | None = None
+        self._lookout: Lookout | None = None
         self._retry_at: tuple[KoyebSessionError, float] | None = None
         """The last error that is worth another attempt, and when to make it (monotonic)."""
         self._wakeups: tuple[Wakeup, ...] = ()
@@ -103,6 +96,10 @@ class TokenKeeper:
         self.state: SessionState = state
         self.task: _SharedRenewal | None = None
         """The current renewal, or the last one."""
+        if persistence is not None:
+            from .lookout import Lookout  # noqa: PLC0415 - only with a store
+
+            self._lookout = Lookout(state)
 
     @property
     def renewal(self) -> Renewal:
@@ -180,49 +177,21 @@ class TokenKeeper:
                 # Nobody waits: the task runs by itself while the caller uses the old token.
                 self._join_or_start(Need(old, state.generation, Urgency.AHEAD, self._timeout))
                 return old
-            case Decision.FAIL if not self._can_look(seen):
+            case Decision.FAIL if not self._may_find(seen):
                 # In a back-off, or without any means to renew: send nothing.
                 return state.no_token_error(seen, _cause(seen))
             case _:
                 return None
 
-    def _can_look(self, seen: Observation) -> bool:
-        """Tell whether others may have saved a token since this session last looked for one."""
-        return self.persistence is not None and (
-            seen.now.mono - self._looked < _LOOK or self._look_is_due(seen)
-        )
-
-    def _look_is_due(self, seen: Observation) -> bool:
-        last = self._looked if seen.failure is None else max(self._looked, seen.failure.mono)
-        # Of a store that hangs, each look leaves a task or a thread behind.
-        has_ended = self._looking is None or self._looking.ended
-        return seen.now.mono - last >= (_LOOK if has_ended else LONGEST_SLEEP)
+    def _may_find(self, seen: Observation) -> bool:
+        """Tell whether others may have saved a newer token, for callers that get none here."""
+        return self._lookout is not None and self.may_wait and self._lookout.may_find(seen)
 
     def _look(self, seen: Observation) -> bool:
-        """
-        Look for a token that others have saved, as this session may not renew its own now.
-
-        The look is a shared task, which goes on when its callers have stopped waiting. Return
-        whether the session has changed.
-        """
-        # One step under the lock: of two threads that find it due, only one begins it.
-        with state_lock:
-            begins = self._look_is_due(seen)
-            if begins:
-                self._looked = seen.now.mono
-                need = Need(seen.snapshot, self.state.generation, Urgency.AHEAD, self._timeout)
-                self._looking = SharedTask(
-                    partial(self.renewal.look, need),
-                    self.tell_listeners,
-                    seconds=need.seconds,
-                    owner=self.state,
-                )
-            task = self._looking
-        if task is not None and self.may_wait:
-            if begins:
-                task.start()
-            task.join(_LOOK)
-        return self.state.snapshot is not seen.snapshot
+        """Look whether they have; return whether the session has changed."""
+        if self._lookout is None or not self._may_find(seen):
+            return False
+        return self._lookout.look(seen, self.renewal, self.tell_listeners, self._timeout)
 
     def replace_rejected(
         self, signed: Snapshot, deadline: Deadline | None = None

@@ -230,8 +230,8 @@ def test_a_store_that_hangs_is_looked_into_once(
     """Catches a task or a thread that each request of a long back-off leaves behind."""
     store = Troubled()
     session = connect(store=store)
-    settings = inside(session).keeper.__class__.serve_now.__globals__
-    monkeypatch.setitem(settings, "_LOOK", 0.01)
+    settings = inside(session).keeper._lookout.__class__.look.__globals__
+    monkeypatch.setitem(settings, "_PAUSE", 0.01)
     session.login(ME, PASSWORD)
     clock.advance(DAY / 2)
     fake.fail("refresh", Fault(status=429, headers={"retry-after": "3000"}))
