@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import anyio
 import anyio.from_thread
@@ -25,6 +26,11 @@ def sessions(fake: FakeKoyeb, clock: FakeClock) -> KoyebSessions:
     return KoyebSessions(transport=fake.transport, credentials=PASSWORDS, clock=clock)
 
 
+def reached(events: list[anyio.Event], number: int) -> bool:
+    """Tell whether so many have come."""
+    return len(events) == number
+
+
 async def test_sessions_close_with_the_last_of_their_lifespans(sessions: KoyebSessions) -> None:
     """Catches a server that ends the sessions of another one, which has begun after it."""
     ends = [anyio.Event(), anyio.Event()]
@@ -42,12 +48,12 @@ async def test_sessions_close_with_the_last_of_their_lifespans(sessions: KoyebSe
             tasks.start_soon(serve, end)
         await async_until(lambda: len(begun) == len(ends))
         service, blocking = await sessions.service(), await sessions.service_sync()
-        for end in begun:
+        for number, end in enumerate(begun, 1):
             assert await sessions.service() is service
             await service.refresh()
             await anyio.to_thread.run_sync(blocking.refresh)
             end.set()
-            await async_until(lambda end=end: end in ended)
+            await async_until(partial(reached, ended, number))
         with pytest.raises(RuntimeError, match="not running"):
             await sessions.service()
         with pytest.raises(RuntimeError, match="closed"):
