@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import Any
 
 import httpx
 import pytest
 
-from koyeb_session import SessionClient, Token, TransportError
+from koyeb_session import MemoryTokenStore, SessionClient, Token, TransportError
 from koyeb_session._concurrency.runtime import state_lock
 from koyeb_session._concurrency.threads import shared_task
-from koyeb_session.testing import FakeClock, FakeKoyeb, Gate
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from .concurrency import PATIENCE, Background, Halted, arrived, idle
-from .support import DAY
+from .concurrency import PATIENCE, Background, Halted, arrived, idle, until
+from .support import DAY, inside
 
 
 @pytest.fixture
@@ -66,6 +67,25 @@ def test_a_transport_that_halts_its_thread_fails_once() -> None:
         with pytest.raises(TransportError, match="was not renewed: RuntimeError"):
             session.refresh()
     assert len(tried) == 2
+
+
+def test_a_late_reply_is_saved_in_the_lock_of_its_own_renewal(
+    fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its caller has more time than the client; catches a save that waits for that very lock."""
+    monkeypatch.setattr(shared_task, "GRACE", 0.0)
+    fake.fail("refresh", Fault(gate=(gate := Gate()), hold="reply"))
+    store, token = MemoryTokenStore(), fake.issue_token()
+    given: Any = {"transport": fake.transport, "timeout": 0.01}
+    with SessionClient(store=store, token=token, **given) as session, Background() as background:
+        persistence = inside(session).persistence
+        job = background.start(lambda: session.refresh(timeout=PATIENCE))
+        arrived(gate)
+        until(lambda: not persistence._hold.alive)  # it counts as late
+        gate.open()
+        newer = job.result()
+        assert store.load() == newer
+    assert caplog.messages == []  # no news of a token that could not be saved in time
 
 
 def test_logout_waits_no_longer_than_its_time_for_a_hook_that_hangs(

@@ -84,22 +84,32 @@ class AsyncPersistence:
         """Whether the session has changed, and no write of that change has ended."""
         return self.state.change is not self._written
 
-    async def synchronize(self, deadline: Deadline) -> StoreError | None:
+    async def synchronize(
+        self, deadline: Deadline, inside: AsyncStoreHold | None = None
+    ) -> StoreError | None:
         """
         Write unsaved changes of the session to the store.
+
+        Args:
+            deadline: The end of the wait.
+            inside: The hold that the caller is in, whose lock a further one would wait for.
 
         Returns:
             The reason if they are not saved yet. A hold that takes longer keeps working on it.
         """
         if not self._unsaved:
             return None
-        hold = self.hold()
+        if inside is None or not inside.locked:
+            hold, joined = self.hold(), True
+        else:
+            hold, joined = inside, False
         # If time runs out, the job stays queued, and the hold still does it.
         try:
             await hold.ready(deadline.left())
             done = await hold.do(partial(self._write_changes, hold), deadline.left())
         finally:
-            await hold.leave(deadline)
+            if joined:
+                await hold.leave(deadline)
         if done:
             return self._problem
         self._retry_later()

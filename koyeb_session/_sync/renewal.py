@@ -94,7 +94,7 @@ class Renewal:
             return FailedAttempt(problem) if problem and not outcome.attempted else outcome
         # Still in the hold: the next process that gets the lock must not find the old token.
         if self._persistence is not None:
-            self._persistence.synchronize(deadline)
+            self._persistence.synchronize(deadline, hold)
         return outcome
 
     def _request_new_token(
@@ -172,7 +172,7 @@ class Renewal:
                 self._keep_secret(need, secret)
         # The store holds the token that was saved ahead, and must hold the session's own.
         if persistence is not None and not is_kept:
-            persistence.synchronize(deadline)
+            persistence.synchronize(deadline, hold)
         return settled
 
     def _keep_secret(self, need: Need, secret: str) -> None:
