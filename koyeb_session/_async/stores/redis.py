@@ -83,7 +83,8 @@ class AsyncRedisTokenStore:
         key: Where the session is kept; one for each session. Everybody who may read it is signed
             in.
         lease: Seconds that the lock is held at most; longer than twice the session's ``timeout``,
-            which a callable that keeps a one-time secret has for its answer.
+            and twice the longest ``timeout=`` of a `refresh`: a callable that keeps a one-time
+            secret has that time for its answer.
 
     Raises:
         TypeError: ``client`` is no client, or one of the other kind, blocking or asynchronous;
