@@ -172,7 +172,7 @@ class KoyebSessions:
         return cls(**_environment.client_arguments(cast("dict[str, Any]", overrides)))
 
     def __repr__(self) -> str:
-        run = self._run()
+        run = self._find_run()
         state = "not running" if run is None else repr(run.service)
         return f"<{type(self).__name__}: {state}>"
 
@@ -213,7 +213,7 @@ class KoyebSessions:
             shared["transport"] = transport
         return mirror.MirrorClient(**cast("_sync.ClientArguments", shared))
 
-    def _run(self) -> _Run | None:
+    def _find_run(self) -> _Run | None:
         """Find the sessions of this event loop; elsewhere, as in a thread, the newest ones."""
         runs = {**self._runs}
         here: object = None
@@ -221,8 +221,8 @@ class KoyebSessions:
             here = _runtime.current_loop()
         return runs.get(here) or next(reversed(runs.values()), None)
 
-    def _sessions(self) -> _Run:
-        run = self._run()
+    def _current_run(self) -> _Run:
+        run = self._find_run()
         if run is None:
             message = "KoyebSessions is not running: use FastAPI(lifespan=sessions.lifespan)"
             raise RuntimeError(message)
@@ -235,7 +235,7 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._sessions().service
+        return self._current_run().service
 
     async def service_sync(self) -> SessionClient:
         """
@@ -246,7 +246,7 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._sessions().service_sync
+        return self._current_run().service_sync
 
     async def caller(
         self,
@@ -301,7 +301,7 @@ class KoyebSessions:
     ) -> AsyncSessionClient | problems.CallerRejected | WebSocketException | RuntimeError:
         """Make the session for a bearer token, or the exception that rejects its caller."""
         try:
-            service = self._sessions().service
+            service = self._current_run().service
             if bearer is not None and not isinstance(bearer, ValueError):
                 return problems.own(connection, service.for_token(bearer))
         except RuntimeError as exc:
@@ -329,7 +329,7 @@ class KoyebSessions:
         """
         outcome: AsyncSessionClient | RuntimeError
         try:
-            outcome = problems.own(connection, self._sessions().service.guest())
+            outcome = problems.own(connection, self._current_run().service.guest())
         except RuntimeError as exc:
             outcome = exc.with_traceback(None)
         del connection  # as in `caller`

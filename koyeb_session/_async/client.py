@@ -731,9 +731,11 @@ class AsyncSessionClient:
         It waits for a renewal, for a save, and for the listeners, which have the client's timeout;
         also for those of sessions of `for_token`. Your own ``http_client`` stays open. Closing a
         session of `for_token` leaves its parent's connections open. Any number of callers wait for
-        one closing, which goes on if one of them is cancelled. A caller whose cancel scope is
-        cancelled waits as well, for at most the client's timeout: the end of its event loop would
-        cut the work off. `asyncio.Task.cancel`, while it waits, ends the wait.
+        one closing, which goes on if one of them is cancelled.
+
+        In an event loop, a caller whose cancel scope is cancelled waits as well, for at most the
+        client's timeout: the end of the loop would cut the work off. `asyncio.Task.cancel` ends the
+        wait at once.
         """
         if not self._is_sibling:
             self._resources.end()

@@ -24,14 +24,7 @@ from .._core.errors import (
 )
 from .._core.log import log
 from .._core.results import cannot_wait, renewal_timed_out, safe_copy, secrets_of, with_cause
-from .._core.snapshot import (
-    Decision,
-    FailedAttempt,
-    Need,
-    Observation,
-    Snapshot,
-    Urgency,
-)
+from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
 from .renewal import AsyncRenewal

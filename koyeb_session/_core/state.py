@@ -338,9 +338,10 @@ class SessionState:
         last = self.rejected
         if snapshot.from_store or (last is not None and last.about is snapshot):
             return
-        # A token that was accepted, and not rejected as well, has ended the row.
-        has_ended = last is None or last.accepted not in {None, last.about, snapshot}
-        before = 0 if last is None or has_ended else last.in_a_row
+        before = 0
+        # Otherwise a token that was accepted, and not rejected as well, has ended the row.
+        if last is not None and last.accepted in {None, last.about, snapshot}:
+            before = last.in_a_row
         wait = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
         clock = self.clock
         self.rejected = Rejection(
