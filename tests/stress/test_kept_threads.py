@@ -37,10 +37,10 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Begin and end without idle threads; within the test they wait for as long as it takes."""
     idle()
-    with monkeypatch.context() as patched:
-        patched.setattr(launching, "_IDLE", PATIENCE)
-        yield
-        idle()
+    # No context of its own: it would end before the test's changes, and these would undo it.
+    monkeypatch.setattr(launching, "_IDLE", PATIENCE)
+    yield
+    idle()
 
 
 def run(task: SharedTask[object]) -> object:
