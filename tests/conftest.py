@@ -9,6 +9,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import Phase, settings
 
+from koyeb_session._concurrency.event_loop import shared_task as async_shared_task
+from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
 # The phase that explains a failure traces each example; `--hypothesis-profile=explain` has it.
@@ -59,6 +61,13 @@ def clock() -> FakeClock:
 def fake(clock: FakeClock) -> FakeKoyeb:
     """Make a service whose tokens live for a day, and die when they are refreshed."""
     return FakeKoyeb(clock=clock)
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have work count as late as soon as its time is up, not a second after that."""
+    for module in (async_shared_task, shared_task):
+        monkeypatch.setattr(module, "GRACE", 0.0)
 
 
 @pytest.fixture

@@ -89,10 +89,9 @@ def test_shared_task_is_started_once_whoever_starts_it() -> None:
 
 @pytest.mark.parametrize("wait", [SharedTask[int].join, SharedTask[int].wait_done])
 def test_shared_task_is_launched_by_who_waits_when_its_starter_was_interrupted(
-    monkeypatch: pytest.MonkeyPatch, wait: Callable[[SharedTask[int], float], object]
+    wait: Callable[[SharedTask[int], float], object],
 ) -> None:
     """A signal handler may raise before the thread starts; catches a wait for no thread."""
-    monkeypatch.setattr(shared_task, "_GRACE", 0.02, raising=False)
     shared = SharedTask(lambda: 7, seconds=PATIENCE)
     wait(shared, PATIENCE)
     assert shared.outcome == 7

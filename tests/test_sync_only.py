@@ -11,7 +11,6 @@ import pytest
 
 from koyeb_session import MemoryTokenStore, SessionClient, Token, TransportError
 from koyeb_session._concurrency.runtime import state_lock
-from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, Background, Halted, arrived, idle, until
@@ -69,11 +68,11 @@ def test_a_transport_that_halts_its_thread_fails_once() -> None:
     assert len(tried) == 2
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_a_late_reply_is_saved_in_the_lock_of_its_own_renewal(
-    fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fake: FakeKoyeb, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its caller has more time than the client; catches a save that waits for that very lock."""
-    monkeypatch.setattr(shared_task, "GRACE", 0.0)
     fake.fail("refresh", Fault(gate=(gate := Gate()), hold="reply"))
     store, token = MemoryTokenStore(), fake.issue_token()
     given: Any = {"transport": fake.transport, "timeout": 0.01}
@@ -88,11 +87,9 @@ def test_a_late_reply_is_saved_in_the_lock_of_its_own_renewal(
     assert caplog.messages == []  # no news of a token that could not be saved in time
 
 
-def test_logout_waits_no_longer_than_its_time_for_a_hook_that_hangs(
-    fake: FakeKoyeb, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("no_grace")
+def test_logout_waits_no_longer_than_its_time_for_a_hook_that_hangs(fake: FakeKoyeb) -> None:
     """A thread cannot be stopped; catches a caller that waits for as long as the thread does."""
-    monkeypatch.setattr(shared_task, "GRACE", 0.0)
     go = threading.Event()
 
     def hang(_: httpx.Request) -> None:

@@ -193,6 +193,7 @@ def test_record_that_could_not_be_replaced_is_not_gone_back_to(
 
 
 @pytest.mark.pitfall(39)
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize("call", ["lock", "load", "save", "delete"])
 @pytest.mark.parametrize("act", ["login", "refresh", "current_token", "logout", "request"])
 def test_session_goes_on_when_its_store_hangs(

@@ -188,6 +188,7 @@ def test_a_waiter_for_the_lock_asks_for_nothing_once_the_session_has_changed(
     assert operations(fake) == ["refresh", "logout"]
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_a_close_behind_a_held_lock_is_no_renewal(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect
 ) -> None:

@@ -28,7 +28,6 @@ from koyeb_session import (
     TransportError,
 )
 from koyeb_session._async.http import queue
-from koyeb_session._concurrency.event_loop import shared_task
 from koyeb_session.stores import AsyncMemoryTokenStore, MemoryTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -280,11 +279,11 @@ def test_forked_children_do_not_wait_for_a_shared_task_of_the_parent(
 
 @pytest.mark.pitfall(18)
 @pytest.mark.blocks_loop
+@pytest.mark.usefixtures("no_grace")
 def test_loop_that_is_blocked_keeps_no_other_one_from_renewing(
-    keeping: FakeKoyeb, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    keeping: FakeKoyeb, clock: FakeClock
 ) -> None:
     """It may wait for the other one, in ``thread.join()``; catches a wait for its task for good."""
-    monkeypatch.setattr(shared_task, "GRACE", 0.0)
     given = {"transport": keeping.transport, "timeout": 0.05}
     session = AsyncSessionClient(**arguments(keeping, clock, **given))
     keeping.fail("refresh", Fault(gate=(gate := Gate()), hold="request"))
