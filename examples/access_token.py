@@ -16,14 +16,14 @@ def act(session: SessionClient) -> str:
 
 with contextlib.ExitStack() as stack:
     clock, fake, where = None, None, "https://app.koyeb.com"
-    if "KOYEB_TOKEN" in os.environ:
+    if "KOYEB_TOKEN" in os.environ and "KOYEB_ORGANIZATION" in os.environ:
         api_token, organization_id = os.environ["KOYEB_TOKEN"], os.environ["KOYEB_ORGANIZATION"]
     else:
         clock = FakeClock()
         fake = FakeKoyeb(clock=clock)
         where = stack.enter_context(fake.serve())
         api_token, organization_id = fake.issue_api_token(), fake.organizations["me@example.com"][1]
-        print(f"No KOYEB_TOKEN is set, so this plays on a fake Koyeb at {where}.")
+        print(f"Without KOYEB_TOKEN and KOYEB_ORGANIZATION, this plays on a fake Koyeb at {where}.")
 
     me = AccessTokenCredentials(api_token, organization_id, validity=timedelta(hours=1))
     # With store=FileTokenStore() a machine shares one token, with RedisTokenStore(...) a fleet.

@@ -29,11 +29,11 @@ def tour(url: str, email: str, password: str, clock: FakeClock | None) -> None:
 
 
 with contextlib.ExitStack() as stack:
-    if "KOYEB_EMAIL" in os.environ:
+    if "KOYEB_EMAIL" in os.environ and "KOYEB_PASSWORD" in os.environ:
         clock, where = None, "https://app.koyeb.com"
         who, secret = os.environ["KOYEB_EMAIL"], os.environ["KOYEB_PASSWORD"]
     else:
         clock, who, secret = FakeClock(datetime.now(UTC)), "me@example.com", "correct horse"
         where = stack.enter_context(FakeKoyeb(clock=clock).serve())
-        print(f"No KOYEB_EMAIL is set, so this plays on a fake Koyeb at {where}.")
+        print(f"Without KOYEB_EMAIL and KOYEB_PASSWORD, this plays on a fake Koyeb at {where}.")
     tour(where, who, secret, clock)

@@ -18,14 +18,14 @@ def run(url: str, credentials: PasswordCredentials, path: Path | None) -> None:
 
 
 with contextlib.ExitStack() as stack:
-    if "KOYEB_EMAIL" in os.environ:
+    if "KOYEB_EMAIL" in os.environ and "KOYEB_PASSWORD" in os.environ:
         who = PasswordCredentials(os.environ["KOYEB_EMAIL"], os.environ["KOYEB_PASSWORD"])
         run("https://app.koyeb.com", who, None)
     else:
         fake = FakeKoyeb()
         where = stack.enter_context(fake.serve())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        print(f"No KOYEB_EMAIL is set, so this plays on a fake Koyeb at {where}.")
+        print(f"Without KOYEB_EMAIL and KOYEB_PASSWORD, this plays on a fake Koyeb at {where}.")
         for number in (1, 2):
             before = len(fake.requests)
             me = PasswordCredentials("me@example.com", "correct horse")

@@ -5,8 +5,7 @@ Sign in to Koyeb, and stay signed in.
 the same methods.
 
 ```python
-with SessionClient() as session:
-    session.login("me@example.com", "correct horse")
+with SessionClient.from_env() as session:  # KOYEB_TOKEN, for example
     print(session.http.get("/v1/apps").json())
 ```
 

@@ -20,7 +20,10 @@ Nothing is printed in color.
 
 Each command takes --help. A script asks for a token each time it needs one:
 
-  curl -H "Authorization: Bearer $(python -m koyeb_session token)" https://app.koyeb.com/v1/apps
+  token=$(python -m koyeb_session token) &&
+    printf 'Authorization: Bearer %s' "$token" | curl -H @- https://app.koyeb.com/v1/apps
+
+So the token is in no list of processes, and curl does not run without one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from datetime import UTC, datetime
 from typing import Final, NoReturn, TextIO, TypeAlias
 
 import attrs
+import httpx
 
 from . import (
     AccessTokenCredentials,
@@ -57,6 +61,7 @@ from ._core.origins import Origins, origins
 from ._core.provenance import foreign_service
 from ._core.tokens import is_api_token
 from ._environment import SERVICES, named_services
+from ._http.failures import transport_error
 from .stores import FileTokenStore
 
 DONE: Final = 0
@@ -68,6 +73,7 @@ BROKEN_PIPE: Final = 141
 
 _NAME: Final = "python -m koyeb_session"
 _SERVICE: Final = "https://app.koyeb.com"
+_PROFILE: Final = "/v1/account/profile"
 _NOTHING: Final = "nothing was entered"
 _DEFAULT: Final = "default"
 
@@ -221,7 +227,7 @@ def _command(options: argparse.Namespace, name: str, url: str | None = None) -> 
 def _standard_input(argument: str) -> bool:
     """Reject anything but ``-`` without quoting it, as it may be the secret."""
     if argument != "-":
-        message = "a token is read from standard input; an argument would show in the process list"
+        message = "a token is read from standard input, and an address is given as --email ADDRESS"
         raise argparse.ArgumentTypeError(message)
     return True
 
@@ -240,7 +246,7 @@ def _login(options: argparse.Namespace) -> int:
         if credentials is not None:
             session.refresh()
         elif has_token:
-            session.use_token(_read_secret())
+            session.use_token(_given_token(options.url))
         else:
             session.login(
                 options.email or _ask("Email: "),
@@ -254,7 +260,7 @@ def _login(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     try:
-        token = _current_token(options)
+        token = _current_token(options, check=True)
     except KoyebSessionError as error:
         print(_advice(error, options))
         return _status_of(error)
@@ -325,7 +331,7 @@ def _client(url: str, store: FileTokenStore, credentials: Renewal | None = None)
     return SessionClient(base_url=url, credentials=credentials, store=store)
 
 
-def _current_token(options: argparse.Namespace) -> Token:
+def _current_token(options: argparse.Namespace, *, check: bool = False) -> Token:
     store = _store(options)
     saved = _saved(options, store)
     if saved is None:
@@ -333,8 +339,29 @@ def _current_token(options: argparse.Namespace) -> Token:
     credentials = None if saved.renewal is None else _renewal(options.url)
     with _client(options.url, store, credentials) as session:
         token = session.current_token()
+        if check:
+            _check(session)
     # Closing has waited for a renewal ahead of need, which may have revoked this token.
     return session.token or token
+
+
+def _given_token(url: str) -> Token:
+    """Read a token from standard input."""
+    with SessionClient(base_url=url, token=_read_secret()) as session:
+        token = session.current_token()
+        if is_api_token(token):  # another kind would be renewed if it is refused, and is not saved
+            _check(session)
+    return token
+
+
+def _check(session: SessionClient) -> None:
+    """Ask Koyeb whether it accepts the token: one that is mistyped or revoked looks like any."""
+    try:
+        reply = session.http.get(_PROFILE)
+    except httpx.HTTPError as error:
+        raise transport_error(error, f"no reply to GET {_PROFILE}", str) from None
+    if reply.status_code == 401:
+        raise NotSignedInError("the API access token is refused: it is mistyped, or was revoked")
 
 
 def _renewal(url: str) -> Renewal:

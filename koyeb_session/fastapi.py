@@ -224,8 +224,10 @@ class KoyebSessions:
     def _current_run(self) -> _Run:
         run = self._find_run()
         if run is None:
-            message = "KoyebSessions is not running: use FastAPI(lifespan=sessions.lifespan)"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                "KoyebSessions is not running: use FastAPI(lifespan=sessions.lifespan), and in a "
+                "test, with TestClient(app) as client"
+            )
         return run
 
     async def service(self) -> AsyncSessionClient:

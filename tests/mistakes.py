@@ -30,7 +30,7 @@ from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTok
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from .concurrency import deadlines
-from .faults.certificates import server_context
+from .faults.certificates import issuer, server_context
 from .faults.server import Exchange, Server
 from .keyrings import Ring, machine_keyring
 from .printed import Setup, logged, message, printed, warned
@@ -154,6 +154,22 @@ MISTAKES["The API access token was revoked"] = lambda it: ask(
 )
 
 
+@mistake
+def an_api_token_is_refused(setup: Setup) -> None:
+    """A request with an API access token is refused."""
+    with setup.client(token="mistyped") as session:
+        session.http.get("/v1/apps").raise_for_status()
+
+
+@mistake
+def a_body_cannot_be_sent_twice(setup: Setup) -> None:
+    """A body cannot be sent twice."""
+    with setup.client(credentials=PASSWORDS) as session:
+        session.current_token()
+        setup.fake.revoke_all()
+        session.http.post("/v1/apps", content=iter([b"{}"])).raise_for_status()
+
+
 # Two halves, loops, threads and processes
 
 
@@ -272,22 +288,6 @@ def several_processes_renew_one_token(setup: Setup) -> None:
         another.refresh()
 
 
-@mistake
-def an_api_token_is_refused(setup: Setup) -> None:
-    """A request with an API access token is refused."""
-    with setup.client(token="mistyped") as session:
-        session.http.get("/v1/apps").raise_for_status()
-
-
-@mistake
-def a_body_cannot_be_sent_twice(setup: Setup) -> None:
-    """A body cannot be sent twice."""
-    with setup.client(credentials=PASSWORDS) as session:
-        session.current_token()
-        setup.fake.revoke_all()
-        session.http.post("/v1/apps", content=iter([b"{}"])).raise_for_status()
-
-
 # The way to the service
 
 
@@ -320,6 +320,18 @@ def nothing_listens_there(setup: Setup) -> str:
 def the_certificate_is_not_trusted(setup: Setup) -> str:
     """The certificate is not trusted."""
     with Server([], tls=server_context()) as service:
+        text = message(lambda: sign_in_at(service.url)).replace(
+            service.url, "https://app.koyeb.com"
+        )
+    return re.sub(r"_ssl\.c:\d+", "_ssl.c:1006", text)
+
+
+@mistake
+def the_certificate_is_out_of_date(setup: Setup) -> str:
+    """The certificate is out of date."""
+    issuer().cert_pem.write_to_path(setup.path.with_suffix(".pem"))
+    setup.patch.setenv("SSL_CERT_FILE", str(setup.path.with_suffix(".pem")))
+    with Server([], tls=server_context(year=2020)) as service:
         text = message(lambda: sign_in_at(service.url)).replace(
             service.url, "https://app.koyeb.com"
         )

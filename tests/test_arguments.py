@@ -126,6 +126,8 @@ def test_token_is_refused_when_it_is_not_fit_for_a_header(token: str, message: s
         for token in (None, 5, b"canary", {"id": "canary"})),
         (Token(odd(b"canary")), "token must be a str, not bytes"),
         (Token("x", renewal=odd(b"canary")), "token.renewal must be a str, not bytes"),
+        (Token("x", odd(LATER)), "token.user_id must be a str, not datetime: write expires_at=..."),
+        (Token("x", "u", odd(5)), "token.organization_id must be a str, not int"),
         (Token("x", expires_at=odd("canary")), "token.expires_at must be a datetime, not str"),
         (Token("x", issued_at=odd("canary")), "token.issued_at must be a datetime, not str"),
     ],
@@ -252,7 +254,7 @@ def test_credentials_are_right_when_they_can_be_used(credentials: object) -> Non
 
 GIVE_PASSWORD = ": give PasswordCredentials(email, password)"
 GIVE_API_TOKEN = ": give AccessTokenCredentials(api_token, organization_id)"
-ID_RULE = "organization_id must be an id: letters, digits, '-' and '_', not empty"
+ID_RULE = "organization_id must be an id: 1 to 36 letters, digits, '-' and '_'"
 VALIDITY_RULE = "credentials.validity must be from one second to 24 hours, not 2 days, 0:00:00"
 WRONG: list[tuple[object, type[Exception], str]] = [
     (
@@ -276,6 +278,7 @@ WRONG: list[tuple[object, type[Exception], str]] = [
         *(AccessTokenCredentials("Bearer canary", "org"), ValueError),
         f"credentials.api_token {NO_BEARER}{GIVE_API_TOKEN}",
     ),
+    (AccessTokenCredentials("org", "canary" * 8), ValueError, f"{ID_RULE}{GIVE_API_TOKEN}"),
     (AccessTokenCredentials("canary", "a/b"), ValueError, f"{ID_RULE}{GIVE_API_TOKEN}"),
     (AccessTokenCredentials("canary", "o", timedelta(days=2)), ValueError, VALIDITY_RULE),
     (

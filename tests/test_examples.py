@@ -80,6 +80,19 @@ def test_example_says_what_happens(name: str) -> None:
         assert issued <= datetime.now(UTC)
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("quickstart.py", {"KOYEB_EMAIL": "me@example.com"}),
+        ("quickstart_sync.py", {"KOYEB_PASSWORD": "another one"}),
+        ("access_token.py", {"KOYEB_TOKEN": "a-token"}),
+    ],
+)
+def test_example_runs_with_half_of_an_account(name: str, given: dict[str, str]) -> None:
+    """It plays on the fake service, as without an account; catches a KeyError."""
+    assert "this plays on a fake Koyeb" in said(name, **given)
+
+
 def test_example_for_tests_passes() -> None:
     """``pytest examples/`` needs this package, pytest, and no plugin but the package's own."""
     plugins = (f"-pno:{name}" for name in ("cacheprovider", "timeout", "xdist"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,8 +19,9 @@ from koyeb_session import (
     TransportTimeoutError,
 )
 from koyeb_session._http.failures import transport_error
+from koyeb_session.testing import FakeKoyeb
 
-from .faults.certificates import server_context
+from .faults.certificates import issuer, server_context
 from .faults.server import Server
 from .support import ME, PASSWORD, raising
 
@@ -96,6 +98,35 @@ def test_a_certificate_that_is_not_trusted_is_final(half: str) -> None:
     assert len(service._threads) == 2  # one accepts, and one serves
     assert "set SSL_CERT_FILE" in str(error)
     assert not error.retryable
+
+
+@HALVES
+@pytest.mark.parametrize(
+    ("server", "text"),
+    [
+        ({"year": 2020}, "certificate is out of date, or the clock of this machine is wrong"),
+        ({"year": 2037}, "certificate is out of date, or the clock of this machine is wrong"),
+        ({"name": "elsewhere.example"}, "certificate is for another host: look at base_url"),
+    ],
+)
+def test_a_certificate_of_another_time_or_host_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, half: str, server: dict[str, Any], text: str
+) -> None:
+    """The issuer is trusted: catches advice to trust it."""
+    issuer().cert_pem.write_to_path(tmp_path / "issuer.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "issuer.pem"))
+    with Server([], tls=server_context(**server)) as service:
+        error = failure(half, base_url=service.url)
+    assert text in str(error)
+    assert "SSL_CERT_FILE" not in str(error)
+
+
+@HALVES
+def test_a_service_without_tls_is_said(half: str) -> None:
+    """OpenSSL's own words are a wrong version number."""
+    with FakeKoyeb().serve() as url:
+        error = failure(half, base_url=url.replace("http:", "https:"))
+    assert "it answers without TLS: look at base_url, and at HTTPS_PROXY" in str(error)
 
 
 @HALVES

@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import anyio
 import attrs
 import pytest
 
@@ -47,8 +46,6 @@ def test_block_runs_as_it_stands(block: str, service: FakeKoyeb, fake_koyeb: Fak
         names["test_outage"](fake_koyeb)
         assert [request.status for request in fake_koyeb.requests] == [503]
     elif "these are the defaults" not in block:
-        if "main" in names:
-            anyio.run(names["main"])
         assert service.requests
         assert all(request.status == 200 for request in service.requests)
 

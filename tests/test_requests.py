@@ -15,7 +15,7 @@ from koyeb_session.testing import assert_no_secret
 
 from .sent import BASE, SENT, TOKEN, made
 
-ID_RULE = "organization_id must be an id: letters, digits, '-' and '_', not empty"
+ID_RULE = "organization_id must be an id: 1 to 36 letters, digits, '-' and '_'"
 
 
 ALWAYS = {

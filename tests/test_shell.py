@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from koyeb_session import Token
+from koyeb_session import Token, __main__
 from koyeb_session.__main__ import _life, main
 from koyeb_session.testing import FakeKoyeb, Fault
 
@@ -31,6 +32,28 @@ def test_token_is_printed_alone(shell: Shell, run: Callable[[Shell, str], Done])
     token_id = shell.sign_in()
     done = run(shell, "token")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{token_id}\n", "")
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_line_for_curl_shows_the_token_to_nobody(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, signed_in: bool
+) -> None:
+    """It is in no argument, as those show in the list of processes; nothing runs without one."""
+    curl, seen = tmp_path / "curl", tmp_path / "seen"
+    curl.write_text(f'#!/bin/sh\necho "$@" >"{seen}"\ncat >>"{seen}"\n')
+    curl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    token_id = shell.sign_in() if signed_in else None
+    _, _, lines = str(__main__.__doc__).partition("each time it needs one:\n\n")
+    lines, _, _ = lines.replace("python", sys.executable, 1).partition("\n\n")
+    done = subprocess.run(["/bin/sh", "-c", lines], capture_output=True, check=False)
+    assert (done.returncode == 0) is signed_in
+    if signed_in:
+        given, header = seen.read_text().splitlines()
+        assert given == "-H @- https://app.koyeb.com/v1/apps"
+        assert header == f"Authorization: Bearer {token_id}"
+    else:
+        assert not seen.exists()
 
 
 def test_printed_token_outlives_a_renewal_ahead_of_need(shell: Shell) -> None:
@@ -150,12 +173,34 @@ def test_refusal_of_a_printed_token_is_told(shell: Shell) -> None:
     assert done.stderr.count("Token rejected") == 1
 
 
-def test_service_that_is_away_is_worth_another_try(shell: Shell) -> None:
-    """Trouble that may pass has the status 3."""
-    shell.sign_in()
-    shell.fake.fail("logout", Fault(status=503), times=10)
-    done = shell.run("logout")
+def test_status_tells_of_an_api_token_that_was_revoked(shell: Shell) -> None:
+    """Nothing in the token says so: the service is asked."""
+    shell.sign_in(shell.fake.issue_api_token())
+    shell.fake.revoke_all()
+    done = shell.run("status")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("the API access token is refused")
+    assert "Sign in with:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "operation", "fault"),
+    [
+        ("logout", "logout", Fault(status=503)),
+        ("status", "profile", Fault(reset=True)),
+        ("login", "profile", Fault(reset=True)),
+    ],
+)
+def test_service_that_is_away_is_worth_another_try(
+    shell: Shell, command: str, operation: str, fault: Fault
+) -> None:
+    """Trouble that may pass has the status 3; a status and a login change nothing then."""
+    token_id = shell.sign_in()
+    shell.fake.fail(operation, fault, times=10)
+    arguments = [command, "-"] if command == "login" else [command]
+    done = shell.run(*arguments, stdin=shell.fake.issue_api_token())
     assert done.returncode == 3
+    assert command == "logout" or shell.saved.id == token_id
 
 
 def test_logout_ends_the_session(shell: Shell) -> None:

@@ -139,10 +139,12 @@ def test_api_token_of_an_organization_replaces_another_one(shell: Shell) -> None
     assert shell.run("token").stdout == f"{saved.id}\n" != first
 
 
-def test_refused_api_token_replaces_nothing(shell: Shell) -> None:
-    """An API access token that may not issue leaves the session that there was, and is told."""
+@pytest.mark.parametrize("of_organization", [True, False])
+def test_refused_api_token_replaces_nothing(shell: Shell, *, of_organization: bool) -> None:
+    """The session that there was is left; catches a mistyped token that counts as signed in."""
     token_id = shell.sign_in()
-    arguments = ("login", "--api-token", "--organization", shell.fake.organizations[EMAIL][0])
+    organization = ["--organization", shell.fake.organizations[EMAIL][0]]
+    arguments = ["login", "--api-token", *(organization if of_organization else ())]
     done = shell.run(*arguments, stdin="unknown\n")
     assert done.returncode == 1
     assert done.stderr.count("the API access token is refused") == 1
@@ -210,7 +212,7 @@ def test_wrong_organization_is_named_as_the_option(shell: Shell, form: list[str]
     """An organization has a name as well, and the user knows no argument of a program."""
     done = shell.run("login", *form, "--organization", "my organization", typed="secret")
     assert done.returncode == 2
-    assert "koyeb_session: --organization must be an id: letters, digits" in done.stderr
+    assert "koyeb_session: --organization must be an id: 1 to 36 letters, digits" in done.stderr
     assert "Credentials" not in done.stderr
 
 

@@ -42,8 +42,7 @@ class AsyncSessionClient:
     for a renewal under way.
 
     ```python
-    async with AsyncSessionClient() as session:
-        await session.login("me@example.com", "correct horse")
+    async with AsyncSessionClient.from_env() as session:  # KOYEB_TOKEN, for example
         apps = await session.http.get("/v1/apps")
     ```
 

@@ -23,7 +23,14 @@ from .._core.errors import (
     TransportTimeoutError,
 )
 from .._core.log import log
-from .._core.results import cannot_wait, renewal_timed_out, safe_copy, secrets_of, with_cause
+from .._core.results import (
+    cannot_wait,
+    renewal_timed_out,
+    safe_copy,
+    secrets_of,
+    text_of,
+    with_cause,
+)
 from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
 from .._core.state import SUPERSEDED
 from .listeners import AsyncListeners
@@ -379,9 +386,10 @@ class AsyncTokenKeeper:
             outcome = FailedAttempt(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
             raised = exc
-            text = f"the token was not renewed: {type(exc).__name__}"
             tokens = secrets_of(*(its.token for its in (old, state.snapshot) if its is not None))
             cause = safe_copy(exc, (*tokens, *self.source.secrets))
+            reason = f"{type(exc).__name__}: {text_of(cause)}".removesuffix(": ")
+            text = f"the token was not renewed: {reason}"
             outcome = FailedAttempt(with_cause(TransportError(text), cause))
         # Read once for all that follows: another thread may sign in, or out, at any point.
         held = state.snapshot

@@ -38,7 +38,9 @@ def parse_token(token: Token | str, wall: float, name: str = "token") -> Token |
     token = Token(token) if isinstance(token, str) else token
     wrong = (
         _token_error(name, token.id)
-        or _renewal_error(token.renewal)
+        or _text_or_none_error("renewal", token.renewal)
+        or _text_or_none_error("user_id", token.user_id)
+        or _text_or_none_error("organization_id", token.organization_id)
         or _time_error("expires_at", token.expires_at)
         or _time_error("issued_at", token.issued_at)
     )
@@ -61,7 +63,7 @@ def _printable(token: Token) -> Token:
     odd: dict[str, Any] = {
         name: printable(text)
         for name, text in (("user_id", token.user_id), ("organization_id", token.organization_id))
-        if isinstance(text, str) and not text.isprintable()
+        if text is not None and not text.isprintable()
     }
     return attrs.evolve(token, **odd) if odd else token
 
@@ -90,10 +92,11 @@ def _unfit_for_header(token_id: str) -> str | None:
     )
 
 
-def _renewal_error(renewal: object) -> TypeError | None:
-    if renewal is None or isinstance(renewal, str):
+def _text_or_none_error(name: str, text: object) -> TypeError | None:
+    if isinstance(text, str | None):
         return None
-    return TypeError(f"token.renewal must be a str, not {type(renewal).__name__}")
+    wrong = f"token.{name} must be a str, not {type(text).__name__}"
+    return TypeError(f"{wrong}: write expires_at=..." if isinstance(text, datetime) else wrong)
 
 
 def _time_error(name: str, at: object) -> BadArgument | None:
@@ -238,11 +241,11 @@ def text_error(name: str, text: object) -> BadArgument | None:
 
 
 def id_error(organization_id: object, name: str = "organization_id") -> BadArgument | None:
-    """Check an id that becomes a part of a path."""
+    """Check an id that becomes a part of a path, which errors and logs show; a token is longer."""
     if not isinstance(organization_id, str):
         return TypeError(f"{name} must be a str, not {type(organization_id).__name__}")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", organization_id):
-        return ValueError(f"{name} must be an id: letters, digits, '-' and '_', not empty")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,36}", organization_id):
+        return ValueError(f"{name} must be an id: 1 to 36 letters, digits, '-' and '_'")
     return None
 
 
@@ -410,6 +413,8 @@ def _is_async(function: object) -> bool:
 
 def clock_error(clock: object) -> TypeError | None:
     """Check the clock of a client."""
+    if isinstance(clock, type):
+        return TypeError(f"clock must be a clock, not a class: call {clock.__name__}()")
     if clock is None or all(callable(getattr(clock, name, None)) for name in ("time", "monotonic")):
         return None
     return TypeError("clock must have time() and monotonic(), as the module time has them")

@@ -19,6 +19,15 @@ _CERTIFICATE: Final = (
     "its certificate is not trusted: set SSL_CERT_FILE to the certificates of the authority that "
     "signed it, in the PEM format"
 )
+_TIMES: Final = (
+    "its certificate is out of date, or the clock of this machine is wrong: compare the clock with "
+    "the true time"
+)
+_OTHER_HOST: Final = "its certificate is for another host: look at base_url"
+_NO_TLS: Final = (
+    "it answers without TLS: look at base_url, and at HTTPS_PROXY, which is http://host:port for "
+    "most proxies"
+)
 _NAME: Final = (
     "a host name cannot be resolved: look at base_url, at the host of HTTPS_PROXY, if it is set, "
     "and at the network"
@@ -74,11 +83,21 @@ def _diagnosis(exc: Exception) -> tuple[str, bool]:
     if isinstance(exc, httpx.ProxyError):
         return _refused_by_proxy(str(exc))
     reasons = [*_reasons(exc)]
-    if any("CERTIFICATE_VERIFY_FAILED" in text_of(it) for it in reasons):
-        return _CERTIFICATE, True
+    texts = "\n".join(map(text_of, reasons))
+    if "CERTIFICATE_VERIFY_FAILED" in texts:
+        return _distrusted(texts), True
+    if "WRONG_VERSION_NUMBER" in texts:
+        return _NO_TLS, False
     if any(isinstance(it, socket.gaierror) for it in reasons):
         return _NAME, False
     return (_PROXY if _BY_PROXY in text_of(exc) else ""), False
+
+
+def _distrusted(texts: str) -> str:
+    """Interpret the message of OpenSSL; other libraries have other words for times and names."""
+    if re.search(r"certificate (has expired|is not yet valid)", texts):
+        return _TIMES
+    return _OTHER_HOST if "certificate is not valid for" in texts else _CERTIFICATE
 
 
 def _refused_by_proxy(text: str) -> tuple[str, bool]:

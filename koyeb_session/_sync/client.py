@@ -44,8 +44,7 @@ class SessionClient:
     for a renewal under way.
 
     ```python
-    with SessionClient() as session:
-        session.login("me@example.com", "correct horse")
+    with SessionClient.from_env() as session:  # KOYEB_TOKEN, for example
         apps = session.http.get("/v1/apps")
     ```
 

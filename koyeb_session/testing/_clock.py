@@ -17,6 +17,9 @@ class FakeClock:
     Args:
         start: the wall time to begin at; an aware datetime, 2026-01-01T00:00:00Z unless given.
 
+    Raises:
+        ValueError: ``start`` is naive.
+
     >>> from datetime import timedelta
     >>> clock = FakeClock()
     >>> before = clock.time()
@@ -26,6 +29,8 @@ class FakeClock:
     """
 
     def __init__(self, start: datetime = _START) -> None:
+        if start.tzinfo is None:
+            raise ValueError("start must be aware: give it a time zone, as in datetime.now(UTC)")
         # Whole nanoseconds, so that a thousand steps of 0.1 s are exactly 100 s.
         self._wall = nanoseconds(start - datetime(1970, 1, 1, tzinfo=UTC))
         self._monotonic = nanoseconds(_MONOTONIC_START)

@@ -22,6 +22,12 @@ class FakeKoyeb(FakeService):
     """
     A sign-in service like Koyeb's, with all its state in this object.
 
+    Its operations are ``login``, ``logout``, ``passwordless_login``, ``refresh``, ``new_session``,
+    ``login_method``, ``profile``, ``organization``, ``organizations``, ``switch_organization``,
+    ``unscope_organization_token``, ``create_access_token``, and ``apps`` for all requests below
+    ``/v1/apps``. For other paths, answer them in a transport of your own, which passes the rest on
+    to ``transport``.
+
     Args:
         users: email -> password.
         token_lifetime: how long a token lives.
@@ -50,7 +56,7 @@ class FakeKoyeb(FakeService):
     Raises:
         ValueError: ``refresh`` or ``access_tokens`` is neither, or ``withdrawn`` names an unknown
             operation.
-        TypeError: ``withdrawn`` is one name in place of a collection.
+        TypeError: ``withdrawn`` is one name in place of a collection, or ``users`` no mapping.
 
     >>> import httpx
     >>> fake = FakeKoyeb()
@@ -75,6 +81,8 @@ class FakeKoyeb(FakeService):
         withdrawn: Collection[str] = (),
         clock: Clock | None = None,
     ) -> None:
+        if not isinstance(users, Mapping):
+            raise TypeError("users must be a mapping: give {email: password}")
         rules = Rules(
             refresh,
             access_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import trustme
@@ -17,10 +18,15 @@ def issuer() -> trustme.CA:
 
 
 @cache
-def server_context(name: str = HOST, *, http2: bool = False) -> ssl.SSLContext:
-    """Make a server's context, with a certificate for ``name``."""
+def server_context(
+    name: str = HOST, *, http2: bool = False, year: int | None = None
+) -> ssl.SSLContext:
+    """Make a server's context, with a certificate for ``name``, which may be good in one year."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with issuer().issue_cert(name).private_key_and_cert_chain_pem.tempfile() as path:
+    begin = None if year is None else datetime(year, 1, 1, tzinfo=UTC)
+    end = begin and begin + timedelta(days=365)
+    certificate = issuer().issue_cert(name, not_before=begin, not_after=end)
+    with certificate.private_key_and_cert_chain_pem.tempfile() as path:
         context.load_cert_chain(path)
     if http2:
         context.set_alpn_protocols(["h2"])

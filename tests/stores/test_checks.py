@@ -24,6 +24,7 @@ from koyeb_session import (
     Token,
     stores,
 )
+from koyeb_session.testing import FakeClock
 
 from .fleet import Threaded
 
@@ -120,6 +121,8 @@ def test_clock_that_tells_no_time_is_refused(client: type, clock: object) -> Non
     """It has to have both clocks."""
     with pytest.raises(TypeError, match=r"clock must have time\(\) and monotonic\(\)"):
         given(client, clock=clock, token="a" * 64)
+    with pytest.raises(TypeError, match=r"clock must be a clock, not a class: call FakeClock\(\)"):
+        given(client, clock=FakeClock)
     given(client, clock=time)
 
 

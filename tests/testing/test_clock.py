@@ -23,6 +23,12 @@ def test_clock_starts_at_a_given_time() -> None:
     assert FakeClock(datetime(2030, 6, 1, tzinfo=UTC)).time() == 1_906_502_400
 
 
+def test_clock_does_not_start_at_a_naive_time() -> None:
+    """It would be local time to some and UTC to others."""
+    with pytest.raises(ValueError, match="start must be aware: give it a time zone"):
+        FakeClock(datetime(2030, 6, 1))  # noqa: DTZ001 - the mistake
+
+
 @pytest.mark.parametrize("by", [90, 90.0, timedelta(seconds=90)])
 def test_advance_moves_both_times(by: float | timedelta) -> None:
     """Time that passes shows on the wall clock and on the monotonic one."""

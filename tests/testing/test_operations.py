@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -228,6 +229,9 @@ def test_impossible_service_is_refused() -> None:
         FakeKoyeb(withdrawn={"x"})
     with pytest.raises(TypeError, match="withdrawn must be a collection of names, not a str"):
         FakeKoyeb(withdrawn="login")
+    users: Any = ["me@example.com"]
+    with pytest.raises(TypeError, match="users must be a mapping: give"):
+        FakeKoyeb(users=users)
     with pytest.raises(ValueError, match="'revokes' or 'keeps', not 'rotates'"):
         FakeKoyeb(refresh="rotates")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="'jwt' or 'opaque', not 'paper'"):
