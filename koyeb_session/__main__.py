@@ -54,7 +54,7 @@ from . import (
     Token,
     __version__,
 )
-from ._api.operations import OTHER_WAYS
+from ._api.operations import AS_IT_IS, OTHER_WAYS
 from ._core.endings import for_people
 from ._core.log import format_duration
 from ._core.origins import Origins, origins
@@ -91,7 +91,7 @@ Renewal: TypeAlias = Callable[[Token | None], Token]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit status, as the module's docstring lists them."""
     options = _parser().parse_args(arguments)
-    log = _Log()
+    log = _Log(options)
     logging.basicConfig(format="koyeb_session: %(message)s", level=logging.WARNING, handlers=[log])
     try:
         status: int = options.run(options)
@@ -120,8 +120,9 @@ class _Log(logging.StreamHandler[TextIO]):
     A command that fails reports the same error itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         super().__init__()
+        self._options = options
         self._kept: list[logging.LogRecord] = []
         self._printed: set[str] = set()
 
@@ -131,6 +132,10 @@ class _Log(logging.StreamHandler[TextIO]):
             self._kept.append(record)
         else:
             self._print(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Put a record into the shell's words."""
+        return _for_shell(super().format(record), self._options)
 
     def print_kept(self) -> None:
         """Print the errors: the command did its work all the same."""
@@ -452,7 +457,9 @@ def _advice(error: KoyebSessionError, options: argparse.Namespace) -> str:
 def _for_shell(message: str, options: argparse.Namespace) -> str:
     """Name the options and commands of the shell in place of a program's arguments and calls."""
     other_way = f"an API access token: {_command(options, 'login')} --api-token"
-    message = for_people(message).replace(OTHER_WAYS, other_way)
+    message = for_people(message)
+    for ways in (OTHER_WAYS, AS_IT_IS):
+        message = message.replace(ways, other_way)
     for argument, option in _OPTIONS.items():
         message = message.replace(argument, option)
     return message

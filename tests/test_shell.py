@@ -154,14 +154,17 @@ def test_failure_is_told_once(shell: Shell, command: str) -> None:
     assert "credentials=" not in told
 
 
-def test_failure_ahead_of_need_is_told_beside_the_token(shell: Shell) -> None:
-    """The token is good for an hour, and the command that prints it warns of the failure."""
+@pytest.mark.parametrize("status", [410, 503])
+def test_failure_ahead_of_need_is_told_beside_the_token(shell: Shell, status: int) -> None:
+    """The token is good for an hour; the command warns of the failure, in the shell's words."""
     shell.sign_in()
     due = make_due(shell)
-    shell.fake.fail("refresh", Fault(status=503), times=10)
+    shell.fake.fail("refresh", Fault(status=status), times=10)
     done = shell.run("token")
     assert (done.returncode, done.stdout) == (0, f"{due.id}\n")
     assert done.stderr.count("renewal failed") == 1
+    assert "credentials=" not in done.stderr
+    assert ("login --api-token" in done.stderr) is (status == 410)
 
 
 def test_refusal_of_a_printed_token_is_told(shell: Shell) -> None:

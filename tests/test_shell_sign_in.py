@@ -139,6 +139,16 @@ def test_api_token_of_an_organization_replaces_another_one(shell: Shell) -> None
     assert shell.run("token").stdout == f"{saved.id}\n" != first
 
 
+def test_withdrawn_access_tokens_lead_to_the_api_token_itself(shell: Shell) -> None:
+    """The way out is a command, not an argument of a program."""
+    shell.fake.fail("create_access_token", Fault(status=410), times=5)
+    arguments = ("--api-token", "--organization", shell.fake.organizations[EMAIL][0])
+    done = shell.run("login", *arguments, stdin=shell.fake.issue_api_token())
+    assert done.returncode == 1
+    assert "use an API access token: python -m koyeb_session login --api-token" in done.stderr
+    assert "=" not in done.stderr
+
+
 @pytest.mark.parametrize("of_organization", [True, False])
 def test_refused_api_token_replaces_nothing(shell: Shell, *, of_organization: bool) -> None:
     """The session that there was is left; catches a mistyped token that counts as signed in."""

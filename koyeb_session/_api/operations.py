@@ -55,6 +55,8 @@ OTHER_WAYS: Final = (
     "callable that brings tokens (credentials=...)"
 )
 """The ways to sign in to Koyeb without a password."""
+AS_IT_IS: Final = "an API access token as it is (token=...), or a callable as credentials="
+"""The ways without access tokens that are issued."""
 _NO_PASSWORDS: Final = f"if Koyeb no longer accepts this kind of sign-in, use {OTHER_WAYS}"
 
 
@@ -302,7 +304,7 @@ def create_access_token(
         "POST",
         f"/v1/organizations/{organization_id}/access_token",
         read=issued,
-        instead="use an API access token as it is (token=...), or a callable as credentials=",
+        instead=f"use {AS_IT_IS}",
         headers=(*_bearer(bearer), (b"Content-Type", b"application/json")),
         body=write(CreateAccessTokenRequest(validity)),
         secrets=(bearer.id,),
