@@ -94,8 +94,13 @@ async def test_redis_store_does_what_a_store_has_to_do(
         await async_check_store(lambda: AsyncRedisTokenStore(client, key=KEY))
 
 
-async def test_key_lives_as_long_as_the_token(client: Any) -> None:
-    """The key goes an hour after its token or a lock; it stays when the expiry is unknown."""
+@pytest.mark.parametrize(
+    "lasting",
+    [Token("a"), Token("a", renewal="b", expires_at=datetime.now(UTC))],
+    ids=["no expiry", "rotating secret"],
+)
+async def test_key_lives_as_long_as_the_token(client: Any, lasting: Token) -> None:
+    """The key goes an hour after its token or a lock; it stays when no end of use is known."""
     store = AsyncRedisTokenStore(client, key=KEY, lease=5)
     async with store.lock():
         assert HOUR < await client.pttl(KEY) <= HOUR + 5_000
@@ -103,7 +108,7 @@ async def test_key_lives_as_long_as_the_token(client: Any) -> None:
     assert 2 * HOUR - 10_000 < await client.pttl(KEY) <= 2 * HOUR
     async with store.lock():
         assert await client.pttl(KEY) > HOUR + 5_000
-    await store.save(Token("a"))
+    await store.save(lasting)
     assert await client.pttl(KEY) == -1
     async with store.lock():
         assert await client.pttl(KEY) == -1

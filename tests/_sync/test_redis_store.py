@@ -96,8 +96,13 @@ def test_redis_store_does_what_a_store_has_to_do(
         check_store(lambda: RedisTokenStore(client, key=KEY))
 
 
-def test_key_lives_as_long_as_the_token(client: Any) -> None:
-    """The key goes an hour after its token or a lock; it stays when the expiry is unknown."""
+@pytest.mark.parametrize(
+    "lasting",
+    [Token("a"), Token("a", renewal="b", expires_at=datetime.now(UTC))],
+    ids=["no expiry", "rotating secret"],
+)
+def test_key_lives_as_long_as_the_token(client: Any, lasting: Token) -> None:
+    """The key goes an hour after its token or a lock; it stays when no end of use is known."""
     store = RedisTokenStore(client, key=KEY, lease=5)
     with store.lock():
         assert HOUR < client.pttl(KEY) <= HOUR + 5_000
@@ -105,7 +110,7 @@ def test_key_lives_as_long_as_the_token(client: Any) -> None:
     assert 2 * HOUR - 10_000 < client.pttl(KEY) <= 2 * HOUR
     with store.lock():
         assert client.pttl(KEY) > HOUR + 5_000
-    store.save(Token("a"))
+    store.save(lasting)
     assert client.pttl(KEY) == -1
     with store.lock():
         assert client.pttl(KEY) == -1

@@ -74,9 +74,10 @@ class AsyncRedisTokenStore:
 
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
-    key expires an hour after the token. A Redis that is away, or hangs, is a `StoreError` within
-    2 seconds. redis-py itself tries again for longer: give it ``retry=Retry(NoBackoff(), 0)`` to
-    have its own error in the message. It works with Redis 5 and later, and with Valkey.
+    key expires an hour after the token; with a `Token.renewal`, which lives longer, it stays. A
+    Redis that is away, or hangs, is a `StoreError` within 2 seconds. redis-py itself tries again
+    for longer: give it ``retry=Retry(NoBackoff(), 0)`` to have its own error in the message. It
+    works with Redis 5 and later, and with Valkey.
 
     Args:
         client: A constructed client; it stays yours to close. Not of a cluster's replica.
@@ -133,7 +134,7 @@ class AsyncRedisTokenStore:
 
     async def save(self, token: Token) -> None:
         """
-        Keep ``token`` until it expires.
+        Keep ``token`` until it expires; one with a ``renewal``, which lives longer, for good.
 
         Raises:
             StoreError: Redis is away, another process has saved a newer token after the lease, or
@@ -142,7 +143,7 @@ class AsyncRedisTokenStore:
         block = await self._locked_block()
         fence = 0 if block is None else block.fence
         life = 0
-        if token.expires_at is not None:
+        if token.expires_at is not None and not token.renewal:
             left = token.expires_at - datetime.now(UTC)
             life = max(0, int(left.total_seconds() * 1000)) + _TOMBSTONE_MS
         self._known = None  # a lost reply would leave one that is older than the store's own token
