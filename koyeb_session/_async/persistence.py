@@ -362,7 +362,9 @@ class AsyncPersistence:
 
     async def _write(self, own: Snapshot, owner: Owner, hold: AsyncStoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
-        self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
+        self.ownership.ours.add(identity(own.token))
+        if hold.found is not None and self.ownership.foreign_owner(hold.found, own) is None:
+            self.mark_replaced(hold.found)
         problem = await self._save(own.token, own.issuer, owner, hold)
         if problem is None:
             self.ownership.ours = {identity(own.token)}
@@ -400,7 +402,7 @@ class AsyncPersistence:
 
     async def _forget(self, own: Snapshot, hold: AsyncStoreHold) -> str | None:
         """
-        Delete the saved record, which is out of date.
+        Delete the saved record, which is out of date, unless it is somebody else's.
 
         Returns:
             The state of the store, for people; `None` if it holds the session's token.
@@ -411,8 +413,11 @@ class AsyncPersistence:
             if found is not None and identity(found) == identity(own.token):
                 self._known = identity(found)
                 return None
-            if self.ownership.is_others(found, own, self._known):
-                return "it holds what somebody else has saved since"
+            if found is not None and (
+                self.ownership.is_kept(found, own)
+                or self.ownership.is_others(found, own, self._known)
+            ):
+                return "it holds what somebody else has saved"
             with exceptions_only():
                 await self.store.delete()
         except Exception:  # noqa: BLE001 - the first error says what is wrong

@@ -378,6 +378,40 @@ async def test_a_logout_leaves_anothers_record(
 
 
 @pytest.mark.parametrize("theirs", THEIRS)
+async def test_a_login_replaces_anothers_record_without_a_word(
+    store: BrokenStore, connect: Connect, caplog: pytest.LogCaptureFixture, theirs: Token
+) -> None:
+    """The user has asked for that; catches a warning at each change of accounts."""
+    await store.save(theirs)
+    session = connect(store=store)
+    await session.login(ME, PASSWORD)
+    assert await saved(store) == held(session)
+    assert caplog.messages == []
+
+
+@pytest.mark.pitfall(45)
+@pytest.mark.parametrize("theirs", THEIRS)
+@pytest.mark.parametrize("broken", [{"save"}, {"lock"}, {"save", "delete"}])
+async def test_a_save_that_fails_leaves_anothers_record(
+    store: BrokenStore,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    broken: set[str],
+    theirs: Token,
+) -> None:
+    """It is no older record of this session: neither the login nor a logout deletes it."""
+    await store.save(theirs)
+    session = connect(store=store)
+    store.broken = broken
+    await session.login(ME, PASSWORD)
+    assert "in memory only" in caplog.text
+    store.broken = set()
+    assert await store.load() == theirs
+    await session.logout()
+    assert await store.load() == theirs
+
+
+@pytest.mark.parametrize("theirs", THEIRS)
 async def test_callable_is_not_told_of_anothers_token(
     store: BrokenStore, connect: Connect, theirs: Token
 ) -> None:
