@@ -11,7 +11,7 @@ import secrets
 import shlex
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -71,7 +71,7 @@ def absolute(path: str | os.PathLike[str]) -> Path | ValueError:
 
 
 def read(path: Path) -> Token | None:
-    """Read a token; rename a damaged file, and refuse one that is no session's."""
+    """Read a token; ignore a damaged file, with a warning, and refuse one that is no session's."""
     with failing_as("read", path):
         try:
             with open(path, "rb", opener=_open) as file:
@@ -80,20 +80,11 @@ def read(path: Path) -> Token | None:
             return None
     if isinstance(found, ForeignRecordError):
         raise _not_a_session(path)
-    if not isinstance(found, ValueError):
-        return found
-    aside = path.with_name(f"{path.name}.{time.time_ns()}.unreadable")
-    with failing_as("put aside", path), contextlib.suppress(FileNotFoundError):
-        try:
-            path.replace(aside)
-        except OSError as exc:
-            if exc.errno not in _IS_MOUNT:
-                raise
-            log.warning("%s is passed over: %s", path, found)
-            return None
-        aside.chmod(0o600)
-        log.warning("%s is put aside as %s: %s", path, aside.name, found)
-    return None
+    if isinstance(found, ValueError):
+        # Left where it is: without the lock, another process may have replaced it by now.
+        log.warning("%s is passed over: %s", path, found)
+        return None
+    return found
 
 
 def write(path: Path, token: Token) -> None:
@@ -189,16 +180,13 @@ def _fill(file: BinaryIO, token: Token) -> None:
 
 def remove(path: Path) -> None:
     """
-    Remove the file and renamed damaged ones; of a symlink, remove only the link.
+    Remove the file, also a damaged one; of a symlink, remove only the link.
 
     A file that is no session's stays: it holds no token.
     """
     with failing_as("removed", path):
         if not _is_of_others(path):
             _unlink(path)
-        for aside in _put_aside(path):  # even a damaged record may contain the token
-            if not _is_of_others(aside):  # version 0.1 put aside any file
-                aside.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
@@ -232,13 +220,6 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
     except OSError as exc:
         log.debug("%s cannot be synced: %s", folder, _why(exc))
-
-
-def _put_aside(path: Path) -> Iterator[Path]:
-    """Find renamed unreadable files of this path, not of one with a similar name."""
-    for aside in path.parent.glob(f"{glob.escape(path.name)}.*.unreadable"):
-        if aside.name[len(path.name) + 1 :].partition(".")[0].isdigit():
-            yield aside
 
 
 def _sweep(path: Path) -> None:

@@ -8,7 +8,10 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -72,19 +75,26 @@ def test_file_is_its_owners_alone_when_the_umask_is_zero(tmp_path: Path) -> None
     ],
     ids=range(13),
 )
-def test_file_is_put_aside_when_it_holds_no_token(
+def test_file_that_holds_no_token_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    """A truncated or future file is renamed with a warning, and is not fatal."""
+    """
+    A truncated or future file is no session, with a warning, and is replaced or removed.
+
+    A reader leaves it there: another process may just be replacing it.
+    """
     path = tmp_path / "session.json"
     path.write_bytes(content)
     store = FileTokenStore(path)
     assert store.load() is None
-    assert "put aside" in caplog.text
-    (aside,) = (name for name in names(tmp_path) if name.endswith(".unreadable"))
-    assert (tmp_path / aside).read_bytes() == content
+    assert f"{path} is passed over: " in caplog.text
+    assert names(tmp_path) == {path.name}
+    assert path.read_bytes() == content
     store.save(Token("b"))
     assert store.load() == Token("b")
+    path.write_bytes(content)
+    store.delete()
+    assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
@@ -112,17 +122,6 @@ def test_file_of_another_program_is_left_as_it_is(tmp_path: Path, content: bytes
     store.delete()
     assert path.read_bytes() == content
     assert names(tmp_path) == {".env"}
-
-
-def test_damaged_file_goes_although_another_program_has_written_since(tmp_path: Path) -> None:
-    """The damaged file may hold the token; that of the other program stays."""
-    path = tmp_path / "session.json"
-    path.write_text('{"format": "koyeb-session", "tok')
-    store = FileTokenStore(path)
-    assert store.load() is None
-    path.write_text("mine")
-    store.delete()
-    assert names(tmp_path) == {"session.json"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n"])
@@ -154,7 +153,7 @@ def test_renewal_and_provenance_are_kept(tmp_path: Path) -> None:
 
 
 def test_large_file_is_not_read_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is larger than any session is put aside after its first part."""
+    """A file that is larger than any session is passed over after its first part."""
     path = tmp_path / "session.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
@@ -203,36 +202,29 @@ def test_file_system_without_permissions_is_refused(
     assert names(tmp_path) == set()
 
 
-def test_a_file_that_was_put_aside_goes_with_the_session(tmp_path: Path) -> None:
-    """It may hold the token: nobody else may read it, and a logout removes it."""
-    path = tmp_path / "session.json"
-    path.write_text("{")
-    path.chmod(0o644)
-    other = tmp_path / "session.json.b.1.unreadable"  # of a file whose name begins alike
-    other.touch()
-    store = FileTokenStore(path)
-    assert store.load() is None
-    (aside,) = (tmp_path / name for name in names(tmp_path) - {other.name})
-    users = tmp_path / "session.json.1.unreadable"  # by a version that put aside any file
-    users.write_text("?")
-    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
-    store.delete()
-    assert names(tmp_path) == {other.name, users.name}
-
-
 @pytest.mark.parametrize(
     ("function", "call", "error", "says"),
     [
-        ("replace", "load", EIO, rf"put aside: {EIO.strerror} \(errno \d+\)"),
-        ("unlink", "delete", OSError("quota exceeded"), "removed: quota exceeded"),
+        (
+            "replace",
+            partial(FileTokenStore.save, token=Token("a")),
+            EIO,
+            rf"written: {EIO.strerror} \(errno \d+\)",
+        ),
+        (
+            "unlink",
+            FileTokenStore.delete,
+            OSError("quota exceeded"),
+            "removed: quota exceeded",
+        ),
     ],
 )
-def test_file_that_cannot_be_moved_is_told(
+def test_file_that_cannot_be_replaced_or_removed_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
     function: str,
-    call: str,
+    call: Callable[[FileTokenStore], Any],
     error: OSError,
     says: str,
 ) -> None:
@@ -241,7 +233,7 @@ def test_file_that_cannot_be_moved_is_told(
     path.write_text("{")
     monkeypatch.setattr(Path, function, raising(error))
     with pytest.raises(StoreError, match=says) as caught:
-        getattr(FileTokenStore(path), call)()
+        call(FileTokenStore(path))
     assert repr(caught.value.__cause__) == repr(error)
 
 

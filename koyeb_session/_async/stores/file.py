@@ -38,10 +38,10 @@ class AsyncFileTokenStore:
 
     The file is replaced as a whole: any reader, after any crash, finds the old token or the new
     one. A file that is a mount of its own, as in a container, cannot be replaced and is written in
-    place. An empty file holds no token. A damaged one is renamed, with a warning in the log, and is
-    removed with the token. A file of another program is refused, and stays as it is. The lock lies
-    beside the file, and ends with the process that holds it. The store can be pickled and copied:
-    all copies are of the same file.
+    place. An empty file holds no token, and neither does a damaged one, or one of a later version;
+    of these the log has a warning. A file of another program is refused, and stays as it is. The
+    lock lies beside the file, and ends with the process that holds it. The store can be pickled and
+    copied: all copies are of the same file.
 
     Args:
         path: The file; ``~`` is the home folder. Its folders are made, closed to others, when they
@@ -106,10 +106,10 @@ class AsyncFileTokenStore:
 
     async def delete(self) -> None:
         """
-        Remove the file, and the damaged ones that were put aside.
+        Remove the file; one of another program stays.
 
         Raises:
-            StoreError: One of them cannot be removed.
+            StoreError: The file cannot be removed.
         """
         await async_in_thread(files.remove, self._path)
 
