@@ -37,11 +37,14 @@ class AsyncFileTokenStore:
     ```
 
     The file is replaced as a whole: any reader, after any crash, finds the old token or the new
-    one. A file that is a mount of its own, as in a container, cannot be replaced and is written in
-    place. An empty file holds no token, and neither does a damaged one, or one of a later version;
-    of these the log has a warning. A file of another program is refused, and stays as it is. The
-    lock lies beside the file, and ends with the process that holds it. The store can be pickled and
+    one. An empty file holds no token, and neither does a damaged one, or one of a later version; of
+    these the log has a warning. A file of another program is refused, and stays as it is. The lock
+    lies beside the file, and ends with the process that holds it. The store can be pickled and
     copied: all copies are of the same file.
+
+    For containers, mount the folder of the file. A file that is a mount of its own cannot be
+    replaced and is written in place, and each container has a lock of its own beside it: two that
+    share the file may renew at once, and lose the session.
 
     Args:
         path: The file; ``~`` is the home folder. Its folders are made, closed to others, when they
