@@ -146,7 +146,7 @@ return {fence, record}
 """
 )
 """
-``owner, lease in ms, least life of the key in ms, owners to release, digest`` -> the fencing token,
+``owner, lease in ms, least life of the key in ms, owners to replace, digest`` -> the fencing token,
 and the record. While another owner holds the lock, the fencing token is 0, and there is a record
 only if it differs from the digest.
 """

@@ -247,6 +247,20 @@ async def test_lock_is_released_when_all_connections_are_in_use(
         pass
 
 
+async def test_command_whose_reply_is_lost_may_be_sent_again(
+    client: Any, watched: WatchedStore, impatient: None
+) -> None:
+    """The block has the lock that it took the first time; nobody waits for that lease."""
+    watching, store = watched
+    watching.repeats = True
+    async with store.lock():
+        await store.save(Token("a"))
+        assert await store.load() == Token("a")
+        await store.delete()
+    assert watching.scripts.count(LOCK) == 1
+    assert not await client.hexists(KEY, "owner")
+
+
 class AsyncWatched:
     """A client that notes the scripts that were sent; it may hang at a lock, or lose replies."""
 
@@ -255,6 +269,8 @@ class AsyncWatched:
         self.scripts: list[str] = []
         self.gate: Gate | None = None
         self.loses = False
+        self.repeats = False
+        """Whether it sends each command twice, as redis-py does when a reply is lost."""
         self.refuses = 0
         """The number of commands for which its pool has no connection left."""
 
@@ -266,6 +282,8 @@ class AsyncWatched:
         if self.refuses:
             self.refuses -= 1
             raise ConnectionError("Too many connections")
+        if self.repeats:
+            await self._client.execute_command(*command)
         reply = await self._client.execute_command(*command)
         if self.loses:
             raise ConnectionError

@@ -245,6 +245,20 @@ def test_lock_is_released_when_all_connections_are_in_use(
         pass
 
 
+def test_command_whose_reply_is_lost_may_be_sent_again(
+    client: Any, watched: WatchedStore, impatient: None
+) -> None:
+    """The block has the lock that it took the first time; nobody waits for that lease."""
+    watching, store = watched
+    watching.repeats = True
+    with store.lock():
+        store.save(Token("a"))
+        assert store.load() == Token("a")
+        store.delete()
+    assert watching.scripts.count(LOCK) == 1
+    assert not client.hexists(KEY, "owner")
+
+
 class Watched:
     """A client that notes the scripts that were sent; it may hang at a lock, or lose replies."""
 
@@ -253,6 +267,8 @@ class Watched:
         self.scripts: list[str] = []
         self.gate: Gate | None = None
         self.loses = False
+        self.repeats = False
+        """Whether it sends each command twice, as redis-py does when a reply is lost."""
         self.refuses = 0
         """The number of commands for which its pool has no connection left."""
 
@@ -264,6 +280,8 @@ class Watched:
         if self.refuses:
             self.refuses -= 1
             raise ConnectionError("Too many connections")
+        if self.repeats:
+            self._client.execute_command(*command)
         reply = self._client.execute_command(*command)
         if self.loses:
             raise ConnectionError

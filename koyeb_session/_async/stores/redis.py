@@ -256,7 +256,8 @@ class AsyncRedisTokenStore:
                     block.owner,
                     self._lease,
                     self._lease + _TOMBSTONE_MS,
-                    ",".join(self._unreleased),
+                    # Its own, too: the client may send a command again whose reply was lost.
+                    ",".join((block.owner, *self._unreleased)),
                     seen,
                 )
                 command = self._script(redis.LOCK, *asked)
