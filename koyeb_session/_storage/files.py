@@ -180,13 +180,14 @@ def _fill(file: BinaryIO, token: Token) -> None:
 
 def remove(path: Path) -> None:
     """
-    Remove the file, also a damaged one; of a symlink, remove only the link.
+    Remove the file, and the leftovers of killed writers; of a symlink, remove only the link.
 
     A file that is no session's stays: it holds no token.
     """
     with failing_as("removed", path):
         if not _is_of_others(path):
             _unlink(path)
+            _sweep(path)
         _sync_folder(path.parent)
 
 

@@ -311,14 +311,21 @@ def test_lock_timeout_without_a_beginning_or_an_end_is_refused(
         FileTokenStore(tmp_path / "session.json", lock_timeout=seconds)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [partial(FileTokenStore.save, token=Token("a")), FileTokenStore.delete],
+    ids=["save", "delete"],
+)
 @pytest.mark.parametrize("file", ["session.json", "session[1].json"])
-def test_leftover_of_a_killed_writer_is_swept(tmp_path: Path, file: str) -> None:
+def test_leftover_of_a_killed_writer_is_swept(
+    tmp_path: Path, file: str, call: Callable[[FileTokenStore], Any]
+) -> None:
     """A temporary file holds a token, too: an old one is removed, a young one is somebody's."""
     young, old = (tmp_path / f".{file}.{name}.tmp" for name in ("young", "old"))
     for path in (young, old):
         path.touch()
     os.utime(old, (hour_ago := time.time() - 3600, hour_ago))
-    FileTokenStore(tmp_path / file).save(Token("a"))
+    call(FileTokenStore(tmp_path / file))
     assert young.exists()
     assert not old.exists()
 
