@@ -13,10 +13,10 @@ from .._core.errors import StoreError
 from .._core.log import log
 from .._core.models import Token
 from .._core.ownership import NEVER_READ, Ownership
-from .._core.results import store_failure
+from .._core.results import store_failure, unwrap
 from .._core.snapshot import Issuer, NewToken, Owner, Snapshot
 from .._core.tokens import Identity, identity
-from .._core.validation import parse_token
+from .._core.validation import kind_error, parse_token
 from .store_hold import AsyncStoreHold
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ class AsyncPersistence:
         # Another task or thread may have signed in meanwhile: its token must not be revoked.
         if any(its and its.token.id == found.id for its in (old, self.state.snapshot)):
             return None
-        checked = parse_token(found, 0.0)  # at 0.0 none has expired: the service decides that
-        return checked if isinstance(checked, Token) else None
+        return found
 
     def pending_save(self, *, overdue: bool = False) -> AsyncSharedTask[StoreError | None] | None:
         """
@@ -269,14 +268,14 @@ class AsyncPersistence:
 
     async def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
-        loaded = await self._unlocked(self.store.load, seconds)
+        loaded = await self._unlocked(self._load, seconds)
         return loaded[0] if loaded else None
 
     async def newer_unlocked(self, own: Snapshot | None) -> NewToken | None:
         """Load and judge a record without holding the lock; wait for as long as the store takes."""
         try:
             with exceptions_only():
-                found = await self.store.load()
+                found = await self._load()
         except Exception:  # noqa: BLE001 - the next renewal reports it
             return None
         return self.newer(found, own, self._known)
@@ -302,6 +301,14 @@ class AsyncPersistence:
 
     # For the task that holds the lock: all of this runs in it, one method at a time
 
+    async def _load(self) -> Token | None:
+        """Load the saved token; raise if it is none, as the user's store may return anything."""
+        found = await self.store.load()
+        unwrap(kind_error("the token of load()", found, Token))
+        if found is not None:
+            unwrap(parse_token(found, 0.0, "token.id"))  # at 0.0 none has expired
+        return found
+
     async def _read(self, hold: AsyncStoreHold) -> None:
         """
         Load the saved token, with a second attempt if the first one fails.
@@ -311,7 +318,7 @@ class AsyncPersistence:
         for _ in range(2):
             try:
                 with exceptions_only():
-                    hold.found = self._last_read = await self.store.load()
+                    hold.found = self._last_read = await self._load()
             except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
                 hold.problem = self._error("read", exc)
             else:
@@ -409,7 +416,7 @@ class AsyncPersistence:
         """
         try:
             with exceptions_only():
-                found = await self.store.load()
+                found = await self._load()
             if found is not None and identity(found) == identity(own.token):
                 self._known = identity(found)
                 return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from .doubles import (
 )
 
 SOON = timedelta(seconds=20)
+BYTES: Any = b"own-id"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +294,44 @@ async def test_client_knows_each_task_at_its_store(
         assert persistence.pending_save() is not None
     assert [options["seconds"] for options in made] == [7, 120, 60]
     assert all(it["active_tasks"] is inside(session).keeper.active_tasks for it in made)
+
+
+@pytest.mark.parametrize(
+    ("odd", "wrong"),
+    [
+        ("own-id", "TypeError: the token of load() must be of class koyeb_session.Token, not str"),
+        ({}, "TypeError: the token of load() must be of class koyeb_session.Token, not dict"),
+        (Token(BYTES), "TypeError: token.id must be a str, not bytes"),
+        (
+            Token("own-id", expires_at=datetime.now(UTC).replace(tzinfo=None)),  # as of a database
+            "ValueError: token.expires_at must be aware: give it a time zone, as in datetime",
+        ),
+    ],
+)
+async def test_store_that_returns_no_token_cannot_be_read(
+    fake: FakeKoyeb, connect: Connect, odd: Any, wrong: str
+) -> None:
+    """The error says what is wrong with it, and a logout ends the session all the same."""
+    store = Odd(odd)
+    with pytest.raises(StoreError, match=re.escape(f"the token store could not be read: {wrong}")):
+        await connect(store=store).current_token()
+    session = connect(store=store, token=fake.issue_token())
+    await session.refresh()
+    await session.logout()
+    assert fake.live_tokens() == []
+    assert await saved(store) is None
+
+
+class Odd(AsyncMemoryTokenStore):
+    """A store that returns something else than it has saved."""
+
+    def __init__(self, odd: Any) -> None:
+        super().__init__()
+        self._odd = odd
+
+    async def load(self) -> Any:
+        """Return it."""
+        return self._odd
 
 
 @pytest.mark.parametrize("expired", [False, True])
