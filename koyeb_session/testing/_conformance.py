@@ -6,17 +6,29 @@ import contextlib
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
+import attrs
 
 from .._async.stores.protocol import AsyncTokenStore
 from .._core.models import Token
+from .._core.validation import async_store_error, store_error
 from .._sync.stores.protocol import TokenStore
+
+T = TypeVar("T")
 
 _AT: Final = datetime(2100, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _LONG: Final = f"a.{'b' * 2000}.c"
-_FULL: Final = Token(_LONG, "user", "organization", _AT, issued_at=_AT.replace(year=2099))
+_FULL: Final = Token(
+    _LONG,
+    "user",
+    "organization",
+    _AT,
+    issued_at=_AT.replace(year=2099),
+    renewal=_LONG[::-1],
+    provenance="koyeb-session/1 https://app.koyeb.com account koyeb",
+)
 _BARE: Final = Token("d")
 _HELD: Final = 0.05
 """Seconds for which a second caller must not get the lock."""
@@ -41,12 +53,13 @@ def check_store(make_store: Callable[[], TokenStore]) -> None:
 
     Raises:
         AssertionError: The store breaks the promise that the message names.
+        TypeError: ``make_store`` is no function, or makes no blocking store.
 
     >>> from koyeb_session.stores import MemoryTokenStore
     >>> store = MemoryTokenStore()
     >>> check_store(lambda: store)
     """
-    one, other = make_store(), make_store()
+    one, other = (_made(make_store, store_error) for _ in range(2))
     one.delete()
     one.delete()
     _expect(one.load(), None, "delete() makes load() return None, also when there is nothing")
@@ -101,8 +114,9 @@ async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
 
     Raises:
         AssertionError: The store breaks the promise that the message names.
+        TypeError: ``make_store`` is no function, or makes no async store.
     """
-    one, other = make_store(), make_store()
+    one, other = (_made(make_store, async_store_error) for _ in range(2))
     await one.delete()
     await one.delete()
     _expect(await one.load(), None, "delete() makes load() return None, also when there is nothing")
@@ -126,23 +140,32 @@ async def async_check_store(make_store: Callable[[], AsyncTokenStore]) -> None:
 
 
 async def _async_check_lock(one: AsyncTokenStore, other: AsyncTokenStore) -> None:
-    taken = anyio.Event()
+    taken, ended = anyio.Event(), anyio.Event()
+    problems: list[Exception] = []
 
     async def take() -> None:
-        async with other.lock():
-            taken.set()
+        try:
+            async with other.lock():
+                taken.set()
+        except Exception as exc:  # noqa: BLE001 - the store's; reported by the checking task
+            problems.append(exc)
+        ended.set()
 
-    async with anyio.create_task_group() as tasks:
-        async with one.lock():
-            tasks.start_soon(take)
-            with anyio.move_on_after(_HELD):
-                await taken.wait()
-            _require(not taken.is_set(), "lock() keeps others out until the block ends")
-            await one.save(_BARE)
-            _expect(await one.load(), _BARE, _BUSY)
-        with anyio.move_on_after(_PATIENCE):
-            await taken.wait()
-        _require(taken.is_set(), "lock() is free again when the block has ended")
+    try:
+        async with anyio.create_task_group() as tasks:
+            async with one.lock():
+                tasks.start_soon(take)
+                with anyio.move_on_after(_HELD):
+                    await taken.wait()
+                _require(not taken.is_set(), "lock() keeps others out until the block ends")
+                await one.save(_BARE)
+                _expect(await one.load(), _BARE, _BUSY)
+            with anyio.move_on_after(_PATIENCE):
+                await ended.wait()
+            _require(not problems, f"lock() waits for others rather than raise {problems}")
+            _require(taken.is_set(), "lock() is free again when the block has ended")
+    except ExceptionGroup as group:  # of one error, as `take` raises none
+        raise group.exceptions[0] from None
 
 
 async def _async_check_cancelled(one: AsyncTokenStore) -> None:
@@ -157,10 +180,24 @@ async def _async_check_cancelled(one: AsyncTokenStore) -> None:
     _require(free, "lock() is free again when the block was cancelled")
 
 
-def _expect(found: Token | None, wanted: Token | None, what: str) -> None:
-    _require(found == wanted, what)
-    if found is not None and wanted is not None:  # `issued_at` is not part of a token's equality
-        _require(found.issued_at == wanted.issued_at, f"{what}, issued_at included")
+def _made(make_store: Callable[[], T], error: Callable[[object], Exception | None]) -> T:
+    """Make a store, and refuse any other object."""
+    if not callable(make_store):
+        raise TypeError("make_store must be a function that makes a store: give lambda: store")
+    store = make_store()
+    if wrong := error(store):
+        raise wrong
+    return store
+
+
+def _expect(found: object, wanted: Token | None, what: str) -> None:
+    """Compare tokens with all their fields, some of which are no part of a token's equality."""
+    if not isinstance(found, Token) or wanted is None:
+        _require(found is wanted, what)
+        return
+    names = attrs.fields_dict(Token)
+    other = [name for name in names if getattr(found, name) != getattr(wanted, name)]
+    _require(not other, f"{what}, {', '.join(other)} included")
 
 
 def _require(fulfilled: bool, what: str) -> None:  # noqa: FBT001 - reads like an assertion
