@@ -130,7 +130,7 @@ class Persistence:
         Returns:
             The token to revoke besides ``old``, and the reason why the store may still hold one.
         """
-        hold = self.hold()
+        hold, change = self.hold(), self.state.change
         # Each step may take half of the remaining time, so that some is left for the last one.
         try:
             hold.ready(deadline.left() / 2)
@@ -146,6 +146,9 @@ class Persistence:
             is_kept = found is not None and self.ownership.is_kept(found, old)
             if is_kept or self._delete_unlocked(deadline.left() / 2):
                 problem = None
+            # Nobody can have the lock: no hold would do it better later.
+            if problem is None and hold.cannot_be_had and self._is_emptying:
+                self._written = change
         return self._to_revoke(found, old), problem
 
     def _delete_unlocked(self, seconds: float) -> tuple[None] | None:

@@ -366,12 +366,20 @@ async def test_logout_that_its_store_failed_is_done_when_the_client_closes(
 @pytest.mark.parametrize("theirs", THEIRS)
 @pytest.mark.parametrize("broken", ["", "lock"])
 async def test_a_logout_leaves_anothers_record(
-    fake: FakeKoyeb, store: BrokenStore, stored: AsyncSessionClient, broken: str, theirs: Token
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: AsyncSessionClient,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    broken: str,
+    theirs: Token,
 ) -> None:
     """It is neither deleted nor revoked, with the store's lock and without it."""
     await store.save(theirs)
     store.broken.add(broken)
     await stored.logout()
+    await stored.aclose()
+    assert "still be in the store" not in caplog.text
     assert await store.load() == theirs
     assert fake.live_tokens() == []
     assert operations(fake) == ["login", "logout"]

@@ -256,11 +256,17 @@ def test_a_logout_does_not_send_what_a_store_made_up(
 
 @pytest.mark.parametrize("broken", [("load",), ("lock",), ("load", "lock")])
 def test_a_logout_empties_a_store_that_cannot_be_read(
-    fake: FakeKoyeb, store: BrokenStore, stored: SessionClient, broken: tuple[str, ...]
+    fake: FakeKoyeb,
+    store: BrokenStore,
+    stored: SessionClient,
+    caplog: pytest.LogCaptureFixture,
+    broken: tuple[str, ...],
 ) -> None:
-    """Deleting without the lock is better than not at all."""
+    """Deleting without the lock is better than not at all; it is not tried again, nor told of."""
     store.broken.update(broken)
     stored.logout()
+    stored.close()
+    assert caplog.messages == []
     store.broken.clear()
     assert store.load() is None
     assert fake.live_tokens() == []
