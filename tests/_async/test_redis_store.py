@@ -139,6 +139,30 @@ async def test_late_writer_cannot_overwrite_what_came_after_it(
     assert await other.load() == newer
 
 
+@pytest.mark.parametrize("within", [False, True])
+async def test_block_within_that_of_another_store_leaves_its_lock(
+    client: Any, *, within: bool
+) -> None:
+    """A late writer is known for one during the inner block, and after it."""
+    slow = AsyncRedisTokenStore(client, key=KEY, lease=0.05)
+    other = AsyncRedisTokenStore(client, key=KEY)
+
+    async def go_on() -> None:
+        async with other.lock():  # once the lease is over
+            await other.save(Token("newer"))
+
+    async def save_late() -> None:
+        with pytest.raises(StoreError, match="newer token"):
+            await slow.save(Token("older"))
+
+    async with slow.lock(), AsyncBackground() as background:
+        async with AsyncRedisTokenStore(client, key="another").lock():
+            await background.start(go_on).result()
+            if within:
+                await save_late()
+        await save_late()
+
+
 @pytest.mark.parametrize("deletes", [False, True])
 async def test_late_writer_is_late_also_when_redis_has_lost_its_data(
     client: Any, stores: Stores, *, deletes: bool

@@ -139,6 +139,28 @@ def test_late_writer_cannot_overwrite_what_came_after_it(client: Any, newer: Tok
     assert other.load() == newer
 
 
+@pytest.mark.parametrize("within", [False, True])
+def test_block_within_that_of_another_store_leaves_its_lock(client: Any, *, within: bool) -> None:
+    """A late writer is known for one during the inner block, and after it."""
+    slow = RedisTokenStore(client, key=KEY, lease=0.05)
+    other = RedisTokenStore(client, key=KEY)
+
+    def go_on() -> None:
+        with other.lock():  # once the lease is over
+            other.save(Token("newer"))
+
+    def save_late() -> None:
+        with pytest.raises(StoreError, match="newer token"):
+            slow.save(Token("older"))
+
+    with slow.lock(), Background() as background:
+        with RedisTokenStore(client, key="another").lock():
+            background.start(go_on).result()
+            if within:
+                save_late()
+        save_late()
+
+
 @pytest.mark.parametrize("deletes", [False, True])
 def test_late_writer_is_late_also_when_redis_has_lost_its_data(
     client: Any, stores: Stores, *, deletes: bool

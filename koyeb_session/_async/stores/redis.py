@@ -38,8 +38,8 @@ _TOMBSTONE_MS: Final = 3_600_000
 """Milliseconds that the key outlives lock and token, so that a late writer is recognized."""
 
 
-_block: ContextVar[redis.Block | None] = ContextVar("koyeb_session_redis_block", default=None)
-"""The ``lock()`` block of this context."""
+_blocks: ContextVar[tuple[redis.Block, ...]] = ContextVar("koyeb_session_redis_blocks", default=())
+"""The ``lock()`` blocks of this context, the innermost last."""
 _lanes: Final[WeakKeyDictionary[object, tuple[AsyncLock, ...]]] = WeakKeyDictionary()
 """The locks that commands queue for, by client: all stores on one client share its connections."""
 
@@ -175,17 +175,17 @@ class AsyncRedisTokenStore:
             StoreError: Redis is away, another process holds the lock for 10 seconds, or the key
                 holds something else than a session.
         """
-        block = redis.Block(self)
+        outer, block = _blocks.get(), redis.Block(self)
         timeout = _COMMAND_TIMEOUT
         try:
             await self._enter(block, self._known)
-            _block.set(block)
+            _blocks.set((*outer, block))
             yield
         except StoreError:
             timeout = 0.0  # do not wait again for a Redis that is unavailable
             raise
         finally:
-            _block.set(None)
+            _blocks.set(outer)
             if block.may_hold:
                 await self._unlock(block, Deadline(timeout))
 
@@ -204,8 +204,7 @@ class AsyncRedisTokenStore:
             self._unreleased = (*self._unreleased, block.owner)[-_REMEMBERED:]
 
     def _own_block(self) -> redis.Block | None:
-        block = _block.get()
-        return block if block is not None and block.store is self else None
+        return next((block for block in reversed(_blocks.get()) if block.store is self), None)
 
     async def _locked_block(self) -> redis.Block | None:
         """Return the block of this context, and acquire its lock if it is without."""
