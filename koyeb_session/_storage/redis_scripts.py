@@ -121,7 +121,8 @@ FOREIGN: Final = -1
 
 _FOREIGN: Final = """
 local function foreign()
-  local record = redis.call('HGET', KEYS[1], 'record')
+  local record = redis.pcall('HGET', KEYS[1], 'record')
+  if type(record) == 'table' then return string.find(record.err, 'WRONGTYPE', 1, true) ~= nil end
   if record then return not string.find(record, 'koyeb-session', 1, true) end
   return redis.call('PTTL', KEYS[1]) ~= -2 and redis.call('HEXISTS', KEYS[1], 'fence') == 0
 end

@@ -19,7 +19,14 @@ from ..._core.deadline import Deadline
 from ..._core.errors import StoreError
 from ..._core.log import log
 from ..._core.models import Token
-from ..._core.results import frameless, redacted_text, sanitized_copy, unwrap, with_cause
+from ..._core.results import (
+    frameless,
+    redacted_text,
+    sanitized_copy,
+    text_of,
+    unwrap,
+    with_cause,
+)
 from ..._core.validation import async_client_error, text_error, timeout_error
 from ..._storage import redis_scripts as redis
 from ..._storage.records import ForeignRecordError, read_record, write_record
@@ -315,7 +322,9 @@ class AsyncRedisTokenStore:
         try:
             return (await async_call(command.send, self._client),)
         except Exception as exc:  # noqa: BLE001 - any client library may raise anything
-            return _failure(exc, token)
+            # Redis's own word for a key that is no hash; the scripts look before they act.
+            wrong_type = text_of(exc).startswith("WRONGTYPE")
+            return (redis.FOREIGN,) if wrong_type else _failure(exc, token)
 
 
 def _failure(exc: Exception, token: Token | None) -> StoreError:
