@@ -5,6 +5,8 @@ import os
 from datetime import timedelta
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from koyeb_session import AsyncSessionClient, PasswordCredentials
 from koyeb_session.stores import AsyncRedisTokenStore
@@ -16,7 +18,7 @@ ME = PasswordCredentials("me@example.com", "correct horse")
 
 async def member(url: str, redis_url: str, clock: FakeClock) -> bool:
     """Do the work of one machine of the fleet; here it is a task, with its own session."""
-    client = redis.asyncio.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
+    client = redis.asyncio.from_url(redis_url, socket_timeout=2, retry=Retry(NoBackoff(), 0))
     store = AsyncRedisTokenStore(client, key=KEY)
     session = AsyncSessionClient(base_url=url, credentials=ME, store=store, clock=clock)
     async with client, session:

@@ -8,7 +8,8 @@ with SessionClient(store=FileTokenStore()) as session:
 
 Importing this module imports no extra. ``redis.asyncio`` and ``valkey.asyncio`` run on asyncio
 alone: on trio, give `AsyncRedisTokenStore` an object whose ``execute_command`` is an async function
-that calls a blocking client in a thread.
+that calls a blocking client in a thread. A client of theirs serves one event loop: make it, and
+its store, in each.
 
 Everybody who may read a store is signed in. Keep files in your own folder, and give Redis a
 password, TLS and an ACL. Several accounts on one machine need no more than a name each:
@@ -54,6 +55,9 @@ Mind these:
 - A `TimeoutError` of ``lock`` means that another process has it, and is renewing the token. After
   any other error the session goes on without the store. The log has its class and text, less
   everything that looks like a token. Do not wait long.
+- A database that is away may be a `TimeoutError`, too, as from its driver, a socket or
+  `asyncio.timeout`. ``lock`` must raise another error for that, as `ConnectionError`: else no
+  session renews its token until it has expired, as if another process did it.
 - A store of the asynchronous half must not block the event loop, not even in its constructor. It
   releases the lock although its task is cancelled.
 """

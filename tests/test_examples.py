@@ -101,8 +101,8 @@ def test_example_for_tests_passes() -> None:
     assert "2 passed" in done.stdout
 
 
-LONGER = {"own_store_sqlite.py": 150, "sign_in_elsewhere.py": 60}
-"""A whole store, and a whole sign-in."""
+LONGER = {"own_store_sqlite.py": 150, "sign_in_elsewhere.py": 60, "fleet_with_redis.py": 45}
+"""A whole store, a whole sign-in, and a client of Redis with its settings."""
 
 
 def test_examples_are_short() -> None:

@@ -77,19 +77,24 @@ class RedisTokenStore:
     Keeps the token under one key of Redis or Valkey, so that a whole fleet shares one session.
 
     ```python
-    store = RedisTokenStore(redis.Redis(), key="koyeb-session:ci")
+    from redis.retry import Retry
+    from redis.backoff import NoBackoff
+
+    client = redis.Redis(retry=Retry(NoBackoff(), 0))
+    store = RedisTokenStore(client, key="koyeb-session:ci")
     session = SessionClient(store=store, credentials=credentials)
     ```
 
     The lock has a lease: a holder that dies frees it after ``lease`` seconds. Each lock comes with
     a fencing value, so that a holder that outlived its lease cannot overwrite a newer token. The
     key expires an hour after the token; with a `Token.renewal`, which lives longer, it stays. A
-    Redis that is away, or hangs, is a `StoreError` within 2 seconds. redis-py itself tries again
-    for longer: give it ``retry=Retry(NoBackoff(), 0)`` to have its own error in the message. It
-    works with Redis 5 and later, and with Valkey.
+    Redis that is away, or hangs, is a `StoreError` within 2 seconds. By default, redis-py tries
+    again for longer, and its own error is not seen: hence the ``retry=`` above. It works with Redis
+    5 and later, and with Valkey.
 
     Args:
-        client: A constructed client; it stays yours to close. Not of a cluster's replica.
+        client: A constructed client; it stays yours to close. Not of a cluster's replica. One for
+            asyncio serves a single event loop, and so does its store.
         key: Where the session is kept; one for each session. Everybody who may read it is signed
             in.
         lease: Seconds that the lock is held at most; longer than twice the session's ``timeout``,
@@ -304,7 +309,10 @@ class RedisTokenStore:
         with contextlib.nullcontext() if at_once else lane.held():
             task.start()
             outcome = task.join(timeout)
-        late = StoreError(f"Redis did not answer within {timeout:g} s")
+        late = StoreError(
+            f"Redis did not answer within {timeout:g} s (its client may still be trying: with "
+            "retry=Retry(NoBackoff(), 0) it says why)"
+        )
         reply: tuple[Any] = unwrap(outcome or late)
         if reply[0] == redis.FOREIGN:
             raise self._not_a_session()
@@ -320,7 +328,7 @@ class RedisTokenStore:
         try:
             return (call(command.send, self._client),)
         except Exception as exc:  # noqa: BLE001 - any client library may raise anything
-            # Redis's own word for a key that is no hash; the scripts look before they act.
+            # Redis's own word for a key that is no hash.
             wrong_type = text_of(exc).startswith("WRONGTYPE")
             return (redis.FOREIGN,) if wrong_type else _failure(exc, token)
 
