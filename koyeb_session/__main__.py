@@ -286,6 +286,7 @@ def _logout(options: argparse.Namespace) -> int:
     store = _store(options)
     saved = _saved(options, store)
     if saved is None:
+        store.delete()  # a damaged file, or those of a killed process, may still hold a token
         return _tell("There is no session.")
     if is_api_token(saved):  # other programs may be using it
         store.delete()

@@ -16,6 +16,7 @@ from typing import Any, Final
 import fastapi
 import httpx
 import pytest
+import redis
 
 from koyeb_session import (
     AccessTokenCredentials,
@@ -26,7 +27,12 @@ from koyeb_session import (
     Token,
 )
 from koyeb_session.fastapi import KoyebSessions
-from koyeb_session.stores import AsyncFileTokenStore, FileTokenStore, KeyringTokenStore
+from koyeb_session.stores import (
+    AsyncFileTokenStore,
+    FileTokenStore,
+    KeyringTokenStore,
+    RedisTokenStore,
+)
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from .concurrency import deadlines
@@ -408,6 +414,14 @@ def another_process_holds_the_lock(setup: Setup) -> str:
     store = FileTokenStore(setup.path, lock_timeout=0.01)
     with setup.client(store=store, token=setup.fake.issue_token()) as session, store.lock():
         return message(session.refresh).replace("0.01 s", "3 s")
+
+
+@mistake
+def redis_does_not_answer(setup: Setup) -> str:
+    """Redis does not answer."""
+    setup.patch.setitem(RedisTokenStore.__init__.__globals__, "_COMMAND_TIMEOUT", 0.05)
+    store = RedisTokenStore(redis.Redis(port=1), key="koyeb-session:ci")
+    return message(store.load).replace("within 0.05 s", "within 2 s")
 
 
 @mistake

@@ -239,6 +239,17 @@ def test_standard_input_that_is_closed_is_told(
     assert "standard input is closed" in capsys.readouterr().err
 
 
+def test_logout_removes_a_damaged_file(shell: Shell) -> None:
+    """It may still hold a token."""
+    shell.sign_in()
+    file = shell.folder / "koyeb-session" / "session.json"
+    file.write_bytes(file.read_bytes()[:-5])
+    done = shell.run("logout")
+    assert done.returncode == 0
+    assert "There is no session." in done.stderr
+    assert not file.exists()
+
+
 def test_logout_leaves_an_api_token_to_others(shell: Shell) -> None:
     """It is removed from this machine and not revoked, and the message says so."""
     token_id = shell.sign_in(shell.fake.issue_api_token())
