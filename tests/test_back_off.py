@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from koyeb_session import (
+    ApiError,
     KoyebSessionError,
     RateLimitedError,
     RefreshPolicy,
@@ -124,6 +125,19 @@ def test_back_off_leaves_time_for_another_try_while_the_token_is_good(
     last = failed(ServerError(status=500))._replace(failures=20)
     trouble = RefreshPolicy().failure(ServerError(status=500), FakeClock(), 0, last=last, left=left)
     assert trouble.wait == wait
+
+
+@pytest.mark.parametrize(("left", "wait"), [(200, 100), (100, 50), (3, 1.5), (1, 1), (0.1, 1)])
+@pytest.mark.parametrize("status", [302, 401, 403, 409, 421])
+def test_back_off_leaves_time_for_another_try_after_a_refusal(
+    status: int, left: float, wait: float
+) -> None:
+    """A gateway that refuses may be mended before the token expires; a refused login waits."""
+    error, clock, last = ApiError(status=status), FakeClock(), failed(ServerError())
+    last = last._replace(failures=20)
+    assert RefreshPolicy().failure(error, clock, 0, last=last, left=left).wait == wait
+    login = RefreshPolicy().failure(error, clock, 0, last=last, left=left, signs_in=True)
+    assert login.wait == max(wait, 60)
 
 
 def test_back_off_is_short_when_the_end_of_a_session_was_an_outage() -> None:

@@ -93,7 +93,7 @@ CODES: dict[str, str | int | None] = {
 
 # The class of each status, for every operation and every body, but for two exceptions.
 USUAL: dict[int, type[ApiError]] = {
-    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308, 402, 408, 409, 422, 499), ApiError),
+    **dict.fromkeys((300, 301, 302, 303, 304, 307, 308, 402, 408, 409, 422, 425, 499), ApiError),
     400: BadRequestError,
     401: AuthenticationError,
     403: PermissionDeniedError,
@@ -157,7 +157,7 @@ def test_class_of_reply_is_the_tables(body: str, name: str) -> None:
         assert error.code == CODES[body]
         assert error.request_id is None
         assert error.retry_after is None
-        assert error.retryable is (status in {429, 500, 502, 503, 504, 599})
+        assert error.retryable is (status in {408, 425, 429, 500, 502, 503, 504, 599})
         if isinstance(error, BadRequestError):
             assert error.fields == (FIELDS if body == "ErrorWithFields" else {})
         what, advice = advice_of(error, name, body)

@@ -27,6 +27,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+PASSING: Final = frozenset({408, 425, 429})
+"""The 4xx statuses after which another attempt may get a different answer."""
+
 
 class KoyebSessionError(Exception):
     """
@@ -120,6 +123,8 @@ class ApiError(KoyebSessionError):
     ) -> None:
         super().__init__(message)
         self.status: int = self.default_status if status is None else status
+        if self.status in PASSING:
+            self.retryable = True
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
@@ -352,8 +357,6 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
     501: EndpointGoneError,
 }
 _REFUSAL: Final = "password is incorrect"
-PASSING: Final = frozenset({408, 425, 429})
-"""The 4xx statuses after which another attempt may get a different answer."""
 
 
 def error_class(

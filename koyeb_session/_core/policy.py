@@ -79,9 +79,10 @@ class RefreshPolicy:
             and a random part of up to half is taken off. After a refusal it is sixty times as long.
         backoff_max: The longest wait after a failure; 60 seconds by default, and sixty times as
             long after a refusal. While the token is still good, a wait is at most half of its
-            remaining life, so that there is another try before it expires. A service that asks for
-            more time, with ``Retry-After``, is given it, up to an hour, and up to half of the
-            token's remaining life.
+            remaining life, so that there is another try before it expires. Two things may make it
+            longer: it is never less than ``backoff``, or sixty times that after a refused sign-in.
+            A service that asks for more time, with ``Retry-After``, is given it, up to an hour,
+            and up to half of the token's remaining life.
 
     Raises:
         TypeError: A value is no number and no `timedelta`.
@@ -153,6 +154,7 @@ class RefreshPolicy:
         last: LastFailure | None,
         left: float = math.inf,
         soon: bool = False,
+        signs_in: bool = False,
     ) -> LastFailure:
         """
         Decide how long to wait after a failure.
@@ -164,13 +166,15 @@ class RefreshPolicy:
             last: The failure before it, if nothing has succeeded since.
             left: Seconds that the token remains valid; the next attempt should be within them.
             soon: Whether an early attempt is harmless after any error.
+            signs_in: Whether signing in failed.
         """
         failures = 1 if last is None else last.failures + 1
         wait = min(self.backoff * 2.0 ** min(failures - 1, 32), self.backoff_max)
-        if soon or error.retryable or isinstance(error, WireError):
-            wait = min(wait, max(left / 2, self.backoff))
-        else:
-            wait *= REFUSAL_FACTOR
+        may_change = soon or error.retryable or isinstance(error, WireError)
+        factor = 1 if may_change else REFUSAL_FACTOR
+        # A refused refresh locks no account, unlike a refused sign-in.
+        least = self.backoff * (factor if signs_in else 1)
+        wait = min(wait * factor, max(left / 2, least))
         wait *= 1 - chance / 2
         asked = getattr(error, "retry_after", None) or 0.0
         wait = max(wait, min(asked, RETRY_AFTER_LIMIT, left / 2))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .._concurrency.runtime import state_lock
-from .errors import KoyebSessionError, NotSignedInError, WireError
+from .errors import PASSING, KoyebSessionError, NotSignedInError, WireError
 from .log import Duration, fields, format_duration, log, time_from_now
 from .snapshot import (
     FrozenClock,
@@ -287,6 +287,7 @@ class SessionState:
             last=seen.failure,
             left=left if left > 0 else math.inf,
             soon=failed.soon,
+            signs_in=failed.signs_in,
         )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
         with state_lock:
             if generation is not None and generation != self.generation:  # that session has ended
@@ -357,7 +358,7 @@ class SessionState:
         """
         last = self.rejected
         # A gateway that is overloaded or down has not looked at the token.
-        if last is None or signed is not self.snapshot or status >= 500 or status == 429:
+        if last is None or signed is not self.snapshot or status >= 500 or status in PASSING:
             return
         if signed is not last.about or last.in_a_row == 1:
             self.rejected = last._replace(wait=0.0, accepted=signed)

@@ -12,10 +12,8 @@ from .._api import operations
 from .._concurrency.threads.calls import call_blocking
 from .._core.deadline import PATIENCE
 from .._core.errors import (
-    PASSING,
     ApiError,
     AuthenticationError,
-    EndpointGoneError,
     KoyebSessionError,
     NotFoundError,
     NotSignedInError,
@@ -42,9 +40,7 @@ _REMEDY: Final = "make one in Koyeb's control panel that may act in this organiz
 
 def is_refusal(error: KoyebSessionError) -> bool:
     """Return whether another attempt will get the same answer: any 3xx and nearly any 4xx."""
-    if isinstance(error, EndpointGoneError):
-        return True
-    return isinstance(error, ApiError) and 300 <= error.status < 500 and error.status not in PASSING
+    return isinstance(error, ApiError) and not error.retryable
 
 
 class TokenSource:

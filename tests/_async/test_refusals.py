@@ -129,7 +129,10 @@ ELSEWHERE = Fault(status=302, headers={"location": "https://elsewhere.example/v1
 @pytest.mark.parametrize(
     ("faults", "status", "renewals"),
     [
-        *[([], status, renewals) for status, renewals in ((200, 1), (403, 1), (429, 0), (503, 0))],
+        *[
+            ([], status, renewals)
+            for status, renewals in ((200, 1), (403, 1), (408, 0), (429, 0), (503, 0))
+        ],
         ([ELSEWHERE], 200, 0),
     ],
 )

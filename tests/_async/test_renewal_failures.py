@@ -272,6 +272,19 @@ async def test_retry_after_leaves_time_when_the_token_has_half_an_hour_left(
     assert fake.live_tokens() == [held(session)]
 
 
+@pytest.mark.parametrize("status", [302, 403, 408, 409, 421, 425, 503])
+async def test_a_session_outlives_a_refusal_in_the_last_seconds_of_its_token(
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient, status: int
+) -> None:
+    """A gateway that refuses one refresh, and not the next one, ends no session."""
+    clock.advance(DAY - timedelta(seconds=25))
+    fake.fail("refresh", Fault(status=status))
+    for _ in range(30):
+        await session.current_token()
+        clock.advance(1)
+    assert log(fake) == [("refresh", status), ("refresh", 200)]
+
+
 ANSWERS: dict[str, list[Fault]] = {
     "3xx": [Fault(status=status) for status in (*range(300, 309), 399)],
     "4xx": [Fault(status=status) for status in (*range(400, 452), 499)],

@@ -81,6 +81,7 @@ REASONS: list[tuple[Exception, int, int]] = [
     *((refused(status), status, 502) for status in (400, 401, 403, 404, 409)),
     *((refused(status), 502, 502) for status in (302, 402, 405, 410, 418, 501)),
     *((refused(status), 503, 503) for status in (500, 502, 503)),
+    *((refused(status), 503, 503) for status in (408, 425)),
     (refused(429), 429, 503),
     (refused(504), 504, 504),
     (failed(httpx.ConnectTimeout), 504, 504),
