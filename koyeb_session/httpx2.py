@@ -100,7 +100,7 @@ def auth_for(session: AsyncSessionClient | SessionClient) -> AsyncHttpx2Auth | H
     Make an auth for an httpx2 client of the session's own half.
 
     The guarantees are those of ``session.auth``: a current token, for the session's origins only,
-    and one replay of a request that was refused, if its body is in memory.
+    and one replay of a request that was refused, if httpx2 has its body as bytes.
 
     ```python
     async with httpx2.AsyncClient(auth=auth_for(session)) as client:

@@ -29,7 +29,7 @@ class AsyncSessionAuth(AsyncAuthBase):
 
     The token goes to the session's origins only; a request to another origin goes out without it,
     and a 401 from there is the answer. A request that is refused with 401 is sent once more, with a
-    newer token, if its body is in memory.
+    newer token, if httpx has its body as bytes: not that of an iterator, nor that of ``files=``.
 
     A request raises the errors that `async_auth_flow` names when no token can be had, and
     `httpx.HTTPError` when the request itself fails.
@@ -90,17 +90,18 @@ class AsyncSessionAuth(AsyncAuthBase):
         # Read first: a rejected request must not keep the connection that the renewal needs.
         unreadable = await async_read_reply(response, self._http_error)
         newer = unwrap(await self._keeper.replace_rejected(signed), state.mark)
-        if newer is None or not self._can_replay(request):
-            _raise(unreadable)  # this reply is the answer, so its error is, too
-            return
-        self._sign(request, newer)
-        response = yield request
-
-        # Had it moved on, the newer token may be some time old. This one is brand-new.
-        if response.status_code != 401:
-            self._note_accepted(newer, response)
-        elif not moved_on:
+        if newer is not None and self._can_replay(request):
+            self._sign(request, newer)
+            response = yield request
+            if response.status_code != 401:
+                self._note_accepted(newer, response)
+                return
+            unreadable = None
+        # Had it moved on, the newer token may be some time old. This one is brand-new. One that was
+        # not tried counts as rejected until it is accepted: each upload would start a renewal.
+        if newer is not None and not moved_on:
             state.mark_rejected(newer)
+        _raise(unreadable)  # this reply is the answer, so its error is, too
 
     def _note_accepted(self, signed: Snapshot, response: httpx.Response) -> None:
         if self._has_carried_token(response):

@@ -205,9 +205,13 @@ class Rejection(NamedTuple):
     accepted: Snapshot | None = None
     """The last token that was accepted since."""
 
+    def age(self, clock: Clock) -> float:
+        """Return how many seconds ago it was."""
+        return max(clock.monotonic() - self.mono, clock.time() - self.wall)
+
     def is_remembered(self, clock: Clock) -> bool:
         """Return whether it is too early to try another token because of a 401."""
-        return max(clock.monotonic() - self.mono, clock.time() - self.wall) < self.wait
+        return self.age(clock) < self.wait
 
 
 class Decision(enum.Enum):

@@ -333,18 +333,17 @@ class SessionState:
 
         Otherwise each rejected request would start another renewal. The time doubles with each
         token that is rejected in a row, up to an hour; however many requests it is rejected for. A
-        token that another process saved is not remembered, as it may have been invalid when it was
-        loaded.
+        row ends two hours after its last rejection. A token that another process saved is not
+        remembered, as it may have been invalid when it was loaded.
         """
         last = self.rejected
         if snapshot.from_store or (last is not None and last.about is snapshot):
             return
-        before = 0
+        clock, before = self.clock, 0
         # Otherwise a token that was accepted, and not rejected as well, has ended the row.
         if last is not None and last.accepted in {None, last.about, snapshot}:
-            before = last.in_a_row
+            before = last.in_a_row if last.age(clock) < 2 * _LONGEST_REJECTION_MEMORY else 0
         wait = min(_REJECTION_MEMORY * 2.0**before, _LONGEST_REJECTION_MEMORY)
-        clock = self.clock
         self.rejected = Rejection(
             snapshot, min(before + 1, 16), clock.time(), clock.monotonic(), wait
         )

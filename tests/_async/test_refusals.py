@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from koyeb_session import (
+    AccessTokenCredentials,
     AsyncSessionClient,
     AuthenticationError,
     RefreshPolicy,
@@ -20,7 +21,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..support import ME, PASSWORD, PASSWORDS, held, log
+from ..support import ME, PASSWORD, PASSWORDS, count, held, log
 from .doubles import AsyncUnderWay, Connect
 
 
@@ -292,6 +293,58 @@ async def test_a_body_that_cannot_be_sent_twice_is_not_replayed(
     assert (await session.http.post("/v1/apps", **body)).status_code == 401
     assert log(fake) == [("apps", 401), ("refresh", 200)]
     assert session.token is not old
+    assert (await session.http.get("/v1/apps")).status_code == 200
+
+
+async def test_a_body_that_was_read_is_replayed(
+    fake: FakeKoyeb, session: AsyncSessionClient
+) -> None:
+    """A request that has read its files keeps them in memory, and can be sent twice."""
+    files = {"file": io.BytesIO(b"content")}
+    request = session.http.build_request("POST", "/v1/apps", files=files)
+    request.read()
+    fake.fail("apps", Fault(status=401))
+    assert (await session.http.send(request)).status_code == 200
+    assert fake.requests[0].content == fake.requests[2].content
+
+
+@pytest.mark.parametrize("issuer", ["refresh", "login", "create_access_token"])
+@pytest.mark.parametrize("others", [0, 1])
+async def test_bodies_that_cannot_be_sent_twice_start_no_renewal_each(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, issuer: str, others: int
+) -> None:
+    """A token that was issued for one refused upload is remembered, also if others accept it."""
+    organization = fake.organizations[ME][0]
+    access = AccessTokenCredentials(fake.issue_api_token(), organization)
+    given: dict[str, dict[str, Any]] = {
+        "refresh": {"token": fake.issue_token()},
+        "login": {"credentials": PASSWORDS},
+        "create_access_token": {"credentials": access},
+    }
+    session = connect(**given[issuer])
+    await session.current_token()
+    if issuer == "login":
+        fake.fail("refresh", Fault(status=410), times=100)
+    fake.requests.clear()
+    for _ in range(30):
+        fake.fail("apps", Fault(status=401))
+        assert (await session.http.post("/v1/apps", content=stream())).status_code == 401
+        for _ in range(others):
+            assert (await session.http.get("/v1/apps")).status_code == 200
+        clock.advance(1)
+    assert count(fake, issuer) == 1 + others
+
+
+async def test_revocations_hours_apart_are_no_refusals_in_a_row(
+    fake: FakeKoyeb, clock: FakeClock, session: AsyncSessionClient
+) -> None:
+    """Catches a session that renews no more, as uploads have met a revoked token now and then."""
+    for _ in range(4):
+        clock.advance(timedelta(hours=3))
+        fake.fail("apps", Fault(status=401))
+        assert (await session.http.post("/v1/apps", content=stream())).status_code == 401
+        assert (await session.http.get("/v1/apps")).status_code == 200
+    fake.fail("apps", Fault(status=401))
     assert (await session.http.get("/v1/apps")).status_code == 200
 
 
