@@ -16,13 +16,11 @@ __all__ = ["AsyncHttpx2Auth", "Httpx2Auth", "auth_for"]
 
 
 class _AsyncFlow(AsyncSessionAuth):
-    _http_error = httpx2.HTTPError
-    _replayable = httpx2.ByteStream
+    _library = httpx2
 
 
 class _Flow(SessionAuth):
-    _http_error = httpx2.HTTPError
-    _replayable = httpx2.ByteStream
+    _library = httpx2
 
 
 class AsyncHttpx2Auth(httpx2.Auth):

@@ -255,6 +255,18 @@ def read(response: httpx.Response) -> bytes:
     return response.read()
 
 
+async def async_use_up(response: httpx.Response) -> None:
+    """Iterate over the body of a reply, and keep nothing of it."""
+    async for _ in response.aiter_bytes():
+        pass
+
+
+def use_up(response: httpx.Response) -> None:
+    """Iterate over the body of a reply, and keep nothing of it."""
+    for _ in response.iter_bytes():
+        pass
+
+
 AsyncFlow = AsyncGenerator[httpx.Request, httpx.Response]
 Flow = Generator[httpx.Request, httpx.Response, None]
 

@@ -39,9 +39,7 @@ class AsyncSessionAuth(AsyncAuthBase):
 
     __module__ = "koyeb_session"  # its public name, also in pickles
 
-    # Those of httpx2 in the auth for it.
-    _http_error: type[Exception] = httpx.HTTPError
-    _replayable: type = httpx.ByteStream
+    _library = httpx  # httpx2 in the auth for it
 
     def __init__(self, keeper: AsyncTokenKeeper, origins: Origins) -> None:
         self._keeper = keeper
@@ -88,7 +86,7 @@ class AsyncSessionAuth(AsyncAuthBase):
         if state.must_accept_401(signed):
             return
         # Read first: a rejected request must not keep the connection that the renewal needs.
-        unreadable = await async_read_reply(response, self._http_error)
+        unreadable = await async_read_reply(response, self._library)
         newer = unwrap(await self._keeper.replace_rejected(signed), state.mark)
         if newer is not None and self._can_replay(request):
             self._sign(request, newer)
@@ -120,7 +118,7 @@ class AsyncSessionAuth(AsyncAuthBase):
         raise TypeError(not_copied(type(self).__name__))
 
     def _can_replay(self, request: httpx.Request) -> bool:
-        return isinstance(request.stream, self._replayable)
+        return isinstance(request.stream, self._library.ByteStream)
 
 
 def _raise(error: Exception | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import httpx
 
 from .._api.operations import USER_AGENT
-from .._http.event_loop import async_advance, async_read_reply
+from .._http.event_loop import async_advance
 from .auth import HEADER, AsyncSessionAuth
 from .http.connections import NO_AUTH
 
@@ -112,7 +112,6 @@ class _AsyncSigningTransport(httpx.AsyncBaseTransport):
             while (signed := await async_advance(flow, response)) is not None:
                 if response is not None:
                     signer.refused.append(response)
-                    await async_read_reply(response)
                 response, failure = await self._answer(signed)
         except BaseException:
             if response is not None:

@@ -11,6 +11,8 @@ import httpx
 from .._concurrency.forks import keep_in_children
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from .tls import Certificates
 
 AsyncAuthFlow: TypeAlias = AsyncGenerator[httpx.Request, httpx.Response]
@@ -58,28 +60,43 @@ async def async_tls_ready(certificates: Certificates) -> None:
 async def async_advance(
     flow: AsyncAuthFlow, response: httpx.Response | None
 ) -> httpx.Request | None:
-    """Advance an auth flow to its next request; return `None` when it has ended."""
+    """
+    Advance an auth flow to its next request; return `None` when it has ended.
+
+    The reply before it is read, as httpx does it.
+    """
     try:
-        return await (anext(flow) if response is None else flow.asend(response))
+        request = await (anext(flow) if response is None else flow.asend(response))
     except StopAsyncIteration:
         return None
+    if response is not None:
+        await response.aread()
+    return request
 
 
 async def async_read_reply(
-    response: httpx.Response, http_error: type[Exception] = httpx.HTTPError
+    response: httpx.Response, library: ModuleType = httpx
 ) -> Exception | None:
     """
-    Read the rest of a reply to release its connection, as httpx does before a replay.
+    Read the rest of a reply to release its connection, and put it back: it may be the answer.
 
     Return the error if it cannot be read: the status is enough to go on.
     """
+    from .bodies import check_encoding, content, put_back  # noqa: PLC0415 - rarely needed
+
+    if content(response) is not None:
+        return None
+    error: Exception | None = None
+    body: bytes | None = None
     try:
-        await response.aread()
-    except http_error as exc:
-        await response.aclose()
-        response._content = b""  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - httpx reads it again
-        return exc
-    return None
+        if not (response.is_stream_consumed or response.is_closed):  # by an event hook
+            body = b"".join([chunk async for chunk in response.aiter_raw()])
+            check_encoding(response, body, library)
+    except library.HTTPError as exc:
+        error, body = exc, None
+    await response.aclose()
+    put_back(response, body, library)
+    return error
 
 
 class AsyncAuthBase(httpx.Auth):

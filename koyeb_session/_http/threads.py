@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import httpx
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from .tls import Certificates
 
 AuthFlow: TypeAlias = Generator[httpx.Request, httpx.Response, None]
@@ -30,28 +32,41 @@ def tls_ready(certificates: Certificates) -> None:  # noqa: ARG001 - `context` w
 
 
 def advance(flow: AuthFlow, response: httpx.Response | None) -> httpx.Request | None:
-    """Advance an auth flow to its next request; return `None` when it has ended."""
+    """
+    Advance an auth flow to its next request; return `None` when it has ended.
+
+    The reply before it is read, as httpx does it.
+    """
     try:
-        return next(flow) if response is None else flow.send(response)
+        request = next(flow) if response is None else flow.send(response)
     except StopIteration:
         return None
+    if response is not None:
+        response.read()
+    return request
 
 
-def read_reply(
-    response: httpx.Response, http_error: type[Exception] = httpx.HTTPError
-) -> Exception | None:
+def read_reply(response: httpx.Response, library: ModuleType = httpx) -> Exception | None:
     """
-    Read the rest of a reply to release its connection, as httpx does before a replay.
+    Read the rest of a reply to release its connection, and put it back: it may be the answer.
 
     Return the error if it cannot be read: the status is enough to go on.
     """
+    from .bodies import check_encoding, content, put_back  # noqa: PLC0415 - rarely needed
+
+    if content(response) is not None:
+        return None
+    error: Exception | None = None
+    body: bytes | None = None
     try:
-        response.read()
-    except http_error as exc:
-        response.close()
-        response._content = b""  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - httpx reads it again
-        return exc
-    return None
+        if not (response.is_stream_consumed or response.is_closed):  # by an event hook
+            body = b"".join(response.iter_raw())
+            check_encoding(response, body, library)
+    except library.HTTPError as exc:
+        error, body = exc, None
+    response.close()
+    put_back(response, body, library)
+    return error
 
 
 class AuthBase(httpx.Auth):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import httpx
 
 from .._api.operations import USER_AGENT
-from .._http.threads import advance, read_reply
+from .._http.threads import advance
 from .auth import HEADER, SessionAuth
 from .http.connections import NO_AUTH
 
@@ -114,7 +114,6 @@ class _SigningTransport(httpx.BaseTransport):
             while (signed := advance(flow, response)) is not None:
                 if response is not None:
                     signer.refused.append(response)
-                    read_reply(response)
                 response, failure = self._answer(signed)
         except BaseException:
             if response is not None:

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from koyeb_session import (
     AccessTokenCredentials,
     AuthenticationError,
+    InvalidCredentialsError,
     RefreshPolicy,
     ServerError,
     SessionClient,
@@ -23,6 +25,7 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
+from ..concurrency import read, use_up
 from ..support import ME, PASSWORD, PASSWORDS, count, held, log
 from .doubles import Connect, UnderWay
 
@@ -55,6 +58,60 @@ def test_a_401_is_enough_if_its_body_cannot_be_read(
         fake.fail("apps", fault)
         with pytest.raises((httpx.RemoteProtocolError, httpx.DecodingError)):
             client.get("/v1/apps")
+
+
+@pytest.mark.parametrize("by_auth", [False, True])
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "gzip"}], ids=["plain", "gzip"])
+def test_a_401_that_is_the_answer_is_yet_to_be_read(
+    fake: FakeKoyeb,
+    session: SessionClient,
+    client: httpx.Client,
+    headers: dict[str, str],
+    *,
+    by_auth: bool,
+) -> None:
+    """A proxy that hands on each reply as it is can do so with this one."""
+    client.auth = session.auth
+    own = client if by_auth else session.http
+    body = gzip.compress(b"refused") if headers else b"refused"
+    fake.fail("apps", Fault(status=401, headers=headers, body=body))
+    request = own.build_request("POST", "/v1/apps", content=stream())
+    response = own.send(request, stream=True)
+    assert fake.exchanges() == 1
+    assert not response.is_closed
+    assert not response.is_stream_consumed
+    assert read(response) == b"refused"
+    assert response.is_closed
+
+
+@pytest.mark.parametrize("by_auth", [False, True])
+@pytest.mark.parametrize("use", [read, use_up, httpx.Response.close])
+def test_a_hook_that_has_used_the_401_hides_no_refusal(
+    fake: FakeKoyeb,
+    connect: Connect,
+    client: httpx.Client,
+    use: Callable[[httpx.Response], Any],
+    *,
+    by_auth: bool,
+) -> None:
+    """A hook of the user's own client may log the bodies of errors, or close them unread."""
+
+    def log_error(response: httpx.Response) -> None:
+        if response.is_error:
+            use(response)
+
+    client.event_hooks = {"response": [log_error]}
+    session = connect(http_client=client, token=fake.issue_token())
+    client.auth = session.auth
+    own = client if by_auth else session.http
+    fake.fail("apps", Fault(status=401, body={"message": "refused"}))
+    response = own.get("/v1/apps")
+    assert response.status_code == 200
+    is_kept = use is read
+    assert [bool(it.content) for it in response.history] == [is_kept]
+    fake.fail("login", Fault(status=401, body={"message": "wrong"}))
+    with pytest.raises(InvalidCredentialsError, match="wrong" if is_kept else "no message"):
+        session.login(ME, PASSWORD)
 
 
 def test_a_revoked_token_is_renewed_and_the_request_replayed(

@@ -59,6 +59,25 @@ def test_401_is_enough_if_its_body_cannot_be_read(koyeb: str, fake_koyeb: FakeKo
     assert fake_koyeb.exchanges() == 2
 
 
+def test_401_is_enough_if_a_hook_has_used_its_body(koyeb: str, fake_koyeb: FakeKoyeb) -> None:
+    """Such a reply of httpx2 is replaced by one of httpx2."""
+
+    def log_error(response: httpx2.Response) -> None:
+        if response.is_error:
+            list(response.iter_bytes())
+
+    hooks = {"response": [log_error]}
+    with (
+        SessionClient(base_url=koyeb, credentials=PASSWORDS, clock=fake_koyeb.clock) as session,
+        httpx2.Client(base_url=koyeb, auth=auth_for(session), event_hooks=hooks) as client,
+    ):
+        session.current_token()
+        fake_koyeb.fail("apps", Fault(status=401, body="refused"))
+        response = client.get("/v1/apps")
+        assert response.status_code == 200
+        assert [it.content for it in response.history] == [b""]
+
+
 def test_other_origin_sees_no_token(koyeb: str) -> None:
     """A request to somebody else goes out without the token."""
     other = FakeKoyeb()

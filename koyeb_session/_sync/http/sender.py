@@ -204,10 +204,10 @@ def _log_operation(
 
 def _body(response: httpx.Response) -> bytes | WireError:
     """Read a body, up to the largest size that a reply of this API can have."""
-    if response.is_stream_consumed:  # an event hook has read it, or it was made with its content
-        return decoded(response.content, None)
-    if response.is_closed:  # httpx has closed it after an event hook has raised
-        return b""
+    if response.is_stream_consumed or response.is_closed:  # by an event hook, or one that raised
+        from ..._http.bodies import content  # noqa: PLC0415 - rarely needed
+
+        return decoded(content(response) or b"", None)
     stream = cast("httpx.SyncByteStream", response.stream)
     # No variable holds the bytes: a signal handler may raise, and tools show this frame.
     return decoded(read_raw(stream, BODY_LIMIT), response.headers.get("content-encoding"))
