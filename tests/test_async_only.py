@@ -17,6 +17,7 @@ import anyio.to_thread
 import filelock
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from koyeb_session import (
     AsyncMemoryTokenStore,
@@ -29,6 +30,7 @@ from koyeb_session import (
 from koyeb_session._async.http import queue
 from koyeb_session._async.stores import file
 from koyeb_session._concurrency.event_loop import shared_task
+from koyeb_session._concurrency.runtime import current_loop, current_process
 from koyeb_session.stores import AsyncFileTokenStore
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
@@ -493,6 +495,37 @@ def test_a_store_that_two_event_loops_share_has_one_lock() -> None:
     finally:
         go.set()
         other.join(PATIENCE)
+
+
+@pytest.mark.blocks_loop
+@pytest.mark.parametrize("first", ["asyncio", "trio"])
+@pytest.mark.parametrize("second", ["asyncio", "trio"])
+def test_two_event_loops_at_once_keep_their_connections(
+    fake: FakeKoyeb, clock: FakeClock, first: str, second: str
+) -> None:
+    """Catches a connection for each request; those of an ended event loop are dropped."""
+    session: Any = None
+
+    async def open_session(url: str) -> None:
+        nonlocal session
+        session = AsyncSessionClient(base_url=url, token=fake.issue_token(), clock=clock)
+
+    async def ask() -> Any:
+        assert (await session.http.get("/v1/apps")).status_code == 200
+        return inside(session).opened[current_process(), current_loop()]
+
+    with fake.serve() as url, start_blocking_portal(first) as one:
+        one.call(open_session, url)
+        with start_blocking_portal(second) as two:
+            places = [(one, one.call(ask)), (two, two.call(ask))] * 3
+            assert [portal.call(ask) for portal, _ in places] == [opened for _, opened in places]
+            assert [len(opened._made) for _, opened in places] == [1] * 6
+            two.call(places[1][1].aclose)
+        with start_blocking_portal(second) as three:
+            opened = three.call(ask)
+            assert [*inside(session).opened.values()] == [places[0][1], opened]
+            three.call(opened.aclose)
+        one.call(session.aclose)
 
 
 @pytest.mark.pitfall(3)

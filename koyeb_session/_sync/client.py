@@ -702,9 +702,10 @@ class SessionClient:
         client with `auth`, httpx calls hooks first: a response hook that raises keeps a refused
         request from being renewed and sent again.
 
-        On httpx's own transport a hundred requests go out at a time, on a hundred sockets at most.
-        Further requests queue until a connection is free or their pool timeout expires. A token
-        that expires meanwhile is refused, renewed, and the request is sent once more.
+        On httpx's own transport a hundred requests go out at a time, on a hundred sockets at most,
+        in each event loop or process. Further requests queue until a connection is free or their
+        pool timeout expires. A token that expires meanwhile is refused, renewed, and the request is
+        sent once more.
 
         Raises:
             NotSignedInError: There is no token, and no credentials.

@@ -57,7 +57,7 @@ async def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeCloc
     async with AsyncSessionClient(base_url=url, clock=clock) as session:
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         (old,) = inside(session).opened.values()
-        inside(session).opened = {object(): old}
+        inside(session).opened = {(object(), object()): old}
         assert (await session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         (new,) = inside(session).opened.values()
         assert new is not old
@@ -87,7 +87,7 @@ async def test_closing_in_another_place_closes_nothing(url: str, clock: FakeCloc
     session = AsyncSessionClient(base_url=url, clock=clock)
     await session.login(ME, PASSWORD)
     (transport,) = inside(session).operations_opened.values()
-    inside(session).operations_opened = {object(): transport}
+    inside(session).operations_opened = {(object(), object()): transport}
     operating = inside(session).operation_connections
     await session.aclose()
     assert not operating.opened

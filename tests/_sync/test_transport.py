@@ -59,7 +59,7 @@ def test_connections_of_a_dead_place_are_dropped(url: str, clock: FakeClock) -> 
     with SessionClient(base_url=url, clock=clock) as session:
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         (old,) = inside(session).opened.values()
-        inside(session).opened = {object(): old}
+        inside(session).opened = {(object(), object()): old}
         assert (session.http.get(f"{url}/v1/nothing", auth=None)).status_code == 404
         (new,) = inside(session).opened.values()
         assert new is not old
@@ -89,7 +89,7 @@ def test_closing_in_another_place_closes_nothing(url: str, clock: FakeClock) -> 
     session = SessionClient(base_url=url, clock=clock)
     session.login(ME, PASSWORD)
     (transport,) = inside(session).operations_opened.values()
-    inside(session).operations_opened = {object(): transport}
+    inside(session).operations_opened = {(object(), object()): transport}
     operating = inside(session).operation_connections
     session.close()
     assert not operating.opened

@@ -7,7 +7,7 @@ from typing import Final
 import httpx
 
 from ..._api.operations import USER_AGENT, user_agent
-from ..._concurrency.runtime import current_loop, current_process
+from ..._concurrency.runtime import current_loop, current_process, is_running
 from ..._core.results import unwrap
 from ..._http.event_loop import async_tls_ready
 from ..._http.proxies import Proxies, environment_proxies
@@ -22,8 +22,9 @@ class AsyncConnections(httpx.AsyncBaseTransport):
     """
     httpx's own transports, one for each event loop or process, or the user's transport.
 
-    Connections of an event loop that has ended, or of the parent of a fork, are dropped unclosed:
-    nothing can close them here. The user's transport is used everywhere.
+    Each has its own limit, as no connection can serve two of them. Those of an event loop that has
+    ended, or of the parent of a fork, are dropped when another one begins: nothing can close them
+    here but the garbage collector. The user's transport is used everywhere.
 
     Raises:
         TransportError: The environment's proxies or certificates cannot be used.
@@ -31,7 +32,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     def __init__(self, given: httpx.AsyncBaseTransport | None = None) -> None:
         self._given = given
-        self._opened: dict[object, AsyncQueuedTransport] = {}
+        self._opened: dict[tuple[object, object], AsyncQueuedTransport] = {}
         self._process = current_process()
         self.shut_down = False
         if given is None:
@@ -62,25 +63,31 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         if self._given is not None:
             await self._given.aclose()
         if self._opened:
-            here = self._opened.get(current_loop())
+            here = self._opened.get(_place())
             if here is not None:
                 await here.aclose()
             # Cleared only after closing: a cancelled `shut` is finished by the next call.
             self._opened = {}
 
     def _here(self) -> AsyncQueuedTransport:
-        now = current_loop()
+        now = _place()
         here = self._opened.get(now)
         if here is None:
             # setdefault: if two threads make one, both use the same.
             here = self._opened.setdefault(
                 now, AsyncQueuedTransport(self._proxies, self._certificates)
             )
-            # Those of other event loops and processes are dropped, see above.
             for other in list(self._opened):
-                if other is not now:
+                process, loop = other
+                # In a child, an event loop of the parent seems to be running still.
+                if other != now and not (process is now[0] and is_running(loop)):
                     self._opened.pop(other, None)
         return here
+
+
+def _place() -> tuple[object, object]:
+    """Return the identity of this process and of the running event loop."""
+    return current_process(), current_loop()
 
 
 class AsyncBorrowedClient(httpx.AsyncBaseTransport):

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 
 from ..._api.operations import USER_AGENT, user_agent
-from ..._concurrency.runtime import current_process
+from ..._concurrency.runtime import current_process, is_running
 from ..._core.results import unwrap
 from ..._http.proxies import Proxies, environment_proxies
 from ..._http.threads import tls_ready
@@ -24,8 +24,9 @@ class Connections(httpx.BaseTransport):
     """
     httpx's own transports, one for each event loop or process, or the user's transport.
 
-    Connections of an event loop that has ended, or of the parent of a fork, are dropped unclosed:
-    nothing can close them here. The user's transport is used everywhere.
+    Each has its own limit, as no connection can serve two of them. Those of an event loop that has
+    ended, or of the parent of a fork, are dropped when another one begins: nothing can close them
+    here but the garbage collector. The user's transport is used everywhere.
 
     Raises:
         TransportError: The environment's proxies or certificates cannot be used.
@@ -33,7 +34,7 @@ class Connections(httpx.BaseTransport):
 
     def __init__(self, given: httpx.BaseTransport | None = None) -> None:
         self._given = given
-        self._opened: dict[object, QueuedTransport] = {}
+        self._opened: dict[tuple[object, object], QueuedTransport] = {}
         self._process = current_process()
         self.shut_down = False
         if given is None:
@@ -64,23 +65,29 @@ class Connections(httpx.BaseTransport):
         if self._given is not None:
             self._given.close()
         if self._opened:
-            here = self._opened.get(current_process())
+            here = self._opened.get(_place())
             if here is not None:
                 here.close()
             # Cleared only after closing: a cancelled `shut` is finished by the next call.
             self._opened = {}
 
     def _here(self) -> QueuedTransport:
-        now = current_process()
+        now = _place()
         here = self._opened.get(now)
         if here is None:
             # setdefault: if two threads make one, both use the same.
             here = self._opened.setdefault(now, QueuedTransport(self._proxies, self._certificates))
-            # Those of other event loops and processes are dropped, see above.
             for other in list(self._opened):
-                if other is not now:
+                process, loop = other
+                # In a child, an event loop of the parent seems to be running still.
+                if other != now and not (process is now[0] and is_running(loop)):
                     self._opened.pop(other, None)
         return here
+
+
+def _place() -> tuple[object, object]:
+    """Return the identity of this process and of the running event loop."""
+    return current_process(), current_process()
 
 
 class BorrowedClient(httpx.BaseTransport):
