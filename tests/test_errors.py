@@ -184,6 +184,9 @@ SEEN: list[tuple[str, int, str, str | int | None, type[ApiError]]] = [
     ("login", 403, "Account is locked", "authorization_error", AccountLockedError),
     ("login", 403, "ACCOUNT LOCKED", None, AccountLockedError),
     ("refresh", 403, "Account is locked", 7, AccountLockedError),
+    ("login", 403, "account_locked", "forbidden", AccountLockedError),
+    ("login", 403, "Your IP address has been blocked", "forbidden", PermissionDeniedError),
+    ("refresh", 403, "Request BLOCKED", None, PermissionDeniedError),
     ("refresh", 401, "Token rejected", "authorization_error", AuthenticationError),
     (
         "switch_organization",

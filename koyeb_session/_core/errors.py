@@ -24,6 +24,7 @@ The errors of the package, and the choice of one for an error reply.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -357,6 +358,8 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
     501: EndpointGoneError,
 }
 _REFUSAL: Final = "password is incorrect"
+_LOCKED: Final = re.compile(r"(?<![a-z])locked", re.IGNORECASE)
+"""Not a part of "blocked", which firewalls say of addresses."""
 
 
 def error_class(
@@ -370,7 +373,7 @@ def error_class(
     """
     if signs_in and (status == 401 or (status in {400, 404} and _REFUSAL in message)):
         return InvalidCredentialsError
-    if status == 403 and "locked" in message.lower():
+    if status == 403 and _LOCKED.search(message):
         return AccountLockedError
     if status == 404 and not isinstance(code, str):
         return EndpointGoneError
