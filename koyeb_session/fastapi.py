@@ -2,6 +2,7 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of dependencies.
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Final, Self, Unpack, cast
@@ -365,7 +366,7 @@ class KoyebSessions:
             app.add_exception_handler(KoyebSessionError, handler)
             app.add_exception_handler(problems.CallerRejected, handler)
             app.exception_handlers.setdefault(httpx.HTTPError, handler)
-        responder.origins.append(self._origins)
+        responder.services.append((self._origins, self._arguments.get("clock") or time))
 
 
 def _origins_of(arguments: _async.AsyncClientArguments) -> _origins.Origins | Exception:

@@ -266,6 +266,8 @@ def test_retry_after_is_counted_from_the_arrival_when_it_is_a_date() -> None:
     """A date is turned into seconds by the clock that the reply arrived at."""
     headers = {"Retry-After": "Thu, 01 Jan 1970 00:01:40 GMT"}
     assert answer(OPERATIONS["logout"], 503, b"", headers, wall=30.0).retry_after == 70.0
+    headers |= {"Date": "Thu, 01 Jan 1970 00:00:19 GMT"}  # ours is ahead
+    assert answer(OPERATIONS["logout"], 503, b"", headers, wall=30.0).retry_after == 80.0
 
 
 @pytest.mark.parametrize("name", INSTEAD)

@@ -152,7 +152,7 @@ def test_times_are_read_or_not_whatever_they_are(text: str, value: JSON) -> None
     epoch = from_epoch(value)
     assert epoch is None or epoch.tzinfo is UTC
     assert http_date(text) is None or isinstance(http_date(text), float)
-    wait = retry_after(text, WALL)
+    wait = retry_after({"retry-after": text, "date": text}, WALL)
     assert wait is None or 0 <= wait < 1e12
     assert from_epoch(service_time(text, WALL)) is not None
 

@@ -169,7 +169,15 @@ def test_retry_after_is_read_when_it_can_be_waited_for(
     text: str | None, wait: float | None
 ) -> None:
     """Seconds and dates are read at 60 s past the epoch; any other text asks for no wait."""
-    assert retry_after(text, 60.0) == wait
+    headers = {} if text is None else {"retry-after": text}
+    assert retry_after(headers, 60.0) == wait
+
+
+@pytest.mark.parametrize("wall", [-3600.0, 0.0, 3600.0])
+def test_retry_after_is_a_date_of_the_service_when_our_clock_differs(wall: float) -> None:
+    """The date is compared with that of the reply: a wrong clock does not change the wait."""
+    headers = {"retry-after": "Thu, 01 Jan 1970 00:00:11 GMT", "date": EPOCH}
+    assert retry_after(headers, wall) == (11 if wall == 0 else 10)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def error_of(
     """
     body = read_error(reply.body)
     kind = error_class(reply.status, body.code, body.message or "", signs_in=asked.signs_in)
-    wait = retry_after(reply.headers.get("retry-after"), wall)
+    wait = retry_after(reply.headers, wall)
     fields = {redact(k): redact(v) for k, v in body.fields.items()}
     is_koyebs = body.code is not None or reply.status == 429 or reply.status >= 500
     kind_of_body = _content_type(reply, redact)

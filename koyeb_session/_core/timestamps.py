@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
@@ -57,15 +58,17 @@ def http_date(text: str) -> float | None:
         return None
 
 
-def retry_after(text: str | None, wall: float) -> float | None:
-    """Read ``Retry-After`` (RFC 9110), seconds or a date; `None` for anything else."""
-    if text is None:
-        return None
-    text = text.strip()
+def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
+    """
+    Read ``Retry-After`` (RFC 9110), seconds or a date; `None` for anything else.
+
+    A date is one of the service's clock.
+    """
+    text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
         return float(text)
     at = http_date(text)
-    return None if at is None else max(0.0, at - wall)
+    return None if at is None else max(0.0, at - service_time(headers.get("date"), wall))
 
 
 def service_time(date: str | None, wall: float) -> float:

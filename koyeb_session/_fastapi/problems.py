@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
     from .._async.client import AsyncSessionClient
+    from .._core.models import Clock
     from .._core.origins import Origins
 
 CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
@@ -102,7 +102,7 @@ class ProblemResponder:
     """An exception handler of an application, for errors of Koyeb and of its sessions."""
 
     def __init__(self) -> None:
-        self.origins: list[Origins] = []
+        self.services: list[tuple[Origins, Clock]] = []
 
     async def __call__(self, connection: HTTPConnection, error: Exception) -> Response | None:
         """
@@ -131,8 +131,9 @@ class ProblemResponder:
             return _problem(error.status_code, error.detail, dict(error.headers or {}))
         if isinstance(error, KoyebSessionError):
             mark, reason = error.raised_by, _reason(error)
-        elif isinstance(error, httpx.HTTPError) and (request := self._request(error)) is not None:
-            mark, reason = request.extensions.get(RAISED_BY), _translated(error)
+        elif isinstance(error, httpx.HTTPError) and (clock := self._clock(error)) is not None:
+            mark = error.request.extensions.get(RAISED_BY)
+            reason = _translated(error, clock.time())
         else:
             return None
         is_own = mark in connection.scope.get(_OWN, ())
@@ -141,13 +142,13 @@ class ProblemResponder:
             _log(status, error, is_own=is_own)
         return _answer(status, reason, is_own=is_own)
 
-    def _request(self, error: httpx.HTTPError) -> httpx.Request | None:
-        """Return the request that failed, if it was one to Koyeb."""
+    def _clock(self, error: httpx.HTTPError) -> Clock | None:
+        """Return the clock of the service's sessions, if the failed request was one to Koyeb."""
         try:
             request = error.request
         except RuntimeError:  # httpx has set no request
             return None
-        return request if any(origins.trusts(request) for origins in self.origins) else None
+        return next((clock for origins, clock in self.services if origins.trusts(request)), None)
 
 
 def _reason(error: KoyebSessionError) -> KoyebSessionError:
@@ -158,11 +159,11 @@ def _reason(error: KoyebSessionError) -> KoyebSessionError:
     return error
 
 
-def _translated(error: httpx.HTTPError) -> KoyebSessionError:
-    """Return the equivalent error of this package."""
+def _translated(error: httpx.HTTPError, wall: float) -> KoyebSessionError:
+    """Return the equivalent error of this package, at a time in seconds since the epoch."""
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
-        wait = retry_after(error.response.headers.get("retry-after"), time.time())
+        wait = retry_after(error.response.headers, wall)
         text = f"Koyeb answered with {status} {httpx.codes.get_reason_phrase(status)}."
         return error_class(status, "", "", signs_in=False)(text, status=status, retry_after=wait)
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.PoolTimeout):

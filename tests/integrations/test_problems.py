@@ -36,7 +36,7 @@ from koyeb_session import (
 )
 from koyeb_session._core.results import RAISED_BY
 from koyeb_session.fastapi import KoyebSessions
-from koyeb_session.testing import FakeKoyeb, assert_no_secret
+from koyeb_session.testing import FakeClock, FakeKoyeb, assert_no_secret
 
 from .application import asking
 
@@ -163,6 +163,19 @@ async def test_retry_after_is_handed_on(whose: str) -> None:
         )
     ]
     assert waits == ["7", "7", "2", "5", None]
+
+
+@pytest.mark.parametrize("date", [None, "Thu, 01 Jan 2026 00:00:00 GMT"])
+async def test_retry_after_is_counted_by_the_clocks_of_the_reply_or_the_session(
+    date: str | None,
+) -> None:
+    """The date in it is one of the service's clock, and at best one of the session's own."""
+    clock, headers = FakeClock(), {"Retry-After": "Thu, 01 Jan 2026 00:00:08 GMT"}
+    if date is not None:
+        clock.step_wall(-3600)
+        headers |= {"Date": date}
+    answer = await answers(refused(503, headers=headers), clock=clock)
+    assert answer.headers["retry-after"] == ("8" if date is None else "7")
 
 
 @pytest.mark.parametrize(
