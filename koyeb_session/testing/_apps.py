@@ -6,14 +6,11 @@ import itertools
 import uuid
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import parse_qs
 
 from . import _replies
+from ._pages import page
 from ._replies import Refusal, Reply
 from ._requests import Request
-
-_DEFAULT_LIMIT = 10
-_MOST = 100
 
 
 class Apps:
@@ -37,9 +34,7 @@ class Apps:
         return _replies.success({"app": self._by_id[app_id]})
 
     def _list(self, request: Request) -> Reply:
-        query = parse_qs(request.query)
-        limit, offset = _number(query, "limit", _DEFAULT_LIMIT), _number(query, "offset", 0)
-        apps = list(self._by_id.values())[offset : offset + limit]
+        apps, limit, offset, _ = page([*self._by_id.values()], request)
         payload = {"apps": apps, "limit": limit, "offset": offset, "count": len(self._by_id)}
         return _replies.success(payload)
 
@@ -53,8 +48,3 @@ class Apps:
 def _fields(request: Request) -> dict[str, Any]:
     value = request.json
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _number(query: dict[str, list[str]], name: str, default: int) -> int:
-    text = query.get(name, [""])[-1]
-    return min(int(text), _MOST) if text.isdecimal() else default

@@ -15,6 +15,7 @@ import attrs
 from . import _replies
 from ._accounts import Accounts
 from ._apps import Apps
+from ._pages import page
 from ._replies import Refusal, Reply
 from ._requests import Request
 from ._tokens import IssuedToken, TokenRegistry
@@ -208,13 +209,14 @@ class Operations:
         if statuses - _ORGANIZATION_STATUSES:
             raise Refusal(_replies.invalid({"statuses": "no such status"}))
         listed = self._accounts.organizations.get(token.email, [])
-        found = [self._organization_json(organization) for organization in listed]
-        payload = {
-            "organizations": [one for one in found if one["status"] in statuses],
-            "limit": len(listed),
-            "offset": 0,
-            "has_next": False,
-        }
+        wanted = _query(request).get("search", "").casefold()
+        found = [
+            one
+            for one in map(self._organization_json, listed)
+            if one["status"] in statuses and wanted in f"{one['id']} {one['name']}".casefold()
+        ]
+        part, limit, offset, has_next = page(found, request)
+        payload = {"organizations": part, "limit": limit, "offset": offset, "has_next": has_next}
         return _replies.success(payload)
 
     def _use_apps(self, request: Request, app_id: str) -> Reply:

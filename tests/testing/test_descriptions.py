@@ -49,7 +49,9 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-FIELDS = st.sampled_from(["email", "password", "organization_id", "statuses", "validity", "x"])
+FIELDS = st.sampled_from(
+    ["email", "password", "organization_id", "statuses", "validity", "search", "limit", "x"]
+)
 VALUES = st.sampled_from(["me@example.com", "correct horse", "ACTIVE", "5s", ""]) | st.text()
 
 

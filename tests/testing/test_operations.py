@@ -168,6 +168,25 @@ def test_profile_and_organizations_tell_who_it_is(fake: FakeKoyeb, client: httpx
     assert client.get(path, params={"statuses": "NONE"}).status_code == 400
 
 
+def test_organizations_are_listed_by_pages(fake: FakeKoyeb, client: httpx.Client) -> None:
+    """A client that turns the pages, sorts or searches gets a part of the list, as at Koyeb."""
+    ids = fake.organizations[ME]
+    ids += [f"id-{number}" for number in range(10)]
+
+    def listed(**query: str | int) -> tuple[list[str], tuple[int, int, bool]]:
+        reply = client.get("/v1/account/organizations", params=query).json()
+        found = [organization["id"] for organization in reply["organizations"]]
+        return found, (reply["limit"], reply["offset"], reply["has_next"])
+
+    assert listed() == (ids[:10], (10, 0, True))
+    assert listed(limit=5, offset=5) == (ids[5:10], (5, 5, True))
+    assert listed(limit=6, offset=6) == (ids[6:], (6, 6, False))
+    assert listed(order="desc", limit=2) == (ids[:-3:-1], (2, 0, True))
+    assert listed(search="D-7") == (["id-7"], (10, 0, False))
+    assert listed(search=f"Organization-{ids[0][:8]}") == (ids[:1], (10, 0, False))
+    assert listed(search="nothing like it") == ([], (10, 0, False))
+
+
 def test_apps_are_created_and_changed(fake: FakeKoyeb, client: httpx.Client) -> None:
     """There is one resource to work on: it takes any body and gives the same one back."""
     created = client.post("/v1/apps", json={"name": "web", "id": "mine"}).json()
