@@ -98,7 +98,8 @@ def auth_for(session: AsyncSessionClient | SessionClient) -> AsyncHttpx2Auth | H
     Make an auth for an httpx2 client of the session's own half.
 
     The guarantees are those of ``session.auth``: a current token, for the session's origins only,
-    and one replay of a request that was refused, if httpx2 has its body as bytes.
+    and one replay of a request that was refused, if httpx2 has its body as bytes. They hold for
+    ``client.websocket("wss://...")`` as well, which begins as a request.
 
     ```python
     async with httpx2.AsyncClient(auth=auth_for(session)) as client:

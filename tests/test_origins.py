@@ -36,7 +36,7 @@ def trusts(
         *("https://app.koyeb.com", "https://app.koyeb.com/v1/apps?limit=1#top"),
         *("https://app.koyeb.com:443/v1/apps", "HTTPS://APP.Koyeb.COM/v1/apps"),
         *("https://app.koyeb.com/@evil.example/", "https://app.koyeb.com/https://evil.example"),
-        "https://app。koyeb。com/",
+        *("https://app。koyeb。com/", "wss://app.koyeb.com/", "wss://app.koyeb.com:443/"),
     ],
 )
 def test_token_goes_along_when_the_origin_is_the_services(url: str) -> None:
@@ -60,7 +60,8 @@ def test_token_goes_along_when_the_origin_is_the_services(url: str) -> None:
         "https://evil.example/?https://app.koyeb.com",
         "https://evil.example#https://app.koyeb.com",
         *("https://127.0.0.1/", "http://localhost/", "https://[::1]/"),
-        *("wss://app.koyeb.com/", "ftp://app.koyeb.com/", "//app.koyeb.com/", "/v1/apps"),
+        *("ws://app.koyeb.com/", "wss://app.koyeb.com:80/", "wss://evil.example/"),
+        *("ftp://app.koyeb.com/", "//app.koyeb.com/", "/v1/apps"),
     ],
 )
 def test_token_stays_when_the_origin_is_another(url: str) -> None:
@@ -98,7 +99,9 @@ def test_port_is_a_part_of_the_origin_when_the_base_url_has_one() -> None:
     """The other ports of a loopback host are other services."""
     base = "http://127.0.0.1:8000"
     assert trusts("http://127.0.0.1:8000/v1/apps", base_url=base)
+    assert trusts("ws://127.0.0.1:8000/v1/apps", base_url=base)
     assert not trusts("http://127.0.0.1:8001/v1/apps", base_url=base)
+    assert not trusts("wss://127.0.0.1:8000/v1/apps", base_url=base)
     assert not trusts("http://127.0.0.1/v1/apps", base_url=base)
     assert not trusts("http://localhost:8000/v1/apps", base_url=base)
     assert not trusts("https://127.0.0.1:8000/v1/apps", base_url=base)

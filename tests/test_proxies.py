@@ -34,6 +34,7 @@ URLS = [
     *("https://localhost", "http://localhost:8080", "https://127.0.0.1:8080", "http://127.0.0.1"),
     *("http://127.0.0.1:8080", "http://127.1.2.3", "http://[::1]:8080", "https://[::1]"),
     *("https://10.1.2.3", "http://10.9.9.9:8080"),
+    *("ws://127.0.0.1:8080", "wss://app.koyeb.com"),
 ]
 
 
@@ -73,7 +74,7 @@ def test_proxies_are_those_of_httpx(
     with client:
         for url in map(httpx.URL, URLS):
             wanted = of_httpx(client, url)
-            local = url.scheme == "http" and is_loopback(url.host)
+            local = url.scheme in {"http", "ws"} and is_loopback(url.host)
             if wanted and local and not is_loopback(wanted[1]):
                 wanted = None
             found = proxies.route(url)

@@ -98,7 +98,9 @@ def origins(base_url: str, allowed: Iterable[str]) -> Origins | ValueError | Typ
             return ValueError("allowed_origins takes origins (scheme, host and port), no paths")
         if name == "base_url" and url.path.rstrip("/").endswith("/v1"):
             return ValueError("base_url must not end with /v1: each operation adds it")
-        trusted[url.scheme, url.raw_host, url.port] = url.netloc
+        # A WebSocket begins as a request with the same protection; httpx2 takes these schemes.
+        for scheme in (url.scheme, url.scheme.replace("http", "ws")):
+            trusted[scheme, url.raw_host, url.port] = url.netloc
     return Origins(base_url.rstrip("/"), trusted)
 
 

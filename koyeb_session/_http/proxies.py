@@ -42,7 +42,7 @@ class Proxies:
         """
         for pattern, proxy in self._rules:
             if pattern.matches(url):
-                clear = url.scheme == "http" and is_loopback(url.host)
+                clear = url.scheme in {"http", "ws"} and is_loopback(url.host)
                 return None if proxy and clear and not is_loopback(proxy.host) else proxy
         return None
 

@@ -36,6 +36,8 @@ async def test_client_is_kept_signed_in(
             assert (await use(client.get("/v1/apps"))).status_code == 200
             assert fake_koyeb.exchanges() == expiries
             koyeb_clock.advance(NEARLY)
+        # So begins a WebSocket of httpx2.
+        assert (await use(client.get(f"{koyeb}/v1/apps".replace("http", "ws")))).status_code == 200
         fake_koyeb.revoke_all()
         assert (await use(client.post("/v1/apps", json={"name": "again"}))).status_code == 200
         fake_koyeb.revoke_all()
