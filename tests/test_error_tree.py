@@ -8,6 +8,7 @@ import pickle
 import re
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 
@@ -30,7 +31,7 @@ from koyeb_session import (
     WireError,
 )
 from koyeb_session._core import errors
-from koyeb_session._core.results import sanitized_copy, unwrap, with_cause
+from koyeb_session._core.results import sanitized_copy, unwrap, with_cause, without_frames
 
 FIELDS = {"email": "is not an address", "password": "is too short"}
 ERRORS: list[type[Any]] = [
@@ -94,6 +95,62 @@ def test_error_keeps_its_attributes_when_pickled_or_copied(kind: type[KoyebSessi
         assert error.code == ("c" if isinstance(error, BadRequestError) else 7)
 
 
+class BucketError(StoreError):
+    """An error of a user's store, made of other arguments than ours."""
+
+    def __init__(self, bucket: str, status: int) -> None:
+        super().__init__(f"bucket {bucket}: {status}")
+        self.bucket = bucket
+
+
+class BareError(StoreError):
+    """An error that leaves its message to Python, and cannot be printed."""
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+
+    def __str__(self) -> str:
+        """Raise."""
+        raise LookupError
+
+
+class BusyError(StoreError, TimeoutError):
+    """An error of two families, whose constructor is the second one's."""
+
+    def __init__(self, bucket: str, seconds: int) -> None:
+        super().__init__(f"{bucket} is locked for {seconds} s")
+        self.bucket = bucket
+
+
+@attrs.define
+class SlottedError(StoreError):
+    """An error that keeps its attributes in slots."""
+
+    bucket: str
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (BucketError("b", 503), "bucket b: 503"),
+        (BareError("b"), "b"),
+        (BusyError("b", 2), "b is locked for 2 s"),
+        (SlottedError("b"), "b"),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_users_error_is_copied_without_its_constructor(error: Any, message: str) -> None:
+    """A subclass may take any arguments: its copies say what it says, once."""
+    error.raised_by = None
+    twins = [copy.copy(error), without_frames(error, ["secret"])]
+    twins += [pickle.loads(pickle.dumps(error, how)) for how in range(6)]  # noqa: S301 - our own
+    for twin in twins:
+        assert type(twin) is type(error)
+        assert (twin.message, twin.bucket, twin.raised_by) == (message, "b", None)
+    error.bucket = "a secret"
+    assert without_frames(error, ["secret"]).bucket == "[secret]"
+
+
 DEFAULT_STATUS: dict[type[ApiError], int] = {
     ApiError: 0,
     BadRequestError: 400,
@@ -146,13 +203,40 @@ def test_bare_copies_class_and_text_when_it_can() -> None:
     assert copied.__traceback__ is None
 
 
-def test_bare_names_the_class_when_it_cannot_be_made_of_a_text() -> None:
-    """A class that wants more than a text is named in its place."""
-    response = httpx.Response(500, request=httpx.Request("GET", "https://x"))
-    original = httpx.HTTPStatusError("m", request=response.request, response=response)
+class LockBusyError(TimeoutError):
+    """An error as people write them: of more than a text."""
+
+    def __init__(self, key: str, seconds: float) -> None:
+        super().__init__(f"{key} is locked for {seconds} s")
+
+
+class SealedError(ConnectionError):
+    """An error that makes a sentence of its argument."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"vault {path} is sealed")
+
+
+RESPONSE = httpx.Response(500, request=httpx.Request("GET", "https://x"))
+
+
+@pytest.mark.parametrize(
+    ("original", "base"),
+    [
+        (httpx.HTTPStatusError("m", request=RESPONSE.request, response=RESPONSE), httpx.HTTPError),
+        (LockBusyError("k", 2), TimeoutError),
+        (SealedError("kv"), ConnectionError),
+        (ExceptionGroup("m", [OSError()]), Exception),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_bare_names_the_class_when_it_cannot_be_made_of_a_text(
+    original: Exception, base: type[Exception]
+) -> None:
+    """The copy is of the nearest base that a text is enough for; the text names the class."""
     copied = sanitized_copy(original, "refused")
-    assert type(copied) is Exception
-    assert copied.args == ("HTTPStatusError: refused",)
+    assert type(copied) is base
+    assert copied.args == (f"{type(original).__name__}: refused",)
 
 
 def test_unwrap_returns_what_is_no_error() -> None:

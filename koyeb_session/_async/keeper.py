@@ -25,10 +25,10 @@ from .._core.errors import (
 from .._core.log import log
 from .._core.results import (
     cannot_wait,
+    class_and_text,
     renewal_timed_out,
     safe_copy,
     secrets_of,
-    text_of,
     with_cause,
 )
 from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
@@ -388,8 +388,7 @@ class AsyncTokenKeeper:
             raised = exc
             tokens = secrets_of(*(its.token for its in (old, state.snapshot) if its is not None))
             cause = safe_copy(exc, (*tokens, *self.source.secrets))
-            reason = f"{type(exc).__name__}: {text_of(cause)}".removesuffix(": ")
-            text = f"the token was not renewed: {reason}"
+            text = f"the token was not renewed: {class_and_text(type(exc).__name__, cause)}"
             outcome = FailedAttempt(with_cause(TransportError(text), cause))
         # Read once for all that follows: another thread may sign in, or out, at any point.
         held = state.snapshot

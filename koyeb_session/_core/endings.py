@@ -86,7 +86,6 @@ def add_last_failure(error: KoyebSessionError, last: LastFailure, now: Clock) ->
     """Add the last failure to an error that says that the session cannot renew its token."""
     failed = f"its last renewal failed {format_duration(last.age(now))} ago: {last.error.message}"
     error.message = f"{error.message.removesuffix(f'; {_SIGN_IN}')}; {failed}; {_SIGN_IN}"
-    error.args = (error.message,)
     error.retryable = last.error.retryable
     error.__cause__ = last.error
 
@@ -125,7 +124,6 @@ def _when(error: KoyebSessionError, last: LastFailure, now: Clock) -> KoyebSessi
     told = copy.copy(error)
     ago = _ago(last, now)
     told.message = f"{error.message}; {f'that was{ago}; ' if ago else ''}{_next_try(last, now)}"
-    told.args = (told.message,)
     return with_cause(told, error.__cause__)
 
 

@@ -26,7 +26,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, TypeAlias, cast
+
+_State: TypeAlias = dict[str, Any] | None
+"""The attributes of an object: one for its dictionary, and one for its slots, if it has any."""
 
 PASSING: Final = frozenset({408, 425, 429})
 """The 4xx statuses after which another attempt may get a different answer."""
@@ -58,7 +61,38 @@ class KoyebSessionError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
-        self.message = message
+
+    @property
+    def message(self) -> str:
+        """The text of the error, also of a subclass that does not call this constructor."""
+        return super().__str__()  # a user's own `__str__` might raise
+
+    @message.setter
+    def message(self, text: str) -> None:
+        self.args = (text,)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Without the constructor: that of a user's subclass may take any arguments.
+        return _restored, (type(self), self.args, attributes_of(self))
+
+
+def attributes_of(error: KoyebSessionError) -> dict[str, Any]:
+    """Return the attributes of an error, also those that a user's subclass keeps in slots."""
+    state = cast("_State | tuple[_State, _State]", object.__getstate__(error))
+    attributes: dict[str, Any] = {}
+    for part in state if isinstance(state, tuple) else (state,):
+        attributes |= part or {}
+    return attributes
+
+
+def _restored(
+    kind: type[KoyebSessionError], args: tuple[object, ...], attributes: dict[str, Any]
+) -> KoyebSessionError:
+    error = kind.__new__(kind, *args)
+    error.args = args  # the `__new__` of an `OSError` may leave them to the constructor
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
 
 
 class TransportError(KoyebSessionError):

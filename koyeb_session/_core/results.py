@@ -12,7 +12,13 @@ import functools
 import re
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from .errors import KoyebSessionError, StoreError, TransportError, TransportTimeoutError
+from .errors import (
+    KoyebSessionError,
+    StoreError,
+    TransportError,
+    TransportTimeoutError,
+    attributes_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,12 +50,24 @@ def sanitized_copy(exc: BaseException, text: str) -> BaseException:
     """
     Copy a foreign error with only its class and ``text``.
 
-    The original's traceback holds frames whose locals show headers and bodies.
+    The original's traceback holds frames whose locals show headers and bodies. If the class cannot
+    be made of a text, the text names it, and the copy is of its nearest base that can be.
     """
+    if (copied := _made_of(type(exc), text)) is not None:
+        return copied
+    named = f"{type(exc).__name__}: {text}"
+    copies = (_made_of(kind, named) for kind in type(exc).__mro__)
+    return next(copied for copied in copies if copied is not None)
+
+
+def _made_of(kind: type, text: str) -> BaseException | None:
+    """Make an error of a text; `None` if its constructor takes other arguments."""
     try:
-        return type(exc)(text)
-    except Exception:  # noqa: BLE001 - the constructor of this class takes other arguments
-        return Exception(f"{type(exc).__name__}: {text}")
+        made = kind(text)
+    except Exception:  # noqa: BLE001 - the constructor may be the user's
+        return None
+    # One that takes another argument may have put the text into a sentence of its own.
+    return made if isinstance(made, BaseException) and text_of(made) == text else None
 
 
 def safe_copy(exc: BaseException, secrets: Iterable[str] = ()) -> BaseException:
@@ -66,6 +84,12 @@ def text_of(exc: BaseException) -> str:
         return str(exc.args[0] if is_key else exc)
     except Exception:  # noqa: BLE001 - the class of the error is known nevertheless
         return ""
+
+
+def class_and_text(name: str, copied: BaseException) -> str:
+    """Describe a foreign error by its class and by its copy, whose text may name the class, too."""
+    text = text_of(copied).removeprefix(f"{name}: ")
+    return f"{name}: {text}" if text else name
 
 
 def without_wire_frames(traceback: TracebackType | None) -> TracebackType | None:
@@ -119,10 +143,12 @@ def _redact(error: KoyebSessionError, secrets: Iterable[str]) -> None:
 
     redact, shorten = Redactor(secrets), Redactor(())
     error.__dict__.pop("__notes__", None)
-    for name, value in tuple(vars(error).items()):
+    for name, value in attributes_of(error).items():
         if isinstance(value, str) and (text := redact(value)) != shorten(value):
             setattr(error, name, text)
-    error.args = (error.message,)
+    message = error.message
+    text = redact(message)
+    error.message = message if text == shorten(message) else text
 
 
 def secrets_of(*tokens: Token | None) -> Iterator[str]:

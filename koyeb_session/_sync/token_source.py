@@ -21,7 +21,13 @@ from .._core.errors import (
     SessionExpiredError,
 )
 from .._core.models import AccessTokenCredentials, PasswordCredentials, Token
-from .._core.results import safe_copy, secrets_of, text_of, with_cause, without_frames
+from .._core.results import (
+    class_and_text,
+    safe_copy,
+    secrets_of,
+    with_cause,
+    without_frames,
+)
 from .._core.snapshot import FailedAttempt, Issuer, NewToken, Snapshot
 from .._core.timestamps import from_epoch
 from .._core.validation import parse_token, takes_token
@@ -165,7 +171,6 @@ def _explained(outcome: Token | KoyebSessionError) -> Token | KoyebSessionError:
         case _:
             return outcome
     outcome.message = f"{outcome.message}; {advice}"
-    outcome.args = (outcome.message,)
     return outcome
 
 
@@ -200,7 +205,7 @@ def _unusable(
 ) -> KoyebSessionError:
     """Make the error for credentials without a token; that ends a session, if there is one."""
     kind = NotSignedInError if old is None else SessionExpiredError
-    name, text = name or type(cause).__name__, text_of(cause).removeprefix(f"{name}: ")
-    error = kind(f"the credentials gave no token: {f'{name}: {text}' if text else name}")
+    what = class_and_text(name or type(cause).__name__, cause)
+    error = kind(f"the credentials gave no token: {what}")
     error.retryable = getattr(cause, "retryable", isinstance(cause, OSError))
     return with_cause(error, cause)

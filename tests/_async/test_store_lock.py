@@ -34,7 +34,7 @@ from ..concurrency import (
     deadlines,
 )
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, operations, raising
-from .doubles import AsyncUnderWay, Connect, Held, Troubled, saved
+from .doubles import AsyncUnderWay, BrokenStore, BusyError, Connect, Held, Troubled, saved
 
 
 class Slow(Troubled):
@@ -144,6 +144,17 @@ async def test_nothing_is_exchanged_beside_a_held_lock(
     assert answers == [200]
     assert count(fake, "refresh") == 0
     assert count(fake, "login") >= 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError("busy"), BusyError("key", 2)], ids=repr)
+async def test_nothing_is_exchanged_beside_a_lock_whose_wait_ends_in_any_timeout(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, error: TimeoutError
+) -> None:
+    """A class of the store's own says as much: the holder may be exchanging the same token."""
+    session = connect(token=fake.issue_token(), store=BrokenStore("lock", error=error))
+    clock.advance(DAY - timedelta(seconds=30))
+    assert (await session.http.get("/v1/apps")).status_code == 200
+    assert count(fake, "refresh") == 0
 
 
 async def test_a_slow_exchange_under_the_lock_is_not_made_twice(

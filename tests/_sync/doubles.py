@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 import httpx
 
-from koyeb_session import MemoryTokenStore, SessionClient, Token
+from koyeb_session import MemoryTokenStore, SessionClient, StoreError, Token
 from koyeb_session.testing import FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, Job, Work, arrived, pass_through
@@ -157,6 +157,20 @@ class Grants:
             raise ConnectionError(self.quotes + self.asked)
         token = self._fake.issue_token(lifetime=self.lifetime)
         return Token(token, renewal=f"secret-grant-{len(self.asked)}")
+
+
+class BucketError(StoreError):
+    """An error of a user's own store, with arguments of its own."""
+
+    def __init__(self, bucket: str, status: int) -> None:
+        super().__init__(f"bucket {bucket}: {status}")
+
+
+class BusyError(TimeoutError):
+    """An error of a user's own lock, with arguments of its own."""
+
+    def __init__(self, key: str, seconds: float) -> None:
+        super().__init__(f"{key} is locked for {seconds} s")
 
 
 class UnspeakableError(OSError):

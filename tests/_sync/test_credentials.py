@@ -34,7 +34,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 from ..concurrency import idle
 from ..jwts import jwt
 from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations, raising
-from .doubles import Connect
+from .doubles import BucketError, BusyError, Connect
 
 
 @pytest.mark.parametrize("begins", [True, False], ids=["at the first request", "after expiry"])
@@ -174,12 +174,24 @@ def test_an_error_of_a_callable_is_the_cause(connect: Connect) -> None:
     assert caught.value.__cause__.__traceback__ is None
 
 
+def test_class_of_a_callables_error_tells_whether_to_retry(connect: Connect) -> None:
+    """It does so also where the class cannot be made of a text; the message names it once."""
+    session = connect(credentials=raising(BusyError("kv", 2)))
+    text = "the credentials gave no token: BusyError: kv is locked for 2 s;"
+    with pytest.raises(NotSignedInError, match=text) as caught:
+        session.current_token()
+    assert caught.value.retryable
+
+
 def test_an_error_of_ours_from_a_callable_is_raised_as_it_is(connect: Connect) -> None:
     """A provider that uses another session need not translate its errors."""
     session = connect(credentials=raising(RateLimitedError("busy", retry_after=7)))
     with pytest.raises(RateLimitedError, match="busy") as caught:
         session.current_token()
     assert caught.value.retry_after == 7
+    session = connect(credentials=raising(BucketError("b", 503)))
+    with pytest.raises(BucketError, match=r"^bucket b: 503; it tries again"):
+        session.current_token()
 
 
 @pytest.mark.parametrize("by", ["credentials", "http_client", "another session"])

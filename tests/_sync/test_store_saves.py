@@ -25,7 +25,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background, arrived, idle, until
 from ..support import ME, PASSWORD, PASSWORDS, held, inside
-from .doubles import BrokenStore, Connect, Held, Troubled, UnspeakableError, saved
+from .doubles import BrokenStore, BucketError, Connect, Held, Troubled, UnspeakableError, saved
 
 
 @pytest.fixture
@@ -258,6 +258,20 @@ def test_record_known_to_be_wrong_is_deleted_when_it_cannot_be_replaced(
     assert "what it held is deleted" in caplog.text
     ann.close()  # makes up for it
     assert saved(store) == held(ann)
+
+
+@pytest.mark.parametrize("error", [StoreError("bucket b: 503"), BucketError("b", 503)], ids=repr)
+def test_record_known_to_be_wrong_is_deleted_after_any_error_of_a_store(
+    fake: FakeKoyeb, connect: Connect, error: StoreError
+) -> None:
+    """Otherwise the next process would use the exchanged token, which ends both sessions."""
+    store = BrokenStore(error=error)
+    session = connect(store=store)
+    session.login(ME, PASSWORD)
+    store.broken.add("save")
+    session.refresh()
+    assert saved(store) is None
+    assert (session.http.get("/v1/apps")).status_code == 200
 
 
 def test_nothing_is_written_where_there_is_no_session(connect: Connect) -> None:
