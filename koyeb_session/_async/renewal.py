@@ -13,7 +13,7 @@ from .._core.tokens import identity
 from .token_source import is_refusal
 
 if TYPE_CHECKING:
-    from .._core.errors import StoreError
+    from .._core.errors import KoyebSessionError, StoreError
     from .._core.models import Token
     from .._core.state import SessionState
     from .persistence import AsyncPersistence
@@ -30,14 +30,22 @@ class AsyncRenewal:
     it replaces, and fails if they are no longer current.
     """
 
-    __slots__ = ("_persistence", "_source", "_state")
+    __slots__ = ("_persistence", "_refused", "_signs_in", "_source", "_state")
 
     def __init__(
         self, state: SessionState, source: AsyncTokenSource, persistence: AsyncPersistence | None
     ) -> None:
         self._persistence = persistence
+        self._refused = False
+        """Whether the service has rejected the token."""
+        self._signs_in = False
+        """Whether it has begun to sign in."""
         self._source = source
         self._state = state
+
+    def failed(self, error: KoyebSessionError) -> FailedAttempt:
+        """Return the result of a renewal that ends at its present step: a sign-in is not free."""
+        return FailedAttempt(error, signs_in=self._signs_in, refused=self._refused)
 
     async def run(self, need: Need) -> Snapshot | FailedAttempt:
         """Replace a snapshot; locking and reading the store may take half of the time for it."""
@@ -117,7 +125,7 @@ class AsyncRenewal:
                 return self._commit(outcome, need)
             if not (signs_in or is_refusal(outcome.error)):
                 return outcome  # a later attempt may get another answer
-            refused = outcome
+            refused, self._refused = outcome, outcome.refused
             # Another process may have refreshed it first, for example after the lock's lease ended.
             if hold is not None and hold.locked:
                 await hold.read_again(deadline.left() / 2)
@@ -127,6 +135,7 @@ class AsyncRenewal:
         # The holder of the lock may be using the same secret, and a second use ends the grant.
         if held_elsewhere and self._source.uses_up(replaced):
             return FailedAttempt(held_elsewhere)
+        self._signs_in = self._state.has_credentials
         outcome = await self._source.sign_in(old, replaced, deadline)
         if isinstance(outcome, FailedAttempt) and refused is not None and old is not None:
             outcome = _both(old, refused, outcome)

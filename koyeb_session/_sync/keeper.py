@@ -379,19 +379,20 @@ class TokenKeeper:
         if need.generation != state.generation or state.snapshot is not old:
             return state.snapshot or SUPERSEDED  # the thread started too late
         raised: Exception | None = None
+        renewal = self.renewal
         # The task's own limit: neither the deadline nor a cancellation of a caller reaches it.
         try:
             seconds = need.seconds * self.source.patience
             with exceptions_only():
-                outcome = within(seconds, partial(self.renewal.run, need))
+                outcome = within(seconds, partial(renewal.run, need))
         except TimeoutError:
-            outcome = FailedAttempt(renewal_timed_out(need.seconds))
+            outcome = renewal.failed(renewal_timed_out(need.seconds))
         except Exception as exc:  # noqa: BLE001 - the user's clock, transport or event hook
             raised = exc
             tokens = secrets_of(*(its.token for its in (old, state.snapshot) if its is not None))
             cause = safe_copy(exc, (*tokens, *self.source.secrets))
             text = f"the token was not renewed: {class_and_text(type(exc).__name__, cause)}"
-            outcome = FailedAttempt(with_cause(TransportError(text), cause))
+            outcome = renewal.failed(with_cause(TransportError(text), cause))
         # Read once for all that follows: another thread may sign in, or out, at any point.
         held = state.snapshot
         if isinstance(outcome, Snapshot) or need.generation != state.generation:

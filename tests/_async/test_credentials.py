@@ -7,6 +7,7 @@ import gc
 import weakref
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -24,14 +25,15 @@ from koyeb_session import (
     SessionExpiredError,
     Token,
     TransportError,
+    TransportTimeoutError,
 )
 from koyeb_session._core.deadline import Deadline
 from koyeb_session._core.snapshot import FailedAttempt
-from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
+from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
-from ..concurrency import async_idle
+from ..concurrency import async_idle, deadlines
 from ..jwts import jwt
-from ..support import DAY, ME, PASSWORD, PASSWORDS, held, inside, log, operations, raising
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, log, operations, raising
 from .doubles import BucketError, BusyError, Connect
 
 
@@ -94,6 +96,42 @@ async def test_credentials_that_are_refused_are_not_tried_again_soon(
     with pytest.raises(InvalidCredentialsError):
         await session.current_token()
     assert log(fake) == [("login", 401)] * 2
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["at the first request", "after expiry"])
+async def test_sign_in_that_is_not_answered_in_time_is_not_sent_again_soon(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, begins: bool
+) -> None:
+    """Otherwise each request would sign in at a service that is slow, and accounts lock."""
+    gate = Gate()
+    fake.fail("login", Fault(gate=gate))
+    for seconds in deadlines(lambda: count(fake, "login")):
+        token = None if begins else fake.issue_token()
+        session = connect(credentials=PASSWORDS, token=token, timeout=seconds)
+        clock.advance(DAY)
+        for _ in range(3):
+            with pytest.raises((TransportTimeoutError, SessionExpiredError)):
+                await session.current_token()
+    assert operations(fake) == ["login"]
+    gate.open()
+
+
+@pytest.mark.parametrize("kind", [LookupError, TimeoutError])
+async def test_sign_in_whose_transport_raises_is_not_sent_again_soon(
+    connect: Connect, kind: type[Exception]
+) -> None:
+    """The request may have arrived before the user's hook or transport raised."""
+    sent: list[httpx.Request] = []
+
+    def raise_late(request: httpx.Request) -> NoReturn:
+        sent.append(request)
+        raise kind("a bug")
+
+    session = connect(transport=httpx.MockTransport(raise_late), credentials=PASSWORDS)
+    for _ in range(3):
+        with pytest.raises((kind, TransportError)):
+            await session.current_token()
+    assert len(sent) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
