@@ -36,7 +36,7 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ._async.doubles import Troubled
 from .concurrency import PATIENCE, AsyncBackground, AsyncJob, async_arrived, async_idle, async_until
-from .support import DAY, ME, PASSWORD, connected, inside, raising
+from .support import DAY, ME, PASSWORD, PASSWORDS, connected, inside, raising
 
 
 async def cancelled_at(gate: Gate, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
@@ -219,16 +219,21 @@ async def test_async_credentials_are_awaited_here(fake: FakeKoyeb, clock: FakeCl
 def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:
-    """Cancelling all tasks of a loop ends the renewal; catches callers that wait forever."""
+    """
+    Cancelling all tasks of a loop ends the renewal, and the next one.
+
+    Catches callers that wait, or begin anew, forever.
+    """
 
     async def main() -> None:
-        fake.fail("refresh", Fault(gate=Gate(), hold="request"))
+        fake.fail("refresh", Fault(gate=Gate(), hold="request"), times=2)
         async with connected(fake, clock, token=fake.issue_token()) as session:
             before = set(shared_task._tasks)
             waiting = asyncio.create_task(session.refresh())
-            await async_idle()
-            for task in shared_task._tasks - before:
-                task.cancel()
+            for _ in range(2):
+                await async_idle()
+                for task in shared_task._tasks - before:
+                    task.cancel()
             with pytest.raises(
                 TransportError, match=r"^the renewal was cut off: its event loop or thread ended$"
             ):
@@ -236,6 +241,39 @@ def test_an_exchange_whose_task_is_cancelled_from_outside_is_told(
             assert (await session.refresh()).id in fake.live_tokens()
 
     asyncio.run(main())
+
+
+@pytest.mark.blocks_loop
+def test_caller_begins_a_renewal_anew_when_it_ends_with_another_event_loop(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """The next caller would begin one, too; catches an error although the credentials work."""
+    gate, begun, go = Gate(), threading.Event(), threading.Event()
+    fake.fail("login", Fault(gate=gate, hold="request"))
+    session = AsyncSessionClient(transport=fake.transport, clock=clock, credentials=PASSWORDS)
+
+    async def begin() -> None:
+        waiting = asyncio.create_task(session.current_token())
+        await async_arrived(gate)
+        begun.set()
+        await anyio.to_thread.run_sync(go.wait, PATIENCE)
+        assert not waiting.done()  # the end of this event loop cancels it, and the renewal
+
+    async def join() -> Token:
+        async with session:
+            waiting = asyncio.create_task(session.current_token())
+            await async_idle()
+            go.set()
+            return await waiting
+
+    other = threading.Thread(target=asyncio.run, args=[begin()])
+    other.start()
+    assert begun.wait(PATIENCE)
+    try:
+        assert asyncio.run(join()).id in fake.live_tokens()
+    finally:
+        go.set()
+        other.join(PATIENCE)
 
 
 def test_a_transport_that_waits_for_a_cancelled_task_fails_once(

@@ -206,10 +206,8 @@ class AsyncTokenKeeper:
         # Otherwise another caller has renewed the token already, and the newer one will do.
         if state.snapshot is signed:
             seen = state.observe()
-            failure = seen.failure
-            # In a back-off of refreshes, the credentials are tried, unless it is they that failed.
-            signs_in = state.has_credentials and not (failure and failure.signs_in)
-            barring = None if signs_in else failure
+            # In a back-off of refreshes, the credentials are tried.
+            barring = None if seen.may_sign_in else seen.failure
             if barring is not None and barring.bars_refresh(seen.now):
                 if not await self._look(seen):
                     return state.no_token_error(seen, barring.error)
@@ -268,7 +266,8 @@ class AsyncTokenKeeper:
         deadline = Deadline(self._timeout) if deadline is None else deadline
         # The task has at least the client's timeout, as callers with more time may join it.
         need = Need(old, state.generation, urgency, max(deadline.left(), self._timeout))
-        failed, attempt = None, 1
+        failed: KoyebSessionError | None = None
+        attempt = 1
         # A sign-in or sign-out ends the loop, as it has replaced `old` without a renewal.
         while need.generation == state.generation:
             task = self._join_or_start(need)
@@ -281,9 +280,12 @@ class AsyncTokenKeeper:
                 if task.under_way:
                     # This caller's time is over. The task goes on for the others.
                     return failed or renewal_timed_out(deadline.seconds)
-                return TransportError("the renewal was cut off: its event loop or thread ended")
-            # A less urgent renewal may give up on the store where this caller would go on.
-            gave_up = isinstance(outcome, StoreError) and task.need.urgency < urgency
+                if failed is not None:
+                    return failed
+                # Begin another, as the next caller would; once, as this loop may be ending, too.
+                failed = TransportError("the renewal was cut off: its event loop or thread ended")
+                continue
+            gave_up = task.need.urgency < urgency and self._goes_on_after(outcome, urgency)
             # A task for an earlier snapshot may still be running, for example to save its token.
             # Its outcome says nothing about `old`, so the loop starts again.
             if task.need.old is old and not gave_up:
@@ -293,6 +295,14 @@ class AsyncTokenKeeper:
             # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
         return self._outcome_without_renewal(old, failed)
+
+    def _goes_on_after(self, outcome: Outcome, urgency: Urgency) -> bool:
+        """Tell whether a caller goes on where a less urgent renewal gave up."""
+        if not isinstance(outcome, KoyebSessionError):
+            return False
+        seen = self.state.observe()
+        needs_token = urgency is Urgency.REJECTED or seen.usable is None
+        return isinstance(outcome, StoreError) or (needs_token and seen.may_sign_in)
 
     def _outcome_without_renewal(
         self, old: Snapshot | None, failed: KoyebSessionError | None

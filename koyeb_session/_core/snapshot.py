@@ -288,6 +288,11 @@ class Observation(NamedTuple):
         return None if self._is_refused else self.snapshot
 
     @property
+    def may_sign_in(self) -> bool:
+        """Whether there are credentials that have not just failed, so that they may help."""
+        return self.has_credentials and not (self.failure is not None and self.failure.signs_in)
+
+    @property
     def blocking_failure(self) -> LastFailure | None:
         """
         The last failure, while it is too early for another attempt.
@@ -297,9 +302,7 @@ class Observation(NamedTuple):
         failure = self.failure
         if failure is None or not failure.in_backoff(self.now):
             return None
-        if self.has_credentials and not failure.signs_in and self.usable is None:
-            return None
-        return failure
+        return None if self.may_sign_in and self.usable is None else failure
 
     @property
     def decision(self) -> Decision:

@@ -24,7 +24,7 @@ from koyeb_session import (
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
 from ..concurrency import async_read, async_use_up
-from ..support import ME, PASSWORD, PASSWORDS, count, held, log
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, log
 from .doubles import AsyncUnderWay, Connect
 
 
@@ -326,6 +326,29 @@ async def test_a_refused_token_is_not_renewed_again_during_the_back_off(
     clock.advance(0.2)
     assert (await session.http.get("/v1/apps")).status_code == 200
     assert log(fake)[3:] == [("apps", 401), ("refresh", 200), ("apps", 200)]
+
+
+@pytest.mark.parametrize("ending", ["revoked", "expired"])
+@pytest.mark.parametrize("fault", [{"status": 500}, {"reset": True}, {"body": "?"}], ids=repr)
+async def test_request_is_signed_in_for_when_a_renewal_ahead_of_need_fails(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, fault: dict[str, Any], ending: str
+) -> None:
+    """It tries no credentials, as its token was good; the request that joins it needs them."""
+    policy = RefreshPolicy(jitter=0)
+    session = connect(token=fake.issue_token(), credentials=PASSWORDS, refresh_policy=policy)
+    clock.advance(DAY * 0.6)
+    request = partial(session.http.get, "/v1/apps")
+    async with AsyncUnderWay(fake, "refresh", request, **fault) as background:
+        assert (await background.job.result()).status_code == 200
+        if ending == "revoked":
+            fake.revoke_all()
+        else:
+            clock.advance(DAY * 0.5)
+        job = background.start(request)
+        await background.settled()
+        background.gate.open()
+        assert (await job.result()).status_code == 200
+    assert [count(fake, "refresh"), count(fake, "login")] == [1, 1]
 
 
 async def stream() -> AsyncIterator[bytes]:
