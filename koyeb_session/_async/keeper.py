@@ -33,6 +33,7 @@ from .._core.results import (
 )
 from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
 from .._core.state import SUPERSEDED
+from .._core.tokens import is_of_another
 from .listeners import AsyncListeners
 from .renewal import AsyncRenewal
 
@@ -198,7 +199,8 @@ class AsyncTokenKeeper:
         Return a newer snapshot, to replay a request whose token was rejected.
 
         Returns:
-            `None` if the caller must accept the 401; see `SessionState.must_accept_401`.
+            `None` if the caller must accept the 401; see `SessionState.must_accept_401`. So it must
+            if the session is now one of another user or organization.
         """
         state = self.state
         if state.must_accept_401(signed):
@@ -215,7 +217,8 @@ class AsyncTokenKeeper:
                 outcome = await self.renew(signed, deadline, Urgency.REJECTED)
                 if isinstance(outcome, KoyebSessionError):
                     return state.no_token_error(state.observe(), outcome)
-        return state.usable
+        newer = state.usable
+        return None if newer is not None and is_of_another(signed.token, newer.token) else newer
 
     async def send(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline

@@ -40,6 +40,15 @@ def adds_nothing(given: Token, held: Token) -> bool:
     return given.id == held.id and given.renewal in (None, held.renewal)
 
 
+def is_of_another(one: Token, other: Token) -> bool:
+    """Return whether two tokens name different users, or different organizations."""
+    users, organizations = (
+        {one.user_id, other.user_id},
+        {one.organization_id, other.organization_id},
+    )
+    return len(users - {None}) > 1 or len(organizations - {None}) > 1
+
+
 def is_header_safe(text: str) -> bool:
     """Return whether ``text`` can be sent in a header unchanged."""
     visible = text.isascii() and text.isprintable() and " " not in text

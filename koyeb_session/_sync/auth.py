@@ -31,7 +31,8 @@ class SessionAuth(AuthBase):
 
     The token goes to the session's origins only; a request to another origin goes out without it,
     and a 401 from there is the answer. A request that is refused with 401 is sent once more, with a
-    newer token, if httpx has its body as bytes: not that of an iterator, nor that of ``files=``.
+    newer token, if the session is still the same user's and organization's, and if httpx has the
+    body as bytes: not that of an iterator, nor that of ``files=``.
 
     A request raises the errors that `sync_auth_flow` names when no token can be had, and
     `httpx.HTTPError` when the request itself fails.

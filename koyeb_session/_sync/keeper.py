@@ -35,6 +35,7 @@ from .._core.results import (
 )
 from .._core.snapshot import Decision, FailedAttempt, Need, Observation, Snapshot, Urgency
 from .._core.state import SUPERSEDED
+from .._core.tokens import is_of_another
 from .listeners import Listeners
 from .renewal import Renewal
 
@@ -200,7 +201,8 @@ class TokenKeeper:
         Return a newer snapshot, to replay a request whose token was rejected.
 
         Returns:
-            `None` if the caller must accept the 401; see `SessionState.must_accept_401`.
+            `None` if the caller must accept the 401; see `SessionState.must_accept_401`. So it must
+            if the session is now one of another user or organization.
         """
         state = self.state
         if state.must_accept_401(signed):
@@ -217,7 +219,8 @@ class TokenKeeper:
                 outcome = self.renew(signed, deadline, Urgency.REJECTED)
                 if isinstance(outcome, KoyebSessionError):
                     return state.no_token_error(state.observe(), outcome)
-        return state.usable
+        newer = state.usable
+        return None if newer is not None and is_of_another(signed.token, newer.token) else newer
 
     def send(
         self, build: Callable[[Token], Operation[T]], deadline: Deadline

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -26,6 +27,8 @@ from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 from ..concurrency import async_read, async_use_up
 from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, log
 from .doubles import AsyncUnderWay, Connect
+
+YOU: Final = "you@example.com"
 
 
 # httpx leaves its own generators to the collector when it cannot decode.
@@ -140,6 +143,37 @@ async def test_a_late_401_is_replayed_without_another_renewal(
         response = await background.job.result()
     assert response.status_code == 200
     assert log(fake) == [("apps", 401), ("refresh", 200), ("apps", 200)]
+
+
+@pytest.mark.parametrize("by", ["http", "operation"])
+@pytest.mark.parametrize(
+    ("change", "arguments", "is_replayed"),
+    [
+        ("login", (ME, PASSWORD), True),
+        ("use_token", ("another-token",), True),
+        ("login", (YOU, PASSWORD), False),
+        ("switch_organization", ("two",), False),
+    ],
+)
+async def test_late_401_is_the_answer_when_the_session_is_of_another(
+    connect: Connect, *, by: str, change: str, arguments: tuple[str, ...], is_replayed: bool
+) -> None:
+    """Catches a request of one user, or in one organization, that is sent again as another."""
+    fake = FakeKoyeb(users=dict.fromkeys((ME, YOU), PASSWORD))
+    fake.organizations[ME] = fake.organizations[YOU] = ["one", "two"]
+    session = connect(transport=fake.transport)
+    old = await session.login(ME, PASSWORD)
+    operation = "create_access_token"
+    call: partial[Any] = partial(session.create_access_token, "one")
+    if by == "http":
+        operation, call = "apps", partial(session.http.post, "/v1/apps", json={"name": "mine"})
+    async with AsyncUnderWay(fake, operation, call, hold="request") as background:
+        await getattr(session, change)(*arguments)
+        fake.revoke(old.id)
+        background.gate.open()
+        with contextlib.suppress(AuthenticationError):
+            await background.job.result()
+    assert count(fake, operation) == 1 + is_replayed
 
 
 @pytest.mark.pitfall(9)
