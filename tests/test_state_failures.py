@@ -122,6 +122,20 @@ def test_failure_is_no_trouble_when_nothing_was_sent(
     assert caplog.records == []
 
 
+def test_failure_is_a_pause_when_nothing_was_sent_but_the_token_is_good(
+    state: SessionState, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It spares the store, which may get a newer token; the error of its end does not name it."""
+    commit(state, token(clock))
+    state.record_failure(FailedAttempt(SessionExpiredError("no way"), attempted=False, soon=True))
+    assert state.observe().blocking_failure is not None
+    assert caplog.records == []
+    clock.advance(24 * HOUR)
+    ended = SessionExpiredError("ended")
+    state.record_failure(FailedAttempt(ended, attempted=False, soon=True))
+    assert ended.__cause__ is None
+
+
 def test_failure_tells_of_the_one_before_when_nothing_was_sent(
     state: SessionState, clock: FakeClock
 ) -> None:

@@ -177,6 +177,7 @@ class LastFailure(NamedTuple):
     wait: float
     signs_in: bool = False
     refused: bool = False
+    attempted: bool = True
     about: Snapshot | None = None
     """The snapshot that the renewal should replace; the failure counts only while it is current."""
 

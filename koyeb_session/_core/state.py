@@ -268,14 +268,14 @@ class SessionState:
             again: Whether the waiting callers try again at once, so that it is only debug output.
         """
         error = failed.error
-        if not failed.attempted:
-            seen = self.observe()
-            if seen.failure is not None:
+        seen = self.observe()
+        if not failed.attempted and seen.usable is None:
+            if seen.failure is not None and seen.failure.attempted:
                 from .endings import add_last_failure  # noqa: PLC0415 - see that module
 
                 add_last_failure(error, seen.failure, seen.now)
             return  # no request was sent, so no back-off is needed
-        seen = self.observe()
+        # With a token, there is one: otherwise each request would look into the store.
         held = seen.snapshot
         if held is not None and not held.renewable:
             return  # it cannot be refreshed; the failure says nothing about its validity
@@ -288,12 +288,17 @@ class SessionState:
             left=left if left > 0 else math.inf,
             soon=failed.soon,
             signs_in=failed.signs_in,
-        )._replace(signs_in=failed.signs_in, refused=failed.refused, about=held)
+        )._replace(
+            signs_in=failed.signs_in,
+            refused=failed.refused,
+            attempted=failed.attempted,
+            about=held,
+        )
         with state_lock:
             if generation is not None and generation != self.generation:  # that session has ended
                 return
             self.failure = failure
-        self._log_failure(failure, left, again=again)
+        self._log_failure(failure, left, again=again or not failed.attempted)
 
     def _log_failure(self, failure: LastFailure, left: float, *, again: bool) -> None:
         error, held = failure.error, failure.about

@@ -122,7 +122,8 @@ class TokenSource:
             case None:
                 from .._core.endings import no_way  # noqa: PLC0415 - see that module
 
-                return FailedAttempt(no_way(old, replaced, self._clock), attempted=False)
+                error = no_way(old, replaced, self._clock)
+                return FailedAttempt(error, attempted=False, soon=True)
             case PasswordCredentials() as given:
                 operation = operations.login(*attrs.astuple(given))
                 if isinstance(operation, Exception):

@@ -224,6 +224,28 @@ def test_a_back_off_does_not_hide_what_others_have_saved(
     assert held(ours) == token.id
 
 
+def test_store_is_not_looked_into_at_each_request_for_a_token_of_anothers_credentials(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect
+) -> None:
+    """A session without them cannot renew it: it looks for a newer one, later and later."""
+    store = Troubled()
+    owner = connect(store=store, credentials=fake.issue_token)
+    owner.current_token()
+    clock.advance(DAY * 0.6)
+    reader = connect(store=store)
+    store.calls.clear()
+    for _ in range(20):
+        assert (reader.http.get("/v1/apps")).status_code == 200
+        idle()
+        clock.advance(1)
+    assert 2 <= store.calls.count("lock") <= 8
+    owner.refresh()
+    clock.advance(60)
+    reader.http.get("/v1/apps")
+    idle()
+    assert held(reader) == held(owner)
+
+
 def test_a_store_that_hangs_is_looked_into_once(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
