@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from .._concurrency.event_loop.calls import exceptions_only
 from .._concurrency.event_loop.deadlines import async_within
 from .._concurrency.event_loop.shared_task import AsyncSharedTask
-from .._concurrency.event_loop.waiting import AsyncWakeup, async_sleep
+from .._concurrency.event_loop.waiting import AsyncWakeup
 from .._concurrency.nesting import is_inside_work_of
 from .._concurrency.runtime import is_in_step, state_lock
 from .._core.deadline import Deadline
@@ -38,7 +39,7 @@ from .listeners import AsyncListeners
 from .renewal import AsyncRenewal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from .._api.operations import Operation
@@ -292,7 +293,7 @@ class AsyncTokenKeeper:
             # A task for an earlier snapshot may still be running, for example to save its token.
             # Its outcome says nothing about `old`, so the loop starts again.
             if task.need.old is old and not gave_up:
-                if not await self._wait_to_retry(outcome, attempt, urgency, deadline):
+                if not await self._wait_to_retry(outcome, attempt, need, deadline):
                     return outcome
                 attempt += 1
             # Should this caller's time end in the next round, this says more than a timeout.
@@ -325,7 +326,7 @@ class AsyncTokenKeeper:
         return None if self.may_wait else cannot_wait("try again")
 
     async def _wait_to_retry(
-        self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
+        self, outcome: Outcome, attempt: int, need: Need, deadline: Deadline
     ) -> bool:
         """
         Wait until callers that need a token may try again; `False` if they should not.
@@ -335,12 +336,21 @@ class AsyncTokenKeeper:
         """
         if self._retry_at is None or self._retry_at[0] is not outcome:
             return False
-        if urgency < Urgency.REJECTED and self.state.usable is not None:
+        state, (_, at) = self.state, self._retry_at
+        if need.urgency < Urgency.REJECTED and state.usable is not None:
             return False
-        wait = max(self._retry_at[1] - time.monotonic(), 0.0)
+        wait = max(at - time.monotonic(), 0.0)
         if attempt >= self.source.sender.retry.attempts or wait >= deadline.left():
             return False
-        await async_sleep(wait)
+        with self._listening() as wakeup:
+            # A sign-in, for example, ends the wait: there is nothing to try again.
+            while (
+                state.snapshot is need.old
+                and state.generation == need.generation
+                and not state.closed
+                and (wait := at - time.monotonic()) > 0
+            ):
+                await wakeup.sleep(wait)
         return True
 
     def _join_or_start(self, need: Need) -> _SharedRenewal | None:
@@ -448,12 +458,7 @@ class AsyncTokenKeeper:
         The caller's own task runs this loop; the renewals are shared tasks as always. The loop
         sleeps until the next check is due. Each change of the session wakes it.
         """
-        wakeup = AsyncWakeup()
-        # Replaced as a whole, since `wake` reads the tuple without the lock.
-        with state_lock:
-            self._wakeups = (*self._wakeups, wakeup)
-        self.state.on_change = self._changed
-        try:
+        with self._listening() as wakeup:
             while running():
                 try:
                     await self.usable_snapshot(wait_for_renewal=True)
@@ -463,6 +468,17 @@ class AsyncTokenKeeper:
                 if (late := self._pending_save()) is not None:
                     await late.run()
                 await wakeup.sleep(self.state.seconds_to_next_check)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Generator[AsyncWakeup]:
+        """Give the block a signal that wakes it at each change of the session."""
+        wakeup = AsyncWakeup()
+        # Replaced as a whole, since `wake` reads the tuple without the lock.
+        with state_lock:
+            self._wakeups = (*self._wakeups, wakeup)
+        self.state.on_change = self._changed
+        try:
+            yield wakeup
         finally:
             with state_lock:
                 self._wakeups = tuple(other for other in self._wakeups if other is not wakeup)
@@ -486,7 +502,7 @@ class AsyncTokenKeeper:
         return None if self.persistence is None else self.persistence.pending_save(overdue=overdue)
 
     def wake(self) -> None:
-        """Make each `renew_ahead_of_need` check again."""
+        """Wake all that wait for a change of the session."""
         for wakeup in self._wakeups:
             wakeup.set()
 

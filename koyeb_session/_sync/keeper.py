@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from functools import partial
@@ -14,7 +15,7 @@ from .._concurrency.runtime import is_in_step, state_lock
 from .._concurrency.threads.calls import exceptions_only
 from .._concurrency.threads.deadlines import within
 from .._concurrency.threads.shared_task import SharedTask
-from .._concurrency.threads.waiting import Wakeup, sleep
+from .._concurrency.threads.waiting import Wakeup
 from .._core.deadline import Deadline
 from .._core.errors import (
     AuthenticationError,
@@ -40,7 +41,7 @@ from .listeners import Listeners
 from .renewal import Renewal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from .._api.operations import Operation
@@ -294,7 +295,7 @@ class TokenKeeper:
             # A task for an earlier snapshot may still be running, for example to save its token.
             # Its outcome says nothing about `old`, so the loop starts again.
             if task.need.old is old and not gave_up:
-                if not self._wait_to_retry(outcome, attempt, urgency, deadline):
+                if not self._wait_to_retry(outcome, attempt, need, deadline):
                     return outcome
                 attempt += 1
             # Should this caller's time end in the next round, this says more than a timeout.
@@ -327,7 +328,7 @@ class TokenKeeper:
         return None if self.may_wait else cannot_wait("try again")
 
     def _wait_to_retry(
-        self, outcome: Outcome, attempt: int, urgency: Urgency, deadline: Deadline
+        self, outcome: Outcome, attempt: int, need: Need, deadline: Deadline
     ) -> bool:
         """
         Wait until callers that need a token may try again; `False` if they should not.
@@ -337,12 +338,21 @@ class TokenKeeper:
         """
         if self._retry_at is None or self._retry_at[0] is not outcome:
             return False
-        if urgency < Urgency.REJECTED and self.state.usable is not None:
+        state, (_, at) = self.state, self._retry_at
+        if need.urgency < Urgency.REJECTED and state.usable is not None:
             return False
-        wait = max(self._retry_at[1] - time.monotonic(), 0.0)
+        wait = max(at - time.monotonic(), 0.0)
         if attempt >= self.source.sender.retry.attempts or wait >= deadline.left():
             return False
-        sleep(wait)
+        with self._listening() as wakeup:
+            # A sign-in, for example, ends the wait: there is nothing to try again.
+            while (
+                state.snapshot is need.old
+                and state.generation == need.generation
+                and not state.closed
+                and (wait := at - time.monotonic()) > 0
+            ):
+                wakeup.sleep(wait)
         return True
 
     def _join_or_start(self, need: Need) -> _SharedRenewal | None:
@@ -450,12 +460,7 @@ class TokenKeeper:
         The caller's own task runs this loop; the renewals are shared tasks as always. The loop
         sleeps until the next check is due. Each change of the session wakes it.
         """
-        wakeup = Wakeup()
-        # Replaced as a whole, since `wake` reads the tuple without the lock.
-        with state_lock:
-            self._wakeups = (*self._wakeups, wakeup)
-        self.state.on_change = self._changed
-        try:
+        with self._listening() as wakeup:
             while running():
                 try:
                     self.usable_snapshot(wait_for_renewal=True)
@@ -465,6 +470,17 @@ class TokenKeeper:
                 if (late := self._pending_save()) is not None:
                     late.run()
                 wakeup.sleep(self.state.seconds_to_next_check)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Generator[Wakeup]:
+        """Give the block a signal that wakes it at each change of the session."""
+        wakeup = Wakeup()
+        # Replaced as a whole, since `wake` reads the tuple without the lock.
+        with state_lock:
+            self._wakeups = (*self._wakeups, wakeup)
+        self.state.on_change = self._changed
+        try:
+            yield wakeup
         finally:
             with state_lock:
                 self._wakeups = tuple(other for other in self._wakeups if other is not wakeup)
@@ -488,7 +504,7 @@ class TokenKeeper:
         return None if self.persistence is None else self.persistence.pending_save(overdue=overdue)
 
     def wake(self) -> None:
-        """Make each `renew_ahead_of_need` check again."""
+        """Wake all that wait for a change of the session."""
         for wakeup in self._wakeups:
             wakeup.set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import timedelta
+from functools import partial
 
 import httpx
 import pytest
@@ -24,8 +25,8 @@ from koyeb_session import (
 )
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault
 
-from ..concurrency import async_gather, async_idle
-from ..support import DAY, ME, PASSWORDS, count, held, inside, log
+from ..concurrency import AsyncBackground, async_gather, async_idle, async_until
+from ..support import DAY, ME, PASSWORD, PASSWORDS, count, held, inside, log
 from .doubles import AsyncBuggy, Connect
 
 FAILURES: list[tuple[Fault, type[KoyebSessionError]]] = [
@@ -117,21 +118,47 @@ async def test_a_busy_service_is_asked_so_many_times_and_later_and_later(
 ) -> None:
     """The wait doubles with each attempt of the policy; no failure is kept about an API token."""
     slept: list[int] = []
+    ticks = FakeClock()
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(_: object, seconds: float) -> None:
         slept.append(round(seconds / 1000))
+        ticks.advance(seconds + 1)
 
     policy = RetryPolicy(attempts=attempts, delay=1000, delay_max=10_000)
     token = fake.issue_api_token() if is_api_token else fake.issue_token()
     session = connect(token=token, retry_policy=policy, timeout=100_000)
     keeper = sys.modules[inside(session).keeper.__class__.__module__]
-    monkeypatch.setattr(keeper, "async_sleep", sleep)
+    monkeypatch.setattr(keeper.AsyncWakeup, "sleep", sleep)
+    monkeypatch.setattr(keeper, "time", ticks)
     monkeypatch.setattr("random.random", lambda: 1.0)
     fake.fail("refresh", Fault(status=503), times=9)
     with pytest.raises(ServerError):
         await session.refresh()
     assert log(fake) == [("refresh", 503)] * attempts
     assert slept == ([1] * len(waits) if is_api_token else waits)
+
+
+@pytest.mark.parametrize("ending", ["login", "logout", "closing"])
+async def test_wait_for_another_attempt_ends_when_there_is_nothing_to_try_again(
+    fake: FakeKoyeb, connect: Connect, ending: str
+) -> None:
+    """The service wants ten minutes; a sign-in, for one, brings a token at once."""
+    policy = RetryPolicy(retry_after_max=600)
+    session = connect(token=fake.issue_token(), retry_policy=policy, timeout=1000)
+    fake.revoke_all()
+    fake.fail("refresh", Fault(status=429, headers={"retry-after": "600"}))
+    async with AsyncBackground() as background:
+        job = background.start(partial(session.http.get, "/v1/apps"))
+        await async_until(lambda: inside(session).wakeups != ())
+        if ending == "login":
+            await session.login(ME, PASSWORD)
+            assert (await job.result()).status_code == 200
+        else:
+            end = session.logout if ending == "logout" else session.aclose
+            await end()
+            with pytest.raises((KoyebSessionError, RuntimeError)):
+                await job.result()
+    assert count(fake, "refresh") == 1
 
 
 async def test_a_forbidden_refresh_is_told_as_it_is(
