@@ -33,6 +33,7 @@ from .jwts import jwt
 
 WALL = 1_800_000_000.0
 NOW = datetime.fromtimestamp(WALL, UTC)
+END = datetime.max.replace(tzinfo=UTC)
 
 
 def odd(value: object) -> Any:
@@ -146,6 +147,25 @@ def test_token_is_refused_when_a_time_of_it_is_naive(name: str) -> None:
     assert text(parse_token(token, WALL), ValueError) == (
         f"token.{name} must be aware: give it a time zone, as in datetime.now(UTC)"
     )
+
+
+@pytest.mark.parametrize("name", ["expires_at", "issued_at"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=5))),
+    ],
+    ids=str,
+)
+def test_token_is_refused_when_a_time_of_it_is_none_in_utc(name: str, at: datetime) -> None:
+    """Such a time cannot be compared or saved; the last one of UTC itself is a far expiry."""
+    extreme: dict[str, Any] = {name: at}
+    token = attrs.evolve(Token("x"), **extreme)
+    assert text(parse_token(token, WALL), ValueError) == (
+        f"token.{name} must be in the years 1 to 9999 in UTC"
+    )
+    assert isinstance(parse_token(Token("x", expires_at=END), WALL), Token)
 
 
 # Everything else

@@ -102,10 +102,16 @@ def _text_or_none_error(name: str, text: object) -> TypeError | None:
 def _time_error(name: str, at: object) -> BadArgument | None:
     if not isinstance(at, datetime | None):
         return TypeError(f"token.{name} must be a datetime, not {type(at).__name__}")
-    if at is not None and at.tzinfo is None:
+    if at is None:
+        return None
+    if at.utcoffset() is None:
         return ValueError(
             f"token.{name} must be aware: give it a time zone, as in datetime.now(UTC)"
         )
+    try:
+        at.astimezone(UTC)
+    except OverflowError:
+        return ValueError(f"token.{name} must be in the years 1 to 9999 in UTC")
     return None
 
 
