@@ -499,7 +499,9 @@ class AsyncTokenKeeper:
 
     def _pending_save(self, *, overdue: bool = False) -> AsyncSharedTask[StoreError | None] | None:
         """See `AsyncPersistence.pending_save`."""
-        return None if self.persistence is None else self.persistence.pending_save(overdue=overdue)
+        if self.persistence is None:
+            return None
+        return self.persistence.pending_save(self.tell_listeners, overdue=overdue)
 
     def wake(self) -> None:
         """Wake all that wait for a change of the session."""

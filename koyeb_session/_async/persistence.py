@@ -178,18 +178,23 @@ class AsyncPersistence:
             return None
         return found
 
-    def pending_save(self, *, overdue: bool = False) -> AsyncSharedTask[StoreError | None] | None:
+    def pending_save(
+        self, on_done: AsyncWork[None] | None = None, *, overdue: bool = False
+    ) -> AsyncSharedTask[StoreError | None] | None:
         """
         Return an unstarted task that repeats a failed save; `None` if none is to be repeated.
 
-        If it is ``overdue``, it may also have been interrupted before it began.
+        If it is ``overdue``, it may also have been interrupted before it began. It may take over
+        another process's token: ``on_done`` tells of that.
         """
         is_idle = self._hold is None or not self._hold.alive  # a hold completes the save itself
         if not (self._unsaved and (self._is_retrying or overdue) and is_idle):
             return None
         self._is_retrying = True  # late: another process may have saved its token in the meantime
         save = partial(self.synchronize, Deadline(self._timeout))
-        return AsyncSharedTask(save, seconds=self._timeout, active_tasks=self._active_tasks)
+        return AsyncSharedTask(
+            save, on_done, seconds=self._timeout, active_tasks=self._active_tasks
+        )
 
     async def drain(self, timeout: float) -> None:
         """Wait for the running hold, and then save an unsaved change."""

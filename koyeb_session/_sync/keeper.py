@@ -501,7 +501,9 @@ class TokenKeeper:
 
     def _pending_save(self, *, overdue: bool = False) -> SharedTask[StoreError | None] | None:
         """See `Persistence.pending_save`."""
-        return None if self.persistence is None else self.persistence.pending_save(overdue=overdue)
+        if self.persistence is None:
+            return None
+        return self.persistence.pending_save(self.tell_listeners, overdue=overdue)
 
     def wake(self) -> None:
         """Wake all that wait for a change of the session."""

@@ -178,18 +178,21 @@ class Persistence:
             return None
         return found
 
-    def pending_save(self, *, overdue: bool = False) -> SharedTask[StoreError | None] | None:
+    def pending_save(
+        self, on_done: Work[None] | None = None, *, overdue: bool = False
+    ) -> SharedTask[StoreError | None] | None:
         """
         Return an unstarted task that repeats a failed save; `None` if none is to be repeated.
 
-        If it is ``overdue``, it may also have been interrupted before it began.
+        If it is ``overdue``, it may also have been interrupted before it began. It may take over
+        another process's token: ``on_done`` tells of that.
         """
         is_idle = self._hold is None or not self._hold.alive  # a hold completes the save itself
         if not (self._unsaved and (self._is_retrying or overdue) and is_idle):
             return None
         self._is_retrying = True  # late: another process may have saved its token in the meantime
         save = partial(self.synchronize, Deadline(self._timeout))
-        return SharedTask(save, seconds=self._timeout, active_tasks=self._active_tasks)
+        return SharedTask(save, on_done, seconds=self._timeout, active_tasks=self._active_tasks)
 
     def drain(self, timeout: float) -> None:
         """Wait for the running hold, and then save an unsaved change."""

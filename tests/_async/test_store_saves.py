@@ -222,10 +222,11 @@ async def test_store_is_of_the_new_session_when_an_old_save_is_slow(
     assert await saved(store) == (held(session) if act == "login" else None)
 
 
+@pytest.mark.parametrize("by", ["a request", "keep_current", "closing"])
 async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
-    clock: FakeClock, connect: Connect
+    clock: FakeClock, connect: Connect, by: str
 ) -> None:
-    """A late save leaves the newer login in the store, and the session goes on with it."""
+    """A late save leaves the newer login in the store; the session and its listeners follow."""
     store = Troubled()
     session = connect(store=store, credentials=PASSWORDS)
     await session.current_token()
@@ -235,8 +236,18 @@ async def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     other = connect(store=store, credentials=PASSWORDS)
     await other.login(ME, PASSWORD)
     clock.advance(90)
-    await session.aclose()
+    told: list[Token | None] = []
+    session.on_token_change(told.append)
+    async with AsyncBackground() as background:
+        if by == "a request":
+            await session.http.get("/v1/apps")
+        elif by == "keep_current":
+            background.start(session.keep_current)
+        if by != "closing":
+            await async_until(lambda: told != [])
+        await session.aclose()
     assert await saved(store) == held(other) == held(session)
+    assert told == [session.token]
     assert inside(session).persistence.pending_save() is None
 
 

@@ -224,10 +224,11 @@ def test_store_is_of_the_new_session_when_an_old_save_is_slow(
     assert saved(store) == (held(session) if act == "login" else None)
 
 
+@pytest.mark.parametrize("by", ["a request", "keep_current", "closing"])
 def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
-    clock: FakeClock, connect: Connect
+    clock: FakeClock, connect: Connect, by: str
 ) -> None:
-    """A late save leaves the newer login in the store, and the session goes on with it."""
+    """A late save leaves the newer login in the store; the session and its listeners follow."""
     store = Troubled()
     session = connect(store=store, credentials=PASSWORDS)
     session.current_token()
@@ -237,8 +238,18 @@ def test_newer_login_of_another_process_stays_when_a_save_is_made_up_for(
     other = connect(store=store, credentials=PASSWORDS)
     other.login(ME, PASSWORD)
     clock.advance(90)
-    session.close()
+    told: list[Token | None] = []
+    session.on_token_change(told.append)
+    with Background() as background:
+        if by == "a request":
+            session.http.get("/v1/apps")
+        elif by == "keep_current":
+            background.start(session.keep_current)
+        if by != "closing":
+            until(lambda: told != [])
+        session.close()
     assert saved(store) == held(other) == held(session)
+    assert told == [session.token]
     assert inside(session).persistence.pending_save() is None
 
 
