@@ -607,6 +607,26 @@ async def test_a_task_that_credentials_start_waits_for_the_renewal(
 
 
 @pytest.mark.blocks_loop
+async def test_plain_credentials_that_use_their_own_session_are_told_at_once(
+    fake: FakeKoyeb, clock: FakeClock
+) -> None:
+    """They may run an event loop in their thread, which the renewal awaits."""
+    told: list[str] = []
+
+    def source() -> str:
+        try:
+            asyncio.run(session.current_token())
+        except TransportError as error:
+            told.append(str(error))
+        return fake.issue_token()
+
+    async with connected(fake, clock, credentials=source, timeout=PATIENCE) as session:
+        await session.current_token()
+    assert len(told) == 1
+    assert told[0].startswith("try again once this function has returned")
+
+
+@pytest.mark.blocks_loop
 async def test_plain_credentials_may_use_a_session_of_the_blocking_half(
     fake: FakeKoyeb, clock: FakeClock
 ) -> None:

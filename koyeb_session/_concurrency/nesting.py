@@ -36,6 +36,11 @@ def is_inside(works: Container[object]) -> bool:
     return any(work in works for work in _waiting())
 
 
+def is_part_of_work() -> bool:
+    """Tell whether any work has called this code, and goes on only when it returns."""
+    return bool(_waiting())
+
+
 def enter(work: _Work) -> None:
     """Note, in the current context, that the code which follows is ``work``."""
     _inside.set((*map(weakref.ref, _callers()), weakref.ref(work)))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import inspect
+import threading
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
 
 import anyio
 
+from ..nesting import enter, is_part_of_work
 from ..runtime import async_call_soon, current_loop, in_trio
 from ..threads.launch import launch
 
@@ -87,21 +89,43 @@ async def async_in_thread(
 
 
 class _ThreadCall:
-    """A call in a thread, and the task that waits for its result."""
+    """
+    A call in a thread, and the task that waits for its result.
+
+    It is a part of the shared work that the task does, if any, and so are the event loops that the
+    call runs in its thread.
+    """
+
+    owner: object = None  # that of the work around it counts
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
+        self._is_part = is_part_of_work()
+        self._thread: int | None = None
         self._loop = current_loop()
         self._done = anyio.Event()
         self._value: Any = None
         self._error: BaseException | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the call has begun and not ended."""
+        return self._thread is not None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this thread makes the call, as a part of shared work."""
+        return self._is_part and self._thread == threading.get_ident()
+
     def run(self) -> None:
         """Make the call, and keep its result or exception for the waiting task."""
+        self._thread = threading.get_ident()
+        enter(self)
         try:
             self._value = self._call()
         except BaseException as exc:  # noqa: BLE001 - raised in the waiting task
             self._error = exc
+        self._thread = None
         # Last, so that the waiting task finds the result. An `anyio.Event` may be set only in its
         # own event loop; if that loop has ended, nothing waits.
         async_call_soon(self._loop, self._done.set)
