@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .._concurrency.runtime import state_lock
 from .._concurrency.threads.calls import exceptions_only
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .._concurrency.threads.shared_task import Work
     from .._core.state import SessionState
     from .stores.protocol import TokenStore
+
+T = TypeVar("T")
 
 
 class Persistence:
@@ -151,23 +153,24 @@ class Persistence:
                 self._written = change
         return self._to_revoke(found, old), problem
 
-    def _delete_unlocked(self, seconds: float) -> tuple[None] | None:
+    def _delete_unlocked(self, seconds: float) -> bool:
         """
-        Delete the saved token without the lock; return `None` on failure.
+        Delete the saved token without the lock; return whether that was done.
 
         Another caller may sign in, and save, before the store has deleted. That token is then saved
         again by the task that deletes, as nobody may be left to wait for it.
         """
 
-        def delete() -> None:
+        def delete() -> bool:
             try:
-                self.store.delete()
+                problem = self._tried("emptied", self.store.delete)
+                return not isinstance(problem, StoreError)
             finally:
                 if self.state.snapshot is not None:
                     self.state.mark_unsaved()
                     self.synchronize(Deadline(self._timeout))
 
-        return self._unlocked(delete, seconds)
+        return bool(self._unlocked(delete, seconds))
 
     def _to_revoke(self, found: Token | None, old: Snapshot | None) -> Token | None:
         """Return the saved token if it is this session's own, and another than its last ones."""
@@ -274,15 +277,13 @@ class Persistence:
 
     def load_unlocked(self, seconds: float) -> Token | None:
         """Load a token that another process may have saved, without holding the lock."""
-        loaded = self._unlocked(self._load, seconds)
-        return loaded[0] if loaded else None
+        found = self._unlocked(partial(self._tried, "read", self._load), seconds)
+        return None if isinstance(found, StoreError) else found
 
     def newer_unlocked(self, own: Snapshot | None) -> NewToken | None:
         """Load and judge a record without holding the lock; wait for as long as the store takes."""
-        try:
-            with exceptions_only():
-                found = self._load()
-        except Exception:  # noqa: BLE001 - the next renewal reports it
+        found = self._tried("read", self._load)
+        if isinstance(found, StoreError):  # the next renewal reports it
             return None
         return self.newer(found, own, self._known)
 
@@ -322,15 +323,13 @@ class Persistence:
         A refresh without the saved token may cost the session: that token may be the newer one.
         """
         for _ in range(2):
-            try:
-                with exceptions_only():
-                    hold.found = self._last_read = self._load()
-            except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-                hold.problem = self._error("read", exc)
-            else:
-                hold.problem = None
+            found = self._tried("read", self._load)
+            if not isinstance(found, StoreError):
                 # `hold.known` stays: a second read must not make a new record look known.
+                hold.found = self._last_read = found
+                hold.problem = None
                 return
+            hold.problem = found
 
     def _give_up(self, hold: StoreHold) -> None:
         """Delete the record, which is out of date: nobody can have the lock to replace it."""
@@ -390,11 +389,10 @@ class Persistence:
         self, token: Token, issuer: Issuer, owner: Owner, hold: StoreHold
     ) -> StoreError | None:
         """Save a token; return the error if that fails."""
-        try:
-            with exceptions_only():
-                self.store.save(self.ownership.bind(token, issuer, owner))
-        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            return self._error("written", exc)
+        bound = self.ownership.bind(token, issuer, owner)
+        problem = self._tried("written", partial(self.store.save, bound))
+        if isinstance(problem, StoreError):
+            return problem
         # From now on the saved record is this session's own, not another process's.
         hold.found = token
         hold.known = self._known = identity(token)
@@ -404,11 +402,9 @@ class Persistence:
         """Delete the saved token, unless it is foreign; return the error if that fails."""
         if hold.found is not None and self.ownership.is_kept(hold.found, old):
             return None
-        try:
-            with exceptions_only():
-                self.store.delete()
-        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            return self._error("emptied", exc)
+        problem = self._tried("emptied", self.store.delete)
+        if isinstance(problem, StoreError):
+            return problem
         hold.found = self._known = None
         self.ownership.ours.clear()
         return None
@@ -420,21 +416,19 @@ class Persistence:
         Returns:
             The state of the store, for people; `None` if it holds the session's token.
         """
-        try:
-            with exceptions_only():
-                found = self._load()
-            if found is not None and identity(found) == identity(own.token):
-                self._known = identity(found)
-                return None
-            if found is not None and (
-                self.ownership.is_kept(found, own)
-                or self.ownership.is_others(found, own, self._known)
-            ):
-                return "it holds what somebody else has saved"
-            with exceptions_only():
-                self.store.delete()
-        except Exception:  # noqa: BLE001 - the first error says what is wrong
-            return "what it holds could not be deleted"  # the store fails altogether
+        not_deleted = "what it holds could not be deleted"  # the first error says what is wrong
+        found = self._tried("read", self._load)
+        if isinstance(found, StoreError):
+            return not_deleted
+        if found is not None and identity(found) == identity(own.token):
+            self._known = identity(found)
+            return None
+        if found is not None and (
+            self.ownership.is_kept(found, own) or self.ownership.is_others(found, own, self._known)
+        ):
+            return "it holds what somebody else has saved"
+        if isinstance(self._tried("emptied", self.store.delete), StoreError):
+            return not_deleted
         hold.found = self._known = None
         self.ownership.ours.clear()
         return "what it held is deleted"
@@ -455,16 +449,16 @@ class Persistence:
         if snapshot is not None:
             snapshot.defer_check(self.state.clock)
 
-    def _unlocked(self, work: Work[Any], seconds: float) -> tuple[Any] | None:
-        """Call the store without its lock, for at most ``seconds``; return `None` on failure."""
+    def _tried(self, what: str, work: Work[T]) -> T | StoreError:
+        """Call the store; return its exception as an error."""
+        try:
+            with exceptions_only():
+                return work()
+        except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
+            return self._error(what, exc)
 
-        def attempt() -> tuple[Any] | None:
-            try:
-                with exceptions_only():
-                    return (work(),)
-            except Exception:  # noqa: BLE001 - the first error of the store is the one reported
-                return None
-
+    def _unlocked(self, work: Work[T], seconds: float) -> T | None:
+        """Call the store without its lock; return `None` if it takes more than ``seconds``."""
         # In a shared task, so that the caller can stop waiting for a store that hangs.
-        task = SharedTask(attempt, seconds=seconds, active_tasks=self._active_tasks)
+        task = SharedTask(work, seconds=seconds, active_tasks=self._active_tasks)
         return task.run(seconds)

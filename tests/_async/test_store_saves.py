@@ -52,6 +52,36 @@ async def test_every_new_token_is_saved(
     assert await store.load() == stored.token
 
 
+@pytest.mark.parametrize("has_lock", [True, False])
+async def test_number_that_a_store_returns_from_a_write_is_no_error(
+    connect: Connect, caplog: pytest.LogCaptureFixture, *, has_lock: bool
+) -> None:
+    """Such as the number of rows: the store is neither read nor written a second time."""
+
+    class Counting(Troubled):
+        async def save(self, token: Token) -> Any:
+            await super().save(token)
+            return 1
+
+        async def delete(self) -> Any:
+            await super().delete()
+            return 1
+
+    store = Counting()
+    store.fails["lock"] = 0 if has_lock else 2
+    session = connect(store=store)
+    token = await session.login(ME, PASSWORD)
+    assert store._token == (token if has_lock else None)
+    assert all(it.endswith("; what it held is deleted") for it in caplog.messages)
+    await session.logout()
+    assert store._token is None
+    await session.aclose()
+    login, logout = ["lock", "load", "save"], ["lock", "load", "delete"]
+    if not has_lock:
+        login = logout = ["lock", "load", "delete"]
+    assert store.calls == login + logout
+
+
 @pytest.mark.pitfall(5)
 @pytest.mark.parametrize(
     ("error", "text"),

@@ -54,6 +54,36 @@ def test_every_new_token_is_saved(
     assert store.load() == stored.token
 
 
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_number_that_a_store_returns_from_a_write_is_no_error(
+    connect: Connect, caplog: pytest.LogCaptureFixture, *, has_lock: bool
+) -> None:
+    """Such as the number of rows: the store is neither read nor written a second time."""
+
+    class Counting(Troubled):
+        def save(self, token: Token) -> Any:
+            super().save(token)
+            return 1
+
+        def delete(self) -> Any:
+            super().delete()
+            return 1
+
+    store = Counting()
+    store.fails["lock"] = 0 if has_lock else 2
+    session = connect(store=store)
+    token = session.login(ME, PASSWORD)
+    assert store._token == (token if has_lock else None)
+    assert all(it.endswith("; what it held is deleted") for it in caplog.messages)
+    session.logout()
+    assert store._token is None
+    session.close()
+    login, logout = ["lock", "load", "save"], ["lock", "load", "delete"]
+    if not has_lock:
+        login = logout = ["lock", "load", "delete"]
+    assert store.calls == login + logout
+
+
 @pytest.mark.pitfall(5)
 @pytest.mark.parametrize(
     ("error", "text"),
