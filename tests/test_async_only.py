@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -187,20 +188,26 @@ def test_credentials_that_end_more_than_themselves_give_no_token(
         anyio.run(main, backend=backend)
 
 
-def test_hold_whose_task_is_cancelled_is_not_ready(fake: FakeKoyeb, clock: FakeClock) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_hold_whose_task_is_cancelled_is_not_ready(
+    fake: FakeKoyeb, clock: FakeClock, *, waits: bool
+) -> None:
     """Cancelling all tasks of a loop releases the lock: no caller goes on as if it had it."""
+    store = AsyncMemoryTokenStore()
 
     async def main() -> None:
-        async with connected(fake, clock, store=AsyncMemoryTokenStore()) as session:
+        async with connected(fake, clock, store=store) as session, AsyncExitStack() as others:
             before = set(shared_task._tasks)
+            if waits:
+                await others.enter_async_context(store.lock())
             hold = inside(session).persistence.hold()
-            await hold.ready(PATIENCE)
-            assert hold.is_ready
+            await async_until(lambda: hold._task.is_running if waits else not hold.not_ready)
             for task in shared_task._tasks - before:
                 task.cancel()
             assert await hold.do(raising(AssertionError()), PATIENCE) is False
             assert str(hold.not_ready) == "the token store's lock was lost"
             assert not hold.is_held_elsewhere
+            assert hold.cannot_be_had is waits
 
     asyncio.run(main())
 

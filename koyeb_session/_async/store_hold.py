@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
     from .._core.models import Token
     from .._core.tokens import Identity
     from .stores.protocol import AsyncTokenStore
+
+
+class _Stage(enum.Enum):
+    """The way of a hold to the lock, and from it."""
+
+    WAITING = enum.auto()
+    """It waits for the lock."""
+    LOCKED = enum.auto()
+    """It has the lock, and reads the store."""
+    READY = enum.auto()
+    """It has the lock, and has read the store."""
+    HELD_ELSEWHERE = enum.auto()
+    """It has given up: another process or client has the lock."""
+    NO_LOCK = enum.auto()
+    """It has given up: nobody can have the lock."""
+    OVER = enum.auto()
+    """It has released the lock, or lost it."""
 
 
 class _Job:
@@ -65,8 +83,6 @@ class AsyncStoreHold:
         """The saved token, as this hold last read or wrote it."""
         self.known: Identity | None = known
         """The identity of the token that the session last judged or wrote before this hold."""
-        self.locked: bool = False
-        """Whether it has the lock now."""
         self.problem: StoreError | None = None
         """The error that kept this hold from locking, reading or unlocking the store."""
         self.left: str | None = None
@@ -75,7 +91,7 @@ class AsyncStoreHold:
             self._run, seconds=seconds, active_tasks=active_tasks, owner=owner
         )
         self._jobs: deque[_Job] = deque()  # the first one may be running
-        self._had_lock = False
+        self._stage = _Stage.WAITING
         self._is_over = False
         self._wakeup = AsyncWakeup()
         self._error = error
@@ -150,17 +166,21 @@ class AsyncStoreHold:
         try:
             with exceptions_only():
                 async with self._store.lock():
-                    self.locked = self._had_lock = True
+                    self._stage = _Stage.LOCKED
                     if self._users or self._jobs:  # everyone may have left during the wait
                         await self._read(self)
+                    self._stage = _Stage.READY
                     self._ready.set()
                     await self._serve()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
-            self.locked = False
-            what = "locked" if not self._had_lock else "unlocked"
-            self.problem = self._error(what, exc)
-            if self._had_lock:
+            self.problem = self._error("unlocked" if self.locked else "locked", exc)
+            if self.locked:
+                self._stage = _Stage.OVER
                 log.warning("%s", self.problem)
+            elif isinstance(self.problem.__cause__, TimeoutError):
+                self._stage = _Stage.HELD_ELSEWHERE
+            else:
+                self._stage = _Stage.NO_LOCK
             self._ready.set()
             # Here, and before the end: no other hold of this session works at the store meanwhile.
             if self.cannot_be_had:
@@ -173,7 +193,10 @@ class AsyncStoreHold:
         # First: after this, no job can be queued that the loop below would miss.
         with state_lock:
             is_served, self._is_over = self._is_over, True
-        self.locked = False
+        if self.locked:
+            self._stage = _Stage.OVER
+        elif self._stage is _Stage.WAITING:  # it had no thread, or was cancelled
+            self._stage = _Stage.NO_LOCK
         # The event loop may have cancelled the task: no caller may take the store for locked.
         if not is_served and self.problem is None:
             self.problem = StoreError("the token store's lock was lost")
@@ -200,14 +223,14 @@ class AsyncStoreHold:
             job.done.set()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether the store is locked and read."""
-        return self.locked and self._ready.is_set()
+    def locked(self) -> bool:
+        """Whether it has the lock now."""
+        return self._stage in {_Stage.LOCKED, _Stage.READY}
 
     @property
     def not_ready(self) -> StoreError | None:
         """The reason if the store is not both locked and read."""
-        if self.problem is not None or self.is_ready:
+        if self.problem is not None or self._stage is _Stage.READY:
             return self.problem
         what = "read" if self.locked else "locked"
         return StoreError(f"the token store could not be {what} in time")
@@ -215,13 +238,9 @@ class AsyncStoreHold:
     @property
     def cannot_be_had(self) -> bool:
         """Whether the store has no lock, for this session or any other."""
-        never_had = not self._had_lock and self.problem is not None
-        return never_had and not self.is_held_elsewhere
+        return self._stage is _Stage.NO_LOCK
 
     @property
     def is_held_elsewhere(self) -> bool:
         """Whether another process or client, perhaps refreshing the same token, has the lock."""
-        if self._had_lock:
-            return False
-        # Still waiting for the lock, or given up on it after its timeout.
-        return self.problem is None or isinstance(self.problem.__cause__, TimeoutError)
+        return self._stage in {_Stage.WAITING, _Stage.HELD_ELSEWHERE}
