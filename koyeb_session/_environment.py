@@ -8,7 +8,6 @@ of a function that raises would show the token among its locals.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 import attrs
 
 from ._core.errors import NotSignedInError
+from ._core.file_trust import NO_WAIT, Distrust, distrust
 from ._core.log import log
 from ._core.models import AccessTokenCredentials, PasswordCredentials
 from ._core.origins import origins
@@ -31,8 +31,12 @@ _LOOKED_AT: Final = "KOYEB_TOKEN, KOYEB_API_TOKEN, KOYEB_EMAIL with KOYEB_PASSWO
 _CLI_FILE: Final = ".koyeb.yaml"
 _FILE_LIMIT: Final = 64 << 10
 """The largest file in bytes; the CLI writes a few hundred."""
-_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
-"""Without this flag, opening a pipe in place of the file would block forever."""
+_DISTRUST: Final = {
+    Distrust.NO_FILE: "is not a file",
+    Distrust.FOREIGN: "belongs to another user, who could read or change what signs in here",
+    Distrust.WRITABLE: "can be written by others: use `chmod go-w` on it",
+}
+"""Phrases that follow the name of the CLI's file."""
 
 Problem: TypeAlias = NotSignedInError | ValueError | TypeError | ImportError
 Arguments: TypeAlias = dict[str, Any]
@@ -253,9 +257,8 @@ def _read(path: Path, where: str) -> dict[str, str] | Problem | FileNotFoundErro
     """Read the fields whose values are texts, but not blank ones."""
     try:
         with open(path, "rb", opener=_open) as file:
-            # Checked on the open file, as its path may name another file a moment later.
-            if problem := _untrusted(os.fstat(file.fileno())):
-                return NotSignedInError(f"{where} {problem}")
+            if problem := distrust(os.fstat(file.fileno())):
+                return NotSignedInError(f"{where} {_DISTRUST[problem]}")
             raw = file.read(_FILE_LIMIT + 1)
     except FileNotFoundError as exc:
         return exc
@@ -267,7 +270,7 @@ def _read(path: Path, where: str) -> dict[str, str] | Problem | FileNotFoundErro
 
 
 def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | _NO_WAIT)
+    return os.open(path, flags | NO_WAIT)
 
 
 def _parsed(raw: bytes, where: str) -> dict[str, str] | Problem:
@@ -289,16 +292,3 @@ def _parsed(raw: bytes, where: str) -> dict[str, str] | Problem:
         for name, field in fields.items()
         if isinstance(name, str) and isinstance(field, str) and field.strip()
     }
-
-
-def _untrusted(status: os.stat_result) -> str | None:
-    """Return the reason to distrust a file, as a phrase that follows its name, or `None`."""
-    if not stat.S_ISREG(status.st_mode):
-        return "is not a file"
-    if os.name == "nt":  # pragma: no cover - its permissions are not in the mode
-        return None
-    if status.st_uid not in {os.geteuid(), 0}:
-        return "belongs to another user, who could read or change what signs in here"
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "can be written by others: use `chmod go-w` on it"
-    return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from .._core.errors import StoreError
+from .._core.file_trust import NO_WAIT, Distrust, distrust
 from .._core.log import log
 from .._core.results import with_cause
 from .records import LIMIT, ForeignRecordError, read_record, write_record
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
 _STALE: Final = 60.0
 """Seconds after which a temporary file counts as abandoned: its process was killed."""
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
-"""Without this flag, opening a pipe that has no writer would block forever."""
 _TAKEN_FOR_SYMLINK: Final = {errno.ELOOP, getattr(errno, "EMLINK", errno.ELOOP)}
 _IS_MOUNT: Final = {errno.EBUSY, errno.EXDEV}
 """The errors for replacing or removing a file that is itself a mount, as in a container."""
-_ROOT: Final = 0
 
 
 @contextlib.contextmanager
@@ -121,7 +119,7 @@ def _open(path: str, flags: int) -> int:
     Raises:
         StoreError: The file is not safe; the message says what to do.
     """
-    descriptor = os.open(path, flags | _NO_FOLLOW | _NO_WAIT, 0o600)
+    descriptor = os.open(path, flags | _NO_FOLLOW | NO_WAIT, 0o600)
     why = _refusal(os.fstat(descriptor), shlex.quote(path))
     if why is None:
         return descriptor
@@ -130,22 +128,21 @@ def _open(path: str, flags: int) -> int:
 
 
 def _refusal(status: os.stat_result, path: str) -> str | None:
-    if not stat.S_ISREG(status.st_mode):
-        return "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file"
-    if os.name == "nt":  # pragma: no cover - Windows has access lists instead
-        return None
-    user = os.geteuid()
-    if status.st_uid not in {_ROOT, user}:
-        return (
-            f"it belongs to the user {status.st_uid}, and not to this one; run `chown {user} "
-            f"{path}` if you trust what it holds, or remove it"
-        )
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return (
-            f"other users may write to it; run `chmod 600 {path}` if you trust what it holds, or "
-            "use a file system that has permissions"
-        )
-    return None
+    match distrust(status):
+        case None:
+            return None
+        case Distrust.NO_FILE:
+            return "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no regular file"
+        case Distrust.FOREIGN:
+            return (
+                f"it belongs to the user {status.st_uid}, and not to this one; run "
+                f"`chown {os.geteuid()} {path}` if you trust what it holds, or remove it"
+            )
+        case Distrust.WRITABLE:
+            return (
+                f"other users may write to it; run `chmod 600 {path}` if you trust what it holds, "
+                "or use a file system that has permissions"
+            )
 
 
 def _is_of_others(path: Path) -> bool:
@@ -164,7 +161,7 @@ def _is_of_others(path: Path) -> bool:
 
 
 def _open_any(path: str, flags: int) -> int:
-    return os.open(path, flags | _NO_FOLLOW | _NO_WAIT)
+    return os.open(path, flags | _NO_FOLLOW | NO_WAIT)
 
 
 def _not_a_session(path: Path) -> StoreError:

@@ -198,7 +198,7 @@ async def test_file_system_without_permissions_is_refused(
     """Nothing is saved that would be refused when it is read."""
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     if os.getuid() == 0:
-        monkeypatch.setattr("koyeb_session._storage.files._ROOT", -1)
+        monkeypatch.setattr("koyeb_session._core.file_trust._ROOT", -1)
     with pytest.raises(StoreError, match="belongs to the user"):
         await AsyncFileTokenStore(tmp_path / "session.json").save(Token("a"))
     assert names(tmp_path) == set()
