@@ -16,19 +16,21 @@ from . import (
     Token,
     _environment,
 )
-from ._async import arguments as _async
-from ._concurrency import runtime as _runtime
-from ._concurrency.event_loop import calls as _calls
-from ._core import origins as _origins
-from ._sync import arguments as _sync
+from ._async.arguments import AsyncClientArguments as _AsyncClientArguments
+from ._concurrency.event_loop.calls import async_in_thread as _async_in_thread
+from ._concurrency.runtime import current_loop as _current_loop
+from ._core.origins import Origins as _Origins
+from ._sync.arguments import ClientArguments as _ClientArguments
 
 try:
     from fastapi import Depends, FastAPI, Request, WebSocketException
     from fastapi.responses import Response
     from starlette.requests import HTTPConnection
 
-    from ._fastapi import bearer as bearers
-    from ._fastapi import mirror, problems
+    from ._fastapi import problems
+    from ._fastapi.bearer import BEARER as _BEARER
+    from ._fastapi.mirror import MirrorClient as _MirrorClient
+    from ._fastapi.mirror import in_background as _in_background
 except ImportError as _exc:
     raise ImportError('FastAPI is missing: pip install "koyeb-session[fastapi]"') from _exc
 
@@ -43,17 +45,17 @@ _SHARED: Final = frozenset(
 class _Run:
     """The open sessions of an event loop, and the number of lifespans that use them."""
 
-    def __init__(self, service: AsyncSessionClient, follower: mirror.MirrorClient) -> None:
-        follower.follow(service)
+    def __init__(self, service: AsyncSessionClient, mirror: _MirrorClient) -> None:
+        mirror.follow(service)
         self.service: AsyncSessionClient = service
-        self.service_sync: mirror.MirrorClient = follower
+        self.mirror: _MirrorClient = mirror
         self.users = 0
         self._at_end = contextlib.AsyncExitStack()
         # In reverse: the service's closing delivers the last change, also to listeners of the
-        # follower, which removes them.
-        self._at_end.push_async_callback(_calls.async_in_thread, follower.close)
+        # mirror, which removes them.
+        self._at_end.push_async_callback(_async_in_thread, mirror.close)
         self._at_end.push_async_callback(service.aclose)
-        self._at_end.push_async_callback(mirror.in_background(service.keep_current))
+        self._at_end.push_async_callback(_in_background(service.keep_current))
 
     async def close(self) -> None:
         """Close the sessions, after a renewal under way; any task may call it."""
@@ -128,7 +130,7 @@ class KoyebSessions:
     responses: ClassVar[dict[int | str, dict[str, Any]]] = problems.RESPONSES
     """The answers to errors, for OpenAPI: ``APIRouter(responses=sessions.responses)``."""
 
-    def __init__(self, **arguments: Unpack[_async.AsyncClientArguments]) -> None:
+    def __init__(self, **arguments: Unpack[_AsyncClientArguments]) -> None:
         self._runs: dict[object, _Run] = {}
         """The sessions by event loop."""
         _hide_token(arguments)
@@ -150,7 +152,7 @@ class KoyebSessions:
         """An annotation for endpoints: the dependency `guest`."""
 
     @classmethod
-    def from_env(cls, **overrides: Unpack[_async.AsyncClientArguments]) -> Self:
+    def from_env(cls, **overrides: Unpack[_AsyncClientArguments]) -> Self:
         """
         Make one from the environment.
 
@@ -192,12 +194,12 @@ class KoyebSessions:
         Raises:
             TransportError: The environment's proxies or certificates cannot be used.
         """
-        here = _runtime.current_loop()
+        here = _current_loop()
         # No await from here to the count: another lifespan of this event loop would open another.
         run = self._runs.get(here)
         if run is None:
-            follower = self._follower()
-            run = self._runs[here] = _Run(AsyncSessionClient(**self._arguments), follower)
+            mirror = self._make_mirror()
+            run = self._runs[here] = _Run(AsyncSessionClient(**self._arguments), mirror)
         run.users += 1
         try:
             yield
@@ -207,19 +209,19 @@ class KoyebSessions:
                 del self._runs[here]
                 await run.close()
 
-    def _follower(self) -> mirror.MirrorClient:
-        """Make the blocking session, which follows the async one."""
+    def _make_mirror(self) -> _MirrorClient:
+        """Make the blocking client, which follows the async one."""
         shared = {name: value for name, value in self._arguments.items() if name in _SHARED}
         if isinstance(transport := self._arguments.get("transport"), httpx.BaseTransport):
             shared["transport"] = transport
-        return mirror.MirrorClient(**cast("_sync.ClientArguments", shared))
+        return _MirrorClient(**cast("_ClientArguments", shared))
 
     def _find_run(self) -> _Run | None:
         """Find the sessions of this event loop; elsewhere, as in a thread, the newest ones."""
         runs = {**self._runs}
         here: object = None
         with contextlib.suppress(RuntimeError):  # no event loop runs in this thread
-            here = _runtime.current_loop()
+            here = _current_loop()
         return runs.get(here) or next(reversed(runs.values()), None)
 
     def _current_run(self) -> _Run:
@@ -249,12 +251,12 @@ class KoyebSessions:
         Raises:
             RuntimeError: ``lifespan`` is not running.
         """
-        return self._current_run().service_sync
+        return self._current_run().mirror
 
     async def caller(
         self,
         connection: HTTPConnection,
-        bearer: Annotated[Token | ValueError | None, Depends(bearers.BEARER)],
+        bearer: Annotated[Token | ValueError | None, Depends(_BEARER)],
     ) -> AsyncSessionClient:
         """
         Give a session for the caller's own bearer, on the service's connections.
@@ -369,7 +371,7 @@ class KoyebSessions:
         responder.services.append((self._origins, self._arguments.get("clock") or time))
 
 
-def _origins_of(arguments: _async.AsyncClientArguments) -> _origins.Origins | Exception:
+def _origins_of(arguments: _AsyncClientArguments) -> _Origins | Exception:
     """Return the origins of a client with these arguments, or the error that refuses them."""
     if arguments.get("transport") is None and arguments.get("http_client") is None:
         # Without a transport, the client would start to load the certificates.
@@ -382,7 +384,7 @@ def _origins_of(arguments: _async.AsyncClientArguments) -> _origins.Origins | Ex
         cast("dict[str, Any]", arguments).clear()
 
 
-def _hide_token(arguments: _async.AsyncClientArguments) -> None:
+def _hide_token(arguments: _AsyncClientArguments) -> None:
     """Put a plain token into a `Token`, which hides it from tracebacks with local variables."""
     if isinstance(token := arguments.get("token"), str):
         arguments["token"] = Token(token)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from . import AsyncSessionClient, NotSignedInError, SessionClient, SessionExpiredError
-from ._core import results as outcomes
-from ._sync import keeper as blocking
+from ._core.results import unwrap as _unwrap
+from ._sync.keeper import TokenKeeper as _TokenKeeper
 
 try:
     import koyeb  # type: ignore[import-untyped] # noqa: F401 # pyright: ignore[reportUnusedImport, reportMissingTypeStubs] - untyped, and only looked for
@@ -79,13 +79,13 @@ def bind(session: SessionClient | AsyncSessionClient, configuration: Any) -> Non
         _check(origins, configuration)
         state = keeper.state
         state.check_open()
-        if isinstance(keeper, blocking.TokenKeeper):
+        if isinstance(keeper, _TokenKeeper):
             # Wait for the renewal: one during the call may revoke the token, and the SDK does not
             # replay.
             outcome = keeper.usable_snapshot(wait_for_renewal=True)
         else:
             outcome = _held(state)
-        token = outcomes.unwrap(outcome, state.mark).token
+        token = _unwrap(outcome, state.mark).token
         configuration.api_key = {**configuration.api_key, _SCHEME: token.id}
 
     _check(origins, configuration)

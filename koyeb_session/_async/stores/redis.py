@@ -28,7 +28,7 @@ from ..._core.results import (
     with_cause,
 )
 from ..._core.validation import async_client_error, text_error, timeout_error
-from ..._storage import redis_scripts as redis
+from ..._storage import redis_scripts as scripts
 from ..._storage.records import ForeignRecordError, read_record, write_record
 
 _COMMAND_TIMEOUT: Final = 2.0
@@ -45,7 +45,9 @@ _TOMBSTONE_MS: Final = 3_600_000
 """Milliseconds that the key outlives lock and token, so that a late writer is recognized."""
 
 
-_blocks: ContextVar[tuple[redis.Block, ...]] = ContextVar("koyeb_session_redis_blocks", default=())
+_blocks: ContextVar[tuple[scripts.Block, ...]] = ContextVar(
+    "koyeb_session_redis_blocks", default=()
+)
 """The ``lock()`` blocks of this context, the innermost last."""
 _lanes: Final[WeakKeyDictionary[object, tuple[AsyncLock, ...]]] = WeakKeyDictionary()
 """The locks that commands queue for, by client: all stores on one client share its connections."""
@@ -114,7 +116,7 @@ class AsyncRedisTokenStore:
         self._lease = max(1, int(lease * 1000))
         self._unreleased: tuple[str, ...] = ()
         """Owners of earlier blocks that may still have the lock, as their release has failed."""
-        self._known: redis.Known | None = None
+        self._known: scripts.Known | None = None
         self._lanes = _lanes_of(client)
         self._turn = itertools.count(random.randrange(len(self._lanes)))  # noqa: S311 - spreads load
 
@@ -159,7 +161,7 @@ class AsyncRedisTokenStore:
             left = token.expires_at - datetime.now(UTC)
             life = max(0, int(left.total_seconds() * 1000)) + _TOMBSTONE_MS
         self._known = None  # a lost reply would leave one that is older than the store's own token
-        command = self._script(redis.SAVE, write_record(token), fence, life)
+        command = self._script(scripts.SAVE, write_record(token), fence, life)
         if not await self._send(command, token=token):
             raise StoreError("the lock's lease was over, and somebody else has saved a newer token")
         self._learn(write_record(token))
@@ -172,7 +174,7 @@ class AsyncRedisTokenStore:
             StoreError: Redis is away.
         """
         await self._locked_block()
-        await self._send(self._script(redis.DELETE, self._lease + _TOMBSTONE_MS))
+        await self._send(self._script(scripts.DELETE, self._lease + _TOMBSTONE_MS))
         self._known = None
 
     @contextlib.asynccontextmanager
@@ -187,7 +189,7 @@ class AsyncRedisTokenStore:
             StoreError: Redis is away, another process holds the lock for 10 seconds, or the key
                 holds something else than a session.
         """
-        outer, block = _blocks.get(), redis.Block(self)
+        outer, block = _blocks.get(), scripts.Block(self)
         timeout = _COMMAND_TIMEOUT
         try:
             await self._enter(block, self._known)
@@ -201,9 +203,9 @@ class AsyncRedisTokenStore:
             if block.may_hold:
                 await self._unlock(block, Deadline(timeout))
 
-    async def _unlock(self, block: redis.Block, deadline: Deadline) -> None:
+    async def _unlock(self, block: scripts.Block, deadline: Deadline) -> None:
         """Release the lock, if the block may hold it."""
-        unlock = self._script(redis.UNLOCK, block.owner)
+        unlock = self._script(scripts.UNLOCK, block.owner)
         try:
             try:
                 await self._send(unlock, timeout=deadline.left(), at_once=True)
@@ -215,10 +217,10 @@ class AsyncRedisTokenStore:
         except StoreError:  # the lease ends the lock, or the next `lock` here releases it
             self._unreleased = (*self._unreleased, block.owner)[-_REMEMBERED:]
 
-    def _own_block(self) -> redis.Block | None:
+    def _own_block(self) -> scripts.Block | None:
         return next((block for block in reversed(_blocks.get()) if block.store is self), None)
 
-    async def _locked_block(self) -> redis.Block | None:
+    async def _locked_block(self) -> scripts.Block | None:
         """Return the block of this context, and acquire its lock if it is without."""
         block = self._own_block()
         if block is not None:
@@ -227,14 +229,14 @@ class AsyncRedisTokenStore:
             block.unread = False  # the record that came with the lock is about to be replaced
         return block
 
-    async def _record(self, block: redis.Block | None) -> Any:
+    async def _record(self, block: scripts.Block | None) -> Any:
         if block is not None:
             # A second read may lead to a refresh, so the block needs the lock from now on.
             if not block.unread and not block.fence:
                 await self._enter(block, None)
             if block.unread:
                 return block.take()
-        return await self._send(redis.Command("HGET", self._key, "record"))
+        return await self._send(scripts.Command("HGET", self._key, "record"))
 
     @frameless
     def _learn(self, record: Any) -> Token | ValueError | None:
@@ -242,10 +244,10 @@ class AsyncRedisTokenStore:
         found = read_record(record)
         self._known = None
         if isinstance(found, Token):
-            self._known = redis.Known(redis.digest(record), found.provenance, found.user_id)
+            self._known = scripts.Known(scripts.digest(record), found.provenance, found.user_id)
         return found
 
-    async def _enter(self, block: redis.Block, known: redis.Known | None) -> None:
+    async def _enter(self, block: scripts.Block, known: scripts.Known | None) -> None:
         """
         Wait for the lock, or for a token that another process saves in place of ``known``.
 
@@ -256,7 +258,7 @@ class AsyncRedisTokenStore:
 
         async def release() -> None:
             if gone:  # the lock came after its caller had left
-                await self._reply(self._script(redis.UNLOCK, block.owner))
+                await self._reply(self._script(scripts.UNLOCK, block.owner))
 
         waited, pause = 0.0, _PAUSE
         seen = "" if known is None else known.digest
@@ -271,7 +273,7 @@ class AsyncRedisTokenStore:
                     ",".join((block.owner, *self._unreleased)),
                     seen,
                 )
-                command = self._script(redis.LOCK, *asked)
+                command = self._script(scripts.LOCK, *asked)
                 if block.enter(await self._send(command, then=release), known):
                     return
                 some = pause * (0.5 + random.random())  # noqa: S311 - spreads load
@@ -284,12 +286,12 @@ class AsyncRedisTokenStore:
         message = f"the lock of the key {self._key} is held for over {_LOCK_TIMEOUT:g} s"
         raise StoreError(message) from TimeoutError()
 
-    def _script(self, script: str, *arguments: str | int) -> redis.Command:
-        return redis.Command("EVAL", script, 1, self._key, *arguments)
+    def _script(self, script: str, *arguments: str | int) -> scripts.Command:
+        return scripts.Command("EVAL", script, 1, self._key, *arguments)
 
     async def _send(
         self,
-        command: redis.Command,
+        command: scripts.Command,
         *,
         token: Token | None = None,
         timeout: float | None = None,
@@ -314,7 +316,7 @@ class AsyncRedisTokenStore:
             "retry=Retry(NoBackoff(), 0) it says why)"
         )
         reply: tuple[Any] = unwrap(outcome or late)
-        if reply[0] == redis.FOREIGN:
+        if reply[0] == scripts.FOREIGN:
             raise self._not_a_session()
         return reply[0]
 
@@ -324,7 +326,7 @@ class AsyncRedisTokenStore:
         )
 
     async def _reply(
-        self, command: redis.Command, token: Token | None = None
+        self, command: scripts.Command, token: Token | None = None
     ) -> tuple[Any] | StoreError:
         """Return the reply in a tuple, as the reply itself may be `None`."""
         try:
@@ -332,7 +334,7 @@ class AsyncRedisTokenStore:
         except Exception as exc:  # noqa: BLE001 - any client library may raise anything
             # Redis's own word for a key that is no hash.
             wrong_type = text_of(exc).startswith("WRONGTYPE")
-            return (redis.FOREIGN,) if wrong_type else _failure(exc, token)
+            return (scripts.FOREIGN,) if wrong_type else _failure(exc, token)
 
 
 def _failure(exc: Exception, token: Token | None) -> StoreError:
