@@ -125,7 +125,7 @@ REFUSALS: dict[type[KoyebSessionError], bool] = {
 
 
 def usable(snapshot: Snapshot | None, trouble: LastFailure | None, clock: FakeClock) -> bool:
-    """Tell whether the token may be sent at this moment."""
+    """Return whether the token may be sent at this moment."""
     found = seen(snapshot, trouble, clock).usable
     assert found is None or found is snapshot
     return found is not None

@@ -23,7 +23,7 @@ def made(base_url: str = BASE, *allowed: str) -> Origins:
 def trusts(
     url: str, *allowed: str, base_url: str = BASE, headers: Mapping[str, str] | None = None
 ) -> bool:
-    """Tell whether a request to a URL may carry the token."""
+    """Return whether a request to a URL may carry the token."""
     return made(base_url, *allowed).trusts(httpx.Request("GET", url, headers=headers))
 
 

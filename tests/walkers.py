@@ -106,5 +106,5 @@ def error_of(work: Callable[[], object]) -> BaseException | None:
 
 
 def is_ours(file: Path) -> bool:
-    """Tell whether a frame is one of the package's own."""
+    """Return whether a frame is one of the package's own."""
     return PACKAGE in file.parents and KIT not in file.parents

@@ -59,7 +59,7 @@ class AsyncListeners:
         """Deliver all pending changes, unless another task of this loop or process is doing so."""
         here = current_loop()
         # `_teller` is the event loop or process of the delivering task. One of another loop or
-        # process is replaced, as it may have ended without a word.
+        # process is replaced, as it may have ended without reporting it.
         with state_lock:
             if self._teller is here:
                 return

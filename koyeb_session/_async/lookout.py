@@ -22,7 +22,7 @@ _PAUSE: Final = 1.0
 
 class AsyncLookout:
     """
-    Looks in the store once in a second, while a back-off spares the service.
+    Looks in the store once a second, while a back-off spares the service.
 
     A look is a shared task, one at a time: of a store that hangs, each look leaves a task or a
     thread behind. It goes on when its callers have stopped waiting.
@@ -36,7 +36,7 @@ class AsyncLookout:
         self._task: AsyncSharedTask[None] | None = None
 
     def may_find(self, seen: Observation) -> bool:
-        """Tell whether a look is due, or under way, so that `look` may find a newer token."""
+        """Return whether a look is due, or under way, so that `look` may find a newer token."""
         return seen.now.mono - self._began < _PAUSE or self._is_due(seen)
 
     async def look(

@@ -125,7 +125,7 @@ class AsyncStoreHold:
         """
         Leave this hold; the last caller to leave waits until the lock is released.
 
-        That wait ends at the deadline at the latest.
+        That wait ends by the deadline.
         """
         with state_lock:
             self._users -= 1

@@ -27,12 +27,12 @@ _inside: Final[ContextVar[tuple[weakref.ref[_Work], ...]]] = ContextVar(
 
 
 def is_inside_work_of(owner: object) -> bool:
-    """Tell whether work of ``owner`` has called this code, and goes on only when it returns."""
+    """Return whether work of ``owner`` has called this code, and goes on only when it returns."""
     return any(work.owner is owner for work in _waiting())
 
 
 def is_inside(works: Container[object]) -> bool:
-    """Tell whether one of ``works`` has called this code, and goes on only when it returns."""
+    """Return whether one of ``works`` has called this code, and goes on only when it returns."""
     return any(work in works for work in _waiting())
 
 

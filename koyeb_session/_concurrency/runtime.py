@@ -53,7 +53,7 @@ _process = object()
 
 def is_in_step() -> bool:
     """
-    Tell whether the calling thread holds the lock, and so must not wait for another one.
+    Return whether the calling thread holds the lock, and so must not wait for another one.
 
     That is so where a signal handler or a finalizer has interrupted it.
     """
@@ -137,7 +137,7 @@ def async_call_soon(where: Any, callback: Callable[[], object]) -> bool:
 
 
 def is_running(where: object) -> bool:
-    """Tell whether an event loop runs; callable from any thread."""
+    """Return whether an event loop runs; callable from any thread."""
     return async_call_soon(where, _nothing)
 
 

@@ -146,7 +146,7 @@ def _refusal(status: os.stat_result, path: str) -> str | None:
 
 
 def _is_of_others(path: Path) -> bool:
-    """Tell whether this is no file, or holds something else than a session, such as user data."""
+    """Return whether this is no file, or holds something else than a session, such as user data."""
     try:
         with open(path, "rb", opener=_open_any) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe, or /dev/null

@@ -76,7 +76,7 @@ def _record(text: str | bytes) -> Token | ValueError:
 
 
 def _is_damaged(text: str | bytes) -> bool:
-    """Tell whether this was a record: it begins like one, or the power failed as it was written."""
+    """Return whether this was a record: it begins like one, or the power failed in the write."""
     raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     return bool(_START.match(raw)) or _WRITTEN.startswith(raw) or not raw.strip(b"\0")
 

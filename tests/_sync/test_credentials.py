@@ -307,7 +307,7 @@ def test_token_of_a_refresh_is_refreshed_again_beside_a_callable(
 def test_a_callable_with_the_same_token_again_is_not_asked_at_each_request(
     fake: FakeKoyeb, clock: FakeClock, connect: Connect, left: timedelta
 ) -> None:
-    """A vault may keep a token until shortly before its end; it is asked once in ten seconds."""
+    """A vault may keep a token until shortly before its end; it is asked once every ten seconds."""
     cached = fake.issue_token()
     asked = list[float]()
 

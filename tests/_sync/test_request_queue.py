@@ -55,7 +55,7 @@ def slots(session: SessionClient) -> Any:
 
 
 def is_open(transport: Any) -> bool:
-    """Tell whether a transport has a connection."""
+    """Return whether a transport has a connection."""
     connection = transport._pool.connection
     return connection is not None and not connection.is_closed()
 

@@ -216,7 +216,7 @@ def test_a_back_off_does_not_hide_what_others_have_saved(
         with pytest.raises(SessionExpiredError):
             ours.http.get("/v1/apps")
         clock.advance(0.1)
-    assert 1 <= store.calls.count("load") <= 2  # once in a second
+    assert 1 <= store.calls.count("load") <= 2  # once a second
     assert set(operations(fake)) <= {"apps"}
     token = theirs.login(ME, PASSWORD)
     clock.advance(1)

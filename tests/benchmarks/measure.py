@@ -94,7 +94,7 @@ class Comparison:
         return median(ours[number] / theirs[number] for number in ours.keys() & theirs.keys())
 
     def is_met(self, goal: Goal) -> bool:
-        """Tell whether a goal is reached."""
+        """Return whether a goal is reached."""
         if goal.kind == "amount":
             return self.median(goal.contender) <= goal.limit
         ratio = self.ratio(goal.contender, goal.than or self.yardstick)

@@ -27,7 +27,7 @@ def sessions(fake: FakeKoyeb, clock: FakeClock) -> KoyebSessions:
 
 
 def reached(events: list[anyio.Event], number: int) -> bool:
-    """Tell whether so many have come."""
+    """Return whether so many have come."""
     return len(events) == number
 
 

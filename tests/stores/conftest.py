@@ -79,7 +79,7 @@ class RedisServer:
             time.sleep(0.01)
 
     def answers(self) -> bool:
-        """Tell whether it is there."""
+        """Return whether it is there."""
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", self.port), 1) as connection,

@@ -76,7 +76,7 @@ class AtLine:
 
     def _cannot_be_here(self, frame: FrameType, been: set[int]) -> bool:
         """
-        Tell whether nothing comes between this line and the one before.
+        Return whether nothing comes between this line and the one before.
 
         That is so at the end of a `with` block, which leads from its last line into `__exit__`;
         and for other threads where this one holds the lock.

@@ -230,7 +230,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.simulation.provided == provided
 
     def can_exchange(self) -> bool:
-        """Tell whether a refresh would be sent now, and be granted."""
+        """Return whether a refresh would be sent now, and be granted."""
         state = inside(self.session).state
         return (
             state.snapshot is not None

@@ -54,7 +54,7 @@ def arguments(fake: FakeKoyeb, clock: FakeClock, **others: Any) -> dict[str, Any
 
 
 def is_saved_for(saved: Token | None, beginning: PasswordCredentials | Token) -> bool:
-    """Tell whether a record is one of the account of these credentials or this first token."""
+    """Return whether a record is one of the account of these credentials or this first token."""
     provenance = None if saved is None else read_provenance(saved)
     return provenance is not None and provenance.account == account_of(beginning)
 

@@ -120,7 +120,7 @@ class AsyncLock:
     A fair lock for the tasks of all event loops of the process.
 
     It counts as free if the event loop of its holder has ended, and in the child of a fork. Nobody
-    reports either event, so each waiter checks for it once in `PATROL` seconds.
+    reports either event, so each waiter checks for it every `PATROL` seconds.
     """
 
     def __init__(self) -> None:
