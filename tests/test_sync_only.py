@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
+from collections.abc import Generator
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 from koyeb_session import MemoryTokenStore, SessionClient, Token, TransportError
 from koyeb_session._concurrency.runtime import state_lock
+from koyeb_session._core.deadline import Deadline
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from .concurrency import PATIENCE, Background, Halted, arrived, idle, until
@@ -85,6 +88,32 @@ def test_a_late_reply_is_saved_in_the_lock_of_its_own_renewal(
         newer = job.result()
         assert store.load() == newer
     assert caplog.messages == []  # no news of a token that could not be saved in time
+
+
+def test_hold_that_was_left_is_read_for_a_caller_that_joins_as_the_lock_comes() -> None:
+    """Catches a caller that takes the store for empty, as nobody was there to read it for."""
+    gate = Gate()
+
+    class Awaited(MemoryTokenStore):
+        @contextlib.contextmanager
+        def lock(self) -> Generator[None]:
+            gate.pass_through(PATIENCE)
+            yield
+
+    store = Awaited()
+    store.save(token := Token("a"))
+    with SessionClient(store=store) as session:
+        hold = inside(session).persistence.hold()
+        arrived(gate)
+        hold.leave(Deadline(0))
+        with state_lock:
+            gate.open()
+            until(lambda: hold.locked)
+            assert hold.join()
+        hold.ready(PATIENCE)
+        assert hold.not_ready is None
+        assert hold.found == token
+        hold.leave(Deadline(PATIENCE))
 
 
 @pytest.mark.usefixtures("no_grace")

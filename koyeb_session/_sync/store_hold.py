@@ -167,11 +167,11 @@ class StoreHold:
             with exceptions_only():
                 with self._store.lock():
                     self._stage = _Stage.LOCKED
-                    if self._users or self._jobs:  # everyone may have left during the wait
+                    if not self._is_done():  # everyone may have left during the wait
                         self._read(self)
-                    self._stage = _Stage.READY
-                    self._ready.set()
-                    self._serve()
+                        self._stage = _Stage.READY
+                        self._ready.set()
+                        self._serve()
         except Exception as exc:  # noqa: BLE001 - the user's store may raise anything
             self.problem = self._error("unlocked" if self.locked else "locked", exc)
             if self.locked:
@@ -206,21 +206,23 @@ class StoreHold:
 
     def _serve(self) -> None:
         """Run the queued jobs one by one, until no caller and no job is left."""
-        while True:
-            # One step: no caller can join or queue a job between the check and `_is_over`.
-            with state_lock:
-                if not self._jobs and self._users <= 0:
-                    self._is_over = True
-                    return
-                job = self._jobs[0] if self._jobs else None
-            if job is None:
+        while not self._is_done():
+            if not self._jobs:
                 self._wakeup.sleep(None)
                 continue
             # Removed only after it has run: if it raises, `_finish` releases its caller.
+            job = self._jobs[0]
             job.work()
             self._jobs.popleft()
             job.returned = True
             job.done.set()
+
+    def _is_done(self) -> bool:
+        """Return whether no caller and no job is left; the hold is over then."""
+        # One step: no caller can join or queue a job between the check and `_is_over`.
+        with state_lock:
+            self._is_over = not self._jobs and self._users <= 0
+            return self._is_over
 
     @property
     def locked(self) -> bool:
