@@ -107,7 +107,7 @@ class AsyncSessionAuth(AsyncAuthBase):
             self._state.note_accepted(signed, response.status_code)
 
     def _has_carried_token(self, response: httpx.Response) -> bool:
-        """Tell whether this answers a signed request; one redirected elsewhere and back is not."""
+        """Return whether this answers a signed request; one sent elsewhere and back does not."""
         request = response.request
         return self._origins.trusts(request) and request.headers.get(HEADER) is not None
 

@@ -184,7 +184,7 @@ class AsyncTokenKeeper:
                 return None
 
     def _may_find(self, seen: Observation) -> bool:
-        """Tell whether others may have saved a newer token, for callers that get none here."""
+        """Return whether others may have saved a newer token, for callers that get none here."""
         return self._lookout is not None and self.may_wait and self._lookout.may_find(seen)
 
     async def _look(self, seen: Observation) -> bool:
@@ -301,7 +301,7 @@ class AsyncTokenKeeper:
         return self._outcome_without_renewal(old, failed)
 
     def _goes_on_after(self, outcome: Outcome, urgency: Urgency) -> bool:
-        """Tell whether a caller goes on where a less urgent renewal gave up."""
+        """Return whether a caller goes on where a less urgent renewal gave up."""
         if not isinstance(outcome, KoyebSessionError):
             return False
         seen = self.state.observe()

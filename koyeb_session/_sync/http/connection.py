@@ -90,7 +90,7 @@ def _without_locks(
 
 
 def _is_hooked() -> bool:
-    """Tell whether a mock or a recorder, such as respx, has replaced methods of httpcore."""
+    """Return whether a mock or a recorder, such as respx, has replaced methods of httpcore."""
     return not (
         _is_of_httpcore(httpcore.HTTPConnection.handle_request)
         and _is_of_httpcore(httpcore.ConnectionPool.handle_request)
