@@ -250,12 +250,20 @@ class Need(NamedTuple):
         generation: The generation in which this was decided.
         urgency: How urgently the callers need a newer token.
         seconds: The time that the renewal may take in all.
+        failure: The last failure that the caller has seen.
     """
 
     old: Snapshot | None
     generation: int
     urgency: Urgency
     seconds: float
+    failure: LastFailure | None = None
+
+    def answered_by(self, failure: LastFailure | None) -> KoyebSessionError | None:
+        """Return the error of a renewal that has begun and failed since a thread's look."""
+        if self.urgency >= Urgency.REJECTED or failure is self.failure or failure is None:
+            return None
+        return failure.error if failure.about is self.old else None
 
 
 class FrozenClock(NamedTuple):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .._async.client import AsyncSessionClient
     from .._core.models import Token
-    from .._core.snapshot import NewToken, Snapshot
+    from .._core.snapshot import LastFailure, NewToken, Snapshot
     from .._core.state import Lifetime
     from .._sync.token_source import TokenSource
 
@@ -210,10 +210,11 @@ class _LeaderKeeper(TokenKeeper):
         old: Snapshot | None,
         deadline: Deadline | None = None,
         urgency: Urgency = Urgency.REQUESTED,
+        failure: LastFailure | None = None,
     ) -> Snapshot | KoyebSessionError:
         """See `TokenKeeper`."""
         deadline = deadline or Deadline(self._timeout)
-        return self.call(partial(self.leader.renew, old, deadline, urgency), deadline)
+        return self.call(partial(self.leader.renew, old, deadline, urgency, failure), deadline)
 
     def renew_ahead_of_need(self, running: Callable[[], bool]) -> None:
         """See `TokenKeeper`."""

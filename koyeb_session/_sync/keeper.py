@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from .._api.operations import Operation
     from .._core.models import Token
+    from .._core.snapshot import LastFailure
     from .._core.state import SessionState
     from .lookout import Lookout
     from .persistence import Persistence
@@ -149,7 +150,7 @@ class TokenKeeper:
                 return seen.usable or state.no_token_error(seen, error)
             is_ahead = seen.decision is Decision.RENEW_IN_BACKGROUND
             urgency = Urgency.AHEAD if is_ahead else Urgency.NEEDED
-            outcome = self.renew(old, deadline, urgency)
+            outcome = self.renew(old, deadline, urgency, seen.failure)
             # Time has passed: the token may still be usable, or may be expired by now.
             if isinstance(outcome, KoyebSessionError):
                 seen = state.observe()
@@ -177,7 +178,8 @@ class TokenKeeper:
                 return old
             case Decision.RENEW_IN_BACKGROUND if old is not None and not wait_for_renewal:
                 # Nobody waits: the task runs by itself while the caller uses the old token.
-                self._join_or_start(Need(old, state.generation, Urgency.AHEAD, self._timeout))
+                need = Need(old, state.generation, Urgency.AHEAD, self._timeout, seen.failure)
+                self._join_or_start(need)
                 return old
             case Decision.FAIL if not self._may_find(seen):
                 # In a back-off, or without any means to renew: send nothing.
@@ -257,6 +259,7 @@ class TokenKeeper:
         old: Snapshot | None,
         deadline: Deadline | None = None,
         urgency: Urgency = Urgency.REQUESTED,
+        failure: LastFailure | None = None,
     ) -> Outcome:
         """
         Start or join the renewal that replaces ``old``, unless it is replaced already.
@@ -265,21 +268,21 @@ class TokenKeeper:
             old: The snapshot that the caller has seen.
             deadline: The end of the wait; `None`: the client's timeout. The renewal itself goes on.
             urgency: How urgently the caller needs it.
+            failure: The last failure that the caller has seen.
         """
         state = self.state
         if obstacle := self._obstacle(old, urgency):
             return obstacle
         deadline = Deadline(self._timeout) if deadline is None else deadline
         # The task has at least the client's timeout, as callers with more time may join it.
-        need = Need(old, state.generation, urgency, max(deadline.left(), self._timeout))
+        seconds = max(deadline.left(), self._timeout)
+        need = Need(old, state.generation, urgency, seconds, failure)
         failed: KoyebSessionError | None = None
         attempt = 1
         # A sign-in or sign-out ends the loop, as it has replaced `old` without a renewal.
-        while need.generation == state.generation:
-            task = self._join_or_start(need)
-            if task is None:
-                break
+        while need.generation == state.generation and (task := self._join_or_start(need)):
             outcome = task.join(deadline.left())
+            need = need._replace(failure=state.failure)
             if outcome is None:
                 if state.snapshot is not old:
                     break  # the new token is there; the task is only saving it
@@ -300,7 +303,7 @@ class TokenKeeper:
                 attempt += 1
             # Should this caller's time end in the next round, this says more than a timeout.
             failed = outcome if isinstance(outcome, KoyebSessionError) else None
-        return self._outcome_without_renewal(old, failed)
+        return self._outcome_without_renewal(need, failed)
 
     def _goes_on_after(self, outcome: Outcome, urgency: Urgency) -> bool:
         """Return whether a caller goes on where a less urgent renewal gave up."""
@@ -310,12 +313,12 @@ class TokenKeeper:
         needs_token = urgency is Urgency.REJECTED or seen.usable is None
         return isinstance(outcome, StoreError) or (needs_token and seen.may_sign_in)
 
-    def _outcome_without_renewal(
-        self, old: Snapshot | None, failed: KoyebSessionError | None
-    ) -> Outcome:
+    def _outcome_without_renewal(self, need: Need, failed: KoyebSessionError | None) -> Outcome:
         """Return the outcome for a caller that joins no renewal: the session has changed."""
         state = self.state
-        if state.snapshot is old and state.closed:
+        if error := need.answered_by(state.failure):
+            return error
+        if state.snapshot is need.old and state.closed:
             if failed is not None:
                 return failed
             state.check_open()
@@ -374,7 +377,7 @@ class TokenKeeper:
             task = self.task
             if task is not None and task.under_way and task.need.generation == need.generation:
                 return task
-            if self.state.closed:
+            if self.state.closed or need.answered_by(self.state.failure) is not None:
                 return None
             task = _SharedRenewal(
                 partial(self._run_renewal, need),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from koyeb_session import (
     AsyncSessionClient,
     KoyebSessionError,
+    RetryPolicy,
     ServerError,
     SessionExpiredError,
     StoreError,
@@ -23,8 +25,8 @@ from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import AsyncBackground
-from ..support import DAY, ME, count, held, inside, log, raising
-from .doubles import CALLS, AsyncUnderWay
+from ..support import DAY, ME, PASSWORDS, count, held, inside, log, raising
+from .doubles import CALLS, AsyncUnderWay, Connect
 
 
 async def test_refresh_joins_a_renewal_that_nobody_waits_for(
@@ -165,6 +167,30 @@ async def test_a_caller_whose_time_ends_in_a_second_round_gets_no_result_of_anot
     assert rounds == []
 
 
+@pytest.mark.parametrize("signed_in", [True, False])
+async def test_a_caller_that_looked_before_a_failure_begins_no_second_renewal(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, signed_in: bool
+) -> None:
+    """A thread may be slow between the two; catches a request in the back-off of the first."""
+    given: dict[str, Any] = (
+        {"token": fake.issue_token()} if signed_in else {"credentials": PASSWORDS}
+    )
+    session = connect(**given, retry_policy=RetryPolicy(attempts=1))
+    operation = "refresh" if signed_in else "login"
+    fake.fail(operation, Fault(status=503), times=9)
+    clock.advance(DAY - timedelta(seconds=5))
+    keeper, state = inside(session).keeper, inside(session).state
+    seen = state.observe()
+    with contextlib.suppress(ServerError):
+        await session.current_token()
+    late = await keeper.renew(seen.snapshot, urgency=Urgency.NEEDED, failure=seen.failure)
+    assert isinstance(late, ServerError)
+    assert count(fake, operation) == 1
+    assert state.failure is not None
+    await keeper.renew(seen.snapshot, urgency=Urgency.NEEDED, failure=state.failure)
+    assert count(fake, operation) == 2
+
+
 async def test_a_caller_without_time_starts_no_second_attempt(
     session: AsyncSessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +285,7 @@ async def test_all_rounds_of_a_call_share_one_deadline(
     outcomes = [ServerError("down"), taken_over]
     deadlines: list[Deadline] = []
 
-    async def renew(_: object, __: object, deadline: Deadline, ___: Urgency) -> Any:
+    async def renew(_: object, __: object, deadline: Deadline, *___: object) -> Any:
         deadlines.append(deadline)
         return outcomes.pop()
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from koyeb_session import (
     KoyebSessionError,
+    RetryPolicy,
     ServerError,
     SessionClient,
     SessionExpiredError,
@@ -25,8 +27,8 @@ from koyeb_session._core.snapshot import FailedAttempt, Need, NewToken, Urgency
 from koyeb_session.testing import FakeClock, FakeKoyeb, Fault, Gate
 
 from ..concurrency import Background
-from ..support import DAY, ME, count, held, inside, log, raising
-from .doubles import CALLS, UnderWay
+from ..support import DAY, ME, PASSWORDS, count, held, inside, log, raising
+from .doubles import CALLS, Connect, UnderWay
 
 
 def test_refresh_joins_a_renewal_that_nobody_waits_for(
@@ -163,6 +165,30 @@ def test_a_caller_whose_time_ends_in_a_second_round_gets_no_result_of_another_re
     assert rounds == []
 
 
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_a_caller_that_looked_before_a_failure_begins_no_second_renewal(
+    fake: FakeKoyeb, clock: FakeClock, connect: Connect, *, signed_in: bool
+) -> None:
+    """A thread may be slow between the two; catches a request in the back-off of the first."""
+    given: dict[str, Any] = (
+        {"token": fake.issue_token()} if signed_in else {"credentials": PASSWORDS}
+    )
+    session = connect(**given, retry_policy=RetryPolicy(attempts=1))
+    operation = "refresh" if signed_in else "login"
+    fake.fail(operation, Fault(status=503), times=9)
+    clock.advance(DAY - timedelta(seconds=5))
+    keeper, state = inside(session).keeper, inside(session).state
+    seen = state.observe()
+    with contextlib.suppress(ServerError):
+        session.current_token()
+    late = keeper.renew(seen.snapshot, urgency=Urgency.NEEDED, failure=seen.failure)
+    assert isinstance(late, ServerError)
+    assert count(fake, operation) == 1
+    assert state.failure is not None
+    keeper.renew(seen.snapshot, urgency=Urgency.NEEDED, failure=state.failure)
+    assert count(fake, operation) == 2
+
+
 def test_a_caller_without_time_starts_no_second_attempt(
     session: SessionClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +281,7 @@ def test_all_rounds_of_a_call_share_one_deadline(
     outcomes = [ServerError("down"), taken_over]
     deadlines: list[Deadline] = []
 
-    def renew(_: object, __: object, deadline: Deadline, ___: Urgency) -> Any:
+    def renew(_: object, __: object, deadline: Deadline, *___: object) -> Any:
         deadlines.append(deadline)
         return outcomes.pop()
 
