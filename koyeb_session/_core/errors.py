@@ -69,7 +69,7 @@ class KoyebSessionError(Exception):
 
     @message.setter
     def message(self, text: str) -> None:
-        self.args = (text,)
+        self.args: tuple[object, ...] = (text,)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Without the constructor: that of a user's subclass may take any arguments.
