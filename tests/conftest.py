@@ -13,6 +13,8 @@ from koyeb_session._concurrency.event_loop import shared_task as async_shared_ta
 from koyeb_session._concurrency.threads import shared_task
 from koyeb_session.testing import FakeClock, FakeKoyeb
 
+from .concurrency import idle
+
 # The phase that explains a failure traces each example; `--hypothesis-profile=explain` has it.
 settings.register_profile("explain", settings.get_profile("default"))
 settings.register_profile(
@@ -76,6 +78,13 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_draws(request: pytest.FixtureRequest) -> None:
+    """Wait for the threads of earlier tests, whose use of `random` Hypothesis takes for its own."""
+    if request.node.get_closest_marker("hypothesis"):
+        idle()
 
 
 @pytest.fixture(autouse=True)
