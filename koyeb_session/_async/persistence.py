@@ -376,9 +376,7 @@ class AsyncPersistence:
 
     async def _write(self, own: Snapshot, owner: Owner, hold: AsyncStoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
-        self.ownership.ours.add(identity(own.token))
-        if hold.found is not None and self.ownership.foreign_owner(hold.found, own) is None:
-            self.mark_replaced(hold.found)
+        self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
         problem = await self._save(own.token, own.issuer, owner, hold)
         if problem is None:
             self.ownership.ours = {identity(own.token)}
@@ -413,7 +411,7 @@ class AsyncPersistence:
 
     async def _forget(self, own: Snapshot, hold: AsyncStoreHold) -> str | None:
         """
-        Delete the saved record, which is out of date, unless it is somebody else's.
+        Delete the saved record, which is out of date.
 
         Returns:
             The state of the store, for people; `None` if it holds the session's token.
@@ -425,10 +423,8 @@ class AsyncPersistence:
         if found is not None and identity(found) == identity(own.token):
             self._known = identity(found)
             return None
-        if found is not None and (
-            self.ownership.is_kept(found, own) or self.ownership.is_others(found, own, self._known)
-        ):
-            return "it holds what somebody else has saved"
+        if self.ownership.is_others(found, own, self._known):
+            return "it holds what somebody else has saved since"
         if isinstance(await self._tried("emptied", self.store.delete), StoreError):
             return not_deleted
         hold.found = self._known = None

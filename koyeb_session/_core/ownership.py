@@ -48,8 +48,19 @@ class Ownership:
 
     def is_foreign(self, found: Token, own: Snapshot | None) -> bool:
         """Return whether a saved token belongs to another service or account; log it once."""
-        whose = self.foreign_owner(found, own)
-        if whose is None:
+        provenance, owner = read_provenance(found), self._state.owner
+        user = None if own is None else own.token.user_id
+        if service := foreign_service(found, self._origin):
+            whose = f"the service {service}"
+        elif provenance is not None and owner.bound and provenance.account != UNKNOWN:
+            if provenance.account == owner.account:
+                return False
+            whose = "another account"
+        elif user and found.user_id and user != found.user_id:
+            whose = "another user"
+        elif owner.bound and found.provenance and provenance is None:
+            whose = "an unknown account"  # a later version has written it
+        else:
             return False
         if self._warned != identity(found):
             self._warned = identity(found)
@@ -60,20 +71,6 @@ class Ownership:
                 whose,
             )
         return True
-
-    def foreign_owner(self, found: Token, own: Snapshot | None) -> str | None:
-        """Return the owner of a saved token, for people, if that is another service or account."""
-        provenance, owner = read_provenance(found), self._state.owner
-        user = None if own is None else own.token.user_id
-        if service := foreign_service(found, self._origin):
-            return f"the service {service}"
-        if provenance is not None and owner.bound and provenance.account != UNKNOWN:
-            return None if provenance.account == owner.account else "another account"
-        if user and found.user_id and user != found.user_id:
-            return "another user"
-        if owner.bound and found.provenance and provenance is None:
-            return "an unknown account"  # a later version has written it
-        return None
 
     def is_kept(self, found: Token, own: Snapshot | None) -> bool:
         """Return whether a sign-out leaves a saved record to somebody else."""

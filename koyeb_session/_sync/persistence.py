@@ -374,9 +374,7 @@ class Persistence:
 
     def _write(self, own: Snapshot, owner: Owner, hold: StoreHold) -> StoreError | None:
         """Save the session's token; if that fails, delete the saved one, which is out of date."""
-        self.ownership.ours.add(identity(own.token))
-        if hold.found is not None and self.ownership.foreign_owner(hold.found, own) is None:
-            self.mark_replaced(hold.found)
+        self.ownership.ours |= {identity(its) for its in (own.token, hold.found) if its}
         problem = self._save(own.token, own.issuer, owner, hold)
         if problem is None:
             self.ownership.ours = {identity(own.token)}
@@ -411,7 +409,7 @@ class Persistence:
 
     def _forget(self, own: Snapshot, hold: StoreHold) -> str | None:
         """
-        Delete the saved record, which is out of date, unless it is somebody else's.
+        Delete the saved record, which is out of date.
 
         Returns:
             The state of the store, for people; `None` if it holds the session's token.
@@ -423,10 +421,8 @@ class Persistence:
         if found is not None and identity(found) == identity(own.token):
             self._known = identity(found)
             return None
-        if found is not None and (
-            self.ownership.is_kept(found, own) or self.ownership.is_others(found, own, self._known)
-        ):
-            return "it holds what somebody else has saved"
+        if self.ownership.is_others(found, own, self._known):
+            return "it holds what somebody else has saved since"
         if isinstance(self._tried("emptied", self.store.delete), StoreError):
             return not_deleted
         hold.found = self._known = None

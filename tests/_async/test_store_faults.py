@@ -128,7 +128,7 @@ async def test_a_renewal_survives_an_error_that_cannot_be_told(
     [
         ({"save": 1}, "what it held is deleted"),
         ({"save": 1, "delete": 1}, "what it holds could not be deleted"),
-        ({"load": 2, "save": 1}, "it holds what somebody else has saved"),
+        ({"load": 2, "save": 1}, "it holds what somebody else has saved since"),
     ],
 )
 async def test_log_tells_what_a_store_that_fails_is_left_with(

@@ -344,7 +344,7 @@ async def test_a_save_that_fails_late_deletes_nothing(
     store.written = theirs
     store.fails["save"] = 1
     token = await connect(store=store).login(ME, PASSWORD)
-    assert ("it holds what somebody else has saved" in caplog.text) is (theirs is not None)
+    assert ("it holds what somebody else has saved since" in caplog.text) is (theirs is not None)
     assert await store.load() == (theirs or token)
 
 

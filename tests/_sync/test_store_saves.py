@@ -346,7 +346,7 @@ def test_a_save_that_fails_late_deletes_nothing(
     store.written = theirs
     store.fails["save"] = 1
     token = connect(store=store).login(ME, PASSWORD)
-    assert ("it holds what somebody else has saved" in caplog.text) is (theirs is not None)
+    assert ("it holds what somebody else has saved since" in caplog.text) is (theirs is not None)
     assert store.load() == (theirs or token)
 
 
