@@ -37,7 +37,7 @@ def is_inside(works: Container[object]) -> bool:
 
 
 def is_part_of_work() -> bool:
-    """Tell whether any work has called this code, and goes on only when it returns."""
+    """Return whether any work has called this code, and goes on only when it returns."""
     return bool(_waiting())
 
 

@@ -24,7 +24,8 @@ class Page(NamedTuple):
 def page(items: Sequence[Any], request: Request) -> Page:
     """Return the part of a list that a request asks for."""
     query = parse_qs(request.query)
-    limit, offset = _number(query, "limit", _DEFAULT_LIMIT), _number(query, "offset", 0)
+    limit = min(_number(query, "limit", _DEFAULT_LIMIT), _MOST)
+    offset = _number(query, "offset", 0)
     ordered = items[::-1] if query.get("order", [""])[-1] == "desc" else items
     end = offset + limit
     return Page(ordered[offset:end], limit, offset, end < len(items))
@@ -32,4 +33,4 @@ def page(items: Sequence[Any], request: Request) -> Page:
 
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:
     text = query.get(name, [""])[-1]
-    return min(int(text), _MOST) if text.isdecimal() else default
+    return int(text) if text.isdecimal() else default

@@ -199,6 +199,8 @@ def test_apps_are_created_and_changed(fake: FakeKoyeb, client: httpx.Client) -> 
     assert [app["name"] for app in page["apps"]] == ["app-2"]
     assert (page["limit"], page["offset"], page["count"]) == (1, 1, 2)
     assert client.get("/v1/apps?limit=-x").json()["limit"] == 10
+    beyond = client.get("/v1/apps?limit=150&offset=150").json()
+    assert (beyond["apps"], beyond["limit"], beyond["offset"]) == ([], 100, 150)
     assert client.delete(path).json() == {}
     assert client.get(path).status_code == 404
 
